@@ -1,0 +1,44 @@
+"""Packaging of evclip-ray; the shipped search spaces are installed as package data."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+
+setup(
+    name="evclip-ray",
+    version="0.1.0",
+    description="Find the EV-CLIP prompts that work best on your own videos, on one machine or a Ray cluster",
+    long_description=(here / "README.md").read_text(encoding="utf-8") if (here / "README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.11",
+    packages=[*find_packages(include=["evclip_ray", "evclip_ray.*"]), "evclip_ray.search_spaces"],
+    # The spaces live at the top level, where a reader looks for them, and install inside the package.
+    package_dir={"evclip_ray.search_spaces": "search_spaces"},
+    package_data={"evclip_ray.search_spaces": ["*.yaml"]},
+    # Lower bounds are the versions that the test suite has been run on, or older ones whose
+    # interfaces are the same for what is used here.
+    install_requires=[
+        "ray[default,data,tune,train]>=2.60",
+        "torch>=2.13",
+        "torchvision>=0.28",
+        "open_clip_torch>=3.3",
+        "pyarrow>=24",
+        "optuna>=5.0",
+        "tensorboard>=2.21",
+        "click>=8.4",
+        "av>=18.0",
+        "pydantic>=2.13",
+        "safetensors>=0.8",
+        "numpy>=2.2",
+        "PyYAML>=6.0.3",
+        "rich>=14.0",
+    ],
+    extras_require={
+        "dev": ["pytest>=9.0", "pytest-timeout>=2.4", "ruff>=0.17", "mypy>=2.4", "types-PyYAML"],
+        "torchcodec": ["torchcodec"],
+    },
+    entry_points={"console_scripts": ["evclip-ray = evclip_ray.cli:main"]},
+)
