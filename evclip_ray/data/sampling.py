@@ -1,0 +1,53 @@
+"""Which frames a view takes: pure index arithmetic, no video is opened."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evclip_ray.data.view import ViewConfig
+
+Indices = NDArray[np.int64]
+
+
+def frame_indices(total_frames: int, *, view: ViewConfig, seed: int | None = None) -> Indices:
+    """(T,) int64 frame indices of one view, non-decreasing, in [0, `total_frames`).
+
+    Without a seed the view is the deterministic one of evaluation; a seed draws one at random. A video
+    with too few frames repeats some.
+
+    >>> frame_indices(10, view=ViewConfig(num_frames=4)).tolist()  # segments 0-1, 2-4, 5-6, 7-9
+    [1, 3, 6, 8]
+    >>> frame_indices(60, view=ViewConfig(num_frames=4, sampling="window")).tolist()  # frames 14-45
+    [14, 22, 30, 38]
+
+    Raises:
+        ValueError: `total_frames` is less than 1.
+    """
+    if total_frames < 1:
+        raise ValueError(f"a view needs a video of at least 1 frame, got {total_frames}")
+    random = None if seed is None else np.random.default_rng(seed)
+    if view.sampling == "window":
+        return _window(total_frames, view.num_frames, view.window_frames, random)
+    return _segments(total_frames, view.num_frames, random)
+
+
+def _segments(total: int, num_frames: int, random: np.random.Generator | None) -> Indices:
+    """One frame of each segment [k N / T, (k + 1) N / T): its middle, or a uniform draw.
+
+    Temporal segment networks (Wang et al., ECCV 2016, section 3.1). With N < T a segment may be empty
+    and takes the frame that it starts at.
+    """
+    bounds = np.arange(num_frames + 1, dtype=np.int64) * total // num_frames
+    starts, widths = bounds[:-1], np.maximum(np.diff(bounds), 1)
+    return starts + (widths // 2 if random is None else random.integers(0, widths))
+
+
+def _window(total: int, num_frames: int, window: int, random: np.random.Generator | None) -> Indices:
+    """start + k (W // T) with W = min(window, N): the window in the middle, or anywhere.
+
+    EV-CLIP's released code; where N < T it gives too few frames, here the last one is repeated.
+    """
+    window = min(window, total)
+    slack = total - window
+    start = slack // 2 if random is None else int(random.integers(0, slack + 1))
+    stride = max(window // num_frames, 1)
+    return np.minimum(start + stride * np.arange(num_frames, dtype=np.int64), total - 1)

@@ -1,0 +1,130 @@
+"""Crops and augmentation of stored frames, as tensor operations on whichever device holds them.
+
+Every random number is drawn on the CPU from the generator that is given, so a seed means the same
+crops on any device. One video gets one crop, one flip and one colour change for all its frames.
+"""
+
+from typing import Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+from torch.nn import functional
+
+from evclip_ray.config import Config
+
+
+class AugmentConfig(Config):
+    """What training does to a view.
+
+    `crop`: "random_resized" takes a square of a share of the largest square's area drawn from `scale`;
+    "random" a square of the evaluation's side, anywhere (EV-CLIP's released code: 224 of 256 x 340);
+    "centre" the evaluation's. `flip`: probability of a horizontal flip. `brightness`, `contrast`:
+    largest relative change, 0.2 multiplies by a factor drawn from [0.8, 1.2].
+    """
+
+    crop: Literal["random_resized", "random", "centre"] = "random_resized"
+    scale: tuple[float, float] = (0.5, 1.0)
+    flip: float = Field(default=0.5, ge=0, le=1)
+    brightness: float = Field(default=0.0, ge=0, le=1)
+    contrast: float = Field(default=0.0, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _scale_is_a_range(self) -> Self:
+        low, high = self.scale
+        if not 0 < low <= high <= 1:
+            raise ValueError(f"scale must be (low, high) with 0 < low <= high <= 1, got {self.scale}")
+        return self
+
+
+def crop_batch(
+    frames: Tensor,
+    *,
+    size: int,
+    augment: AugmentConfig | None = None,
+    generator: torch.Generator | None = None,
+    crop_fraction: float = 0.875,
+) -> Tensor:
+    """Square views ready for the networks: (B, T, H, W, 3) uint8 -> (B, T, 3, size, size) float32 in [0, 1].
+
+    Without `augment`: the centre square of side `crop_fraction` * min(H, W), 224 of 256, resized
+    (bilinear, antialiased) when `size` differs. With it: see `AugmentConfig`; `generator` is a CPU one.
+
+    Raises:
+        ValueError: frames of another shape or type, or augmentation without a generator.
+    """
+    _check(frames, augment, generator)
+    height, width = int(frames.shape[2]), int(frames.shape[3])
+    side = max(round(crop_fraction * min(height, width)), 1)
+    if augment is None or generator is None:
+        top, left = (height - side) // 2, (width - side) // 2
+        return _resized(_floats(frames[:, :, top : top + side, left : left + side]), size)
+    boxes = _draw_boxes(len(frames), height, width, side, augment, generator)
+    flips = torch.rand(len(frames), generator=generator) < augment.flip
+    views = [
+        _one_view(video, box, flip, size)
+        for video, box, flip in zip(frames, boxes.tolist(), flips.tolist(), strict=True)
+    ]
+    return _coloured(torch.stack(views), augment, generator)
+
+
+def _check(frames: Tensor, augment: AugmentConfig | None, generator: torch.Generator | None) -> None:
+    if frames.dtype != torch.uint8 or frames.ndim != 5 or frames.shape[-1] != 3:
+        raise ValueError(f"frames must be (B, T, H, W, 3) uint8, got {tuple(frames.shape)} {frames.dtype}")
+    if augment is not None and (generator is None or generator.device.type != "cpu"):
+        raise ValueError("augmentation draws from a CPU generator: pass generator=torch.Generator()")
+
+
+def _draw_boxes(
+    count: int, height: int, width: int, side: int, augment: AugmentConfig, generator: torch.Generator
+) -> Tensor:
+    """(B, 3) int64: top, left and side of each video's square crop."""
+    sides = torch.full((count,), side)
+    if augment.crop == "random_resized":
+        low, high = augment.scale
+        area = low + (high - low) * torch.rand(count, generator=generator)
+        sides = (area.sqrt() * min(height, width)).round().long().clamp(min=1)
+    room = torch.stack([height - sides, width - sides], dim=1)
+    if augment.crop == "centre":
+        corners = room // 2
+    else:
+        corners = (torch.rand(count, 2, generator=generator) * (room + 1)).long().minimum(room)
+    return torch.cat([corners, sides[:, None]], dim=1)
+
+
+def _one_view(video: Tensor, box: list[int], flip: bool, size: int) -> Tensor:
+    """(T, H, W, 3) uint8 -> (T, 3, size, size) float32, one crop for all frames."""
+    top, left, side = box
+    view = _resized(_floats(video[None, :, top : top + side, left : left + side]), size)[0]
+    return view.flip(-1) if flip else view
+
+
+def _floats(frames: Tensor) -> Tensor:
+    """(B, T, H, W, 3) uint8 -> (B, T, 3, H, W) float32 in [0, 1]."""
+    return frames.permute(0, 1, 4, 2, 3).float() / 255
+
+
+def _resized(frames: Tensor, size: int) -> Tensor:
+    """(B, T, 3, H, W) -> (B, T, 3, size, size)."""
+    if frames.shape[-2:] == (size, size):
+        return frames.contiguous()
+    flat = functional.interpolate(
+        frames.flatten(0, 1), size=(size, size), mode="bilinear", antialias=True, align_corners=False
+    )
+    return flat.clamp(0, 1).unflatten(0, frames.shape[:2])
+
+
+def _coloured(views: Tensor, augment: AugmentConfig, generator: torch.Generator) -> Tensor:
+    """Brightness, then contrast about the video's own mean grey, one factor a video."""
+    if augment.brightness:
+        views = (views * _factors(views, augment.brightness, generator)).clamp(0, 1)
+    if augment.contrast:
+        grey = views.mean(dim=(1, 2, 3, 4), keepdim=True)
+        views = (grey + (views - grey) * _factors(views, augment.contrast, generator)).clamp(0, 1)
+    return views
+
+
+def _factors(views: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    """(B, 1, 1, 1, 1): 1 + U(-strength, strength), drawn on the CPU."""
+    draws = torch.rand(len(views), generator=generator).to(views.device)
+    return (1 + strength * (2 * draws - 1)).view(-1, 1, 1, 1, 1)
