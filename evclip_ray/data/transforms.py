@@ -101,14 +101,17 @@ def _one_view(video: Tensor, box: list[int], flip: bool, size: int) -> Tensor:
 
 def _floats(frames: Tensor) -> Tensor:
     """(B, T, H, W, 3) uint8 -> (B, T, 3, H, W) float32 in [0, 1]."""
-    return frames.permute(0, 1, 4, 2, 3).float() / 255
+    moved = frames.permute(0, 1, 4, 2, 3)
+    # One pass that converts and reorders; .float().contiguous() would write the pixels twice.
+    floats = torch.empty(moved.shape, dtype=torch.float32, device=frames.device)
+    return floats.copy_(moved).div_(255)
 
 
 def _resized(frames: Tensor, size: int) -> Tensor:
     """(B, T, 3, H, W) -> (B, T, 3, size, size)."""
     if frames.shape[-2:] == (size, size):
-        return frames.contiguous()
-    flat = functional.interpolate(
+        return frames
+    flat: Tensor = functional.interpolate(
         frames.flatten(0, 1), size=(size, size), mode="bilinear", antialias=True, align_corners=False
     )
     return flat.clamp(0, 1).unflatten(0, frames.shape[:2])

@@ -1,0 +1,51 @@
+"""Reading by torchcodec, where it is installed and finds its FFmpeg libraries.
+
+It is only asked for frames of files whose index the packets tell: there, its frame k is ours.
+"""
+
+import functools
+import importlib.metadata
+import logging
+from collections.abc import Sequence
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from evclip_ray.data.video_reader import Convert, VideoError, VideoReader
+
+logger = logging.getLogger(__name__)
+
+
+@functools.cache
+def available() -> bool:
+    """Whether torchcodec imports; without its FFmpeg libraries it raises on import."""
+    try:
+        import torchcodec.decoders  # noqa: F401
+    except ImportError:
+        return False
+    except (RuntimeError, OSError) as error:
+        logger.info("torchcodec is installed but unusable, PyAV decodes: %s", str(error).splitlines()[0])
+        return False
+    return True
+
+
+def name() -> str:
+    """The decoder and its version."""
+    return f"torchcodec {importlib.metadata.version('torchcodec')}"
+
+
+def read(video: VideoReader, indices: Sequence[int], convert: Convert) -> dict[int, NDArray[np.uint8]]:
+    """As `VideoReader.read`, by one torchcodec thread."""
+    if video.index.times is None:
+        return video.read(indices, convert)
+    from torchcodec.decoders import VideoDecoder
+
+    wanted = sorted(set(indices))
+    try:
+        decoder = VideoDecoder(str(video.path), dimension_order="NHWC", num_ffmpeg_threads=1)
+        pixels = decoder.get_frames_at(wanted).data.numpy()
+    except (RuntimeError, IndexError) as error:
+        raise VideoError(video.path, str(error).splitlines()[0]) from None
+    frames = (av.VideoFrame.from_ndarray(rgb, format="rgb24") for rgb in pixels)
+    return {index: convert(frame) for index, frame in zip(wanted, frames, strict=True)}

@@ -1,0 +1,234 @@
+"""Exact access to the frames of a video file: frame k is the k-th one that a full decode gives.
+
+The packets are read without decoding them to learn which frames exist, when each is shown and where
+decoding can start. Reading then seeks where that saves work and decodes up to the last frame that is
+wanted. Where packets do not tell the truth (AVI stores no presentation times, some streams hold
+invisible frames), the frames are counted by decoding them, and read in sequence.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import av
+import numpy as np
+from av.video.frame import VideoFrame
+from numpy.typing import NDArray
+
+Convert = Callable[[VideoFrame], NDArray[np.uint8]]
+
+# Containers whose packets carry true presentation times; checked frame by frame against full decodes.
+_TIMED_CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
+_CODECS_WITH_INVISIBLE_FRAMES = ("vp8",)
+# A seek throws the decoder's state away: decoding this many frames more costs less.
+_SEEK_SAVES = 4
+
+
+class VideoError(ValueError):
+    """A video that cannot be used; `reason` says why in one line."""
+
+    def __init__(self, path: Path | str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path, self.reason = Path(path), reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+class _WrongIndexError(Exception):
+    """A frame that the packets promised did not come out of the decoder."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FrameIndex:
+    """What a file holds, in order of presentation.
+
+    `seconds`: (N,) when each frame is shown, from the first one's 0. `times`: (N,) the same in the
+    stream's own integer units, None where frames can only be read in sequence. `keys`: the frames at
+    which decoding can start.
+    """
+
+    seconds: NDArray[np.float64]
+    times: NDArray[np.int64] | None
+    keys: NDArray[np.int64]
+
+
+class VideoReader:
+    """An open video file; a context manager.
+
+    `index`: its frames; `fps`: frames a second; `codec`; `width`, `height`: coded size in pixels.
+
+    Raises:
+        VideoError: no such file, no video stream, or nothing in it decodes.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._container, self._stream = _open(path)
+        try:
+            self.index = self._index_by_packets() or self._index_by_decoding()
+        except BaseException:
+            self._container.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._container.close()
+
+    @property
+    def fps(self) -> float:
+        """Mean frames a second; 25 where the file does not say."""
+        return float(self._stream.average_rate or self._stream.guessed_rate or 25)
+
+    @property
+    def codec(self) -> str:
+        """The codec's name, e.g. "h264"."""
+        return str(self._stream.codec_context.name)
+
+    @property
+    def width(self) -> int:
+        """Coded width in pixels, before rotation."""
+        return int(self._stream.codec_context.width)
+
+    @property
+    def height(self) -> int:
+        """Coded height in pixels, before rotation."""
+        return int(self._stream.codec_context.height)
+
+    def read(self, indices: Sequence[int], convert: Convert) -> dict[int, NDArray[np.uint8]]:
+        """`convert(frame)` of each of `indices`; only those frames are converted.
+
+        Raises:
+            VideoError: a packet before the last of them does not decode.
+        """
+        wanted = sorted({int(index) for index in indices})
+        if self.index.times is not None:
+            try:
+                return self._read_by_seeking(wanted, self.index.times, convert)
+            except _WrongIndexError:
+                self.index = self._index_by_decoding()
+        return self._read_in_sequence(wanted, convert)
+
+    def _read_by_seeking(
+        self, wanted: list[int], times: NDArray[np.int64], convert: Convert
+    ) -> dict[int, NDArray[np.uint8]]:
+        found, position = {}, -1
+        self._rewind()
+        frames = self._decode()
+        for target in wanted:
+            key = int(self.index.keys[np.searchsorted(self.index.keys, target, side="right") - 1])
+            if key > position + _SEEK_SAVES:
+                self._container.seek(int(times[key]), stream=self._stream)
+                frames = self._decode()
+            found[target] = convert(_advance(frames, int(times[target])))
+            position = target
+        return found
+
+    def _read_in_sequence(self, wanted: list[int], convert: Convert) -> dict[int, NDArray[np.uint8]]:
+        # The index may have been recounted, and hold fewer frames than were promised.
+        last = len(self.index.seconds) - 1
+        clamped = {min(index, last) for index in wanted}
+        self._rewind()
+        found = {}
+        for position, frame in enumerate(self._decode()):
+            if position in clamped:
+                found[position] = convert(frame)
+            if len(found) == len(clamped):
+                break
+        return {index: found[min(index, last)] for index in wanted}
+
+    def _index_by_packets(self) -> FrameIndex | None:
+        """The index without decoding, or None where packets do not tell which frames come out."""
+        if (
+            self._container.format.name not in _TIMED_CONTAINERS
+            or self.codec in _CODECS_WITH_INVISIBLE_FRAMES
+        ):
+            return None
+        try:
+            packets = [
+                (packet.pts, packet.is_keyframe, packet.is_discard)
+                for packet in self._container.demux(self._stream)
+                if packet.size
+            ]
+        except av.error.FFmpegError:
+            return None
+        # Frames shown before the first key frame, or decoded from nothing, may not come out.
+        times = [time for time, _, _ in packets]
+        if not packets or None in times or min(times) != times[0] or not packets[0][1]:
+            return None
+        shown = sorted((time, key) for time, key, discarded in packets if not discarded)
+        stamps = np.array([time for time, _ in shown], dtype=np.int64)
+        if not len(stamps) or (np.diff(stamps) <= 0).any():
+            return None
+        keys = np.flatnonzero([key for _, key in shown])
+        return FrameIndex(self._seconds(stamps), stamps, keys if shown[0][1] else np.insert(keys, 0, 0))
+
+    def _index_by_decoding(self) -> FrameIndex:
+        self._rewind()
+        stamps = np.array([-1 if frame.pts is None else frame.pts for frame in self._decode()], np.int64)
+        if not len(stamps):
+            raise VideoError(self.path, "no frame of it decodes")
+        increasing = bool((np.diff(stamps) > 0).all())
+        seconds = self._seconds(stamps) if increasing else np.arange(len(stamps)) / self.fps
+        return FrameIndex(seconds, None, np.zeros(1, dtype=np.int64))
+
+    def _seconds(self, stamps: NDArray[np.int64]) -> NDArray[np.float64]:
+        seconds: NDArray[np.float64] = (stamps - stamps[0]) * float(self._stream.time_base)
+        return seconds
+
+    def _decode(self) -> Iterator[VideoFrame]:
+        """Frames from here on. A tail that does not decode ends them; a hole in the middle is an error."""
+        failed: str | None = None
+        for packet in self._packets():
+            try:
+                frames = packet.decode()
+            except av.error.FFmpegError as error:
+                failed = failed or error.strerror
+                continue
+            if failed and packet.size:
+                raise VideoError(self.path, f"damaged in the middle ({failed})")
+            yield from frames
+
+    def _packets(self) -> Iterator[Any]:
+        try:
+            yield from self._container.demux(self._stream)
+        except av.error.FFmpegError:
+            return
+
+    def _rewind(self) -> None:
+        """Start again; a fresh container, as not every format can seek back to its first packet."""
+        self._container.close()
+        self._container, self._stream = _open(self.path)
+
+
+def _open(path: Path) -> tuple[Any, Any]:
+    """The container and its first video stream."""
+    # "file:" keeps a colon in a name from being read as a protocol, and the whitelist keeps a
+    # playlist from opening anything else.
+    try:
+        container = av.open(f"file:{path}", options={"protocol_whitelist": "file"})
+    except (av.error.FFmpegError, OSError) as error:
+        raise VideoError(path, f"cannot be opened ({error.strerror})") from None
+    if not container.streams.video:
+        container.close()
+        raise VideoError(path, "has no video stream")
+    stream = container.streams.video[0]
+    # Ray decodes many files at once: threads inside one decoder would only fight over the cores.
+    stream.thread_type = "NONE"
+    stream.codec_context.thread_count = 1
+    return container, stream
+
+
+def _advance(frames: Iterator[VideoFrame], time: int) -> VideoFrame:
+    for frame in frames:
+        if frame.pts == time:
+            return frame
+        if frame.pts is None or frame.pts > time:
+            break
+    raise _WrongIndexError
