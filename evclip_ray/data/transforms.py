@@ -104,7 +104,8 @@ def _floats(frames: Tensor) -> Tensor:
     moved = frames.permute(0, 1, 4, 2, 3)
     # One pass that converts and reorders; .float().contiguous() would write the pixels twice.
     floats = torch.empty(moved.shape, dtype=torch.float32, device=frames.device)
-    return floats.copy_(moved).div_(255)
+    floats.copy_(moved)
+    return floats / 255
 
 
 def _resized(frames: Tensor, size: int) -> Tensor:

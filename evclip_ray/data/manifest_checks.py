@@ -1,0 +1,159 @@
+"""What must hold for the rows of a manifest, checked by column operations."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from evclip_ray.config import nearest
+
+SPLITS = ("train", "val", "test")
+SCHEMA = pa.schema(
+    {
+        "path": pa.string(),
+        "label": pa.string(),
+        "split": pa.string(),
+        "group": pa.string(),
+        "start_seconds": pa.float64(),
+        "end_seconds": pa.float64(),
+    }
+)
+_REQUIRED = ("path", "label")
+
+
+class ManifestError(ValueError):
+    """A manifest that cannot be used: the message names the rows, the value and the cure."""
+
+
+def checked(table: pa.Table, *, root: Path, source: str) -> pa.Table:
+    """`table` with every column of `SCHEMA`, texts trimmed and paths relative to `root`.
+
+    Raises:
+        ManifestError: the first thing that does not hold.
+    """
+    table = _with_all_columns(table, source)
+    if not table.num_rows:
+        raise ManifestError(f"{source}: holds no rows; list at least one video")
+    table = _tidied(table, root)
+    _check_blanks(table, source)
+    _check_splits(table, source)
+    _check_paths(table, root, source)
+    _check_times(table, source)
+    _check_duplicates(table, source)
+    _check_leaks(table, "group", source)
+    _check_leaks(table, "path", source)
+    return table
+
+
+def _with_all_columns(table: pa.Table, source: str) -> pa.Table:
+    names = table.column_names
+    for name in names:
+        if name not in SCHEMA.names:
+            raise ManifestError(f"{source}: no such column {name!r}; {nearest(name, SCHEMA.names)}")
+        if names.count(name) > 1:
+            raise ManifestError(f"{source}: column {name!r} appears {names.count(name)} times; keep one")
+    for name in _REQUIRED:
+        if name not in names:
+            raise ManifestError(f"{source}: column {name!r} is missing; it has {', '.join(names)}")
+    columns = [
+        table[field.name] if field.name in names else pa.nulls(table.num_rows, field.type) for field in SCHEMA
+    ]
+    try:
+        return pa.table(columns, names=SCHEMA.names).cast(SCHEMA).combine_chunks()
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise ManifestError(f"{source}: {error}") from None
+
+
+def _tidied(table: pa.Table, root: Path) -> pa.Table:
+    for name in ("path", "label", "split", "group"):
+        table = _with(table, name, pc.utf8_trim_whitespace(table[name]))
+    for name in ("split", "group"):
+        table = _with(table, name, pc.if_else(pc.equal(table[name], ""), None, table[name]))
+    prefix = f"{root.as_posix().rstrip('/')}/"
+    inside = pc.starts_with(table["path"], prefix)
+    relative = pc.utf8_slice_codeunits(table["path"], len(prefix))
+    paths = pc.if_else(inside, relative, table["path"])
+    return _with(table, "path", pc.replace_substring_regex(paths, r"^(\./+)+", ""))
+
+
+def _with(table: pa.Table, name: str, values: Any) -> pa.Table:
+    return table.set_column(table.column_names.index(name), SCHEMA.field(name), values)
+
+
+def _first(mask: Any) -> int | None:
+    """The first row where `mask` holds; a null does not."""
+    found = np.flatnonzero(pc.fill_null(mask, False).to_numpy())
+    return int(found[0]) if len(found) else None
+
+
+def _check_blanks(table: pa.Table, source: str) -> None:
+    for name in _REQUIRED:
+        row = _first(pc.or_kleene(pc.is_null(table[name]), pc.equal(table[name], "")))
+        if row is not None:
+            raise ManifestError(f"{source}: row {row + 1} has a blank {name}; every row needs one")
+
+
+def _check_splits(table: pa.Table, source: str) -> None:
+    known = pc.is_in(table["split"], value_set=pa.array(SPLITS))
+    row = _first(pc.and_(pc.is_valid(table["split"]), pc.invert(known)))
+    if row is not None:
+        value = table["split"][row].as_py()
+        raise ManifestError(f"{source}: row {row + 1} has split {value!r}; {nearest(value, list(SPLITS))}")
+
+
+def _check_paths(table: pa.Table, root: Path, source: str) -> None:
+    outside = pc.match_substring_regex(table["path"], r"^/|(^|/)\.\.(/|$)")
+    row = _first(outside)
+    if row is not None:
+        value = table["path"][row].as_py()
+        raise ManifestError(
+            f"{source}: row {row + 1}: path {value!r} is outside the data root {root};"
+            " paths are relative to the root: name another root, or move the video"
+        )
+
+
+def _check_times(table: pa.Table, source: str) -> None:
+    start, end = table["start_seconds"], table["end_seconds"]
+    for name in ("start_seconds", "end_seconds"):
+        row = _first(pc.or_(pc.invert(pc.is_finite(table[name])), pc.less(table[name], 0)))
+        if row is not None:
+            value = table[name][row].as_py()
+            raise ManifestError(f"{source}: row {row + 1}: {name} must be 0 or more, got {value}")
+    row = _first(pc.greater_equal(start, end))
+    if row is not None:
+        raise ManifestError(
+            f"{source}: row {row + 1}: start_seconds must be less than end_seconds,"
+            f" got {start[row].as_py()} and {end[row].as_py()}"
+        )
+
+
+def _check_duplicates(table: pa.Table, source: str) -> None:
+    keys = ["path", "start_seconds", "end_seconds"]
+    numbered = table.select(keys).append_column("row", pa.array(np.arange(table.num_rows)))
+    counted = numbered.group_by(keys, use_threads=False).aggregate(
+        [("row", "count"), ("row", "min"), ("row", "max")]
+    )
+    repeated = counted.filter(pc.greater(counted["row_count"], 1))
+    if repeated.num_rows:
+        first = repeated.sort_by("row_min").slice(0, 1).to_pylist()[0]
+        raise ManifestError(
+            f"{source}: {repeated.num_rows} videos are listed more than once; the first is"
+            f" {first['path']!r}, {first['row_count']} times, in rows {first['row_min'] + 1} to"
+            f" {first['row_max'] + 1}; keep one row"
+        )
+
+
+def _check_leaks(table: pa.Table, column: str, source: str) -> None:
+    """No group, and no file, may be in two splits: the test would see what training saw."""
+    known = table.filter(pc.and_(pc.is_valid(table[column]), pc.is_valid(table["split"])))
+    counted = known.group_by(column, use_threads=False).aggregate([("split", "count_distinct")])
+    leaking = counted.filter(pc.greater(counted["split_count_distinct"], 1))
+    if leaking.num_rows:
+        value = leaking[column][0].as_py()
+        where = sorted(pc.unique(known.filter(pc.equal(known[column], value))["split"]).to_pylist())
+        raise ManifestError(
+            f"{source}: {leaking.num_rows} {column}s are in more than one split; the first is {value!r},"
+            f" in {' and '.join(where)}; put each {column} in one split"
+        )

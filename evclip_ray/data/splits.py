@@ -1,0 +1,125 @@
+"""Which videos train, select and test, and which few of them are shots: pure, seeded, never across a group."""
+
+import collections
+import hashlib
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from evclip_ray.data.manifest import Manifest
+
+Indices = NDArray[np.int64]
+
+
+def assign_splits(
+    manifest: Manifest, *, val_fraction: float = 0.2, test_fraction: float = 0.2, seed: int = 0
+) -> Manifest:
+    """The manifest with a split for every row.
+
+    Without any split, groups are dealt to train, val and test, as stratified by label as whole groups
+    allow. With a train split but no val, val is `val_fraction` of train, by group; test is never touched.
+    A row without a group is a group by its path.
+
+    Raises:
+        ValueError: fractions that leave nothing to train on, or splits on some rows only.
+    """
+    if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction >= 1:
+        raise ValueError(
+            f"val_fraction and test_fraction must be 0 or more and sum to less than 1,"
+            f" got {val_fraction} and {test_fraction}"
+        )
+    splits = np.array(manifest.column("split"), dtype=object)
+    missing = np.array([split is None for split in splits])
+    if missing.all():
+        shares = {"train": 1 - val_fraction - test_fraction, "test": test_fraction, "val": val_fraction}
+        splits = _deal(manifest, np.arange(len(manifest)), shares, seed)
+    elif missing.any():
+        raise ValueError(
+            f"{manifest.source}: {missing.sum()} of {len(manifest)} rows have no split; fill all or none"
+        )
+    elif val_fraction and manifest.splits() in (("train",), ("train", "test")):
+        train = manifest.in_split("train")
+        splits[train] = _deal(manifest, train, {"train": 1 - val_fraction, "val": val_fraction}, seed)
+    else:
+        return manifest
+    position = manifest.table.column_names.index("split")
+    table = manifest.table.set_column(position, "split", pa.array(splits, pa.string()))
+    return Manifest(table, manifest.root, manifest.source)
+
+
+def few_shot(manifest: Manifest, *, split: str = "train", shots: int, seed: int) -> Indices:
+    """The rows of exactly K = `shots` videos of each class of a split, ascending.
+
+    For one seed the choice is nested (K = 2 is part of K = 4), and depends neither on the order of the
+    rows nor on which other classes there are.
+
+    Raises:
+        ValueError: K is less than 1, or a class has fewer than K videos in the split.
+    """
+    if shots < 1:
+        raise ValueError(f"shots must be at least 1, got {shots}")
+    by_label: dict[str, list[int]] = {label: [] for label in manifest.classes}
+    labels, paths = manifest.column("label"), manifest.column("path")
+    starts = manifest.column("start_seconds")
+    for row in manifest.in_split(split).tolist():
+        by_label[labels[row]].append(row)
+    scarce = {label: len(rows) for label, rows in by_label.items() if len(rows) < shots}
+    if scarce:
+        listed = ", ".join(f"{label!r} has {count}" for label, count in list(scarce.items())[:10])
+        raise ValueError(
+            f"{shots} shots need {shots} videos of each class in {split!r}; {len(scarce)} of"
+            f" {len(by_label)} classes have fewer: {listed}; take fewer shots or leave those classes out"
+        )
+    chosen: list[int] = []
+    for label, rows in by_label.items():
+        rows.sort(key=lambda row: (paths[row], starts[row] or 0.0))
+        order = _generator(seed, label).permutation(len(rows))[:shots]
+        chosen.extend(rows[k] for k in order)
+    return np.array(sorted(chosen), dtype=np.int64)
+
+
+def _deal(manifest: Manifest, rows: Indices, shares: dict[str, float], seed: int) -> NDArray[np.object_]:
+    """A split for each of `rows`: whole groups, largest first, each to where its labels are scarcest.
+
+    The need of a split for a label is (share * total - given) / share: the part of its share that is
+    still to come, counted in videos of the whole. All needs start equal, so a class of three groups
+    gets one in each split rather than three in train.
+    """
+    shares = {name: share for name, share in shares.items() if share > 0}
+    labels, sizes = _groups(manifest, rows)
+    names = np.array(list(shares), dtype=object)
+    share = np.array(list(shares.values()))[:, None]
+    totals = np.bincount(labels[rows], minlength=labels.max() + 1)
+    given = np.zeros((len(names), len(totals)))
+    result = np.empty(len(manifest), dtype=object)
+    for members in _largest_first(sizes, seed):
+        kinds, counts = np.unique(labels[members], return_counts=True)
+        need = totals[kinds] - given[:, kinds] / share
+        chosen = int(np.argmax((need * counts).sum(axis=1)))
+        given[chosen, kinds] += counts
+        result[members] = names[chosen]
+    return result[rows]
+
+
+def _groups(manifest: Manifest, rows: Indices) -> tuple[Indices, dict[str, list[int]]]:
+    """The class index of every row of the manifest, and the rows of each group among `rows`."""
+    index = {label: k for k, label in enumerate(manifest.classes)}
+    labels = np.array([index[label] for label in manifest.column("label")], dtype=np.int64)
+    groups, paths = manifest.column("group"), manifest.column("path")
+    members: dict[str, list[int]] = collections.defaultdict(list)
+    for row in rows.tolist():
+        members[groups[row] or paths[row]].append(row)
+    return labels, members
+
+
+def _largest_first(groups: dict[str, list[int]], seed: int) -> list[list[int]]:
+    """The groups by falling size, those of one size in a seeded order that ignores the rows' order."""
+    names = sorted(groups)
+    shuffled = [names[k] for k in np.random.default_rng(seed).permutation(len(names))]
+    return [groups[name] for name in sorted(shuffled, key=lambda name: -len(groups[name]))]
+
+
+def _generator(seed: int, label: str) -> np.random.Generator:
+    words = hashlib.sha256(label.encode()).digest()[:8]
+    return np.random.default_rng([seed, int.from_bytes(words, "little")])
