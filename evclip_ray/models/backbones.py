@@ -14,9 +14,7 @@ import torch
 from torch import nn
 
 from evclip_ray.config import ConfigError, nearest
-
-RANDOM = "random"
-"""The `pretrained` that asks for seeded random weights."""
+from evclip_ray.models.frozen import RANDOM
 
 _LITERAL = "open_clip:"
 _QUICKGELU = "-quickgelu"

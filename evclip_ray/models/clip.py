@@ -6,11 +6,10 @@ and a mask goes between them. Class names are constants, so text is encoded with
 """
 
 import functools
-import logging
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import open_clip
 import torch
@@ -19,21 +18,22 @@ from torch import Tensor, nn
 
 from evclip_ray.artifacts import file_digest
 from evclip_ray.config import ConfigError
-from evclip_ray.models.backbones import RANDOM, Backbone, build, find_backbone
-
-logger = logging.getLogger(__name__)
+from evclip_ray.models.backbones import Backbone, build, find_backbone
+from evclip_ray.models.clip_names import open_clip_names
+from evclip_ray.models.frozen import RANDOM, FrozenNetwork, random_weights
+from evclip_ray.models.pixels import prepare
+from evclip_ray.models.weight_files import read_tensors
 
 Tokenizer = Callable[..., Tensor]
 """`(texts, context_length=L) -> (N, L)` int64."""
 
 _TEXTS_AT_ONCE = 256
-_RANDOM_SEED = 0
 
 
-class FrozenCLIP(nn.Module):
+class FrozenCLIP(FrozenNetwork):
     """A CLIP model that nothing can train or put into training mode.
 
-    `weights`: where they come from: a tag such as "openai", "file:" and the SHA-256, or "random".
+    `embed_dim`: D; `image_size`: S, pixels; `context_length`: tokens; `mean`, `std`: of each colour.
     `logit_scale`: the factor itself (100 in a trained CLIP), not its logarithm.
     """
 
@@ -42,11 +42,9 @@ class FrozenCLIP(nn.Module):
     def __init__(
         self, model: nn.Module, tokenizer: Tokenizer, *, name: str, embed_dim: int, weights: str
     ) -> None:
-        super().__init__()
+        super().__init__(name=name, weights=weights)
         self.model = model.requires_grad_(False).eval()
         self.tokenizer = tokenizer
-        self.name = name
-        self.weights = weights
         preprocess = self.model.visual.preprocess_cfg
         self.image_size = _side(self.model.visual.image_size, name)
         self.mean: tuple[float, ...] = tuple(preprocess["mean"])
@@ -56,11 +54,6 @@ class FrozenCLIP(nn.Module):
         self.logit_scale = float(self.model.logit_scale.exp())
         bias = self.model.logit_bias
         self.logit_bias = None if bias is None else float(bias)
-
-    @property
-    def is_random(self) -> bool:
-        """Whether the weights were never trained."""
-        return self.weights == RANDOM
 
     @property
     def dtype(self) -> torch.dtype:
@@ -73,10 +66,6 @@ class FrozenCLIP(nn.Module):
         """Where the weights are."""
         found: torch.device = self.model.logit_scale.device
         return found
-
-    def train(self, mode: bool = True) -> Self:  # noqa: ARG002
-        """Stay in evaluation mode: batch-norm statistics and drop-path are part of what is frozen."""
-        return super().train(False)
 
     def prepare(
         self, pixels: Tensor, *, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
@@ -132,23 +121,6 @@ class FrozenCLIP(nn.Module):
             )
 
 
-def prepare(pixels: Tensor, size: int, *, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """(B, T, 3, H, W) in [0, 1] -> (B, T, 3, size, size) normalised; no resampling when already that size.
-
-    Raises:
-        ValueError: not a batch of videos in floating point.
-    """
-    if pixels.ndim != 5 or pixels.shape[2] != 3 or not pixels.is_floating_point():
-        raise ValueError(
-            f"pixels must be (B, T, 3, H, W) float in [0, 1], got {tuple(pixels.shape)} {pixels.dtype}"
-        )
-    if pixels.shape[-2:] != (size, size):
-        flat = pixels.flatten(0, 1)
-        flat = F.interpolate(flat, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
-        pixels = flat.unflatten(0, pixels.shape[:2])
-    return (pixels - pixels.new_tensor(mean).view(3, 1, 1)) / pixels.new_tensor(std).view(3, 1, 1)
-
-
 def load_clip(
     name: str,
     pretrained: str | None = None,
@@ -161,7 +133,8 @@ def load_clip(
 
     Args:
         name: a row of BACKBONES or an open_clip architecture.
-        pretrained: an open_clip tag, a local file (safetensors, state dict, OpenAI archive), "random",
+        pretrained: an open_clip tag, a local file (safetensors, state dict, OpenAI archive,
+            a published EV-CLIP), "random",
             or None for the row's tag. Random weights depend on the name alone.
         dtype: of the image tower; text is always encoded in float32.
         activation_checkpointing: recompute the image tower in the backward pass instead of storing it.
@@ -200,10 +173,7 @@ def _model(name: str, backbone: Backbone, pretrained: str | None) -> tuple[nn.Mo
 
 
 def _random_model(name: str, backbone: Backbone) -> nn.Module:
-    logger.warning("CLIP %s has RANDOM weights: nothing it computes means anything", name)
-    with torch.random.fork_rng(devices=[]):
-        # Not torch.manual_seed, which would also reseed the accelerators, that fork_rng leaves out here.
-        torch.default_generator.manual_seed(_RANDOM_SEED)
+    with random_weights(f"CLIP {name}"):
         return build(backbone.architecture(None))
 
 
@@ -220,11 +190,12 @@ def _tagged_model(name: str, backbone: Backbone, tag: str) -> nn.Module:
 def _model_from_file(name: str, backbone: Backbone, path: Path) -> nn.Module:
     architecture = backbone.architecture(None)
     try:
-        if not _is_script_archive(path):
-            return build(architecture, str(path))
         model = build(architecture)
-        state = torch.jit.load(path, map_location="cpu").state_dict()
-        model.load_state_dict({key: value for key, value in state.items() if key not in _ARCHIVE_EXTRAS})
+        state = _openai_state(path) if _is_script_archive(path) else open_clip_names(read_tensors(path))
+        if state:
+            model.load_state_dict(state)
+        else:
+            open_clip.load_checkpoint(model, path)
         return model
     except Exception as error:
         # Unpickling, safetensors and open_clip's conversions each raise kinds of their own.
@@ -235,6 +206,11 @@ def _model_from_file(name: str, backbone: Backbone, path: Path) -> nn.Module:
 
 
 _ARCHIVE_EXTRAS = ("input_resolution", "context_length", "vocab_size")
+
+
+def _openai_state(path: Path) -> dict[str, Tensor]:
+    state = torch.jit.load(path, map_location="cpu").state_dict()
+    return {key: value for key, value in state.items() if key not in _ARCHIVE_EXTRAS}
 
 
 def _is_script_archive(path: Path) -> bool:

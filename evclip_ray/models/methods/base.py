@@ -64,7 +64,7 @@ class MethodOutput:
 class Method(nn.Module, abc.ABC):
     """Base of all methods. Subclasses register only what they train."""
 
-    caches: ClassVar[frozenset[Cacheable]] = frozenset()
+    caches: frozenset[Cacheable] = frozenset()
     """What may stand in for a computation without changing its result."""
 
     needs_video_encoder: ClassVar[bool] = False

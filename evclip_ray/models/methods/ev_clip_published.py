@@ -1,0 +1,249 @@
+"""EV-CLIP's published checkpoints: their names, their variants, and our modules with their tensors.
+
+A published file holds everything: `image_prompt_learner.enc.trunk.*` (Omnivore),
+`image_prompt_learner.dec.*` (what was trained), `image_encoder.*`, `text_encoder.*` (CLIP). The
+trained part is `dec.dec_s.*` (mask) and `dec.dec_t.*` (context) in the model with both; in a model
+with one prompt it is `dec.*` itself. All sizes are read off the shapes.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from evclip_ray.config import ConfigError
+from evclip_ray.models.clip_names import find_backbone_of
+from evclip_ray.models.methods.context_prompt import ContextGenerator
+from evclip_ray.models.methods.mask_prompt import MaskGenerator
+from evclip_ray.models.video_encoder import FrozenVideoEncoder, find_encoder_of, video_encoder_from_state
+from evclip_ray.models.weight_files import read_tensors
+
+_DECODER = "image_prompt_learner.dec."
+_MASK_LEVEL, _CONTEXT_LEVEL = "dec_s.", "dec_t."
+_MASK_MARK, _CONTEXT_MARK = "projection2spatial.0.weight", "feature_adaptation.0.weight"
+
+_NAMES = {
+    "mask_generator.": (
+        (r"^projection2spatial\.4\.", "squeeze.norm."),
+        (r"^projection2spatial\.", "squeeze.mlp."),
+        (r"^upsample(\d)\.", r"expand\1."),
+        (r"^block(\d)\.", r"blocks\1."),
+        (r"^channel_projection\.", "head."),
+        (r"^logit_scale$", "sharpness"),
+        (r"\.mlp\.fc1\.", ".mlp.0."),
+        (r"\.mlp\.fc2\.", ".mlp.3."),
+    ),
+    "context_generator.": (
+        (r"^feature_adaptation\.0\.", "project.0."),
+        (r"^feature_adaptation\.2\.", "norm."),
+        (r"^context_scale$", "scale"),
+    ),
+}
+_COMPUTED = ("relative_position_index", "attn_mask")
+"""Buffers that follow from the sizes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """What a published model is; None where its shapes do not tell.
+
+    `prompts`: "both", "mask" or "context"; `num_frames`: T; `dim`: D_z; `embed_dim`: D;
+    `image_size`: pixels.
+    """
+
+    prompts: str
+    dim: int
+    num_frames: int | None = None
+    embed_dim: int | None = None
+    image_size: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """A published EV-CLIP.
+
+    `state`: its trained tensors under our names; `method`: the method's config that they fit;
+    `backbone`: its CLIP, None where the file holds no towers or unknown ones.
+    """
+
+    state: dict[str, Tensor]
+    method: dict[str, Any]
+    sizes: Sizes
+    backbone: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompts:
+    """`mask`: (B, H, W) in [0, 1]; `context`: (B, 1, D); None where the model has none."""
+
+    mask: Tensor | None
+    context: Tensor | None
+
+
+class PublishedPrompts(nn.Module):
+    """The video network and the generators of a published checkpoint."""
+
+    def __init__(self, encoder: FrozenVideoEncoder, published: Published) -> None:
+        super().__init__()
+        sizes, method = published.sizes, published.method
+        self.encoder = encoder
+        self.mask_generator = self.context_generator = None
+        if sizes.num_frames and sizes.image_size:
+            side = sizes.image_size // 32
+            self.mask_generator = MaskGenerator(
+                sizes.dim, map_size=(side, side), num_frames=sizes.num_frames, **method["mask"]
+            )
+        if sizes.embed_dim:
+            self.context_generator = ContextGenerator(sizes.dim, sizes.embed_dim)
+
+    def forward(self, video: Tensor) -> Prompts:
+        """(B, 3, T, H, W), normalised by ImageNet's colours -> the prompts."""
+        video_map = self.encoder(video.transpose(1, 2))
+        mask = None if self.mask_generator is None else self.mask_generator(video_map)
+        context = None if self.context_generator is None else self.context_generator(video_map)
+        return Prompts(mask=mask, context=context)
+
+
+def load_published_state(state: Mapping[str, Tensor], **expected: Any) -> PublishedPrompts:
+    """A published model's state dict as a module that maps a video to its prompts.
+
+    Args:
+        state: as published; DistributedDataParallel's "module." is tolerated.
+        expected: what the model must be, any of the fields of Sizes.
+
+    Raises:
+        ConfigError: not an EV-CLIP, or other sizes than those expected.
+    """
+    published = read_published(state)
+    _refuse_others(published.sizes, expected)
+    encoder_name = published.method["video_encoder"]["name"]
+    encoder = video_encoder_from_state(state, encoder_name, weights="published")
+    module = PublishedPrompts(encoder, published)
+    _load_generators(module, published.state)
+    return module
+
+
+def import_published(path: Path | str) -> Published:
+    """A published checkpoint file: its trained tensors under our names, and the config they fit.
+
+    The file stays the source of its frozen networks: it can be named as `weights` of the video encoder
+    and as `pretrained` of the backbone.
+
+    Raises:
+        ConfigError: not a file of plain tensors, or not an EV-CLIP.
+    """
+    path = Path(path)
+    state = read_tensors(path)
+    try:
+        load_published_state(state)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    published = read_published(state)
+    encoder = {**published.method["video_encoder"], "weights": str(path)}
+    return dataclasses.replace(published, method={**published.method, "video_encoder": encoder})
+
+
+def read_published(state: Mapping[str, Tensor]) -> Published:
+    """What a published state dict holds; nothing is built.
+
+    Raises:
+        ConfigError: no trained prompts in it, or a video network that is not a Swin3D we know.
+    """
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    mask, context = _decoders(state)
+    sizes = _sizes(mask, context)
+    method = {
+        "name": "ev_clip",
+        "prompts": sizes.prompts,
+        "normalization": "imagenet",
+        "video_encoder": {"name": find_encoder_of(state)},
+    }
+    if mask:
+        method["mask"] = _mask_config(mask)
+    trained = _renamed("mask_generator.", mask) | _renamed("context_generator.", context)
+    return Published(state=trained, method=method, sizes=sizes, backbone=find_backbone_of(state))
+
+
+def _decoders(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    trained = {
+        key.removeprefix(_DECODER): value
+        for key, value in state.items()
+        if key.startswith(_DECODER) and not key.endswith(_COMPUTED)
+    }
+    mask, context = _below(_MASK_LEVEL, trained), _below(_CONTEXT_LEVEL, trained)
+    if _MASK_MARK in trained:
+        mask = trained
+    elif _CONTEXT_MARK in trained:
+        context = trained
+    if not mask and not context:
+        raise ConfigError(f"not an EV-CLIP checkpoint: it must hold {_DECODER}* with a mask or a context")
+    return mask, context
+
+
+def _below(level: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix(level): value for key, value in state.items() if key.startswith(level)}
+
+
+def _sizes(mask: Mapping[str, Tensor], context: Mapping[str, Tensor]) -> Sizes:
+    try:
+        embed_dim, dim = context[_CONTEXT_MARK].shape if context else (None, 0)
+        if not mask:
+            return Sizes("context", dim, embed_dim=embed_dim)
+        side, _, dim, _ = mask["projection2spatial.4.weight"].shape
+        num_frames = 2 * mask[_MASK_MARK].shape[0]
+    except (KeyError, ValueError) as error:
+        raise ConfigError(f"not an EV-CLIP checkpoint: {_DECODER}* lacks or reshapes {error}") from None
+    return Sizes("both" if context else "mask", dim, num_frames, embed_dim, 32 * side)
+
+
+def _mask_config(mask: Mapping[str, Tensor]) -> dict[str, Any]:
+    blocks = {key.split(".")[1] for key in mask if key.startswith("block1.")}
+    try:
+        rows, heads = mask["block1.0.attn.relative_position_bias_table"].shape
+        hidden, width = mask["block1.0.mlp.fc1.weight"].shape
+    except KeyError as error:
+        raise ConfigError(f"not an EV-CLIP checkpoint: {_DECODER}* lacks {error}") from None
+    return {
+        "width": width,
+        "depth": len(blocks),
+        "heads": heads,
+        # A table has a row for each offset inside a window: (2 w - 1) squared.
+        "window": (math.isqrt(rows) + 1) // 2,
+        "mlp_ratio": hidden / width,
+    }
+
+
+def _renamed(generator: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    renamed = {}
+    for key, value in state.items():
+        for pattern, name in _NAMES[generator]:
+            key = re.sub(pattern, name, key)
+        # Published with a last axis of one, over time, that was squeezed away.
+        renamed[generator + key] = value.squeeze(-1) if key.startswith("squeeze.norm.") else value
+    return renamed
+
+
+def _refuse_others(sizes: Sizes, expected: Mapping[str, Any]) -> None:
+    found = dataclasses.asdict(sizes)
+    for name, value in expected.items():
+        if name not in found:
+            raise ConfigError(f"a published model has no size {name!r}; it has {', '.join(found)}")
+        if found[name] is not None and found[name] != value:
+            raise ConfigError(f"the checkpoint has {name} = {found[name]!r}, asked for {value!r}")
+
+
+def _load_generators(module: PublishedPrompts, state: Mapping[str, Tensor]) -> None:
+    try:
+        result = module.load_state_dict(dict(state), strict=False)
+    except RuntimeError as error:
+        raise ConfigError(f"its prompts are of no published shape: {' '.join(str(error).split())}") from None
+    missing = [key for key in result.missing_keys if not key.startswith("encoder.")]
+    if missing or result.unexpected_keys:
+        raise ConfigError(
+            f"its prompts are of no published shape: missing {missing[:3]}, "
+            f"unexpected {result.unexpected_keys[:3]}"
+        )

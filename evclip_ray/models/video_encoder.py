@@ -1,0 +1,270 @@
+"""The frozen video network that the prompts are read from: a 3D Swin transformer.
+
+Omnivore's trunk and torchvision's `swin3d` are one network under two sets of names, so one module
+takes both kinds of weights. Omnivore's larger size looks 16 frame pairs far, torchvision's 8; that
+is read off the checkpoint.
+"""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from urllib.error import URLError
+
+import torch
+from torch import Tensor
+from torchvision.models import get_model_weights
+from torchvision.models.video import SwinTransformer3d
+
+from evclip_ray.artifacts import file_digest
+from evclip_ray.config import ConfigError, nearest
+from evclip_ray.models.frozen import RANDOM, FrozenNetwork, random_weights
+from evclip_ray.models.pixels import prepare
+from evclip_ray.models.weight_files import read_tensors
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+_PATCH = (2, 4, 4)
+_WINDOW = (8, 7, 7)
+_PUBLISHED_TRUNK = "image_prompt_learner.enc.trunk."
+"""Where a published EV-CLIP checkpoint keeps the video network."""
+_BIAS_TABLE = "features.0.0.attn.relative_position_bias_table"
+
+
+@dataclasses.dataclass(frozen=True)
+class Swin3D:
+    """Sizes of a 3D Swin transformer; `image_size`: side in pixels; `tags`: weights by our names."""
+
+    embed_dim: int
+    depths: tuple[int, ...]
+    num_heads: tuple[int, ...]
+    image_size: int = 224
+    tags: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def dim(self) -> int:
+        """Channels of the last map, D_z."""
+        return self.embed_dim << (len(self.depths) - 1)
+
+    def build(self, window: tuple[int, int, int] = _WINDOW) -> SwinTransformer3d:
+        """The network, without its classifier; `window`: frame pairs x patches x patches."""
+        network = SwinTransformer3d(
+            list(_PATCH),
+            self.embed_dim,
+            list(self.depths),
+            list(self.num_heads),
+            list(window),
+            stochastic_depth_prob=0.0,
+        )
+        del network.head, network.avgpool
+        return network
+
+
+_K400 = {"kinetics400": "KINETICS400_V1"}
+
+VIDEO_ENCODERS: dict[str, Swin3D] = {
+    "swin3d_t": Swin3D(96, (2, 2, 6, 2), (3, 6, 12, 24), tags=_K400),
+    "swin3d_s": Swin3D(96, (2, 2, 18, 2), (3, 6, 12, 24), tags=_K400),
+    "swin3d_b": Swin3D(
+        128, (2, 2, 18, 2), (4, 8, 16, 32), tags={**_K400, "imagenet22k": "KINETICS400_IMAGENET22K_V1"}
+    ),
+    "swin3d_debug": Swin3D(16, (2, 2, 2, 2), (1, 2, 4, 8), image_size=64),
+}
+
+
+class FrozenVideoEncoder(FrozenNetwork):
+    """A video network read at its last map. `dim`: D_z; `image_size`: side in pixels."""
+
+    mean = IMAGENET_MEAN
+    std = IMAGENET_STD
+
+    def __init__(self, network: SwinTransformer3d, *, name: str, image_size: int, weights: str) -> None:
+        super().__init__(name=name, weights=weights)
+        self.network = network.requires_grad_(False)
+        self.image_size = image_size
+        self.dim = int(network.num_features)
+        self.train(False)
+
+    def prepare(
+        self, pixels: Tensor, *, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
+    ) -> Tensor:
+        """(B, T, 3, H, W) in [0, 1] -> (B, T, 3, S, S), normalised by ImageNet's colours when not told."""
+        return prepare(pixels, self.image_size, mean=mean or self.mean, std=std or self.std)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, T, 3, H, W) prepared -> (B, D_z, T/2, h, w), the last map after its layer norm.
+
+        Raises:
+            ValueError: T is odd; the patches are two frames long.
+        """
+        network = self.network
+        num_frames = images.shape[1]
+        if num_frames % 2:
+            raise ValueError(f"{self.name} reads pairs of frames: T must be even, got {num_frames}")
+        patches = network.patch_embed(images.transpose(1, 2).to(network.norm.weight.dtype))
+        last: Tensor = network.norm(network.features(patches))
+        return last.permute(0, 4, 1, 2, 3)
+
+
+def map_size(image_size: int) -> tuple[int, int]:
+    """(h, w) of the last map: patches of 4 pixels, halved three times, rounding up.
+
+    >>> map_size(224), map_size(64)
+    ((7, 7), (2, 2))
+    """
+    side = -(-image_size // 32)
+    return side, side
+
+
+def load_video_encoder(
+    name: str,
+    weights: str = "kinetics400",
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> FrozenVideoEncoder:
+    """The frozen video encoder called `name`, kept for this process.
+
+    Args:
+        name: a row of VIDEO_ENCODERS.
+        weights: one of the row's tags, a local file (Omnivore's or torchvision's names; safetensors or a
+            state dict), or "random", which depends on the name alone.
+
+    Raises:
+        ConfigError: unknown name or weights, or weights that cannot be fetched or do not fit.
+    """
+    return _load(name, weights, str(device), dtype)
+
+
+@functools.lru_cache(maxsize=4)
+def _load(name: str, weights: str, device: str, dtype: torch.dtype) -> FrozenVideoEncoder:
+    if name not in VIDEO_ENCODERS:
+        raise ConfigError(f"video encoder {name!r} is unknown; {nearest(name, list(VIDEO_ENCODERS))}")
+    encoder = _encoder(name, weights)
+    return encoder.to(device=device, dtype=dtype)
+
+
+def _encoder(name: str, weights: str) -> FrozenVideoEncoder:
+    row = VIDEO_ENCODERS[name]
+    if weights == RANDOM:
+        with random_weights(f"video encoder {name}"):
+            network = row.build()
+        return FrozenVideoEncoder(network, name=name, image_size=row.image_size, weights=RANDOM)
+    if weights in row.tags:
+        return video_encoder_from_state(_fetch(name, weights), name, weights=weights)
+    path = Path(weights)
+    if not path.is_file():
+        known = ", ".join([*row.tags, RANDOM])
+        raise ConfigError(
+            f"video encoder {name}: weights must be a local file or one of {known}; got {weights!r}"
+        )
+    return video_encoder_from_state(
+        read_tensors(path), name, weights=f"file:{file_digest(path)}", source=weights
+    )
+
+
+def video_encoder_from_state(
+    state: Mapping[str, Tensor], name: str, *, weights: str, source: str = "the state dict"
+) -> FrozenVideoEncoder:
+    """The encoder called `name` with the tensors of `state`, under Omnivore's or torchvision's names.
+
+    Raises:
+        ConfigError: tensors that are missing, foreign, or of another size.
+    """
+    row = VIDEO_ENCODERS[name]
+    state = torchvision_names(state)
+    network = row.build(_window_of(state))
+    misfits = _misfits(network, state)
+    if misfits:
+        raise ConfigError(f"{source}: does not hold the weights of {name}: {misfits}")
+    network.load_state_dict(dict(state), strict=False)
+    return FrozenVideoEncoder(network, name=name, image_size=row.image_size, weights=weights)
+
+
+def find_encoder_of(state: Mapping[str, Tensor]) -> str:
+    """The row of VIDEO_ENCODERS that the tensors of `state` fit.
+
+    Raises:
+        ConfigError: none; the misfits of the nearest one are named.
+    """
+    state = torchvision_names(state)
+    misfits = {}
+    for name, row in VIDEO_ENCODERS.items():
+        with torch.device("meta"):
+            misfits[name] = _misfits(row.build(_window_of(state)), state)
+        if not misfits[name]:
+            return name
+    name = min(misfits, key=lambda name: len(misfits[name]))
+    raise ConfigError(f"it holds no video encoder that we know; {name} is nearest: {misfits[name]}")
+
+
+_OMNIVORE_NAMES = (
+    (r"^layers\.(\d)\.blocks\.", lambda found: f"features.{2 * int(found[1])}."),
+    (r"^layers\.(\d)\.downsample\.", lambda found: f"features.{2 * int(found[1]) + 1}."),
+    (r"\.mlp\.fc1\.", lambda _: ".mlp.0."),
+    (r"\.mlp\.fc2\.", lambda _: ".mlp.3."),
+)
+
+
+def torchvision_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """An Omnivore trunk's tensors under torchvision's names; torchvision's own pass through.
+
+    What is not read is left out: classifiers, the depth channel's patches, index tables.
+    """
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    if any(key.startswith(_PUBLISHED_TRUNK) for key in state):
+        state = {
+            key.removeprefix(_PUBLISHED_TRUNK): value
+            for key, value in state.items()
+            if key.startswith(_PUBLISHED_TRUNK)
+        }
+    renamed = {}
+    for key, value in state.items():
+        for pattern, name in _OMNIVORE_NAMES:
+            key = re.sub(pattern, name, key)
+        if not key.startswith(("head.", "depth_patch_embed.")) and not _is_index(key):
+            renamed[key] = value
+    return renamed
+
+
+def _is_index(key: str) -> bool:
+    return key.endswith("relative_position_index")
+
+
+def _window_of(state: Mapping[str, Tensor]) -> tuple[int, int, int]:
+    # The table has a row for each offset inside a window of t x 7 x 7: (2t - 1) * 13 * 13.
+    table = state.get(_BIAS_TABLE)
+    _, height, width = _WINDOW
+    offsets = (2 * height - 1) * (2 * width - 1)
+    if table is None or table.shape[0] % offsets:
+        return _WINDOW
+    return (table.shape[0] // offsets + 1) // 2, height, width
+
+
+def _misfits(network: SwinTransformer3d, state: Mapping[str, Tensor]) -> str:
+    expected = {key: value for key, value in network.state_dict().items() if not _is_index(key)}
+    resized = [key for key in expected.keys() & state.keys() if expected[key].shape != state[key].shape]
+    problems = {
+        "missing": sorted(expected.keys() - state.keys()),
+        "unexpected": sorted(state.keys() - expected.keys()),
+        "of another size": sorted(resized),
+    }
+    return "; ".join(
+        f"{len(keys)} {problem} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
+        for problem, keys in problems.items()
+        if keys
+    )
+
+
+def _fetch(name: str, tag: str) -> Mapping[str, Tensor]:
+    weights = get_model_weights(name)[VIDEO_ENCODERS[name].tags[tag]]
+    try:
+        state: Mapping[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True)
+    except (URLError, OSError, RuntimeError) as error:
+        raise ConfigError(
+            f"video encoder {name}: the weights {tag!r} could not be fetched from {weights.url} ({error}). "
+            f"Give a local file as `weights`, or ask for untrained weights with weights={RANDOM!r}"
+        ) from error
+    return state
