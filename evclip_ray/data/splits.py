@@ -1,4 +1,4 @@
-"""Which videos train, select and test, and which few of them are shots: pure, seeded, never across a group."""
+"""Which videos train, select and test, and which few are shots: pure, seeded, never across a group."""
 
 import collections
 import hashlib
@@ -87,30 +87,28 @@ def _deal(manifest: Manifest, rows: Indices, shares: dict[str, float], seed: int
     gets one in each split rather than three in train.
     """
     shares = {name: share for name, share in shares.items() if share > 0}
-    labels, sizes = _groups(manifest, rows)
-    names = np.array(list(shares), dtype=object)
-    share = np.array(list(shares.values()))[:, None]
-    totals = np.bincount(labels[rows], minlength=labels.max() + 1)
-    given = np.zeros((len(names), len(totals)))
+    labels = manifest.column("label")
+    totals = collections.Counter(labels[row] for row in rows.tolist())
+    given: dict[str, collections.Counter[str]] = {name: collections.Counter() for name in shares}
     result = np.empty(len(manifest), dtype=object)
-    for members in _largest_first(sizes, seed):
-        kinds, counts = np.unique(labels[members], return_counts=True)
-        need = totals[kinds] - given[:, kinds] / share
-        chosen = int(np.argmax((need * counts).sum(axis=1)))
-        given[chosen, kinds] += counts
-        result[members] = names[chosen]
+    for members in _largest_first(_groups(manifest, rows), seed):
+        counts = collections.Counter(labels[row] for row in members)
+        needs = {
+            name: sum((totals[kind] - given[name][kind] / share) * count for kind, count in counts.items())
+            for name, share in shares.items()
+        }
+        chosen = max(needs, key=needs.__getitem__)
+        given[chosen].update(counts)
+        result[members] = chosen
     return result[rows]
 
 
-def _groups(manifest: Manifest, rows: Indices) -> tuple[Indices, dict[str, list[int]]]:
-    """The class index of every row of the manifest, and the rows of each group among `rows`."""
-    index = {label: k for k, label in enumerate(manifest.classes)}
-    labels = np.array([index[label] for label in manifest.column("label")], dtype=np.int64)
+def _groups(manifest: Manifest, rows: Indices) -> dict[str, list[int]]:
     groups, paths = manifest.column("group"), manifest.column("path")
     members: dict[str, list[int]] = collections.defaultdict(list)
     for row in rows.tolist():
         members[groups[row] or paths[row]].append(row)
-    return labels, members
+    return members
 
 
 def _largest_first(groups: dict[str, list[int]], seed: int) -> list[list[int]]:

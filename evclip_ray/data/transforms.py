@@ -104,8 +104,8 @@ def _floats(frames: Tensor) -> Tensor:
     moved = frames.permute(0, 1, 4, 2, 3)
     # One pass that converts and reorders; .float().contiguous() would write the pixels twice.
     floats = torch.empty(moved.shape, dtype=torch.float32, device=frames.device)
-    floats.copy_(moved)
-    return floats / 255
+    floats.copy_(moved).div_(255)
+    return floats
 
 
 def _resized(frames: Tensor, size: int) -> Tensor:
@@ -115,7 +115,7 @@ def _resized(frames: Tensor, size: int) -> Tensor:
     flat: Tensor = functional.interpolate(
         frames.flatten(0, 1), size=(size, size), mode="bilinear", antialias=True, align_corners=False
     )
-    return flat.clamp(0, 1).unflatten(0, frames.shape[:2])
+    return flat.clamp(0, 1).view(*frames.shape[:-2], size, size)
 
 
 def _coloured(views: Tensor, augment: AugmentConfig, generator: torch.Generator) -> Tensor:

@@ -1,0 +1,187 @@
+"""Small videos in which only motion tells the class, for tests, demonstrations and machines offline.
+
+A textured figure acts in front of a cluttered background. Every figure and background (a group) plays
+every action once, with start, speed and direction drawn at random, so that neither appearance nor
+place says anything about the class.
+"""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from evclip_ray.artifacts import LEDGER, ArtifactError, digest, read_ledger, replacing, write_ledger
+from evclip_ray.data.manifest import Manifest, write_manifest
+from evclip_ray.data.splits import assign_splits
+
+logger = logging.getLogger(__name__)
+
+Array = NDArray[np.float64]
+Random = np.random.Generator
+Motion = dict[str, Array]
+
+_FRAMES_PER_SECOND = 12
+_FORMAT = 1
+
+
+def _slide(time: Array, random: Random) -> Motion:
+    way = random.choice([-1, 1]) * random.uniform(0.4, 0.6)
+    return {"x": way * (time - 0.5)}
+
+
+def _jump(time: Array, random: Random) -> Motion:
+    jumps, height = random.uniform(2, 3.5), random.uniform(0.2, 0.35)
+    return {"y": 0.5 * height - height * np.abs(np.sin(np.pi * jumps * time))}
+
+
+def _spin(time: Array, random: Random) -> Motion:
+    return {"angle": random.choice([-1, 1]) * 2 * np.pi * random.uniform(1, 2) * time}
+
+
+def _grow(time: Array, random: Random) -> Motion:
+    return {"scale": random.uniform(1.8, 2.4) ** (time - 0.5)}
+
+
+def _flicker(time: Array, random: Random) -> Motion:
+    waves = np.sin(2 * np.pi * (random.uniform(2.2, 3.2) * time + random.uniform()))
+    return {"light": np.where(waves > 0, 1.0, 0.15)}
+
+
+ACTIONS: dict[str, Callable[[Array, Random], Motion]] = {
+    "standing still": lambda _time, _random: {},
+    "sliding sideways": _slide,
+    "jumping up and down": _jump,
+    "spinning around": _spin,
+    "growing bigger": _grow,
+    "flickering in place": _flicker,
+}
+"""Action -> what it changes of a figure, over time (N,) from 0 to 1: `x`, `y` as a share of the side,
+`angle` in radians, `scale` and `light` as factors."""
+
+
+def write_synthetic(
+    folder: Path, *, videos_per_class: int = 16, size: int = 96, num_frames: int = 24, seed: int = 0
+) -> Path:
+    """Write the videos and their manifest, unless they are there; the path of `manifest.csv`.
+
+    `videos_per_class`: also the number of groups, split about 6 : 2 : 2. `size`: side in pixels.
+    One seed gives the same pictures everywhere.
+
+    Raises:
+        ValueError: fewer than 3 videos a class (one group a split), a side that is odd or less than
+            32 pixels, or fewer than 8 frames.
+        ArtifactError: the folder holds videos that were made otherwise.
+    """
+    if videos_per_class < 3 or size < 32 or size % 2 or num_frames < 8:
+        raise ValueError(
+            "synthetic videos need videos_per_class >= 3, an even size >= 32 and num_frames >= 8,"
+            f" got {videos_per_class}, {size} and {num_frames}"
+        )
+    inputs = {
+        "actions": list(ACTIONS), "videos_per_class": videos_per_class, "size": size,
+        "num_frames": num_frames, "seed": seed, "format": _FORMAT,
+    }  # fmt: skip
+    path = folder / "manifest.csv"
+    if (folder / LEDGER).exists():
+        if read_ledger(folder, "synthetic")["key"] != digest(inputs):
+            raise ArtifactError(f"{folder}: holds other synthetic videos; delete it or name another folder")
+        return path
+    rows: list[dict[str, Any]] = []
+    for group in range(videos_per_class):
+        rows += _write_group(folder, group, size=size, num_frames=num_frames, seed=seed)
+    manifest = Manifest(pa.Table.from_pylist(rows), folder, str(path))
+    write_manifest(assign_splits(manifest, seed=seed), path)
+    write_ledger(folder, "synthetic", inputs=inputs, counts={"videos": len(rows)})
+    logger.info("%s: wrote %d synthetic videos of %d actions", folder, len(rows), len(ACTIONS))
+    return path
+
+
+def _write_group(folder: Path, group: int, *, size: int, num_frames: int, seed: int) -> list[dict[str, Any]]:
+    look = np.random.default_rng([seed, group])
+    background, figure = _background(size, look), _texture(size // 2, look)
+    rows = []
+    for number, action in enumerate(ACTIONS):
+        random = np.random.default_rng([seed, group, number])
+        name = f"{action.replace(' ', '_')}/{group:03d}.mp4"
+        _write_video(folder / name, _frames(action, background, figure, num_frames, random))
+        rows.append({"path": name, "label": action, "group": f"figure{group:03d}"})
+    return rows
+
+
+def _background(size: int, random: Random) -> Array:
+    """(size, size, 3) in [0, 255]: soft noise with a clutter of rectangles."""
+    image = _soft_noise(size, 6, random) * 0.6 + random.uniform(20, 160, 3)
+    for _ in range(12):
+        top, left = random.integers(0, size, 2)
+        height, width = random.integers(size // 12, size // 4, 2)
+        image[top : top + height, left : left + width] = random.uniform(0, 255, 3)
+    return np.clip(image, 0, 255)
+
+
+def _texture(size: int, random: Random) -> Array:
+    """(size, size, 4): a figure's colours in [0, 255] and its outline, 0 or 1, a lumpy circle."""
+    colours = _soft_noise(size, 4, random) * 1.2 + random.uniform(40, 215, 3)
+    y, x = (np.mgrid[:size, :size] + 0.5) / size * 2 - 1
+    angle = np.arctan2(y, x)
+    lumps = [random.uniform(0, 0.16) * np.cos(k * angle + random.uniform(0, 6.3)) for k in (1, 2, 3, 5)]
+    inside = np.hypot(x, y) < 0.7 + np.sum(lumps, axis=0)
+    return np.concatenate([np.clip(colours, 0, 255), inside[..., None]], axis=-1)
+
+
+def _soft_noise(size: int, cells: int, random: Random) -> Array:
+    """(size, size, 3) in [-127, 127]: random colours on a coarse grid, blended between."""
+    grid = random.uniform(-127, 127, (cells + 1, cells + 1, 3))
+    at = np.linspace(0, cells, size, endpoint=False)
+    low, part = at.astype(int), (at % 1)[:, None]
+    rows = grid[low] * (1 - part[..., None]) + grid[low + 1] * part[..., None]
+    blended: Array = rows[:, low] * (1 - part) + rows[:, low + 1] * part
+    return blended
+
+
+def _frames(
+    action: str, background: Array, figure: Array, num_frames: int, random: Random
+) -> NDArray[np.uint8]:
+    """(N, size, size, 3): the figure acting, with the noise of a camera."""
+    place = {"x": random.uniform(0.4, 0.6), "y": random.uniform(0.4, 0.6), "angle": random.uniform(-0.6, 0.6)}
+    start = place | {"scale": random.uniform(0.8, 1.2), "light": 1.0}
+    changes = ACTIONS[action](np.linspace(0, 1, num_frames), random)
+    images = []
+    for number in range(num_frames):
+        pose = dict(start)
+        for name, values in changes.items():
+            moved = float(values[number])
+            pose[name] = pose[name] * moved if name in ("scale", "light") else pose[name] + moved
+        images.append(_draw(background, figure, **pose))
+    noisy = np.stack(images) + random.normal(0, 3, (num_frames, *background.shape))
+    return np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
+
+
+def _draw(
+    background: Array, figure: Array, *, x: float, y: float, angle: float, scale: float, light: float
+) -> Array:
+    """`background` with the figure over it, its texture looked up at the nearest point."""
+    size, side = len(background), len(figure)
+    down, right = np.mgrid[:size, :size] + 0.5 - size * np.array([y, x])[:, None, None]
+    cos, sin = np.cos(angle) / scale, np.sin(angle) / scale
+    row = np.floor(cos * down - sin * right + side / 2).astype(int)
+    column = np.floor(sin * down + cos * right + side / 2).astype(int)
+    covered = (row >= 0) & (row < side) & (column >= 0) & (column < side)
+    looked_up = figure[np.clip(row, 0, side - 1), np.clip(column, 0, side - 1)]
+    outline = (covered & (looked_up[..., 3] > 0))[..., None]
+    return np.where(outline, looked_up[..., :3] * light, background)
+
+
+def _write_video(path: Path, frames: NDArray[np.uint8]) -> None:
+    with replacing(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=_FRAMES_PER_SECOND)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        stream.options = {"preset": "veryfast", "crf": "20", "threads": "1"}
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
