@@ -89,16 +89,29 @@ def find_backbone(name: str) -> Backbone:
 def build(architecture: str, pretrained: str | None = None, *, device: str = "cpu") -> nn.Module:
     """The open_clip model of that name.
 
-    `pretrained`: a tag, a file of weights, None for random ones; `device`: "meta" costs no memory,
+    `pretrained`: a tag, None for random weights; `device`: "meta" costs no memory,
     for counting.
     """
     with torch.device(device):
         if architecture == "debug":
             return _debug_model()
         model: nn.Module = open_clip.create_model(
-            architecture, pretrained=pretrained, pretrained_text=False, device=device
+            architecture,
+            pretrained=pretrained,
+            pretrained_text=False,
+            device=device,
+            force_preprocess_cfg=_colours(architecture, pretrained),
         )
     return model
+
+
+def _colours(architecture: str, pretrained: str | None) -> dict[str, tuple[float, ...]]:
+    # open_clip knows them by tag; without one it would give a SigLIP, say, the colours of OpenAI's CLIP.
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    if pretrained or not tags:
+        return {}
+    tag = open_clip.get_pretrained_cfg(architecture, tags[0])
+    return {key: tag[key] for key in ("mean", "std") if tag.get(key)}
 
 
 def _debug_model() -> nn.Module:

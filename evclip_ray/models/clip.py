@@ -14,6 +14,7 @@ from typing import Any
 import open_clip
 import torch
 import torch.nn.functional as F
+from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor, nn
 
 from evclip_ray.artifacts import file_digest
@@ -235,7 +236,7 @@ def _tokenizer(architecture: str) -> Tokenizer:
 
 def _checkpoint_activations(clip: FrozenCLIP) -> None:
     visual = clip.model.visual
-    if isinstance(visual, open_clip.ModifiedResNet):
+    if isinstance(visual, ModifiedResNet):
         raise ConfigError(f"backbone {clip.name}: a ResNet has no activation checkpointing; switch it off")
     visual.set_grad_checkpointing(True)
 

@@ -33,7 +33,7 @@ class FrozenNetwork(nn.Module):
         """Whether the weights were never trained."""
         return self.weights == RANDOM
 
-    def train(self, mode: bool = True) -> Self:  # noqa: ARG002
+    def train(self, mode: bool = True) -> Self:
         """Stay in evaluation mode: batch-norm statistics and drop-path are part of what is frozen."""
         return super().train(False)
 

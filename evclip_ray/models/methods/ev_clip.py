@@ -90,7 +90,7 @@ class EVCLIPConfig(MethodConfig):
         *,
         class_names: Sequence[str],
         num_frames: int,
-        image_size: int,  # noqa: ARG002
+        image_size: int,
     ) -> "EVCLIP":
         """The module; the class names are encoded here, once."""
         return EVCLIP(
@@ -179,7 +179,7 @@ class EVCLIP(Method):
             mask = _resized(self.mask_generator(video_map), self.frozen.clip.image_size)
         frames = self._frame_features(batch, mask)
         context = None if self.context_generator is None else self.context_generator(video_map)
-        tokens = frames if context is None else torch.cat([context.to(frames.dtype), frames], dim=1)
+        tokens = frames if context is None else torch.cat([context.float(), frames.float()], dim=1)
         video_features = mean_feature(tokens)
         return MethodOutput(
             logits=class_logits(self.frozen.clip, video_features, self.text_features),

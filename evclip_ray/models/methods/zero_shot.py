@@ -30,8 +30,8 @@ class ZeroShotConfig(MethodConfig):
         frozen: Frozen,
         *,
         class_names: Sequence[str],
-        num_frames: int,  # noqa: ARG002
-        image_size: int,  # noqa: ARG002
+        num_frames: int,
+        image_size: int,
     ) -> "ZeroShot":
         """The module; the class names are encoded here, once."""
         text_features = frozen.clip.encode_text(class_texts(class_names, self.template))
@@ -64,6 +64,6 @@ class ZeroShot(Method):
             video_features=video_features,
         )
 
-    def losses(self, output: MethodOutput, labels: Tensor) -> dict[str, Tensor]:  # noqa: ARG002
+    def losses(self, output: MethodOutput, labels: Tensor) -> dict[str, Tensor]:
         """No terms: there is nothing to train."""
         return {}

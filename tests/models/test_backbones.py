@@ -1,0 +1,48 @@
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from evclip_ray.config import ConfigError
+from evclip_ray.models.backbones import BACKBONES, build, find_backbone
+
+FAMILIES = ("ViT-H-14", "ViT-B-16-SigLIP", "ViT-B-16-SigLIP2", "EVA02-B-16", "MobileCLIP-S1")
+
+
+@pytest.mark.parametrize("name", [*BACKBONES, *FAMILIES])
+def test_every_backbone_builds_with_the_sizes_that_it_states_and_passes_gradients(name: str) -> None:
+    row = find_backbone(name)
+    model = build(row.architecture(row.pretrained), device="meta").eval()
+    images = torch.zeros(2, 3, row.image_size, row.image_size, device="meta", requires_grad=True)
+    features = model.encode_image(images)
+    assert features.shape == (2, row.embed_dim)
+    assert features.requires_grad
+
+
+@pytest.mark.parametrize("name", list(BACKBONES))
+def test_the_stated_compute_is_what_a_frame_costs(name: str) -> None:
+    row = BACKBONES[name]
+    model = build(row.architecture(row.pretrained), device="meta").eval()
+    with FlopCounterMode(display=False) as counter:
+        model.encode_image(torch.zeros(1, 3, row.image_size, row.image_size, device="meta"))
+    assert counter.get_total_flops() / 2e9 == pytest.approx(row.gmac, rel=5e-3)
+
+
+def test_openai_weights_get_the_activation_that_they_were_trained_with() -> None:
+    row = BACKBONES["ViT-B-16"]
+    assert row.architecture("openai") == "ViT-B-16-quickgelu"
+    assert row.architecture("laion2b_s34b_b88k") == "ViT-B-16"
+    assert row.architecture("a/file/of/openai.pt") == "ViT-B-16-quickgelu"
+    assert find_backbone("open_clip:ViT-B-16").architecture("a/file.pt") == "ViT-B-16"
+    assert find_backbone("ViT-B-16-quickgelu").architecture(None) == "ViT-B-16-quickgelu"
+
+
+def test_the_colours_of_a_family_do_not_depend_on_where_its_weights_come_from() -> None:
+    siglip = build("ViT-B-16-SigLIP", device="meta")
+    assert siglip.visual.preprocess_cfg["mean"] == (0.5, 0.5, 0.5)
+    mobile = build("MobileCLIP-S1", device="meta")
+    assert mobile.visual.preprocess_cfg["mean"] == (0.0, 0.0, 0.0)
+
+
+def test_an_unknown_backbone_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(ConfigError, match=r"'ViT-B-61' is unknown; the nearest valid name is 'ViT-B-16'"):
+        find_backbone("ViT-B-61")
