@@ -1,0 +1,33 @@
+# Everything runs in a virtual environment that the first target makes.
+VENV ?= .venv
+PYTHON ?= python3
+BIN = $(VENV)/bin
+
+.PHONY: install quickstart test slow gpu weights cluster check lint benchmarks
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+quickstart: install
+	$(BIN)/evclip-ray tune search_spaces/quickstart.yaml
+
+test: install
+	$(BIN)/python -m pytest
+
+slow gpu weights cluster: install
+	$(BIN)/python -m pytest -m $@
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+check: lint test
+
+benchmarks: install
+	for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done

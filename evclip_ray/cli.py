@@ -1,0 +1,370 @@
+"""The command line: each command parses, calls one function and prints."""
+
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from evclip_ray import __version__
+from evclip_ray.config import parse_assignments
+from evclip_ray.terminal import DecodeView, StudyView, bars, console, leaderboard_table, zero_shot_line
+
+INTERRUPTED = 130
+
+
+class OneLineErrors(click.Group):
+    """Shows the user's mistakes as one line, exit status 1; `--verbose` gives the traceback."""
+
+    def invoke(self, context: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(context)
+        except (ValueError, OSError) as error:
+            if context.params.get("verbose"):
+                raise
+            raise click.ClickException(str(error)) from None
+
+
+def _example(text: str) -> str:
+    return f"\b\nExample:\n  {text}"
+
+
+def _settings(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--set", "assignments", multiple=True, metavar="PATH=VALUE", help="Override a setting; repeatable."
+    )(command)
+
+
+def _cache(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--cache", type=click.Path(path_type=Path), envvar="EVCLIP_RAY_CACHE", default=None,
+        help="Folder of decoded videos, shared by all runs (default: ~/.cache/evclip-ray).",
+    )(command)  # fmt: skip
+
+
+def _address(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--address",
+        default=None,
+        help="A running Ray cluster: auto or ray://HOST:10001 (default: this machine).",
+    )(command)
+
+
+def _data(command: Callable[..., Any]) -> Callable[..., Any]:
+    command = click.option(
+        "--data", default=None, help="Manifest (CSV, Parquet) or a folder of class folders."
+    )(command)
+    return click.option("--root", default=None, help="Folder that the manifest's paths are relative to.")(
+        command
+    )
+
+
+@click.group(cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+@click.option("--verbose", is_flag=True, help="Show Ray's own log, and tracebacks.")
+@click.pass_context
+def main(context: click.Context, verbose: bool) -> None:
+    """Find the EV-CLIP prompts that work best on your own videos."""
+    context.obj = verbose
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(levelname)s %(message)s",
+        stream=sys.stderr,
+    )
+
+
+@main.command(epilog=_example("evclip-ray check"))
+def check() -> None:
+    """Say what this machine has: versions, devices, decoder, shipped search spaces."""
+    import torch
+
+    from evclip_ray.artifacts import provenance
+    from evclip_ray.data.decode import decoder_name
+    from evclip_ray.tuning.search_space import read_space, shipped_spaces
+
+    found = provenance()["versions"]
+    rows = [("python", sys.version.split()[0]), *found.items(), ("decoder", decoder_name())]
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    rows += [("GPUs", ", ".join(gpus) or "none: training runs on the CPU"), ("CPUs", str(os.cpu_count()))]
+    for name, value in rows:
+        click.echo(f"{name:<16} {value}")
+    for name, path in shipped_spaces().items():
+        placeholder = {} if name == "quickstart" else {"data.manifest": "."}
+        read_space(path, placeholder)
+        click.echo(f"{'search space':<16} {name}: valid")
+
+
+@main.group()
+def manifest() -> None:
+    """Look at a list of videos."""
+
+
+@manifest.command(epilog=_example("evclip-ray manifest verify videos/manifest.csv"))
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--root", type=click.Path(path_type=Path), default=None, help="Folder the paths are relative to."
+)
+@click.option("--workers", default=os.cpu_count(), show_default=True, help="Videos decoded at once.")
+@click.pass_context
+def verify(context: click.Context, file: Path, root: Path | None, workers: int) -> None:
+    """Decode every video once and say which are broken, and how. Exit status 1 if any is."""
+    from evclip_ray.data.manifest import read_manifest
+    from evclip_ray.data.verify import verify_manifest
+
+    listed = read_manifest(file, root=root)
+    broken = 0
+    with bars() as progress:
+        task = progress.add_task("verifying", total=len(listed))
+        for report in verify_manifest(listed, workers=workers):
+            progress.advance(task)
+            if not report.ok:
+                broken += 1
+                console.print(f"broken  {report.path}: {report.reason}", soft_wrap=True, markup=False)
+    click.echo(f"{len(listed)} videos, {len(listed.classes)} labels, {broken} broken")
+    if broken:
+        context.exit(1)
+
+
+@main.command(
+    epilog=_example(
+        "evclip-ray shards --data videos/manifest.csv --split train --split val --set view.num_frames=16"
+    )
+)
+@_data
+@click.option("--split", "splits", multiple=True, default=("train", "val"), show_default=True)
+@_settings
+@_cache
+@_address
+@click.pass_obj
+def shards(
+    verbose: bool, data: str | None, root: str | None, splits: tuple[str, ...],
+    assignments: tuple[str, ...], cache: Path | None, address: str | None,
+) -> None:  # fmt: skip
+    """Decode videos into Arrow shards ahead of time; finished shards are kept."""
+    from evclip_ray.cluster import connect
+    from evclip_ray.training.experiment import ExperimentConfig
+    from evclip_ray.training.videos import plan_videos, prepare
+
+    cache = _cache_folder(cache)
+    experiment = ExperimentConfig.load({}, {**_sources(data, root), **parse_assignments(assignments)})
+    plan = plan_videos(experiment, cache=cache, splits=splits)
+    with connect(address, verbose=verbose), bars() as progress:
+        videos = prepare(plan, cache=cache, progress=DecodeView(progress))
+    for split, found in videos.sets.items():
+        click.echo(
+            f"{split}: {len(found)} videos, {len(found.shards.skipped)} skipped, in {found.shards.folder}"
+        )
+
+
+@main.command(epilog=_example("evclip-ray train studies/debug/best.yaml --set seed=1 --out runs/best-seed1"))
+@click.argument("config", type=click.Path(path_type=Path))
+@_data
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=None, help="Folder of the run (default: runs/NAME)."
+)
+@click.option("--workers", default=1, show_default=True, help="Training processes (Ray Train, DDP).")
+@click.option("--cpus-per-worker", default=1.0, show_default=True)
+@click.option("--gpus-per-worker", default=None, type=float, help="Default: 1 where there are any.")
+@_settings
+@_cache
+@_address
+@click.pass_obj
+def train(
+    verbose: bool, config: Path, data: str | None, root: str | None, out: Path | None, workers: int,
+    cpus_per_worker: float, gpus_per_worker: float | None,
+    assignments: tuple[str, ...], cache: Path | None, address: str | None,
+) -> None:  # fmt: skip
+    """Train one experiment, for example a study's best.yaml; the same command again resumes it."""
+    from evclip_ray.cluster import connect
+    from evclip_ray.training.experiment import read_experiment
+    from evclip_ray.training.train import train_experiment
+
+    experiment = read_experiment(config, {**_sources(data, root), **parse_assignments(assignments)})
+    out = out or Path("runs") / config.stem
+    with connect(address, verbose=verbose, dashboard=workers > 1) as machines, bars() as progress:
+        metrics = train_experiment(
+            experiment, folder=out, cache=_cache_folder(cache), machines=machines, workers=workers,
+            cpus=cpus_per_worker, gpus=gpus_per_worker, decoding=DecodeView(progress), say=_say_epoch,
+        )  # fmt: skip
+    console.print(
+        f"best epoch {metrics['best_epoch']}: val top-1 {metrics['best_val_top1']:.3f} on {metrics['val_videos']} "
+        f"videos (zero-shot CLIP {metrics['zero_shot_top1']:.3f})\n"
+        f"evaluate it:  evclip-ray evaluate {out / 'best'} --split test",
+        soft_wrap=True,
+    )
+
+
+@main.command(
+    epilog=_example(
+        "evclip-ray tune search_spaces/debug.yaml --data videos/manifest.csv --trials 16 --out studies/mine"
+    )
+)
+@click.argument("space")
+@_data
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Folder of the study (default: studies/NAME).",
+)
+@click.option("--trials", type=int, default=None, help="Trials in all; raise it later to add some.")
+@click.option("--seed", type=int, default=None, help="Seed of the searcher.")
+@click.option("--workers", type=int, default=None, help="Training processes of one trial.")
+@click.option("--cpus-per-worker", type=float, default=None)
+@click.option("--gpus-per-worker", type=float, default=None)
+@click.option("--dry-run", is_flag=True, help="Print trials, resources and cost, and stop.")
+@_settings
+@_cache
+@_address
+@click.pass_context
+def tune(
+    context: click.Context, space: str, data: str | None, root: str | None, out: Path | None,
+    trials: int | None, seed: int | None, workers: int | None, cpus_per_worker: float | None,
+    gpus_per_worker: float | None, dry_run: bool, assignments: tuple[str, ...], cache: Path | None,
+    address: str | None,
+) -> None:  # fmt: skip
+    """Search prompt sizes, learning rates and backbones; the same command again resumes."""
+    from evclip_ray.cluster import connect
+    from evclip_ray.tuning.search_space import find_space, read_space
+    from evclip_ray.tuning.tuner import StudyRun
+
+    study = {
+        "trials": trials, "seed": seed, "workers": workers, "cpus": cpus_per_worker, "gpus": gpus_per_worker,
+    }  # fmt: skip
+    searched = read_space(
+        find_space(space),
+        {**_sources(data, root), **parse_assignments(assignments)},
+        study={name: value for name, value in study.items() if value is not None},
+    )
+    run = StudyRun(searched, out or Path("studies") / searched.name, cache=_cache_folder(cache))
+    with connect(address, verbose=context.obj, dashboard=searched.study.workers > 1) as machines:
+        plan = run.plan(machines, measure=dry_run)
+        console.print(f"study {searched.name} in {run.folder.root}", soft_wrap=True)
+        for heading, text in plan.lines():
+            console.print(f"  {heading:<10} {text}", soft_wrap=True, markup=False)
+        if dry_run:
+            return
+        run.claim()
+        with bars() as progress:
+            run.prepare(DecodeView(progress))
+        with bars() as progress:
+            outcome = run.run(plan, StudyView(progress, trials=plan.missing, epochs=plan.epochs))
+    if not outcome.missing:
+        _show_study(run.folder.root, outcome.rows)
+        return
+    console.print(f"\n{outcome.missing} trials are still to be run; everything finished is kept. Go on with:")
+    console.print(f"  {_this_command()}", soft_wrap=True, markup=False)
+    context.exit(INTERRUPTED)
+
+
+@main.command(
+    epilog=_example("evclip-ray evaluate studies/debug/best --data videos/manifest.csv --split test")
+)
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@_data
+@click.option("--split", default="test", show_default=True)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Folder of the tables (default: CHECKPOINT-SPLIT).",
+)
+@_settings
+@_cache
+@_address
+@click.pass_obj
+def evaluate(
+    verbose: bool, checkpoint: Path, data: str | None, root: str | None, split: str, out: Path | None,
+    assignments: tuple[str, ...], cache: Path | None, address: str | None,
+) -> None:  # fmt: skip
+    """Score a checkpoint on a split, beside zero-shot CLIP on the same views."""
+    from evclip_ray.cluster import connect
+    from evclip_ray.deploy.assess import assess, plan_assessment
+    from evclip_ray.training.videos import is_prepared, prepare
+
+    cache = _cache_folder(cache)
+    overrides = {**_sources(data, root), **parse_assignments(assignments)}
+    experiment, plan = plan_assessment(checkpoint, overrides, split=split, cache=cache)
+    if is_prepared(plan, cache):
+        videos = prepare(plan, cache=cache)
+    else:
+        with connect(address, verbose=verbose), bars() as progress:
+            videos = prepare(plan, cache=cache, progress=DecodeView(progress))
+    out = out or checkpoint.with_name(f"{checkpoint.name}-{split}")
+    found = assess(checkpoint, experiment, videos, split=split, out=out)
+    _warn_random(found.weights)
+    for name, numbers in (("adapted", found.adapted), ("zero-shot CLIP", found.zero_shot)):
+        low, high = numbers["top1_interval"]
+        console.print(
+            f"{name:<15} top-1 {numbers['top1']:.3f} (95 % interval {low:.3f} to {high:.3f})  top-5 {numbers['top5']:.3f}"
+            f"  mean class accuracy {numbers['mean_class_accuracy']:.3f}  on {numbers['videos']} videos",
+            soft_wrap=True,
+        )
+    for name, videos_of, before, after in found.per_class:
+        console.print(
+            f"  {name:<24} {videos_of:>5} videos  zero-shot {before:.3f}  adapted {after:.3f}", markup=False
+        )
+    if found.skipped:
+        console.print(f"{found.skipped} videos could not be decoded and were left out")
+    console.print(f"confusion matrix, per-class and per-video tables: {out}", soft_wrap=True)
+
+
+def _show_study(root: Path, rows: list[dict[str, Any]]) -> None:
+    from evclip_ray.training.checkpoint import CONFIG, read_record
+
+    console.print(leaderboard_table(rows))
+    console.print(zero_shot_line(rows))
+    if (root / "best" / CONFIG).is_file():
+        _warn_random(read_record(root / "best")["weights"])
+    console.print(
+        f"\nleaderboard   {root / 'leaderboard.csv'}\n"
+        f"watch         tensorboard --logdir {root}\n"
+        f"train it      evclip-ray train {root / 'best.yaml'}\n"
+        f"test it       evclip-ray evaluate {root / 'best'} --split test",
+        soft_wrap=True,
+    )
+
+
+def _warn_random(weights: dict[str, str]) -> None:
+    random = [part for part, origin in weights.items() if origin == "random"]
+    if random:
+        console.print(
+            f"RANDOM WEIGHTS in {' and '.join(random)}: these numbers say nothing of a trained CLIP"
+        )
+
+
+def _say_epoch(metrics: dict[str, Any]) -> None:
+    if metrics.get("diverged"):
+        console.print(f"epoch {metrics['epoch']:>3}  diverged: the loss is not a number; lower optim.lr")
+        return
+    console.print(
+        f"epoch {metrics['epoch']:>3}  loss {metrics['train_loss']:.4f}  val top-1 {metrics['val_top1']:.3f}"
+        f"  val loss {metrics['val_loss']:.4f}  {metrics['seconds']:.1f} s"
+    )
+
+
+def _sources(data: str | None, root: str | None) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if data is not None:
+        # Absolute, so that best.yaml works from any folder.
+        found |= {
+            "data.manifest": data if "://" in data else str(Path(data).expanduser().resolve()),
+            "data.synthetic": None,
+        }
+    if root is not None:
+        found["data.root"] = str(Path(root).expanduser().resolve())
+    return found
+
+
+def _cache_folder(cache: Path | None) -> Path:
+    base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    return (cache or base / "evclip-ray").expanduser().resolve()
+
+
+def _this_command() -> str:
+    return shlex.join(["evclip-ray", *sys.argv[1:]])

@@ -1,0 +1,79 @@
+"""Score a method on decoded videos: one deterministic view each, every video exactly once."""
+
+import contextlib
+import dataclasses
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from evclip_ray.data.shards import ShardSet
+from evclip_ray.data.transforms import crop_batch
+from evclip_ray.evaluation.metrics import ClassificationState, wilson_interval
+from evclip_ray.models.methods.base import Method, VideoBatch
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """What a method said: `logits` (V, N) float32, `labels` (V,) class indices, V videos in order."""
+
+    logits: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+
+    @property
+    def state(self) -> ClassificationState:
+        """The sums that metrics come from."""
+        return ClassificationState.of(self.logits, self.labels)
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether every logit is a number."""
+        return bool(np.isfinite(self.logits).all())
+
+
+def autocast(device: torch.device, dtype: torch.dtype | None) -> contextlib.AbstractContextManager[None]:
+    """Autocast to `dtype`, or nothing for None."""
+    if dtype is None:
+        return contextlib.nullcontext()
+    context: contextlib.AbstractContextManager[None] = torch.autocast(device.type, dtype=dtype)
+    return context
+
+
+@torch.no_grad()
+def score(
+    method: Method,
+    shards: ShardSet,
+    labels: npt.NDArray[np.int64],
+    *,
+    device: torch.device,
+    batch_size: int,
+    dtype: torch.dtype | None = None,
+    positions: npt.NDArray[np.int64] | None = None,
+) -> Scores:
+    """Logits of the videos at `positions` (all of them by default), in evaluation mode."""
+    chosen = np.arange(len(shards)) if positions is None else positions
+    size = method.frozen.clip.image_size
+    was_training = method.training
+    method.eval()
+    logits = []
+    for start in range(0, len(chosen), batch_size):
+        frames = torch.from_numpy(shards.frames(chosen[start : start + batch_size])).to(device)
+        with autocast(device, dtype):
+            output = method(VideoBatch(crop_batch(frames, size=size, augment=None, generator=None)))
+        logits.append(output.logits.float().cpu().numpy())
+    method.train(was_training)
+    width = logits[0].shape[1] if logits else 0
+    return Scores(np.concatenate(logits) if logits else np.zeros((0, width), np.float32), labels[chosen])
+
+
+def summary(state: ClassificationState) -> dict[str, float | int | list[float]]:
+    """The numbers of a result row, top-1 with its 95 % Wilson interval."""
+    low, high = wilson_interval(state.top1_hits, state.num_videos)
+    return {
+        "videos": state.num_videos,
+        "top1": state.top1,
+        "top1_interval": [low, high],
+        "top5": state.top5,
+        "mean_class_accuracy": state.mean_class_accuracy,
+        "log_loss": state.log_loss,
+    }

@@ -1,0 +1,102 @@
+"""What a person sees while work goes on: bars, one line a trial, tables."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+console = Console(highlight=False)
+
+
+@contextmanager
+def bars() -> Iterator[Progress]:
+    """Progress bars on a terminal; nothing where the output is a file or a pipe."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        yield progress
+
+
+class DecodeView:
+    """A bar a split while videos are decoded."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._tasks: dict[str, TaskID] = {}
+
+    def __call__(self, split: str, done: int, total: int) -> None:
+        """Show `done` of `total` videos of a split."""
+        if split not in self._tasks:
+            self._tasks[split] = self._progress.add_task(f"decoding {split}", total=total)
+        self._progress.update(self._tasks[split], completed=done, total=total)
+
+
+class StudyView:
+    """A bar of trials, a bar of epochs, and a line for each trial that ends."""
+
+    def __init__(self, progress: Progress, *, trials: int, epochs: int) -> None:
+        self._progress = progress
+        self._ended = progress.add_task("trials", total=trials)
+        self._running: dict[str, TaskID] = {}
+        self._epochs = epochs
+        self._best = 0.0
+
+    def __call__(self, event: str, trial: str, metrics: Mapping[str, Any]) -> None:
+        """Show what happened to a trial."""
+        if event == "epoch":
+            if trial not in self._running:
+                self._running[trial] = self._progress.add_task(trial, total=self._epochs)
+            self._progress.update(self._running[trial], completed=metrics["epoch"])
+            return
+        if trial in self._running:
+            self._progress.remove_task(self._running.pop(trial))
+        self._progress.advance(self._ended)
+        top1 = float(metrics.get("best_val_top1") or 0.0)
+        self._best = max(self._best, top1)
+        said = metrics.get("error") or f"val top-1 {top1:.3f} (best so far {self._best:.3f})"
+        console.print(
+            f"{trial}  {metrics['state']:<9} epoch {metrics.get('epoch', 0):>3}  {said}", soft_wrap=True
+        )
+
+
+def leaderboard_table(rows: Sequence[Mapping[str, Any]], *, most: int = 10) -> Table:
+    """The best trials as a table: validation top-1 with its 95 % interval, and the searched settings."""
+    table = Table(title="Leaderboard (validation)", title_justify="left")
+    searched = sorted({path for row in rows for path in row["overrides"]})
+    for name in ("rank", "trial", "top-1", "95 % interval", "loss", "epochs", "state"):
+        table.add_column(name)
+    for path in searched:
+        table.add_column(path.rpartition(".")[2] if _is_unique_leaf(path, searched) else path)
+    for row in rows[:most]:
+        table.add_row(
+            str(row["rank"]), row["trial"].removeprefix("trial-"), f"{row['val_top1']:.3f}",
+            f"{row['val_top1_low']:.2f} to {row['val_top1_high']:.2f}",
+            f"{row['val_loss']:.3f}" if math.isfinite(row["val_loss"]) else "-",
+            str(row["epochs"]), row["state"],
+            *(short(row["overrides"].get(path, "-")) for path in searched),
+        )  # fmt: skip
+    return table
+
+
+def zero_shot_line(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Zero-shot CLIP beside the trials, over the conditions that they ran under."""
+    scores = sorted({row["zero_shot_top1"] for row in rows if not math.isnan(row["zero_shot_top1"])})
+    listed = ", ".join(f"{score:.3f}" for score in scores) or "not scored"
+    return f"zero-shot CLIP on the same views: top-1 {listed}"
+
+
+def short(value: Any) -> str:
+    """A setting in few characters."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _is_unique_leaf(path: str, searched: Sequence[str]) -> bool:
+    leaf = path.rpartition(".")[2]
+    return sum(other.rpartition(".")[2] == leaf for other in searched) == 1 and leaf not in {
+        "depth",
+        "heads",
+        "name",
+    }

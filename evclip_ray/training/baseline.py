@@ -1,0 +1,64 @@
+"""Zero-shot CLIP on the same views: the number that every run is read beside."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from evclip_ray.artifacts import digest, read_json, write_json
+from evclip_ray.evaluation.evaluate import Scores, score, summary
+from evclip_ray.models.methods.base import MethodConfig
+from evclip_ray.training.build import autocast_dtype, build_method, weights_of
+from evclip_ray.training.experiment import ExperimentConfig
+from evclip_ray.training.videos import Videos
+
+
+def videos_key(experiment: ExperimentConfig) -> str:
+    """What decides which pixels an experiment reads."""
+    return digest({name: getattr(experiment, name).model_dump(mode="json") for name in ("data", "view")})
+
+
+def zero_shot_key(experiment: ExperimentConfig) -> str:
+    """What decides the zero-shot number beside a run."""
+    return digest(
+        {
+            "videos": videos_key(experiment),
+            "backbone": experiment.backbone.model_dump(mode="json"),
+            "method": zero_shot_of(experiment).method.model_dump(mode="json"),
+            "precision": experiment.precision,
+        }
+    )
+
+
+def zero_shot_of(experiment: ExperimentConfig) -> ExperimentConfig:
+    """The same experiment without adaptation: its template and normalisation, nothing trained."""
+    settings = {"name": "zero_shot"}
+    kind = MethodConfig.resolve(settings)
+    shared = kind.model_fields.keys() - {"name"}
+    settings |= {
+        name: getattr(experiment.method, name) for name in shared if hasattr(experiment.method, name)
+    }
+    return experiment.model_copy(update={"method": kind.model_validate(settings)})
+
+
+def score_zero_shot(
+    experiment: ExperimentConfig, videos: Videos, *, split: str, device: torch.device
+) -> tuple[Scores, dict[str, str]]:
+    """What zero-shot CLIP says of a split, and where its weights came from."""
+    method = build_method(zero_shot_of(experiment), videos.classes, device=device)
+    chosen = videos.sets[split]
+    scores = score(
+        method, chosen.shards, chosen.labels, device=device,
+        batch_size=experiment.optim.eval_batch_size, dtype=autocast_dtype(experiment, device),
+    )  # fmt: skip
+    return scores, weights_of(method.frozen)
+
+
+def zero_shot_numbers(
+    path: Path, experiment: ExperimentConfig, videos: Videos, *, device: torch.device
+) -> dict[str, Any]:
+    """The zero-shot numbers of the validation split; scored once and kept in `path`."""
+    if not path.is_file():
+        scores, weights = score_zero_shot(experiment, videos, split="val", device=device)
+        write_json(path, {**summary(scores.state), "weights": weights})
+    return dict(read_json(path))

@@ -1,0 +1,70 @@
+"""From an experiment to the networks it trains: frozen ones shared within the process, one adapter."""
+
+from collections.abc import Sequence
+
+import torch
+
+from evclip_ray.config import ConfigError
+from evclip_ray.models.clip import load_clip
+from evclip_ray.models.methods.base import Frozen, Method, MethodConfig
+from evclip_ray.models.video_encoder import load_video_encoder
+from evclip_ray.training.experiment import BackboneConfig, ExperimentConfig, class_name
+
+
+def pick_device() -> torch.device:
+    """The GPU that this process may use, else the CPU."""
+    return (
+        torch.device("cuda", torch.cuda.current_device())
+        if torch.cuda.is_available()
+        else torch.device("cpu")
+    )
+
+
+def autocast_dtype(experiment: ExperimentConfig, device: torch.device) -> torch.dtype | None:
+    """bfloat16 where `precision` asks for it (`auto`: on a GPU), else None for float32."""
+    if experiment.precision == "auto":
+        return torch.bfloat16 if device.type == "cuda" else None
+    return torch.bfloat16 if experiment.precision == "bfloat16" else None
+
+
+def load_frozen(backbone: BackboneConfig, method: MethodConfig, device: torch.device) -> Frozen:
+    """The frozen networks that a method reads; loaded once per process and kept."""
+    clip = load_clip(
+        backbone.name, backbone.pretrained, device=str(device),
+        activation_checkpointing=backbone.activation_checkpointing,
+    )  # fmt: skip
+    if not method.needs_video_encoder:
+        return Frozen(clip)
+    encoder = method.video_encoder  # type: ignore[attr-defined]
+    return Frozen(clip, load_video_encoder(encoder.name, encoder.weights, device=str(device)))
+
+
+def build_method(
+    experiment: ExperimentConfig, classes: Sequence[str], *, device: torch.device | None = None
+) -> Method:
+    """The method of an experiment over its frozen networks, initialised by the experiment's seed.
+
+    Raises:
+        ConfigError: two labels that read the same as words.
+    """
+    device = device or pick_device()
+    names = [class_name(label) for label in classes]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(f"class names must differ as words, these do not: {', '.join(twice)}")
+    frozen = load_frozen(experiment.backbone, experiment.method, device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(experiment.seed)
+        method = experiment.method.build(
+            frozen, class_names=names, num_frames=experiment.view.num_frames,
+            image_size=frozen.clip.image_size,
+        )  # fmt: skip
+    return method.to(device)
+
+
+def weights_of(frozen: Frozen) -> dict[str, str]:
+    """Where the frozen weights came from: a tag, a file's digest, or "random"."""
+    found = {"clip": frozen.clip.weights}
+    if frozen.video_encoder is not None:
+        found["video_encoder"] = frozen.video_encoder.weights
+    return found

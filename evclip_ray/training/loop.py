@@ -1,0 +1,327 @@
+"""The training loop: plain torch, no Ray. Epochs, validation, checkpoints, resumption.
+
+It reports through a callable, so that the same loop serves a local run, a Tune trial and a Ray
+Train worker. Everything random is drawn from (seed, epoch), so a run resumed from its last epoch
+takes the steps that it would have taken.
+"""
+
+import contextlib
+import dataclasses
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from evclip_ray.artifacts import ArtifactError, provenance, write_text
+from evclip_ray.data.transforms import crop_batch
+from evclip_ray.evaluation.evaluate import autocast, score
+from evclip_ray.evaluation.metrics import ClassificationState
+from evclip_ray.models.methods.base import Method, VideoBatch
+from evclip_ray.training.baseline import zero_shot_numbers
+from evclip_ray.training.build import autocast_dtype, weights_of
+from evclip_ray.training.checkpoint import (
+    latest_checkpoint,
+    load_adapter,
+    load_optimizer,
+    read_record,
+    save_checkpoint,
+)  # fmt: skip
+from evclip_ray.training.experiment import ExperimentConfig
+from evclip_ray.training.optim import learning_rate, make_optimizer
+from evclip_ray.training.tensorboard import BoardWriter
+from evclip_ray.training.videos import Videos, VideoSet
+
+log = logging.getLogger(__name__)
+
+Metrics = dict[str, Any]
+Report = Callable[[Metrics], None]
+
+
+class Diverged(ArithmeticError):
+    """The loss or the logits are no longer numbers."""
+
+
+@dataclasses.dataclass
+class Progress:
+    """How far a run is: what it needs to go on, and the best epoch so far."""
+
+    epoch: int = 0
+    best_top1: float = 0.0
+    best_loss: float | None = None
+    best_epoch: int = 0
+    history: list[Metrics] = dataclasses.field(default_factory=list)
+
+    def improves(self, top1: float, loss: float) -> bool:
+        """Whether an epoch beats the best: higher top-1, or the same with a lower loss."""
+        return self.best_loss is None or (top1, -loss) > (self.best_top1, -self.best_loss)
+
+
+class Run:
+    """One training of one method. `folder` gets `last/`, `best/`, `history.jsonl` and event files."""
+
+    def __init__(
+        self,
+        experiment: ExperimentConfig,
+        videos: Videos,
+        method: Method,
+        *,
+        folder: Path,
+        zero_shot: Path | None = None,
+        hparams: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.experiment, self.videos, self.method, self.folder = experiment, videos, method, folder
+        self.zero_shot = zero_shot or folder / "zero_shot.json"
+        self.hparams = dict(hparams or {})
+        self.device = next(method.parameters()).device
+        self.dtype = autocast_dtype(experiment, self.device)
+        self.optimizer = make_optimizer(method.parameters(), experiment.optim)
+        self.rank = dist.get_rank() if dist.is_initialized() else 0
+        self.world = dist.get_world_size() if dist.is_initialized() else 1
+        self.model = _distributed(method, self.device) if self.world > 1 else method
+        self.steps_per_epoch = math.ceil(len(videos.sets["train"]) / experiment.optim.batch_size)
+        self.progress = Progress()
+        self.baseline: Metrics = {}
+
+    def fit(self, report: Report) -> Metrics:
+        """Train to the last epoch, from the last checkpoint if there is one; returns the last metrics.
+
+        `report` is called after every epoch, on every worker (once, for a run that was finished
+        already). A run whose loss stops being a number ends there, reports its best epoch so far and
+        says so by `diverged`. The zero-shot numbers are written first, if they are not there.
+        """
+        self.resume()
+        if self.rank == 0:
+            self.baseline = zero_shot_numbers(
+                self.zero_shot, self.experiment, self.videos, device=self.device
+            )
+        last = self.progress.history[-1] if self.progress.history else {}
+        if self.is_done:
+            report(last)
+        with self._board() as board:
+            while not self.is_done:
+                last = self._epoch(board)
+                report(last)
+        return last
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the last epoch has been trained, or the run has diverged."""
+        history = self.progress.history
+        diverged = bool(history and history[-1].get("diverged"))
+        return diverged or self.progress.epoch >= self.experiment.optim.epochs
+
+    def resume(self) -> None:
+        """Continue from `last/` where a run of the same experiment left one."""
+        found = latest_checkpoint(self.folder / "last")
+        if found is None:
+            return
+        record = read_record(found)
+        if record["experiment"] != self.experiment.model_dump(mode="json"):
+            raise ArtifactError(
+                f"{self.folder}: holds a run of another experiment; choose another folder or remove it"
+            )
+        load_adapter(found, self.method)
+        self.progress = Progress(**record["progress"])
+        if not self.is_done:
+            load_optimizer(found, self.method, self.optimizer)
+        log.info("%s: resuming after epoch %d", self.folder, self.progress.epoch)
+
+    def _epoch(self, board: BoardWriter | None) -> Metrics:
+        started = time.perf_counter()
+        epoch = self.progress.epoch
+        try:
+            trained = self._train(epoch)
+            state = self._validate()
+        except Diverged as problem:
+            log.warning("%s: epoch %d: %s; the run ends here", self.folder, epoch + 1, problem)
+            return self._finish_epoch({"diverged": True}, board, started)
+        better = self.progress.improves(state.top1, state.log_loss)
+        if better:
+            self.progress.best_top1, self.progress.best_loss = state.top1, state.log_loss
+            self.progress.best_epoch = epoch + 1
+        scored = {"val_top1": state.top1, "val_top5": state.top5, "val_loss": state.log_loss}
+        return self._finish_epoch({**trained, **scored}, board, started, better=better)
+
+    def _finish_epoch(
+        self, values: Metrics, board: BoardWriter | None, started: float, *, better: bool = False
+    ) -> Metrics:
+        progress = self.progress
+        progress.epoch += 1
+        metrics: Metrics = {
+            "epoch": progress.epoch,
+            **values,
+            "best_val_top1": progress.best_top1,
+            "best_val_loss": progress.best_loss,
+            "best_epoch": progress.best_epoch,
+            "zero_shot_top1": self.baseline.get("top1"),
+            "val_videos": len(self.videos.sets["val"]),
+            "seconds": round(time.perf_counter() - started, 4),
+        }
+        progress.history.append(metrics)
+        if self.rank == 0:
+            self._save(better)
+            if board is not None:
+                board.scalars(_board_names(metrics), epoch=progress.epoch)
+        return metrics
+
+    def _train(self, epoch: int) -> Metrics:
+        self.model.train()
+        train = self.videos.sets["train"]
+        generator = torch.Generator().manual_seed(_seed(self.experiment.seed, epoch))
+        order = torch.randperm(len(train), generator=generator).numpy()
+        size = self.experiment.optim.batch_size
+        sums: dict[str, float] = {}
+        norms, rate = [], 0.0
+        began = time.perf_counter()
+        for step in range(self.steps_per_epoch):
+            rate = learning_rate(
+                epoch * self.steps_per_epoch + step,
+                steps_per_epoch=self.steps_per_epoch, optim=self.experiment.optim,
+            )  # fmt: skip
+            batch = order[step * size : (step + 1) * size]
+            terms, norm = self._step(train, batch, epoch=epoch, rate=rate, generator=generator)
+            norms.append(norm)
+            for name, value in terms.items():
+                sums[name] = sums.get(name, 0.0) + value * len(batch) / len(train)
+        elapsed = time.perf_counter() - began
+        return {
+            "train_loss": sum(sums.values()),
+            **{f"train_{name}": value for name, value in sums.items()},
+            "grad_norm": float(np.mean(norms)),
+            "lr": rate,
+            "step_seconds": elapsed / self.steps_per_epoch,
+            "train_seconds": elapsed,
+        }
+
+    def _step(
+        self,
+        train: VideoSet,
+        batch: npt.NDArray[np.int64],
+        *,
+        epoch: int,
+        rate: float,
+        generator: torch.Generator,
+    ) -> tuple[dict[str, float], float]:
+        mine = np.array_split(batch, self.world)[self.rank]
+        # A worker without a video in a short last batch repeats one at weight 0: the gradient is
+        # that of the batch, and no worker waits for another.
+        share = len(mine) * self.world / len(batch)
+        chosen = mine if len(mine) else batch[:1]
+        view = (epoch + self.experiment.seed) % train.shards.num_views
+        frames = torch.from_numpy(train.shards.frames(chosen, view=view)).to(self.device)
+        labels = torch.from_numpy(train.labels[chosen]).to(self.device)
+        pixels = crop_batch(
+            frames, size=self.method.frozen.clip.image_size,
+            augment=self.experiment.data.augment, generator=generator,
+        )  # fmt: skip
+        with autocast(self.device, self.dtype):
+            output = self.model(VideoBatch(pixels))
+        terms = self.method.losses(output, labels)
+        loss = torch.stack([term.float() for term in terms.values()]).sum() * share
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        limit = self.experiment.optim.clip_norm
+        norm = torch.nn.utils.clip_grad_norm_(self.method.parameters(), limit if limit else math.inf)
+        _require_finite(loss, norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        means = _summed(torch.stack([t.detach().float() for t in terms.values()]) * share / self.world)
+        return dict(zip(terms, means.tolist(), strict=True)), float(norm)
+
+    def _validate(self) -> ClassificationState:
+        val = self.videos.sets["val"]
+        mine = np.arange(len(val))[self.rank :: self.world]
+        scores = score(
+            self.method, val.shards, val.labels, device=self.device,
+            batch_size=self.experiment.optim.eval_batch_size, dtype=self.dtype, positions=mine,
+        )  # fmt: skip
+        finite = _summed(torch.tensor([float(not scores.is_finite)]))
+        if finite.item() > 0:
+            raise Diverged("validation logits are not finite")
+        num_classes = len(self.videos.classes)
+        state = scores.state if len(mine) else ClassificationState.empty(num_classes)
+        flat = np.concatenate([state.confusion.ravel(), [state.top5_hits, state.log_loss_sum]])
+        total = _summed(torch.from_numpy(flat.astype(np.float64))).numpy()
+        confusion = np.rint(total[:-2]).astype(np.int64).reshape(num_classes, num_classes)
+        return ClassificationState(confusion, round(total[-2]), float(total[-1]))
+
+    def _save(self, better: bool) -> None:
+        record = self.record()
+        if better:
+            save_checkpoint(self.folder / "best", self.method, record)
+        # A finished run keeps its tensors, not the moments, which are twice as large.
+        optimizer = None if self.is_done else self.optimizer
+        save_checkpoint(self.folder / "last", self.method, record, optimizer=optimizer)
+        lines = [json.dumps(metrics) for metrics in self.progress.history]
+        write_text(self.folder / "history.jsonl", "\n".join(lines) + "\n")
+
+    def record(self) -> Metrics:
+        """What a checkpoint says of itself: settings, classes, progress, weights, versions."""
+        return {
+            "experiment": self.experiment.model_dump(mode="json"),
+            "classes": list(self.videos.classes),
+            "progress": dataclasses.asdict(self.progress),
+            "num_trainable": self.method.num_trainable(),
+            "weights": weights_of(self.method.frozen),
+            "decoder": self.videos.sets["train"].shards.decoder,
+            "provenance": provenance(),
+        }
+
+    def _board(self) -> contextlib.AbstractContextManager[BoardWriter | None]:
+        if self.rank != 0:
+            return contextlib.nullcontext()
+        weights = weights_of(self.method.frozen)
+        loud = "\n\n**RANDOM WEIGHTS**: these numbers say nothing of a trained CLIP" * (
+            "random" in weights.values()
+        )
+        settings = json.dumps(self.experiment.model_dump(mode="json"), indent=1)
+        text = {"config": f"```\n{settings}\n```", "weights": f"{weights}{loud}"}
+        return BoardWriter(self.folder, self.hparams, text=text)
+
+
+def _distributed(method: Method, device: torch.device) -> torch.nn.Module:
+    ids = [device.index] if device.type == "cuda" else None
+    return torch.nn.parallel.DistributedDataParallel(method, device_ids=ids, broadcast_buffers=False)
+
+
+def _seed(seed: int, epoch: int) -> int:
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _summed(values: Tensor) -> Tensor:
+    if dist.is_initialized():
+        on_device = values.cuda() if dist.get_backend() == "nccl" else values.clone()
+        dist.all_reduce(on_device)
+        return on_device.cpu()
+    return values.cpu()
+
+
+def _require_finite(loss: Tensor, norm: Tensor) -> None:
+    bad = torch.tensor([float(not (torch.isfinite(loss) and torch.isfinite(norm)))])
+    if _summed(bad).item() > 0:
+        raise Diverged("the loss or its gradient is not finite")
+
+
+def _board_names(metrics: Metrics) -> dict[str, float]:
+    names = {}
+    for key, value in metrics.items():
+        if key in {"epoch", "val_videos"} or value is None or isinstance(value, bool):
+            continue
+        if key == "zero_shot_top1":
+            names["val/zero_shot_top1"] = float(value)
+        elif key.startswith("best_val_"):
+            names[f"val/best_{key.removeprefix('best_val_')}"] = float(value)
+        else:
+            group, _, rest = key.partition("_")
+            names[f"{group}/{rest}" if group in {"train", "val"} and rest else f"run/{key}"] = float(value)
+    return names

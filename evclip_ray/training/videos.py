@@ -1,0 +1,157 @@
+"""From an experiment's data section to decoded videos: which rows, decoded once, opened by every run.
+
+`plan_videos` is pure: it reads the manifest, completes its splits and draws the shots. `prepare`
+decodes what is missing (through Ray) and opens the rest. The test split is never part of a plan
+for training; `evaluate` asks for it by name.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from evclip_ray.artifacts import digest, read_json, write_json
+from evclip_ray.data.manifest import Manifest, read_manifest
+from evclip_ray.data.shards import ShardSet, open_shards, prepare_shards
+from evclip_ray.data.splits import assign_splits, few_shot
+from evclip_ray.data.view import ViewConfig
+from evclip_ray.training.experiment import DataConfig, ExperimentConfig
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[str, int, int], None]
+"""Called with a split's name, videos done, videos in all."""
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoPlan:
+    """The rows of each split that an experiment reads, and how they are decoded."""
+
+    manifest: Manifest
+    rows: dict[str, npt.NDArray[np.int64]]
+    classes: tuple[str, ...]
+    view: ViewConfig
+    num_views: dict[str, int]
+
+    def folder(self, split: str, cache: Path) -> Path:
+        """Where the shards of a split are or will be; the same videos and view give the same folder."""
+        chosen = self.manifest.select(self.rows[split])
+        key = digest(
+            {
+                "root": str(chosen.root.resolve()),
+                "rows": chosen.digest(),
+                "view": self.view.model_dump(),
+                "views": self.num_views[split],
+            }
+        )
+        return cache / "shards" / key
+
+    @property
+    def key(self) -> str:
+        """Digest of everything that decides which pixels a run sees."""
+        return digest({split: str(self.folder(split, Path())) for split in sorted(self.rows)})
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoSet:
+    """The decoded videos of one split: shards, and the class index of each video."""
+
+    shards: ShardSet
+    labels: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclasses.dataclass(frozen=True)
+class Videos:
+    """The decoded splits of an experiment. `classes`: labels in index order."""
+
+    sets: dict[str, VideoSet]
+    classes: tuple[str, ...]
+
+    def save(self, path: Path) -> None:
+        """Write where the shards are, for other processes to `Videos.load`."""
+        folders = {split: str(found.shards.folder) for split, found in self.sets.items()}
+        write_json(path, {"classes": self.classes, "folders": folders})
+
+    @classmethod
+    def load(cls, path: Path) -> "Videos":
+        """Open the shards that `save` wrote down."""
+        record = read_json(path)
+        classes = tuple(record["classes"])
+        sets = {split: _open(open_shards(Path(at)), classes) for split, at in record["folders"].items()}
+        return cls(sets, classes)
+
+
+def resolve_manifest(data: DataConfig, *, cache: Path) -> Manifest:
+    """The manifest of a data section; a synthetic set is written first where it is missing."""
+    if data.synthetic is not None:
+        from evclip_ray.data.datasets.synthetic import write_synthetic
+
+        made = data.synthetic.model_dump()
+        return read_manifest(write_synthetic(cache / "synthetic" / digest(made), **made))
+    assert data.manifest is not None
+    root = Path(data.root).expanduser() if data.root else None
+    return read_manifest(Path(data.manifest).expanduser(), root=root)
+
+
+def plan_videos(
+    experiment: ExperimentConfig, *, cache: Path, splits: Sequence[str] = ("train", "val")
+) -> VideoPlan:
+    """Choose the rows of each split.
+
+    Raises:
+        ValueError: an empty split, a label with fewer videos than `data.shots`, fewer than two labels.
+    """
+    data = experiment.data
+    manifest = assign_splits(
+        resolve_manifest(data, cache=cache),
+        val_fraction=data.val_fraction, test_fraction=data.test_fraction, seed=data.split_seed,
+    )  # fmt: skip
+    column = np.array(manifest.table.column("split").to_pylist())
+    rows = {split: np.flatnonzero(column == split) for split in splits}
+    if data.shots is not None and "train" in rows:
+        rows["train"] = few_shot(manifest, split="train", shots=data.shots, seed=data.split_seed)
+    for split, chosen in rows.items():
+        if len(chosen) == 0:
+            found = ", ".join(manifest.splits()) or "none"
+            raise ValueError(
+                f"{manifest.source}: the {split!r} split must have at least one video, got none "
+                f"(splits found: {found}); mark some rows {split!r} in its split column"
+            )
+    if len(manifest.classes) < 2:
+        raise ValueError(f"{manifest.source}: needs at least two labels, got {list(manifest.classes)}")
+    views = {split: data.train_views if split == "train" else 1 for split in rows}
+    return VideoPlan(manifest, rows, manifest.classes, experiment.view, views)
+
+
+def prepare(plan: VideoPlan, *, cache: Path, progress: Progress | None = None) -> Videos:
+    """Decode what is missing of each split, open the rest, and say how many videos were skipped."""
+    sets = {}
+    for split, rows in plan.rows.items():
+        shards = prepare_shards(
+            plan.manifest, rows, view=plan.view, folder=plan.folder(split, cache),
+            num_views=plan.num_views[split],
+            progress=(lambda done, total, split=split: progress(split, done, total)) if progress else None,
+        )  # fmt: skip
+        if shards.skipped:
+            log.warning(
+                "%d of %d %s videos could not be decoded and are left out; reasons in %s",
+                len(shards.skipped), len(rows), split, shards.folder / "quarantine.csv",
+            )  # fmt: skip
+        sets[split] = _open(shards, plan.classes)
+    return Videos(sets, plan.classes)
+
+
+def is_prepared(plan: VideoPlan, cache: Path) -> bool:
+    """Whether every split has been decoded already."""
+    return all((plan.folder(split, cache) / "ledger.json").is_file() for split in plan.rows)
+
+
+def _open(shards: ShardSet, classes: Sequence[str]) -> VideoSet:
+    index = {label: position for position, label in enumerate(classes)}
+    return VideoSet(shards, np.array([index[label] for label in shards.labels], np.int64))

@@ -1,0 +1,42 @@
+"""One trial, as Tune runs it: in its own warm process, or through a Ray Train group of workers."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+
+from evclip_ray.artifacts import read_json
+from evclip_ray.training.baseline import videos_key, zero_shot_key
+from evclip_ray.training.build import build_method
+from evclip_ray.training.experiment import ExperimentConfig
+from evclip_ray.training.loop import Metrics, Run
+from evclip_ray.training.placement import Need
+from evclip_ray.training.trainer import train_distributed
+from evclip_ray.training.videos import Videos
+from evclip_ray.tuning.search import OBJECTIVE
+from evclip_ray.tuning.study import StudyFolder
+
+
+def run_trial(config: dict[str, Any]) -> None:
+    """Tune's trainable: train the point in `config` in its folder, reporting every epoch.
+
+    `config` holds paths and numbers only; the videos are mapped from disk, and the frozen networks
+    stay loaded in this process from one trial to the next.
+    """
+    study = StudyFolder(Path(config["study"]))
+    folder, overrides, need = study.trial(config["folder"]), config["overrides"], Need(**config["need"])
+    experiment = ExperimentConfig.load(read_json(study.fixed), overrides)
+    zero_shot = study.zero_shot(zero_shot_key(experiment))
+    places = {"folder": folder, "zero_shot": zero_shot, "hparams": overrides}
+    videos_file = study.videos(videos_key(experiment))
+    if need.workers > 1:
+        train_distributed(experiment, videos_file, need=need, in_tune=True, **places)
+        return
+    torch.set_num_threads(max(1, int(need.cpus)))
+    videos = Videos.load(videos_file)
+    Run(experiment, videos, build_method(experiment, videos.classes), **places).fit(_report)
+
+
+def _report(metrics: Metrics) -> None:
+    tune.report({**metrics, OBJECTIVE: metrics["best_val_top1"]})

@@ -1,0 +1,69 @@
+from typing import Literal
+
+import pytest
+from pydantic import Field
+
+from evclip_ray.config import Config, ConfigError, override, parse_assignments, paths, read_yaml
+
+
+class Optim(Config):
+    lr: float = Field(1e-3, gt=0)
+    kind: Literal["adamw", "sgd"] = "adamw"
+
+
+class Run(Config):
+    optim: Optim = Optim()
+    seed: int = 0
+
+
+def test_an_override_sets_a_path_and_leaves_the_rest():
+    tree = {"optim": {"lr": 1e-3, "kind": "sgd"}}
+    assert override(tree, {"optim.lr": 0.1, "seed": 3}) == {"optim": {"lr": 0.1, "kind": "sgd"}, "seed": 3}
+    assert tree == {"optim": {"lr": 1e-3, "kind": "sgd"}}
+
+
+def test_an_override_below_a_value_is_refused():
+    with pytest.raises(ConfigError, match=r"optim\.lr\.deep: optim\.lr holds 0\.1"):
+        override({"optim": {"lr": 0.1}}, {"optim.lr.deep": 1})
+
+
+def test_an_unknown_path_names_the_nearest_valid_one():
+    with pytest.raises(ConfigError, match=r"optim\.lrr: no such setting; the nearest valid name is 'optim\.lr'"):
+        Run.load({}, {"optim.lrr": 1})
+
+
+def test_a_value_out_of_range_is_named_with_its_path():
+    with pytest.raises(ConfigError, match=r"optim\.lr: Input should be greater than 0, got -1"):
+        Run.load({}, {"optim.lr": -1})
+
+
+def test_assignments_are_read_as_yaml_and_numbers_with_exponents_stay_numbers():
+    parsed = parse_assignments(("optim.lr=3e-4", "seed=2", "optim.kind=sgd"))
+    assert Run.load({}, parsed) == Run(optim=Optim(lr=3e-4, kind="sgd"), seed=2)
+
+
+@pytest.mark.parametrize("text", ["optim.lr", "=3", ""])
+def test_an_assignment_without_path_or_value_says_what_it_needs(text):
+    with pytest.raises(ConfigError, match="PATH=VALUE"):
+        parse_assignments((text,))
+
+
+def test_paths_lists_every_leaf():
+    assert set(paths(Run)) == {"optim.lr", "optim.kind", "seed"}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"a: [1", "not valid YAML"), (b"- 1\n", "must hold a mapping"), (b"\xff\xfe", "UTF-8")],
+)
+def test_a_broken_yaml_file_is_named_with_the_reason(tmp_path, content, message):
+    path = tmp_path / "space.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=message) as caught:
+        read_yaml(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_yaml_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="No such file"):
+        read_yaml(tmp_path / "none.yaml")
