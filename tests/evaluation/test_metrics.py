@@ -8,7 +8,9 @@ from evclip_ray.evaluation.metrics import ClassificationState, wilson_interval
 
 def scores(num_videos, num_classes, seed=0):
     rng = np.random.default_rng(seed)
-    return rng.normal(size=(num_videos, num_classes)).astype(np.float32), rng.integers(num_classes, size=num_videos)
+    return rng.normal(size=(num_videos, num_classes)).astype(np.float32), rng.integers(
+        num_classes, size=num_videos
+    )
 
 
 def test_the_numbers_of_a_known_case():
@@ -18,7 +20,10 @@ def test_the_numbers_of_a_known_case():
     assert state.confusion.tolist() == [[2, 0, 0], [0, 0, 0], [0, 1, 0]]
     assert state.mean_class_accuracy == pytest.approx(0.5)
     assert math.isnan(state.per_class[1])
-    expected = -sum(math.log(math.exp(a) / sum(map(math.exp, row))) for a, row in ((3, [3, 1, 0]), (1, [0, 2, 1]), (5, [5, 1, 0])))
+    expected = -sum(
+        math.log(math.exp(a) / sum(map(math.exp, row)))
+        for a, row in ((3, [3, 1, 0]), (1, [0, 2, 1]), (5, [5, 1, 0]))
+    )
     assert state.log_loss_sum == pytest.approx(expected)
 
 
@@ -48,6 +53,9 @@ def test_wilson_interval_holds_the_proportion_and_narrows_with_videos():
     for hits, total in ((0, 5), (3, 5), (5, 5), (30, 50)):
         low, high = wilson_interval(hits, total)
         assert 0 <= low <= hits / total <= high <= 1
-    assert wilson_interval(30, 50)[1] - wilson_interval(30, 50)[0] < wilson_interval(3, 5)[1] - wilson_interval(3, 5)[0]
+    assert (
+        wilson_interval(30, 50)[1] - wilson_interval(30, 50)[0]
+        < wilson_interval(3, 5)[1] - wilson_interval(3, 5)[0]
+    )
     assert wilson_interval(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
     assert wilson_interval(0, 0) == (0.0, 1.0)

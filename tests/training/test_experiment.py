@@ -1,0 +1,57 @@
+import pytest
+
+from evclip_ray.config import ConfigError
+from evclip_ray.training.experiment import ExperimentConfig, class_name
+
+DATA = {"data": {"manifest": "videos.csv"}}
+
+
+def test_the_defaults_are_the_published_prompts():
+    experiment = ExperimentConfig.load(DATA)
+    assert experiment.method.name == "ev_clip"
+    assert experiment.method.prompts == "both"
+    assert experiment.method.template == "A video of {}."
+
+
+def test_a_config_survives_json():
+    experiment = ExperimentConfig.load(DATA, {"method.mask.depth": 3, "optim.lr": 0.1})
+    assert ExperimentConfig.load(experiment.model_dump(mode="json")) == experiment
+
+
+def test_a_preset_comes_before_the_settings_beside_it():
+    experiment = ExperimentConfig.load({**DATA, "preset": "published"}, {"optim.lr": 1e-5})
+    assert experiment.optim.lr == 1e-5
+    assert experiment.optim.epochs == 500
+    assert experiment.view.fit == "stretch"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"method.name": "ev_clop"}, "method 'ev_clop' is unknown; the nearest valid name is 'ev_clip'"),
+        ({"backbone.name": "ViT-B-17"}, "nearest valid name is 'ViT-B-16'"),
+        ({"method.mask.dept": 2}, "nearest valid name is 'method.mask.depth'"),
+        ({"view.num_frames": 5}, "view.num_frames must be even"),
+        ({"data.manifest": None}, "needs a manifest"),
+        ({"preset": "publishd"}, "nearest valid name is 'published'"),
+        ({"optim.epochs": 0}, "greater than or equal to 1"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_the_cure(overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        ExperimentConfig.load(DATA, overrides)
+
+
+@pytest.mark.parametrize(
+    ("label", "words"),
+    [
+        ("shake_hands", "shake hands"),
+        ("ApplyEyeMakeup", "apply eye makeup"),
+        ("push", "push"),
+        ("TaiChi", "tai chi"),
+        ("Cut tomato", "Cut tomato"),
+        ("YoYo", "yo yo"),
+    ],
+)
+def test_a_label_becomes_words(label, words):
+    assert class_name(label) == words

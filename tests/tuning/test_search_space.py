@@ -1,0 +1,123 @@
+import optuna
+import pytest
+
+from evclip_ray.config import ConfigError
+from evclip_ray.tuning.search_space import SearchSpace, find_space, read_space, shipped_spaces
+
+FIXED = {
+    "data.manifest": "videos.csv",
+    "backbone.name": "debug",
+    "backbone.pretrained": "random",
+    "method.video_encoder.name": "swin3d_debug",
+}
+
+
+def space(search, fixed=FIXED, **study):
+    return SearchSpace.load("mine", {"fixed": fixed, "search": search, "study": study})
+
+
+def test_every_distribution_draws_inside_its_bounds():
+    found = space(
+        {
+            "optim.lr": {"loguniform": ["1e-4", 1e-2]},
+            "optim.weight_decay": {"uniform": [0.0, 0.5]},
+            "method.mask.depth": {"int": [1, 3]},
+            "method.mask.mlp_ratio": {"quantised": [1.0, 4.0, 0.5]},
+            "optim.batch_size": {"quantised": [4, 16, 4]},
+            "method.prompts": {"choice": ["both", "mask"]},
+        }
+    )
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(50):
+        drawn = found.sample(study.ask())
+        assert 1e-4 <= drawn["optim.lr"] <= 1e-2
+        assert 0 <= drawn["optim.weight_decay"] <= 0.5
+        assert drawn["method.mask.depth"] in (1, 2, 3)
+        assert drawn["method.mask.mlp_ratio"] * 2 == int(drawn["method.mask.mlp_ratio"] * 2)
+        assert drawn["optim.batch_size"] in (4, 8, 12, 16)
+        assert isinstance(drawn["optim.batch_size"], int)
+        found.experiment(drawn)
+
+
+def test_a_condition_makes_a_path_exist_only_where_it_holds():
+    found = space(
+        {
+            "method.prompts": {"choice": ["mask", "context"]},
+            "method.mask.depth": {"int": [1, 3], "when": {"method.prompts": ["mask"]}},
+        }
+    )
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    drawn = [found.sample(study.ask()) for _ in range(40)]
+    assert {d["method.prompts"] for d in drawn} == {"mask", "context"}
+    assert all(("method.mask.depth" in d) == (d["method.prompts"] == "mask") for d in drawn)
+
+
+@pytest.mark.parametrize(
+    ("search", "message"),
+    [
+        ({"optim.lrr": {"uniform": [0.1, 1]}}, "nearest valid name is 'optim.lr'"),
+        ({"optim.lr": {"loguniform": [1e-2, 1e-4]}}, r"bounds must be \[low, high\].*reversed"),
+        ({"optim.lr": {"loguniform": [0, 1]}}, "needs low > 0"),
+        ({"optim.lr": {"logunifrom": [1e-4, 1e-2]}}, "distribution 'logunifrom' is unknown; the nearest valid name is 'loguniform'"),
+        ({"optim.lr": {"uniform": [0.1]}}, r"uniform needs \[low, high\], got \[0.1\]"),
+        ({"optim.lr": {"uniform": [0.1, "fast"]}}, "uniform needs numbers, got 'fast'"),
+        ({"optim.lr": {"uniform": [0.1, 1], "choice": [1]}}, "must name one distribution"),
+        ({"optim.lr": 0.1}, "must be like"),
+        ({"optim.lr": {"choice": []}}, "choice needs at least one value"),
+        ({"optim.lr": {"choice": [0.1, 0.1]}}, "choices must differ"),
+        ({"optim.lr": {"choice": [[1]]}}, "a choice must be"),
+        ({"optim.lr": {"uniform": [-1, 1]}}, "optim.lr: Input should be greater than 0, got -1"),
+        ({"method.mask.depth": {"int": [1, 2.5]}}, "int needs whole numbers"),
+        ({"method.mask.mlp_ratio": {"quantised": [1, 2, 0]}}, "step > 0"),
+        ({"backbone.name": {"choice": ["debug", "ViT-B-61"]}}, "nearest valid name is 'ViT-B-16'"),
+        ({"method.name": {"choice": ["ev_clip", "ev_clap"]}}, "nearest valid name is 'ev_clip'"),
+        ({"view.num_frames": {"int": [4, 8]}}, "must be a 'choice'"),
+        ({"view.num_frames": {"choice": [8, 7]}}, "must be even"),
+        ({"method.mask.depth": {"int": [1, 2], "when": {"method.promts": ["mask"]}}}, "must be listed before it or be fixed"),
+    ],
+)  # fmt: skip
+def test_a_wrong_space_is_refused_with_the_path_and_the_cure(search, message):
+    with pytest.raises(ConfigError, match=message):
+        space(search)
+
+
+def test_an_unknown_section_names_the_nearest():
+    with pytest.raises(
+        ConfigError, match="'serach' is no part of a search space; the nearest valid name is 'search'"
+    ):
+        SearchSpace.load("mine", {"fixed": FIXED, "serach": {}})
+
+
+def test_a_pinned_setting_is_no_longer_searched():
+    data = {"fixed": FIXED, "search": {"optim.lr": {"uniform": [0.1, 1.0]}}}
+    found = SearchSpace.load("mine", data, {"optim.lr": "3e-4"})
+    assert found.search == ()
+    assert found.experiment().optim.lr == 3e-4
+
+
+def test_variants_are_every_combination_that_changes_the_pixels():
+    found = space(
+        {
+            "view.num_frames": {"choice": [4, 8]},
+            "optim.lr": {"uniform": [0.1, 1.0]},
+            "data.shots": {"choice": [2, 4, 8]},
+        }
+    )
+    variants = list(found.decoded_variants())
+    assert len(variants) == 6
+    assert {"view.num_frames": 8, "data.shots": 2} in variants
+
+
+@pytest.mark.parametrize("name", sorted(shipped_spaces()))
+def test_every_shipped_space_is_valid_and_found_by_name_anywhere(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    overrides = {} if name == "quickstart" else {"data.manifest": "videos.csv"}
+    by_name = read_space(find_space(name), overrides)
+    by_path = read_space(find_space(f"search_spaces/{name}.yaml"), overrides)
+    assert by_name == by_path
+    assert by_name.search
+
+
+def test_a_space_that_does_not_exist_lists_what_is_shipped():
+    with pytest.raises(ConfigError, match="nearest valid name is 'quickstart'"):
+        find_space("quickstrat")
