@@ -1,0 +1,172 @@
+"""Reading a folder of shards: memory-mapped, by the position of a video, without Ray."""
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from evclip_ray.artifacts import ArtifactError, read_ledger, replacing
+from evclip_ray.data.view import ViewConfig
+
+STAGE = "shards"
+INDEX = "index.arrow"
+INDEX_SCHEMA = pa.schema(
+    {
+        "file": pa.string(),
+        "batch": pa.int32(),
+        "row": pa.int64(),
+        "path": pa.string(),
+        "label": pa.string(),
+        "split": pa.string(),
+        "group": pa.string(),
+    }
+)
+_KEY = b"evclip_ray.key"
+# Each mapped shard holds a file descriptor, of which a process has about a thousand.
+_OPEN_FILES = 128
+
+Positions = Sequence[int] | NDArray[np.int64]
+
+
+class ShardSet:
+    """The videos of a shard folder that decoded, by position 0 to len - 1; pickles as its path.
+
+    `folder`: where it is; `ledger`: how it was made; `key`: the digest of everything it depends on.
+    """
+
+    def __init__(self, folder: Path, positions: Positions | None = None) -> None:
+        self.folder = folder
+        self.ledger = read_ledger(folder, STAGE)
+        self.key = str(self.ledger["key"])
+        self._positions = positions
+        index = _read_index(folder, self.key)
+        self._index = index if positions is None else index.take(pa.array(positions, pa.int64()))
+        # Of the instance, not of the class: the maps go when the set goes.
+        self._reader = functools.lru_cache(_OPEN_FILES)(self._map)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ShardSet, (self.folder, self._positions)
+
+    def __len__(self) -> int:
+        return int(self._index.num_rows)
+
+    @functools.cached_property
+    def view(self) -> ViewConfig:
+        """What each view is."""
+        return ViewConfig.load(self.ledger["inputs"]["view"])
+
+    @property
+    def num_views(self) -> int:
+        """V: view 0 is the deterministic one, the others are seeded draws."""
+        return int(self.ledger["inputs"]["num_views"])
+
+    @property
+    def skipped(self) -> list[dict[str, Any]]:
+        """The videos that did not decode: `row`, `path`, `reason`."""
+        return list(self.ledger["skipped"])
+
+    @functools.cached_property
+    def labels(self) -> list[str]:
+        """Label of each video."""
+        return self._column("label")
+
+    @functools.cached_property
+    def paths(self) -> list[str]:
+        """Path of each video, relative to its manifest's root."""
+        return self._column("path")
+
+    @functools.cached_property
+    def splits(self) -> list[str | None]:
+        """Split of each video."""
+        return self._column("split")
+
+    @functools.cached_property
+    def groups(self) -> list[str | None]:
+        """Group of each video."""
+        return self._column("group")
+
+    @functools.cached_property
+    def rows(self) -> NDArray[np.int64]:
+        """The row of each video in its manifest."""
+        return np.asarray(self._column("row"), dtype=np.int64)
+
+    def split(self, name: str) -> NDArray[np.int64]:
+        """The positions of the videos of a split, ascending."""
+        found = pc.fill_null(pc.equal(self._index["split"], name), False)
+        return np.flatnonzero(found.to_numpy())
+
+    def subset(self, positions: Positions) -> "ShardSet":
+        """The set of these videos only, in this order."""
+        kept = np.arange(len(self)) if self._positions is None else np.asarray(self._positions)
+        return ShardSet(self.folder, kept[np.asarray(positions, dtype=np.int64)])
+
+    def views(self, position: int) -> NDArray[np.uint8]:
+        """(V, T, H, W, 3) uint8, read-only: the file's own pages, not a copy."""
+        reader = self._reader(self._files[position])
+        batch = reader.get_batch(int(self._batches[position]))
+        return cast(NDArray[np.uint8], batch.column(0).to_numpy_ndarray())
+
+    def frames(self, positions: Positions, view: int = 0) -> NDArray[np.uint8]:
+        """(B, T, H, W, 3) uint8: one view of each of these videos, copied once.
+
+        Raises:
+            ValueError: there is no such view.
+        """
+        if not 0 <= view < self.num_views:
+            raise ValueError(f"view must be 0 to {self.num_views - 1}, got {view}; prepare more views")
+        batch = np.empty((len(positions), *self.view.shape), dtype=np.uint8)
+        for slot, position in enumerate(positions):
+            batch[slot] = self.views(int(position))[view]
+        return batch
+
+    @functools.cached_property
+    def _files(self) -> list[str]:
+        return self._column("file")
+
+    @functools.cached_property
+    def _batches(self) -> list[int]:
+        return self._column("batch")
+
+    def _column(self, name: str) -> list[Any]:
+        return cast(list[Any], self._index[name].to_pylist())
+
+    def _map(self, file: str) -> Any:
+        try:
+            return pa.ipc.open_file(pa.memory_map(str(self.folder / file)))
+        except (OSError, pa.ArrowInvalid) as error:
+            raise ArtifactError(
+                f"{self.folder / file}: cannot be read ({error}); prepare again, finished shards are kept"
+            ) from None
+
+
+def open_shards(folder: Path | str) -> ShardSet:
+    """The shards of a folder that `prepare_shards` finished.
+
+    Raises:
+        ArtifactError: it was not finished, is another stage's, or its index is of other shards.
+    """
+    return ShardSet(Path(folder).absolute())
+
+
+def write_index(folder: Path, rows: list[dict[str, Any]], key: str) -> None:
+    """Write where each video that decoded is; `rows` have the columns of `INDEX_SCHEMA`."""
+    table = pa.Table.from_pylist(rows, INDEX_SCHEMA.with_metadata({_KEY: key.encode()}))
+    with replacing(folder / INDEX) as temporary, pa.ipc.new_file(str(temporary), table.schema) as writer:
+        writer.write_table(table)
+
+
+def _read_index(folder: Path, key: str) -> pa.Table:
+    path = folder / INDEX
+    try:
+        with pa.ipc.open_file(pa.memory_map(str(path))) as reader:
+            table = reader.read_all()
+    except (OSError, pa.ArrowInvalid) as error:
+        raise ArtifactError(f"{path}: cannot be read ({error}); prepare the shards again") from None
+    if (table.schema.metadata or {}).get(_KEY) != key.encode():
+        raise ArtifactError(f"{path}: is the index of other shards than the ledger's; prepare them again")
+    return table
