@@ -62,23 +62,28 @@ def probe(path: Path | str) -> VideoInfo:
         VideoError: it cannot be opened, or holds no frame that decodes.
     """
     with VideoReader(Path(path)) as video:
-        turns: list[int] = []
+        return describe(video)
 
-        def look(frame: VideoFrame) -> Frames:
-            turns.append(_quarter_turns(frame))
-            return np.empty(0, dtype=np.uint8)
 
-        video.read([0], look)
-        sideways = turns[-1] % 2
-        return VideoInfo(
-            num_frames=len(video.index.seconds),
-            fps=video.fps,
-            width=video.height if sideways else video.width,
-            height=video.width if sideways else video.height,
-            rotation=-90 * turns[-1] % 360,
-            codec=video.codec,
-            duration_seconds=float(video.index.seconds[-1]) + 1 / video.fps,
-        )
+def describe(video: VideoReader) -> VideoInfo:
+    """The facts of an open video; its first frame is decoded."""
+    turns: list[int] = []
+
+    def look(frame: VideoFrame) -> Frames:
+        turns.append(_quarter_turns(frame))
+        return np.empty(0, dtype=np.uint8)
+
+    video.read([0], look)
+    sideways = turns[-1] % 2
+    return VideoInfo(
+        num_frames=len(video.index.seconds),
+        fps=video.fps,
+        width=video.height if sideways else video.width,
+        height=video.width if sideways else video.height,
+        rotation=-90 * turns[-1] % 360,
+        codec=video.codec,
+        duration_seconds=float(video.index.seconds[-1]) + 1 / video.fps,
+    )
 
 
 def decode_view(
@@ -113,7 +118,7 @@ def decode_views(
 ) -> Frames:
     """(V, T, H, W, 3) uint8: `decode_view` for each of V seeds, each frame decoded once."""
     with VideoReader(Path(path)) as video:
-        first, last = _part(video, start_seconds, end_seconds)
+        first, last = part_of(video, start_seconds, end_seconds)
         indices = first + np.stack([frame_indices(last - first, view=view, seed=seed) for seed in seeds])
         return _read(video, indices, height=view.height, width=view.width, fit=view.fit)
 
@@ -137,8 +142,12 @@ def decode_frames(
         return _read(video, wanted, height=height, width=width, fit=fit)
 
 
-def _part(video: VideoReader, start: float | None, end: float | None) -> tuple[int, int]:
-    """The frames [first, last) that are shown from `start` to `end` seconds."""
+def part_of(video: VideoReader, start: float | None, end: float | None) -> tuple[int, int]:
+    """The frames [first, last) that are shown from `start` to `end` seconds.
+
+    Raises:
+        VideoError: there are none.
+    """
     seconds = video.index.seconds + _SECONDS_TOLERANCE
     first = 0 if start is None else int(np.searchsorted(seconds, start))
     last = len(seconds) if end is None else int(np.searchsorted(seconds, end))

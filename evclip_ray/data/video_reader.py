@@ -101,6 +101,23 @@ class VideoReader:
         """Coded height in pixels, before rotation."""
         return int(self._stream.codec_context.height)
 
+    @property
+    def declared_seconds(self) -> float | None:
+        """How long the header says that the video lasts, None where it does not say so of the video."""
+        if self._stream.duration is not None:
+            return float(self._stream.duration * self._stream.time_base)
+        if self._container.duration is not None and len(self._container.streams) == 1:
+            return float(self._container.duration / av.time_base)
+        return None
+
+    def count(self) -> int:
+        """The number of frames that a full decode gives; `index` is the number that packets promise.
+
+        Raises:
+            VideoError: none, or a hole in the middle.
+        """
+        return len(self._index_by_decoding().seconds)
+
     def read(self, indices: Sequence[int], convert: Convert) -> dict[int, NDArray[np.uint8]]:
         """`convert(frame)` of each of `indices`; only those frames are converted.
 
