@@ -5,9 +5,12 @@ with (OpenAI's need QuickGELU: with GELU the features are off by 2 %); to ask fo
 architecture literally although a row has its name, write `open_clip:ViT-B-16`.
 """
 
+import contextlib
 import dataclasses
 import functools
+import logging
 import math
+from collections.abc import Iterator
 
 import open_clip
 import torch
@@ -92,7 +95,7 @@ def build(architecture: str, pretrained: str | None = None, *, device: str = "cp
     `pretrained`: a tag, None for random weights; `device`: "meta" costs no memory,
     for counting.
     """
-    with torch.device(device):
+    with torch.device(device), _without_random_notice():
         if architecture == "debug":
             return _debug_model()
         model: nn.Module = open_clip.create_model(
@@ -103,6 +106,21 @@ def build(architecture: str, pretrained: str | None = None, *, device: str = "cp
             force_preprocess_cfg=_colours(architecture, pretrained),
         )
     return model
+
+
+@contextlib.contextmanager
+def _without_random_notice() -> Iterator[None]:
+    # open_clip says it of every model that it is not itself given the weights of, to the root logger;
+    # where weights do stay random, we say so.
+    def is_news(record: logging.LogRecord) -> bool:
+        return "Model initialized randomly" not in record.getMessage()
+
+    root = logging.getLogger()
+    root.addFilter(is_news)
+    try:
+        yield
+    finally:
+        root.removeFilter(is_news)
 
 
 def _colours(architecture: str, pretrained: str | None) -> dict[str, tuple[float, ...]]:

@@ -44,7 +44,8 @@ class FrozenCLIP(FrozenNetwork):
         self, model: nn.Module, tokenizer: Tokenizer, *, name: str, embed_dim: int, weights: str
     ) -> None:
         super().__init__(name=name, weights=weights)
-        self.model = model.requires_grad_(False).eval()
+        self.model = model.requires_grad_(False)
+        self.train(False)
         self.tokenizer = tokenizer
         preprocess = self.model.visual.preprocess_cfg
         self.image_size = _side(self.model.visual.image_size, name)

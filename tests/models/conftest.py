@@ -1,7 +1,11 @@
+from collections.abc import Callable
+
+import open_clip
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from evclip_ray.models.backbones import build
 from evclip_ray.models.clip import FrozenCLIP, load_clip
 from evclip_ray.models.methods.base import Frozen, VideoBatch
 from evclip_ray.models.video_encoder import load_video_encoder
@@ -28,3 +32,19 @@ def pixels() -> Tensor:
 @pytest.fixture
 def batch(pixels: Tensor) -> VideoBatch:
     return VideoBatch(pixels)
+
+
+@pytest.fixture
+def meta_clip() -> Callable[[str], FrozenCLIP]:
+    """CLIP by open_clip name, in its real sizes and without memory: for counting, not for computing."""
+
+    def make(architecture: str) -> FrozenCLIP:
+        model = build(architecture, device="meta")
+        model.logit_scale = nn.Parameter(torch.tensor(4.6))
+        config = open_clip.get_model_config(architecture)
+        tokenizer = open_clip.get_tokenizer("ViT-B-32")
+        return FrozenCLIP(
+            model, tokenizer, name=architecture, embed_dim=config["embed_dim"], weights="random"
+        )
+
+    return make

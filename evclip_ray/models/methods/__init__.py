@@ -8,6 +8,14 @@ from evclip_ray.models.methods.base import MethodConfig
 METHODS = {
     "zero_shot": "evclip_ray.models.methods.zero_shot:ZeroShotConfig",
     "ev_clip": "evclip_ray.models.methods.ev_clip:EVCLIPConfig",
+    "ez_clip": "evclip_ray.models.methods.ez_clip:EZCLIPConfig",
+    "motion_prompts": "evclip_ray.models.methods.motion_prompts:MotionPromptsConfig",
+    "coop": "evclip_ray.models.methods.coop:CoOpConfig",
+    "linear_probe": "evclip_ray.models.methods.linear_probe:LinearProbeConfig",
+    "prototype": "evclip_ray.models.methods.prototype:PrototypeConfig",
+    "fine_tune": "evclip_ray.models.methods.fine_tune:FineTuneConfig",
+    "st_adapter": "evclip_ray.models.methods.st_adapter:STAdapterConfig",
+    "aim": "evclip_ray.models.methods.aim:AIMConfig",
 }
 
 

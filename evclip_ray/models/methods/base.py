@@ -38,11 +38,14 @@ class VideoBatch:
     `pixels`: (B, T, 3, H, W) float in [0, 1], None when the cached features are enough.
     `video_map`: (B, D_z, T', h, w), the frozen video encoder's last map, or None.
     `frame_features`: (B, T, D), frozen CLIP frame features, un-normalised, or None.
+    `labels`: (B,) int64, in training only, or None: a method whose texts are trained may then encode
+    those of the batch alone. They change what is computed, never what a video's features are.
     """
 
     pixels: Tensor | None
     video_map: Tensor | None = None
     frame_features: Tensor | None = None
+    labels: Tensor | None = None
 
 
 @dataclasses.dataclass(frozen=True)

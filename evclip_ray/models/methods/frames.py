@@ -5,6 +5,7 @@ from typing import Literal
 from torch import Tensor
 
 from evclip_ray.models.clip import FrozenCLIP
+from evclip_ray.models.methods.base import VideoBatch
 from evclip_ray.models.video_encoder import IMAGENET_MEAN, IMAGENET_STD
 
 Normalization = Literal["own", "imagenet"]
@@ -22,3 +23,10 @@ def prepare_frames(clip: FrozenCLIP, pixels: Tensor | None, normalization: Norma
     if normalization == "imagenet":
         return clip.prepare(pixels, mean=IMAGENET_MEAN, std=IMAGENET_STD)
     return clip.prepare(pixels)
+
+
+def read_frames(clip: FrozenCLIP, batch: VideoBatch, normalization: Normalization) -> Tensor:
+    """(B, T, D) frame features, un-normalised: those of the cache where the batch has them."""
+    if batch.frame_features is not None:
+        return batch.frame_features
+    return clip.encode_frames(prepare_frames(clip, batch.pixels, normalization))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from evclip_ray.models.methods.base import Frozen, Method, MethodConfig, MethodOutput, VideoBatch
 from evclip_ray.models.methods.class_text import Template, class_logits, class_texts, mean_feature
-from evclip_ray.models.methods.frames import Normalization, prepare_frames
+from evclip_ray.models.methods.frames import Normalization, read_frames
 
 
 class ZeroShotConfig(MethodConfig):
@@ -53,10 +53,7 @@ class ZeroShot(Method):
 
     def forward(self, batch: VideoBatch) -> MethodOutput:
         """Logits of B videos, from cached frame features where the batch has them."""
-        frames = batch.frame_features
-        if frames is None:
-            images = prepare_frames(self.frozen.clip, batch.pixels, self.normalization)
-            frames = self.frozen.clip.encode_frames(images)
+        frames = read_frames(self.frozen.clip, batch, self.normalization)
         video_features = mean_feature(frames)
         return MethodOutput(
             logits=class_logits(self.frozen.clip, video_features, self.text_features),

@@ -1,0 +1,79 @@
+"""Class descriptions from a CSV: one text a class, as written by a person or a language model."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from evclip_ray.config import ConfigError, nearest
+
+_NAME_COLUMNS = ("classname", "class", "name", "label", "action", "category")
+_TEXT_COLUMNS = ("descri", "discri", "text", "caption", "prompt")
+
+
+def read_descriptions(path: Path, class_names: Sequence[str]) -> list[str]:
+    """The description of each class, in the order of `class_names`.
+
+    The first row names the columns; that of the classes is called "Class Name", "class", "name",
+    "label" or the like, that of the texts holds "description", "discription", "text" or the like.
+    Other columns are ignored, quoted texts may run over lines, and names are compared by letters and
+    digits alone: "Apply Eye Makeup" is "ApplyEyeMakeup".
+
+    Raises:
+        ConfigError: no such file or columns, a class without a description or with two of them.
+    """
+    described = _described(path)
+    texts = []
+    for name in class_names:
+        text = described.get(_plain(name))
+        if not text:
+            raise ConfigError(
+                f"{path}: class {name!r} has no description; add a row, or correct its name "
+                f"({nearest(_plain(name), list(described))})"
+            )
+        texts.append(text)
+    return texts
+
+
+def _described(path: Path) -> dict[str, str]:
+    rows = _rows(path)
+    header = rows[0]
+    named = _column(path, header, "class name", [_plain(cell) in _NAME_COLUMNS for cell in header])
+    told = _column(path, header, "description", [_is_text(cell) for cell in header])
+    described: dict[str, str] = {}
+    for row in rows[1:]:
+        if len(row) <= max(named, told):
+            raise ConfigError(f"{path}: a row must have {len(header)} cells, got {row!r}")
+        key, text = _plain(row[named]), " ".join(row[told].split())
+        if described.setdefault(key, text) != text:
+            raise ConfigError(f"{path}: class {row[named]!r} is described twice; keep one row")
+    return described
+
+
+def _rows(path: Path) -> list[list[str]]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            rows = [row for row in csv.reader(stream) if any(cell.strip() for cell in row)]
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); check method.descriptions") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"{path}: must be a CSV in UTF-8 ({error}); save it as one") from None
+    if not rows:
+        raise ConfigError(f"{path}: holds no rows; it needs a header and one row a class")
+    return rows
+
+
+def _column(path: Path, header: list[str], what: str, matches: list[bool]) -> int:
+    if sum(matches) != 1:
+        raise ConfigError(
+            f"{path}: one column must be called like a {what}, {sum(matches)} are; "
+            f"its columns are {', '.join(map(repr, header))}"
+        )
+    return matches.index(True)
+
+
+def _is_text(cell: str) -> bool:
+    return any(part in _plain(cell) for part in _TEXT_COLUMNS)
+
+
+def _plain(name: str) -> str:
+    return "".join(letter for letter in name.casefold() if letter.isalnum())

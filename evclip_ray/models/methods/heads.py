@@ -1,0 +1,54 @@
+"""From class tokens to logits, for methods that work inside the image tower: by class text or linear."""
+
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from evclip_ray.models.methods.base import Frozen, MethodOutput
+from evclip_ray.models.methods.class_text import class_logits, mean_feature
+
+Head = Literal["text", "linear"]
+""""text": cosines with the class texts, so that training starts from CLIP; "linear": as published."""
+
+
+class TextHead(nn.Module):
+    """exp(s) L2(mean_t r_t) . text, where r_t is the projected class token of frame t.
+
+    `text_features`: (N, D) L2-normalised. Nothing is trained.
+    """
+
+    def __init__(self, frozen: Frozen, text_features: Tensor) -> None:
+        super().__init__()
+        self.frozen = frozen
+        self.register_buffer("text_features", text_features, persistent=False)
+        self.text_features: Tensor
+
+    def forward(self, class_tokens: Tensor) -> MethodOutput:
+        """(B, T, W) class tokens after the last layer norm -> logits (B, N)."""
+        projection = self.frozen.clip.model.visual.proj
+        frames = class_tokens if projection is None else class_tokens @ projection
+        video_features = mean_feature(frames)
+        return MethodOutput(
+            logits=class_logits(self.frozen.clip, video_features, self.text_features),
+            frame_features=frames,
+            video_features=video_features,
+        )
+
+
+class LinearHead(nn.Module):
+    """W dropout(mean_t c_t) + b over the class tokens c_t: (width + 1) N parameters."""
+
+    def __init__(self, width: int, num_classes: int, *, dropout: float) -> None:
+        super().__init__()
+        self.classifier = nn.Linear(width, num_classes)
+        self.dropout = nn.Dropout(dropout)
+        nn.init.normal_(self.classifier.weight, std=0.02)
+        nn.init.zeros_(self.classifier.bias)
+
+    def forward(self, class_tokens: Tensor) -> MethodOutput:
+        """(B, T, W) class tokens after the last layer norm -> logits (B, N)."""
+        pooled = class_tokens.float().mean(1)
+        return MethodOutput(
+            logits=self.classifier(self.dropout(pooled)), video_features=F.normalize(pooled, dim=-1)
+        )

@@ -1,0 +1,42 @@
+import pytest
+import torch
+from torch import Tensor
+
+from evclip_ray.config import ConfigError
+from evclip_ray.models.clip import FrozenCLIP
+from evclip_ray.models.methods.class_text import class_logits, class_texts, mean_feature
+from evclip_ray.models.methods.zero_shot import ZeroShotConfig
+
+
+def test_names_go_into_the_gap_as_they_are() -> None:
+    assert class_texts(["ride a {bike}", "dive"], "A video of {}.") == [
+        "A video of ride a {bike}.",
+        "A video of dive.",
+    ]
+
+
+def test_equal_class_names_are_refused() -> None:
+    with pytest.raises(ValueError, match="given more than once: 'dive', 'run'"):
+        class_texts(["dive", "run", "walk", "run", "dive"], "{}")
+
+
+@pytest.mark.parametrize("template", ["A video.", "{} and {}"])
+def test_a_template_has_one_gap(template: str) -> None:
+    with pytest.raises(ConfigError, match=r"template: a template must hold \{\} once"):
+        ZeroShotConfig.load({"template": template})
+
+
+def test_logits_are_scaled_cosines_in_float32_under_autocast(clip: FrozenCLIP) -> None:
+    video = mean_feature(torch.randn(2, 8, 64))
+    text = mean_feature(torch.randn(5, 1, 64))
+    expected = 100 * torch.nn.functional.cosine_similarity(video[:, None], text[None], dim=-1)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = class_logits(clip, video, text)
+    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-5)
+
+
+def test_the_bias_of_a_sigmoid_model_is_added(clip: FrozenCLIP, monkeypatch: pytest.MonkeyPatch) -> None:
+    features: Tensor = mean_feature(torch.randn(2, 1, 64))
+    plain = class_logits(clip, features, features)
+    monkeypatch.setattr(clip, "logit_bias", -10.0)
+    torch.testing.assert_close(class_logits(clip, features, features), plain - 10)

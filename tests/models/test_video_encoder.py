@@ -1,0 +1,171 @@
+import re
+from pathlib import Path
+from urllib.error import URLError
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.models import video
+
+from evclip_ray.config import ConfigError
+from evclip_ray.models.video_encoder import (
+    VIDEO_ENCODERS,
+    FrozenVideoEncoder,
+    find_encoder_of,
+    load_video_encoder,
+    map_size,
+    torchvision_names,
+    video_encoder_from_state,
+)
+
+
+@pytest.fixture
+def encoder() -> FrozenVideoEncoder:
+    return load_video_encoder("swin3d_debug", "random")
+
+
+def omnivore_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of the mapping under test, with what an Omnivore trunk holds besides."""
+    renamed = {"depth_patch_embed.proj.weight": torch.zeros(1)}
+    for key, value in state.items():
+        stage = re.match(r"features\.(\d)\.", key)
+        if stage:
+            part = "downsample" if int(stage[1]) % 2 else "blocks"
+            key = key.replace(stage[0], f"layers.{int(stage[1]) // 2}.{part}.", 1)
+        renamed[key.replace("mlp.0.", "mlp.fc1.").replace("mlp.3.", "mlp.fc2.")] = value
+    return renamed
+
+
+def debug_state(window: tuple[int, int, int] = (8, 7, 7)) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    state = VIDEO_ENCODERS["swin3d_debug"].build(window).state_dict()
+    return {
+        key: torch.randn(value.shape, generator=generator) * 0.1 if value.is_floating_point() else value
+        for key, value in state.items()
+    }
+
+
+@pytest.mark.parametrize("name", ["swin3d_t", "swin3d_s", "swin3d_b"])
+def test_the_rows_are_torchvisions_networks_without_the_classifier(name: str) -> None:
+    with torch.device("meta"):
+        theirs = getattr(video, name)().state_dict()
+        ours = VIDEO_ENCODERS[name].build().state_dict()
+    assert {key: value.shape for key, value in theirs.items() if not key.startswith("head.")} == {
+        key: value.shape for key, value in ours.items()
+    }
+    assert VIDEO_ENCODERS[name].dim == ours["norm.weight"].shape[0]
+
+
+def test_the_map_is_the_normed_last_stage(encoder: FrozenVideoEncoder, pixels: Tensor) -> None:
+    video_map = encoder(encoder.prepare(pixels))
+    assert video_map.shape == (3, encoder.dim, 4, *map_size(encoder.image_size))
+    # Freshly made, the norm's weights are ones and zeros: every position has mean 0 and variance 1.
+    torch.testing.assert_close(video_map.mean(1), torch.zeros(3, 4, 2, 2), atol=1e-5, rtol=0)
+    torch.testing.assert_close(video_map.var(1, unbiased=False), torch.ones(3, 4, 2, 2), atol=1e-2, rtol=0)
+
+
+@pytest.mark.parametrize("side", [64, 100, 224])
+def test_map_size_is_the_size_of_the_map(encoder: FrozenVideoEncoder, side: int) -> None:
+    assert encoder(torch.rand(1, 2, 3, side, side)).shape[-2:] == map_size(side)
+
+
+def test_an_odd_number_of_frames_is_refused(encoder: FrozenVideoEncoder) -> None:
+    with pytest.raises(ValueError, match="T must be even, got 7"):
+        encoder(torch.rand(1, 7, 3, 64, 64))
+
+
+def test_nothing_drops_paths_whatever_train_is_called_on(encoder: FrozenVideoEncoder, pixels: Tensor) -> None:
+    images = encoder.prepare(pixels)
+    before = encoder(images)
+    nn.Sequential(encoder).train()
+    assert torch.equal(encoder(images), before)
+    assert not any(module.training for module in encoder.modules())
+    assert not any(parameter.requires_grad for parameter in encoder.parameters())
+
+
+def test_it_is_loaded_once_a_process_and_in_half_precision_where_asked(pixels: Tensor) -> None:
+    encoder = load_video_encoder("swin3d_debug", weights="random")
+    assert load_video_encoder("swin3d_debug", "random") is encoder
+    assert encoder.is_random
+    half = load_video_encoder("swin3d_debug", "random", dtype=torch.bfloat16)
+    assert half(half.prepare(pixels)).dtype == torch.bfloat16
+
+
+def test_omnivore_weights_give_the_map_of_torchvision_names() -> None:
+    state = debug_state()
+    ours = video_encoder_from_state(state, "swin3d_debug", weights="test")
+    theirs = video_encoder_from_state(omnivore_names(state), "swin3d_debug", weights="test")
+    images = torch.rand(1, 8, 3, 64, 64)
+    assert torch.equal(ours(images), theirs(images))
+    assert torchvision_names(omnivore_names(state)).keys() == torchvision_names(state).keys()
+
+
+def test_a_window_of_sixteen_frame_pairs_is_read_off_the_weights() -> None:
+    wide = debug_state(window=(16, 7, 7))
+    encoder = video_encoder_from_state(omnivore_names(wide), "swin3d_debug", weights="test")
+    assert encoder.network.features[0][0].attn.window_size == [16, 7, 7]
+    # Up to 16 frames it is the network whose table holds the middle of the wide one.
+    middle = {
+        key: value.view(31, 169, -1)[8:23].flatten(0, 1) if key.endswith("bias_table") else value
+        for key, value in wide.items()
+        if not key.endswith("index")
+    }
+    cropped = video_encoder_from_state(middle, "swin3d_debug", weights="test")
+    short, long = torch.rand(1, 16, 3, 64, 64), torch.rand(1, 32, 3, 64, 64)
+    torch.testing.assert_close(encoder(short), cropped(short))
+    assert not torch.allclose(encoder(long), cropped(long))
+
+
+def test_weights_come_from_omnivores_file(tmp_path: Path) -> None:
+    state = debug_state()
+    path = tmp_path / "swin_omnivore.torch"
+    torch.save({"trunk": omnivore_names(state), "heads": {"video.1.weight": torch.zeros(1)}}, path)
+    encoder = load_video_encoder("swin3d_debug", str(path))
+    assert encoder.weights.startswith("file:")
+    assert torch.equal(encoder.network.norm.weight, state["norm.weight"])
+
+
+def test_weights_come_from_torchvisions_file_with_its_classifier(tmp_path: Path) -> None:
+    state = debug_state() | {"head.weight": torch.zeros(400, 128), "head.bias": torch.zeros(400)}
+    torch.save(state, tmp_path / "swin3d.pth")
+    encoder = load_video_encoder("swin3d_debug", str(tmp_path / "swin3d.pth"))
+    assert torch.equal(encoder.network.norm.weight, state["norm.weight"])
+
+
+def test_a_wrong_file_is_refused_naming_what_does_not_fit(tmp_path: Path) -> None:
+    state = debug_state() | {"foreign": torch.zeros(1), "norm.bias": torch.zeros(3)}
+    del state["norm.weight"]
+    torch.save(state, tmp_path / "wrong.pth")
+    expected = (
+        r"wrong\.pth: does not hold the weights of swin3d_debug: 1 missing \(norm\.weight\); "
+        r"1 unexpected \(foreign\); 1 of another size \(norm\.bias\)"
+    )
+    with pytest.raises(ConfigError, match=expected):
+        load_video_encoder("swin3d_debug", str(tmp_path / "wrong.pth"))
+
+
+def test_the_row_of_a_state_dict_is_found() -> None:
+    with torch.device("meta"):
+        state = VIDEO_ENCODERS["swin3d_b"].build((16, 7, 7)).state_dict()
+    assert find_encoder_of(omnivore_names(state)) == "swin3d_b"
+    with pytest.raises(ConfigError, match="no video encoder that we know"):
+        find_encoder_of({"weight": torch.zeros(1)})
+
+
+def test_unknown_names_and_weights_are_refused_with_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match="'swin3d_x' is unknown; the nearest valid name is 'swin3d_"):
+        load_video_encoder("swin3d_x")
+    with pytest.raises(ConfigError, match="local file or one of kinetics400, random; got 'imagenet'"):
+        load_video_encoder("swin3d_t", "imagenet")
+    with pytest.raises(ConfigError, match="local file or one of random; got 'kinetics400'"):
+        load_video_encoder("swin3d_debug")
+
+
+def test_weights_that_cannot_be_fetched_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*args: object, **kwargs: object) -> None:
+        raise URLError("no network")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", unreachable)
+    expected = r"'kinetics400' could not be fetched from https://.*no network.*local file.*weights='random'"
+    with pytest.raises(ConfigError, match=expected):
+        load_video_encoder("swin3d_t")

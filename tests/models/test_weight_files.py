@@ -1,0 +1,43 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from evclip_ray.config import ConfigError
+from evclip_ray.models.weight_files import read_tensors
+
+
+def test_tensors_are_found_at_the_level_where_a_release_keeps_them(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pth"
+    torch.save({"epoch": 3, "state_dict": {"module.weight": torch.ones(2), "note": "text"}}, path)
+    state = read_tensors(path)
+    assert list(state) == ["weight"]
+    assert torch.equal(state["weight"], torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ([torch.ones(2)], "it holds a list"),
+        ({"epoch": 3}, "it holds no tensors"),
+        ({"weight": print}, "state dict of plain tensors"),
+    ],
+)
+def test_what_is_not_a_state_dict_is_refused(tmp_path: Path, content: object, reason: str) -> None:
+    path = tmp_path / "checkpoint.pth"
+    torch.save(content, path)
+    with pytest.raises(ConfigError, match=rf"checkpoint\.pth: .*{reason}"):
+        read_tensors(path)
+
+
+@pytest.mark.parametrize("name", ["broken.pth", "broken.safetensors"])
+def test_a_broken_file_is_refused_in_one_line(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"not weights at all")
+    with pytest.raises(ConfigError, match=name) as caught:
+        read_tensors(tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_tensors(tmp_path / "absent.pth")
