@@ -22,6 +22,10 @@ Convert = Callable[[VideoFrame], NDArray[np.uint8]]
 # Containers whose packets carry true presentation times; checked frame by frame against full decodes.
 _TIMED_CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
 _CODECS_WITH_INVISIBLE_FRAMES = ("vp8",)
+# Frames that H.264 marks as no reference are never needed to decode another one.
+_CODECS_THAT_MARK_REFERENCES = ("h264",)
+# Frames that had to be decoded to be counted are kept for reading them, up to this much.
+_KEPT_BYTES = 64 * 2**20
 # A seek throws the decoder's state away: decoding this many frames more costs less.
 _SEEK_SAVES = 4
 
@@ -67,6 +71,7 @@ class VideoReader:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._container, self._stream = _open(path)
+        self._kept: list[VideoFrame] = []
         try:
             self.index = self._index_by_packets() or self._index_by_decoding()
         except BaseException:
@@ -111,12 +116,13 @@ class VideoReader:
         return None
 
     def count(self) -> int:
-        """The number of frames that a full decode gives; `index` is the number that packets promise.
+        """The number of frames that a full decode gives, where `index` may hold what packets promise.
 
         Raises:
-            VideoError: none, or a hole in the middle.
+            VideoError: there is a hole in the middle.
         """
-        return len(self._index_by_decoding().seconds)
+        self._rewind()
+        return sum(1 for _ in self._decode())
 
     def read(self, indices: Sequence[int], convert: Convert) -> dict[int, NDArray[np.uint8]]:
         """`convert(frame)` of each of `indices`; only those frames are converted.
@@ -136,13 +142,14 @@ class VideoReader:
         self, wanted: list[int], times: NDArray[np.int64], convert: Convert
     ) -> dict[int, NDArray[np.uint8]]:
         found, position = {}, -1
+        needed = {int(times[target]) for target in wanted}
         self._rewind()
-        frames = self._decode()
+        frames = self._decode(needed)
         for target in wanted:
             key = int(self.index.keys[np.searchsorted(self.index.keys, target, side="right") - 1])
             if key > position + _SEEK_SAVES:
                 self._container.seek(int(times[key]), stream=self._stream)
-                frames = self._decode()
+                frames = self._decode(needed)
             found[target] = convert(_advance(frames, int(times[target])))
             position = target
         return found
@@ -151,9 +158,10 @@ class VideoReader:
         # The index may have been recounted, and hold fewer frames than were promised.
         last = len(self.index.seconds) - 1
         clamped = {min(index, last) for index in wanted}
-        self._rewind()
+        if len(self._kept) <= last:
+            self._rewind()
         found = {}
-        for position, frame in enumerate(self._decode()):
+        for position, frame in enumerate(self._kept if len(self._kept) > last else self._decode()):
             if position in clamped:
                 found[position] = convert(frame)
             if len(found) == len(clamped):
@@ -175,20 +183,22 @@ class VideoReader:
             ]
         except av.error.FFmpegError:
             return None
-        # Frames shown before the first key frame, or decoded from nothing, may not come out.
-        times = [time for time, _, _ in packets]
-        if not packets or None in times or min(times) != times[0] or not packets[0][1]:
+        shown = _frames_promised(packets)
+        if not shown:
             return None
-        shown = sorted((time, key) for time, key, discarded in packets if not discarded)
         stamps = np.array([time for time, _ in shown], dtype=np.int64)
-        if not len(stamps) or (np.diff(stamps) <= 0).any():
-            return None
-        keys = np.flatnonzero([key for _, key in shown])
+        keys = np.flatnonzero([is_key for _, is_key in shown])
         return FrameIndex(self._seconds(stamps), stamps, keys if shown[0][1] else np.insert(keys, 0, 0))
 
     def _index_by_decoding(self) -> FrameIndex:
         self._rewind()
-        stamps = np.array([-1 if frame.pts is None else frame.pts for frame in self._decode()], np.int64)
+        self._kept, most = [], _KEPT_BYTES // max(2 * self.width * self.height, 1)
+        times = []
+        for frame in self._decode():
+            times.append(-1 if frame.pts is None else frame.pts)
+            if len(self._kept) < most:
+                self._kept.append(frame)
+        stamps = np.array(times, dtype=np.int64)
         if not len(stamps):
             raise VideoError(self.path, "no frame of it decodes")
         increasing = bool((np.diff(stamps) > 0).all())
@@ -199,10 +209,18 @@ class VideoReader:
         seconds: NDArray[np.float64] = (stamps - stamps[0]) * float(self._stream.time_base)
         return seconds
 
-    def _decode(self) -> Iterator[VideoFrame]:
-        """Frames from here on. A tail that does not decode ends them; a hole in the middle is an error."""
+    def _decode(self, needed: set[int] | None = None) -> Iterator[VideoFrame]:
+        """Frames from here on: all of them, or at least those shown at the `needed` times.
+
+        A tail that does not decode ends them; a hole in the middle is an error.
+        """
+        if self.codec not in _CODECS_THAT_MARK_REFERENCES:
+            needed = None
         failed: str | None = None
         for packet in self._packets():
+            if needed is not None:
+                skip = "DEFAULT" if packet.pts in needed else "NONREF"
+                self._stream.codec_context.skip_frame = skip
             try:
                 frames = packet.decode()
             except av.error.FFmpegError as error:
@@ -240,6 +258,21 @@ def _open(path: Path) -> tuple[Any, Any]:
     stream.thread_type = "NONE"
     stream.codec_context.thread_count = 1
     return container, stream
+
+
+def _frames_promised(packets: list[tuple[int | None, bool, bool]]) -> list[tuple[int, bool]]:
+    """(time, is key frame) of each frame in order of presentation; nothing where packets cannot tell.
+
+    `packets`: (time, is key frame, is decoded but not shown), in order of decoding.
+    """
+    times = [time for time, _, _ in packets if time is not None]
+    if not packets or len(set(times)) < len(packets):
+        return []
+    # Frames shown before the first key frame, or decoded from nothing, may not come out.
+    first_time, first_is_key, _ = packets[0]
+    if not first_is_key or min(times) != first_time:
+        return []
+    return sorted((time, key) for time, key, hidden in packets if time is not None and not hidden)
 
 
 def _advance(frames: Iterator[VideoFrame], time: int) -> VideoFrame:
