@@ -1,0 +1,52 @@
+import av
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from evclip_ray.data.manifest import Manifest
+
+
+@pytest.fixture(scope="session")
+def write_video():
+    """Write a video whose frame k is brighter than frame k - 1, with a moving line; its path."""
+
+    def write(
+        path, *, num_frames=40, width=64, height=48, codec="libx264", options=None, muxing=None, times=None
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with av.open(str(path), "w", options=muxing or {}) as container:
+            stream = container.add_stream(codec, rate=30)
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            stream.options = options or {}
+            for number in range(num_frames):
+                image = np.full((height, width, 3), 4 * number % 250, dtype=np.uint8)
+                image[number % height] = 255
+                frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+                if times is not None:
+                    frame.pts = times[number]
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+        return path
+
+    return write
+
+
+@pytest.fixture
+def make_manifest(tmp_path):
+    """A manifest under tmp_path from columns; the files need not exist."""
+
+    def make(root=None, **columns):
+        return Manifest(pa.table(columns), root or tmp_path, "manifest.csv")
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def decoded():
+    """Every frame of a file by a plain loop of PyAV, resized by the given function."""
+
+    def decode(path, convert):
+        with av.open(str(path)) as container:
+            return np.stack([convert(frame) for frame in container.decode(container.streams.video[0])])
+
+    return decode

@@ -1,0 +1,61 @@
+"""Real files of many kinds, against a plain decode of every frame."""
+
+import csv
+
+import numpy as np
+import pytest
+
+from evclip_ray.data.decode import Fitting, VideoError, decode_frames, decode_view, probe
+from evclip_ray.data.view import ViewConfig
+
+
+@pytest.fixture(scope="module")
+def samples(shared):
+    folder = shared / "data" / "decode_samples"
+    if not folder.is_dir():
+        pytest.skip("needs shared/data/decode_samples (real files)")
+    with (folder / "expected.csv").open(newline="") as stream:
+        return folder, list(csv.DictReader(stream))
+
+
+def test_every_frame_of_every_real_file_is_the_one_of_a_full_decode(samples, decoded):
+    folder, rows = samples
+    for row in rows:
+        if row["decodes"] == "False":
+            continue
+        path = folder / row["file"]
+        whole = decoded(path, Fitting(32, 32, "crop"))
+        assert probe(path).num_frames == int(row["frames"]) == len(whole), path
+        indices = np.random.default_rng(0).integers(0, len(whole), 6)
+        assert (decode_frames(path, indices, height=32, width=32) == whole[indices]).all(), path
+
+
+def test_what_is_known_of_a_real_file_is_as_expected(samples):
+    folder, rows = samples
+    for row in rows:
+        if row["decodes"] == "True":
+            info = probe(folder / row["file"])
+            size = (info.width, info.height) if info.rotation % 180 == 0 else (info.height, info.width)
+            assert size == (int(row["width"]), int(row["height"])), row["file"]
+            assert info.codec == row["codec"], row["file"]
+            assert info.fps == pytest.approx(float(row["fps"]), abs=0.01), row["file"]
+
+
+def test_a_corrupted_file_is_refused(samples):
+    folder, rows = samples
+    broken = [row["file"] for row in rows if row["decodes"] == "False"]
+    assert broken
+    for file in broken:
+        with pytest.raises(VideoError, match="damaged in the middle"):
+            decode_view(folder / file, view=ViewConfig())
+
+
+@pytest.mark.parametrize("degrees", [0, 90, 180, 270])
+def test_rotated_recordings_come_out_upright(samples, decoded, degrees):
+    folder, _ = samples
+    path = folder / f"decord__tests__test_data__video_{degrees}.mov"
+    coded = decoded(path, lambda frame: frame.to_ndarray(format="rgb24")).astype(int)
+    info = probe(path)
+    upright = decode_frames(path, [0, 1, 2], height=info.height, width=info.width)
+    assert info.rotation == degrees
+    assert np.abs(np.rot90(coded, -degrees // 90, axes=(1, 2)) - upright).mean() < 2

@@ -1,0 +1,173 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from evclip_ray.data.manifest import Manifest, ManifestError, read_manifest, write_manifest
+
+ROWS = "path,label,split,group\na/1.mp4,wave,train,g1\na/2.mp4,run,val,g2\nb/3.mp4,wave,test,g3\n"
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text, name="manifest.csv"):
+        path = tmp_path / name
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return path
+
+    return write
+
+
+def test_a_csv_gives_rows_classes_and_splits(write, tmp_path):
+    manifest = read_manifest(write(ROWS))
+    assert len(manifest) == 3
+    assert manifest.classes == ("run", "wave")
+    assert manifest.splits() == ("train", "val", "test")
+    assert manifest.root == tmp_path
+    assert manifest.rows()[1] == {
+        "path": "a/2.mp4", "label": "run", "split": "val", "group": "g2",
+        "start_seconds": None, "end_seconds": None,
+    }  # fmt: skip
+    assert manifest.in_split("test").tolist() == [2]
+
+
+def test_windows_line_ends_and_a_byte_order_mark_change_nothing(write):
+    plain = read_manifest(write(ROWS)).digest()
+    assert read_manifest(write(b"\xef\xbb\xbf" + ROWS.replace("\n", "\r\n").encode())).digest() == plain
+
+
+def test_text_that_looks_missing_is_text(write):
+    manifest = read_manifest(write("path,label\na.mp4,NA\nb.mp4,null\nc.mp4,12\n"))
+    assert manifest.classes == ("12", "NA", "null")
+
+
+def test_parquet_and_csv_hold_the_same_rows(write, tmp_path):
+    manifest = read_manifest(write(ROWS))
+    write_manifest(manifest, tmp_path / "copy.parquet")
+    write_manifest(manifest, tmp_path / "copy.csv")
+    assert read_manifest(tmp_path / "copy.parquet").digest() == manifest.digest()
+    assert read_manifest(tmp_path / "copy.csv").digest() == manifest.digest()
+    assert (tmp_path / "copy.csv").read_text().splitlines()[0] == '"path","label","split","group"'
+
+
+def test_the_digest_is_of_the_rows_and_not_of_their_root(write, tmp_path):
+    path = write(ROWS)
+    manifest = read_manifest(path)
+    assert read_manifest(path, root=tmp_path / "elsewhere").digest() == manifest.digest()
+    assert manifest.select([1, 0, 2]).digest() != manifest.digest()
+    assert read_manifest(write(ROWS.replace("wave", "jump"))).digest() != manifest.digest()
+
+
+def test_selecting_keeps_the_order_asked_for(write):
+    selected = read_manifest(write(ROWS)).select(np.array([2, 0]))
+    assert selected.column("path") == ["b/3.mp4", "a/1.mp4"]
+
+
+def test_absolute_paths_under_the_root_become_relative(write, tmp_path):
+    manifest = read_manifest(write(f"path,label\n{tmp_path}/a/1.mp4,wave\n./b.mp4,wave\n"))
+    assert manifest.column("path") == ["a/1.mp4", "b.mp4"]
+
+
+def test_a_file_that_is_absent_is_no_error_yet(write):
+    assert len(read_manifest(write("path,label\nnowhere.mp4,wave\n"))) == 1
+
+
+def test_one_video_may_be_listed_in_parts(write):
+    manifest = read_manifest(write("path,label,start_seconds,end_seconds\na.mp4,x,0,1\na.mp4,y,1,2.5\n"))
+    assert manifest.column("end_seconds") == [1.0, 2.5]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty"),
+        ("path,label\n", "holds no rows"),
+        ("path,split\na,train\n", "column 'label' is missing; it has path, split"),
+        ("path,lable\na,x\n", "no such column 'lable'; the nearest valid name is 'label'"),
+        ("path,label,label\na,x,y\n", "appears 2 times"),
+        ("path,label\na,x\nb\n", "Expected 2 columns, got 1"),
+        ("path,label\na,x\nb,  \n", "row 2 has a blank label"),
+        ("path,label\n,x\n", "row 1 has a blank path"),
+        ("path,label\na,x\nb,y\na,x\na,z\n", r"1 videos are listed .* 'a', 3 times, in rows 1 to 4"),
+        ("path,label\na,x\n../b,x\n", "row 2: path '../b' is outside the data root"),
+        ("path,label\nc/../../b,x\n", "outside the data root"),
+        ("path,label\n/etc/passwd,x\n", "outside the data root"),
+        (
+            "path,label,start_seconds,end_seconds\na,x,2,2\n",
+            "row 1: start_seconds must be less .* 2.0 and 2.0",
+        ),
+        ("path,label,start_seconds\na,x,-1\n", "start_seconds must be 0 or more, got -1.0"),
+        ("path,label,start_seconds\na,x,nan\n", "start_seconds must be 0 or more, got nan"),
+        ("path,label,start_seconds\na,x,soon\n", "start_seconds|soon"),
+        ("path,label,split\na,x,trian\n", "row 1 has split 'trian'; the nearest valid name is 'train'"),
+        (
+            "path,label,split,group\na,x,train,g1\nb,x,test,g1\nc,x,train,g2\nd,x,val,g2\n",
+            "2 groups are in more than one split; the first is 'g1', in test and train",
+        ),
+        (
+            "path,label,split,start_seconds,end_seconds\na,x,train,0,1\na,x,test,1,2\n",
+            "1 paths are in more than one split; the first is 'a', in test and train",
+        ),
+        (b"path,label\na,caf\xe9\n", "must be UTF-8"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_row(write, text, message):
+    with pytest.raises(ManifestError, match=message):
+        read_manifest(write(text))
+
+
+def test_a_missing_manifest_and_an_unknown_kind_are_named(tmp_path, write):
+    with pytest.raises(ManifestError, match="no such manifest"):
+        read_manifest(tmp_path / "none.csv")
+    with pytest.raises(ManifestError, match=r"must be a .csv, a .parquet or a folder, got '.json'"):
+        read_manifest(write("{}", "manifest.json"))
+    with pytest.raises(ManifestError, match="manifest.parquet"):
+        read_manifest(write("not parquet", "manifest.parquet"))
+
+
+def test_a_parquet_column_of_another_type_is_named(tmp_path):
+    parquet.write_table(pa.table({"path": ["a"], "label": [["x"]]}), tmp_path / "m.parquet")
+    with pytest.raises(ManifestError, match=r"m.parquet"):
+        read_manifest(tmp_path / "m.parquet")
+
+
+def test_class_folders_are_a_manifest(tmp_path):
+    for name in ("run/b.mp4", "run/a.avi", "wave/c.MOV", "wave/notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    manifest = read_manifest(tmp_path)
+    assert manifest.column("path") == ["run/a.avi", "run/b.mp4", "wave/c.MOV"]
+    assert manifest.column("label") == ["run", "run", "wave"]
+    assert manifest.splits() == ()
+
+
+def test_split_folders_above_class_folders_are_splits(tmp_path):
+    for name in ("train/run/a.mp4", "validation/run/b.mp4", "test/wave/c.mp4"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    manifest = read_manifest(tmp_path)
+    assert manifest.column("split") == ["test", "train", "val"]
+    assert manifest.column("label") == ["wave", "run", "run"]
+
+
+def test_a_folder_without_videos_or_classes_is_refused(tmp_path):
+    with pytest.raises(ManifestError, match="holds no video"):
+        read_manifest(tmp_path)
+    (tmp_path / "loose.mp4").touch()
+    with pytest.raises(ManifestError, match=r"loose.mp4 is in no class folder"):
+        read_manifest(tmp_path)
+
+
+def test_many_rows_take_seconds(tmp_path):
+    count = 200_000
+    table = pa.table(
+        {
+            "path": [f"class{k % 400}/{k}.mp4" for k in range(count)],
+            "label": [f"class{k % 400}" for k in range(count)],
+            "split": ["test" if k % 10 == 0 else "train" for k in range(count)],
+            "group": [f"group{k % 5000}" for k in range(count)],
+        }
+    )
+    manifest = Manifest(table, tmp_path, "big")
+    write_manifest(manifest, tmp_path / "big.csv")
+    assert read_manifest(tmp_path / "big.csv").digest() == manifest.digest()

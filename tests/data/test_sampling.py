@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+
+from evclip_ray.data.sampling import frame_indices
+from evclip_ray.data.view import ViewConfig
+
+SIZES = [1, 2, 8, 16]
+EVERY_VIEW = [ViewConfig(num_frames=t, sampling=s) for t in SIZES for s in ("segments", "window")]
+
+
+@pytest.mark.parametrize("view", EVERY_VIEW, ids=lambda view: f"{view.sampling}-{view.num_frames}")
+def test_indices_are_ordered_and_inside_whatever_the_length(view):
+    for total in range(1, 201):
+        for seed in (None, 0, 1):
+            indices = frame_indices(total, view=view, seed=seed)
+            assert indices.shape == (view.num_frames,)
+            assert indices.dtype == np.int64
+            assert indices.min() >= 0
+            assert indices.max() < total
+            assert (np.diff(indices) >= 0).all()
+
+
+@pytest.mark.parametrize("num_frames", SIZES)
+def test_each_segment_gives_the_frame_of_its_own(num_frames):
+    view = ViewConfig(num_frames=num_frames)
+    for total in range(num_frames, 201):
+        bounds = np.arange(num_frames + 1) * total // num_frames
+        for seed in (None, 3):
+            indices = frame_indices(total, view=view, seed=seed)
+            assert (indices >= bounds[:-1]).all()
+            assert (indices < bounds[1:]).all()
+
+
+def test_as_many_frames_as_the_video_has_takes_each_once():
+    for seed in (None, 5):
+        assert frame_indices(8, view=ViewConfig(), seed=seed).tolist() == list(range(8))
+
+
+def test_every_frame_of_a_segment_is_drawn_sooner_or_later():
+    view = ViewConfig(num_frames=2)
+    drawn = np.stack([frame_indices(6, view=view, seed=seed) for seed in range(60)])
+    assert set(drawn[:, 0]) == {0, 1, 2}
+    assert set(drawn[:, 1]) == {3, 4, 5}
+
+
+def test_the_window_is_the_published_one():
+    # 100 frames: (100 - 32) // 2 = 34, then every 4th.
+    view = ViewConfig(sampling="window")
+    assert frame_indices(100, view=view).tolist() == [34, 38, 42, 46, 50, 54, 58, 62]
+    # 20 frames: stride 20 // 8 = 2, from 0.
+    assert frame_indices(20, view=view).tolist() == [0, 2, 4, 6, 8, 10, 12, 14]
+
+
+def test_a_short_video_repeats_its_last_frame_in_a_window():
+    assert frame_indices(3, view=ViewConfig(sampling="window")).tolist() == [0, 1, 2, 2, 2, 2, 2, 2]
+
+
+def test_random_windows_reach_both_ends():
+    view = ViewConfig(sampling="window", num_frames=2, window_frames=4)
+    starts = {int(frame_indices(7, view=view, seed=seed)[0]) for seed in range(60)}
+    assert starts == {0, 1, 2, 3}
+
+
+def test_one_seed_is_one_view():
+    view = ViewConfig()
+    assert (frame_indices(90, view=view, seed=7) == frame_indices(90, view=view, seed=7)).all()
+    assert (frame_indices(90, view=view, seed=7) != frame_indices(90, view=view, seed=8)).any()
+
+
+def test_a_video_without_frames_is_an_error():
+    with pytest.raises(ValueError, match="at least 1 frame, got 0"):
+        frame_indices(0, view=ViewConfig())

@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+
+from evclip_ray.artifacts import ArtifactError, file_digest, read_ledger
+from evclip_ray.data.datasets.synthetic import ACTIONS, write_synthetic
+from evclip_ray.data.decode import decode_view, probe
+from evclip_ray.data.manifest import read_manifest
+from evclip_ray.data.view import ViewConfig
+
+SMALL = {"videos_per_class": 5, "size": 64, "num_frames": 16}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("synthetic")
+    write_synthetic(path, **SMALL)
+    return path
+
+
+@pytest.fixture(scope="module")
+def views(folder):
+    """Action -> (videos, T, H, W, 3) float."""
+    manifest = read_manifest(folder / "manifest.csv")
+    view = ViewConfig(num_frames=16, height=64, width=64)
+    found = {action: [] for action in ACTIONS}
+    for row in manifest.rows():
+        found[row["label"]].append(decode_view(folder / row["path"], view=view))
+    return {action: np.stack(videos).astype(float) for action, videos in found.items()}
+
+
+def test_every_action_has_its_videos_and_every_split_its_groups(folder):
+    manifest = read_manifest(folder / "manifest.csv")
+    assert manifest.classes == tuple(sorted(ACTIONS))
+    assert len(manifest) == 5 * len(ACTIONS)
+    assert manifest.splits() == ("train", "val", "test")
+    info = probe(folder / manifest.column("path")[0])
+    assert (info.num_frames, info.width, info.height, info.codec) == (16, 64, 64, "h264")
+    assert read_ledger(folder, "synthetic")["counts"] == {"videos": 30}
+
+
+def test_what_is_there_is_not_written_again(folder):
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    assert write_synthetic(folder, **SMALL) == folder / "manifest.csv"
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before
+    with pytest.raises(ArtifactError, match="holds other synthetic videos"):
+        write_synthetic(folder, **SMALL, seed=1)
+
+
+def test_a_seed_is_the_same_files_and_another_seed_is_not(folder, tmp_path):
+    write_synthetic(tmp_path / "again", **SMALL)
+    write_synthetic(tmp_path / "other", **SMALL, seed=1)
+    name = "spinning_around/002.mp4"
+    assert file_digest(tmp_path / "again" / name) == file_digest(folder / name)
+    assert file_digest(tmp_path / "other" / name) != file_digest(folder / name)
+    manifests = [read_manifest(path / "manifest.csv").digest() for path in (folder, tmp_path / "again")]
+    assert manifests[0] == manifests[1]
+
+
+def test_only_standing_still_does_not_move(views):
+    change = {action: np.abs(np.diff(v, axis=1)).mean(axis=(1, 2, 3, 4)) for action, v in views.items()}
+    still = change.pop("standing still")
+    for action, moving in change.items():
+        assert moving.min() > still.max(), action
+
+
+def test_one_frame_does_not_tell_the_action(views):
+    """Mean colour and spread of single frames differ far more between groups than between actions."""
+    middle = np.stack([videos[:, 8].mean(axis=(1, 2)) for videos in views.values()])
+    between_actions = middle.mean(axis=1).std(axis=0)
+    between_groups = middle.mean(axis=0).std(axis=0)
+    assert (between_groups > 2 * between_actions).all()
+
+
+def test_sizes_that_cannot_work_are_refused(tmp_path):
+    for wrong in ({"videos_per_class": 2}, {"size": 33}, {"num_frames": 4}):
+        with pytest.raises(ValueError, match="synthetic videos need"):
+            write_synthetic(tmp_path, **wrong)

@@ -1,0 +1,132 @@
+import pytest
+import torch
+
+from evclip_ray.config import ConfigError
+from evclip_ray.data.transforms import AugmentConfig, crop_batch
+
+PLAIN = {"flip": 0.0, "crop": "centre"}
+
+
+def ramp(batch=2, num_frames=3, height=32, width=40):
+    """Red is the column, green the row, blue the frame; the same for every video."""
+    frames = torch.zeros(batch, num_frames, height, width, 3, dtype=torch.uint8)
+    frames[..., 0] = torch.arange(width, dtype=torch.uint8)
+    frames[..., 1] = torch.arange(height, dtype=torch.uint8)[:, None]
+    frames[..., 2] = torch.arange(num_frames, dtype=torch.uint8)[:, None, None]
+    return frames
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_evaluation_takes_the_centre_without_touching_a_pixel():
+    views = crop_batch(ramp(), size=28)
+    assert views.shape == (2, 3, 3, 28, 28)
+    assert views.dtype == torch.float32
+    pixels = (views * 255).round()
+    assert (pixels[0, 0, 0, 0] == torch.arange(6, 34)).all()
+    assert (pixels[0, 0, 1, :, 0] == torch.arange(2, 30)).all()
+    assert (pixels[0, :, 2, 0, 0] == torch.arange(3)).all()
+
+
+def test_the_default_is_224_of_256():
+    frames = torch.randint(0, 256, (1, 1, 256, 256, 3), dtype=torch.uint8)
+    expected = frames[:, :, 16:240, 16:240].permute(0, 1, 4, 2, 3) / 255
+    assert torch.equal(crop_batch(frames, size=224), expected)
+
+
+def test_another_size_is_resized_and_stays_in_range():
+    frames = torch.randint(0, 256, (2, 2, 32, 32, 3), dtype=torch.uint8)
+    for size in (14, 56):
+        views = crop_batch(frames, size=size)
+        assert views.shape[-2:] == (size, size)
+        assert 0 <= views.min() <= views.max() <= 1
+
+
+@pytest.mark.parametrize("crop", ["random_resized", "random"])
+def test_all_frames_of_a_video_get_one_crop_and_videos_get_their_own(crop):
+    frames = ramp(batch=6)
+    frames[..., 2] = 0
+    views = crop_batch(frames, size=20, augment=AugmentConfig(crop=crop), generator=seeded())
+    assert (views[:, 0] == views[:, 1]).all()
+    assert len({tuple(view.flatten().tolist()) for view in views[:, 0]}) > 3
+
+
+def test_random_crops_reach_every_corner_and_no_further():
+    frames = ramp(batch=400, num_frames=1)
+    views = crop_batch(frames, size=28, augment=AugmentConfig(crop="random", flip=0.0), generator=seeded())
+    corners = (views[:, 0, :2, 0, 0] * 255).round()
+    assert corners.amin(0).tolist() == [0, 0]
+    assert corners.amax(0).tolist() == [40 - 28, 32 - 28]
+
+
+def test_the_area_of_resized_crops_is_the_scale():
+    frames = ramp(batch=300, num_frames=1, height=64, width=64)
+    augment = AugmentConfig(scale=(0.25, 1.0), flip=0.0)
+    views = crop_batch(frames, size=64, augment=augment, generator=seeded())
+    sides = 255 * (views[:, 0, 0, 0, -1] - views[:, 0, 0, 0, 0]) + 1
+    assert 30 <= sides.min() <= 36
+    assert sides.max() > 60
+
+
+def test_a_flip_mirrors_every_frame():
+    frames = ramp()
+    always = AugmentConfig(crop="centre", flip=1.0)
+    flipped = crop_batch(frames, size=28, augment=always, generator=seeded())
+    assert torch.equal(flipped, crop_batch(frames, size=28).flip(-1))
+
+
+def test_everything_off_is_the_evaluation_view():
+    frames = torch.randint(0, 256, (2, 2, 32, 40, 3), dtype=torch.uint8)
+    off = crop_batch(frames, size=24, augment=AugmentConfig(**PLAIN), generator=seeded())
+    assert torch.equal(off, crop_batch(frames, size=24))
+
+
+def test_brightness_scales_a_whole_video_by_one_factor():
+    frames = torch.full((4, 2, 32, 32, 3), 100, dtype=torch.uint8)
+    augment = AugmentConfig(**PLAIN, brightness=0.4)
+    views = crop_batch(frames, size=28, augment=augment, generator=seeded())
+    factors = views.flatten(1) / (100 / 255)
+    assert torch.allclose(factors, factors[:, :1].expand_as(factors))
+    assert 0.6 <= factors.min() < factors.max() <= 1.4
+
+
+def test_contrast_keeps_the_mean_grey():
+    frames = torch.randint(100, 150, (3, 2, 32, 32, 3), dtype=torch.uint8)
+    augment = AugmentConfig(**PLAIN, contrast=0.5)
+    plain = crop_batch(frames, size=28)
+    views = crop_batch(frames, size=28, augment=augment, generator=seeded())
+    assert torch.allclose(views.flatten(1).mean(1), plain.flatten(1).mean(1), atol=1e-4)
+    assert not torch.allclose(views.flatten(1).std(1), plain.flatten(1).std(1), rtol=0.02)
+
+
+def test_a_seed_is_one_augmentation():
+    frames = torch.randint(0, 256, (4, 2, 32, 32, 3), dtype=torch.uint8)
+    augment = AugmentConfig(brightness=0.2, contrast=0.2)
+    first, again, other = (
+        crop_batch(frames, size=24, augment=augment, generator=seeded(seed)) for seed in (1, 1, 2)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.gpu
+def test_a_seed_is_the_same_augmentation_on_a_gpu():
+    frames = torch.randint(0, 256, (4, 2, 64, 64, 3), dtype=torch.uint8)
+    augment = AugmentConfig(brightness=0.2, contrast=0.2)
+    here = crop_batch(frames, size=48, augment=augment, generator=seeded())
+    there = crop_batch(frames.cuda(), size=48, augment=augment, generator=seeded())
+    assert torch.allclose(here, there.cpu(), atol=1e-4)
+
+
+def test_frames_of_another_kind_and_a_missing_generator_are_refused():
+    with pytest.raises(ValueError, match=r"\(B, T, H, W, 3\) uint8, got \(2, 3, 32, 40, 3\) torch.float32"):
+        crop_batch(ramp().float(), size=28)
+    with pytest.raises(ValueError, match="CPU generator"):
+        crop_batch(ramp(), size=28, augment=AugmentConfig())
+
+
+def test_an_impossible_scale_is_refused():
+    with pytest.raises(ConfigError, match="0 < low <= high <= 1"):
+        AugmentConfig.load({"scale": [0.8, 0.2]})
