@@ -256,6 +256,8 @@ def tune(
             outcome = run.run(plan, StudyView(progress, trials=plan.missing, epochs=plan.epochs))
     if not outcome.missing:
         _show_study(run.folder.root, outcome.rows)
+        if all(row["state"] == "failed" for row in outcome.rows):
+            raise click.ClickException(f"every trial failed; the first: {outcome.rows[0]['error']}")
         return
     console.print(f"\n{outcome.missing} trials are still to be run; everything finished is kept. Go on with:")
     console.print(f"  {_this_command()}", soft_wrap=True, markup=False)

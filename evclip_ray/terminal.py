@@ -5,11 +5,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 console = Console(highlight=False)
+if not console.is_terminal:
+    # A file or a pipe has no width; a table cut at 80 columns would lose its numbers.
+    console = Console(highlight=False, width=140)
+
+_MARKS = {"stopped": " stopped", "diverged": " diverged", "running": " running"}
+_VAGUE = {"depth", "heads", "width", "name", "window", "tokens"}
 
 
 @contextmanager
@@ -64,18 +71,19 @@ class StudyView:
 
 def leaderboard_table(rows: Sequence[Mapping[str, Any]], *, most: int = 10) -> Table:
     """The best trials as a table: validation top-1 with its 95 % interval, and the searched settings."""
-    table = Table(title="Leaderboard (validation)", title_justify="left")
+    table = Table(
+        title="Leaderboard on the validation split", title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0)
+    )
     searched = sorted({path for row in rows for path in row["overrides"]})
-    for name in ("rank", "trial", "top-1", "95 % interval", "loss", "epochs", "state"):
-        table.add_column(name)
-    for path in searched:
-        table.add_column(path.rpartition(".")[2] if _is_unique_leaf(path, searched) else path)
+    for name in ("trial", "top-1 (95 %)", "loss", "epochs", *(_brief(path, searched) for path in searched)):
+        table.add_column(name, no_wrap=True)
     for row in rows[:most]:
+        interval = f"{row['val_top1_low']:.2f}-{row['val_top1_high']:.2f}"
         table.add_row(
-            str(row["rank"]), row["trial"].removeprefix("trial-"), f"{row['val_top1']:.3f}",
-            f"{row['val_top1_low']:.2f} to {row['val_top1_high']:.2f}",
-            f"{row['val_loss']:.3f}" if math.isfinite(row["val_loss"]) else "-",
-            str(row["epochs"]), row["state"],
+            row["trial"].removeprefix("trial-"),
+            "failed" if row["state"] == "failed" else f"{row['val_top1']:.3f} ({interval})",
+            f"{row['val_loss']:.2f}" if math.isfinite(row["val_loss"]) else "-",
+            f"{row['epochs']}{_MARKS.get(row['state'], '')}",
             *(short(row["overrides"].get(path, "-")) for path in searched),
         )  # fmt: skip
     return table
@@ -93,10 +101,11 @@ def short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _is_unique_leaf(path: str, searched: Sequence[str]) -> bool:
-    leaf = path.rpartition(".")[2]
-    return sum(other.rpartition(".")[2] == leaf for other in searched) == 1 and leaf not in {
-        "depth",
-        "heads",
-        "name",
-    }
+def _brief(path: str, searched: Sequence[str]) -> str:
+    """The shortest tail of a path that no other searched path ends with: `lr`, `mask.depth`."""
+    parts = path.split(".")
+    for length in range(1, len(parts)):
+        tail = ".".join(parts[-length:])
+        if sum(other == tail or other.endswith(f".{tail}") for other in searched) == 1 and tail not in _VAGUE:
+            return tail
+    return path

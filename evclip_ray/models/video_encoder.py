@@ -35,12 +35,17 @@ _BIAS_TABLE = "features.0.0.attn.relative_position_bias_table"
 
 @dataclasses.dataclass(frozen=True)
 class Swin3D:
-    """Sizes of a 3D Swin transformer; `image_size`: side in pixels; `tags`: weights by our names."""
+    """Sizes of a 3D Swin transformer; `image_size`: side in pixels; `tags`: weights by our names.
+
+    `reads_differences`: patches hold the second frame of a pair less the first, not normalised, so
+    that even random weights see what moves and how much; a trained network learns such filters.
+    """
 
     embed_dim: int
     depths: tuple[int, ...]
     num_heads: tuple[int, ...]
     image_size: int = 224
+    reads_differences: bool = False
     tags: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
@@ -59,6 +64,8 @@ class Swin3D:
             stochastic_depth_prob=0.0,
         )
         del network.head, network.avgpool
+        if self.reads_differences:
+            _read_differences(network)
         return network
 
 
@@ -70,7 +77,7 @@ VIDEO_ENCODERS: dict[str, Swin3D] = {
     "swin3d_b": Swin3D(
         128, (2, 2, 18, 2), (4, 8, 16, 32), tags={**_K400, "imagenet22k": "KINETICS400_IMAGENET22K_V1"}
     ),
-    "swin3d_debug": Swin3D(16, (2, 2, 2, 2), (1, 2, 4, 8), image_size=64),
+    "swin3d_debug": Swin3D(16, (2, 2, 2, 2), (1, 2, 4, 8), image_size=64, reads_differences=True),
 }
 
 
@@ -106,6 +113,14 @@ class FrozenVideoEncoder(FrozenNetwork):
         patches = network.patch_embed(images.transpose(1, 2).to(network.norm.weight.dtype))
         last: Tensor = network.norm(network.features(patches))
         return last.permute(0, 4, 1, 2, 3)
+
+
+def _read_differences(network: SwinTransformer3d) -> None:
+    patches = network.patch_embed
+    with torch.no_grad():
+        patches.proj.weight[:, :, 0] = -patches.proj.weight[:, :, 1]
+        patches.proj.bias.zero_()
+    patches.norm = torch.nn.Identity()
 
 
 def map_size(image_size: int) -> tuple[int, int]:

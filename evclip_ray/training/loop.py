@@ -273,7 +273,7 @@ class Run:
             "progress": dataclasses.asdict(self.progress),
             "num_trainable": self.method.num_trainable(),
             "weights": weights_of(self.method.frozen),
-            "decoder": self.videos.sets["train"].shards.decoder,
+            "decoder": self.videos.sets["train"].shards.ledger["inputs"]["decoder"],
             "provenance": provenance(),
         }
 

@@ -1,6 +1,7 @@
 """The searcher: Ray's OptunaSearch with a memory on disk and honest trial states."""
 
 import math
+import warnings
 from typing import Any
 
 import optuna
@@ -74,6 +75,8 @@ def make_sampler(kind: str, *, seed: int, trials: int) -> optuna.samplers.BaseSa
         return optuna.samplers.RandomSampler(seed=seed)
     # The default of 10 random trials would leave a small study no trial to learn with.
     startup = max(3, min(10, trials // 3))
-    return optuna.samplers.TPESampler(
-        seed=seed, n_startup_trials=startup, multivariate=True, group=True, constant_liar=True
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.samplers.TPESampler(
+            seed=seed, n_startup_trials=startup, multivariate=True, group=True, constant_liar=True
+        )

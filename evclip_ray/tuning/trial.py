@@ -1,12 +1,14 @@
 """One trial, as Tune runs it: in its own warm process, or through a Ray Train group of workers."""
 
+import math
+import traceback
 from pathlib import Path
 from typing import Any
 
 import torch
 from ray import tune
 
-from evclip_ray.artifacts import read_json
+from evclip_ray.artifacts import read_json, write_text
 from evclip_ray.training.baseline import videos_key, zero_shot_key
 from evclip_ray.training.build import build_method
 from evclip_ray.training.experiment import ExperimentConfig
@@ -22,8 +24,20 @@ def run_trial(config: dict[str, Any]) -> None:
     """Tune's trainable: train the point in `config` in its folder, reporting every epoch.
 
     `config` holds paths and numbers only; the videos are mapped from disk, and the frozen networks
-    stay loaded in this process from one trial to the next.
+    stay loaded in this process from one trial to the next. A trial that raises is reported as
+    failed, with its traceback in `error.txt`: the same error would meet it again, while a process
+    that dies is restarted by Tune and goes on after its last epoch.
     """
+    try:
+        _train(config)
+    except Exception as error:
+        folder = StudyFolder(Path(config["study"])).trial(config["folder"])
+        write_text(folder / "error.txt", traceback.format_exc())
+        message = " ".join(f"{type(error).__name__}: {error}".split())
+        tune.report({"epoch": 0, OBJECTIVE: math.nan, "error": message})
+
+
+def _train(config: dict[str, Any]) -> None:
     study = StudyFolder(Path(config["study"]))
     folder, overrides, need = study.trial(config["folder"]), config["overrides"], Need(**config["need"])
     experiment = ExperimentConfig.load(read_json(study.fixed), overrides)

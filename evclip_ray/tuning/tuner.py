@@ -195,22 +195,30 @@ class _Recorder(tune.Callback):
     def __init__(self, folder: StudyFolder, epochs: int, on_event: OnEvent) -> None:
         self._folder, self._epochs, self._on_event = folder, epochs, on_event
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles its callbacks for a restore of its own, which is not used here; a progress
+        # view cannot be pickled.
+        return {}
+
     def on_trial_start(self, iteration: int, trials: Iterable[Any], trial: Any, **info: Any) -> None:
         self._folder.begin(trial.config["folder"], trial.config["overrides"])
 
     def on_trial_result(
         self, iteration: int, trials: Iterable[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        self._on_event("epoch", trial.config["folder"], result)
+        if "error" not in result:
+            self._on_event("epoch", trial.config["folder"], result)
 
     def on_trial_complete(self, iteration: int, trials: Iterable[Any], trial: Any, **info: Any) -> None:
         last = trial.last_result
         state = "complete"
-        if last.get("diverged"):
+        if "error" in last:
+            state = "failed"
+        elif last.get("diverged"):
             state = "diverged"
         elif last.get("epoch", 0) < self._epochs:
             state = "stopped"
-        self._end(trial, state, None)
+        self._end(trial, state, last.get("error"))
 
     def on_trial_error(self, iteration: int, trials: Iterable[Any], trial: Any, **info: Any) -> None:
         self._end(trial, "failed", _last_line(trial.error_file))
