@@ -94,7 +94,8 @@ def write_shard(job: ShardJob, *, root: Path, folder: Path) -> None:
             try:
                 frames = _decode(job, video, root)
             except VideoError as error:
-                writer.write_batch(columns.empty_table().to_batches()[0], {_SKIPPED: error.reason})
+                nothing = np.empty((0, *job.view.shape), dtype=np.uint8)
+                writer.write_batch(_batch(columns, video, nothing), {_SKIPPED: error.reason})
             else:
                 writer.write_batch(_batch(columns, video, frames))
 
@@ -133,7 +134,7 @@ def _decode(job: ShardJob, video: dict[str, Any], root: Path) -> NDArray[np.uint
 def _batch(columns: pa.Schema, video: dict[str, Any], frames: NDArray[np.uint8]) -> pa.RecordBatch:
     num_views = len(frames)
     tensor = columns.field("frames").type
-    flat = pa.FixedSizeListArray.from_arrays(pa.array(frames.ravel()), frames[0].size)
+    flat = pa.FixedSizeListArray.from_arrays(pa.array(frames.ravel()), int(np.prod(frames.shape[1:])))
     values: dict[str, Any] = {name: [video[name]] * num_views for name in columns.names if name in video}
     values["view"] = list(range(num_views))
     arrays = [pa.array(values[field.name], field.type) for field in columns if field.name != "frames"]

@@ -1,6 +1,7 @@
 import os
 import pickle
 import struct
+from pathlib import Path
 
 import av
 import numpy as np
@@ -20,6 +21,7 @@ from evclip_ray.data.sampling import frame_indices
 from evclip_ray.data.view import ViewConfig
 
 SMALL = {"height": 32, "width": 32}
+ALT_REF = {"auto-alt-ref": "1", "lag-in-frames": "8"}
 FILES = {
     "key frame every 10": ("v.mp4", {"options": {"g": "10"}}),
     "one key frame": ("v.mp4", {"options": {"g": "250", "sc_threshold": "0"}}),
@@ -27,7 +29,7 @@ FILES = {
     "no b frames": ("v.mkv", {"options": {"g": "10", "bf": "0"}}),
     "transport stream": ("v.ts", {"options": {"g": "10"}}),
     "avi without times": ("v.avi", {"codec": "mpeg4", "options": {"bf": "2", "g": "10"}}),
-    "invisible frames": ("v.webm", {"codec": "libvpx", "options": {"auto-alt-ref": "1", "lag-in-frames": "8"}}),
+    "invisible frames": ("v.webm", {"codec": "libvpx", "options": ALT_REF}),
     "vp9": ("v.webm", {"codec": "libvpx-vp9", "options": {"deadline": "realtime", "cpu-used": "8"}}),
 }  # fmt: skip
 
@@ -88,9 +90,7 @@ def test_what_a_file_holds_is_known(tmp_path, write_video):
 def test_an_index_that_promises_too_much_falls_back_to_a_full_decode(
     tmp_path, write_video, decoded, monkeypatch
 ):
-    path = write_video(
-        tmp_path / "v.webm", codec="libvpx", options={"auto-alt-ref": "1", "lag-in-frames": "8"}
-    )
+    path = write_video(tmp_path / "v.webm", codec="libvpx", options=ALT_REF)
     whole = decoded(path, Fitting(32, 32, "crop"))
     original = video_reader._frames_promised
 
@@ -262,7 +262,7 @@ def test_the_decoder_names_its_version():
 
 def test_reading_leaves_no_open_files(tmp_path, write_video):
     path = write_video(tmp_path / "v.mp4")
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(5):
         decode_view(path, view=ViewConfig(**SMALL))
-    assert len(os.listdir("/proc/self/fd")) <= before + 1
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 1

@@ -121,7 +121,7 @@ def test_a_missing_manifest_and_an_unknown_kind_are_named(tmp_path, write):
         read_manifest(tmp_path / "none.csv")
     with pytest.raises(ManifestError, match=r"must be a .csv, a .parquet or a folder, got '.json'"):
         read_manifest(write("{}", "manifest.json"))
-    with pytest.raises(ManifestError, match="manifest.parquet"):
+    with pytest.raises(ManifestError, match=r"manifest\.parquet"):
         read_manifest(write("not parquet", "manifest.parquet"))
 
 
