@@ -1,6 +1,7 @@
 """Reading by torchcodec, where it is installed and finds its FFmpeg libraries.
 
-It is only asked for frames of files whose index the packets tell: there, its frame k is ours.
+It is only asked for frames of files whose index the packets tell: there, its frame k is ours. Its pixels
+are resized after their conversion to RGB, not with it, so they differ a little from PyAV's.
 """
 
 import functools
@@ -12,7 +13,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from evclip_ray.data.video_reader import Convert, VideoError, VideoReader
+from evclip_ray.data.video_reader import Convert, VideoReader
 
 logger = logging.getLogger(__name__)
 
@@ -36,16 +37,20 @@ def name() -> str:
 
 
 def read(video: VideoReader, indices: Sequence[int], convert: Convert) -> dict[int, NDArray[np.uint8]]:
-    """As `VideoReader.read`, by one torchcodec thread."""
+    """As `VideoReader.read`, by one torchcodec thread; it hands out upright frames."""
     if video.index.times is None:
         return video.read(indices, convert)
     from torchcodec.decoders import VideoDecoder
 
     wanted = sorted(set(indices))
     try:
-        decoder = VideoDecoder(str(video.path), dimension_order="NHWC", num_ffmpeg_threads=1)
+        decoder = VideoDecoder(
+            str(video.path), stream_index=video.stream_index, dimension_order="NHWC", num_ffmpeg_threads=1
+        )
         pixels = decoder.get_frames_at(wanted).data.numpy()
     except (RuntimeError, IndexError) as error:
-        raise VideoError(video.path, str(error).splitlines()[0]) from None
+        # PyAV knows a tail that is cut off, which is clamped, from a hole, which is refused.
+        logger.info("%s: torchcodec cannot (%s), PyAV tries", video.path, str(error).splitlines()[0])
+        return video.read(indices, convert)
     frames = (av.VideoFrame.from_ndarray(rgb, format="rgb24") for rgb in pixels)
     return {index: convert(frame) for index, frame in zip(wanted, frames, strict=True)}

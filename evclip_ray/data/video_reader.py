@@ -107,6 +107,11 @@ class VideoReader:
         return int(self._stream.codec_context.height)
 
     @property
+    def stream_index(self) -> int:
+        """Which of the file's streams is read: its first video."""
+        return int(self._stream.index)
+
+    @property
     def declared_seconds(self) -> float | None:
         """How long the header says that the video lasts, None where it does not say so of the video."""
         if self._stream.duration is not None:

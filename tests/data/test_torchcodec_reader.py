@@ -1,0 +1,77 @@
+import importlib.metadata
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from evclip_ray.data import torchcodec_reader
+from evclip_ray.data.decode import Fitting, decode_frames, decoder_name
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    """What was found out about torchcodec is forgotten before and after."""
+    for cached in (torchcodec_reader.available, decoder_name):
+        cached.cache_clear()
+    yield
+    for cached in (torchcodec_reader.available, decoder_name):
+        cached.cache_clear()
+
+
+@pytest.fixture
+def fake(monkeypatch, decoded):
+    """A torchcodec that decodes every frame by PyAV; counts its calls."""
+    state = SimpleNamespace(calls=[], fails=False)
+
+    class VideoDecoder:
+        def __init__(self, path, *, stream_index, dimension_order, num_ffmpeg_threads):
+            assert (stream_index, dimension_order, num_ffmpeg_threads) == (0, "NHWC", 1)
+            self.path = path
+
+        def get_frames_at(self, indices):
+            state.calls.append(indices)
+            if state.fails:
+                raise RuntimeError("Could not push packet")
+            whole = decoded(self.path, lambda frame: frame.to_ndarray(format="rgb24"))
+            return SimpleNamespace(data=torch.from_numpy(whole[indices]))
+
+    decoders = SimpleNamespace(VideoDecoder=VideoDecoder)
+    monkeypatch.setitem(sys.modules, "torchcodec", SimpleNamespace(decoders=decoders))
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", decoders)
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.17.0")
+    return state
+
+
+@pytest.mark.parametrize("error", ["ImportError", "RuntimeError", "OSError"])
+def test_a_torchcodec_that_cannot_be_imported_leaves_pyav(tmp_path, monkeypatch, error):
+    (tmp_path / "torchcodec").mkdir()
+    (tmp_path / "torchcodec" / "__init__.py").write_text(f"raise {error}('no libavutil\\nlong story')")
+    monkeypatch.delitem(sys.modules, "torchcodec", raising=False)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert not torchcodec_reader.available()
+    assert decoder_name().startswith("pyav ")
+
+
+def test_torchcodec_is_used_and_named_when_it_imports(tmp_path, write_video, fake, decoded):
+    path = write_video(tmp_path / "v.mp4")
+    whole = decoded(path, Fitting(48, 64, "crop"))
+    frames = decode_frames(path, [30, 2, 30], height=48, width=64)
+    assert fake.calls == [[2, 30]]
+    assert decoder_name() == "torchcodec 0.17.0"
+    assert np.abs(frames.astype(int) - whole[[30, 2, 30]]).mean() < 2
+
+
+def test_files_that_only_a_full_decode_indexes_stay_with_pyav(tmp_path, write_video, fake):
+    path = write_video(tmp_path / "v.avi", codec="mpeg4")
+    assert decode_frames(path, [3], height=48, width=64).shape == (1, 48, 64, 3)
+    assert fake.calls == []
+
+
+def test_where_torchcodec_fails_pyav_decides(tmp_path, write_video, fake, decoded):
+    path = write_video(tmp_path / "v.mp4", num_frames=5)
+    fake.fails = True
+    whole = decoded(path, Fitting(48, 64, "crop"))
+    assert (decode_frames(path, [4, 1], height=48, width=64) == whole[[4, 1]]).all()
+    assert fake.calls == [[1, 4]]
