@@ -167,6 +167,18 @@ def test_a_preparation_that_was_killed_goes_on_and_ends_with_the_same_bytes(copy
     assert not list(copy.glob(".shard-*"))
 
 
+def test_an_interrupted_run_keeps_what_it_finished(folder, manifest, tmp_path, local_ray):
+    def interrupt(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare_shards(manifest, folder=tmp_path, **SETTINGS, progress=interrupt)
+    assert list(tmp_path.glob("shard-*.arrow"))
+    assert not (tmp_path / "ledger.json").exists()
+    prepare_shards(manifest, folder=tmp_path, **SETTINGS)
+    assert contents(tmp_path) == contents(folder)
+
+
 def test_a_shard_that_went_missing_is_noticed_and_made_again(copy, manifest, local_ray):
     whole = contents(copy)
     (copy / "shard-00001.arrow").unlink()
