@@ -242,6 +242,10 @@ def tune(
         study={name: value for name, value in study.items() if value is not None},
     )
     run = StudyRun(searched, out or Path("studies") / searched.name, cache=_cache_folder(cache))
+    if run.missing() == 0:
+        console.print(f"all {searched.study.trials} trials are done; raise --trials to add some\n")
+        _show_study(run.folder.root, run.folder.write_leaderboard())
+        return
     with connect(address, verbose=context.obj, dashboard=searched.study.workers > 1) as machines:
         plan = run.plan(machines, measure=dry_run)
         console.print(f"study {searched.name} in {run.folder.root}", soft_wrap=True)

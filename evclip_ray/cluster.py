@@ -20,6 +20,8 @@ _DEFAULTS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Tune's newer output prints its tables whatever its verbosity.
+    "RAY_AIR_NEW_OUTPUT": "0",
 }
 _NOISY = ("ray", "ray.data", "ray.tune", "ray.train", "ray._private")
 
@@ -39,6 +41,8 @@ def connect(
     """
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
+    if not verbose:
+        os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")
     if ray.is_initialized():
         yield _machines()
         return

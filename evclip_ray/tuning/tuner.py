@@ -60,6 +60,17 @@ class StudyRun:
     def __init__(self, space: SearchSpace, root: Path, *, cache: Path) -> None:
         self.space, self.folder, self.cache = space, StudyFolder(root.expanduser().resolve()), cache
 
+    def missing(self) -> int:
+        """Trials still to run.
+
+        Raises:
+            ValueError: the folder of another study, or one with other files.
+        """
+        self.folder.check(identity(self.space))
+        if not self.folder.journal.is_file():
+            return self.space.study.trials
+        return count_missing(self._optuna(), self.space.study.trials)
+
     def plan(self, machines: Sequence[Mapping[str, float]], *, measure: bool = False) -> StudyPlan:
         """What is going to happen; nothing is written to the folder.
 
@@ -67,16 +78,13 @@ class StudyRun:
             ValueError: a trial that can never be placed; the folder of another study.
         """
         study = self.space.study
-        self.folder.check(identity(self.space))
         has_gpus = any(node.get("GPU", 0) > 0 for node in machines)
         gpus = study.gpus if study.gpus is not None else float(has_gpus)
         need = Need(study.cpus, gpus, study.memory_gb * GIB, study.workers)
-        missing = study.trials
-        if self.folder.journal.is_file():
-            missing = count_missing(self._optuna(), study.trials)
         return plan_study(
-            self.space, need=need, machines=machines, cache=self.cache, missing=missing, measure=measure
-        )
+            self.space, need=need, machines=machines, cache=self.cache, missing=self.missing(),
+            measure=measure,
+        )  # fmt: skip
 
     def claim(self) -> None:
         """Make the folder this study's, or find that it is already."""
