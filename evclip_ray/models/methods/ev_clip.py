@@ -23,7 +23,8 @@ from evclip_ray.models.methods.base import Frozen, Method, MethodConfig, MethodO
 from evclip_ray.models.methods.class_text import Template, class_logits, class_texts, mean_feature
 from evclip_ray.models.methods.context_prompt import ContextGenerator
 from evclip_ray.models.methods.ev_clip_published import import_published, load_published_state
-from evclip_ray.models.methods.frames import Normalization, prepare_frames
+from evclip_ray.models.methods.frames import Normalization, prepare_frames, read_frames
+from evclip_ray.models.methods.gather import gather_rows
 from evclip_ray.models.methods.mask_prompt import MaskGenerator
 from evclip_ray.models.video_encoder import FrozenVideoEncoder, map_size
 
@@ -206,12 +207,10 @@ class EVCLIP(Method):
         return video_map
 
     def _frame_features(self, batch: VideoBatch, mask: Tensor | None) -> Tensor:
-        if mask is None and batch.frame_features is not None:
-            return batch.frame_features
+        if mask is None:
+            return read_frames(self.frozen.clip, batch, self.normalization)
         images = prepare_frames(self.frozen.clip, batch.pixels, self.normalization)
-        if mask is not None:
-            images = images * mask[:, None, None]
-        return self.frozen.clip.encode_frames(images)
+        return self.frozen.clip.encode_frames(images * mask[:, None, None])
 
 
 def consistency_loss(frame_features: Tensor) -> Tensor:
@@ -223,7 +222,7 @@ def consistency_loss(frame_features: Tensor) -> Tensor:
     """
     frames = F.normalize(frame_features.float(), dim=-1)
     with torch.autocast(frames.device.type, enabled=False):
-        cosines = (frames @ frames.transpose(1, 2)).mean(0)
+        cosines = gather_rows(frames @ frames.transpose(1, 2)).mean(0)
     # Clamped for frames that oppose each other exactly, whose loss is infinite.
     agreement = ((cosines + 1) / 2).clamp(min=torch.finfo(cosines.dtype).eps)
     return -agreement.log().mean()

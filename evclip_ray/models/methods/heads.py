@@ -27,7 +27,9 @@ class TextHead(nn.Module):
     def forward(self, class_tokens: Tensor) -> MethodOutput:
         """(B, T, W) class tokens after the last layer norm -> logits (B, N)."""
         projection = self.frozen.clip.model.visual.proj
-        frames = class_tokens if projection is None else class_tokens @ projection
+        frames = class_tokens
+        if projection is not None:
+            frames = class_tokens.to(projection.dtype) @ projection
         video_features = mean_feature(frames)
         return MethodOutput(
             logits=class_logits(self.frozen.clip, video_features, self.text_features),
