@@ -1,0 +1,99 @@
+from collections.abc import Callable
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+from torch import Tensor
+
+from evclip_ray.config import ConfigError
+from evclip_ray.models.clip import FrozenCLIP
+from evclip_ray.models.methods.gather import gather_rows
+from evclip_ray.models.methods.text_memo import TextMemo
+from evclip_ray.models.methods.towers import ImageTower, TextTower, attend, think
+
+VISION = {"image_size": 32, "patch_size": 16, "width": 64, "layers": 2, "head_width": 32}
+TEXT = {"context_length": 12, "vocab_size": 100, "width": 32, "heads": 2, "layers": 2}
+# A text tower in SigLIP's manner: no order, no start, the last token, a projection with a bias.
+SIGLIP_TEXT = {**TEXT, "no_causal_mask": True, "proj_bias": True, "pool_type": "last"}
+SCALED = {"ls_init_value": 0.3}
+
+
+def plain(_index: int, block: Any, tokens: Tensor) -> Tensor:
+    tokens = tokens + attend(block, tokens)
+    return tokens + think(block, tokens)
+
+
+@pytest.mark.parametrize("vision", [VISION, {**VISION, **SCALED}, {**VISION, "final_ln_after_pool": True}])
+def test_an_image_tower_run_from_outside_computes_what_the_model_does(vision: dict[str, Any]) -> None:
+    model = open_clip.CLIP(16, vision, TEXT).eval()
+    tower = ImageTower(model.visual, name="tiny", method="ours")
+    images = torch.randn(2, 3, 3, 32, 32)
+    frames = tower.project(tower.encode(images, plain))
+    expected = model.encode_image(images.flatten(0, 1)).unflatten(0, (2, 3))
+    assert (tower.width, tower.depth) == (64, 2)
+    assert torch.equal(frames, expected)
+
+
+@pytest.mark.parametrize("text", [TEXT, {**TEXT, **SCALED}])
+def test_a_text_tower_run_from_outside_computes_what_the_model_does(text: dict[str, Any]) -> None:
+    model = open_clip.CLIP(16, VISION, text).eval()
+    assert_same_texts(model, step=None)
+    tower = TextTower(model, name="tiny", method="ours")
+
+    def step(_index: int, block: Any, words: Tensor) -> Tensor:
+        words = words + tower.attend(block, words)
+        return words + think(block, words)
+
+    assert_same_texts(model, step=step)
+
+
+def test_a_text_tower_of_its_own_is_entered_too() -> None:
+    assert_same_texts(open_clip.CustomTextCLIP(16, VISION, SIGLIP_TEXT).eval(), step=None)
+
+
+def assert_same_texts(model: Any, step: Callable[[int, Any, Tensor], Tensor] | None) -> None:
+    tower = TextTower(model, name="tiny", method="ours")
+    tokens = torch.randint(1, 100, (4, 12))
+    assert torch.equal(tower.encode(tower.embed(tokens), tokens, step), model.encode_text(tokens))
+
+
+def test_towers_without_the_parts_we_enter_are_refused(meta_clip: Callable[[str], FrozenCLIP]) -> None:
+    refused = {
+        "RN50": "has a ModifiedResNet",
+        "EVA02-B-16": "has a TimmModel",
+        "coca_ViT-B-32": "pools otherwise",
+    }
+    for name, reason in refused.items():
+        with pytest.raises(ConfigError, match=f"backbone {name} {reason}"):
+            ImageTower(meta_clip(name).model.visual, name=name, method="ours")
+    other_blocks = open_clip.CLIP(16, {**VISION, "qk_norm": True}, TEXT)
+    with pytest.raises(ConfigError, match="backbone tiny has CustomResidualAttentionBlock"):
+        ImageTower(other_blocks.visual, name="tiny", method="ours")
+    with pytest.raises(ConfigError, match="has no such entrance"):
+        TextTower(meta_clip("coca_ViT-B-32").model, name="coca_ViT-B-32", method="ours")
+
+
+def test_without_workers_a_batch_is_the_whole_batch() -> None:
+    rows = torch.randn(3, 2)
+    assert gather_rows(rows) is rows
+
+
+def test_texts_are_kept_while_nothing_is_trained() -> None:
+    parameter, calls, memo = torch.nn.Parameter(torch.ones(2)), [], TextMemo()
+
+    def encode() -> Tensor:
+        calls.append(torch.is_autocast_enabled("cpu"))
+        return parameter * 2
+
+    memo([parameter], encode)
+    assert len(calls) == 1
+    with torch.no_grad():
+        memo([parameter], encode)
+        memo([parameter], encode)
+        assert len(calls) == 2
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            memo([parameter], encode)
+        assert calls == [False, False, True]
+        parameter.mul_(3)
+        assert torch.equal(memo([parameter], encode), parameter * 2)
