@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from evclip_ray.artifacts import file_digest
 from evclip_ray.config import ConfigError
+from evclip_ray.models.attention import quicken
 from evclip_ray.models.backbones import Backbone, build, find_backbone
 from evclip_ray.models.clip_names import open_clip_names
 from evclip_ray.models.frozen import RANDOM, FrozenNetwork, random_weights
@@ -44,6 +45,7 @@ class FrozenCLIP(FrozenNetwork):
         self, model: nn.Module, tokenizer: Tokenizer, *, name: str, embed_dim: int, weights: str
     ) -> None:
         super().__init__(name=name, weights=weights)
+        quicken(model)
         self.model = model.requires_grad_(False)
         self.train(False)
         self.tokenizer = tokenizer

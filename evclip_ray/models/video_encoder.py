@@ -77,6 +77,8 @@ VIDEO_ENCODERS: dict[str, Swin3D] = {
     "swin3d_b": Swin3D(
         128, (2, 2, 18, 2), (4, 8, 16, 32), tags={**_K400, "imagenet22k": "KINETICS400_IMAGENET22K_V1"}
     ),
+    # The smallest that a published checkpoint can be whole with: to test reading one.
+    "swin3d_nano": Swin3D(16, (2, 2, 2, 2), (1, 2, 4, 8)),
     "swin3d_debug": Swin3D(16, (1, 1, 1, 1), (1, 2, 4, 8), image_size=64, reads_differences=True),
 }
 

@@ -36,9 +36,9 @@ def omnivore_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def debug_state(window: tuple[int, int, int] = (8, 7, 7)) -> dict[str, Tensor]:
+def nano_state(window: tuple[int, int, int] = (8, 7, 7)) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(3)
-    state = VIDEO_ENCODERS["swin3d_debug"].build(window).state_dict()
+    state = VIDEO_ENCODERS["swin3d_nano"].build(window).state_dict()
     return {
         key: torch.randn(value.shape, generator=generator) * 0.1 if value.is_floating_point() else value
         for key, value in state.items()
@@ -92,17 +92,17 @@ def test_it_is_loaded_once_a_process_and_in_half_precision_where_asked(pixels: T
 
 
 def test_omnivore_weights_give_the_map_of_torchvision_names() -> None:
-    state = debug_state()
-    ours = video_encoder_from_state(state, "swin3d_debug", weights="test")
-    theirs = video_encoder_from_state(omnivore_names(state), "swin3d_debug", weights="test")
+    state = nano_state()
+    ours = video_encoder_from_state(state, "swin3d_nano", weights="test")
+    theirs = video_encoder_from_state(omnivore_names(state), "swin3d_nano", weights="test")
     images = torch.rand(1, 8, 3, 64, 64)
     assert torch.equal(ours(images), theirs(images))
     assert torchvision_names(omnivore_names(state)).keys() == torchvision_names(state).keys()
 
 
 def test_a_window_of_sixteen_frame_pairs_is_read_off_the_weights() -> None:
-    wide = debug_state(window=(16, 7, 7))
-    encoder = video_encoder_from_state(omnivore_names(wide), "swin3d_debug", weights="test")
+    wide = nano_state(window=(16, 7, 7))
+    encoder = video_encoder_from_state(omnivore_names(wide), "swin3d_nano", weights="test")
     assert encoder.network.features[0][0].attn.window_size == [16, 7, 7]
     # Up to 16 frames it is the network whose table holds the middle of the wide one.
     middle = {
@@ -110,38 +110,38 @@ def test_a_window_of_sixteen_frame_pairs_is_read_off_the_weights() -> None:
         for key, value in wide.items()
         if not key.endswith("index")
     }
-    cropped = video_encoder_from_state(middle, "swin3d_debug", weights="test")
+    cropped = video_encoder_from_state(middle, "swin3d_nano", weights="test")
     short, long = torch.rand(1, 16, 3, 64, 64), torch.rand(1, 32, 3, 64, 64)
     torch.testing.assert_close(encoder(short), cropped(short))
     assert not torch.allclose(encoder(long), cropped(long))
 
 
 def test_weights_come_from_omnivores_file(tmp_path: Path) -> None:
-    state = debug_state()
+    state = nano_state()
     path = tmp_path / "swin_omnivore.torch"
     torch.save({"trunk": omnivore_names(state), "heads": {"video.1.weight": torch.zeros(1)}}, path)
-    encoder = load_video_encoder("swin3d_debug", str(path))
+    encoder = load_video_encoder("swin3d_nano", str(path))
     assert encoder.weights.startswith("file:")
     assert torch.equal(encoder.network.norm.weight, state["norm.weight"])
 
 
 def test_weights_come_from_torchvisions_file_with_its_classifier(tmp_path: Path) -> None:
-    state = debug_state() | {"head.weight": torch.zeros(400, 128), "head.bias": torch.zeros(400)}
+    state = nano_state() | {"head.weight": torch.zeros(400, 128), "head.bias": torch.zeros(400)}
     torch.save(state, tmp_path / "swin3d.pth")
-    encoder = load_video_encoder("swin3d_debug", str(tmp_path / "swin3d.pth"))
+    encoder = load_video_encoder("swin3d_nano", str(tmp_path / "swin3d.pth"))
     assert torch.equal(encoder.network.norm.weight, state["norm.weight"])
 
 
 def test_a_wrong_file_is_refused_naming_what_does_not_fit(tmp_path: Path) -> None:
-    state = debug_state() | {"foreign": torch.zeros(1), "norm.bias": torch.zeros(3)}
+    state = nano_state() | {"foreign": torch.zeros(1), "norm.bias": torch.zeros(3)}
     del state["norm.weight"]
     torch.save(state, tmp_path / "wrong.pth")
     expected = (
-        r"wrong\.pth: does not hold the weights of swin3d_debug: 1 missing \(norm\.weight\); "
+        r"wrong\.pth: does not hold the weights of swin3d_nano: 1 missing \(norm\.weight\); "
         r"1 unexpected \(foreign\); 1 of another size \(norm\.bias\)"
     )
     with pytest.raises(ConfigError, match=expected):
-        load_video_encoder("swin3d_debug", str(tmp_path / "wrong.pth"))
+        load_video_encoder("swin3d_nano", str(tmp_path / "wrong.pth"))
 
 
 def test_the_row_of_a_state_dict_is_found() -> None:

@@ -65,8 +65,7 @@ def frozen(whole_state: dict[str, Tensor]) -> Frozen:
     }  # fmt: skip
     tokenizer = open_clip.get_tokenizer("ViT-B-32")
     clip = FrozenCLIP(model, tokenizer, name="tiny", embed_dim=512, weights="oracle")
-    network = video_encoder_from_state(whole_state, "swin3d_debug", weights="oracle").network
-    return Frozen(clip, FrozenVideoEncoder(network, name="tiny", image_size=224, weights="oracle"))
+    return Frozen(clip, video_encoder_from_state(whole_state, "swin3d_nano", weights="oracle"))
 
 
 @pytest.fixture(params=VARIANTS)
@@ -241,7 +240,7 @@ def test_a_published_file_becomes_a_config_and_its_trained_tensors(
     published = import_published(path)
     config = EVCLIPConfig.load(published.method)
     assert (config.prompts, config.normalization) == (variant, "imagenet")
-    assert config.video_encoder.name == "swin3d_debug"
+    assert config.video_encoder.name == "swin3d_nano"
     assert config.video_encoder.weights == str(path)
     assert published.sizes.prompts == variant
     assert published.sizes.num_frames == (None if variant == "context" else 8)
