@@ -1,46 +1,20 @@
 """The examination that every method passes: what trains, what stays, what is read and what is kept."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import open_clip
 import pytest
 import torch
-import torch.distributed as dist
+from examination import CASES, CLASSES, TRAINED, built, total_loss, train, videos
 from torch import Tensor
 
 from evclip_ray.models.clip import FrozenCLIP, load_clip
-from evclip_ray.models.methods import METHODS, find_method
+from evclip_ray.models.methods import METHODS
 from evclip_ray.models.methods.base import Frozen, Method, VideoBatch
 from evclip_ray.models.methods.towers import TextTower
-from evclip_ray.models.video_encoder import load_video_encoder
 
-CLASSES = ("walk", "run", "wave", "open a door")
-
-CASES: dict[str, dict[str, Any]] = {
-    "zero_shot": {},
-    "ev_clip": {},
-    "ev_clip, mask": {"prompts": "mask"},
-    "ev_clip, context": {"prompts": "context"},
-    "ez_clip": {},
-    "ez_clip, shallow": {"prompts": "shallow"},
-    "ez_clip, no prompts": {"prompts": "none"},
-    "motion_prompts": {"num_vectors": 4},
-    "motion_prompts, late": {"mode": "late"},
-    "coop": {"num_vectors": 4},
-    "coop, by class": {"num_vectors": 4, "class_specific": True},
-    "linear_probe": {},
-    "prototype": {},
-    "fine_tune": {},
-    "st_adapter": {"width": 16},
-    "st_adapter, both, linear": {"width": 16, "placement": "both", "head": "linear", "dropout": 0.0},
-    "aim": {},
-    "aim, two, linear": {"temporal_adapters": 2, "head": "linear", "dropout": 0.0},
-}
-TRAINED = [case for case in CASES if case != "zero_shot"]
 INSIDE_A_VIT = ("ez_clip", "st_adapter", "aim")
 ON_A_RESNET = [case for case in TRAINED if not case.startswith(INSIDE_A_VIT)]
 LEARNING_RATES = {"ev_clip, context": 5e-2}
@@ -55,25 +29,6 @@ NEVER_READ = {"st_adapter": "mlp_adapters.1.", "st_adapter, both, linear": "mlp_
 LENGTHS = {case: (2, 8) if case.startswith("ev_clip") else (1, 2, 8) for case in CASES}
 
 
-def frozen_networks() -> Frozen:
-    return Frozen(load_clip("debug", "random"), load_video_encoder("swin3d_debug", "random"))
-
-
-def built(case: str, frozen: Frozen, num_frames: int = 8, seed: int = 0) -> Method:
-    name = case.split(",")[0]
-    config = find_method(name).load({"name": name, **CASES[case]})
-    torch.manual_seed(seed)
-    return config.build(frozen, class_names=CLASSES, num_frames=num_frames, image_size=64)
-
-
-def videos(count: int, num_frames: int = 8) -> VideoBatch:
-    """Videos that differ, with labels in turn."""
-    generator = torch.Generator().manual_seed(count)
-    pixels = torch.rand(count, num_frames, 3, 64, 64, generator=generator)
-    pixels = pixels * torch.rand(count, num_frames, 3, 1, 1, generator=generator)
-    return VideoBatch(pixels, labels=torch.arange(count) % len(CLASSES))
-
-
 def cached(batch: VideoBatch, frozen: Frozen, *, pixels: bool = False) -> VideoBatch:
     """`batch` as the caches have it: the frozen networks' features instead of pixels."""
     assert batch.pixels is not None
@@ -84,24 +39,6 @@ def cached(batch: VideoBatch, frozen: Frozen, *, pixels: bool = False) -> VideoB
             video_map=frozen.video_encoder(frozen.video_encoder.prepare(batch.pixels)),
             frame_features=frozen.clip.encode_frames(frozen.clip.prepare(batch.pixels)),
         )
-
-
-def train(method: Method, batch: VideoBatch, *, steps: int, lr: float) -> list[float]:
-    """The loss before each step. No weight decay: it moves what no gradient reaches."""
-    optimizer = torch.optim.AdamW(method.parameters(), lr=lr, weight_decay=0.0)
-    method.train()
-    losses = []
-    for _ in range(steps):
-        optimizer.zero_grad()
-        losses.append(total_loss(method, method, batch))
-        losses[-1].backward()
-        optimizer.step()
-    return [loss.item() for loss in losses]
-
-
-def total_loss(method: Method, model: torch.nn.Module, batch: VideoBatch) -> Tensor:
-    assert batch.labels is not None
-    return torch.stack(list(method.losses(model(batch), batch.labels).values())).sum()
 
 
 def fingerprint(frozen: Frozen) -> str:
@@ -288,7 +225,7 @@ def test_class_text_is_encoded_in_a_step_only_where_it_is_not_cacheable(
         assert not calls
 
 
-# ------------------------------------------------------------------ precision and workers
+# ------------------------------------------------------------------ precision and memory
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -327,44 +264,3 @@ def test_activation_checkpointing_changes_memory_only(frozen: Frozen, case: str)
     for ours, expected in zip(*gradients, strict=True):
         tolerance = 1e-4 * expected.abs().max().item() + 1e-6
         torch.testing.assert_close(ours, expected, atol=tolerance, rtol=1e-4)
-
-
-@pytest.fixture(scope="module")
-def worker_gradients(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Mapping[str, Tensor]]:
-    """The gradients of each case on two workers that share five videos, three and two."""
-    folder = tmp_path_factory.mktemp("workers")
-    torch.multiprocessing.spawn(_worker, args=(2, str(folder)), nprocs=2)
-    gradients: dict[str, dict[str, Tensor]] = torch.load(folder / "gradients.pt", weights_only=True)
-    return gradients
-
-
-def _worker(rank: int, world: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world)
-    batch, frozen = videos(5), frozen_networks()
-    mine = torch.from_numpy(np.array_split(np.arange(5), world)[rank])
-    found = {}
-    for case in TRAINED:
-        method = built(case, frozen).train()
-        model = torch.nn.parallel.DistributedDataParallel(method, broadcast_buffers=False)
-        part = VideoBatch(batch.pixels[mine], labels=batch.labels[mine])
-        # As the training loop weighs the parts of a batch.
-        (total_loss(method, model, part) * len(mine) * world / 5).backward()
-        found[case] = {name: p.grad for name, p in method.named_parameters()}
-    if rank == 0:
-        torch.save(found, Path(folder) / "gradients.pt")
-    dist.destroy_process_group()
-
-
-@pytest.mark.parametrize("case", TRAINED)
-def test_two_workers_give_the_gradients_of_one(
-    frozen: Frozen, worker_gradients: Mapping[str, Mapping[str, Tensor]], case: str
-) -> None:
-    method = built(case, frozen).train()
-    total_loss(method, method, videos(5)).backward()
-    for name, parameter in method.named_parameters():
-        assert parameter.grad is not None
-        tolerance = 1e-4 * parameter.grad.abs().max().item() + 1e-6
-        torch.testing.assert_close(
-            worker_gradients[case][name], parameter.grad, atol=tolerance, rtol=1e-4, msg=f"{case}: {name}"
-        )

@@ -238,3 +238,18 @@ def test_the_published_motion_loss_is_reproduced(shared: Path) -> None:
     frames = torch.from_numpy(io["x"])
     assert float(motion_loss(frames)) == pytest.approx(float(io["loss"]), abs=1e-6)
     assert float(motion_loss(frames / 2)) == pytest.approx(float(io["loss_half"]), abs=1e-6)
+
+
+def test_the_published_parts_have_the_published_sizes(shared: Path, meta_clip: MetaCLIP) -> None:
+    stats = json.loads((shared / "oracle" / "ezclip_real_stats.json").read_text())
+    for name in ("ViT-B/32", "ViT-B/16", "ViT-L/14"):
+        clip = meta_clip(name.replace("/", "-"))
+        method = EZCLIP(Frozen(clip), tokens=torch.zeros(2, 77, dtype=torch.int64), num_frames=8)
+        assert method.temporal_prompts.numel() == stats[name]["prompts"]
+        assert count(method.image_adapters) == stats[name]["visual_adapters"]
+        assert count(method.text_adapters) == stats[name]["text_adapters"]
+        assert method.num_trainable() == stats[name]["trainable_total"]
+
+
+def count(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -4,7 +4,8 @@
 
 Conv_t is depthwise, three frames long, one patch wide; the class token stays as it is. An adapter
 stands before the MLP of every block, or before its attention too. Conv_t and all biases start at
-zero, so that training starts from CLIP.
+zero, so that training starts from CLIP. The last adapter before an MLP is read by nobody (behind it
+only the class token is), and is there for the published count.
 """
 
 from collections.abc import Sequence

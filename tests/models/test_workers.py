@@ -1,0 +1,93 @@
+"""Two workers that share a batch give the gradients of one that has all of it."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from examination import TRAINED, built, frozen_networks, total_loss, videos
+from torch import Tensor
+
+from evclip_ray.models.methods.base import Frozen, VideoBatch
+from evclip_ray.models.methods.ev_clip import consistency_loss
+from evclip_ray.models.methods.ez_clip_losses import motion_loss
+
+NUM_VIDEOS = 5
+BATCH_LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
+    "consistency": consistency_loss,
+    "motion": motion_loss,
+}
+"""Losses that are not a mean over videos: a worker alone gets another gradient, not a noisier one."""
+
+Gradients = dict[str, Tensor]
+
+
+def features() -> tuple[Tensor, Tensor]:
+    """(B, T, D) features that point everywhere, and (D,) weights to differentiate by."""
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.linspace(0.5, 2, 16).requires_grad_()
+    return torch.randn(NUM_VIDEOS, 4, 16, generator=generator), weights
+
+
+@pytest.fixture(scope="module")
+def worker_gradients(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Gradients]:
+    """The gradients of each case and loss on two workers that share five videos, three and two."""
+    folder = tmp_path_factory.mktemp("workers")
+    torch.multiprocessing.spawn(_worker, args=(2, str(folder)), nprocs=2)
+    gradients: dict[str, Gradients] = torch.load(folder / "gradients.pt", weights_only=True)
+    return gradients
+
+
+def _worker(rank: int, world: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world)
+    batch, frozen = videos(NUM_VIDEOS), frozen_networks()
+    mine = torch.from_numpy(np.array_split(np.arange(NUM_VIDEOS), world)[rank])
+    # As the training loop weighs the parts of a batch.
+    share = len(mine) * world / NUM_VIDEOS
+    found = {}
+    for case in TRAINED:
+        method = built(case, frozen).train()
+        model = torch.nn.parallel.DistributedDataParallel(method, broadcast_buffers=False)
+        part = VideoBatch(batch.pixels[mine], labels=batch.labels[mine])
+        (total_loss(method, model, part) * share).backward()
+        found[case] = {name: p.grad for name, p in method.named_parameters()}
+    for name, loss in BATCH_LOSSES.items():
+        frames, weights = features()
+        (loss(frames[mine] * weights) * share).backward()
+        dist.all_reduce(weights.grad)
+        found[name] = {"weights": weights.grad / world}
+    if rank == 0:
+        torch.save(found, Path(folder) / "gradients.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("case", TRAINED)
+def test_two_workers_give_the_gradients_of_one(
+    frozen: Frozen, worker_gradients: Mapping[str, Gradients], case: str
+) -> None:
+    method = built(case, frozen).train()
+    total_loss(method, method, videos(NUM_VIDEOS)).backward()
+    for name, parameter in method.named_parameters():
+        assert parameter.grad is not None
+        tolerance = 1e-4 * parameter.grad.abs().max().item() + 1e-6
+        torch.testing.assert_close(
+            worker_gradients[case][name], parameter.grad, atol=tolerance, rtol=1e-4, msg=f"{case}: {name}"
+        )
+
+
+@pytest.mark.parametrize("name", BATCH_LOSSES)
+def test_a_loss_of_the_whole_batch_is_that_on_two_workers_too(
+    worker_gradients: Mapping[str, Gradients], name: str
+) -> None:
+    frames, weights = features()
+    BATCH_LOSSES[name](frames * weights).backward()
+    torch.testing.assert_close(worker_gradients[name]["weights"], weights.grad, atol=1e-6, rtol=1e-4)
+    apart = torch.zeros(16)
+    for part in np.array_split(np.arange(NUM_VIDEOS), 2):
+        frames, alone = features()
+        BATCH_LOSSES[name](frames[part] * alone).backward()
+        apart += alone.grad * len(part) / NUM_VIDEOS
+    assert (apart - weights.grad).abs().max() > 1e-3 * weights.grad.abs().max()
