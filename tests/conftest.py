@@ -32,3 +32,63 @@ def local_ray():
     )
     yield ray
     ray.shutdown()
+
+
+DEBUG = {
+    "view.num_frames": 4,
+    "view.height": 72,
+    "view.width": 72,
+    "backbone.name": "debug",
+    "backbone.pretrained": "random",
+    "method.name": "ev_clip",
+    "method.mask.depth": 1,
+    "method.context.scale_init": 1.0,
+    "method.video_encoder.name": "swin3d_debug",
+    "method.video_encoder.weights": "random",
+    "optim.epochs": 3,
+    "optim.batch_size": 8,
+    "optim.lr": 0.01,
+}
+
+
+@pytest.fixture(scope="session")
+def debug_settings():
+    """Overrides of the smallest experiment there is."""
+    return DEBUG
+
+
+@pytest.fixture(scope="session")
+def tiny_manifest(tmp_path_factory):
+    """A manifest of 30 small videos of six actions, with a split column."""
+    from evclip_ray.data.datasets.synthetic import write_synthetic
+
+    return write_synthetic(tmp_path_factory.mktemp("tiny"), videos_per_class=5, size=64, num_frames=12)
+
+
+@pytest.fixture(scope="session")
+def tiny_cache(tmp_path_factory):
+    """A cache folder that the whole session shares."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def make_experiment(tiny_manifest):
+    """Makes experiments on the tiny videos and the debug towers, with overrides."""
+    from evclip_ray.training.experiment import ExperimentConfig
+
+    def make(**overrides):
+        dotted = {path.replace("__", "."): value for path, value in overrides.items()}
+        return ExperimentConfig.load({"data": {"manifest": str(tiny_manifest)}}, {**DEBUG, **dotted})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_videos(make_experiment, tiny_cache):
+    """The tiny training and validation videos, decoded once for the session."""
+    from evclip_ray.cluster import connect
+    from evclip_ray.training.videos import plan_videos, prepare
+
+    plan = plan_videos(make_experiment(), cache=tiny_cache)
+    with connect(num_cpus=2):
+        return prepare(plan, cache=tiny_cache)

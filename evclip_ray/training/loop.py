@@ -88,6 +88,12 @@ class Run:
         self.world = dist.get_world_size() if dist.is_initialized() else 1
         self.model = _distributed(method, self.device) if self.world > 1 else method
         self.steps_per_epoch = math.ceil(len(videos.sets["train"]) / experiment.optim.batch_size)
+        smallest = len(videos.sets["train"]) // self.steps_per_epoch
+        if smallest < self.world:
+            raise ValueError(
+                f"{self.world} workers need batches of at least {self.world} videos, the smallest has "
+                f"{smallest}; raise optim.batch_size or lower --workers"
+            )
         self.progress = Progress()
         self.baseline: Metrics = {}
 
@@ -178,16 +184,15 @@ class Run:
         train = self.videos.sets["train"]
         generator = torch.Generator().manual_seed(_seed(self.experiment.seed, epoch))
         order = torch.randperm(len(train), generator=generator).numpy()
-        size = self.experiment.optim.batch_size
         sums: dict[str, float] = {}
         norms, rate = [], 0.0
         began = time.perf_counter()
-        for step in range(self.steps_per_epoch):
+        # Equal batches, not full ones and a rest: no step is noisier, no worker is without a video.
+        for step, batch in enumerate(np.array_split(order, self.steps_per_epoch)):
             rate = learning_rate(
                 epoch * self.steps_per_epoch + step,
                 steps_per_epoch=self.steps_per_epoch, optim=self.experiment.optim,
             )  # fmt: skip
-            batch = order[step * size : (step + 1) * size]
             terms, norm = self._step(train, batch, epoch=epoch, rate=rate, generator=generator)
             norms.append(norm)
             for name, value in terms.items():
@@ -212,19 +217,17 @@ class Run:
         generator: torch.Generator,
     ) -> tuple[dict[str, float], float]:
         mine = np.array_split(batch, self.world)[self.rank]
-        # A worker without a video in a short last batch repeats one at weight 0: the gradient is
-        # that of the batch, and no worker waits for another.
+        # DDP takes the mean over workers; with this share it is the mean over the batch's videos.
         share = len(mine) * self.world / len(batch)
-        chosen = mine if len(mine) else batch[:1]
         view = (epoch + self.experiment.seed) % train.shards.num_views
-        frames = torch.from_numpy(train.shards.frames(chosen, view=view)).to(self.device)
-        labels = torch.from_numpy(train.labels[chosen]).to(self.device)
+        frames = torch.from_numpy(train.shards.frames(mine, view=view)).to(self.device)
+        labels = torch.from_numpy(train.labels[mine]).to(self.device)
         pixels = crop_batch(
             frames, size=self.method.frozen.clip.image_size,
             augment=self.experiment.data.augment, generator=generator,
         )  # fmt: skip
         with autocast(self.device, self.dtype):
-            output = self.model(VideoBatch(pixels))
+            output = self.model(VideoBatch(pixels, labels=labels))
         terms = self.method.losses(output, labels)
         loss = torch.stack([term.float() for term in terms.values()]).sum() * share
         self.optimizer.zero_grad(set_to_none=True)

@@ -8,6 +8,7 @@ resumed after any kill, as often as one likes, and with more trials than it bega
 
 import dataclasses
 import logging
+import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from evclip_ray.tuning.trial import run_trial
 
 log = logging.getLogger(__name__)
 STUDY_NAME = "evclip-ray"
+_TUNE = ".ray"
 OnEvent = Callable[[str, str, dict[str, Any]], None]
 """Called with what happened ("epoch" or "ended"), the trial's folder name and its metrics."""
 
@@ -173,12 +175,16 @@ def _fit(
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
         run_config=tune.RunConfig(
-            name=".ray", storage_path=str(folder.root.resolve()), verbose=0,
+            name=_TUNE, storage_path=str(folder.root.resolve()), verbose=0,
             failure_config=tune.FailureConfig(max_failures=space.study.max_failures),
             callbacks=[_Recorder(folder, epochs, on_event)],
         ),
     )  # fmt: skip
-    tuner.fit()
+    try:
+        tuner.fit()
+    finally:
+        # Tune's own state, for a restore that is not used here.
+        shutil.rmtree(folder.root / _TUNE, ignore_errors=True)
 
 
 def _bundle(need: Need) -> Any:

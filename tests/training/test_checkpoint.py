@@ -1,0 +1,78 @@
+import json
+import shutil
+
+import pytest
+import torch
+
+from evclip_ray.artifacts import ArtifactError
+from evclip_ray.training.build import build_method
+from evclip_ray.training.checkpoint import (
+    ADAPTER, latest_checkpoint, load_adapter, load_optimizer, read_record, save_checkpoint,
+)  # fmt: skip
+
+CLASSES = ("push", "pull", "spin")
+
+
+@pytest.fixture
+def method(make_experiment):
+    return build_method(make_experiment(), CLASSES, device=torch.device("cpu"))
+
+
+def test_a_checkpoint_restores_every_trained_tensor_exactly(make_experiment, method, tmp_path):
+    save_checkpoint(tmp_path / "best", method, {"a": 1})
+    other = build_method(make_experiment(seed=9), CLASSES, device=torch.device("cpu"))
+    assert any(not torch.equal(a, b) for a, b in zip(method.parameters(), other.parameters(), strict=True))
+    load_adapter(tmp_path / "best", other)
+    assert all(torch.equal(a, b) for a, b in zip(method.parameters(), other.parameters(), strict=True))
+    assert read_record(tmp_path / "best") == {"a": 1}
+
+
+def test_the_moments_of_adamw_come_back(method, tmp_path):
+    optimizer = torch.optim.AdamW(method.parameters())
+    for parameter in method.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    save_checkpoint(tmp_path / "last", method, {}, optimizer=optimizer)
+    fresh = torch.optim.AdamW(method.parameters())
+    load_optimizer(tmp_path / "last", method, fresh)
+    for parameter in method.parameters():
+        for key in ("step", "exp_avg", "exp_avg_sq"):
+            assert torch.equal(optimizer.state[parameter][key], fresh.state[parameter][key])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method__prompts": "context"}, "is unknown"),
+        ({"method__mask__depth": 2}, "is missing"),
+        ({"view__num_frames": 8}, r"must be \("),
+    ],
+)
+def test_a_checkpoint_of_another_shape_says_what_differs(make_experiment, method, tmp_path, changes, message):
+    save_checkpoint(tmp_path / "best", method, {})
+    other = build_method(make_experiment(**changes), CLASSES, device=torch.device("cpu"))
+    with pytest.raises(ArtifactError, match=message):
+        load_adapter(tmp_path / "best", other)
+
+
+def test_a_truncated_checkpoint_is_named(method, tmp_path):
+    save_checkpoint(tmp_path / "best", method, {})
+    path = tmp_path / "best" / ADAPTER
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ArtifactError, match=r"adapter\.safetensors: cannot be read"):
+        load_adapter(tmp_path / "best", method)
+
+
+def test_a_folder_that_is_no_checkpoint_points_to_the_one_inside(method, tmp_path):
+    save_checkpoint(tmp_path / "best", method, {})
+    with pytest.raises(ArtifactError, match="did you mean .*best"):
+        read_record(tmp_path)
+
+
+def test_a_kill_between_the_two_renames_loses_nothing(method, tmp_path):
+    save_checkpoint(tmp_path / "last", method, {"epoch": 1})
+    shutil.move(tmp_path / "last", tmp_path / ".last.old")
+    found = latest_checkpoint(tmp_path / "last")
+    assert json.loads((found / "config.json").read_text()) == {"epoch": 1}
+    save_checkpoint(tmp_path / "last", method, {"epoch": 2})
+    assert read_record(latest_checkpoint(tmp_path / "last")) == {"epoch": 2}

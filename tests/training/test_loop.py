@@ -1,0 +1,210 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from evclip_ray.artifacts import ArtifactError
+from evclip_ray.training.build import build_method
+from evclip_ray.training.loop import Run
+
+
+def start(experiment, videos, folder, **options):
+    device = torch.device("cpu")
+    return Run(
+        experiment, videos, build_method(experiment, videos.classes, device=device), folder=folder, **options
+    )
+
+
+def history(folder):
+    return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+
+
+def test_a_run_lowers_its_loss_and_leaves_history_and_small_checkpoints(
+    make_experiment, tiny_videos, tmp_path
+):
+    experiment = make_experiment(optim__epochs=4)
+    reported = []
+    last = start(experiment, tiny_videos, tmp_path).fit(reported.append)
+    assert [metrics["epoch"] for metrics in reported] == [1, 2, 3, 4]
+    assert last["train_loss"] < reported[0]["train_loss"]
+    assert history(tmp_path) == reported
+    assert last["best_val_top1"] == max(metrics["val_top1"] for metrics in reported)
+    assert last["val_videos"] == len(tiny_videos.sets["val"])
+    method = build_method(experiment, tiny_videos.classes)
+    trained = load_file(tmp_path / "best" / "adapter.safetensors")
+    assert set(trained) == {name for name, _ in method.named_parameters()}
+    record = json.loads((tmp_path / "best" / "config.json").read_text())
+    assert record["weights"] == {"clip": "random", "video_encoder": "random"}
+    assert record["classes"] == list(tiny_videos.classes)
+    assert not (tmp_path / "last" / "optimizer.safetensors").exists()
+
+
+def test_an_interrupted_run_goes_on_to_the_very_same_numbers(make_experiment, tiny_videos, tmp_path):
+    experiment = make_experiment()
+    start(experiment, tiny_videos, tmp_path / "whole").fit(lambda metrics: None)
+
+    def interrupt(metrics):
+        if metrics["epoch"] == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        start(experiment, tiny_videos, tmp_path / "parts").fit(interrupt)
+    epochs = []
+    start(experiment, tiny_videos, tmp_path / "parts").fit(lambda metrics: epochs.append(metrics["epoch"]))
+    assert epochs == [2, 3]
+    whole = load_file(tmp_path / "whole" / "last" / "adapter.safetensors")
+    parts = load_file(tmp_path / "parts" / "last" / "adapter.safetensors")
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    timeless = [{k: v for k, v in m.items() if "seconds" not in k} for m in history(tmp_path / "whole")]
+    assert timeless == [
+        {k: v for k, v in m.items() if "seconds" not in k} for m in history(tmp_path / "parts")
+    ]
+
+
+def test_a_finished_run_trains_nothing_and_reports_its_end_once(make_experiment, tiny_videos, tmp_path):
+    experiment = make_experiment(optim__epochs=1)
+    start(experiment, tiny_videos, tmp_path).fit(lambda metrics: None)
+    before = (tmp_path / "last" / "adapter.safetensors").stat().st_mtime_ns
+    reported = []
+    start(experiment, tiny_videos, tmp_path).fit(reported.append)
+    assert [metrics["epoch"] for metrics in reported] == [1]
+    assert (tmp_path / "last" / "adapter.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_folder_of_another_experiment_is_refused(make_experiment, tiny_videos, tmp_path):
+    start(make_experiment(optim__epochs=1), tiny_videos, tmp_path).fit(lambda metrics: None)
+    with pytest.raises(ArtifactError, match="another experiment"):
+        start(make_experiment(optim__epochs=1, optim__lr=0.5), tiny_videos, tmp_path).fit(
+            lambda metrics: None
+        )
+
+
+def test_a_loss_that_is_no_number_ends_the_run_with_a_finite_report(make_experiment, tiny_videos, tmp_path):
+    experiment = make_experiment(optim__lr=1e30, optim__warmup_epochs=0, optim__epochs=5)
+    last = start(experiment, tiny_videos, tmp_path).fit(lambda metrics: None)
+    assert last["diverged"]
+    assert last["epoch"] < 5
+    assert 0 <= last["best_val_top1"] <= 1
+    reported = []
+    start(experiment, tiny_videos, tmp_path).fit(reported.append)
+    assert len(reported) == 1, "a diverged run is over: it is not taken up again"
+
+
+def test_the_seed_decides_the_run(make_experiment, tiny_videos, tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        start(make_experiment(seed=seed, optim__epochs=1), tiny_videos, tmp_path / name).fit(
+            lambda metrics: None
+        )
+    losses = {name: history(tmp_path / name)[0]["train_loss"] for name in "abc"}
+    assert losses["a"] == losses["b"] != losses["c"]
+
+
+def test_tensorboard_has_the_settings_from_the_start_and_scalars_by_epoch(
+    make_experiment, tiny_videos, tmp_path
+):
+    experiment = make_experiment(optim__epochs=2)
+    seen = []
+
+    def look(metrics):
+        events = EventAccumulator(str(tmp_path)).Reload()
+        plugin = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+        seen.append((b"optim.lr" in plugin, [e.step for e in events.Scalars("val/top1")]))
+
+    start(experiment, tiny_videos, tmp_path, hparams={"optim.lr": 0.01}).fit(look)
+    assert seen == [(True, [1]), (True, [1, 2])]
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert {
+        "train/loss",
+        "val/loss",
+        "val/best_top1",
+        "val/zero_shot_top1",
+        "run/lr",
+        "run/grad_norm",
+    } <= set(events.Tags()["scalars"])
+    assert "RANDOM WEIGHTS" in str(events.Tensors("weights/text_summary")[0].tensor_proto.string_val)
+
+
+WORKER = """
+import sys, time
+from pathlib import Path
+from evclip_ray.training.build import build_method
+from evclip_ray.training.experiment import ExperimentConfig
+from evclip_ray.training.loop import Run
+from evclip_ray.training.videos import Videos
+import json
+experiment = ExperimentConfig.load(json.loads(Path(sys.argv[1]).read_text()))
+videos = Videos.load(Path(sys.argv[2]))
+Run(experiment, videos, build_method(experiment, videos.classes), folder=Path(sys.argv[3])).fit(
+    lambda metrics: (print("epoch", metrics["epoch"], flush=True), time.sleep(float(sys.argv[4])))
+)
+"""
+
+
+def test_a_run_whose_process_is_killed_resumes_after_its_last_epoch(make_experiment, tiny_videos, tmp_path):
+    experiment = make_experiment()
+    (tmp_path / "experiment.json").write_text(experiment.model_dump_json())
+    tiny_videos.save(tmp_path / "videos.json")
+    script = tmp_path / "worker.py"
+    script.write_text(textwrap.dedent(WORKER))
+    command = [sys.executable, str(script), str(tmp_path / "experiment.json"), str(tmp_path / "videos.json")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        [*command, str(tmp_path / "run"), "60"], stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout.readline().strip() == "epoch 1"
+        process.send_signal(signal.SIGKILL)
+    again = subprocess.run(
+        [*command, str(tmp_path / "run"), "0"], capture_output=True, text=True, check=True, env=environment
+    )
+    assert again.stdout.split("\n")[:2] == ["epoch 2", "epoch 3"]
+    start(experiment, tiny_videos, tmp_path / "whole").fit(lambda metrics: None)
+    killed = load_file(tmp_path / "run" / "last" / "adapter.safetensors")
+    whole = load_file(tmp_path / "whole" / "last" / "adapter.safetensors")
+    assert all(torch.allclose(killed[name], whole[name], atol=1e-6) for name in whole)
+
+
+def _train_as_rank(rank, world, meeting, files):
+    import torch.distributed as dist
+
+    from evclip_ray.training.experiment import ExperimentConfig
+    from evclip_ray.training.videos import Videos
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world)
+    experiment = ExperimentConfig.load(json.loads(open(files["experiment"]).read()))
+    videos = Videos.load(files["videos"])
+    Run(experiment, videos, build_method(experiment, videos.classes), folder=files["folder"]).fit(
+        lambda m: None
+    )
+    dist.destroy_process_group()
+
+
+def test_two_workers_train_what_one_trains(make_experiment, tiny_videos, tmp_path):
+    # 18 training videos in batches of 5: uneven shares, and a last batch of 3.
+    experiment = make_experiment(
+        data__augment__crop="centre", data__augment__flip=0.0, optim__batch_size=5, optim__epochs=2,
+        optim__lr=1e-3, method__consistency_weight=0.0,
+    )  # fmt: skip
+    (tmp_path / "experiment.json").write_text(experiment.model_dump_json())
+    tiny_videos.save(tmp_path / "videos.json")
+    files = {
+        "experiment": tmp_path / "experiment.json",
+        "videos": tmp_path / "videos.json",
+        "folder": tmp_path / "two",
+    }
+    torch.multiprocessing.spawn(_train_as_rank, args=(2, str(tmp_path / "meeting"), files), nprocs=2)
+    start(experiment, tiny_videos, tmp_path / "one").fit(lambda metrics: None)
+    one, two = history(tmp_path / "one"), history(tmp_path / "two")
+    for a, b in zip(one, two, strict=True):
+        assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-4)
+        assert a["val_loss"] == pytest.approx(b["val_loss"], rel=1e-4)
+        assert a["val_top1"] == b["val_top1"]
+    adapters = [load_file(tmp_path / name / "last" / "adapter.safetensors") for name in ("one", "two")]
+    assert all(torch.allclose(adapters[0][name], adapters[1][name], atol=2e-4) for name in adapters[0])

@@ -1,0 +1,216 @@
+"""Studies on real Ray, small: what is left on disk, and that nothing finished is ever lost."""
+
+import csv
+import json
+import os
+import signal
+from pathlib import Path
+
+import optuna
+import pytest
+import torch
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from evclip_ray.artifacts import ArtifactError
+from evclip_ray.training.build import build_method
+from evclip_ray.training.checkpoint import load_adapter
+from evclip_ray.training.experiment import read_experiment
+from evclip_ray.training.placement import GIB
+from evclip_ray.tuning.search_space import SearchSpace
+from evclip_ray.tuning.tuner import STUDY_NAME, StudyRun
+
+MACHINES = [{"CPU": 2.0, "memory": 8.0 * GIB}]
+SEARCH = {"optim.lr": {"loguniform": [1e-3, 1e-2]}, "method.prompts": {"choice": ["both", "context"]}}
+
+
+@pytest.fixture
+def study(tiny_manifest, tiny_cache, tiny_videos, local_ray, debug_settings):
+    """Makes a study over the tiny videos; `run` runs it and collects the events."""
+
+    def make(root, *, search=SEARCH, fixed=None, **options):
+        data = {
+            "fixed": {"data.manifest": str(tiny_manifest), **debug_settings, **(fixed or {})},
+            "search": search,
+            "study": {"memory_gb": 0.5, **options},
+        }
+        return StudyRun(SearchSpace.load("tiny", data), root, cache=tiny_cache)
+
+    return make
+
+
+def run(study, on_event=None):
+    events = []
+    plan = study.plan(MACHINES)
+    study.claim()
+    study.prepare()
+    outcome = study.run(plan, lambda *event: (events.append(event), on_event and on_event(*event)))
+    return outcome, events
+
+
+def optuna_study(root):
+    storage = JournalStorage(JournalFileBackend(str(root / "study.journal")))
+    return optuna.load_study(study_name=STUDY_NAME, storage=storage)
+
+
+def test_a_study_leaves_a_leaderboard_a_best_config_and_the_best_checkpoint(study, tmp_path):
+    root = tmp_path / "study"
+    outcome, events = run(study(root, trials=3, scheduler="none"))
+    assert outcome.missing == 0
+    with (root / "leaderboard.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["rank"] for row in rows] == ["1", "2", "3"]
+    assert sorted((float(row["val_top1"]) for row in rows), reverse=True) == [
+        float(row["val_top1"]) for row in rows
+    ]
+    for row in rows:
+        assert float(row["val_top1_low"]) <= float(row["val_top1"]) <= float(row["val_top1_high"])
+        assert row["state"] == "complete"
+        assert 1e-3 <= float(row["optim.lr"]) <= 1e-2
+        assert row["method.prompts"] in ("both", "context")
+        assert 0 <= float(row["zero_shot_top1"]) <= 1
+    experiment = read_experiment(root / "best.yaml")
+    assert experiment.optim.lr == pytest.approx(float(rows[0]["optim.lr"]), rel=1e-5)
+    record = json.loads((root / "best" / "config.json").read_text())
+    load_adapter(root / "best", build_method(experiment, record["classes"], device=torch.device("cpu")))
+    assert [t.state for t in optuna_study(root).trials] == [TrialState.COMPLETE] * 3
+    assert sum(kind == "ended" for kind, _, _ in events) == 3
+    assert not (root / ".ray").exists()
+
+
+def test_a_finished_study_runs_nothing_again_and_takes_more_trials(study, tmp_path):
+    root = tmp_path / "study"
+    first, _ = run(study(root, trials=2, scheduler="none"))
+    again, events = run(study(root, trials=2, scheduler="none"))
+    assert events == []
+    assert again.rows == first.rows
+    more, events = run(study(root, trials=3, scheduler="none"))
+    assert sum(kind == "ended" for kind, _, _ in events) == 1
+    assert len(more.rows) == 3
+    points = [json.dumps(row["overrides"], sort_keys=True) for row in more.rows]
+    assert len(set(points)) == 3, "the sampler must not propose its first points again"
+
+
+def test_a_folder_of_another_study_or_of_other_files_is_refused(study, tmp_path):
+    root = tmp_path / "study"
+    study(root, trials=1).claim()
+    with pytest.raises(ArtifactError, match="belongs to another study .it differs in: search"):
+        study(root, trials=1, search={"optim.lr": {"uniform": [0.1, 1.0]}}).claim()
+    (tmp_path / "holiday").mkdir()
+    (tmp_path / "holiday" / "photo.jpg").write_text("")
+    with pytest.raises(ArtifactError, match="holds other files"):
+        study(tmp_path / "holiday", trials=1).missing()
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused(study, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ArtifactError, match="cannot be written to|holds other files"):
+        study(tmp_path / "file" / "study", trials=1).claim()
+
+
+def test_a_trial_that_can_never_be_placed_fails_before_anything_starts(study, tmp_path):
+    with pytest.raises(
+        ValueError, match=r"a trial needs 1 CPU, 4 GPU.*can never be placed: the cluster has 2 CPU"
+    ):
+        study(tmp_path / "study", trials=1, gpus=4).plan(MACHINES)
+    assert not (tmp_path / "study").exists()
+
+
+def test_a_trial_that_raises_is_kept_as_failed_and_the_others_go_on(study, tmp_path):
+    # Eight heads do not divide the generator's channels when a trial draws 7.
+    search = {"method.mask.heads": {"choice": [8, 7]}}
+    outcome, _ = run(
+        study(tmp_path / "study", trials=4, search=search, scheduler="none", sampler="random", seed=1)
+    )
+    states = {row["overrides"]["method.mask.heads"]: row["state"] for row in outcome.rows}
+    assert states == {8: "complete", 7: "failed"}
+    failed = next(row for row in outcome.rows if row["state"] == "failed")
+    assert "7" in failed["error"]
+    assert (tmp_path / "study" / "trials" / failed["trial"] / "error.txt").read_text().startswith("Traceback")
+    assert {t.state for t in optuna_study(tmp_path / "study").trials} == {
+        TrialState.COMPLETE,
+        TrialState.FAIL,
+    }
+
+
+def test_a_stopped_trial_is_told_as_pruned_and_a_diverged_one_ends(study, tmp_path):
+    root = tmp_path / "study"
+    search = {"optim.lr": {"choice": [1e-2, 1e30]}}
+    outcome, _ = run(
+        study(
+            root,
+            trials=6,
+            search=search,
+            grace_epochs=1,
+            reduction_factor=2,
+            fixed={"optim.epochs": 4},
+            seed=3,
+        )
+    )
+    states = {row["state"] for row in outcome.rows}
+    assert "diverged" in states
+    told = {t.user_attrs["folder"]: t.state for t in optuna_study(root).trials}
+    for row in outcome.rows:
+        expected = {
+            "stopped": TrialState.PRUNED,
+            "complete": TrialState.COMPLETE,
+            "diverged": TrialState.COMPLETE,
+        }
+        assert told[row["trial"]] == expected[row["state"]]
+        assert row["state"] != "stopped" or row["epochs"] < 4
+
+
+def test_a_trial_whose_process_dies_goes_on_after_its_last_epoch(study, tmp_path):
+    root = tmp_path / "study"
+    killed = []
+
+    def kill_once(kind, trial, metrics):
+        if kind == "epoch" and metrics["epoch"] == 2 and not killed:
+            killed.append(metrics["pid"])
+            os.kill(metrics["pid"], signal.SIGKILL)
+
+    fixed = {"optim.epochs": 5}
+    outcome, events = run(study(root, trials=1, scheduler="none", fixed=fixed), kill_once)
+    assert killed
+    assert [row["state"] for row in outcome.rows] == ["complete"]
+    history = [json.loads(line) for line in Path(root / "trials" / "trial-0000" / "history.jsonl").open()]
+    assert [metrics["epoch"] for metrics in history] == [1, 2, 3, 4, 5]
+    processes = {metrics["pid"] for kind, _, metrics in events if kind == "epoch"}
+    assert len(processes) == 2
+
+
+def test_an_interrupted_point_is_asked_again_in_its_own_folder(study, tmp_path):
+    root = tmp_path / "study"
+    tuned = study(root, trials=2, scheduler="none")
+    tuned.claim()
+    before = tuned._optuna()
+    # What a SIGKILL leaves: a trial that is RUNNING for ever, its folder begun.
+    trial = before.ask()
+    trial.set_user_attr("folder", "trial-0000")
+    point = tuned.space.sample(trial)
+    tuned.folder.begin("trial-0000", point)
+    outcome, _ = run(tuned)
+    assert outcome.missing == 0
+    assert len(outcome.rows) == 2
+    row = next(row for row in outcome.rows if row["trial"] == "trial-0000")
+    assert row["overrides"] == point
+    assert row["state"] == "complete"
+    assert all(t.state.is_finished() for t in optuna_study(root).trials)
+
+
+def test_one_seed_gives_the_same_points(study, tmp_path):
+    points = []
+    for name in ("a", "b"):
+        outcome, _ = run(
+            study(
+                tmp_path / name,
+                trials=3,
+                sampler="random",
+                scheduler="none",
+                seed=7,
+                fixed={"optim.epochs": 1},
+            )
+        )
+        points.append({row["trial"]: row["overrides"] for row in outcome.rows})
+    assert points[0] == points[1]
