@@ -35,6 +35,7 @@ class Manifest:
 
     `table`: columns path (relative to `root`), label, split, group, start_seconds, end_seconds; the last
     four may be null, and are filled with nulls when absent. `source`: where it came from, for messages.
+    `allow_leaks`: whether a file or a group may be in two splits, as in some published protocols.
 
     Raises:
         ManifestError: anything that would fail, or mislead, later.
@@ -43,10 +44,13 @@ class Manifest:
     table: pa.Table
     root: Path
     source: str
+    allow_leaks: bool = False
 
     def __post_init__(self) -> None:
         root = self.root.absolute()
-        table = manifest_checks.checked(self.table, root=root, source=self.source)
+        table = manifest_checks.checked(
+            self.table, root=root, source=self.source, allow_leaks=self.allow_leaks
+        )
         object.__setattr__(self, "root", root)
         object.__setattr__(self, "table", table)
 
@@ -91,19 +95,21 @@ class Manifest:
         return cast(list[Any], self.table[name].to_pylist())
 
 
-def read_manifest(path: Path | str, *, root: Path | str | None = None) -> Manifest:
+def read_manifest(
+    path: Path | str, *, root: Path | str | None = None, allow_leaks: bool = False
+) -> Manifest:
     """A manifest from a CSV or Parquet file, or a folder of class folders.
 
     A folder is read as `<class>/<file>`, or as `<split>/<class>/<file>` when its folders are named
     train, val (or validation) and test. `root`: the folder that paths are relative to; by default the
-    one that holds the manifest.
+    one that holds the manifest. `allow_leaks`: see `Manifest`.
 
     Raises:
         ManifestError: see `Manifest`; or the file is missing or of another kind.
     """
     path = Path(path)
     if path.is_dir():
-        return Manifest(_read_folder(path), path, str(path))
+        return Manifest(_read_folder(path), path, str(path), allow_leaks)
     if not path.exists():
         raise ManifestError(f"{path}: no such manifest; check the path")
     readers = {".csv": _read_csv, ".parquet": _read_parquet}
@@ -116,7 +122,7 @@ def read_manifest(path: Path | str, *, root: Path | str | None = None) -> Manife
         raise ManifestError(f"{path}: {_explain(str(error))}") from None
     except OSError as error:
         raise ManifestError(f"{path}: cannot be read ({error.strerror or error})") from None
-    return Manifest(table, path.parent if root is None else Path(root), str(path))
+    return Manifest(table, path.parent if root is None else Path(root), str(path), allow_leaks)
 
 
 def write_manifest(manifest: Manifest, path: Path) -> None:

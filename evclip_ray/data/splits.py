@@ -1,6 +1,7 @@
 """Which videos train, select and test, and which few are shots: pure, seeded, never across a group."""
 
 import collections
+import dataclasses
 import hashlib
 
 import numpy as np
@@ -45,7 +46,7 @@ def assign_splits(
         return manifest
     position = manifest.table.column_names.index("split")
     table = manifest.table.set_column(position, "split", pa.array(splits, pa.string()))
-    return Manifest(table, manifest.root, manifest.source)
+    return dataclasses.replace(manifest, table=table)
 
 
 def few_shot(manifest: Manifest, *, split: str = "train", shots: int, seed: int) -> Indices:
