@@ -1,5 +1,6 @@
 """Ray Train around the loop: N workers of one run, DDP over the adapter, resumed after a lost worker."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.placement import Need
+
+_RECORDS = ".ray"
 
 
 def train_distributed(
@@ -51,14 +54,18 @@ def train_distributed(
             num_workers=need.workers, use_gpu=need.gpus > 0, resources_per_worker=dict(need.resources)
         ),
         run_config=ray.train.RunConfig(
-            name="ray",
+            name=_RECORDS,
             storage_path=str(folder),
             # Without a limit, a group that finds no place would be tried again for ever.
             failure_config=ray.train.FailureConfig(max_failures=2, controller_failure_limit=3),
             callbacks=callbacks,
         ),
     )
-    trainer.fit()
+    try:
+        trainer.fit()
+    finally:
+        # Ray Train's own records; the run's are written by the loop, beside it.
+        shutil.rmtree(folder / _RECORDS, ignore_errors=True)
 
 
 def _train_worker(config: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ for training; `evaluate` asks for it by name.
 """
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -136,7 +137,7 @@ def prepare(plan: VideoPlan, *, cache: Path, progress: Progress | None = None) -
         shards = prepare_shards(
             plan.manifest, rows, view=plan.view, folder=plan.folder(split, cache),
             num_views=plan.num_views[split],
-            progress=(lambda done, total, split=split: progress(split, done, total)) if progress else None,
+            progress=functools.partial(progress, split) if progress else None,
         )  # fmt: skip
         if shards.skipped:
             log.warning(

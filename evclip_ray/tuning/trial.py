@@ -1,5 +1,7 @@
 """One trial, as Tune runs it: in its own warm process, or through a Ray Train group of workers."""
 
+import ctypes
+import gc
 import math
 import traceback
 from pathlib import Path
@@ -35,6 +37,16 @@ def run_trial(config: dict[str, Any]) -> None:
         write_text(folder / "error.txt", traceback.format_exc())
         message = " ".join(f"{type(error).__name__}: {error}".split())
         tune.report({"epoch": 0, OBJECTIVE: math.nan, "error": message})
+    finally:
+        _release_memory()
+
+
+def _release_memory() -> None:
+    """Give a trial's memory back: kept, it would grow this process by some 50 MB a trial."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    if trim is not None:
+        trim(0)
 
 
 def _train(config: dict[str, Any]) -> None:

@@ -171,7 +171,9 @@ def _fit(
         param_space={"study": str(folder.root.resolve()), "need": dataclasses.asdict(need)},
         tune_config=tune.TuneConfig(
             search_alg=search, scheduler=_scheduler(space, epochs), num_samples=missing,
-            max_concurrent_trials=plan.concurrent, reuse_actors=True,
+            max_concurrent_trials=plan.concurrent,
+            # A stopped driver of a Train group is still taking it down, and cannot be reused.
+            reuse_actors=need.workers == 1,
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
         run_config=tune.RunConfig(

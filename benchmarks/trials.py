@@ -1,0 +1,75 @@
+"""What a one-worker trial costs besides its training steps, and whether memory grows over many.
+
+Runs one study of 20 debug-size trials on small videos that it makes, one trial at a time. A trial's
+overhead is its wall time less the time inside its training steps: process reuse, building, opening
+the videos, validation, checkpoints, event files. Wanted: under 4 s at the median after the first,
+and the resident memory of the trial process within 10 % from its second trial to its last.
+
+    python benchmarks/trials.py [--trials 20]
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from evclip_ray.cluster import connect
+from evclip_ray.tuning.search_space import find_space, read_space
+from evclip_ray.tuning.tuner import StudyRun
+
+
+def resident_mb(pid: int) -> float:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")) / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--trials", type=int, default=20)
+    trials = parser.parse_args().trials
+    settings = {
+        "data.synthetic.videos_per_class": 8, "optim.epochs": 4, "method.prompts": "both", "method.mask.depth": 2,
+    }  # fmt: skip
+    space = read_space(
+        find_space("quickstart"), settings, study={"trials": trials, "scheduler": "none", "sampler": "random"}
+    )
+    ended, memory = [], {}
+
+    def watch(kind: str, trial: str, metrics: dict) -> None:
+        if kind == "ended":
+            ended.append((trial, time.perf_counter()))
+            memory[trial] = resident_mb(metrics["pid"])
+
+    with tempfile.TemporaryDirectory() as folder, connect(num_cpus=1) as machines:
+        run = StudyRun(space, Path(folder) / "study", cache=Path(folder) / "cache")
+        plan = run.plan(machines)
+        run.claim()
+        run.prepare()
+        began = time.perf_counter()
+        run.run(plan, watch)
+        walls = [b - a for a, b in zip([began, *(t for _, t in ended)], [t for _, t in ended], strict=False)]
+        steps = []
+        for trial, _ in ended:
+            lines = (run.folder.trial(trial) / "history.jsonl").read_text().splitlines()
+            steps.append(sum(json.loads(line)["train_seconds"] for line in lines))
+    overheads = [wall - step for wall, step in zip(walls, steps, strict=True)]
+    resident = [memory[trial] for trial, _ in ended]
+    print(
+        f"trials {len(ended)}, one at a time; first trial's overhead {overheads[0]:.1f} s (its process starts)"
+    )
+    print(
+        f"overhead of the others: median {statistics.median(overheads[1:]):.2f} s, "
+        f"worst {max(overheads[1:]):.2f} s; their training steps: median {statistics.median(steps[1:]):.2f} s"
+    )
+    print(
+        f"resident memory of the trial process: {resident[1]:.0f} MB at its 2nd trial, {resident[-1]:.0f} MB at "
+        f"its last: growth {100 * (resident[-1] / resident[1] - 1):+.1f} %"
+    )
+
+
+if __name__ == "__main__":
+    main()
