@@ -101,7 +101,7 @@ def check() -> None:
 
 @main.group()
 def manifest() -> None:
-    """Look at a list of videos."""
+    """Make a list of videos, or look at one."""
 
 
 @manifest.command(epilog=_example("evclip-ray manifest verify videos/manifest.csv"))
@@ -128,6 +128,56 @@ def verify(context: click.Context, file: Path, root: Path | None, workers: int) 
     click.echo(f"{len(listed)} videos, {len(listed.classes)} labels, {broken} broken")
     if broken:
         context.exit(1)
+
+
+@manifest.command(
+    "import", epilog=_example("evclip-ray manifest import ucf101 --root UCF-101 --split 1 --out ucf101.csv")
+)
+@click.argument("dataset")
+@click.option("--root", type=click.Path(path_type=Path), required=True, help="Folder of the videos.")
+@click.option(
+    "--lists", type=click.Path(path_type=Path), default=None,
+    help="Folder of the official lists (default: in or beside the root).",
+)  # fmt: skip
+@click.option("--split", type=int, default=None, help="Official split, where there are several.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The manifest to write.")
+@click.option("--allow-leaks", is_flag=True, help="Write it though splits share videos, groups or bytes.")
+@click.option(
+    "--compare-bytes/--no-compare-bytes", default=True, show_default=True,
+    help="Look for one video under two names.",
+)  # fmt: skip
+@_settings
+@click.pass_obj
+def import_manifest(
+    verbose: bool, dataset: str, root: Path, lists: Path | None, split: int | None, out: Path,
+    allow_leaks: bool, compare_bytes: bool, assignments: tuple[str, ...],
+) -> None:  # fmt: skip
+    """Turn official lists into a manifest, and say what does not fit.
+
+    DATASET: ucf101, hmdb51, arid, egtea, epic_kitchens, ssv2, kinetics, or a form of list: path_label,
+    mmaction, ez_clip, ev_clip_shots. Its own options go to --set, as in --set version=1.5.
+    """
+    from evclip_ray.data.datasets import import_dataset
+    from evclip_ray.data.leaks import refuse_leaks
+    from evclip_ray.data.manifest import write_manifest
+
+    options = {"lists": lists, "split": split}
+    given = {name: value for name, value in options.items() if value is not None}
+    report = import_dataset(dataset, root, **given, **parse_assignments(assignments))
+    listed = report.manifest
+    splits = ", ".join(f"{name} {len(listed.in_split(name))}" for name in listed.splits())
+    click.echo(f"{listed.source}: {len(listed)} videos ({splits}), {len(report.classes)} classes")
+    for name in ("missing", "unlisted", "duplicates", "mislabelled"):
+        rows = getattr(report, name)
+        click.echo(f"{name:<12} {len(rows)}")
+        shown = rows if verbose else rows[:3]
+        for row in shown:
+            click.echo(f"  {row}")
+        if len(rows) > len(shown):
+            click.echo(f"  and {len(rows) - len(shown)} more; evclip-ray --verbose shows all")
+    leaks = refuse_leaks(listed, allow=allow_leaks, content=compare_bytes)
+    write_manifest(listed, out)
+    click.echo(f"{'leaks':<12} {len(leaks)}\nwrote {out}; use it with --data {out} --root {listed.root}")
 
 
 @main.command(

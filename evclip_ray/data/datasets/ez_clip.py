@@ -1,0 +1,23 @@
+"""EZ-CLIP's and ActionCLIP's lists: `<absolute folder of frames> <number of frames> <class id>`."""
+
+from pathlib import Path
+
+from evclip_ray.data.datasets.path_label import ListFiles, frames_label, import_lists
+from evclip_ray.data.datasets.report import ImportReport
+
+
+def import_ez_clip(
+    root: Path, *, labels: Path, lists: Path | None = None,
+    train: Path | None = None, val: Path | None = None, test: Path | None = None,
+) -> ImportReport:  # fmt: skip
+    """EZ-CLIP's lists; `labels` is an `id,name` CSV or its class descriptions, the rest as `path_label`.
+
+    The folders are those of the authors' machine: each stands for the video of that name, in a folder of
+    that name, under `root`. Class ids count from 0.
+
+    Raises:
+        ListError: a list that is missing or broken, with its line; no video under `root`.
+        ConfigError: no list.
+    """
+    files = ListFiles(train, val, test)
+    return import_lists(root, files, labels, lists, parse=frames_label, source="ez_clip")

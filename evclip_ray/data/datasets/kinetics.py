@@ -1,0 +1,108 @@
+"""Kinetics-400, -600 and -700: `label,youtube_id,time_start,time_end,split`."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from evclip_ray.data.datasets.class_names import ordered_classes
+from evclip_ray.data.datasets.lists import Line, ListError, Row, read_table, whole_number
+from evclip_ray.data.datasets.report import ImportReport, Listed, build_report, check_choice, places
+
+_COLUMNS = ("label", "youtube_id", "time_start", "time_end", "split")
+_SPLITS = {
+    "train": "train",
+    "val": "validation",
+    "validate": "validation",
+    "validation": "validation",
+    "test": "test",
+}
+_FOLDERS = ("annotations", "labels", "lists")
+
+
+class _Video(NamedTuple):
+    """A row of the lists; `split` is train, validation or test, and the file has no suffix."""
+
+    line: Line
+    label: str
+    identity: str
+    file: str
+    split: str
+
+
+def import_kinetics(
+    root: Path, *, lists: Path | None = None, held_out: Literal["validation", "test"] = "validation"
+) -> ImportReport:
+    """Every listed video, from `<youtube id>_<start>_<end>.mp4` (six digits each) somewhere under `root`.
+
+    `lists`: one official CSV, or the folder of them; by default annotations in or beside `root`. The
+    classes are the labels in the order of the alphabet, and a video's group is its YouTube id.
+    `held_out`: the official split to read as "test". With "validation", as published, the official test
+    split is left out; with "test", the official validation split is "val".
+
+    Raises:
+        ListError: a list that is missing or broken, with its line; no video under `root`.
+        ConfigError: no such split to hold out.
+    """
+    check_choice("held_out", held_out, ("validation", "test"))
+    paths = _lists(root, lists)
+    videos = [_video(row) for path in paths for row in read_table(path, _COLUMNS)]
+    for needed in ("train", held_out):
+        if all(video.split != needed for video in videos):
+            raise ListError(
+                f"{', '.join(map(str, paths))}: no row of {needed!r}; add the CSV that lists them"
+            )
+    if held_out == "test":
+        splits = {"train": "train", "validation": "val", "test": "test"}
+    else:
+        splits = {"train": "train", "validation": "test"}
+    # Copies of the test list come without labels: those that are not read name no class.
+    first = {video.label: video.line for video in videos if video.split in splits}
+    labels = sorted(first)
+    classes = ordered_classes(
+        paths[0], ((first[label], number, label) for number, label in enumerate(labels)), first=0
+    )
+    indices = {label: number for number, label in enumerate(labels)}
+    rows = (
+        Listed(video.line, video.file, indices.get(video.label, 0), splits.get(video.split), video.identity)
+        for video in videos
+    )
+    return build_report(rows, classes, root=root, source="kinetics")
+
+
+def _lists(root: Path, lists: Path | None) -> list[Path]:
+    """The CSV files with the columns of Kinetics, of the first place that holds any."""
+    for place in places(root, lists, *_FOLDERS):
+        found = [path for path in sorted(place.glob("*.csv")) if _is_kinetics(path)]
+        if found or place.is_file():
+            return found or [place]
+    raise ListError(
+        f"no CSV with the columns {','.join(_COLUMNS)} in or beside {lists or root}; download the official"
+        " lists, and name their folder with --lists"
+    )
+
+
+def _is_kinetics(path: Path) -> bool:
+    with path.open("rb") as stream:
+        header = stream.readline().decode("utf-8-sig", "replace").replace('"', "")
+    return {cell.strip() for cell in header.split(",")} >= set(_COLUMNS)
+
+
+def _video(row: Row) -> _Video:
+    line, cells = row
+    # Some copies quote the label inside its cell.
+    label, identity = cells["label"].strip("\"' "), cells["youtube_id"]
+    if cells["split"] not in _SPLITS:
+        raise line.error(f"the split must be train, validate or test, got {cells['split']!r}")
+    split = _SPLITS[cells["split"]]
+    start, end = _times(row)
+    if not identity or not 0 <= start < end:
+        raise line.error("must have a youtube_id, and end after it starts")
+    if not label and split != "test":
+        raise line.error("the label must not be blank")
+    return _Video(line, label, identity, f"{identity}_{start:06d}_{end:06d}.mp4", split)
+
+
+def _times(row: Row) -> Iterator[int]:
+    for name in ("time_start", "time_end"):
+        # Some copies write whole seconds as 12.0.
+        yield whole_number(row.line, row.cells[name].removesuffix(".0"), name)

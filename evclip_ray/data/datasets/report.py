@@ -1,0 +1,155 @@
+"""From the rows of official lists to a manifest, and what did not fit."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from evclip_ray.config import ConfigError
+from evclip_ray.data.datasets.class_names import NameReader, plain
+from evclip_ray.data.datasets.lists import Line, ListError
+from evclip_ray.data.datasets.video_files import VideoFiles
+from evclip_ray.data.manifest import Manifest
+from evclip_ray.data.manifest_checks import SCHEMA
+
+
+class Listed(NamedTuple):
+    """One video as a list has it.
+
+    `label`: index into the classes. `split`: None where the list leaves the video unused. `named`: the
+    class that the annotation says, where it says one beside the id; otherwise the file's name is read.
+    """
+
+    line: Line
+    path: str
+    label: int
+    split: str | None
+    group: str | None = None
+    start_seconds: float | None = None
+    end_seconds: float | None = None
+    named: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class ImportReport:
+    """A manifest of the listed videos that are there, and what was found on the way.
+
+    `classes`: names as words, in the official order, whether or not they have videos. `missing`: listed
+    but absent, as listed. `unlisted`: present, but in no list. `duplicates`: rows left out, as an earlier
+    row has their video. `mislabelled`: rows whose class id and name disagree; they keep their id.
+    The manifest may hold a video or a group in two splits: see `leaks.refuse_leaks`.
+    """
+
+    manifest: Manifest
+    classes: tuple[str, ...]
+    missing: tuple[str, ...]
+    unlisted: tuple[str, ...]
+    duplicates: tuple[str, ...]
+    mislabelled: tuple[str, ...]
+
+
+def build_report(
+    rows: Iterable[Listed],
+    classes: Sequence[str],
+    *,
+    root: Path,
+    source: str,
+    groups_from_names: bool = False,
+) -> ImportReport:
+    """Look for every listed video under `root`.
+
+    `groups_from_names`: a row without a group takes the source video that its name tells, if it does.
+
+    Raises:
+        ListError: not one of the listed videos is there.
+    """
+    collected = _Collected(VideoFiles(root), classes, groups_from_names)
+    for row in rows:
+        collected.add(row)
+    return collected.report(source)
+
+
+class _Collected:
+    """The rows so far, and what did not fit."""
+
+    def __init__(self, files: VideoFiles, classes: Sequence[str], groups_from_names: bool) -> None:
+        self._files, self._classes, self._names = files, tuple(classes), NameReader(classes)
+        self._groups_from_names = groups_from_names
+        self._columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
+        self._kept: dict[tuple[Any, ...], Line] = {}
+        self._used: set[str] = set()
+        self._missing: list[str] = []
+        self._duplicates: list[str] = []
+        self._mislabelled: list[str] = []
+
+    def add(self, row: Listed) -> None:
+        path = self._files.find(row.path)
+        if path:
+            self._used.add(path)
+        if row.split is None:
+            return
+        facts = self._names.read(path or row.path)
+        self._compare(row, row.named or (facts.label if facts else None))
+        if path is None:
+            self._missing.append(row.path)
+            return
+        key = (path, row.split, row.start_seconds, row.end_seconds)
+        if key in self._kept:
+            self._duplicates.append(f"{row.line.where}: {path} is in {self._kept[key].where} too")
+            return
+        self._kept[key] = row.line
+        group = row.group or (facts.group if facts and self._groups_from_names else None)
+        values = (path, self._classes[row.label], row.split, group, row.start_seconds, row.end_seconds)
+        for name, value in zip(SCHEMA.names, values, strict=True):
+            self._columns[name].append(value)
+
+    def _compare(self, row: Listed, said: str | None) -> None:
+        label = self._classes[row.label]
+        if said and plain(said) != plain(label):
+            told = f"{row.path} is labelled {label!r}, its name says {said!r}"
+            self._mislabelled.append(f"{row.line.where}: {told}")
+
+    def report(self, source: str) -> ImportReport:
+        files = self._files
+        if not self._kept:
+            raise ListError(_nothing_found(files.root, self._missing, len(files.paths)))
+        # Official lists may leak; the one who uses the manifest decides.
+        table = pa.table(self._columns, schema=SCHEMA)
+        return ImportReport(
+            manifest=Manifest(table, files.root, source, allow_leaks=True),
+            classes=self._classes,
+            missing=tuple(self._missing),
+            unlisted=(*sorted(files.paths - self._used), *files.unreadable),
+            duplicates=tuple(self._duplicates),
+            mislabelled=tuple(self._mislabelled),
+        )
+
+
+def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
+    """Refuse an option of an importer that is none of its choices.
+
+    Raises:
+        ConfigError: naming them.
+    """
+    if value not in choices:
+        raise ConfigError(f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}")
+
+
+def places(root: Path, lists: Path | None, *folders: str) -> list[Path]:
+    """Where the official lists may be: `lists` alone if given, else those folders in or beside `root`."""
+    if lists is not None:
+        return [lists]
+    near = [root, root.absolute().parent]
+    return [place / folder for place, folder in itertools.product(near, (*folders, "."))]
+
+
+def _nothing_found(root: Path, missing: Sequence[str], num_files: int) -> str:
+    if not missing:
+        return f"{root}: the lists name no video of this split; check them"
+    return (
+        f"{root}: none of the {len(missing)} listed videos is there, the first is {missing[0]!r}; {num_files}"
+        " other video files are. Point --root at the folder of the videos (folders of frames are not read)"
+    )

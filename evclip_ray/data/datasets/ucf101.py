@@ -1,0 +1,59 @@
+"""UCF101: `ucfTrainTestlist/{classInd,trainlist01,testlist01}.txt`, three official splits."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from evclip_ray.data.datasets.class_names import ordered_classes, plain
+from evclip_ray.data.datasets.lists import Line, class_index, find_list, read_lines, whole_number
+from evclip_ray.data.datasets.report import ImportReport, Listed, build_report, check_choice, places
+
+# Folder HandstandPushups holds files called v_HandStandPushups: names are compared by their letters.
+_VIDEO = re.compile(r"(?P<folder>[^/]+)/v_[^/]+_g\d+_c\d+\.avi", re.ASCII)
+
+
+def import_ucf101(root: Path, *, split: int = 1, lists: Path | None = None) -> ImportReport:
+    """The official split 1, 2 or 3, from `<class>/v_<class>_gNN_cNN.avi` somewhere under `root`.
+
+    `lists`: the folder of classInd.txt and the lists; by default ucfTrainTestlist in or beside `root`.
+    A video's group is its class and gNN: the clips that were cut from one source.
+
+    Raises:
+        ListError: a list that is missing or broken, with its line; no video under `root`.
+        ConfigError: no such split.
+    """
+    check_choice("split", split, (1, 2, 3))
+    folders = places(
+        root, lists, "ucfTrainTestlist", "UCF101TrainTestSplits-RecognitionTask/ucfTrainTestlist"
+    )
+    classes = _classes(find_list(folders, "classInd.txt"))
+    train = find_list(folders, f"trainlist0{split}.txt")
+    test = find_list(folders, f"testlist0{split}.txt")
+    rows = [*_rows(train, "train", classes), *_rows(test, "test", classes)]
+    return build_report(rows, classes, root=root, source=f"ucf101 split {split}", groups_from_names=True)
+
+
+def _classes(path: Path) -> tuple[str, ...]:
+    def named() -> Iterator[tuple[Line, int, str]]:
+        for line in read_lines(path):
+            number, _, name = line.text.strip().partition(" ")
+            yield line, whole_number(line, number, "the class id"), name.strip()
+
+    return ordered_classes(path, named(), first=1)
+
+
+def _rows(path: Path, split: str, classes: tuple[str, ...]) -> Iterator[Listed]:
+    indices = {plain(name): index for index, name in enumerate(classes)}
+    for line in read_lines(path):
+        video, _, number = line.text.strip().partition(".avi")
+        match = _VIDEO.fullmatch(f"{video}.avi")
+        if match is None or ".avi" not in line.text:
+            raise line.error("must be <class>/v_<class>_gNN_cNN.avi and, when it trains, a class id")
+        # Test lists name no class: it is that of the folder.
+        if number.strip() or split == "train":
+            label = class_index(line, number.strip(), len(classes), first=1)
+        elif plain(match["folder"]) in indices:
+            label = indices[plain(match["folder"])]
+        else:
+            raise line.error(f"class {match['folder']!r} is not in classInd.txt")
+        yield Listed(line, f"{video}.avi", label, split)

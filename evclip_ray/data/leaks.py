@@ -1,0 +1,119 @@
+"""Leaks: the same file, the same group or the same bytes in two splits, so that a test sees training."""
+
+import collections
+import dataclasses
+import hashlib
+import logging
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from evclip_ray.data.manifest import Manifest, ManifestError
+from evclip_ray.data.manifest_checks import SPLITS, shared_between_splits
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Leak:
+    """One thing that two splits or more share.
+
+    `value`: the path, the group, or the SHA-256 (64 hex digits) of the bytes. `splits`: in the order
+    train, val, test. `rows`: every row of the manifest that has it, ascending.
+    """
+
+    kind: Literal["path", "group", "content"]
+    value: str
+    splits: tuple[str, ...]
+    rows: tuple[int, ...]
+
+
+def find_leaks(manifest: Manifest, *, content: bool = True) -> list[Leak]:
+    """Everything that two splits share: files first, then groups, then equal bytes under two names.
+
+    `content`: read the files whose size another split has as well. Absent and empty files are nothing
+    that could leak, and rows without a split belong to none.
+
+    Worked example: train has a.mp4, test has a.mp4 and a copy of it called b.mp4. That is a leak of the
+    path a.mp4, and a leak of content in both rows of a.mp4 and in b.mp4.
+    """
+    table = manifest.table.append_column("row", pa.array(range(len(manifest)), pa.int64()))
+    leaks = _leaks(table, "path") + _leaks(table, "group")
+    return leaks + _leaks(_with_content(table, manifest), "content") if content else leaks
+
+
+def refuse_leaks(manifest: Manifest, *, allow: bool = False, content: bool = True) -> list[Leak]:
+    """The leaks of a manifest, which is refused if it has any, unless a leaky protocol is asked for.
+
+    `allow`: reproduce a leaky published protocol: the leaks are logged as a warning and returned, for
+    the caller to mark what they reach. `content`: see `find_leaks`.
+
+    Raises:
+        ManifestError: leaks, with their number.
+    """
+    leaks = find_leaks(manifest, content=content)
+    if not leaks:
+        return leaks
+    told = f"{manifest.source}: {_told(leaks)}"
+    if not allow:
+        raise ManifestError(
+            f"{told}; put each in one split, or allow leaks to reproduce a published protocol that has them"
+        )
+    logger.warning("%s; allowed: numbers from these splits are too good", told)
+    return leaks
+
+
+def _told(leaks: list[Leak]) -> str:
+    counts = collections.Counter(leak.kind for leak in leaks)
+    listed = ", ".join(f"{count} by {kind}" for kind, count in counts.items())
+    first = leaks[0]
+    rows = len({row for leak in leaks for row in leak.rows})
+    return (
+        f"{len(leaks)} leaks between splits ({listed}) reach {rows} rows; the first is the {first.kind}"
+        f" {first.value!r}, in {' and '.join(first.splits)}"
+    )
+
+
+def _leaks(table: pa.Table, column: str) -> list[Leak]:
+    shared = shared_between_splits(table, column)
+    if not shared.num_rows:
+        return []
+    rows: dict[str, list[int]] = collections.defaultdict(list)
+    inside = table.filter(pc.and_(pc.is_in(table[column], shared[column]), pc.is_valid(table["split"])))
+    for value, row in zip(inside[column].to_pylist(), inside["row"].to_pylist(), strict=True):
+        rows[value].append(row)
+    return [
+        Leak(column, value, tuple(sorted(splits, key=SPLITS.index)), tuple(rows[value]))  # type: ignore[arg-type]
+        for value, splits in zip(shared[column].to_pylist(), shared["splits"].to_pylist(), strict=True)
+    ]
+
+
+def _with_content(table: pa.Table, manifest: Manifest) -> pa.Table:
+    """`table` with a column "content": the SHA-256 of files that may be equal, null for the others."""
+    paths = table["path"].to_pylist()
+    sizes = _sizes(manifest, set(paths))
+    sized = table.append_column("size", pa.array([sizes.get(path) for path in paths], pa.int64()))
+    # A digest reads the whole file, so only sizes that two splits have are worth one.
+    shared = set(shared_between_splits(sized, "size")["size"].to_pylist())
+    digests = {path: _sha256(manifest, path) for path, size in sizes.items() if size in shared}
+    # One file in two splits is a leak by path already: content tells of two files.
+    copies = collections.Counter(digests.values())
+    told = {path: value for path, value in digests.items() if copies[value] > 1}
+    return table.append_column("content", pa.array([told.get(path) for path in paths], pa.string()))
+
+
+def _sizes(manifest: Manifest, paths: set[str]) -> dict[str, int]:
+    """Path -> bytes of each file that is there and not empty."""
+    sizes = {}
+    for path in sorted(paths):
+        try:
+            sizes[path] = (manifest.root / path).stat().st_size
+        except OSError:
+            continue
+    return {path: size for path, size in sizes.items() if size}
+
+
+def _sha256(manifest: Manifest, path: str) -> str:
+    with (manifest.root / path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
