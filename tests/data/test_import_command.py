@@ -1,0 +1,68 @@
+"""`evclip-ray manifest import`: what it prints, and what it refuses to write."""
+
+import pytest
+from click.testing import CliRunner
+
+from evclip_ray.cli import main
+from evclip_ray.data.manifest import read_manifest
+
+
+@pytest.fixture
+def run(tmp_path):
+    def run(*words):
+        arguments = ["manifest", "import", "path_label", "--root", tmp_path / "videos", "--lists", tmp_path]
+        return CliRunner().invoke(main, [*map(str, [*arguments, "--out", tmp_path / "m.csv", *words])])
+
+    return run
+
+
+@pytest.fixture
+def lists(tmp_path):
+    """Five videos of which one is absent, one twice, one in another class's name and one in no list."""
+    (tmp_path / "videos").mkdir()
+    for name in ("a_kick_f_cm_np1_ba_bad_0", "b_kick_f_cm_np1_ba_bad_0", "c_run_f_cm_np1_ba_bad_0", "extra"):
+        (tmp_path / "videos" / f"{name}.avi").write_text(name)
+    (tmp_path / "labels.csv").write_text("id,name\n0,kick\n1,run\n")
+    (tmp_path / "train.txt").write_text(
+        "a_kick_f_cm_np1_ba_bad_0.avi 0\nb_kick_f_cm_np1_ba_bad_0.avi 1\ngone.avi 0\n"
+        "a_kick_f_cm_np1_ba_bad_0.avi 0\n"
+    )
+    (tmp_path / "test.txt").write_text("c_run_f_cm_np1_ba_bad_0.avi 1\n")
+    return ["--set", "labels=labels.csv", "--set", "train=train.txt", "--set", "test=test.txt"]
+
+
+def test_it_prints_what_it_found_and_writes_what_is_there(run, lists, tmp_path):
+    result = run(*lists)
+    assert result.exit_code == 0, result.output
+    lines = result.output.splitlines()
+    assert lines[0] == "path_label: 3 videos (train 2, test 1), 2 classes"
+    assert lines[1:3] == ["missing      1", "  gone.avi"]
+    assert lines[3:5] == ["unlisted     1", "  extra.avi"]
+    assert lines[5] == "duplicates   1"
+    assert lines[7] == "mislabelled  1"
+    assert "train.txt, line 2" in lines[8]
+    assert lines[9] == "leaks        0"
+    assert f"--root {tmp_path / 'videos'}" in lines[10]
+    assert len(read_manifest(tmp_path / "m.csv", root=tmp_path / "videos")) == 3
+
+
+def test_leaks_are_refused_unless_asked_for(run, lists, tmp_path):
+    (tmp_path / "test.txt").write_text("a_kick_f_cm_np1_ba_bad_0.avi 0\n")
+    result = run(*lists)
+    assert result.exit_code == 1
+    assert "2 leaks between splits (1 by path, 1 by group) reach 2 rows" in result.output
+    assert not (tmp_path / "m.csv").exists()
+    assert run(*lists, "--allow-leaks").exit_code == 0
+    assert len(read_manifest(tmp_path / "m.csv", allow_leaks=True)) == 3
+
+
+def test_equal_bytes_are_looked_for_unless_told_not_to(run, lists, tmp_path):
+    (tmp_path / "videos" / "c_run_f_cm_np1_ba_bad_0.avi").write_text("a_kick_f_cm_np1_ba_bad_0")
+    assert "1 by content" in run(*lists).output
+    assert run(*lists, "--no-compare-bytes").exit_code == 0
+
+
+def test_what_is_wrong_is_one_line(run, lists):
+    result = run("--set", "labels=labels.csv", "--set", "trian=train.txt")
+    assert result.exit_code == 1
+    assert result.output == "Error: path_label has no option 'trian'; the nearest valid name is 'train'\n"

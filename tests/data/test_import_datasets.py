@@ -1,0 +1,291 @@
+"""What is particular to each data set's official lists."""
+
+import json
+
+import pytest
+
+from evclip_ray.config import ConfigError
+from evclip_ray.data.datasets import import_dataset
+from evclip_ray.data.datasets.lists import ListError
+from evclip_ray.data.leaks import find_leaks
+
+EPIC = (
+    "narration_id,participant_id,video_id,narration_timestamp,start_timestamp,stop_timestamp,start_frame,"
+    "stop_frame,narration,verb,verb_class,noun,noun_class,all_nouns,all_noun_classes\n"
+)
+KINETICS = "label,youtube_id,time_start,time_end,split\n"
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(lists=None, videos=()):
+        for name, text in (lists or {}).items():
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        for name in videos:
+            path = tmp_path / "videos" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        return tmp_path / "videos"
+
+    return write
+
+
+def ucf(write, number=1, train_id=1, test="TaiChi/v_TaiChi_g01_c01.avi\n"):
+    return write(
+        {
+            "ucfTrainTestlist/classInd.txt": "1 TaiChi\n2 HandstandPushups\n",
+            f"ucfTrainTestlist/trainlist0{number}.txt": f"TaiChi/v_TaiChi_g08_c01.avi {train_id}\n"
+            "HandstandPushups/v_HandStandPushups_g08_c01.avi 2\n",
+            f"ucfTrainTestlist/testlist0{number}.txt": test,
+        },
+        [
+            "TaiChi/v_TaiChi_g08_c01.avi",
+            "HandstandPushups/v_HandStandPushups_g08_c01.avi",
+            "TaiChi/v_TaiChi_g01_c01.avi",
+        ],
+    )
+
+
+def test_ucf_lists_are_found_beside_the_videos_and_groups_count_anew_in_each_class(write):
+    report = import_dataset("ucf101", ucf(write))
+    assert report.manifest.column("group") == ["tai chi/g08", "handstand pushups/g08", "tai chi/g01"]
+    assert report.manifest.column("split") == ["train", "train", "test"]
+    assert find_leaks(report.manifest) == []
+
+
+def test_ucf_test_lists_may_carry_ids(write):
+    plain = import_dataset("ucf101", ucf(write)).manifest.digest()
+    assert (
+        import_dataset("ucf101", ucf(write, test="TaiChi/v_TaiChi_g01_c01.avi 1\n")).manifest.digest()
+        == plain
+    )
+
+
+def test_ucf_rows_whose_id_is_another_class_are_reported(write):
+    report = import_dataset("ucf101", ucf(write, train_id=2))
+    assert len(report.mislabelled) == 1
+    assert "trainlist01.txt, line 1: TaiChi/v_TaiChi_g08_c01.avi is labelled" in report.mislabelled[0]
+    assert "'handstand pushups', its name says 'tai chi'" in report.mislabelled[0]
+
+
+def test_ucf_has_three_splits(write):
+    root = ucf(write, number=3)
+    assert len(import_dataset("ucf101", root, split=3).manifest) == 3
+    with pytest.raises(ListError, match=r"no trainlist02.txt in .*--lists"):
+        import_dataset("ucf101", root, split=2)
+    with pytest.raises(ConfigError, match="split must be one of 1, 2, 3, got 4"):
+        import_dataset("ucf101", root, split=4)
+
+
+def test_a_ucf_class_that_has_no_name_is_named(write):
+    with pytest.raises(ListError, match=r"line 1: class 'Yoga' is not in classInd.txt"):
+        import_dataset("ucf101", ucf(write, test="Yoga/v_Yoga_g01_c01.avi\n"))
+
+
+def test_hmdb_groups_are_a_film_within_a_class(write):
+    files = {
+        "kick": [
+            "Finding_Forrester_3_kick_f_cm_np1_ba_bad_0.avi",
+            "Goal_kick_ball_2_kick_f_cm_np1_ba_bad_1.avi",
+        ],
+        "kick_ball": ["Finding_Forrester_3_kick_ball_u_nm_np1_fr_goo_14.avi"],
+    }
+    write(
+        {
+            "testTrainMulti_7030_splits/kick_test_split2.txt": "".join(f"{x} 1 \n" for x in files["kick"]),
+            "testTrainMulti_7030_splits/kick_ball_test_split2.txt": f"{files['kick_ball'][0]} 2 \n",
+        }
+    )
+    root = write(videos=[f"{label}/{name}" for label, names in files.items() for name in names])
+    report = import_dataset("hmdb51", root, split=2)
+    assert report.manifest.column("label") == ["kick", "kick", "kick ball"]
+    assert report.manifest.column("group") == [
+        "kick/Finding_Forrester_3", "kick/Goal_kick_ball_2", "kick ball/Finding_Forrester_3"
+    ]  # fmt: skip
+    assert report.mislabelled == ()
+    assert find_leaks(report.manifest) == []
+
+
+def test_hmdb_videos_may_lie_in_one_flat_folder(write):
+    write({"splits/kick_test_split1.txt": "a_kick_f_cm_np1_ba_bad_0.avi 1\n"})
+    root = write(videos=["a_kick_f_cm_np1_ba_bad_0.avi"])
+    assert import_dataset("hmdb51", root).manifest.column("path") == ["a_kick_f_cm_np1_ba_bad_0.avi"]
+
+
+@pytest.mark.parametrize(("split", "other"), [(0, "others"), (1, "other")])
+def test_arid_15_lists_are_a_folder_a_split(write, split, other):
+    folder = f"list_cvt/split_{split}/split{split}"
+    root = write(
+        {
+            f"{folder}_train.txt": "0\t10\tWave/Wave_10_1.mp4\n",
+            f"{folder}_test.txt": "0  0  Drink/Drink_1_1.mp4\n",
+            f"{folder}_{other}.txt": "0\t0\tDrink/Drink_2_1.mp4\n",
+        },
+        ["clips_v1.5/Wave/Wave_10_1.mp4", "clips_v1.5/Drink/Drink_1_1.mp4", "clips_v1.5/Drink/Drink_2_1.mp4"],
+    )
+    report = import_dataset("arid", root, split=split, version=1.5)
+    assert report.manifest.column("label") == ["Wave", "Drink"]
+    assert len(report.classes) == 11
+    assert report.unlisted == ()
+    with pytest.raises(ConfigError, match=r"split of ARID v1.5 must be one of 0, 1, got 3"):
+        import_dataset("arid", root, split=3, version="1.5")
+
+
+def test_an_arid_id_that_contradicts_its_folder_is_reported(write):
+    root = write(
+        {
+            "list_cvt/ARID_split1_train.txt": "0\t1\tDrink/Drink_11_1.avi\n",
+            "list_cvt/ARID_split1_test.txt": "0\t0\tDrink/Drink_1_1.avi\n",
+        },
+        ["Drink/Drink_11_1.avi", "Drink/Drink_1_1.avi"],
+    )
+    assert len(import_dataset("arid", root).mislabelled) == 1
+
+
+def test_egtea_ids_in_lists_count_from_one_whatever_the_table_does(write):
+    lists = {
+        "action_annotation/action_idx.txt": "Cut tomato 1\nWash hand 2\n",
+        "action_annotation/train_split2.txt": "P05-R02-Pizza-1-20-F000001-F000030 2 2 2\n",
+        "action_annotation/test_split2.txt": "P07-R01-Pizza-1-20-F000001-F000030 1 1 1\n",
+    }
+    clips = [
+        f"{session}/{session}-1-20-F000001-F000030.mp4" for session in ("P05-R02-Pizza", "P07-R01-Pizza")
+    ]
+    root = write(lists, clips)
+    report = import_dataset("egtea", root, split=2)
+    assert report.manifest.column("label") == ["Wash hand", "Cut tomato"]
+    assert report.manifest.column("group") == ["P05-R02-Pizza", "P07-R01-Pizza"]
+    table = "# Action ID; L\n 0; Cut tomato\n 1; Wash hand\n"
+    write({"action_annotation/raw_annotations/cls_label_index.csv": table})
+    (root.parent / "action_annotation" / "action_idx.txt").unlink()
+    assert import_dataset("egtea", root, split=2).manifest.digest() == report.manifest.digest()
+
+
+def test_an_egtea_clip_that_was_narrated_otherwise_is_reported(write):
+    root = write(
+        {
+            "action_annotation/action_idx.txt": "Cut tomato 1\nWash hand 2\n",
+            "action_annotation/train_split1.txt": "P05-R02-Pizza-1-20-F000001-F000030 2 2 2\n",
+            "action_annotation/test_split1.txt": "P05-R02-Pizza-1-20-F000001-F000031 1 1 1\n",
+            "raw_annotations/action_labels.csv": "1; P05-R02-Pizza-1-20; s; 1; 20; Cut tomato; Cut; tomato\n",
+        },
+        [f"P05-R02-Pizza-1-20-F000001-F0000{k}.mp4" for k in (30, 31)],
+    )
+    with pytest.raises(ListError, match="none of the 2 listed"):
+        import_dataset("egtea", root)
+    for path in sorted(root.glob("*.mp4")):
+        (root / "P05-R02-Pizza").mkdir(exist_ok=True)
+        path.rename(root / "P05-R02-Pizza" / path.name)
+    report = import_dataset("egtea", root)
+    assert len(report.mislabelled) == 1
+    assert "is labelled 'Wash hand', its name says 'Cut tomato'" in report.mislabelled[0]
+    assert [leak.kind for leak in find_leaks(report.manifest)] == ["group"]
+
+
+def epic(write, verb="grab", times="00:00:00.14,01:02:03.37"):
+    row = f"P01_11,00:00:00.560,{times},8,202,x,{verb},0,a,2,['a'],[2]\n"
+    return write(
+        {
+            "annotations/verb_classes.csv": "id,key,instances,category\n0,take,\"['take', 'grab']\",x\n",
+            "annotations/EPIC_100_train.csv": EPIC + f"P01_11_0,P01,{row}",
+            "annotations/EPIC_100_validation.csv": EPIC + f"P01_12_0,P01,{row.replace('P01_11', 'P01_12')}",
+        },
+        ["P01/videos/P01_11.MP4", "P01/videos/P01_12.MP4"],
+    )
+
+
+def test_epic_segments_are_parts_of_long_videos_named_by_the_official_key(write):
+    report = import_dataset("epic_kitchens", epic(write))
+    assert report.manifest.rows()[0] == {
+        "path": "P01/videos/P01_11.MP4", "label": "take", "split": "train", "group": "P01_11",
+        "start_seconds": 0.14, "end_seconds": 3723.37,
+    }  # fmt: skip
+    assert report.mislabelled == ()
+    assert find_leaks(report.manifest) == []
+
+
+def test_epic_participants_are_shared_by_the_official_splits(write):
+    report = import_dataset("epic_kitchens", epic(write), group="participant")
+    assert [leak.kind for leak in find_leaks(report.manifest)] == ["group"]
+
+
+def test_an_epic_verb_of_another_class_is_reported(write):
+    assert len(import_dataset("epic_kitchens", epic(write, verb="wash")).mislabelled) == 2
+
+
+@pytest.mark.parametrize("times", ["00:00:01,00:00:01", "soon,00:00:01", "00:61:00,00:62:00", "00:00:01.5,"])
+def test_epic_times_that_are_none_are_named(write, times):
+    with pytest.raises(ListError, match=r"EPIC_100_train.csv, line 2: (a time must be|must have a video_id)"):
+        import_dataset("epic_kitchens", epic(write, times=times))
+
+
+def test_ssv2_new_names_and_answers_make_three_splits(write):
+    root = write(
+        {
+            "labels/labels.json": json.dumps({"Pushing something": "0"}),
+            "labels/train.json": json.dumps([{"id": "1", "template": "Pushing [something]"}]),
+            "labels/validation.json": json.dumps([{"id": "2", "template": "Pushing [something]"}]),
+            "labels/test-answers.csv": "3;Pushing something\n",
+        },
+        ["a/1.mp4", "b/2.webm", "3.webm"],
+    )
+    report = import_dataset("ssv2", root, held_out="test")
+    assert report.manifest.column("path") == ["a/1.mp4", "b/2.webm", "3.webm"]
+    assert report.manifest.column("split") == ["train", "val", "test"]
+    published = import_dataset("ssv2", root)
+    assert published.manifest.column("split") == ["train", "test"]
+    assert published.unlisted == ("3.webm",)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("labels.json", ["a"], "must map templates to ids"),
+        ("labels.json", {}, "names no class"),
+        ("train.json", {"id": 1}, "must be a list of videos"),
+        ("train.json", [{"id": "1"}], "item 1: an item must have an id and a template"),
+        ("train.json", [{"id": " ", "template": "Pushing [something]"}], "item 1: the id must not be blank"),
+    ],
+)
+def test_ssv2_files_of_another_shape_are_refused(write, name, value, message):
+    files = {
+        "labels.json": {"Pushing something": "0"},
+        "train.json": [{"id": "1", "template": "Pushing [something]"}],
+        "validation.json": [],
+    } | {name: value}
+    root = write({f"labels/{name}": json.dumps(value) for name, value in files.items()}, ["1.webm"])
+    with pytest.raises(ListError, match=message):
+        import_dataset("ssv2", root)
+
+
+def test_kinetics_takes_one_csv_and_reads_the_validation_rows_as_test(write):
+    rows = "run,--a,1,11,train\nrun,b,1.0,11.0,validate\n,c,2,12,test\n"
+    root = write(
+        {"all.csv": KINETICS + rows}, ["--a_000001_000011.mp4", "b_000001_000011.mkv", "c_000002_000012.mp4"]
+    )
+    report = import_dataset("kinetics", root, lists=root.parent / "all.csv")
+    assert report.manifest.column("split") == ["train", "test"]
+    assert report.manifest.column("group") == ["--a", "b"]
+    assert report.unlisted == ()
+    rows = rows.replace("\n,c", "\nrun,c")
+    report = import_dataset(
+        "kinetics", write({"all.csv": KINETICS + rows}), lists=root.parent, held_out="test"
+    )
+    assert report.manifest.column("split") == ["train", "val", "test"]
+
+
+def test_a_kinetics_video_in_the_folder_of_another_class_is_reported(write):
+    lists = {"annotations/k.csv": KINETICS + "run,a,1,11,train\njump rope,b,1,11,val\n"}
+    root = write(lists, ["jump_rope/a_000001_000011.mp4", "jump_rope/b_000001_000011.mp4"])
+    assert len(import_dataset("kinetics", root).mislabelled) == 1
+
+
+def test_kinetics_ignores_other_tables_beside_the_lists(write):
+    lists = {
+        "annotations/k.csv": KINETICS + "run,a,1,11,train\nrun,b,1,11,val\n",
+        "annotations/x.csv": "a,b\n",
+    }
+    root = write(lists, ["a_000001_000011.mp4", "b_000001_000011.mp4"])
+    assert len(import_dataset("kinetics", root).manifest) == 2
