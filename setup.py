@@ -10,7 +10,7 @@ setup(
     name="evclip-ray",
     version="0.1.0",
     description="Find the EV-CLIP prompts that work best on your own videos, on one machine or a Ray cluster",
-    long_description=(here / "README.md").read_text(encoding="utf-8") if (here / "README.md").exists() else "",
+    long_description=(here / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.11",

@@ -32,8 +32,11 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=20)
     trials = parser.parse_args().trials
     settings = {
-        "data.synthetic.videos_per_class": 8, "optim.epochs": 4, "method.prompts": "both", "method.mask.depth": 2,
-    }  # fmt: skip
+        "data.synthetic.videos_per_class": 8,
+        "optim.epochs": 4,
+        "method.prompts": "both",
+        "method.mask.depth": 2,
+    }
     space = read_space(
         find_space("quickstart"), settings, study={"trials": trials, "scheduler": "none", "sampler": "random"}
     )
@@ -59,15 +62,15 @@ def main() -> None:
     overheads = [wall - step for wall, step in zip(walls, steps, strict=True)]
     resident = [memory[trial] for trial, _ in ended]
     print(
-        f"trials {len(ended)}, one at a time; first trial's overhead {overheads[0]:.1f} s (its process starts)"
+        f"trials {len(ended)}, one at a time; overhead of the first {overheads[0]:.1f} s (its process starts)"
     )
     print(
         f"overhead of the others: median {statistics.median(overheads[1:]):.2f} s, "
         f"worst {max(overheads[1:]):.2f} s; their training steps: median {statistics.median(steps[1:]):.2f} s"
     )
     print(
-        f"resident memory of the trial process: {resident[1]:.0f} MB at its 2nd trial, {resident[-1]:.0f} MB at "
-        f"its last: growth {100 * (resident[-1] / resident[1] - 1):+.1f} %"
+        f"resident memory of the trial process: {resident[1]:.0f} MB at its 2nd trial, "
+        f"{resident[-1]:.0f} MB at its last: growth {100 * (resident[-1] / resident[1] - 1):+.1f} %"
     )
 
 

@@ -242,8 +242,8 @@ def train(
             cpus=cpus_per_worker, gpus=gpus_per_worker, decoding=DecodeView(progress), say=_say_epoch,
         )  # fmt: skip
     console.print(
-        f"best epoch {metrics['best_epoch']}: val top-1 {metrics['best_val_top1']:.3f} on {metrics['val_videos']} "
-        f"videos (zero-shot CLIP {metrics['zero_shot_top1']:.3f})\n"
+        f"best epoch {metrics['best_epoch']}: val top-1 {metrics['best_val_top1']:.3f} "
+        f"on {metrics['val_videos']} videos (zero-shot CLIP {metrics['zero_shot_top1']:.3f})\n"
         f"evaluate it:  evclip-ray evaluate {out / 'best'} --split test",
         soft_wrap=True,
     )
@@ -357,8 +357,8 @@ def evaluate(
     for name, numbers in (("adapted", found.adapted), ("zero-shot CLIP", found.zero_shot)):
         low, high = numbers["top1_interval"]
         console.print(
-            f"{name:<15} top-1 {numbers['top1']:.3f} (95 % interval {low:.3f} to {high:.3f})  top-5 {numbers['top5']:.3f}"
-            f"  mean class accuracy {numbers['mean_class_accuracy']:.3f}  on {numbers['videos']} videos",
+            f"{name:<15} top-1 {numbers['top1']:.3f} (95 % interval {low:.3f} to {high:.3f})"
+            f"  top-5 {numbers['top5']:.3f}  mean class accuracy {numbers['mean_class_accuracy']:.3f}  on {numbers['videos']} videos",
             soft_wrap=True,
         )
     for name, videos_of, before, after in found.per_class:
@@ -368,6 +368,38 @@ def evaluate(
     if found.skipped:
         console.print(f"{found.skipped} videos could not be decoded and were left out")
     console.print(f"confusion matrix, per-class and per-video tables: {out}", soft_wrap=True)
+
+
+@main.command(
+    "import-checkpoint",
+    epilog=_example(
+        "evclip-ray import-checkpoint model.pth.tar --data videos/manifest.csv --out runs/published"
+    ),
+)
+@click.argument("file", type=click.Path(path_type=Path))
+@_data
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the checkpoint.")
+@_settings
+@_cache
+def import_checkpoint(
+    file: Path,
+    data: str | None,
+    root: str | None,
+    out: Path,
+    assignments: tuple[str, ...],
+    cache: Path | None,
+) -> None:
+    """Take over a published EV-CLIP model file; its classes are those of --data."""
+    from evclip_ray.deploy import import_checkpoint as published
+
+    overrides = {**_sources(data, root), **parse_assignments(assignments)}
+    record = published.import_checkpoint(file, out, overrides, cache=_cache_folder(cache))
+    method = record["experiment"]["method"]
+    console.print(
+        f"{method['prompts']} prompts, {record['num_trainable']:,} parameters, "
+        f"{len(record['classes'])} classes, in {out}\nevaluate it:  evclip-ray evaluate {out} --split test",
+        soft_wrap=True,
+    )
 
 
 def _show_study(root: Path, rows: list[dict[str, Any]]) -> None:

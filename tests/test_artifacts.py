@@ -2,7 +2,15 @@ import json
 
 import pytest
 
-from evclip_ray.artifacts import ArtifactError, digest, file_digest, read_json, read_ledger, replacing, write_ledger
+from evclip_ray.artifacts import (
+    ArtifactError,
+    digest,
+    file_digest,
+    read_json,
+    read_ledger,
+    replacing,
+    write_ledger,
+)
 
 
 def test_a_digest_does_not_depend_on_the_order_of_keys():
@@ -26,7 +34,9 @@ def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path):
 
 
 def test_a_ledger_says_what_went_in_what_was_skipped_and_which_versions(tmp_path):
-    write_ledger(tmp_path, "shards", inputs={"rows": 3}, counts={"videos": 2}, skipped=[{"path": "a", "reason": "b"}])
+    write_ledger(
+        tmp_path, "shards", inputs={"rows": 3}, counts={"videos": 2}, skipped=[{"path": "a", "reason": "b"}]
+    )
     ledger = read_ledger(tmp_path, "shards")
     assert ledger["key"] == digest({"rows": 3})
     assert ledger["skipped"] == [{"path": "a", "reason": "b"}]

@@ -121,7 +121,9 @@ def _write(
     openings = read_ledger(out, "evaluation")["openings"] if (out / LEDGER).is_file() else 0
     write_ledger(
         out, "evaluation",
-        inputs={"checkpoint": str(checkpoint), "split": found.split, "experiment": experiment.model_dump(mode="json")},
+        inputs={
+            "checkpoint": str(checkpoint), "split": found.split, "experiment": experiment.model_dump(mode="json")
+        },
         counts={"videos": int(found.adapted["videos"])},
         adapted=found.adapted, zero_shot=found.zero_shot, weights=found.weights, openings=openings + 1,
     )  # fmt: skip

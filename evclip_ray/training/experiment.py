@@ -121,7 +121,8 @@ class ExperimentConfig(Config):
     def _frames_fit_the_video_encoder(self) -> Self:
         if self.method.needs_video_encoder and self.view.num_frames % 2:
             raise ValueError(
-                f"view.num_frames must be even, the video encoder reads pairs of frames; got {self.view.num_frames}"
+                "view.num_frames must be even, the video encoder reads pairs of frames; "
+                f"got {self.view.num_frames}"
             )
         return self
 

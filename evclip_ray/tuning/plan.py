@@ -69,7 +69,8 @@ class StudyPlan:
             ("trained", f"{self.step.num_trainable:,} parameters; frozen weights: {weights}"),
             (
                 "a step",
-                f"{self.step.seconds:.3g} s on this machine's {self.step.device}, {self.step.flop / 1e9:.3g} GFLOP",
+                f"{self.step.seconds:.3g} s on this machine's {self.step.device}, "
+                f"{self.step.flop / 1e9:.3g} GFLOP",
             ),
             (
                 "at most",

@@ -194,14 +194,21 @@ class SearchSpace:
                 )
             if distribution.applies(self._settings(base)):
                 base[distribution.path] = distribution.values[0]
-        self.experiment(base)
+        self._check_point(base)
         for distribution in self.search:
             needed = {path: allowed[0] for path, allowed in distribution.when.items()}
             for value in distribution.edges:
                 try:
-                    self.experiment({**base, **needed, distribution.path: value})
+                    self._check_point({**base, **needed, distribution.path: value})
                 except ConfigError as error:
                     raise ConfigError(f"search.{distribution.path} = {value!r}: {error}") from None
+
+    def _check_point(self, overrides: Overrides) -> None:
+        method = self.experiment(overrides).method
+        if not method.trains:
+            raise ConfigError(
+                f"method {method.name!r} has nothing to train; it is scored beside every trial anyway"
+            )
 
     def _check_conditions(self, distribution: Distribution, position: int) -> None:
         earlier = [d.path for d in self.search[:position]]
@@ -226,7 +233,8 @@ def find_space(name: str) -> Path:
     if path.stem in shipped and path.suffix in {"", ".yaml"} and str(path.parent) in {".", "search_spaces"}:
         return shipped[path.stem]
     raise ConfigError(
-        f"search space {name!r}: no such file, and none is shipped by that name; {nearest(path.stem, list(shipped))}"
+        f"search space {name!r}: no such file, and none is shipped by that name; "
+        f"{nearest(path.stem, list(shipped))}"
     )
 
 

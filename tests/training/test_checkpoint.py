@@ -7,7 +7,12 @@ import torch
 from evclip_ray.artifacts import ArtifactError
 from evclip_ray.training.build import build_method
 from evclip_ray.training.checkpoint import (
-    ADAPTER, latest_checkpoint, load_adapter, load_optimizer, read_record, save_checkpoint,
+    ADAPTER,
+    latest_checkpoint,
+    load_adapter,
+    load_optimizer,
+    read_record,
+    save_checkpoint,
 )  # fmt: skip
 
 CLASSES = ("push", "pull", "spin")
@@ -65,7 +70,7 @@ def test_a_truncated_checkpoint_is_named(method, tmp_path):
 
 def test_a_folder_that_is_no_checkpoint_points_to_the_one_inside(method, tmp_path):
     save_checkpoint(tmp_path / "best", method, {})
-    with pytest.raises(ArtifactError, match="did you mean .*best"):
+    with pytest.raises(ArtifactError, match=r"did you mean .*best"):
         read_record(tmp_path)
 
 

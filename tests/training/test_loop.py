@@ -178,7 +178,7 @@ def _train_as_rank(rank, world, meeting, files):
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world)
-    experiment = ExperimentConfig.load(json.loads(open(files["experiment"]).read()))
+    experiment = ExperimentConfig.load(json.loads(files["experiment"].read_text()))
     videos = Videos.load(files["videos"])
     Run(experiment, videos, build_method(experiment, videos.classes), folder=files["folder"]).fit(
         lambda m: None

@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import signal
-from pathlib import Path
 
 import optuna
 import pytest
@@ -95,7 +94,7 @@ def test_a_finished_study_runs_nothing_again_and_takes_more_trials(study, tmp_pa
 def test_a_folder_of_another_study_or_of_other_files_is_refused(study, tmp_path):
     root = tmp_path / "study"
     study(root, trials=1).claim()
-    with pytest.raises(ArtifactError, match="belongs to another study .it differs in: search"):
+    with pytest.raises(ArtifactError, match=r"belongs to another study \(it differs in: search"):
         study(root, trials=1, search={"optim.lr": {"uniform": [0.1, 1.0]}}).claim()
     (tmp_path / "holiday").mkdir()
     (tmp_path / "holiday" / "photo.jpg").write_text("")
@@ -105,7 +104,7 @@ def test_a_folder_of_another_study_or_of_other_files_is_refused(study, tmp_path)
 
 def test_a_folder_that_cannot_be_written_to_is_refused(study, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ArtifactError, match="cannot be written to|holds other files"):
+    with pytest.raises(ArtifactError, match="cannot be written to"):
         study(tmp_path / "file" / "study", trials=1).claim()
 
 
@@ -174,7 +173,8 @@ def test_a_trial_whose_process_dies_goes_on_after_its_last_epoch(study, tmp_path
     outcome, events = run(study(root, trials=1, scheduler="none", fixed=fixed), kill_once)
     assert killed
     assert [row["state"] for row in outcome.rows] == ["complete"]
-    history = [json.loads(line) for line in Path(root / "trials" / "trial-0000" / "history.jsonl").open()]
+    lines = (root / "trials" / "trial-0000" / "history.jsonl").read_text().splitlines()
+    history = [json.loads(line) for line in lines]
     assert [metrics["epoch"] for metrics in history] == [1, 2, 3, 4, 5]
     processes = {metrics["pid"] for kind, _, metrics in events if kind == "epoch"}
     assert len(processes) == 2

@@ -1,0 +1,61 @@
+"""A published EV-CLIP file as a checkpoint of ours: its prompts copied, its frozen networks pointed to."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from evclip_ray.artifacts import file_digest, provenance
+from evclip_ray.config import ConfigError
+from evclip_ray.models.methods.ev_clip import import_published
+from evclip_ray.training.build import build_method, weights_of
+from evclip_ray.training.checkpoint import save_checkpoint
+from evclip_ray.training.experiment import ExperimentConfig
+from evclip_ray.training.videos import plan_videos
+
+
+def import_checkpoint(file: Path, out: Path, overrides: dict[str, Any], *, cache: Path) -> dict[str, Any]:
+    """Write the checkpoint folder `out` from a published model file; returns its record.
+
+    A published file names no classes: they are those of the manifest in `overrides`. Views and
+    colours are the published ones (the preset `published`).
+
+    Raises:
+        ConfigError: not a published EV-CLIP of plain tensors, towers that no backbone matches, or
+            settings that its tensors do not fit.
+    """
+    file = file.expanduser().resolve()
+    published = import_published(file)
+    settings: dict[str, Any] = {
+        "preset": "published",
+        "method": published.method,
+        "view": {"num_frames": published.sizes.num_frames or 8},
+    }
+    if published.backbone is not None:
+        settings["backbone"] = {"name": published.backbone, "pretrained": str(file)}
+    elif "backbone.name" not in overrides:
+        raise ConfigError(
+            f"{file}: its CLIP is none that is known; name it, for example --set backbone.name=ViT-B-16"
+        )
+    experiment = ExperimentConfig.load(settings, overrides)
+    classes = plan_videos(experiment, cache=cache, splits=()).classes
+    method = build_method(experiment, classes, device=torch.device("cpu"))
+    _load(method, published.state, file)
+    record = {
+        "experiment": experiment.model_dump(mode="json"),
+        "classes": list(classes),
+        "num_trainable": method.num_trainable(),
+        "weights": weights_of(method.frozen),
+        "source": {"file": str(file), "sha256": file_digest(file)},
+        "provenance": provenance(),
+    }
+    save_checkpoint(out, method, record)
+    return record
+
+
+def _load(method: torch.nn.Module, state: dict[str, torch.Tensor], file: Path) -> None:
+    try:
+        method.load_state_dict(state)
+    except RuntimeError as error:
+        reason = "; ".join(line.strip() for line in str(error).splitlines()[1:4])
+        raise ConfigError(f"{file}: its prompts do not fit these settings ({reason})") from None
