@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import hashlib
 import logging
+import os
 from typing import Literal
 
 import pyarrow as pa
@@ -106,9 +107,10 @@ def _with_content(table: pa.Table, manifest: Manifest) -> pa.Table:
 def _sizes(manifest: Manifest, paths: set[str]) -> dict[str, int]:
     """Path -> bytes of each file that is there and not empty."""
     sizes = {}
-    for path in sorted(paths):
+    for path in paths:
         try:
-            sizes[path] = (manifest.root / path).stat().st_size
+            # A Path for each of 650,000 files would take longer than asking for their sizes.
+            sizes[path] = os.stat(f"{manifest.root}/{path}").st_size  # noqa: PTH116
         except OSError:
             continue
     return {path: size for path, size in sizes.items() if size}

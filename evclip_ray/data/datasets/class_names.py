@@ -1,8 +1,9 @@
 """Class names: from the tables of a data set, as words, and as file names tell them."""
 
+import functools
 import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 from evclip_ray.data.datasets.lists import Line, ListError, read_lines, read_table, whole_number
@@ -36,6 +37,7 @@ def words(name: str) -> str:
     return re.sub(r"\s+", " ", name)
 
 
+@functools.lru_cache(maxsize=1 << 16)
 def plain(name: str) -> str:
     """The letters and digits alone: "HandStandPushups", "handstand pushups" and "Handstand_Pushups" agree."""
     return re.sub(r"[\W_]+", "", name).casefold() or name
@@ -120,11 +122,10 @@ class NameReader:
         >>> NameReader(["kick", "kick ball"]).read("Foot_kick_ball_f_cm_np1_ba_bad_0.avi")
         Named(label='kick ball', group='kick ball/Foot')
         """
-        pure = PurePosixPath(path)
-        found = self._file(pure.stem if pure.suffix else pure.name)
-        if found is None and pure.parent.name:
-            return self._named(pure.parent.name, None)
-        return found
+        folder, _, name = path.rpartition("/")
+        # Folders of frames have the name of their video, with its suffix or without.
+        found = self._file(name.rpartition(".")[0] or name)
+        return found or self._named(folder.rpartition("/")[2], None)
 
     def _file(self, stem: str) -> Named | None:
         if match := _UCF.fullmatch(stem):

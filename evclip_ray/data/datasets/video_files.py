@@ -3,7 +3,7 @@
 import collections
 import os
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from evclip_ray.data.datasets.class_names import plain
 from evclip_ray.data.datasets.lists import ListError
@@ -31,7 +31,7 @@ class VideoFiles:
                 self.unreadable.append(path.encode("utf-8", "backslashreplace").decode())
                 continue
             self.paths.add(path)
-            self._by_name[_stem(path.rpartition("/")[2])].append(path)
+            self._by_name[stem(path.rpartition("/")[2])].append(path)
 
     def find(self, listed: str) -> str | None:
         """The file that a list means by `listed`, None if there is none.
@@ -49,7 +49,7 @@ class VideoFiles:
         wanted = [plain(part) for part in reversed(folder.split("/"))] if folder else []
         best = 1 if wanted else 0
         found: list[str] = []
-        for path in self._by_name.get(_stem(name), ()):
+        for path in self._by_name.get(stem(name), ()):
             score = _common(wanted, [plain(part) for part in reversed(path.split("/")[:-1])])
             if score >= best:
                 found = [*found, path] if score == best else [path]
@@ -72,9 +72,10 @@ def _common(wanted: list[str], folders: list[str]) -> int:
     return count
 
 
-def _stem(name: str) -> str:
-    pure = PurePosixPath(name)
-    return name[: -len(pure.suffix)] if pure.suffix.lower() in VIDEO_SUFFIXES else name
+def stem(name: str) -> str:
+    """A file's name without the suffix of a video; the name itself if it has none."""
+    front, _, end = name.rpartition(".")
+    return front if front and f".{end.lower()}" in VIDEO_SUFFIXES else name
 
 
 def _is_utf8(path: str) -> bool:
@@ -97,5 +98,5 @@ def _walk(root: Path) -> Iterator[str]:
         folders.sort()
         prefix = os.path.relpath(parent, root).replace(os.sep, "/")
         for name in sorted(names):
-            if os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES:  # noqa: PTH122
+            if stem(name) != name:
                 yield name if prefix == "." else f"{prefix}/{name}"
