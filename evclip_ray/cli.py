@@ -358,7 +358,8 @@ def evaluate(
         low, high = numbers["top1_interval"]
         console.print(
             f"{name:<15} top-1 {numbers['top1']:.3f} (95 % interval {low:.3f} to {high:.3f})"
-            f"  top-5 {numbers['top5']:.3f}  mean class accuracy {numbers['mean_class_accuracy']:.3f}  on {numbers['videos']} videos",
+            f"  top-5 {numbers['top5']:.3f}  mean class accuracy {numbers['mean_class_accuracy']:.3f}"
+            f"  on {numbers['videos']} videos",
             soft_wrap=True,
         )
     for name, videos_of, before, after in found.per_class:

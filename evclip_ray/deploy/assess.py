@@ -122,7 +122,8 @@ def _write(
     write_ledger(
         out, "evaluation",
         inputs={
-            "checkpoint": str(checkpoint), "split": found.split, "experiment": experiment.model_dump(mode="json")
+            "checkpoint": str(checkpoint), "split": found.split,
+            "experiment": experiment.model_dump(mode="json"),
         },
         counts={"videos": int(found.adapted["videos"])},
         adapted=found.adapted, zero_shot=found.zero_shot, weights=found.weights, openings=openings + 1,

@@ -17,7 +17,6 @@ distribution, is validated against the experiment's schema before anything start
 """
 
 import dataclasses
-import importlib.resources
 import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -240,10 +239,9 @@ def find_space(name: str) -> Path:
 
 def shipped_spaces() -> dict[str, Path]:
     """The spaces that come with the package, by name."""
-    try:
-        folder = Path(str(importlib.resources.files("evclip_ray.search_spaces")))
-    except ModuleNotFoundError:
-        folder = Path(__file__).resolve().parents[2] / "search_spaces"
+    package = Path(__file__).resolve().parents[1]
+    installed, checkout = package / "search_spaces", package.parent / "search_spaces"
+    folder = installed if installed.is_dir() else checkout
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
