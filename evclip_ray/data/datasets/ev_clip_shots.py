@@ -14,7 +14,7 @@ from evclip_ray.data.datasets.path_label import ListFiles, listed_rows, path_lab
 from evclip_ray.data.datasets.report import ImportReport, Listed, build_report
 
 _RECORD = ("dassl.data.datasets.base_dataset", "Datum_video")
-_SPLITS = {"train": "train", "val": "val", "test": "test"}
+_SPLITS = frozenset(("train", "val", "test"))
 # EPIC: <participant>/rgb_frames/<video>+<start frame>+<stop frame>, frames from 1, the stop one included.
 _EPIC = re.compile(r"(?:.*/)?(?P<video>P\d+_\d+)\+(?P<start>\d+)\+(?P<stop>\d+)", re.ASCII)
 
@@ -68,10 +68,10 @@ def read_shots(path: Path) -> list[Shot]:
         found = _Unpickler(io.BytesIO(data)).load()
     except Exception as error:  # Damaged bytes raise anything, and all of it means the same.
         raise ListError(f"{path}: not a few-shot list of EV-CLIP ({error}); download it again") from error
-    if not isinstance(found, dict) or not found or not found.keys() <= _SPLITS.keys():
+    if not isinstance(found, dict) or not found or not found.keys() <= _SPLITS:
         raise ListError(f"{path}: must map train (val, test) to records; download it again")
     return [
-        _shot(Line(path, number, repr(getattr(record, "__dict__", record)), "record"), record, split)
+        _shot(path, number, record, split)
         for split, records in found.items()
         for number, record in enumerate(_as_list(path, records), start=1)
     ]
@@ -102,9 +102,11 @@ def _as_list(path: Path, records: Any) -> list[Any]:
     return records
 
 
-def _shot(line: Line, record: Any, split: str) -> Shot:
+def _shot(path: Path, number: int, record: Any, split: str) -> Shot:
     fields = getattr(record, "__dict__", {})
     video, label, name = (fields.get(key) for key in ("_impath", "_label", "_classname"))
+    line = Line(path, number, video if type(video) is str else "", "record")
+    # Exact types: what a crafted file holds may only look like text.
     if type(video) is not str or type(label) is not int or type(name) is not str:
         raise line.error("a record must have a path, a class id and a class name")
     return Shot(line, video, label, name, split)
