@@ -95,9 +95,7 @@ class Manifest:
         return cast(list[Any], self.table[name].to_pylist())
 
 
-def read_manifest(
-    path: Path | str, *, root: Path | str | None = None, allow_leaks: bool = False
-) -> Manifest:
+def read_manifest(path: Path | str, *, root: Path | str | None = None, allow_leaks: bool = False) -> Manifest:
     """A manifest from a CSV or Parquet file, or a folder of class folders.
 
     A folder is read as `<class>/<file>`, or as `<split>/<class>/<file>` when its folders are named
