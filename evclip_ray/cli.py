@@ -24,6 +24,10 @@ class OneLineErrors(click.Group):
         """Run the command."""
         try:
             return super().invoke(context)
+        except KeyboardInterrupt:
+            console.print("\ninterrupted; everything finished is kept. Go on with:")
+            console.print(f"  {_this_command()}", soft_wrap=True, markup=False)
+            context.exit(INTERRUPTED)
         except (ValueError, OSError) as error:
             if context.params.get("verbose"):
                 raise
