@@ -8,12 +8,15 @@ after round, so that they share the machine's moods; the ratio of two ways is ta
 
 import argparse
 import contextlib
+import ctypes
 import dataclasses
+import gc
 import json
 import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -141,6 +144,29 @@ def rounds(runs: dict[str, Callable[[], object]], device: torch.device, count: i
     return taken
 
 
+def peak_mb(run: Callable[[], object], device: torch.device) -> float:
+    """Most memory during `run` above what was held before it, in MB; NaN where it cannot be told."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        run()
+        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return float("nan")
+    gc.collect()
+    # What earlier steps freed but the allocator kept would hide what this one takes.
+    getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _status_kb(status, "VmRSS")
+    run()
+    return (_status_kb(status, "VmHWM") - before) / 1024
+
+
+def _status_kb(status: Path, field: str) -> int:
+    return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(field))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--backbone", default="ViT-B-32")
@@ -154,10 +180,16 @@ def main() -> None:
     bench = build(arguments)
     steps = rounds(ways(bench), bench.device, arguments.rounds)
     pieces = rounds(parts(bench), bench.device, max(1, arguments.rounds // 2))
-    print(f"{'step':28s} {'best s':>8s} {'median s':>9s} {'x faster':>9s}")
+    memory = {name: peak_mb(run, bench.device) for name, run in ways(bench).items()}
+    bench.method.frozen.clip.model.visual.set_grad_checkpointing(True)
+    recomputed = peak_mb(ways(bench)["text and map cached"], bench.device)
+    print(f"{'step':28s} {'best s':>8s} {'median s':>9s} {'x faster':>9s} {'peak MB':>8s}")
     for name, taken in steps.items():
         ratio = statistics.median(slow / fast for slow, fast in zip(steps[PUBLISHED], taken, strict=True))
-        print(f"{name:28s} {min(taken):8.3f} {statistics.median(taken):9.3f} {ratio:9.2f}")
+        print(
+            f"{name:28s} {min(taken):8.3f} {statistics.median(taken):9.3f} {ratio:9.2f} {memory[name]:8.0f}"
+        )
+    print(f"peak MB of 'text and map cached' with activation checkpointing: {recomputed:.0f}")
     print(f"\n{'part (float32)':36s} {'best s':>8s}")
     for name, taken in pieces.items():
         print(f"{name:36s} {min(taken):8.3f}")

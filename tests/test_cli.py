@@ -183,7 +183,7 @@ def test_ctrl_c_keeps_what_is_done_and_prints_the_command_that_goes_on(space, tm
     study = tmp_path / "study"
     command = [
         str(Path(sys.executable).with_name("evclip-ray")), "tune", str(space), "--out", str(study),
-        "--cache", str(tiny_cache), "--trials", "3", "--set", "optim.epochs=40",
+        "--cache", str(tiny_cache), "--trials", "2", "--set", "optim.epochs=15",
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
@@ -206,11 +206,11 @@ def test_ctrl_c_keeps_what_is_done_and_prints_the_command_that_goes_on(space, tm
     assert "evclip-ray tune" in rest
     assert "Traceback" not in rest
     kept = len(history.read_text().splitlines())
-    assert 1 <= kept < 40
+    assert 1 <= kept < 15
     again = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert again.returncode == 0, again.stdout + again.stderr
     with (study / "leaderboard.csv").open() as stream:
         rows = list(csv.DictReader(stream))
-    assert [row["epochs"] for row in rows] == ["40"] * 3
+    assert [row["epochs"] for row in rows] == ["15"] * 2
     epochs = [json.loads(line)["epoch"] for line in history.read_text().splitlines()]
-    assert epochs == list(range(1, 41))
+    assert epochs == list(range(1, 16))

@@ -20,7 +20,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from evclip_ray.models.methods.adapter import Adapter
-from evclip_ray.models.methods.base import Frozen, Method, MethodConfig, MethodOutput, VideoBatch
+from evclip_ray.models.methods.base import Cacheable, Frozen, Method, MethodConfig, MethodOutput, VideoBatch
 from evclip_ray.models.methods.class_text import Template, class_texts
 from evclip_ray.models.methods.frames import Normalization, prepare_frames
 from evclip_ray.models.methods.heads import Head, LinearHead, TextHead
@@ -41,6 +41,11 @@ class AIMConfig(MethodConfig):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
     template: Template = "A video of {}."
     normalization: Normalization = "own"
+
+    @property
+    def caches(self) -> frozenset[Cacheable]:
+        """The texts: what is trained sits inside the image tower."""
+        return AIM.caches
 
     def build(
         self,

@@ -112,6 +112,11 @@ class MethodConfig(Config):
         """Whether the method reads the frozen video encoder."""
         return False
 
+    @property
+    def caches(self) -> frozenset[Cacheable]:
+        """What its method declares (`Method.caches`), known before anything is loaded."""
+        return frozenset()
+
     def build(
         self, frozen: Frozen, *, class_names: Sequence[str], num_frames: int, image_size: int
     ) -> Method:

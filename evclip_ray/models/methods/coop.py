@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from evclip_ray.models.methods.base import Frozen, Method, MethodConfig, MethodOutput, VideoBatch
+from evclip_ray.models.methods.base import Cacheable, Frozen, Method, MethodConfig, MethodOutput, VideoBatch
 from evclip_ray.models.methods.class_text import class_logits, mean_feature
 from evclip_ray.models.methods.frames import Normalization, read_frames
 from evclip_ray.models.methods.prompted_text import prompt_start, prompted_tokens, with_vectors
@@ -31,6 +31,11 @@ class CoOpConfig(MethodConfig):
     num_vectors: Annotated[int, Field(ge=1)] = 16
     class_specific: bool = False
     normalization: Normalization = "own"
+
+    @property
+    def caches(self) -> frozenset[Cacheable]:
+        """The texts change at every step, the frames never."""
+        return CoOp.caches
 
     def build(
         self,

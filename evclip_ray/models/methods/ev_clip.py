@@ -19,7 +19,7 @@ from pydantic import Field
 from torch import Tensor
 
 from evclip_ray.config import Config
-from evclip_ray.models.methods.base import Frozen, Method, MethodConfig, MethodOutput, VideoBatch
+from evclip_ray.models.methods.base import Cacheable, Frozen, Method, MethodConfig, MethodOutput, VideoBatch
 from evclip_ray.models.methods.class_text import Template, class_logits, class_texts, mean_feature
 from evclip_ray.models.methods.context_prompt import ContextGenerator
 from evclip_ray.models.methods.ev_clip_published import import_published, load_published_state
@@ -84,6 +84,12 @@ class EVCLIPConfig(MethodConfig):
     def needs_video_encoder(self) -> bool:
         """Both prompts are read from it."""
         return True
+
+    @property
+    def caches(self) -> frozenset[Cacheable]:
+        """The map; with a mask the pixels change at every step, and the frame features with them."""
+        declared: frozenset[Cacheable] = frozenset({"class_text", "video_map"})
+        return declared | {"frame_features"} if self.prompts == "context" else declared
 
     def build(
         self,

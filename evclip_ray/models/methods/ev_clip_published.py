@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -76,8 +76,7 @@ class Published:
     backbone: str | None
 
 
-@dataclasses.dataclass(frozen=True)
-class Prompts:
+class Prompts(NamedTuple):
     """`mask`: (B, H, W) in [0, 1]; `context`: (B, 1, D); None where the model has none."""
 
     mask: Tensor | None

@@ -11,7 +11,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from evclip_ray.models.methods.base import Frozen, Method, MethodConfig, MethodOutput, VideoBatch
+from evclip_ray.models.methods.base import Cacheable, Frozen, Method, MethodConfig, MethodOutput, VideoBatch
 from evclip_ray.models.methods.class_text import class_texts
 from evclip_ray.models.methods.frames import Normalization, read_frames
 
@@ -21,6 +21,11 @@ class LinearProbeConfig(MethodConfig):
 
     name: Literal["linear_probe"] = "linear_probe"
     normalization: Normalization = "own"
+
+    @property
+    def caches(self) -> frozenset[Cacheable]:
+        """All of it: the pixels are not changed."""
+        return LinearProbe.caches
 
     def build(
         self,

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from evclip_ray.config import ConfigError
-from evclip_ray.models.methods.base import Frozen, Method, MethodConfig, MethodOutput, VideoBatch
+from evclip_ray.models.methods.base import Cacheable, Frozen, Method, MethodConfig, MethodOutput, VideoBatch
 from evclip_ray.models.methods.class_text import Template, class_logits, class_texts
 from evclip_ray.models.methods.frames import Normalization, read_frames
 from evclip_ray.models.methods.motion_streams import CrossAttention, TwoStreams
@@ -55,6 +55,12 @@ class MotionPromptsConfig(MethodConfig):
     texts_at_once: Count = 64
     template: Template = "A video of {}."
     normalization: Normalization = "own"
+
+    @property
+    def caches(self) -> frozenset[Cacheable]:
+        """The frames; the texts too where they are moved and not encoded anew."""
+        declared: frozenset[Cacheable] = frozenset({"frame_features"})
+        return declared | {"class_text"} if self.mode == "late" else declared
 
     def build(
         self,
@@ -121,6 +127,7 @@ class MotionPrompts(Method):
         self.text_change: LateChange | PromptedChange
         if tokens is None:
             self.text_change = LateChange(dim)
+            self.caches = frozenset({"class_text", "frame_features"})
         else:
             self.text_change = PromptedChange(
                 frozen, tokens, num_vectors=num_vectors, texts_at_once=texts_at_once

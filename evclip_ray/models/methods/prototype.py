@@ -15,7 +15,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from evclip_ray.models.methods.base import Frozen, Method, MethodConfig, MethodOutput, VideoBatch
+from evclip_ray.models.methods.base import Cacheable, Frozen, Method, MethodConfig, MethodOutput, VideoBatch
 from evclip_ray.models.methods.class_text import Template, class_logits, class_texts, mean_feature
 from evclip_ray.models.methods.frames import Normalization, read_frames
 
@@ -26,6 +26,11 @@ class PrototypeConfig(MethodConfig):
     name: Literal["prototype"] = "prototype"
     template: Template = "A video of {}."
     normalization: Normalization = "own"
+
+    @property
+    def caches(self) -> frozenset[Cacheable]:
+        """All of it: the pixels are not changed."""
+        return Prototype.caches
 
     def build(
         self,

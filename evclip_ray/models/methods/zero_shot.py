@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from evclip_ray.models.methods.base import Frozen, Method, MethodConfig, MethodOutput, VideoBatch
+from evclip_ray.models.methods.base import Cacheable, Frozen, Method, MethodConfig, MethodOutput, VideoBatch
 from evclip_ray.models.methods.class_text import Template, class_logits, class_texts, mean_feature
 from evclip_ray.models.methods.frames import Normalization, read_frames
 
@@ -24,6 +24,11 @@ class ZeroShotConfig(MethodConfig):
     def trains(self) -> bool:
         """There is nothing to train."""
         return False
+
+    @property
+    def caches(self) -> frozenset[Cacheable]:
+        """All of it: the pixels are not changed."""
+        return ZeroShot.caches
 
     def build(
         self,
