@@ -9,7 +9,8 @@ import torch
 
 from evclip_ray.data.shards import ShardSet
 from evclip_ray.data.transforms import crop_batch
-from evclip_ray.evaluation.metrics import ClassificationState, wilson_interval
+from evclip_ray.evaluation.intervals import wilson_interval
+from evclip_ray.evaluation.metrics import ClassificationState
 from evclip_ray.models.methods.base import Method, VideoBatch
 
 
@@ -76,4 +77,5 @@ def summary(state: ClassificationState) -> dict[str, float | int | list[float]]:
         "top5": state.top5,
         "mean_class_accuracy": state.mean_class_accuracy,
         "log_loss": state.log_loss,
+        "calibration_error": state.calibration_error,
     }

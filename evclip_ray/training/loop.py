@@ -253,10 +253,8 @@ class Run:
             raise Diverged("validation logits are not finite")
         num_classes = len(self.videos.classes)
         state = scores.state if len(mine) else ClassificationState.empty(num_classes)
-        flat = np.concatenate([state.confusion.ravel(), [state.top5_hits, state.log_loss_sum]])
-        total = _summed(torch.from_numpy(flat.astype(np.float64))).numpy()
-        confusion = np.rint(total[:-2]).astype(np.int64).reshape(num_classes, num_classes)
-        return ClassificationState(confusion, round(total[-2]), float(total[-1]))
+        total = _summed(torch.from_numpy(state.packed())).numpy()
+        return ClassificationState.unpacked(total, num_classes)
 
     def _save(self, better: bool) -> None:
         record = self.record()

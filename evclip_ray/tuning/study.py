@@ -36,7 +36,7 @@ from evclip_ray.artifacts import (
     write_ledger,
     write_text,
 )  # fmt: skip
-from evclip_ray.evaluation.metrics import wilson_interval
+from evclip_ray.evaluation.intervals import wilson_interval
 from evclip_ray.training.checkpoint import latest_checkpoint, read_record
 
 FINISHED = ("complete", "stopped", "diverged", "failed")

@@ -3,12 +3,14 @@ import math
 import numpy as np
 import pytest
 
-from evclip_ray.evaluation.metrics import ClassificationState, wilson_interval
+from evclip_ray.evaluation.metrics import TICKS, ClassificationState, harmonic_mean
+
+NUM_CLASSES = 9
 
 
-def scores(num_videos, num_classes, seed=0):
+def scores(num_videos, num_classes=NUM_CLASSES, seed=0):
     rng = np.random.default_rng(seed)
-    return rng.normal(size=(num_videos, num_classes)).astype(np.float32), rng.integers(
+    return 3 * rng.normal(size=(num_videos, num_classes)).astype(np.float32), rng.integers(
         num_classes, size=num_videos
     )
 
@@ -24,19 +26,58 @@ def test_the_numbers_of_a_known_case():
         math.log(math.exp(a) / sum(map(math.exp, row)))
         for a, row in ((3, [3, 1, 0]), (1, [0, 2, 1]), (5, [5, 1, 0]))
     )
-    assert state.log_loss_sum == pytest.approx(expected)
+    assert state.log_loss == pytest.approx(expected / 3, abs=2 / TICKS)
 
 
+@pytest.mark.parametrize("batch_size", range(1, 8))
 @pytest.mark.parametrize("workers", range(1, 8))
-def test_states_of_uneven_workers_add_up_to_the_single_worker_numbers(workers):
-    logits, labels = scores(23, 9)
-    whole = ClassificationState.of(logits, labels)
-    parts = [ClassificationState.of(logits[r::workers], labels[r::workers]) for r in range(workers)]
-    merged = sum(parts, ClassificationState.empty(9))
-    assert merged.num_videos == 23
-    assert (merged.confusion == whole.confusion).all()
-    assert merged.top5_hits == whole.top5_hits
-    assert merged.log_loss_sum == pytest.approx(whole.log_loss_sum, rel=1e-12)
+def test_merged_states_are_the_single_worker_state_to_the_last_bit(workers, batch_size):
+    for num_videos in (3, 23):
+        logits, labels = scores(num_videos)
+        whole = ClassificationState.of(logits, labels)
+        merged = ClassificationState.empty(NUM_CLASSES)
+        for rank in range(workers):
+            mine = np.arange(num_videos)[rank::workers]
+            for start in range(0, len(mine), batch_size):
+                batch = mine[start : start + batch_size]
+                merged += ClassificationState.of(logits[batch], labels[batch])
+        assert (merged.packed() == whole.packed()).all()
+        assert merged.num_videos == num_videos
+        assert merged.log_loss == whole.log_loss
+        assert merged.calibration_error == whole.calibration_error
+
+
+def test_a_packed_state_is_the_same_state():
+    state = ClassificationState.of(*scores(12))
+    again = ClassificationState.unpacked(state.packed(), NUM_CLASSES)
+    assert (again.packed() == state.packed()).all()
+    assert again.top5 == state.top5
+
+
+def test_calibration_error_is_that_of_its_definition():
+    logits, labels = scores(400)
+    p = np.exp(logits.astype(np.float64))
+    p /= p.sum(1, keepdims=True)
+    confidence, right = p.max(1), p.argmax(1) == labels
+    expected = 0.0
+    for low in np.arange(15) / 15:
+        inside = (confidence > low) & (confidence <= low + 1 / 15)
+        if inside.any():
+            expected += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
+    assert ClassificationState.of(logits, labels).calibration_error == pytest.approx(expected, abs=1e-6)
+
+
+def test_sure_and_right_is_calibrated_and_sure_and_wrong_is_not():
+    logits = np.array([[40.0, 0], [0, 40.0]], np.float32)
+    assert ClassificationState.of(logits, np.array([0, 1])).calibration_error == pytest.approx(0, abs=1e-6)
+    assert ClassificationState.of(logits, np.array([1, 0])).calibration_error == pytest.approx(1)
+
+
+def test_logits_that_are_no_numbers_are_refused_with_their_count():
+    logits, labels = scores(4)
+    logits[2, 1] = np.nan
+    with pytest.raises(ValueError, match="those of 1 of 4 videos"):
+        ClassificationState.of(logits, labels)
 
 
 def test_a_tie_with_the_true_class_counts_against_us_in_top5():
@@ -45,17 +86,9 @@ def test_a_tie_with_the_true_class_counts_against_us_in_top5():
 
 
 def test_top5_is_certain_with_five_classes_or_fewer():
-    logits, labels = scores(20, 5)
-    assert ClassificationState.of(logits, labels).top5 == 1.0
+    assert ClassificationState.of(*scores(20, num_classes=5)).top5 == 1.0
 
 
-def test_wilson_interval_holds_the_proportion_and_narrows_with_videos():
-    for hits, total in ((0, 5), (3, 5), (5, 5), (30, 50)):
-        low, high = wilson_interval(hits, total)
-        assert 0 <= low <= hits / total <= high <= 1
-    assert (
-        wilson_interval(30, 50)[1] - wilson_interval(30, 50)[0]
-        < wilson_interval(3, 5)[1] - wilson_interval(3, 5)[0]
-    )
-    assert wilson_interval(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
-    assert wilson_interval(0, 0) == (0.0, 1.0)
+def test_the_harmonic_mean_leans_to_the_lower_side():
+    assert harmonic_mean(0.8, 0.4) == pytest.approx(2 * 0.32 / 1.2)
+    assert harmonic_mean(0.0, 0.0) == 0.0
