@@ -113,13 +113,20 @@ def decode_views(
     *,
     view: ViewConfig,
     seeds: Sequence[int | None],
+    offsets: Sequence[float] | None = None,
     start_seconds: float | None = None,
     end_seconds: float | None = None,
 ) -> Frames:
-    """(V, T, H, W, 3) uint8: `decode_view` for each of V seeds, each frame decoded once."""
+    """(V, T, H, W, 3) uint8: `decode_view` for each of V seeds, each frame decoded once.
+
+    `offsets`: where each view without a seed lies, as in `frame_indices`; in the middle by default.
+    """
     with VideoReader(Path(path)) as video:
         first, last = part_of(video, start_seconds, end_seconds)
-        indices = first + np.stack([frame_indices(last - first, view=view, seed=seed) for seed in seeds])
+        places = zip(seeds, offsets or [0.5] * len(seeds), strict=True)
+        indices = first + np.stack(
+            [frame_indices(last - first, view=view, seed=seed, offset=offset) for seed, offset in places]
+        )
         return _read(video, indices, height=view.height, width=view.width, fit=view.fit)
 
 

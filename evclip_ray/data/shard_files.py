@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from evclip_ray.artifacts import digest, replacing
 from evclip_ray.data.decode import VideoError, decode_views, decoder_name
+from evclip_ray.data.sampling import spread_offsets
 from evclip_ray.data.view import ViewConfig
 
 _FORMAT = 1
@@ -28,14 +29,15 @@ class ShardJob:
     """What one shard is made from.
 
     `videos`: rows of the manifest, each with its `row` number there and the `bytes` and `modified`
-    time (ns) of its file, by which an edited video is noticed. `decoder`: see `decoder_name`.
+    time (ns) of its file, by which an edited video is noticed. `seed`: None spreads the views evenly
+    over the video instead of drawing them. `decoder`: see `decoder_name`.
     """
 
     file: str
     videos: list[dict[str, Any]]
     view: ViewConfig
     num_views: int
-    seed: int
+    seed: int | None
     decoder: str
 
     @property
@@ -65,9 +67,9 @@ def schema(view: ViewConfig, key: str) -> pa.Schema:
     )
 
 
-def view_seed(seed: int, video: dict[str, Any], view: int) -> int | None:
-    """None for view 0, the deterministic one; else a seed of its own for each video and view."""
-    if view == 0:
+def view_seed(seed: int | None, video: dict[str, Any], view: int) -> int | None:
+    """None for view 0, deterministic, as all are without a seed; else one for each video and view."""
+    if view == 0 or seed is None:
         return None
     name = json.dumps([seed, video["path"], video["start_seconds"], video["end_seconds"], view])
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big")
@@ -126,6 +128,7 @@ def _decode(job: ShardJob, video: dict[str, Any], root: Path) -> NDArray[np.uint
         root / video["path"],
         view=job.view,
         seeds=[view_seed(job.seed, video, view) for view in range(job.num_views)],
+        offsets=spread_offsets(job.num_views) if job.seed is None else None,
         start_seconds=video["start_seconds"],
         end_seconds=video["end_seconds"],
     )

@@ -44,14 +44,15 @@ def prepare_shards(
     view: ViewConfig,
     folder: Path | str,
     num_views: int = 1,
-    seed: int = 0,
+    seed: int | None = 0,
     rows_per_shard: int | None = None,
     progress: Progress | None = None,
 ) -> ShardSet:
     """Decode V = `num_views` views of the manifest's rows (or of `indices`) into `folder`, once.
 
-    View 0 is the deterministic one; the others are drawn by (`seed`, video, view). What is finished is
-    kept; when all is, Ray is not needed. `folder` and the manifest's root must be seen by every node
+    View 0 is the deterministic one; the others are drawn by (`seed`, video, view). With `seed` None none
+    is drawn: they are spread evenly over the video, for evaluation. What is finished is kept; when all
+    is, Ray is not needed. `folder` and the manifest's root must be seen by every node
     under the same path. Videos that do not decode are listed in `quarantine.csv` and the ledger.
     `rows_per_shard`: videos a file, by default about 64 MiB. `progress`: called with videos done and
     videos in all.

@@ -44,11 +44,14 @@ def crop_batch(
     augment: AugmentConfig | None = None,
     generator: torch.Generator | None = None,
     crop_fraction: float = 0.875,
+    place: float = 0.5,
 ) -> Tensor:
     """Square views ready for the networks: (B, T, H, W, 3) uint8 -> (B, T, 3, size, size) float32 in [0, 1].
 
-    Without `augment`: the centre square of side `crop_fraction` * min(H, W), 224 of 256, resized
-    (bilinear, antialiased) when `size` differs. With it: see `AugmentConfig`; `generator` is a CPU one.
+    Without `augment`: a square of side `crop_fraction` * min(H, W), 224 of 256, resized (bilinear,
+    antialiased) when `size` differs; across the shorter side it is in the middle, and along the longer
+    one (the width of a square frame) at `place`, from 0, left or top, to 1. With it: see `AugmentConfig`;
+    `generator` is a CPU one.
 
     Raises:
         ValueError: frames of another shape or type, or augmentation without a generator.
@@ -57,7 +60,9 @@ def crop_batch(
     height, width = int(frames.shape[2]), int(frames.shape[3])
     side = max(round(crop_fraction * min(height, width)), 1)
     if augment is None or generator is None:
-        top, left = (height - side) // 2, (width - side) // 2
+        along = int(place * (max(height, width) - side))
+        across = (min(height, width) - side) // 2
+        top, left = (across, along) if width >= height else (along, across)
         return _resized(_floats(frames[:, :, top : top + side, left : left + side]), size)
     boxes = _draw_boxes(len(frames), height, width, side, augment, generator)
     flips = torch.rand(len(frames), generator=generator) < augment.flip

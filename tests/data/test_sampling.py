@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from evclip_ray.data.sampling import frame_indices
+from evclip_ray.data.sampling import frame_indices, spread_offsets
 from evclip_ray.data.view import ViewConfig
 
 SIZES = [1, 2, 8, 16]
@@ -70,3 +70,41 @@ def test_one_seed_is_one_view():
 def test_a_video_without_frames_is_an_error():
     with pytest.raises(ValueError, match="at least 1 frame, got 0"):
         frame_indices(0, view=ViewConfig())
+
+
+def test_one_spread_view_is_the_deterministic_one():
+    assert spread_offsets(1) == [0.5]
+    for view in EVERY_VIEW:
+        for total in range(1, 101):
+            middle = frame_indices(total, view=view, offset=0.5)
+            assert (middle == frame_indices(total, view=view)).all()
+
+
+@pytest.mark.parametrize("num_views", [4, 5, 10])
+def test_spread_views_are_ordered_inside_and_differ_where_there_is_room(num_views):
+    for view in EVERY_VIEW:
+        for total in range(1, 201):
+            views = np.stack([frame_indices(total, view=view, offset=at) for at in spread_offsets(num_views)])
+            assert views.min() >= 0
+            assert views.max() < total
+            assert (np.diff(views, axis=0) >= 0).all()
+        assert len({tuple(row) for row in views.tolist()}) == num_views
+
+
+def test_spread_windows_are_dense_over_the_whole_video():
+    # 132 frames: the window of 32 has room for 100, and starts at 10, 30, 50, 70 and 90.
+    view = ViewConfig(sampling="window")
+    starts = [int(frame_indices(132, view=view, offset=at)[0]) for at in spread_offsets(5)]
+    assert starts == [10, 30, 50, 70, 90]
+
+
+def test_spread_segments_take_other_frames_of_every_segment():
+    view = ViewConfig(num_frames=2)
+    views = [frame_indices(8, view=view, offset=at).tolist() for at in spread_offsets(4)]
+    assert views == [[0, 4], [1, 5], [2, 6], [3, 7]]
+
+
+def test_an_offset_out_of_range_is_an_error():
+    for offset in (-0.1, 1.0):
+        with pytest.raises(ValueError, match="less than 1, got"):
+            frame_indices(10, view=ViewConfig(), offset=offset)

@@ -12,8 +12,9 @@ import pytest
 from evclip_ray.artifacts import ArtifactError, file_digest, read_ledger
 from evclip_ray.data import shards
 from evclip_ray.data.datasets.synthetic import write_synthetic
-from evclip_ray.data.decode import decode_view
+from evclip_ray.data.decode import decode_view, decode_views
 from evclip_ray.data.manifest import read_manifest
+from evclip_ray.data.sampling import spread_offsets
 from evclip_ray.data.shard_files import view_seed
 from evclip_ray.data.shards import open_shards, prepare_shards
 from evclip_ray.data.view import ViewConfig
@@ -294,3 +295,12 @@ def test_a_foreign_or_unfinished_folder_is_no_shard_set(copy, tmp_path):
 def test_impossible_counts_are_refused(manifest, tmp_path):
     with pytest.raises(ValueError, match="must be 1 or more, got 0"):
         prepare_shards(manifest, view=VIEW, folder=tmp_path, num_views=0)
+
+
+def test_without_a_seed_the_views_are_spread_evenly(manifest, tmp_path, local_ray):
+    found = prepare_shards(manifest, [0, 1], folder=tmp_path, view=VIEW, num_views=3, seed=None)
+    path = manifest.root / found.paths[1]
+    expected = decode_views(path, view=VIEW, seeds=[None] * 3, offsets=spread_offsets(3))
+    assert (found.views(1) == expected).all()
+    assert (found.views(1)[1] == decode_view(path, view=VIEW)).all()
+    assert not (found.views(1)[0] == found.views(1)[2]).all()

@@ -36,6 +36,15 @@ def test_the_default_is_224_of_256():
     assert torch.equal(crop_batch(frames, size=224), expected)
 
 
+def test_a_place_runs_along_the_longer_side_and_stays_in_the_middle_of_the_shorter():
+    for place, left in ((0.0, 0), (0.5, 6), (1.0, 12)):
+        corner = (crop_batch(ramp(), size=28, place=place)[0, 0, :2, 0, 0] * 255).round()
+        assert corner.tolist() == [left, 2]
+    high = ramp(height=40, width=32)
+    corner = (crop_batch(high, size=28, place=1.0)[0, 0, :2, 0, 0] * 255).round()
+    assert corner.tolist() == [2, 12]
+
+
 def test_another_size_is_resized_and_stays_in_range():
     frames = torch.randint(0, 256, (2, 2, 32, 32, 3), dtype=torch.uint8)
     for size in (14, 56):
