@@ -18,23 +18,22 @@ setup(
     # The spaces live at the top level, where a reader looks for them, and install inside the package.
     package_dir={"evclip_ray.search_spaces": "search_spaces"},
     package_data={"evclip_ray.search_spaces": ["*.yaml"]},
-    # Lower bounds are the versions that the test suite has been run on, or older ones whose
-    # interfaces are the same for what is used here.
+    # Lower bounds are the versions that the test suite has been run on; older ones may do.
     install_requires=[
         "ray[default,data,tune,train]>=2.60",
-        "torch>=2.13",
-        "torchvision>=0.28",
+        "torch>=2.15",
+        "torchvision>=0.29",
         "open_clip_torch>=3.3",
-        "pyarrow>=24",
+        "pyarrow>=26",
         "optuna>=5.0",
         "tensorboard>=2.21",
-        "click>=8.4",
+        "click>=8.5",
         "av>=18.0",
-        "pydantic>=2.13",
+        "pydantic>=2.14",
         "safetensors>=0.8",
-        "numpy>=2.2",
+        "numpy>=2.4",
         "PyYAML>=6.0.3",
-        "rich>=14.0",
+        "rich>=15.0",
     ],
     extras_require={
         "dev": ["pytest>=9.0", "pytest-timeout>=2.4", "ruff>=0.17", "mypy>=2.4", "types-PyYAML"],
