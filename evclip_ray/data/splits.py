@@ -49,11 +49,13 @@ def assign_splits(
     return dataclasses.replace(manifest, table=table)
 
 
-def few_shot(manifest: Manifest, *, split: str = "train", shots: int, seed: int) -> Indices:
+def few_shot(
+    manifest: Manifest, *, split: str = "train", shots: int, seed: int, nested: bool = True
+) -> Indices:
     """The rows of exactly K = `shots` videos of each class of a split, ascending.
 
-    For one seed the choice is nested (K = 2 is part of K = 4), and depends neither on the order of the
-    rows nor on which other classes there are.
+    For one seed the choice is `nested` (K = 2 is part of K = 4) unless each K is to draw its own, as in
+    published lists. It depends neither on the order of the rows nor on which other classes there are.
 
     Raises:
         ValueError: K is less than 1, or a class has fewer than K videos in the split.
@@ -75,7 +77,7 @@ def few_shot(manifest: Manifest, *, split: str = "train", shots: int, seed: int)
     chosen: list[int] = []
     for label, rows in by_label.items():
         rows.sort(key=lambda row: (paths[row], starts[row] or 0.0))
-        order = _generator(seed, label).permutation(len(rows))[:shots]
+        order = _generator(seed, label if nested else f"{shots} {label}").permutation(len(rows))[:shots]
         chosen.extend(rows[k] for k in order)
     return np.array(sorted(chosen), dtype=np.int64)
 

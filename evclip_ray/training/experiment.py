@@ -57,7 +57,14 @@ class DataConfig(Config):
     manifest: str | None = Field(None, description="CSV, Parquet, or a folder of class folders")
     root: str | None = Field(None, description="folder the manifest's paths are relative to")
     synthetic: SyntheticConfig | None = None
+    classes: str | None = Field(
+        None, description="'base' (the more frequent half), 'novel' (the rest) or a file of names; None: all"
+    )
     shots: int | None = Field(None, ge=1, description="training videos per class; None takes all")
+    nested_shots: bool = Field(True, description="whether K shots are among the 2K of the same seed")
+    allow_leaks: bool = Field(
+        False, description="read a published protocol whose splits share videos; its rows are marked"
+    )
     val_fraction: float = Field(0.2, gt=0, lt=1)
     test_fraction: float = Field(0.2, gt=0, lt=1)
     split_seed: int = 0

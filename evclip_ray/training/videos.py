@@ -1,6 +1,6 @@
 """From an experiment's data section to decoded videos: which rows, decoded once, opened by every run.
 
-`plan_videos` is pure: it reads the manifest, completes its splits and draws the shots. `prepare`
+`plan_videos` reads the manifest and asks the protocol which rows train and select. `prepare`
 decodes what is missing (through Ray) and opens the rest. The test split is never part of a plan
 for training; `evaluate` asks for it by name.
 """
@@ -15,10 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from evclip_ray.artifacts import digest, read_json, write_json
+from evclip_ray.data.datasets.class_names import read_class_names
+from evclip_ray.data.leaks import find_leaks, refuse_leaks
 from evclip_ray.data.manifest import Manifest, read_manifest
 from evclip_ray.data.shards import ShardSet, open_shards, prepare_shards
-from evclip_ray.data.splits import assign_splits, few_shot
 from evclip_ray.data.view import ViewConfig
+from evclip_ray.evaluation import protocols
 from evclip_ray.training.experiment import DataConfig, ExperimentConfig
 
 log = logging.getLogger(__name__)
@@ -29,13 +31,17 @@ Progress = Callable[[str, int, int], None]
 
 @dataclasses.dataclass(frozen=True)
 class VideoPlan:
-    """The rows of each split that an experiment reads, and how they are decoded."""
+    """The rows of each split that an experiment reads, and how they are decoded.
+
+    `spread`: whether the views of a video are spread evenly over it, or drawn but for the first.
+    """
 
     manifest: Manifest
     rows: dict[str, npt.NDArray[np.int64]]
     classes: tuple[str, ...]
     view: ViewConfig
     num_views: dict[str, int]
+    spread: bool = False
 
     def folder(self, split: str, cache: Path) -> Path:
         """Where the shards of a split are or will be; the same videos and view give the same folder."""
@@ -46,9 +52,17 @@ class VideoPlan:
                 "rows": chosen.digest(),
                 "view": self.view.model_dump(),
                 "views": self.num_views[split],
+                **({"spread": True} if self.spread else {}),
             }
         )
         return cache / "shards" / key
+
+    @property
+    def leaking_rows(self) -> int:
+        """Rows that a leak between splits reaches; 0 unless `data.allow_leaks` lets them be."""
+        if not self.manifest.allow_leaks:
+            return 0
+        return len({row for leak in find_leaks(self.manifest) for row in leak.rows})
 
     @property
     def key(self) -> str:
@@ -97,7 +111,30 @@ def resolve_manifest(data: DataConfig, *, cache: Path) -> Manifest:
         return read_manifest(write_synthetic(cache / "synthetic" / digest(made), **made))
     assert data.manifest is not None
     root = Path(data.root).expanduser() if data.root else None
-    return read_manifest(Path(data.manifest).expanduser(), root=root)
+    return read_manifest(Path(data.manifest).expanduser(), root=root, allow_leaks=data.allow_leaks)
+
+
+def find_protocol(data: DataConfig, manifest: Manifest, *, with_shots: bool = True) -> protocols.Protocol:
+    """Which videos train and select, and which are kept for the test, as a data section asks.
+
+    `with_shots`: whether `data.shots` are drawn, which a manifest without training videos does not allow.
+    """
+    classes = _find_classes(data.classes, manifest)
+    shares = {"val_fraction": data.val_fraction, "test_fraction": data.test_fraction}
+    if data.shots is None or not with_shots:
+        return protocols.closed_set(manifest, classes=classes, seed=data.split_seed, **shares)
+    return protocols.few_shot(
+        manifest, shots=data.shots, nested=data.nested_shots, classes=classes, seed=data.split_seed, **shares
+    )
+
+
+def _find_classes(choice: str | None, manifest: Manifest) -> tuple[str, ...] | None:
+    if choice is None:
+        return None
+    if choice not in ("base", "novel"):
+        return read_class_names(Path(choice).expanduser())
+    base = protocols.base_classes(manifest)
+    return base if choice == "base" else tuple(name for name in manifest.classes if name not in base)
 
 
 def plan_videos(
@@ -109,14 +146,10 @@ def plan_videos(
         ValueError: an empty split, a label with fewer videos than `data.shots`, fewer than two labels.
     """
     data = experiment.data
-    manifest = assign_splits(
-        resolve_manifest(data, cache=cache),
-        val_fraction=data.val_fraction, test_fraction=data.test_fraction, seed=data.split_seed,
-    )  # fmt: skip
-    column = np.array(manifest.table.column("split").to_pylist())
-    rows = {split: np.flatnonzero(column == split) for split in splits}
-    if data.shots is not None and "train" in rows:
-        rows["train"] = few_shot(manifest, split="train", shots=data.shots, seed=data.split_seed)
+    protocol = find_protocol(data, resolve_manifest(data, cache=cache), with_shots="train" in splits)
+    sides = {"train": protocol.train, "val": protocol.select, **protocol.read}
+    manifest = protocol.read["test"].manifest
+    rows = {split: side.rows for split, side in sides.items() if split in splits and side is not None}
     for split, chosen in rows.items():
         if len(chosen) == 0:
             found = ", ".join(manifest.splits()) or "none"
@@ -124,19 +157,23 @@ def plan_videos(
                 f"{manifest.source}: the {split!r} split must have at least one video, got none "
                 f"(splits found: {found}); mark some rows {split!r} in its split column"
             )
-    if len(manifest.classes) < 2:
-        raise ValueError(f"{manifest.source}: needs at least two labels, got {list(manifest.classes)}")
     views = {split: data.train_views if split == "train" else 1 for split in rows}
-    return VideoPlan(manifest, rows, manifest.classes, experiment.view, views)
+    return VideoPlan(manifest, rows, protocol.classes, experiment.view, views)
 
 
 def prepare(plan: VideoPlan, *, cache: Path, progress: Progress | None = None) -> Videos:
-    """Decode what is missing of each split, open the rest, and say how many videos were skipped."""
+    """Decode what is missing of each split, open the rest, and say how many videos were skipped.
+
+    Raises:
+        ManifestError: two splits of the manifest share a video's bytes, and leaks are not allowed.
+    """
+    if not is_prepared(plan, cache):
+        refuse_leaks(plan.manifest, allow=plan.manifest.allow_leaks)
     sets = {}
     for split, rows in plan.rows.items():
         shards = prepare_shards(
             plan.manifest, rows, view=plan.view, folder=plan.folder(split, cache),
-            num_views=plan.num_views[split],
+            num_views=plan.num_views[split], seed=None if plan.spread else 0,
             progress=functools.partial(progress, split) if progress else None,
         )  # fmt: skip
         if shards.skipped:
