@@ -124,6 +124,17 @@ class ShardSet:
             batch[slot] = self.views(int(position))[view]
         return batch
 
+    def files(self) -> dict[str, list[tuple[int, int]]]:
+        """Each shard's file -> (position, place in the file) of its videos that decoded."""
+        found: dict[str, list[tuple[int, int]]] = {}
+        for position, (file, place) in enumerate(zip(self._files, self._batches, strict=True)):
+            found.setdefault(file, []).append((position, place))
+        return found
+
+    def file_key(self, file: str) -> str:
+        """The digest of everything that the bytes of one shard depend on."""
+        return str(self._reader(file).schema.metadata[_KEY].decode())
+
     @functools.cached_property
     def _files(self) -> list[str]:
         return self._column("file")

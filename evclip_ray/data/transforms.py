@@ -4,6 +4,9 @@ Every random number is drawn on the CPU from the generator that is given, so a s
 crops on any device. One video gets one crop, one flip and one colour change for all its frames.
 """
 
+import hashlib
+import json
+from collections.abc import Sequence
 from typing import Literal, Self
 
 import torch
@@ -71,6 +74,32 @@ def crop_batch(
         for video, box, flip in zip(frames, boxes.tolist(), flips.tolist(), strict=True)
     ]
     return _coloured(torch.stack(views), augment, generator)
+
+
+def bank_views(
+    frames: Tensor, *, size: int, augment: AugmentConfig, seeds: Sequence[int], crop_fraction: float = 0.875
+) -> Tensor:
+    """As `crop_batch`, each video augmented by a seed of its own: the same view in whatever batch it is.
+
+    `seeds`: B of them, from `bank_seed`.
+    """
+    views = [
+        crop_batch(
+            video[None], size=size, augment=augment, crop_fraction=crop_fraction,
+            generator=torch.Generator().manual_seed(seed),
+        )
+        for video, seed in zip(frames, seeds, strict=True)
+    ]  # fmt: skip
+    return torch.cat(views)
+
+
+def bank_seed(path: str, row: int, view: int) -> int:
+    """What view `view` of a bank is drawn by, for the video at `path` in `row` of its manifest.
+
+    Not a run's seed: runs of different seeds share the bank, and differ in the order they see it in.
+    """
+    name = json.dumps(["bank", path, row, view])
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big")
 
 
 def _check(frames: Tensor, augment: AugmentConfig | None, generator: torch.Generator | None) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,9 @@ from evclip_ray.data.transforms import crop_batch
 from evclip_ray.evaluation.intervals import wilson_interval
 from evclip_ray.evaluation.metrics import ClassificationState
 from evclip_ray.models.methods.base import Method, VideoBatch
+
+Batches = Callable[[list[npt.NDArray[np.int64]]], Iterator[VideoBatch]]
+"""Groups of positions -> a batch of each."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,21 +54,32 @@ def score(
     batch_size: int,
     dtype: torch.dtype | None = None,
     positions: npt.NDArray[np.int64] | None = None,
+    batches: Batches | None = None,
 ) -> Scores:
-    """Logits of the videos at `positions` (all of them by default), in evaluation mode."""
+    """Logits of the videos at `positions` (all of them by default), in evaluation mode.
+
+    `batches`: makes a batch of each group of positions; by default, of the pixels of their fixed view.
+    """
     chosen = np.arange(len(shards)) if positions is None else positions
-    size = method.frozen.clip.image_size
+    groups = [chosen[start : start + batch_size] for start in range(0, len(chosen), batch_size)]
     was_training = method.training
     method.eval()
     logits = []
-    for start in range(0, len(chosen), batch_size):
-        frames = torch.from_numpy(shards.frames(chosen[start : start + batch_size])).to(device)
+    for batch in batches(groups) if batches else _fixed_views(method, shards, groups, device):
         with autocast(device, dtype):
-            output = method(VideoBatch(crop_batch(frames, size=size, augment=None, generator=None)))
+            output = method(batch)
         logits.append(output.logits.float().cpu().numpy())
     method.train(was_training)
     width = logits[0].shape[1] if logits else 0
     return Scores(np.concatenate(logits) if logits else np.zeros((0, width), np.float32), labels[chosen])
+
+
+def _fixed_views(
+    method: Method, shards: ShardSet, groups: list[npt.NDArray[np.int64]], device: torch.device
+) -> Iterator[VideoBatch]:
+    for positions in groups:
+        frames = torch.from_numpy(shards.frames(positions)).to(device)
+        yield VideoBatch(crop_batch(frames, size=method.frozen.clip.image_size))
 
 
 def summary(state: ClassificationState) -> dict[str, float | int | list[float]]:

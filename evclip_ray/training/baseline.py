@@ -7,8 +7,9 @@ import torch
 
 from evclip_ray.artifacts import digest, read_json, write_json
 from evclip_ray.evaluation.evaluate import Scores, score, summary
-from evclip_ray.models.methods.base import MethodConfig
-from evclip_ray.training.build import autocast_dtype, build_method, weights_of
+from evclip_ray.training.batches import Batches
+from evclip_ray.training.build import autocast_dtype, build_method, weights_of, zero_shot_of
+from evclip_ray.training.cached import open_cached
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.videos import Videos
 
@@ -30,25 +31,20 @@ def zero_shot_key(experiment: ExperimentConfig) -> str:
     )
 
 
-def zero_shot_of(experiment: ExperimentConfig) -> ExperimentConfig:
-    """The same experiment without adaptation: its template and normalisation, nothing trained."""
-    settings = {"name": "zero_shot"}
-    kind = MethodConfig.resolve(settings)
-    shared = kind.model_fields.keys() - {"name"}
-    settings |= {
-        name: getattr(experiment.method, name) for name in shared if hasattr(experiment.method, name)
-    }
-    return experiment.model_copy(update={"method": kind.model_validate(settings)})
-
-
 def score_zero_shot(
     experiment: ExperimentConfig, videos: Videos, *, split: str, device: torch.device
 ) -> tuple[Scores, dict[str, str]]:
     """What zero-shot CLIP says of a split, and where its weights came from."""
-    method = build_method(zero_shot_of(experiment), videos.classes, device=device)
+    baseline = zero_shot_of(experiment)
+    cached = open_cached(baseline, videos, device=device, splits=(split,))
+    method = build_method(baseline, videos.classes, device=device, frozen=cached.networks)
     chosen = videos.sets[split]
+    batches = Batches(
+        chosen, size=method.frozen.clip.image_size, device=device,
+        features=cached.sets.get(split), pixels=cached.needs_pixels,
+    )  # fmt: skip
     scores = score(
-        method, chosen.shards, chosen.labels, device=device,
+        method, chosen.shards, chosen.labels, device=device, batches=batches,
         batch_size=experiment.optim.eval_batch_size, dtype=autocast_dtype(experiment, device),
     )  # fmt: skip
     return scores, weights_of(method.frozen)

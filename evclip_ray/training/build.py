@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 
 from evclip_ray.config import ConfigError
-from evclip_ray.models.clip import load_clip
+from evclip_ray.models.clip import FrozenCLIP, load_clip
 from evclip_ray.models.methods.base import Frozen, Method, MethodConfig
-from evclip_ray.models.video_encoder import load_video_encoder
+from evclip_ray.models.video_encoder import FrozenVideoEncoder, load_video_encoder
 from evclip_ray.training.experiment import BackboneConfig, ExperimentConfig, class_name
 
 
@@ -27,22 +27,32 @@ def autocast_dtype(experiment: ExperimentConfig, device: torch.device) -> torch.
     return torch.bfloat16 if experiment.precision == "bfloat16" else None
 
 
-def load_frozen(backbone: BackboneConfig, method: MethodConfig, device: torch.device) -> Frozen:
-    """The frozen networks that a method reads; loaded once per process and kept."""
-    clip = load_clip(
+def load_backbone(backbone: BackboneConfig, device: torch.device) -> FrozenCLIP:
+    """The frozen CLIP of an experiment; loaded once per process and kept."""
+    return load_clip(
         backbone.name, backbone.pretrained, device=str(device),
         activation_checkpointing=backbone.activation_checkpointing,
     )  # fmt: skip
+
+
+def load_encoder(method: MethodConfig, device: torch.device) -> FrozenVideoEncoder | None:
+    """The frozen video network that a method reads, if it reads one; loaded once per process and kept."""
     if not method.needs_video_encoder:
-        return Frozen(clip)
+        return None
     encoder = method.video_encoder  # type: ignore[attr-defined]
-    return Frozen(clip, load_video_encoder(encoder.name, encoder.weights, device=str(device)))
+    return load_video_encoder(encoder.name, encoder.weights, device=str(device))
 
 
 def build_method(
-    experiment: ExperimentConfig, classes: Sequence[str], *, device: torch.device | None = None
+    experiment: ExperimentConfig,
+    classes: Sequence[str],
+    *,
+    device: torch.device | None = None,
+    frozen: Frozen | None = None,
 ) -> Method:
     """The method of an experiment over its frozen networks, initialised by the experiment's seed.
+
+    `frozen`: the networks, where they are not all to be loaded.
 
     Raises:
         ConfigError: two labels that read the same as words.
@@ -52,7 +62,8 @@ def build_method(
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ConfigError(f"class names must differ as words, these do not: {', '.join(twice)}")
-    frozen = load_frozen(experiment.backbone, experiment.method, device)
+    if frozen is None:
+        frozen = Frozen(load_backbone(experiment.backbone, device), load_encoder(experiment.method, device))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(experiment.seed)
         method = experiment.method.build(
@@ -60,6 +71,17 @@ def build_method(
             image_size=frozen.clip.image_size,
         )  # fmt: skip
     return method.to(device)
+
+
+def zero_shot_of(experiment: ExperimentConfig) -> ExperimentConfig:
+    """The same experiment without adaptation: its template and normalisation, nothing trained."""
+    settings = {"name": "zero_shot"}
+    kind = MethodConfig.resolve(settings)
+    shared = kind.model_fields.keys() - {"name"}
+    settings |= {
+        name: getattr(experiment.method, name) for name in shared if hasattr(experiment.method, name)
+    }
+    return experiment.model_copy(update={"method": kind.model_validate(settings)})
 
 
 def weights_of(frozen: Frozen) -> dict[str, str]:

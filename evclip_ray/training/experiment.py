@@ -70,6 +70,26 @@ class DataConfig(Config):
     split_seed: int = 0
     train_views: int = Field(1, ge=1, description="stored temporal views of a training video")
     augment: AugmentConfig = AugmentConfig()
+    bank: int | None = Field(
+        None, ge=1, description="augmented views of a training video, drawn once; None draws anew each epoch"
+    )
+    features: tuple[Literal["frame_features", "video_map"], ...] | None = Field(
+        None, description="frozen features read from disk, with a bank; None: all that the method declares"
+    )
+
+    @model_validator(mode="after")
+    def _features_have_fixed_views(self) -> Self:
+        if self.features and self.bank is None:
+            raise ValueError(
+                f"features {list(self.features)} cannot be kept: without a bank every epoch draws new crops; "
+                "set data.bank, for example 4"
+            )
+        if self.bank is not None and self.bank < self.train_views:
+            raise ValueError(
+                f"bank must be at least train_views, or stored views are never seen; got {self.bank} < "
+                f"{self.train_views}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _has_one_source(self) -> Self:
@@ -131,6 +151,16 @@ class ExperimentConfig(Config):
                 "view.num_frames must be even, the video encoder reads pairs of frames; "
                 f"got {self.view.num_frames}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _features_are_declared(self) -> Self:
+        for name in self.data.features or ():
+            if name not in self.method.caches:
+                raise ValueError(
+                    f"data.features: {name} of method {self.method.name!r} as configured is no constant of a "
+                    f"view, or is not read; it can keep {sorted(self.method.caches) or 'nothing'}"
+                )
         return self
 
     @classmethod

@@ -13,21 +13,21 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from evclip_ray.artifacts import ArtifactError, provenance, write_text
-from evclip_ray.data.transforms import crop_batch
 from evclip_ray.evaluation.evaluate import autocast, score
 from evclip_ray.evaluation.metrics import ClassificationState
 from evclip_ray.models.methods.base import Method, VideoBatch
 from evclip_ray.training.baseline import zero_shot_numbers
-from evclip_ray.training.build import autocast_dtype, weights_of
+from evclip_ray.training.batches import Batches
+from evclip_ray.training.build import autocast_dtype, build_method, pick_device, weights_of
+from evclip_ray.training.cached import Cached, feature_specs, open_cached
 from evclip_ray.training.checkpoint import (
     latest_checkpoint,
     load_adapter,
@@ -38,7 +38,7 @@ from evclip_ray.training.checkpoint import (
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.optim import learning_rate, make_optimizer
 from evclip_ray.training.tensorboard import BoardWriter
-from evclip_ray.training.videos import Videos, VideoSet
+from evclip_ray.training.videos import Videos
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +77,7 @@ class Run:
         folder: Path,
         zero_shot: Path | None = None,
         hparams: Mapping[str, Any] | None = None,
+        cached: Cached | None = None,
     ) -> None:
         self.experiment, self.videos, self.method, self.folder = experiment, videos, method, folder
         self.zero_shot = zero_shot or folder / "zero_shot.json"
@@ -94,8 +95,41 @@ class Run:
                 f"{self.world} workers need batches of at least {self.world} videos, the smallest has "
                 f"{smallest}; raise optim.batch_size or lower --workers"
             )
+        self.batches = self._batches(cached or Cached())
         self.progress = Progress()
         self.baseline: Metrics = {}
+
+    @classmethod
+    def start(
+        cls,
+        experiment: ExperimentConfig,
+        videos: Videos,
+        *,
+        folder: Path,
+        device: torch.device | None = None,
+        zero_shot: Path | None = None,
+        hparams: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """The run of an experiment: its method built over what is left to compute of the frozen networks."""
+        device = device or pick_device()
+        cached = open_cached(experiment, videos, device=device)
+        if not cached.sets and feature_specs(experiment, "train", device):
+            log.warning("the features of these settings were not prepared: every step computes its own")
+        method = build_method(experiment, videos.classes, device=device, frozen=cached.networks)
+        return cls(
+            experiment, videos, method, folder=folder, zero_shot=zero_shot, hparams=hparams, cached=cached
+        )
+
+    def _batches(self, cached: Cached) -> dict[str, Batches]:
+        data, size = self.experiment.data, self.method.frozen.clip.image_size
+        return {
+            split: Batches(
+                found, size=size, device=self.device,
+                augment=data.augment if split == "train" else None, bank=data.bank if split == "train" else 1,
+                features=cached.sets.get(split), pixels=cached.needs_pixels, labelled=split == "train",
+            )
+            for split, found in self.videos.sets.items()
+        }  # fmt: skip
 
     def fit(self, report: Report) -> Metrics:
         """Train to the last epoch, from the last checkpoint if there is one; returns the last metrics.
@@ -188,15 +222,19 @@ class Run:
         norms, rate = [], 0.0
         began = time.perf_counter()
         # Equal batches, not full ones and a rest: no step is noisier, no worker is without a video.
-        for step, batch in enumerate(np.array_split(order, self.steps_per_epoch)):
+        groups = np.array_split(order, self.steps_per_epoch)
+        mine = [np.array_split(group, self.world)[self.rank] for group in groups]
+        view = (epoch + self.experiment.seed) % self.batches["train"].num_views
+        batches = self.batches["train"](mine, view=view, generator=generator)
+        for step, (group, batch) in enumerate(zip(groups, batches, strict=True)):
             rate = learning_rate(
                 epoch * self.steps_per_epoch + step,
                 steps_per_epoch=self.steps_per_epoch, optim=self.experiment.optim,
             )  # fmt: skip
-            terms, norm = self._step(train, batch, epoch=epoch, rate=rate, generator=generator)
+            terms, norm = self._step(batch, rate=rate, num_videos=len(group))
             norms.append(norm)
             for name, value in terms.items():
-                sums[name] = sums.get(name, 0.0) + value * len(batch) / len(train)
+                sums[name] = sums.get(name, 0.0) + value * len(group) / len(train)
         elapsed = time.perf_counter() - began
         return {
             "train_loss": sum(sums.values()),
@@ -207,27 +245,13 @@ class Run:
             "train_seconds": elapsed,
         }
 
-    def _step(
-        self,
-        train: VideoSet,
-        batch: npt.NDArray[np.int64],
-        *,
-        epoch: int,
-        rate: float,
-        generator: torch.Generator,
-    ) -> tuple[dict[str, float], float]:
-        mine = np.array_split(batch, self.world)[self.rank]
+    def _step(self, batch: VideoBatch, *, rate: float, num_videos: int) -> tuple[dict[str, float], float]:
+        assert batch.labels is not None
+        labels = batch.labels
         # DDP takes the mean over workers; with this share it is the mean over the batch's videos.
-        share = len(mine) * self.world / len(batch)
-        view = (epoch + self.experiment.seed) % train.shards.num_views
-        frames = torch.from_numpy(train.shards.frames(mine, view=view)).to(self.device)
-        labels = torch.from_numpy(train.labels[mine]).to(self.device)
-        pixels = crop_batch(
-            frames, size=self.method.frozen.clip.image_size,
-            augment=self.experiment.data.augment, generator=generator,
-        )  # fmt: skip
+        share = len(labels) * self.world / num_videos
         with autocast(self.device, self.dtype):
-            output = self.model(VideoBatch(pixels, labels=labels))
+            output = self.model(batch)
         terms = self.method.losses(output, labels)
         loss = torch.stack([term.float() for term in terms.values()]).sum() * share
         self.optimizer.zero_grad(set_to_none=True)
@@ -247,6 +271,7 @@ class Run:
         scores = score(
             self.method, val.shards, val.labels, device=self.device,
             batch_size=self.experiment.optim.eval_batch_size, dtype=self.dtype, positions=mine,
+            batches=self.batches["val"],
         )  # fmt: skip
         finite = _summed(torch.tensor([float(not scores.is_finite)]))
         if finite.item() > 0:

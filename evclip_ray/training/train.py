@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from evclip_ray.training.baseline import videos_key
-from evclip_ray.training.build import build_method
+from evclip_ray.training.cached import prepare_cached
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.loop import Metrics, Report, Run
 from evclip_ray.training.placement import GIB, Need, concurrent_trials
@@ -41,9 +41,10 @@ def train_experiment(
     need = Need(cpus, float(has_gpus) if gpus is None else gpus, 1.5 * GIB, workers)
     concurrent_trials(need, machines)
     videos = prepare(plan_videos(experiment, cache=cache), cache=cache, progress=decoding)
+    prepare_cached([(experiment, videos)], gpus=need.gpus, progress=decoding)
     if workers == 1:
         torch.set_num_threads(max(1, int(machines[0].get("CPU", 1))))
-        return Run(experiment, videos, build_method(experiment, videos.classes), folder=folder).fit(say)
+        return Run.start(experiment, videos, folder=folder).fit(say)
     videos_file = folder / f"videos-{videos_key(experiment)}.json"
     videos.save(videos_file)
     zero_shot = folder / "zero_shot.json"

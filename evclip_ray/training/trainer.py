@@ -69,17 +69,15 @@ def train_distributed(
 
 
 def _train_worker(config: dict[str, Any]) -> dict[str, Any]:
-    from evclip_ray.training.build import build_method
     from evclip_ray.training.loop import Run
     from evclip_ray.training.videos import Videos
 
     torch.set_num_threads(config["threads"])
     experiment = ExperimentConfig.load(config["experiment"])
     videos = Videos.load(Path(config["videos"]))
-    method = build_method(experiment, videos.classes, device=get_device())
-    run = Run(
-        experiment, videos, method, folder=Path(config["folder"]), zero_shot=Path(config["zero_shot"]),
-        hparams=config["hparams"],
+    run = Run.start(
+        experiment, videos, device=get_device(), folder=Path(config["folder"]),
+        zero_shot=Path(config["zero_shot"]), hparams=config["hparams"],
     )  # fmt: skip
     return run.fit(_report)
 

@@ -83,15 +83,19 @@ class VideoSet:
 
 @dataclasses.dataclass(frozen=True)
 class Videos:
-    """The decoded splits of an experiment. `classes`: labels in index order."""
+    """The decoded splits of an experiment.
+
+    `classes`: labels in index order; `features`: where frozen features of them are kept, if they are.
+    """
 
     sets: dict[str, VideoSet]
     classes: tuple[str, ...]
+    features: Path | None = None
 
     def save(self, path: Path) -> None:
         """Write where the shards are, for other processes to `Videos.load`."""
         folders = {split: str(found.shards.folder) for split, found in self.sets.items()}
-        write_json(path, {"classes": self.classes, "folders": folders})
+        write_json(path, {"classes": self.classes, "folders": folders, "features": self.features})
 
     @classmethod
     def load(cls, path: Path) -> "Videos":
@@ -99,7 +103,7 @@ class Videos:
         record = read_json(path)
         classes = tuple(record["classes"])
         sets = {split: _open(open_shards(Path(at)), classes) for split, at in record["folders"].items()}
-        return cls(sets, classes)
+        return cls(sets, classes, Path(record["features"]) if record["features"] else None)
 
 
 def resolve_manifest(data: DataConfig, *, cache: Path) -> Manifest:
@@ -182,7 +186,7 @@ def prepare(plan: VideoPlan, *, cache: Path, progress: Progress | None = None) -
                 len(shards.skipped), len(rows), split, shards.folder / "quarantine.csv",
             )  # fmt: skip
         sets[split] = _open(shards, plan.classes)
-    return Videos(sets, plan.classes)
+    return Videos(sets, plan.classes, cache / "features")
 
 
 def is_prepared(plan: VideoPlan, cache: Path) -> bool:

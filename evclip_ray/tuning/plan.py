@@ -4,11 +4,20 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from evclip_ray.config import ConfigError
 from evclip_ray.training.estimate import StepCost, measure_step
 from evclip_ray.training.placement import Need, concurrent_trials
 from evclip_ray.training.videos import VideoPlan, is_prepared, plan_videos
-from evclip_ray.tuning.search_space import SearchSpace
+from evclip_ray.tuning.search_space import SearchSpace, flatten
+
+_FROZEN = (
+    "data.", "view.", "backbone.", "precision",
+    "method.name", "method.prompts", "method.mode", "method.template", "method.normalization",
+    "method.video_encoder.",
+)  # fmt: skip
+"""Paths that change what the frozen networks read or give, or which of it a method reads."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +87,31 @@ class StudyPlan:
                 "of training if no trial is stopped early",
             ),
         ]
+
+
+def frozen_variants(space: SearchSpace) -> list[dict[str, Any]]:
+    """Every combination of the searched settings that change what the frozen networks give.
+
+    Those of `decoded_variants` are among them. A combination that no experiment allows is left out.
+    """
+    points: list[dict[str, Any]] = [{}]
+    fixed = flatten(space.fixed)
+    for axis in space.search:
+        if axis.kind == "choice" and axis.path.startswith(_FROZEN):
+            absent = [point for point in points if not axis.applies({**fixed, **point})]
+            present = [{**point, axis.path: value} for point in points for value in axis.values
+                       if axis.applies({**fixed, **point})]  # fmt: skip
+            points = absent + present
+    return [point for point in points if _is_allowed(space, point)]
+
+
+def _is_allowed(space: SearchSpace, point: dict[str, Any]) -> bool:
+    try:
+        space.experiment(point)
+    except ConfigError:
+        # The trial that draws it fails, and says why.
+        return False
+    return True
 
 
 def plan_study(

@@ -12,7 +12,6 @@ from ray import tune
 
 from evclip_ray.artifacts import read_json, write_text
 from evclip_ray.training.baseline import videos_key, zero_shot_key
-from evclip_ray.training.build import build_method
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.loop import Metrics, Run
 from evclip_ray.training.placement import Need
@@ -61,7 +60,7 @@ def _train(config: dict[str, Any]) -> None:
         return
     torch.set_num_threads(max(1, int(need.cpus)))
     videos = Videos.load(videos_file)
-    Run(experiment, videos, build_method(experiment, videos.classes), **places).fit(_report)
+    Run.start(experiment, videos, **places).fit(_report)
 
 
 def _report(metrics: Metrics) -> None:

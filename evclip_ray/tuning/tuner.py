@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import ray
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
@@ -22,9 +23,10 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialSch
 
 from evclip_ray.artifacts import write_json
 from evclip_ray.training.baseline import videos_key
+from evclip_ray.training.cached import prepare_cached
 from evclip_ray.training.placement import GIB, Need
-from evclip_ray.training.videos import Progress, plan_videos, prepare
-from evclip_ray.tuning.plan import StudyPlan, plan_study
+from evclip_ray.training.videos import Progress, Videos, plan_videos, prepare
+from evclip_ray.tuning.plan import StudyPlan, frozen_variants, plan_study
 from evclip_ray.tuning.search import OBJECTIVE, StudySearch, make_sampler
 from evclip_ray.tuning.search_space import SearchSpace
 from evclip_ray.tuning.study import StudyFolder
@@ -94,13 +96,26 @@ class StudyRun:
         write_json(self.folder.fixed, dict(self.space.fixed))
 
     def prepare(self, progress: Progress | None = None) -> None:
-        """Decode, once, every variant of the videos that a trial may read; write down where they are."""
-        for variant in self.space.decoded_variants():
+        """Decode, once, every variant of the videos that a trial may read; write down where they are.
+
+        Then the features that the frozen networks give of them, where a trial may read those from disk.
+        """
+        decoded: dict[str, Videos] = {}
+        wanted = []
+        for variant in frozen_variants(self.space):
             experiment = self.space.experiment(variant)
-            plan = plan_videos(experiment, cache=self.cache)
-            prepare(plan, cache=self.cache, progress=progress).save(
-                self.folder.videos(videos_key(experiment))
-            )
+            key = videos_key(experiment)
+            if key not in decoded:
+                plan = plan_videos(experiment, cache=self.cache)
+                decoded[key] = prepare(plan, cache=self.cache, progress=progress)
+                decoded[key].save(self.folder.videos(key))
+            wanted.append((experiment, decoded[key]))
+        prepare_cached(wanted, gpus=self._gpus(), progress=progress)
+
+    def _gpus(self) -> float:
+        if self.space.study.gpus is not None:
+            return self.space.study.gpus
+        return float(ray.is_initialized() and ray.cluster_resources().get("GPU", 0) > 0)
 
     def run(self, plan: StudyPlan, on_event: OnEvent) -> Outcome:
         """Run the trials that are missing.

@@ -214,3 +214,18 @@ def test_one_seed_gives_the_same_points(study, tmp_path):
         )
         points.append({row["trial"]: row["overrides"] for row in outcome.rows})
     assert points[0] == points[1]
+
+
+def test_a_study_with_a_bank_makes_the_features_of_its_trials_once(study, tiny_cache, tmp_path):
+    fixed = {"data.bank": 2, "optim.epochs": 2}
+    first = study(tmp_path / "first", trials=3, scheduler="none", fixed=fixed)
+    outcome, _ = run(first)
+    assert [row["state"] for row in outcome.rows] == ["complete"] * 3
+    made = {path: path.stat().st_mtime_ns for path in (tiny_cache / "features").rglob("*.arrow")}
+    # The map and CLIP's frames, of the bank and of the fixed view; the class text.
+    assert len({path.parent for path in made}) == 5
+    second = study(
+        tmp_path / "second", trials=2, scheduler="none", fixed={**fixed, "optim.weight_decay": 0.1}
+    )
+    run(second)
+    assert {p: p.stat().st_mtime_ns for p in (tiny_cache / "features").rglob("*.arrow")} == made

@@ -1,0 +1,180 @@
+"""What of a run's frozen work is read from disk: planned, made once for many runs, opened by each.
+
+With a bank of views (`data.bank`) a training video has fixed views, as a validation video always has,
+and what the frozen networks say of them is a constant. Which of it a run reads is what its method
+declares. Where that is all that it needs, the networks are not even loaded.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import torch
+
+from evclip_ray.features import spec as specs
+from evclip_ray.features.encode import Job, TextJob
+from evclip_ray.features.extract import prepare_features, view_jobs
+from evclip_ray.features.feature_files import feature_file
+from evclip_ray.features.feature_set import FeatureSet
+from evclip_ray.features.recorded import RecordedCLIP, RecordedVideoEncoder, WithRecordedTexts
+from evclip_ray.features.spec import FeatureSpec, text_key
+from evclip_ray.models.clip import FrozenCLIP
+from evclip_ray.models.methods.base import Frozen
+from evclip_ray.models.methods.class_text import class_texts
+from evclip_ray.training.build import autocast_dtype, load_backbone, load_encoder, zero_shot_of
+from evclip_ray.training.experiment import ExperimentConfig, class_name
+from evclip_ray.training.videos import Videos
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cached:
+    """What a run reads from disk.
+
+    `sets`: split -> kind -> features; `networks`: what is left of the frozen ones, None for all of them;
+    `needs_pixels`: whether something is still computed from pixels.
+    """
+
+    sets: dict[str, dict[str, FeatureSet]] = dataclasses.field(default_factory=dict)
+    networks: Frozen | None = None
+    needs_pixels: bool = True
+
+
+def prepare_cached(
+    experiments: Iterable[tuple[ExperimentConfig, Videos]],
+    *,
+    gpus: float,
+    progress: Progress | None = None,
+) -> None:
+    """Make, once, all that the runs of `experiments` and the zero-shot numbers beside them will read.
+
+    `gpus`: those of one trial; 0 means that trials run on the CPU.
+    """
+    device = torch.device("cuda" if gpus else "cpu")
+    jobs: list[Job] = []
+    for experiment, videos in experiments:
+        baseline = zero_shot_of(experiment)
+        jobs += _jobs(experiment, videos, videos.sets, device)
+        scored = [split for split in videos.sets if split != "train"]
+        jobs += _jobs(baseline, videos, scored, device)
+    prepare_features(
+        jobs,
+        gpus_per_actor=min(gpus, 1.0) or 1.0,
+        progress=None if progress is None else lambda done, total: progress("features", done, total),
+    )
+
+
+def open_cached(
+    experiment: ExperimentConfig, videos: Videos, *, device: torch.device, splits: Iterable[str] | None = None
+) -> Cached:
+    """What an experiment reads from disk of `splits` (all by default); nothing where nothing was prepared."""
+    if videos.features is None or experiment.data.bank is None:
+        return Cached()
+    store = videos.features
+    sets: dict[str, dict[str, FeatureSet]] = {
+        split: {
+            spec.kind: FeatureSet(store, spec, videos.sets[split].shards, _num_views(experiment, split))
+            for spec in feature_specs(experiment, split, device)
+        }
+        for split in (videos.sets if splits is None else splits)
+    }
+    files = [path for kinds in sets.values() for found in kinds.values() for path in found.files()]
+    texts = _texts(experiment, videos.classes)
+    if texts is not None:
+        spec = _text_spec(experiment)
+        files.append(feature_file(store, spec.key, text_key(spec, texts)))
+    # Whether they are sound was looked at when the study started.
+    if not all(path.is_file() for path in files):
+        return Cached()
+    networks = _networks(experiment, videos, next(iter(sets.values())), store, device)
+    return Cached(sets, networks, needs_pixels=not _is_enough(experiment))
+
+
+def feature_specs(experiment: ExperimentConfig, split: str, device: torch.device) -> list[FeatureSpec]:
+    """What a run of an experiment on `device` reads of a split."""
+    data, method, backbone = experiment.data, experiment.method, experiment.backbone
+    if data.bank is None:
+        return []
+    augment = data.augment if split == "train" else None
+    precision: specs.Precision = "bfloat16" if autocast_dtype(experiment, device) else "float32"
+    found = []
+    for kind in sorted(_kinds(experiment)):
+        if kind == "frame_features":
+            found.append(specs.frame_features(
+                backbone.name, backbone.pretrained, precision=precision,
+                normalization=getattr(method, "normalization", "own"), augment=augment,
+            ))  # fmt: skip
+        else:
+            encoder = method.video_encoder  # type: ignore[attr-defined]
+            found.append(specs.video_map(
+                encoder.name, encoder.weights, backbone=backbone.name, precision=precision, augment=augment
+            ))  # fmt: skip
+    return found
+
+
+def _kinds(experiment: ExperimentConfig) -> frozenset[str]:
+    declared = experiment.method.caches & {"frame_features", "video_map"}
+    asked = experiment.data.features
+    return declared if asked is None else declared & set(asked)
+
+
+def _is_enough(experiment: ExperimentConfig) -> bool:
+    needed = {"frame_features", "video_map"} if experiment.method.needs_video_encoder else {"frame_features"}
+    return needed <= _kinds(experiment)
+
+
+def _num_views(experiment: ExperimentConfig, split: str) -> int:
+    return (experiment.data.bank or 1) if split == "train" else 1
+
+
+def _texts(experiment: ExperimentConfig, classes: Sequence[str]) -> tuple[str, ...] | None:
+    """The class texts that are constants of a method, None where it has none."""
+    template = getattr(experiment.method, "template", None)
+    if template is None or "class_text" not in experiment.method.caches:
+        return None
+    return tuple(class_texts([class_name(label) for label in classes], template))
+
+
+def _jobs(
+    experiment: ExperimentConfig, videos: Videos, splits: Iterable[str], device: torch.device
+) -> list[Job]:
+    store = videos.features
+    if store is None or experiment.data.bank is None:
+        return []
+    jobs: list[Job] = [
+        job
+        for split in splits
+        for spec in feature_specs(experiment, split, device)
+        for job in view_jobs(store, spec, videos.sets[split].shards, _num_views(experiment, split))
+    ]
+    texts = _texts(experiment, videos.classes)
+    if texts is not None:
+        jobs.append(TextJob(store, _text_spec(experiment), texts))
+    return jobs
+
+
+def _text_spec(experiment: ExperimentConfig) -> FeatureSpec:
+    return specs.class_text(experiment.backbone.name, experiment.backbone.pretrained)
+
+
+def _networks(
+    experiment: ExperimentConfig,
+    videos: Videos,
+    sets: dict[str, FeatureSet],
+    store: Path,
+    device: torch.device,
+) -> Frozen:
+    """The frozen networks of a run, each loaded only if something of it is still to be computed."""
+    method, texts = experiment.method, _texts(experiment, videos.classes)
+    recorded_texts = None if texts is None else _text_spec(experiment)
+    clip: FrozenCLIP
+    if "frame_features" in sets and "class_text" in method.caches:
+        clip = RecordedCLIP(store, sets["frame_features"].spec, recorded_texts)
+    else:
+        clip = load_backbone(experiment.backbone, device)
+        if recorded_texts is not None:
+            clip = WithRecordedTexts(clip, store, recorded_texts)
+    if "video_map" in sets:
+        return Frozen(clip, RecordedVideoEncoder(store, sets["video_map"].spec))
+    return Frozen(clip, load_encoder(method, device))

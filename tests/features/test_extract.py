@@ -1,0 +1,211 @@
+"""Features on real Ray: made once, found when damaged, the same whatever happened on the way."""
+
+import errno
+import multiprocessing
+import os
+import pickle
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from evclip_ray.artifacts import ArtifactError
+from evclip_ray.config import ConfigError
+from evclip_ray.data.manifest import read_manifest
+from evclip_ray.data.shards import prepare_shards
+from evclip_ray.data.transforms import AugmentConfig
+from evclip_ray.data.view import ViewConfig
+from evclip_ray.features.encode import TextJob, in_batches, is_done, run
+from evclip_ray.features.extract import _Encoder, prepare_features, view_jobs
+from evclip_ray.features.feature_files import feature_file
+from evclip_ray.features.feature_set import FeatureSet
+from evclip_ray.features.spec import class_text, frame_features, video_map
+from evclip_ray.features.views import cut_views, read_frames
+from evclip_ray.models.clip import load_clip
+
+CPU = torch.device("cpu")
+SETTINGS = {"precision": "float32", "augment": AugmentConfig(brightness=0.2)}
+FRAMES = frame_features("debug", "random", normalization="own", **SETTINGS)
+MAPS = video_map("swin3d_debug", "random", backbone="debug", **SETTINGS)
+TEXTS = class_text("debug", "random")
+
+
+@pytest.fixture(scope="module")
+def shards(tiny_manifest, tmp_path_factory, local_ray):
+    """Eleven videos in files of four; the second does not decode."""
+    listed = read_manifest(tiny_manifest)
+    folder = tmp_path_factory.mktemp("videos")
+    for path in listed.table.column("path").to_pylist()[:12]:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes((listed.root / path).read_bytes())
+    (folder / listed.table.column("path").to_pylist()[1]).write_bytes(b"no video")
+    moved = type(listed)(listed.table, folder, listed.source)
+    view = ViewConfig(num_frames=4, height=72, width=72)
+    return prepare_shards(
+        moved, range(12), view=view, folder=tmp_path_factory.mktemp("shards"), num_views=2, rows_per_shard=4
+    )
+
+
+def jobs_of(store, shards, num_views=2):
+    views = [job for spec in (FRAMES, MAPS) for job in view_jobs(store, spec, shards, num_views)]
+    return [*views, TextJob(store, TEXTS, ("A video of one.", "A video of two."))]
+
+
+def contents(store):
+    return {str(p.relative_to(store)): p.read_bytes() for p in store.rglob("*.arrow")}
+
+
+@pytest.fixture(scope="module")
+def made(shards, tmp_path_factory):
+    """A store with everything in it, and its files' bytes."""
+    store = tmp_path_factory.mktemp("store")
+    prepare_features(jobs_of(store, shards))
+    return store, contents(store)
+
+
+def test_features_are_those_that_a_step_would_compute(shards, made):
+    store, _ = made
+    clip = load_clip("debug", "random")
+    assert len(shards) == 11
+    found = FeatureSet(store, FRAMES, shards, 2)
+    positions = [9, 0, 4, 1]
+    for view in (0, 1):
+        pixels = cut_views(
+            read_frames(shards, positions, view), shards, positions, view, size=64, augment=FRAMES.augment
+        )
+        expected = clip.encode_frames(clip.prepare(pixels))
+        torch.testing.assert_close(found.read(positions, view), expected, atol=1e-5, rtol=1e-5)
+    some = FeatureSet(store, FRAMES, shards.subset([4, 9]), 2)
+    assert torch.equal(some.read([1, 0]), found.read([9, 4]))
+    assert FeatureSet(store, MAPS, shards, 2).read([3]).shape == (1, 128, 2, 2, 2)
+
+
+def test_nothing_is_made_twice_and_more_views_cost_only_themselves(shards, made, tmp_path, monkeypatch):
+    store, before = made
+    times = {path: path.stat().st_mtime_ns for path in store.rglob("*.arrow")}
+    with monkeypatch.context() as patched:
+        patched.setattr("ray.is_initialized", lambda: False)
+        prepare_features(jobs_of(store, shards))
+    reported = []
+    prepare_features(jobs_of(store, shards, num_views=3), progress=lambda *done: reported.append(done))
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    assert contents(store).items() >= before.items()
+    # Three files of frames, two networks, one more view.
+    assert len(contents(store)) == len(before) + 6
+    assert reported[-1] == (19, 19)
+    assert len(reported) == 6
+
+
+def test_a_damaged_or_foreign_file_is_made_again_alone(shards, made, tmp_path):
+    store, _ = made
+    jobs = jobs_of(store, shards)
+    paths = [feature_file(job.store, job.spec.key, job.key) for job in jobs[:4]]
+    whole = contents(store)
+    paths[0].write_bytes(paths[0].read_bytes()[:500])
+    damaged = bytearray(paths[1].read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    paths[1].write_bytes(damaged)
+    paths[2].write_bytes(paths[3].read_bytes())
+    kept = {path: path.stat().st_mtime_ns for path in store.rglob("*.arrow") if path not in paths[:3]}
+    assert [is_done(job) for job in jobs[:4]] == [False, False, False, True]
+    prepare_features(jobs)
+    assert contents(store) == whole
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
+KILLED = """
+import pickle, sys, torch
+from pathlib import Path
+from evclip_ray.features.encode import run
+torch.set_num_threads(2)
+for job in pickle.loads(Path(sys.argv[1]).read_bytes()):
+    run(job, torch.device("cpu"))
+    print("one", flush=True)
+"""
+
+
+def test_a_killed_preparation_ends_with_the_same_bytes(shards, made, tmp_path):
+    store = tmp_path / "store"
+    jobs = jobs_of(store, shards)
+    (tmp_path / "jobs").write_bytes(pickle.dumps(jobs))
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(tmp_path / "jobs")], stdout=subprocess.PIPE, text=True
+    ) as process:
+        for _ in range(3):
+            assert process.stdout.readline() == "one\n"
+        process.send_signal(signal.SIGKILL)
+    assert 3 <= sum(is_done(job) for job in jobs) < len(jobs)
+    prepare_features(jobs)
+    names = contents(store)
+    assert names == {name: made[1][name] for name in names}
+
+
+def _make_all(jobs):
+    torch.set_num_threads(1)
+    for job in jobs:
+        run(job, CPU)
+
+
+def test_two_that_make_the_same_at_once_do_no_harm(shards, made, tmp_path):
+    store = tmp_path / "store"
+    jobs = view_jobs(store, MAPS, shards, 2)
+    spawn = multiprocessing.get_context("spawn")
+    both = [spawn.Process(target=_make_all, args=(jobs,)) for _ in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(60)
+    assert [process.exitcode for process in both] == [0, 0]
+    assert all(is_done(job) for job in jobs)
+    assert not [path for path in store.rglob(".*") if path.is_file()], "no temporary file is left"
+
+
+def test_a_disk_that_cannot_be_written_is_said_before_any_network_is_loaded(shards, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="name a writable folder by --cache"):
+        prepare_features(jobs_of(tmp_path / "file" / "store", shards))
+
+
+def test_a_full_disk_is_said_in_one_line(shards, tmp_path, monkeypatch):
+    def full(path, values, key):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr("evclip_ray.features.encode.write_features", full)
+    result = _Encoder(1)({"job": pickle.dumps(jobs_of(tmp_path, shards)[0])})
+    problem = pickle.loads(result["problem"])
+    assert isinstance(problem, OSError)
+    assert "make room, finished files are kept" in str(problem)
+
+
+def test_weights_that_cannot_be_had_are_the_users_mistake_in_one_line(shards, tmp_path):
+    spec = frame_features("ViT-B-32", "nowhere", normalization="own", **SETTINGS)
+    with pytest.raises(ConfigError, match=r"ViT-B-32.*'nowhere'"):
+        prepare_features(view_jobs(tmp_path, spec, shards, 1))
+
+
+def test_a_batch_that_does_not_fit_is_halved():
+    tried = []
+
+    def encode_some(start, stop):
+        tried.append((start, stop))
+        if stop - start > 2:
+            raise torch.OutOfMemoryError("too many")
+        return torch.arange(start, stop)
+
+    assert torch.equal(in_batches(encode_some, 5, at_once=8), torch.arange(5))
+    assert tried == [(0, 5), (0, 4), (0, 2), (2, 4), (4, 5)]
+
+    def never(start, stop):
+        raise torch.OutOfMemoryError("too many")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        in_batches(never, 5, at_once=4)
+
+
+def test_a_missing_file_is_an_error_that_says_what_to_do(shards, tmp_path):
+    found = FeatureSet(tmp_path, FRAMES, shards, 1)
+    with pytest.raises(ArtifactError, match="prepare the features again"):
+        found.read([0])
+    assert os.listdir(tmp_path) == []  # noqa: PTH208

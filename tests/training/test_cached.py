@@ -1,0 +1,150 @@
+"""Runs that read the frozen networks' work from disk: the same numbers, without the networks."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from evclip_ray.config import ConfigError
+from evclip_ray.data.transforms import AugmentConfig, bank_seed, bank_views, crop_batch
+from evclip_ray.models.clip import FrozenCLIP
+from evclip_ray.models.video_encoder import FrozenVideoEncoder
+from evclip_ray.training.build import build_method
+from evclip_ray.training.cached import open_cached, prepare_cached
+from evclip_ray.training.loop import Run
+
+CPU = torch.device("cpu")
+BANK = {"data__bank": 2, "data__augment__brightness": 0.2, "data__augment__contrast": 0.2, "optim__epochs": 3}
+CASES = {
+    "mask": {"method__prompts": "mask"},
+    "both": {"method__prompts": "both"},
+    "context": {"method__prompts": "context"},
+    "own colours": {"method__prompts": "context", "method__normalization": "imagenet"},
+    "linear probe": {"method": {"name": "linear_probe"}},
+    "prototype": {"method": {"name": "prototype"}},
+    "motion, late": {"method": {"name": "motion_prompts", "mode": "late"}},
+    "motion": {"method": {"name": "motion_prompts", "num_vectors": 2}},
+    "coop": {"method": {"name": "coop", "num_vectors": 2}},
+    "in bfloat16": {"method__prompts": "both", "precision": "bfloat16"},
+}
+WITHOUT_NETWORKS = ["context", "own colours", "linear probe", "prototype", "motion, late"]
+
+
+@pytest.fixture(scope="module")
+def experiments(make_experiment):
+    """The cases, each with a bank of two views."""
+
+    def make(case, **more):
+        settings = {**BANK, **CASES[case], **more}
+        if "method" in settings:
+            method = settings.pop("method")
+            experiment = make_experiment(**settings)
+            tree = {**experiment.model_dump(mode="json"), "method": method}
+            return type(experiment).load(tree)
+        return make_experiment(**settings)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def videos(tiny_videos, experiments, local_ray, tmp_path_factory):
+    """The tiny videos with the features of every case."""
+    found = dataclasses.replace(tiny_videos, features=tmp_path_factory.mktemp("features"))
+    prepare_cached([(experiments(case), found) for case in CASES], gpus=0)
+    return found
+
+
+def epochs(folder):
+    lines = (folder / "history.jsonl").read_text().splitlines()
+    names = ("train_loss", "val_loss", "val_top1", "zero_shot_top1", "grad_norm")
+    return [{name: json.loads(line)[name] for name in names} for line in lines]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_run_on_cached_features_gives_the_numbers_of_one_that_computes_them(
+    experiments, videos, tmp_path, case
+):
+    Run.start(experiments(case), videos, folder=tmp_path / "cached").fit(lambda metrics: None)
+    Run.start(experiments(case, data__features=[]), videos, folder=tmp_path / "computed").fit(lambda m: None)
+    tolerance = 0.05 if "bfloat16" in case else 2e-3
+    for cached, computed in zip(epochs(tmp_path / "cached"), epochs(tmp_path / "computed"), strict=True):
+        assert cached == pytest.approx(computed, rel=tolerance, abs=tolerance)
+
+
+@pytest.mark.parametrize("case", WITHOUT_NETWORKS)
+def test_where_all_is_cached_no_frozen_network_is_loaded(experiments, videos, tmp_path, monkeypatch, case):
+    def refuse(*arguments, **keywords):
+        raise AssertionError("a frozen network was loaded")
+
+    for name in ("load_clip", "load_video_encoder"):
+        monkeypatch.setattr(f"evclip_ray.training.build.{name}", refuse)
+    monkeypatch.setattr("evclip_ray.data.shards.ShardSet.frames", refuse)
+    run = Run.start(experiments(case), videos, folder=tmp_path)
+    assert run.fit(lambda metrics: None)["epoch"] == 3
+    assert run.record()["weights"]["clip"] == "random"
+
+
+def test_a_mask_reads_its_map_from_disk_and_its_frames_from_the_same_crop(experiments, videos, monkeypatch):
+    monkeypatch.setattr(FrozenVideoEncoder, "forward", lambda *a: pytest.fail("the encoder was run"))
+    run = Run.start(experiments("both"), videos, folder=videos.features / "unused")
+    assert isinstance(run.method.frozen.clip, FrozenCLIP)
+    batch = next(run.batches["train"]([torch.tensor([3, 1]).numpy()], view=1))
+    assert batch.pixels.shape == (2, 4, 3, 64, 64)
+    assert batch.video_map.shape[0] == 2
+    assert batch.frame_features is None
+    monkeypatch.undo()
+    live = build_method(experiments("both"), videos.classes, device=CPU).frozen.video_encoder
+    expected = live(live.prepare(batch.pixels))
+    torch.testing.assert_close(batch.video_map, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_view_of_a_bank_is_the_same_in_any_batch_and_views_differ():
+    frames = torch.randint(0, 255, (3, 4, 40, 60, 3), dtype=torch.uint8)
+    augment = AugmentConfig(brightness=0.3, contrast=0.3)
+    seeds = [bank_seed("a.mp4", row, 1) for row in range(3)]
+    together = bank_views(frames, size=32, augment=augment, seeds=seeds)
+    alone = [bank_views(frames[i : i + 1], size=32, augment=augment, seeds=[seeds[i]]) for i in (2, 0)]
+    assert torch.equal(together[[2, 0]], torch.cat(alone))
+    others = {bank_seed("a.mp4", 0, 0), bank_seed("b.mp4", 0, 1), bank_seed("a.mp4", 1, 1), seeds[0]}
+    assert len(others) == 4
+    drawn = crop_batch(
+        frames[:1], size=32, augment=augment, generator=torch.Generator().manual_seed(seeds[0])
+    )
+    assert torch.equal(together[:1], drawn)
+
+
+def test_epochs_go_through_the_bank_from_where_the_seed_says(experiments, videos, tmp_path, monkeypatch):
+    run = Run.start(experiments("context", seed=1, data__bank=2), videos, folder=tmp_path)
+    seen = []
+    read = run.batches["train"].features["frame_features"].read
+    monkeypatch.setattr(
+        run.batches["train"].features["frame_features"],
+        "read",
+        lambda positions, view: (seen.append(view), read(positions, view))[1],
+    )
+    run.fit(lambda metrics: seen.append("epoch"))
+    firsts = [seen[0], *(seen[i + 1] for i, view in enumerate(seen[:-1]) if view == "epoch")]
+    assert firsts == [1, 0, 1]
+
+
+def test_what_was_not_prepared_is_computed_and_said(experiments, videos, tmp_path, caplog):
+    run = Run.start(experiments("context", data__augment__flip=0.25), videos, folder=tmp_path)
+    assert "were not prepared" in caplog.text
+    assert run.fit(lambda metrics: None)["epoch"] == 3
+    assert open_cached(experiments("context", data__bank=None), videos, device=CPU).needs_pixels
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_config_declares_what_its_method_does(experiments, videos, case):
+    experiment = experiments(case)
+    assert experiment.method.caches == build_method(experiment, videos.classes, device=CPU).caches
+
+
+def test_features_that_cannot_be_kept_are_refused_with_the_reason(make_experiment):
+    with pytest.raises(ConfigError, match=r"frame_features.*'ev_clip'.*\['class_text', 'video_map'\]"):
+        make_experiment(data__bank=2, data__features=["frame_features"], method__prompts="both")
+    with pytest.raises(ConfigError, match=r"draws new crops; set data\.bank"):
+        make_experiment(data__features=["video_map"])
+    with pytest.raises(ConfigError, match="at least train_views"):
+        make_experiment(data__bank=2, data__train_views=3)
