@@ -6,13 +6,16 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from evclip_ray import __version__
 from evclip_ray.config import parse_assignments
 from evclip_ray.terminal import DecodeView, StudyView, bars, console, leaderboard_table, zero_shot_line
+
+if TYPE_CHECKING:
+    from evclip_ray.deploy.assess import Assessment
 
 INTERRUPTED = 130
 
@@ -323,56 +326,77 @@ def tune(
 
 
 @main.command(
-    epilog=_example("evclip-ray evaluate studies/debug/best --data videos/manifest.csv --split test")
+    epilog=_example(
+        "evclip-ray evaluate studies/debug/best --data dark.csv --protocol cross_domain --views 4x3"
+    )
 )
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("checkpoints", nargs=-1, required=True, type=click.Path(path_type=Path))
 @_data
 @click.option("--split", default="test", show_default=True)
 @click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    default=None,
-    help="Folder of the tables (default: CHECKPOINT-SPLIT).",
+    "--protocol", default="closed_set", show_default=True,
+    help="closed_set, cross_dataset (its own classes), cross_domain (shared ones), base_to_novel, zero_shot.",
+)  # fmt: skip
+@click.option(
+    "--views", default="1x1", show_default=True, help="Views of a video, TEMPORALxSPATIAL, such as 4x3."
 )
+@click.option(
+    "--average", default="probability", show_default=True, help="What of the views: probability or logit."
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=None,
+    help="Folder of the tables, or of a folder for each checkpoint (default: CHECKPOINT-SPLIT).",
+)  # fmt: skip
 @_settings
 @_cache
 @_address
 @click.pass_obj
 def evaluate(
-    verbose: bool, checkpoint: Path, data: str | None, root: str | None, split: str, out: Path | None,
+    verbose: bool, checkpoints: tuple[Path, ...], data: str | None, root: str | None, split: str,
+    protocol: str, views: str, average: str, out: Path | None,
     assignments: tuple[str, ...], cache: Path | None, address: str | None,
 ) -> None:  # fmt: skip
-    """Score a checkpoint on a split, beside zero-shot CLIP on the same views."""
+    """Score checkpoints on a split, beside zero-shot CLIP on the same views.
+
+    Several checkpoints, of runs that differ in their seed, also give the mean and its interval.
+    """
     from evclip_ray.cluster import connect
-    from evclip_ray.deploy.assess import assess, plan_assessment
+    from evclip_ray.deploy.assess import assess, mean_over_checkpoints
+    from evclip_ray.deploy.reading import plan_reading
+    from evclip_ray.evaluation.views import EvaluationViews
     from evclip_ray.training.videos import is_prepared, prepare
 
     cache = _cache_folder(cache)
     overrides = {**_sources(data, root), **parse_assignments(assignments)}
-    experiment, plan = plan_assessment(checkpoint, overrides, split=split, cache=cache)
-    if is_prepared(plan, cache):
-        videos = prepare(plan, cache=cache)
-    else:
-        with connect(address, verbose=verbose), bars() as progress:
-            videos = prepare(plan, cache=cache, progress=DecodeView(progress))
-    out = out or checkpoint.with_name(f"{checkpoint.name}-{split}")
-    found = assess(checkpoint, experiment, videos, split=split, out=out)
-    _warn_random(found.weights)
-    for name, numbers in (("adapted", found.adapted), ("zero-shot CLIP", found.zero_shot)):
-        low, high = numbers["top1_interval"]
-        console.print(
-            f"{name:<15} top-1 {numbers['top1']:.3f} (95 % interval {low:.3f} to {high:.3f})"
-            f"  top-5 {numbers['top5']:.3f}  mean class accuracy {numbers['mean_class_accuracy']:.3f}"
-            f"  on {numbers['videos']} videos",
-            soft_wrap=True,
+    scored = EvaluationViews.parse(views, average)
+    found = []
+    for number, checkpoint in enumerate(checkpoints):
+        reading = plan_reading(
+            checkpoint, overrides, split=split, cache=cache, protocol=protocol, views=scored
         )
-    for name, videos_of, before, after in found.per_class:
-        console.print(
-            f"  {name:<24} {videos_of:>5} videos  zero-shot {before:.3f}  adapted {after:.3f}", markup=False
-        )
-    if found.skipped:
-        console.print(f"{found.skipped} videos could not be decoded and were left out")
-    console.print(f"confusion matrix, per-class and per-video tables: {out}", soft_wrap=True)
+        if all(is_prepared(plan, cache) for plan in reading.plans.values()):
+            videos = {side: prepare(plan, cache=cache) for side, plan in reading.plans.items()}
+        else:
+            with connect(address, verbose=verbose), bars() as progress:
+                videos = {
+                    side: prepare(plan, cache=cache, progress=DecodeView(progress))
+                    for side, plan in reading.plans.items()
+                }
+        tables = out or checkpoint.with_name(f"{checkpoint.name}-{split}")
+        if out is not None and len(checkpoints) > 1:
+            tables = out / f"{number}-{checkpoint.parent.name}"
+        found.append(assess(reading, videos, out=tables))
+        _show_assessments(found[-1])
+        console.print(f"confusion matrix, per-class and per-video tables: {tables}", soft_wrap=True)
+    for side, means in mean_over_checkpoints(found).items():
+        for name, mean in means.items():
+            if mean.interval is not None:
+                low, high = mean.interval
+                console.print(
+                    f"{side}: {_SCORED[name]}, mean top-1 over {mean.num_seeds} checkpoints {mean.mean:.3f}"
+                    f" (95 % t interval {low:.3f} to {high:.3f})",
+                    soft_wrap=True,
+                )
 
 
 @main.command(
@@ -405,6 +429,40 @@ def import_checkpoint(
         f"{len(record['classes'])} classes, in {out}\nevaluate it:  evclip-ray evaluate {out} --split test",
         soft_wrap=True,
     )
+
+
+_SCORED = {"adapted": "adapted", "zero_shot": "zero-shot CLIP"}
+
+
+def _show_assessments(sides: "dict[str, Assessment]") -> None:
+    from evclip_ray.evaluation.metrics import harmonic_mean
+
+    for side, found in sides.items():
+        _warn_random(found.weights)
+        if found.leaking_rows:
+            console.print(f"LEAKS reach {found.leaking_rows} rows: these numbers are too good")
+        if len(sides) > 1:
+            console.print(f"{side}: {len(found.classes)} classes")
+        for name, numbers in reversed(found.numbers.items()):
+            low, high = numbers["top1_interval"]
+            console.print(
+                f"{_SCORED[name]:<15} top-1 {numbers['top1']:.3f} (95 % interval {low:.3f} to {high:.3f})"
+                f"  top-5 {numbers['top5']:.3f}  mean class accuracy {numbers['mean_class_accuracy']:.3f}"
+                f"  calibration error {numbers['calibration_error']:.3f}  on {numbers['videos']} videos",
+                soft_wrap=True,
+            )
+        for label, videos, accuracies in found.per_class:
+            each = "  ".join(
+                f"{_SCORED[name].removesuffix(' CLIP')} {value:.3f}"
+                for name, value in zip(found.numbers, accuracies, strict=True)
+            )
+            console.print(f"  {label:<24} {videos:>5} videos  {each}", markup=False)
+        if found.skipped:
+            console.print(f"{found.skipped} videos could not be decoded and were left out")
+    if set(sides) == {"base", "novel"}:
+        for name in reversed(sides["base"].numbers):
+            base, novel = (sides[side].numbers[name]["top1"] for side in ("base", "novel"))
+            console.print(f"{_SCORED[name]:<15} harmonic mean of top-1 {harmonic_mean(base, novel):.3f}")
 
 
 def _show_study(root: Path, rows: list[dict[str, Any]]) -> None:

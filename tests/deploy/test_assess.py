@@ -1,0 +1,204 @@
+"""Checkpoints of tiny towers, read by every protocol through the command."""
+
+import csv
+import json
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from evclip_ray.cli import main
+from evclip_ray.deploy.assess import load_trained
+from evclip_ray.evaluation.evaluate import score
+from evclip_ray.training.checkpoint import read_record
+from evclip_ray.training.experiment import ExperimentConfig
+from evclip_ray.training.loop import Run
+from evclip_ray.training.videos import plan_videos, prepare
+
+
+@pytest.fixture(scope="module")
+def trained(debug_settings, tiny_manifest, tiny_cache, tmp_path_factory, local_ray):
+    """Trains one epoch, without a mask; the folder of the checkpoint."""
+    fixed = {path: value for path, value in debug_settings.items() if not path.startswith("method.")}
+    context = {path: value for path, value in debug_settings.items() if path.startswith("method.")}
+    context = {**context, "method.prompts": "context"}
+    context.pop("method.mask.depth")
+
+    def train(overrides=None, *, method=context):
+        experiment = ExperimentConfig.load(
+            {"data": {"manifest": str(tiny_manifest)}},
+            {**fixed, **method, "optim.epochs": 1, **(overrides or {})},
+        )
+        videos = prepare(plan_videos(experiment, cache=tiny_cache), cache=tiny_cache)
+        folder = tmp_path_factory.mktemp("run")
+        Run.start(experiment, videos, folder=folder).fit(lambda metrics: None)
+        return folder / "best"
+
+    return train
+
+
+@pytest.fixture(scope="module")
+def checkpoint(trained):
+    return trained()
+
+
+@pytest.fixture(scope="module")
+def base_checkpoint(trained):
+    return trained({"data.classes": "base"})
+
+
+@pytest.fixture
+def evaluate(tiny_cache, tmp_path, local_ray):
+    def run(*arguments, fails=False):
+        found = CliRunner().invoke(
+            main,
+            ["evaluate", *map(str, arguments), "--out", str(tmp_path / "out"), "--cache", str(tiny_cache)],
+        )
+        assert (found.exit_code != 0) == fails, found.output
+        return found.output
+
+    return run
+
+
+def table(path):
+    with path.open() as stream:
+        return list(csv.DictReader(stream))
+
+
+def relabelled(manifest, path, change):
+    """The same videos under other labels; None leaves a row out."""
+    rows = table(manifest)
+    changed = [row | {"label": change(row["label"])} for row in rows]
+    with path.open("w") as stream:
+        writer = csv.DictWriter(stream, rows[0])
+        writer.writeheader()
+        writer.writerows(row for row in changed if row["label"])
+    return ("--data", path, "--root", manifest.parent)
+
+
+def test_one_view_gives_the_numbers_of_its_logits(checkpoint, evaluate, tmp_path, tiny_cache):
+    evaluate(checkpoint)
+    record = read_record(checkpoint)
+    experiment = ExperimentConfig.load(record["experiment"])
+    videos = prepare(plan_videos(experiment, cache=tiny_cache, splits=("test",)), cache=tiny_cache)
+    method = load_trained(checkpoint, experiment, record["classes"])
+    found = videos.sets["test"]
+    expected = score(method, found.shards, found.labels, device=torch.device("cpu"), batch_size=4).state
+    ledger = json.loads((tmp_path / "out" / "ledger.json").read_text())
+    assert ledger["adapted"]["top1"] == expected.top1
+    assert ledger["adapted"]["log_loss"] == pytest.approx(expected.log_loss, abs=1e-5)
+    assert ledger["adapted"]["calibration_error"] == pytest.approx(expected.calibration_error, abs=1e-5)
+    assert ledger["counts"] == {"videos": 6, "leaking_rows": 0}
+
+
+def test_several_views_score_every_video_once_and_say_so(checkpoint, evaluate, tmp_path, tiny_manifest):
+    evaluate(checkpoint, "--views", "2x3", "--average", "logit")
+    rows = table(tmp_path / "out" / "predictions.csv")
+    tested = [row["path"] for row in table(tiny_manifest) if row["split"] == "test"]
+    assert sorted(row["path"] for row in rows) == sorted(tested)
+    ledger = json.loads((tmp_path / "out" / "ledger.json").read_text())
+    assert ledger["inputs"]["views"] == {"temporal": 2, "spatial": 3, "average": "logit"}
+    assert "for example 4x3" in evaluate(checkpoint, "--views", "many", fails=True)
+
+
+def test_base_to_novel_reads_two_sides_and_their_harmonic_mean(base_checkpoint, evaluate, tmp_path):
+    output = evaluate(base_checkpoint, "--protocol", "base_to_novel")
+    assert "base: 3 classes" in output
+    assert "novel: 3 classes" in output
+    base, novel = (
+        json.loads((tmp_path / "out" / side / "ledger.json").read_text()) for side in ("base", "novel")
+    )
+    assert not set(base["inputs"]["classes"]) & set(novel["inputs"]["classes"])
+    b, n = base["adapted"]["top1"], novel["adapted"]["top1"]
+    mean = 2 * b * n / (b + n) if b + n else 0.0
+    assert f"adapted         harmonic mean of top-1 {mean:.3f}" in output
+    tested = [
+        row["path"]
+        for side in ("base", "novel")
+        for row in table(tmp_path / "out" / side / "predictions.csv")
+    ]
+    assert len(tested) == len(set(tested)) == 6
+
+
+def test_a_checkpoint_of_base_classes_is_read_on_them_alone(base_checkpoint, evaluate, tmp_path):
+    evaluate(base_checkpoint)
+    assert len(table(tmp_path / "out" / "per_class.csv")) == 3
+    assert len(table(tmp_path / "out" / "predictions.csv")) == 3
+
+
+def test_another_set_is_read_among_its_own_names(checkpoint, evaluate, tmp_path, tiny_manifest):
+    other = relabelled(tiny_manifest, tmp_path / "other.csv", lambda label: f"somebody {label}")
+    assert "--protocol cross_dataset" in evaluate(checkpoint, *other, fails=True)
+    evaluate(checkpoint, *other, "--protocol", "cross_dataset")
+    names = {row["class"] for row in table(tmp_path / "out" / "per_class.csv")}
+    assert len(names) == 6
+    assert all(name.startswith("somebody ") for name in names)
+
+
+def test_another_domain_is_read_among_the_shared_classes_as_they_were_trained(
+    checkpoint, evaluate, tmp_path, tiny_manifest
+):
+    trained = read_record(checkpoint)["classes"]
+    spelled = {trained[1]: trained[1].upper(), trained[4]: trained[4].title(), trained[0]: "waving"}
+    other = relabelled(tiny_manifest, tmp_path / "other.csv", spelled.get)
+    evaluate(checkpoint, *other, "--protocol", "cross_domain")
+    rows = table(tmp_path / "out" / "predictions.csv")
+    assert {row["label"] for row in rows} == {trained[1], trained[4]}
+    assert {row["adapted"] for row in rows} <= {trained[1], trained[4]}
+
+
+def test_reading_the_training_videos_of_another_list_is_refused(
+    checkpoint, evaluate, tmp_path, tiny_manifest
+):
+    other = relabelled(tiny_manifest, tmp_path / "other.csv", str.upper)
+    output = evaluate(checkpoint, *other, "--protocol", "cross_domain", "--split", "train", fails=True)
+    assert "videos that are read were trained or selected on" in output
+
+
+def test_zero_shot_scores_nothing_that_was_trained(checkpoint, evaluate, tmp_path, tiny_manifest):
+    other = relabelled(tiny_manifest, tmp_path / "other.csv", lambda label: f"somebody {label}")
+    output = evaluate(checkpoint, *other, "--protocol", "zero_shot")
+    assert "adapted" not in output
+    assert list(table(tmp_path / "out" / "predictions.csv")[0]) == ["path", "label", "zero_shot"]
+    assert json.loads((tmp_path / "out" / "ledger.json").read_text())["adapted"] is None
+
+
+def test_a_method_with_tensors_of_each_class_says_which_protocol_reads_it(
+    trained, evaluate, tmp_path, tiny_manifest
+):
+    probe = trained(method={"method.name": "linear_probe"})
+    names = read_record(probe)["classes"]
+    fewer = relabelled(tiny_manifest, tmp_path / "fewer.csv", {name: name.upper() for name in names[1:]}.get)
+    evaluate(probe, *fewer, "--protocol", "cross_domain")
+    assert len(table(tmp_path / "out" / "per_class.csv")) == 5
+    other = relabelled(tiny_manifest, tmp_path / "other.csv", {name: f"a {name}" for name in names[1:]}.get)
+    assert "reads its own classes only" in evaluate(probe, *other, "--protocol", "cross_dataset", fails=True)
+
+
+def test_numbers_of_a_leaky_protocol_are_marked(checkpoint, evaluate, tmp_path, tiny_manifest):
+    rows = table(tiny_manifest)
+    leaked = next(row for row in rows if row["split"] == "train")
+    path = tmp_path / "leaky.csv"
+    with path.open("w") as stream:
+        writer = csv.DictWriter(stream, leaked)
+        writer.writeheader()
+        writer.writerows([*rows, leaked | {"split": "test"}])
+    given = ("--data", path, "--root", tiny_manifest.parent)
+    assert "in more than one split" in evaluate(checkpoint, *given, fails=True)
+    output = evaluate(checkpoint, *given, "--set", "data.allow_leaks=true")
+    assert "LEAKS reach" in output
+    assert json.loads((tmp_path / "out" / "ledger.json").read_text())["counts"]["leaking_rows"] > 1
+
+
+def test_several_checkpoints_give_a_mean_with_an_interval(checkpoint, trained, evaluate, tmp_path):
+    other = trained({"seed": 1})
+    output = evaluate(checkpoint, other)
+    assert "mean top-1 over 2 checkpoints" in output
+    assert "95 % t interval" in output
+    assert len(list((tmp_path / "out").glob("*/ledger.json"))) == 2
+
+
+def test_an_unknown_protocol_names_the_nearest(checkpoint, evaluate):
+    assert "nearest valid name is 'cross_domain'" in evaluate(
+        checkpoint, "--protocol", "crossdomain", fails=True
+    )

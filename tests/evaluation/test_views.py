@@ -1,0 +1,107 @@
+"""Several views of a video, on a method that answers by its pixels."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from evclip_ray.config import ConfigError
+from evclip_ray.evaluation.views import EvaluationViews, average_logits, score_views
+from evclip_ray.models.methods.base import MethodOutput
+
+
+class Shards:
+    """Frames whose red is the column, green ten times the temporal view, blue the video."""
+
+    def __init__(self, num_videos):
+        self.num_videos = num_videos
+        self.read = []
+
+    def __len__(self):
+        return self.num_videos
+
+    def frames(self, positions, view=0):
+        self.read.extend((int(position), view) for position in positions)
+        frames = np.zeros((len(positions), 2, 32, 48, 3), np.uint8)
+        frames[..., 0] = np.arange(48)
+        frames[..., 1] = 10 * view
+        frames[..., 2] = np.asarray(positions)[:, None, None, None]
+        return frames
+
+
+class FirstPixel(nn.Module):
+    """Logits are the red, green and blue of the first pixel, 0 to 255."""
+
+    frozen = SimpleNamespace(clip=SimpleNamespace(image_size=28))
+
+    def forward(self, batch):
+        assert not self.training
+        return MethodOutput((batch.pixels[:, 0, :, 0, 0] * 255).round())
+
+
+def scored(views, num_videos=5, batch_size=2):
+    shards = Shards(num_videos)
+    labels = np.zeros(num_videos, np.int64)
+    found = score_views(
+        FirstPixel(), shards, labels, views=EvaluationViews.parse(views, "logit"),
+        device=torch.device("cpu"), batch_size=batch_size,
+    )  # fmt: skip
+    return found, shards
+
+
+def test_one_view_is_the_middle_of_the_first():
+    found, _ = scored("1x1")
+    assert found.logits.tolist() == [[10, 0, video] for video in range(5)]
+
+
+@pytest.mark.parametrize("views", ["1x1", "4x3", "5x3", "10x3"])
+@pytest.mark.parametrize("batch_size", range(1, 8))
+def test_every_view_of_every_video_is_read_once_for_each_crop(views, batch_size):
+    temporal, spatial = map(int, views.split("x"))
+    found, shards = scored(views, num_videos=7, batch_size=batch_size)
+    assert len(found.logits) == 7
+    assert found.logits[:, 2].tolist() == list(range(7))
+    expected = [(video, view) for video in range(7) for view in range(temporal)] * spatial
+    assert sorted(shards.read) == sorted(expected)
+
+
+def test_spatial_views_run_from_end_to_end_of_the_longer_side():
+    assert EvaluationViews(spatial=3).places == [0.0, 0.5, 1.0]
+    three, _ = scored("1x3")
+    assert three.logits[0, 0] == pytest.approx((0 + 10 + 20) / 3)
+    temporal, _ = scored("4x1")
+    assert temporal.logits[0, 1] == pytest.approx((0 + 10 + 20 + 30) / 4)
+
+
+def test_probabilities_average_to_the_log_of_their_mean():
+    logits = np.array([[[2.0, 0.0]], [[0.0, 1.0]]], np.float32)
+    mean = torch.from_numpy(logits).softmax(-1).mean(0)
+    found = torch.from_numpy(average_logits(logits, "probability"))
+    assert torch.allclose(found.exp(), mean, atol=1e-6)
+    assert average_logits(logits, "logit").tolist() == [[1.0, 0.5]]
+
+
+def test_a_sure_view_outweighs_the_others_in_logits_only():
+    logits = np.array([[[100.0, 0.0]], [[0.0, 3.0]], [[0.0, 3.0]]], np.float32)
+    assert average_logits(logits, "logit").argmax() == 0
+    assert average_logits(logits, "probability").argmax() == 1
+    assert np.isfinite(average_logits(logits, "probability")).all()
+
+
+def test_a_single_view_keeps_its_logits():
+    logits = np.array([[[2.0, 0.5]]], np.float32)
+    assert (average_logits(logits, "probability") == logits[0]).all()
+
+
+@pytest.mark.parametrize("text", ["4", "0x3", "4x", "x3", "4 by 3", "-1x3", ""])
+def test_views_in_another_form_are_refused_with_an_example(text):
+    with pytest.raises(ConfigError, match="for example 4x3"):
+        EvaluationViews.parse(text)
+
+
+def test_an_unknown_average_is_refused_and_views_print_as_they_are_read():
+    with pytest.raises(ConfigError, match="probability or logit, got 'median'"):
+        EvaluationViews.parse("4x3", "median")
+    assert str(EvaluationViews.parse(" 4x3 ")) == "4x3"
