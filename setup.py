@@ -34,6 +34,7 @@ setup(
         "numpy>=2.4",
         "PyYAML>=6.0.3",
         "rich>=15.0",
+        "matplotlib>=3.11",
     ],
     extras_require={
         "dev": ["pytest>=9.0", "pytest-timeout>=2.4", "ruff>=0.17", "mypy>=2.4", "types-PyYAML"],

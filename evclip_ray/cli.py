@@ -4,15 +4,23 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from evclip_ray import __version__
-from evclip_ray.config import parse_assignments
-from evclip_ray.terminal import DecodeView, StudyView, bars, console, leaderboard_table, zero_shot_line
+from evclip_ray.config import ConfigError, parse_assignments
+from evclip_ray.terminal import (
+    DecodeView,
+    StudyView,
+    bars,
+    console,
+    leaderboard_table,
+    rows_table,
+    zero_shot_line,
+)
 
 if TYPE_CHECKING:
     from evclip_ray.deploy.assess import Assessment
@@ -431,6 +439,84 @@ def import_checkpoint(
     )
 
 
+@main.command(
+    epilog=_example(
+        "evclip-ray shift day/manifest.csv night/manifest.csv --split train --split test --out shift"
+    )
+)
+@click.argument("manifests", nargs=-1, required=True, metavar="A B [C ...]")
+@click.option(
+    "--split", "splits", multiple=True, default=("train",), show_default=True,
+    help="Split of every set, or given once for each set, in their order.",
+)  # fmt: skip
+@click.option(
+    "--root",
+    "roots",
+    multiple=True,
+    help="Folder that paths are relative to; for every set, or one for each.",
+)
+@click.option(
+    "--videos", default=1000, show_default=True, help="Read at most so many of each set, drawn by seed."
+)
+@click.option(
+    "--predictions", type=click.Path(path_type=Path), default=None,
+    help="predictions.csv of an evaluation on one of the sets: which factors go with being right.",
+)  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path), default=Path("shift"), show_default=True)
+@_settings
+@_cache
+@_address
+@click.pass_obj
+def shift(
+    verbose: bool, manifests: tuple[str, ...], splits: tuple[str, ...], roots: tuple[str, ...], videos: int,
+    predictions: Path | None, out: Path, assignments: tuple[str, ...], cache: Path | None,
+    address: str | None,
+) -> None:  # fmt: skip
+    """Say how far apart two or more sets of videos are, and in what.
+
+    A, B, ...: manifests. Looks and motion, distances in zero-shot CLIP's features, nearness of classes.
+    The measures are our own, not those of a paper.
+    """
+    from evclip_ray.cluster import connect
+    from evclip_ray.deploy.compare_sets import comparison_inputs, measure_sets, plan_sets
+    from evclip_ray.evaluation.association import read_predictions
+    from evclip_ray.evaluation.domain_shift import TITLES, claim, compare, explain, write
+    from evclip_ray.reports.shift_figures import draw_shift
+    from evclip_ray.training.videos import is_prepared, prepare
+
+    cache, settings = _cache_folder(cache), parse_assignments(assignments)
+    claim(out)
+    predicted = read_predictions(predictions) if predictions else None
+    sources = zip(manifests, _one_each("--root", roots or (None,), len(manifests)), strict=True)
+    overrides = [{**_sources(manifest, root), **settings} for manifest, root in sources]
+    plans = plan_sets(
+        manifests, _one_each("--split", splits, len(manifests)), overrides, most=videos, cache=cache
+    )
+    decoded = []
+    for chosen in plans:
+        if is_prepared(chosen.plan, cache):
+            decoded.append(prepare(chosen.plan, cache=cache))
+            continue
+        with connect(address, verbose=verbose), bars() as progress:
+            decoded.append(prepare(chosen.plan, cache=cache, progress=DecodeView(progress)))
+    with bars() as progress:
+        domains, weights = measure_sets(plans, decoded, progress=DecodeView(progress, "measuring"))
+    tables = compare(domains, seed=plans[0].experiment.seed)
+    if predicted:
+        tables["association"] = explain(domains, predicted, seed=plans[0].experiment.seed)
+    write(out, domains, tables, inputs=comparison_inputs(plans, decoded, predictions), weights=weights)
+    draw_shift(out, domains, tables)
+    _warn_random(weights)
+    for chosen in plans:
+        console.print(
+            f"{chosen.name}: {chosen.num_videos} of {chosen.total} {chosen.split} videos", markup=False
+        )
+    for name, title in TITLES.items():
+        if name in tables:
+            console.print(rows_table(title, tables[name]))
+    console.print(f"tables, every video's factors, and figures: {out}", soft_wrap=True, markup=False)
+
+
 _SCORED = {"adapted": "adapted", "zero_shot": "zero-shot CLIP"}
 
 
@@ -510,6 +596,13 @@ def _sources(data: str | None, root: str | None) -> dict[str, Any]:
     if root is not None:
         found["data.root"] = str(Path(root).expanduser().resolve())
     return found
+
+
+def _one_each(option: str, values: Sequence[Any], count: int) -> list[Any]:
+    """A value for each of `count` sets: the one given, or as many as there are sets."""
+    if len(values) not in (1, count):
+        raise ConfigError(f"{option} must be given once, or once for each of {count} sets; got {len(values)}")
+    return list(values) if len(values) == count else list(values) * count
 
 
 def _cache_folder(cache: Path | None) -> Path:

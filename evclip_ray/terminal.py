@@ -3,10 +3,11 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 from rich.box import SIMPLE
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -28,16 +29,16 @@ def bars() -> Iterator[Progress]:
 
 
 class DecodeView:
-    """A bar a split while videos are decoded."""
+    """A bar a split while its videos are decoded, or something else is done to them."""
 
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
+    def __init__(self, progress: Progress, doing: str = "decoding") -> None:
+        self._progress, self._doing = progress, doing
         self._tasks: dict[str, TaskID] = {}
 
     def __call__(self, split: str, done: int, total: int) -> None:
         """Show `done` of `total` videos of a split."""
         if split not in self._tasks:
-            self._tasks[split] = self._progress.add_task(f"decoding {split}", total=total)
+            self._tasks[split] = self._progress.add_task(f"{self._doing} {split}", total=total)
         self._progress.update(self._tasks[split], completed=done, total=total)
 
 
@@ -94,6 +95,17 @@ def zero_shot_line(rows: Sequence[Mapping[str, Any]]) -> str:
     scores = sorted({row["zero_shot_top1"] for row in rows if not math.isnan(row["zero_shot_top1"])})
     listed = ", ".join(f"{score:.3f}" for score in scores) or "not scored"
     return f"zero-shot CLIP on the same views: top-1 {listed}"
+
+
+def rows_table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Rows of equal keys as a table: a column a key, numbers to the right."""
+    table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
+    for name, value in rows[0].items():
+        justify: Literal["left", "right"] = "left" if isinstance(value, str) else "right"
+        table.add_column(name.replace("_", " "), justify=justify)
+    for row in rows:
+        table.add_row(*("-" if value is None else escape(short(value)) for value in row.values()))
+    return table
 
 
 def short(value: Any) -> str:

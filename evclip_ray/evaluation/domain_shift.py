@@ -1,0 +1,281 @@
+"""How far apart sets of videos are, and in what: their looks, what CLIP sees in them, their classes.
+
+`measure` reads each video once; `compare` puts every pair of sets side by side. The measures are our own
+choice, each defined where it is computed (`visual_factors`, `feature_distance`, `semantic_factors`); those
+behind the published numbers on domain shift are not public, so the two cannot be compared.
+"""
+
+import csv
+import dataclasses
+import io
+import itertools
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from evclip_ray.artifacts import LEDGER, read_ledger, write_ledger, write_text
+from evclip_ray.data.shards import ShardSet
+from evclip_ray.data.transforms import crop_batch
+from evclip_ray.evaluation import association
+from evclip_ray.evaluation.effect_size import shift
+from evclip_ray.evaluation.evaluate import autocast
+from evclip_ray.evaluation.feature_distance import feature_distances
+from evclip_ray.evaluation.semantic_factors import class_similarity, granularity, nearest_classes, over_chance
+from evclip_ray.evaluation.visual_factors import VISUAL_FACTORS, visual_factors
+from evclip_ray.models.methods.base import VideoBatch
+from evclip_ray.models.methods.zero_shot import ZeroShot
+
+log = logging.getLogger(__name__)
+
+Array = NDArray[np.float64]
+Row = dict[str, Any]
+Tables = dict[str, list[Row]]
+Progress = Callable[[int, int], None]
+
+STAGE = "shift"
+TITLES: dict[str, str] = {
+    "visual": "How the sets look: Cliff's delta of b against a, 95 % interval",
+    "features": "How far apart in zero-shot CLIP's video features; chance: dealt out at random",
+    "semantic": "Classes: cosines of their texts; zero-shot top-1, 95 % interval, against chance",
+    "labels": "Label sets: classes in common; mean cosine of a class to the nearest of the other set",
+    "association": "What goes with being right: P(factor higher where right), 95 % interval; 0.5: nothing",
+}
+"""What each table for people says, in the order to read them; `nearest` is for looking up."""
+_FEW_SOURCES = 10
+CLASS_SIMILARITY = "class_similarity"
+"""The factor of a video that its class gives it: the cosine of the class to the one nearest to it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Domain:
+    """One set of M videos, measured.
+
+    `units`: what each video is drawn with in a bootstrap (see `effect_size`); `labels`: (M,) indices into the
+    N `class_names`; `visual`: (M,) a factor of `VISUAL_FACTORS`; `features`: (M, D) zero-shot CLIP's video
+    features, L2-normalised; `logits`: (M, N); `text`: (N, D), L2-normalised.
+    """
+
+    name: str
+    paths: Sequence[str]
+    units: Sequence[str]
+    class_names: Sequence[str]
+    labels: NDArray[np.int64]
+    visual: Mapping[str, Array]
+    features: Array
+    logits: Array
+    text: Array
+
+    @property
+    def factors(self) -> dict[str, Array]:
+        """Every number of each video that may go with being right: (M,) by name."""
+        return {**self.visual, CLASS_SIMILARITY: class_similarity(self.text)[self.labels]}
+
+
+@torch.no_grad()
+def measure(
+    name: str,
+    shards: ShardSet,
+    labels: NDArray[np.int64],
+    class_names: Sequence[str],
+    method: ZeroShot,
+    *,
+    device: torch.device,
+    batch_size: int,
+    dtype: torch.dtype | None = None,
+    progress: Progress | None = None,
+) -> Domain:
+    """Measure view 0 of every video, with `method` over `class_names`.
+
+    `progress`: called with videos done and videos in all.
+
+    Raises:
+        ValueError: views of a single frame.
+    """
+    size = method.frozen.clip.image_size
+    looks, features, logits = [], [], []
+    for start in range(0, len(shards), batch_size):
+        frames = shards.frames(range(start, min(start + batch_size, len(shards))))
+        looks += [visual_factors(video) for video in frames]
+        with autocast(device, dtype):
+            output = method(VideoBatch(crop_batch(torch.from_numpy(frames).to(device), size=size)))
+        assert output.video_features is not None
+        features.append(_array(output.video_features))
+        logits.append(_array(output.logits))
+        if progress is not None:
+            progress(start + len(frames), len(shards))
+    visual = {factor: np.array([look[factor] for look in looks]) for factor in VISUAL_FACTORS}
+    return Domain(
+        name, shards.paths, _units(shards), class_names, labels, visual,
+        np.concatenate(features), np.concatenate(logits), _array(method.text_features),
+    )  # fmt: skip
+
+
+def compare(domains: Sequence[Domain], *, seed: int = 0) -> Tables:
+    """Each table's name -> its rows.
+
+    `visual`, `features` and `labels` have rows for every pair of sets, a before b in the order given;
+    `semantic` a row a set; `nearest` a row for each class and other set.
+    """
+    for domain in domains:
+        if (sources := len(set(domain.units))) < _FEW_SOURCES:
+            log.warning(
+                "%s: %d videos of %d sources; intervals over fewer than %d sources are too narrow",
+                domain.name, len(domain.units), sources, _FEW_SOURCES,
+            )  # fmt: skip
+    pairs = list(itertools.combinations(domains, 2))
+    return {
+        "visual": [row for a, b in pairs for row in _visual_rows(a, b, seed)],
+        "features": [row for a, b in pairs for row in _feature_rows(a, b, seed)],
+        "semantic": [_semantic_row(domain) for domain in domains],
+        "labels": [_labels_row(a, b) for a, b in pairs],
+        "nearest": [row for a, b in itertools.permutations(domains, 2) for row in _nearest_rows(a, b)],
+    }
+
+
+def explain(domains: Sequence[Domain], predictions: association.Rows, *, seed: int = 0) -> list[Row]:
+    """Rows of each factor's association with being right, in the set that holds most of the predictions.
+
+    Raises:
+        ValueError: no set holds any of them.
+    """
+    found = [association.matched(predictions, domain.paths) for domain in domains]
+    best = max(range(len(domains)), key=lambda place: len(found[place]))
+    domain, pairs = domains[best], found[best]
+    if not pairs:
+        raise ValueError(
+            f"the {len(predictions)} predictions must be of videos in one of the sets, none is; the first is"
+            f" {predictions[0]['path']!r}: give the split that was evaluated, as in --split test"
+        )
+    visual = association.associate(predictions, pairs, domain.visual, domain.units, seed=seed)
+    # All videos of a class share its similarity: what is drawn anew for it is classes.
+    classes = [domain.class_names[label] for label in domain.labels]
+    similarity = {CLASS_SIMILARITY: domain.factors[CLASS_SIMILARITY]} if len(domain.class_names) > 1 else {}
+    semantic = association.associate(predictions, pairs, similarity, classes, seed=seed)
+    return [
+        {"set": domain.name, "predictor": row.predictor, "factor": row.factor, "right": row.right,
+         "wrong": row.wrong, "area": row.area.value, "low": row.area.low, "high": row.area.high}
+        for predictor in association.predictors(predictions)
+        for row in [*visual, *semantic]
+        if row.predictor == predictor
+    ]  # fmt: skip
+
+
+def claim(out: Path) -> None:
+    """Refuse a folder of another stage, before hours of work.
+
+    Raises:
+        ArtifactError: `out` holds another stage's ledger.
+    """
+    if (out / LEDGER).is_file():
+        read_ledger(out, STAGE)
+
+
+def write(
+    out: Path,
+    domains: Sequence[Domain],
+    tables: Tables,
+    *,
+    inputs: Mapping[str, Any],
+    weights: Mapping[str, str],
+) -> None:
+    """Write every table and every video's factors as CSV, and the ledger."""
+    claim(out)
+    for name, rows in {**tables, "videos": list(itertools.chain(*map(_video_rows, domains)))}.items():
+        _write_csv(out / f"{name}.csv", rows)
+    counts = {domain.name: len(domain.paths) for domain in domains}
+    write_ledger(out, STAGE, inputs=inputs, counts=counts, weights=dict(weights))
+
+
+def set_names(sources: Sequence[str], splits: Sequence[str]) -> list[str]:
+    """A short name for each set that no other has: its file's, or its folder's, with the split if needed.
+
+    >>> set_names(["day/manifest.csv", "night.csv", "night.csv"], ["train", "train", "test"])
+    ['day', 'night train', 'night test']
+    """
+    paths = [Path(source) for source in sources]
+    short = [path.parent.name or path.stem if path.stem == "manifest" else path.stem for path in paths]
+    full = [
+        f"{name} {split}" if short.count(name) > 1 else name
+        for name, split in zip(short, splits, strict=True)
+    ]
+    return [
+        f"{name} ({full[: place + 1].count(name)})" if full.count(name) > 1 else name
+        for place, name in enumerate(full)
+    ]
+
+
+def _units(shards: ShardSet) -> list[str]:
+    facts = zip(shards.groups, shards.paths, shards.rows, strict=True)
+    return [f"group {group}" if group is not None else f"{path} {row}" for group, path, row in facts]
+
+
+def _array(values: torch.Tensor) -> Array:
+    array: Array = values.double().cpu().numpy()
+    return array
+
+
+def _visual_rows(a: Domain, b: Domain, seed: int) -> Iterable[Row]:
+    for factor in VISUAL_FACTORS:
+        delta = shift(a.visual[factor], b.visual[factor], units_a=a.units, units_b=b.units, seed=seed)
+        yield {
+            "set_a": a.name, "set_b": b.name, "factor": factor,
+            "median_a": float(np.median(a.visual[factor])), "median_b": float(np.median(b.visual[factor])),
+            "delta": delta.value, "low": delta.low, "high": delta.high,
+        }  # fmt: skip
+
+
+def _feature_rows(a: Domain, b: Domain, seed: int) -> Iterable[Row]:
+    for found in feature_distances(a.features, b.features, units_a=a.units, units_b=b.units, seed=seed):
+        yield {
+            "set_a": a.name, "set_b": b.name, "distance": found.name,
+            "value": found.value, "chance": found.chance, "p": found.p,
+        }  # fmt: skip
+
+
+def _semantic_row(domain: Domain) -> Row:
+    sizes = {"set": domain.name, "videos": len(domain.paths), "classes": len(domain.class_names)}
+    accuracy = over_chance(domain.logits, domain.labels)
+    return sizes | dataclasses.asdict(granularity(domain.text)) | dataclasses.asdict(accuracy)
+
+
+def _labels_row(a: Domain, b: Domain) -> Row:
+    """Both ways, as a small label set can be inside a large one."""
+    there, back = _nearest(a, b), _nearest(b, a)
+    return {
+        "set_a": a.name, "set_b": b.name, "shared": len(set(a.class_names) & set(b.class_names)),
+        "nearest_a_in_b": float(np.mean([near.similarity for near in there])),
+        "nearest_b_in_a": float(np.mean([near.similarity for near in back])),
+    }  # fmt: skip
+
+
+def _nearest_rows(a: Domain, b: Domain) -> Iterable[Row]:
+    for near in _nearest(a, b):
+        yield {
+            "set": a.name, "class": near.name, "other": b.name,
+            "nearest": near.nearest, "similarity": near.similarity,
+        }  # fmt: skip
+
+
+def _nearest(a: Domain, b: Domain) -> list[Any]:
+    return list(nearest_classes(a.class_names, a.text, b.class_names, b.text))
+
+
+def _video_rows(domain: Domain) -> Iterable[Row]:
+    factors = domain.factors
+    for place, path in enumerate(domain.paths):
+        label = domain.class_names[int(domain.labels[place])]
+        values = {name: float(column[place]) for name, column in factors.items()}
+        yield {"set": domain.name, "path": path, "class": label, **values}
+
+
+def _write_csv(path: Path, rows: Sequence[Row]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())

@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from evclip_ray.evaluation.domain_shift import Domain, compare, explain
+from evclip_ray.evaluation.visual_factors import VISUAL_FACTORS
+from evclip_ray.reports.shift_figures import draw_shift
+
+
+def domain(name, offset, classes=4):
+    random = np.random.default_rng(0)
+    text = random.normal(size=(classes, 8))
+    return Domain(
+        name=name,
+        paths=[f"{place}.mp4" for place in range(30)],
+        units=[f"{place}.mp4" for place in range(30)],
+        class_names=[f"class {place}" for place in range(classes)],
+        labels=np.arange(30) % classes,
+        visual={factor: random.random(30) + offset for factor in VISUAL_FACTORS},
+        features=random.normal(offset, 1, (30, 8)),
+        logits=random.normal(size=(30, classes)),
+        text=text / np.linalg.norm(text, axis=1, keepdims=True),
+    )
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_each_factor_has_a_figure_that_shows_something(tmp_path, count):
+    domains = [domain(f"set {place}", 0.4 * place) for place in range(count)]
+    tables = compare(domains)
+    predictions = [
+        {"path": path, "label": "a", "adapted": "ab"[place % 2], "zero_shot": "aab"[place % 3]}
+        for place, path in enumerate(domains[0].paths)
+    ]
+    tables["association"] = explain(domains, predictions)
+    drawn = draw_shift(tmp_path, domains, tables)
+    names = {path.stem for path in drawn}
+    assert names == {*VISUAL_FACTORS, "effect_sizes", "features", "classes", "zero_shot", "association"}
+    for path in drawn:
+        with Image.open(path) as image:
+            assert min(image.size) > 400
+            # The paper, the ink, and at least a colour of each set's own.
+            assert len(image.convert("RGB").getcolors(2**20)) > 20
+
+
+def test_sets_of_one_class_and_no_predictions_are_drawn_too(tmp_path):
+    """Nothing can be told of one class; a figure says so by being empty, not by failing."""
+    domains = [domain("a", 0, classes=1), domain("b", 1, classes=1)]
+    drawn = draw_shift(tmp_path, domains, compare(domains))
+    assert "association" not in {path.stem for path in drawn}
+    assert all(path.is_file() for path in drawn)
+
+
+def test_answers_that_are_all_right_are_drawn_without_an_area(tmp_path):
+    domains = [domain("a", 0), domain("b", 1)]
+    tables = compare(domains)
+    right = [{"path": path, "label": "a", "adapted": "a", "zero_shot": "a"} for path in domains[0].paths]
+    tables["association"] = explain(domains, right)
+    assert (tmp_path / "association.png") in draw_shift(tmp_path, domains, tables)
