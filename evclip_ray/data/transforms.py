@@ -4,8 +4,10 @@ Every random number is drawn on the CPU from the generator that is given, so a s
 crops on any device. One video gets one crop, one flip and one colour change for all its frames.
 """
 
+import functools
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from typing import Literal, Self
 
@@ -22,15 +24,29 @@ class AugmentConfig(Config):
 
     `crop`: "random_resized" takes a square of a share of the largest square's area drawn from `scale`;
     "random" a square of the evaluation's side, anywhere (EV-CLIP's released code: 224 of 256 x 340);
-    "centre" the evaluation's. `flip`: probability of a horizontal flip. `brightness`, `contrast`:
-    largest relative change, 0.2 multiplies by a factor drawn from [0.8, 1.2].
+    "centre" the evaluation's. `flip`: probability of a horizontal flip; `flip_except`: words whose labels
+    are never flipped, as a mirror makes another action of "pushing something from left to right".
+    `brightness`, `contrast`: largest relative change, 0.2 multiplies by a factor drawn from [0.8, 1.2].
+    `low_light`: probability of a darkening x -> x^gamma with gamma drawn from `low_light_gamma`.
+    `mixup`: alpha of Beta(alpha, alpha), see `data.mixup`; 0 mixes nothing.
     """
 
     crop: Literal["random_resized", "random", "centre"] = "random_resized"
     scale: tuple[float, float] = (0.5, 1.0)
     flip: float = Field(default=0.5, ge=0, le=1)
+    flip_except: tuple[str, ...] = ("left", "right")
     brightness: float = Field(default=0.0, ge=0, le=1)
     contrast: float = Field(default=0.0, ge=0, le=1)
+    low_light: float = Field(default=0.0, ge=0, le=1)
+    low_light_gamma: tuple[float, float] = (1.5, 3.5)
+    mixup: float = Field(default=0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _gamma_darkens(self) -> Self:
+        low, high = self.low_light_gamma
+        if not 1 <= low <= high:
+            raise ValueError(f"low_light_gamma must be (low, high) with 1 <= low <= high, got {low, high}")
+        return self
 
     @model_validator(mode="after")
     def _scale_is_a_range(self) -> Self:
@@ -39,6 +55,16 @@ class AugmentConfig(Config):
             raise ValueError(f"scale must be (low, high) with 0 < low <= high <= 1, got {self.scale}")
         return self
 
+    def may_flip(self, label: str) -> bool:
+        """Whether the mirror image of a video of this label has the same label."""
+        return not _names_a_word(label, self.flip_except)
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _names_a_word(label: str, words: tuple[str, ...]) -> bool:
+    spaced = label.replace("_", " ")
+    return any(re.search(rf"\b{re.escape(word)}\b", spaced, re.IGNORECASE) for word in words)
+
 
 def crop_batch(
     frames: Tensor,
@@ -46,6 +72,7 @@ def crop_batch(
     size: int,
     augment: AugmentConfig | None = None,
     generator: torch.Generator | None = None,
+    labels: Sequence[str] | None = None,
     crop_fraction: float = 0.875,
     place: float = 0.5,
 ) -> Tensor:
@@ -54,7 +81,7 @@ def crop_batch(
     Without `augment`: a square of side `crop_fraction` * min(H, W), 224 of 256, resized (bilinear,
     antialiased) when `size` differs; across the shorter side it is in the middle, and along the longer
     one (the width of a square frame) at `place`, from 0, left or top, to 1. With it: see `AugmentConfig`;
-    `generator` is a CPU one.
+    `generator` is a CPU one, and `labels` are those of the B videos, by which some are not flipped.
 
     Raises:
         ValueError: frames of another shape or type, or augmentation without a generator.
@@ -69,6 +96,8 @@ def crop_batch(
         return _resized(_floats(frames[:, :, top : top + side, left : left + side]), size)
     boxes = _draw_boxes(len(frames), height, width, side, augment, generator)
     flips = torch.rand(len(frames), generator=generator) < augment.flip
+    if labels is not None:
+        flips &= torch.tensor([augment.may_flip(label) for label in labels])
     views = [
         _one_view(video, box, flip, size)
         for video, box, flip in zip(frames, boxes.tolist(), flips.tolist(), strict=True)
@@ -77,18 +106,24 @@ def crop_batch(
 
 
 def bank_views(
-    frames: Tensor, *, size: int, augment: AugmentConfig, seeds: Sequence[int], crop_fraction: float = 0.875
+    frames: Tensor,
+    *,
+    size: int,
+    augment: AugmentConfig,
+    seeds: Sequence[int],
+    labels: Sequence[str] | None = None,
+    crop_fraction: float = 0.875,
 ) -> Tensor:
     """As `crop_batch`, each video augmented by a seed of its own: the same view in whatever batch it is.
 
-    `seeds`: B of them, from `bank_seed`.
+    `seeds`: B of them, from `bank_seed`. `labels`: see `crop_batch`.
     """
     views = [
         crop_batch(
             video[None], size=size, augment=augment, crop_fraction=crop_fraction,
-            generator=torch.Generator().manual_seed(seed),
+            generator=torch.Generator().manual_seed(seed), labels=[label],
         )
-        for video, seed in zip(frames, seeds, strict=True)
+        for video, seed, label in zip(frames, seeds, labels or [""] * len(seeds), strict=True)
     ]  # fmt: skip
     return torch.cat(views)
 
@@ -153,12 +188,18 @@ def _resized(frames: Tensor, size: int) -> Tensor:
 
 
 def _coloured(views: Tensor, augment: AugmentConfig, generator: torch.Generator) -> Tensor:
-    """Brightness, then contrast about the video's own mean grey, one factor a video."""
+    """Brightness, then contrast about the video's own mean grey, then low light, one factor a video."""
     if augment.brightness:
         views = (views * _factors(views, augment.brightness, generator)).clamp(0, 1)
     if augment.contrast:
         grey = views.mean(dim=(1, 2, 3, 4), keepdim=True)
         views = (grey + (views - grey) * _factors(views, augment.contrast, generator)).clamp(0, 1)
+    if augment.low_light:
+        low, high = augment.low_light_gamma
+        chosen = torch.rand(len(views), generator=generator) < augment.low_light
+        gamma = low + (high - low) * torch.rand(len(views), generator=generator)
+        powers = torch.where(chosen, gamma, 1.0).to(views.device)
+        views = views.pow(powers.view(-1, 1, 1, 1, 1))
     return views
 
 

@@ -37,4 +37,5 @@ def cut_views(
     if augment is None:
         return crop_batch(frames, size=size)
     seeds = [bank_seed(shards.paths[p], int(shards.rows[p]), view) for p in positions]
-    return bank_views(frames, size=size, augment=augment, seeds=seeds)
+    labels = [shards.labels[p] for p in positions]
+    return bank_views(frames, size=size, augment=augment, seeds=seeds, labels=labels)

@@ -98,7 +98,10 @@ class Batches:
         assert read.frames is not None
         frames = self._moved(read.frames)
         if self.bank is None and self.augment is not None:
-            return crop_batch(frames, size=self.size, augment=self.augment, generator=generator)
+            labels = [self.videos.shards.labels[p] for p in read.positions]
+            return crop_batch(
+                frames, size=self.size, augment=self.augment, generator=generator, labels=labels
+            )
         return cut_views(
             frames, self.videos.shards, read.positions, view, size=self.size, augment=self.augment
         )

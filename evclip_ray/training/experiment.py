@@ -84,6 +84,11 @@ class DataConfig(Config):
                 f"features {list(self.features)} cannot be kept: without a bank every epoch draws new crops; "
                 "set data.bank, for example 4"
             )
+        if self.bank is not None and self.augment.mixup:
+            raise ValueError(
+                f"augment.mixup mixes pixels anew in every step, so that no bank holds them; got mixup"
+                f" {self.augment.mixup} and bank {self.bank}: set one of them to 0 or null"
+            )
         if self.bank is not None and self.bank < self.train_views:
             raise ValueError(
                 f"bank must be at least train_views, or stored views are never seen; got {self.bank} < "

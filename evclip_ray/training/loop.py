@@ -21,6 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from evclip_ray.artifacts import ArtifactError, provenance, write_text
+from evclip_ray.data.mixup import mix
 from evclip_ray.evaluation.evaluate import autocast, score
 from evclip_ray.evaluation.metrics import ClassificationState
 from evclip_ray.models.methods.base import Method, VideoBatch
@@ -231,7 +232,7 @@ class Run:
                 epoch * self.steps_per_epoch + step,
                 steps_per_epoch=self.steps_per_epoch, optim=self.experiment.optim,
             )  # fmt: skip
-            terms, norm = self._step(batch, rate=rate, num_videos=len(group))
+            terms, norm = self._step(batch, rate=rate, num_videos=len(group), generator=generator)
             norms.append(norm)
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0.0) + value * len(group) / len(train)
@@ -245,14 +246,27 @@ class Run:
             "train_seconds": elapsed,
         }
 
-    def _step(self, batch: VideoBatch, *, rate: float, num_videos: int) -> tuple[dict[str, float], float]:
-        assert batch.labels is not None
+    def _losses(self, batch: VideoBatch, generator: torch.Generator) -> dict[str, Tensor]:
         labels = batch.labels
-        # DDP takes the mean over workers; with this share it is the mean over the batch's videos.
-        share = len(labels) * self.world / num_videos
+        assert labels is not None
+        mixed = None
+        if self.experiment.data.augment.mixup and batch.pixels is not None:
+            mixed = mix(batch.pixels, alpha=self.experiment.data.augment.mixup, generator=generator)
+            batch = dataclasses.replace(batch, pixels=mixed.pixels)
         with autocast(self.device, self.dtype):
             output = self.model(batch)
         terms = self.method.losses(output, labels)
+        if mixed is None:
+            return terms
+        return mixed.loss_terms(terms, self.method.losses(output, labels[mixed.partners]))
+
+    def _step(
+        self, batch: VideoBatch, *, rate: float, num_videos: int, generator: torch.Generator
+    ) -> tuple[dict[str, float], float]:
+        assert batch.labels is not None
+        # DDP takes the mean over workers; with this share it is the mean over the batch's videos.
+        share = len(batch.labels) * self.world / num_videos
+        terms = self._losses(batch, generator)
         loss = torch.stack([term.float() for term in terms.values()]).sum() * share
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
