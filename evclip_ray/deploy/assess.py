@@ -31,7 +31,7 @@ class Assessment:
 
     `numbers`: those of `evaluation.summary`, of "zero_shot" and (but in a zero-shot protocol) "adapted".
     `per_class`: class, its videos, and its accuracy in the order of `numbers`. `leaking_rows`: see
-    `VideoPlan`.
+    `Videos`.
     """
 
     classes: tuple[str, ...]
@@ -94,7 +94,7 @@ def _assess_side(reading: Reading, side: str, videos: Videos, out: Path) -> Asse
         videos.classes,
         {name: dict(summary(scores.state)) for name, scores in scored.items()},
         _per_class(videos.classes, scored), weights_of(baseline.frozen) | _recorded_weights(reading),
-        len(chosen.shards.skipped), reading.plans[side].leaking_rows,
+        len(chosen.shards.skipped), videos.leaking_rows,
     )  # fmt: skip
     _write_tables(found, scored, chosen.shards.paths, out)
     _write_opening(found, reading, side, out)
@@ -167,7 +167,8 @@ def _write_opening(found: Assessment, reading: Reading, side: str, out: Path) ->
             "experiment": reading.experiment.model_dump(mode="json"),
         },
         counts={"videos": int(found.numbers["zero_shot"]["videos"]), "leaking_rows": found.leaking_rows},
-        zero_shot=found.numbers["zero_shot"], adapted=found.numbers.get("adapted"), weights=found.weights, openings=openings + 1,
+        zero_shot=found.numbers["zero_shot"], adapted=found.numbers.get("adapted"),
+        weights=found.weights, openings=openings + 1,
     )  # fmt: skip
 
 

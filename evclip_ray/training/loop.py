@@ -205,6 +205,7 @@ class Run:
             "best_epoch": progress.best_epoch,
             "zero_shot_top1": self.baseline.get("top1"),
             "val_videos": len(self.videos.sets["val"]),
+            "leaking_rows": self.videos.leaking_rows,
             "seconds": round(time.perf_counter() - started, 4),
         }
         progress.history.append(metrics)
@@ -355,7 +356,7 @@ def _require_finite(loss: Tensor, norm: Tensor) -> None:
 def _board_names(metrics: Metrics) -> dict[str, float]:
     names = {}
     for key, value in metrics.items():
-        if key in {"epoch", "val_videos"} or value is None or isinstance(value, bool):
+        if key in {"epoch", "val_videos", "leaking_rows"} or value is None or isinstance(value, bool):
             continue
         if key == "zero_shot_top1":
             names["val/zero_shot_top1"] = float(value)

@@ -85,17 +85,20 @@ class VideoSet:
 class Videos:
     """The decoded splits of an experiment.
 
-    `classes`: labels in index order; `features`: where frozen features of them are kept, if they are.
+    `classes`: labels in index order; `features`: where frozen features of them are kept, if they are;
+    `leaking_rows`: see `VideoPlan`, the mark of every number that comes from them.
     """
 
     sets: dict[str, VideoSet]
     classes: tuple[str, ...]
     features: Path | None = None
+    leaking_rows: int = 0
 
     def save(self, path: Path) -> None:
         """Write where the shards are, for other processes to `Videos.load`."""
         folders = {split: str(found.shards.folder) for split, found in self.sets.items()}
-        write_json(path, {"classes": self.classes, "folders": folders, "features": self.features})
+        record = {"classes": self.classes, "folders": folders, "features": self.features}
+        write_json(path, record | {"leaking_rows": self.leaking_rows})
 
     @classmethod
     def load(cls, path: Path) -> "Videos":
@@ -103,7 +106,8 @@ class Videos:
         record = read_json(path)
         classes = tuple(record["classes"])
         sets = {split: _open(open_shards(Path(at)), classes) for split, at in record["folders"].items()}
-        return cls(sets, classes, Path(record["features"]) if record["features"] else None)
+        features = Path(record["features"]) if record["features"] else None
+        return cls(sets, classes, features, record["leaking_rows"])
 
 
 def resolve_manifest(data: DataConfig, *, cache: Path) -> Manifest:
@@ -186,7 +190,7 @@ def prepare(plan: VideoPlan, *, cache: Path, progress: Progress | None = None) -
                 len(shards.skipped), len(rows), split, shards.folder / "quarantine.csv",
             )  # fmt: skip
         sets[split] = _open(shards, plan.classes)
-    return Videos(sets, plan.classes, cache / "features")
+    return Videos(sets, plan.classes, cache / "features", plan.leaking_rows)
 
 
 def is_prepared(plan: VideoPlan, cache: Path) -> bool:

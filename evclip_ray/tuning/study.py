@@ -163,6 +163,7 @@ class StudyFolder:
             "best_epoch": last.get("best_epoch", 0),
             "epochs": last.get("epoch", 0),
             "last_top1": last.get("val_top1", 0.0),
+            "leaking_rows": last.get("leaking_rows", 0),
             "train_seconds": round(sum(row.get("train_seconds", 0.0) for row in history), 3),
             "seconds": round(sum(row["seconds"] for row in history), 3),
             "overrides": dict(trial["overrides"]),

@@ -1,6 +1,7 @@
 """Which videos an experiment names, before any is decoded."""
 
 import csv
+import dataclasses
 import shutil
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from evclip_ray.config import ConfigError
 from evclip_ray.data.manifest import ManifestError
 from evclip_ray.training.experiment import ExperimentConfig
-from evclip_ray.training.videos import plan_videos, prepare
+from evclip_ray.training.videos import Videos, plan_videos, prepare
 
 
 @pytest.fixture
@@ -78,6 +79,12 @@ def test_a_file_in_two_splits_is_refused_unless_leaks_are_allowed(plan, tiny_man
     with pytest.raises(ManifestError, match="in more than one split"):
         plan(**settings)
     assert plan(**settings, data__allow_leaks=True).leaking_rows >= 2
+
+
+def test_the_mark_of_leaks_goes_with_the_decoded_videos(tiny_videos, tmp_path):
+    assert tiny_videos.leaking_rows == 0
+    dataclasses.replace(tiny_videos, leaking_rows=3).save(tmp_path / "videos.json")
+    assert Videos.load(tmp_path / "videos.json").leaking_rows == 3
 
 
 def test_a_setting_that_is_misspelled_names_the_nearest():

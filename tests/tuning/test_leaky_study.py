@@ -1,0 +1,20 @@
+"""A study of a leaky protocol says so in every row."""
+
+import csv
+import dataclasses
+
+from evclip_ray.training.loop import Run
+from evclip_ray.tuning.study import StudyFolder
+
+
+def test_every_row_of_the_leaderboard_says_how_many_rows_leak(make_experiment, tiny_videos, tmp_path):
+    study = StudyFolder(tmp_path)
+    for name, leaks in (("trial-0000", 0), ("trial-0001", 4)):
+        study.begin(name, {"seed": 0})
+        videos = dataclasses.replace(tiny_videos, leaking_rows=leaks)
+        experiment = make_experiment(optim__epochs=1)
+        Run.start(experiment, videos, folder=study.trial(name)).fit(lambda metrics: None)
+        study.finish(name, "complete")
+    with (tmp_path / "leaderboard.csv").open() as stream:
+        marks = {row["trial"]: row["leaking_rows"] for row in csv.DictReader(stream)}
+    assert marks == {"trial-0000": "0", "trial-0001": "4"}
