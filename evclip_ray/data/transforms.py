@@ -24,29 +24,23 @@ class AugmentConfig(Config):
 
     `crop`: "random_resized" takes a square of a share of the largest square's area drawn from `scale`;
     "random" a square of the evaluation's side, anywhere (EV-CLIP's released code: 224 of 256 x 340);
-    "centre" the evaluation's. `flip`: probability of a horizontal flip; `flip_except`: words whose labels
-    are never flipped, as a mirror makes another action of "pushing something from left to right".
+    "centre" the evaluation's. `flip`: probability of a horizontal flip; `flip_except`: words, with commas
+    between them, whose labels are never flipped, as a mirror makes another action of "pushing something
+    from left to right".
     `brightness`, `contrast`: largest relative change, 0.2 multiplies by a factor drawn from [0.8, 1.2].
-    `low_light`: probability of a darkening x -> x^gamma with gamma drawn from `low_light_gamma`.
+    `low_light`: probability of a darkening x -> x^gamma with gamma drawn from [1, `low_light_gamma`].
     `mixup`: alpha of Beta(alpha, alpha), see `data.mixup`; 0 mixes nothing.
     """
 
     crop: Literal["random_resized", "random", "centre"] = "random_resized"
     scale: tuple[float, float] = (0.5, 1.0)
     flip: float = Field(default=0.5, ge=0, le=1)
-    flip_except: tuple[str, ...] = ("left", "right")
+    flip_except: str = "left, right"
     brightness: float = Field(default=0.0, ge=0, le=1)
     contrast: float = Field(default=0.0, ge=0, le=1)
     low_light: float = Field(default=0.0, ge=0, le=1)
-    low_light_gamma: tuple[float, float] = (1.5, 3.5)
+    low_light_gamma: float = Field(default=3.5, ge=1)
     mixup: float = Field(default=0.0, ge=0)
-
-    @model_validator(mode="after")
-    def _gamma_darkens(self) -> Self:
-        low, high = self.low_light_gamma
-        if not 1 <= low <= high:
-            raise ValueError(f"low_light_gamma must be (low, high) with 1 <= low <= high, got {low, high}")
-        return self
 
     @model_validator(mode="after")
     def _scale_is_a_range(self) -> Self:
@@ -61,9 +55,10 @@ class AugmentConfig(Config):
 
 
 @functools.lru_cache(maxsize=1 << 16)
-def _names_a_word(label: str, words: tuple[str, ...]) -> bool:
+def _names_a_word(label: str, words: str) -> bool:
     spaced = label.replace("_", " ")
-    return any(re.search(rf"\b{re.escape(word)}\b", spaced, re.IGNORECASE) for word in words)
+    wanted = [word.strip() for word in words.split(",") if word.strip()]
+    return any(re.search(rf"\b{re.escape(word)}\b", spaced, re.IGNORECASE) for word in wanted)
 
 
 def crop_batch(
@@ -195,9 +190,8 @@ def _coloured(views: Tensor, augment: AugmentConfig, generator: torch.Generator)
         grey = views.mean(dim=(1, 2, 3, 4), keepdim=True)
         views = (grey + (views - grey) * _factors(views, augment.contrast, generator)).clamp(0, 1)
     if augment.low_light:
-        low, high = augment.low_light_gamma
         chosen = torch.rand(len(views), generator=generator) < augment.low_light
-        gamma = low + (high - low) * torch.rand(len(views), generator=generator)
+        gamma = 1 + (augment.low_light_gamma - 1) * torch.rand(len(views), generator=generator)
         powers = torch.where(chosen, gamma, 1.0).to(views.device)
         views = views.pow(powers.view(-1, 1, 1, 1, 1))
     return views
