@@ -111,7 +111,7 @@ def run(job: Job, device: torch.device) -> None:
 def load_network(spec: FeatureSpec, device: torch.device) -> FrozenCLIP | FrozenVideoEncoder:
     """The network of a spec; loaded once in a process, and kept."""
     network: FrozenCLIP | FrozenVideoEncoder
-    if spec.kind == "video_map":
+    if spec.kind in ("video_map", "video_mean"):
         network = load_video_encoder(spec.network, spec.weights or "", device=str(device))
     else:
         network = load_clip(spec.network, spec.weights, device=str(device))
@@ -150,8 +150,10 @@ def _encoded(spec: FeatureSpec, network: FrozenCLIP | FrozenVideoEncoder, pixels
         if isinstance(network, FrozenCLIP):
             assert spec.normalization is not None
             return encode_frames(network, VideoBatch(pixels), spec.normalization).to(dtype)
-        video_map: Tensor = network(network.prepare(pixels)).to(dtype)
-        return video_map
+        video_map: Tensor = network(network.prepare(pixels))
+        if spec.kind == "video_mean":
+            video_map = video_map.float().mean((2, 3, 4), keepdim=True)
+        return video_map.to(dtype)
 
 
 @functools.lru_cache(maxsize=4)

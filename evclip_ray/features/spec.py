@@ -16,7 +16,7 @@ from evclip_ray.data.transforms import AugmentConfig
 from evclip_ray.models.backbones import find_backbone
 from evclip_ray.models.methods.frames import Normalization
 
-Kind = Literal["frame_features", "video_map", "class_text"]
+Kind = Literal["frame_features", "video_map", "video_mean", "class_text"]
 Precision = Literal["float32", "bfloat16"]
 
 _FORMAT = 1
@@ -70,11 +70,22 @@ def frame_features(
 
 
 def video_map(
-    encoder: str, weights: str, *, backbone: str, precision: Precision, augment: AugmentConfig | None
+    encoder: str,
+    weights: str,
+    *,
+    backbone: str,
+    precision: Precision,
+    augment: AugmentConfig | None,
+    mean: bool = False,
 ) -> FeatureSpec:
-    """The video encoder's last map, (D_z, T/2, h, w) a view. Of the backbone it sees the views' size only."""
+    """The video encoder's last map, (D_z, T/2, h, w) a view, or its `mean`, (D_z, 1, 1, 1).
+
+    Of the backbone it sees the views' size only.
+    """
     size = find_backbone(backbone).image_size
-    return FeatureSpec("video_map", encoder, weights, _origin(weights), precision, size, augment)
+    return FeatureSpec(
+        "video_mean" if mean else "video_map", encoder, weights, _origin(weights), precision, size, augment
+    )
 
 
 def class_text(backbone: str, weights: str | None) -> FeatureSpec:

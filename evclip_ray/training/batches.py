@@ -23,7 +23,7 @@ Positions = npt.NDArray[np.int64]
 
 
 class _Read(NamedTuple):
-    """What was read for a batch: `frames` (B, T, H, W, 3) uint8 or None; `features` by kind."""
+    """What was read for a batch: `frames` (B, T, H, W, 3) uint8 or None; `features`: by field."""
 
     positions: Positions
     frames: Tensor | None
@@ -34,7 +34,7 @@ class Batches:
     """Makes the batches of one split on `device`.
 
     `size`: side of the views in pixels; `augment`: None for the fixed view; `bank`: views of a video, None
-    to augment anew each time; `features`: by kind; `pixels`: whether the method reads any;
+    to augment anew each time; `features`: by field of VideoBatch; `pixels`: whether the method reads any;
     `labelled`: whether batches hold their labels, as those of training do.
     """
 

@@ -32,8 +32,8 @@ Progress = Callable[[str, int, int], None]
 class Cached:
     """What a run reads from disk.
 
-    `sets`: split -> kind -> features; `networks`: what is left of the frozen ones, None for all of them;
-    `needs_pixels`: whether something is still computed from pixels.
+    `sets`: split -> field of VideoBatch -> features; `networks`: what is left of the frozen ones, None for
+    all of them; `needs_pixels`: whether something is still computed from pixels.
     """
 
     sets: dict[str, dict[str, FeatureSet]] = dataclasses.field(default_factory=dict)
@@ -74,8 +74,8 @@ def open_cached(
     store = videos.features
     sets: dict[str, dict[str, FeatureSet]] = {
         split: {
-            spec.kind: FeatureSet(store, spec, videos.sets[split].shards, _num_views(experiment, split))
-            for spec in feature_specs(experiment, split, device)
+            field: FeatureSet(store, spec, videos.sets[split].shards, _num_views(experiment, split))
+            for field, spec in feature_specs(experiment, split, device).items()
         }
         for split in (videos.sets if splits is None else splits)
     }
@@ -91,29 +91,31 @@ def open_cached(
     return Cached(sets, networks, needs_pixels=not _is_enough(experiment))
 
 
-def feature_specs(experiment: ExperimentConfig, split: str, device: torch.device) -> list[FeatureSpec]:
-    """What a run of an experiment on `device` reads of a split."""
+def feature_specs(experiment: ExperimentConfig, split: str, device: torch.device) -> dict[str, FeatureSpec]:
+    """What a run of an experiment on `device` reads of a split: the field of VideoBatch -> its spec."""
     data, method, backbone = experiment.data, experiment.method, experiment.backbone
-    if data.bank is None:
-        return []
-    augment = data.augment if split == "train" else None
+    fields = _fields(experiment)
     precision: specs.Precision = "bfloat16" if autocast_dtype(experiment, device) else "float32"
-    found = []
-    for kind in sorted(_kinds(experiment)):
-        if kind == "frame_features":
-            found.append(specs.frame_features(
-                backbone.name, backbone.pretrained, precision=precision,
-                normalization=getattr(method, "normalization", "own"), augment=augment,
-            ))  # fmt: skip
-        else:
-            encoder = method.video_encoder  # type: ignore[attr-defined]
-            found.append(specs.video_map(
-                encoder.name, encoder.weights, backbone=backbone.name, precision=precision, augment=augment
-            ))  # fmt: skip
+    augment = data.augment if split == "train" else None
+    found = {}
+    if "frame_features" in fields:
+        found["frame_features"] = specs.frame_features(
+            backbone.name, backbone.pretrained, precision=precision,
+            normalization=getattr(method, "normalization", "own"), augment=augment,
+        )  # fmt: skip
+    if "video_map" in fields:
+        encoder = method.video_encoder  # type: ignore[attr-defined]
+        found["video_map"] = specs.video_map(
+            encoder.name, encoder.weights, backbone=backbone.name, precision=precision, augment=augment,
+            mean="video_mean" in method.caches,
+        )  # fmt: skip
     return found
 
 
-def _kinds(experiment: ExperimentConfig) -> frozenset[str]:
+def _fields(experiment: ExperimentConfig) -> frozenset[str]:
+    """The fields of VideoBatch that are read from disk."""
+    if experiment.data.bank is None:
+        return frozenset()
     declared = experiment.method.caches & {"frame_features", "video_map"}
     asked = experiment.data.features
     return declared if asked is None else declared & set(asked)
@@ -121,7 +123,7 @@ def _kinds(experiment: ExperimentConfig) -> frozenset[str]:
 
 def _is_enough(experiment: ExperimentConfig) -> bool:
     needed = {"frame_features", "video_map"} if experiment.method.needs_video_encoder else {"frame_features"}
-    return needed <= _kinds(experiment)
+    return needed <= _fields(experiment)
 
 
 def _num_views(experiment: ExperimentConfig, split: str) -> int:
@@ -145,7 +147,7 @@ def _jobs(
     jobs: list[Job] = [
         job
         for split in splits
-        for spec in feature_specs(experiment, split, device)
+        for spec in feature_specs(experiment, split, device).values()
         for job in view_jobs(store, spec, videos.sets[split].shards, _num_views(experiment, split))
     ]
     texts = _texts(experiment, videos.classes)

@@ -222,8 +222,8 @@ def test_a_study_with_a_bank_makes_the_features_of_its_trials_once(study, tiny_c
     outcome, _ = run(first)
     assert [row["state"] for row in outcome.rows] == ["complete"] * 3
     made = {path: path.stat().st_mtime_ns for path in (tiny_cache / "features").rglob("*.arrow")}
-    # The map and CLIP's frames, of the bank and of the fixed view; the class text.
-    assert len({path.parent for path in made}) == 5
+    # The map, its mean and CLIP's frames, of the bank and of the fixed view; the class text.
+    assert len({path.parent for path in made}) == 7
     second = study(
         tmp_path / "second", trials=2, scheduler="none", fixed={**fixed, "optim.weight_decay": 0.1}
     )

@@ -19,8 +19,11 @@ if TYPE_CHECKING:
     from evclip_ray.models.clip import FrozenCLIP
     from evclip_ray.models.video_encoder import FrozenVideoEncoder
 
-Cacheable = Literal["class_text", "frame_features", "video_map"]
-"""What a method can read from a cache instead of computing it (DESIGN section 3)."""
+Cacheable = Literal["class_text", "frame_features", "video_map", "video_mean"]
+"""What a method can read from a cache instead of computing it (DESIGN section 3).
+
+"video_mean": of the map only its mean over time and place is read, a 200th of it.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +39,8 @@ class VideoBatch:
     """One view of each of B videos: its pixels, and what was cached of it.
 
     `pixels`: (B, T, 3, H, W) float in [0, 1], None when the cached features are enough.
-    `video_map`: (B, D_z, T', h, w), the frozen video encoder's last map, or None.
+    `video_map`: (B, D_z, T', h, w), the frozen video encoder's last map, or None; for a method that
+    declares "video_mean", (B, D_z, 1, 1, 1) is as good.
     `frame_features`: (B, T, D), frozen CLIP frame features, un-normalised, or None.
     `labels`: (B,) int64, in training only, or None: a method whose texts are trained may then encode
     those of the batch alone. They change what is computed, never what a video's features are.

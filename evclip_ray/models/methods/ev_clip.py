@@ -88,8 +88,7 @@ class EVCLIPConfig(MethodConfig):
     @property
     def caches(self) -> frozenset[Cacheable]:
         """The map; with a mask the pixels change at every step, and the frame features with them."""
-        declared: frozenset[Cacheable] = frozenset({"class_text", "video_map"})
-        return declared | {"frame_features"} if self.prompts == "context" else declared
+        return _declared(self.prompts)
 
     def build(
         self,
@@ -167,10 +166,7 @@ class EVCLIP(Method):
         self.text_features: Tensor
         self.consistency_weight = consistency_weight
         self.normalization = normalization
-        # The mask changes the pixels, hence the frame features, at every step.
-        self.caches = frozenset({"class_text", "video_map"})
-        if self.mask_generator is None:
-            self.caches |= {"frame_features"}
+        self.caches = _declared(prompts)
 
     @property
     def _encoder(self) -> FrozenVideoEncoder:
@@ -217,6 +213,12 @@ class EVCLIP(Method):
             return read_frames(self.frozen.clip, batch, self.normalization)
         images = prepare_frames(self.frozen.clip, batch.pixels, self.normalization)
         return self.frozen.clip.encode_frames(images * mask[:, None, None])
+
+
+def _declared(prompts: Prompts) -> frozenset[Cacheable]:
+    declared: frozenset[Cacheable] = frozenset({"class_text", "video_map"})
+    # A mask changes the pixels, hence the frame features, at every step, and it reads the map's places.
+    return declared | {"frame_features", "video_mean"} if prompts == "context" else declared
 
 
 def consistency_loss(frame_features: Tensor) -> Tensor:
