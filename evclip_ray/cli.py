@@ -551,6 +551,51 @@ def _show_assessments(sides: "dict[str, Assessment]") -> None:
             console.print(f"{_SCORED[name]:<15} harmonic mean of top-1 {harmonic_mean(base, novel):.3f}")
 
 
+@main.group("cache")
+def cache_group() -> None:
+    """Look after the frozen networks' features that runs with a bank of views (data.bank) share."""
+
+
+@cache_group.command("ls", epilog=_example("evclip-ray cache ls"))
+@_cache
+def cache_ls(cache: Path | None) -> None:
+    """List what is kept: its key, of which network, how large."""
+    from evclip_ray.features.store import entries
+
+    for entry in entries(_cache_folder(cache) / "features"):
+        click.echo(
+            f"{entry.folder.name}  {entry.kind:<14} {entry.network} ({entry.origin}, {entry.precision})  "
+            f"{entry.views} views, {entry.files} files, {entry.num_bytes / 2**20:.1f} MB"
+        )
+
+
+@cache_group.command("rm", epilog=_example("evclip-ray cache rm 3f0c"))
+@click.argument("key")
+@_cache
+def cache_rm(key: str, cache: Path | None) -> None:
+    """Remove the features whose KEY, or its beginning, `cache ls` shows."""
+    from evclip_ray.features.store import remove
+
+    entry = remove(_cache_folder(cache) / "features", key)
+    click.echo(f"removed {entry.folder.name}: {entry.kind} of {entry.network}")
+
+
+@cache_group.command("verify", epilog=_example("evclip-ray cache verify"))
+@_cache
+@click.pass_context
+def cache_verify(context: click.Context, cache: Path | None) -> None:
+    """Compare every file with its digest. Exit status 1 if any is damaged; a study makes it again."""
+    from evclip_ray.features.store import damaged, entries
+
+    kept = list(entries(_cache_folder(cache) / "features"))
+    broken = [path for entry in kept for path in damaged(entry)]
+    for path in broken:
+        click.echo(f"damaged  {path}")
+    click.echo(f"{sum(entry.files for entry in kept)} files, {len(broken)} damaged")
+    if broken:
+        context.exit(1)
+
+
 def _show_study(root: Path, rows: list[dict[str, Any]]) -> None:
     from evclip_ray.training.checkpoint import CONFIG, read_record
 

@@ -75,9 +75,9 @@ def _extract(missing: list[Job], total: int, gpus_per_actor: float, progress: Pr
     slots = cluster["GPU"] / gpus if gpus else cluster.get("CPU", 1) / cpus
     actors = max(1, min(int(slots), len(missing)))
     log.info("making %d of %d feature files by %d actors", len(missing), total, actors)
-    items = [{"job": pickle.dumps(job)} for job in missing]
+    items = [{"job": pickle.dumps(job), "threads": cpus} for job in missing]
     dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(
-        _Encoder, fn_constructor_args=(cpus,), compute=ray.data.ActorPoolStrategy(size=actors),
+        _Encoder, compute=ray.data.ActorPoolStrategy(size=actors),
         num_cpus=1 if gpus else cpus, num_gpus=gpus,
     )  # fmt: skip
     dataset.context.enable_progress_bars = False
@@ -93,12 +93,12 @@ def _extract(missing: list[Job], total: int, gpus_per_actor: float, progress: Pr
 class _Encoder:
     """An actor: the networks that it has loaded stay with it, in this process's memory."""
 
-    def __init__(self, threads: int) -> None:
-        torch.set_num_threads(threads)
+    def __init__(self) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Write one file. The user's mistakes come back as a result, as Ray would wrap the error."""
+        torch.set_num_threads(int(row["threads"]))
         try:
             run(pickle.loads(row["job"]), self.device)
         except ConfigError as error:

@@ -173,7 +173,7 @@ def test_a_full_disk_is_said_in_one_line(shards, tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
     monkeypatch.setattr("evclip_ray.features.encode.write_features", full)
-    result = _Encoder(1)({"job": pickle.dumps(jobs_of(tmp_path, shards)[0])})
+    result = _Encoder()({"job": pickle.dumps(jobs_of(tmp_path, shards)[0]), "threads": 1})
     problem = pickle.loads(result["problem"])
     assert isinstance(problem, OSError)
     assert "make room, finished files are kept" in str(problem)
