@@ -1,0 +1,287 @@
+"""What a sweep costs with its frozen work shared, against the published habits.
+
+EV-CLIP on ViT-B/32 and swin3d_t, random weights, 8 frames, batch 2, 101 class names, on the videos of
+UT-Interaction. Slow mode decodes, resizes and normalises every frame of every video in every epoch, runs
+the video encoder and encodes the class text in every step, and looks for anomalies; fast mode reads what
+was made once. Both are the training loop itself with the same seeds and the same crops, so that their
+losses must agree. A sample of steps is taken in each mode and scaled to the study (8 trials x 20 epochs);
+what is done once is measured whole.
+
+    python benchmarks/sweep.py [--prompts context] [--data FOLDER]
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import torch
+
+from evclip_ray.cluster import connect
+from evclip_ray.data.decode import Fitting
+from evclip_ray.data.sampling import frame_indices
+from evclip_ray.models.attention import SelfAttention
+from evclip_ray.models.clip import FrozenCLIP
+from evclip_ray.models.methods.class_text import class_texts
+from evclip_ray.training.batches import Batches
+from evclip_ray.training.cached import prepare_cached
+from evclip_ray.training.experiment import ExperimentConfig, class_name
+from evclip_ray.training.loop import Run
+from evclip_ray.training.videos import Videos, VideoSet, plan_videos, prepare
+
+UT_INTERACTION = Path(__file__).resolve().parents[2] / "shared" / "data" / "ut_interaction_set1"
+CLASSES = 101
+MEAN = np.array([0.48145466, 0.4578275, 0.40821073], dtype=np.float32)
+STD = np.array([0.26862954, 0.26130258, 0.27577711], dtype=np.float32)
+
+
+def experiment_of(data: Path, prompts: str, precision: str, **more: Any) -> ExperimentConfig:
+    tree = {
+        "data": {"manifest": str(data / "manifest.csv"), "root": str(data), "bank": 1},
+        "view": {"num_frames": 8},
+        "backbone": {"name": "ViT-B-32", "pretrained": "random"},
+        "method": {
+            "name": "ev_clip", "prompts": prompts, "normalization": "imagenet",
+            "video_encoder": {"name": "swin3d_t", "weights": "random"},
+        },
+        "optim": {"batch_size": 2, "eval_batch_size": 2, "epochs": 20},
+        "precision": precision,
+    }  # fmt: skip
+    return ExperimentConfig.load(tree, more)
+
+
+class EveryFrame(Batches):
+    """Decodes, resizes and normalises every frame of a video each time one of its views is read."""
+
+    root: Path
+
+    def _read(self, positions: Any, view: int) -> Any:
+        videos = [self._decoded(self.root / self.videos.shards.paths[p]) for p in positions]
+        return super()._read(positions, view)._replace(frames=torch.from_numpy(np.stack(videos)))
+
+    def _decoded(self, path: Path) -> np.ndarray:
+        view = self.videos.shards.view
+        fitting = Fitting(view.height, view.width, view.fit)
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            stream.thread_type = "NONE"
+            frames = [fitting(frame) for frame in container.decode(stream)]
+        normalised = [(frame.astype(np.float32) / 255 - MEAN) / STD for frame in frames]
+        assert len(normalised) == len(frames)
+        return np.stack([frames[index] for index in frame_indices(len(frames), view=view)])
+
+
+class Published(Run):
+    """The loop with the published habits."""
+
+    def adopt(self, root: Path) -> "Published":
+        """Read the videos under `root`, and the class names as text, in every step."""
+        for batches in self.batches.values():
+            batches.__class__, batches.root = EveryFrame, root
+        names = [class_name(label) for label in self.videos.classes]
+        self.texts = class_texts(names, self.experiment.method.template)
+        return self
+
+    def _epoch(self, board: Any) -> Any:
+        with published_habits(self.method.frozen.clip):
+            return super()._epoch(board)
+
+    def _step(self, *arguments: Any, **keywords: Any) -> Any:
+        self._encode_text()
+        return super()._step(*arguments, **keywords)
+
+    def _validate(self) -> Any:
+        # Once for each batch, as published: the text tower is part of the model's forward.
+        for _ in range(-(-len(self.videos.sets["val"]) // self.experiment.optim.eval_batch_size)):
+            self._encode_text()
+        return super()._validate()
+
+    def _encode_text(self) -> None:
+        self.method.text_features = self.method.frozen.clip.encode_text(self.texts)
+
+
+@contextlib.contextmanager
+def published_habits(clip: FrozenCLIP) -> Iterator[None]:
+    """PyTorch's own attention, as the released CLIP has it, and a search for anomalies."""
+    blocks = [block for block in clip.modules() if isinstance(getattr(block, "attn", None), SelfAttention)]
+    kept = [block.attn for block in blocks]
+    for block in blocks:
+        block.attn = _own_attention(block.attn)
+    # The released CLIP keeps its tokens first, which PyTorch's fast path does not take.
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.autograd.set_detect_anomaly(True):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(True)
+        for block, attention in zip(blocks, kept, strict=True):
+            block.attn = attention
+
+
+def _own_attention(attention: SelfAttention) -> torch.nn.MultiheadAttention:
+    width = attention.out_proj.in_features
+    with torch.device("meta"):
+        own = torch.nn.MultiheadAttention(width, attention.num_heads, batch_first=True)
+    own.in_proj_weight, own.in_proj_bias = attention.in_proj_weight, attention.in_proj_bias
+    own.out_proj = attention.out_proj
+    return own.eval()
+
+
+@dataclasses.dataclass
+class Mode:
+    """Seconds of a mode: once for the study, for a trial, a training step, a validation video.
+
+    `losses`: training and validation loss of every epoch taken.
+    """
+
+    once: float
+    trial: float
+    step: float
+    video: float
+    losses: list[float]
+    reading: float = 0.0
+
+    def study(self, trials: int, epochs: int, steps: int, val_videos: int) -> float:
+        """Seconds of a whole study."""
+        return self.once + trials * (self.trial + epochs * (steps * self.step + val_videos * self.video))
+
+
+def some(videos: Videos, train: int, val: int) -> Videos:
+    """The first few videos of each split, the class list extended to 101 names."""
+    sets = {}
+    for split, count in (("train", train), ("val", val)):
+        found = videos.sets[split]
+        chosen = np.arange(min(count, len(found)))
+        sets[split] = VideoSet(found.shards.subset(chosen), found.labels[chosen])
+    return dataclasses.replace(videos, sets=sets)
+
+
+def measure(runs: dict[str, Run], rounds: int) -> dict[str, list[dict[str, Any]]]:
+    """The metrics of `rounds` epochs of each run, taken in turn: the modes share the machine's moods."""
+    taken: dict[str, list[dict[str, Any]]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            taken[name].append(run._epoch(None))
+    return taken
+
+
+def summed_up(history: list[dict[str, Any]], run: Run, *, once: float, trial: float) -> Mode:
+    """The best of all epochs but the first, which warms up."""
+    later = history[1:]
+    video = min(metrics["seconds"] - metrics["train_seconds"] for metrics in later)
+    losses = [metrics[name] for metrics in history for name in ("train_loss", "val_loss")]
+    step = min(metrics["step_seconds"] for metrics in later)
+    return Mode(once, trial, step, video / len(run.videos.sets["val"]), losses)
+
+
+def start(kind: type[Run], experiment: ExperimentConfig, videos: Videos, folder: Path) -> tuple[Run, float]:
+    began = time.perf_counter()
+    run = kind.start(experiment, videos, folder=folder, zero_shot=folder.parent / "zero_shot.json")
+    return run, time.perf_counter() - began
+
+
+def reading_share(run: Run) -> float:
+    """Seconds a step that the loop waits for its batch: reading, cropping, labels."""
+    groups = np.array_split(np.arange(len(run.videos.sets["train"])), run.steps_per_epoch)
+    batches = run.batches["train"]
+    waited = []
+    stream = batches(groups)
+    for _ in groups:
+        began = time.perf_counter()
+        batch = next(stream)
+        waited.append(time.perf_counter() - began)
+        with torch.no_grad():
+            run.method(batch)
+    return statistics.median(waited[1:])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, default=UT_INTERACTION)
+    parser.add_argument("--prompts", choices=["both", "mask", "context"], default="both")
+    parser.add_argument("--trials", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--sample", type=int, default=8, help="training videos of a sampled epoch")
+    parser.add_argument("--rounds", type=int, default=4, help="sampled epochs of each mode, in turn")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, connect():
+        compare(arguments, Path(folder))
+
+
+def compare(arguments: argparse.Namespace, folder: Path) -> None:
+    data, prompts = arguments.data.resolve(), arguments.prompts
+    exact = experiment_of(data, prompts, "float32")
+    plan = plan_videos(exact, cache=folder / "cache")
+    began = time.perf_counter()
+    whole = prepare(plan, cache=folder / "cache")
+    decoding = time.perf_counter() - began
+    names = whole.classes + tuple(f"class number {i}" for i in range(CLASSES - len(whole.classes)))
+    whole = dataclasses.replace(whole, classes=names)
+    few = some(whole, arguments.sample, arguments.sample // 2)
+    steps = -(-len(whole.sets["train"]) // exact.optim.batch_size)
+    size = (arguments.trials, arguments.epochs, steps, len(whole.sets["val"]))
+
+    live = experiment_of(data, prompts, "float32", **{"data.features": []})
+    runs: dict[str, Run] = {}
+    costs: dict[str, dict[str, float]] = {}
+    run, built = start(Published, live, few, folder / "published")
+    runs["published habits"], costs["published habits"] = run.adopt(data), {"once": 0.0, "trial": built}
+    for precision in ("float32", "bfloat16"):
+        name = f"shared, {precision}"
+        experiment = experiment_of(data, prompts, precision)
+        began = time.perf_counter()
+        prepare_cached([(experiment, whole)], gpus=0)
+        once = decoding + time.perf_counter() - began
+        # The first trial of a process loads the networks, and the second one does not.
+        for folder_name in ("first", precision):
+            runs[name], built = start(Run, experiment, few, folder / folder_name)
+        costs[name] = {"once": once, "trial": built}
+    taken = measure(runs, arguments.rounds)
+    modes = {name: summed_up(taken[name], run, **costs[name]) for name, run in runs.items()}
+    for name, run in runs.items():
+        if name != "published habits":
+            modes[name].reading = reading_share(run)
+    show(arguments, modes, size)
+
+
+def show(arguments: argparse.Namespace, modes: dict[str, Mode], size: tuple[int, int, int, int]) -> None:
+    trials, epochs, steps, val_videos = size
+    slow = modes["published habits"]
+    print(
+        f"EV-CLIP ({arguments.prompts}), {trials} trials x {epochs} epochs x {steps} steps of 2 videos, "
+        f"{val_videos} validation videos, {CLASSES} classes, {torch.get_num_threads()} threads"
+    )
+    print("the study's seconds are scaled from the best of the sampled epochs; 'once' is measured whole\n")
+    head = ("mode", "once s", "a trial s", "a step s", "a val video s", "waits %", "the study s", "x faster")
+    print(f"{head[0]:18s}" + "".join(f"{name:>15s}" for name in head[1:]))
+    for name, mode in modes.items():
+        total = mode.study(*size)
+        values = (mode.once, mode.trial, mode.step, mode.video, 100 * mode.reading / mode.step, total,
+                  slow.study(*size) / total)  # fmt: skip
+        print(f"{name:18s}" + "".join(f"{value:15.4g}" for value in values))
+    for name, mode in modes.items():
+        gap = max(abs(a - b) for a, b in zip(mode.losses, slow.losses, strict=False))
+        print(f"{name:18s} losses of the first epochs differ by at most {gap:.2g}")
+    fast = modes["shared, float32"]
+    floor = fast.step * steps * epochs
+    print("\ntrials" + "".join(f"{n:>9d}" for n in (1, 2, 4, 8, 16, 32)))
+    for label, of in (
+        ("shared", lambda n: fast.study(n, epochs, steps, val_videos)),
+        ("floor", lambda n: n * floor),
+    ):
+        print(f"{label:6s}" + "".join(f"{of(n):9.0f}" for n in (1, 2, 4, 8, 16, 32)) + "  seconds, float32")
+    print("\n" + json.dumps({name: dataclasses.asdict(mode) for name, mode in modes.items()}))
+
+
+if __name__ == "__main__":
+    main()
