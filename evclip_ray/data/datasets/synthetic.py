@@ -181,7 +181,9 @@ def _write_video(path: Path, frames: NDArray[np.uint8]) -> None:
         stream = container.add_stream("libx264", rate=_FRAMES_PER_SECOND)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
-        stream.options = {"preset": "veryfast", "crf": "20", "threads": "1"}
+        # x264's assembly does not always give the same bytes for the same pictures; its C code does.
+        stream.options = {"preset": "veryfast", "crf": "20", "threads": "1", "x264-params": "asm=0"}
         for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            picture = av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(format="yuv420p")
+            container.mux(stream.encode(picture))
         container.mux(stream.encode())
