@@ -1,0 +1,130 @@
+"""Lists of videos, and their decoded frames."""
+
+import os
+from pathlib import Path
+
+import click
+
+from evclip_ray.cli.options import (
+    address_option,
+    cache_folder,
+    cache_option,
+    data_options,
+    example,
+    settings,
+    sources,
+)
+from evclip_ray.config import parse_assignments
+from evclip_ray.terminal import DecodeView, bars, console
+
+
+@click.group()
+def manifest() -> None:
+    """Make a list of videos, or look at one."""
+
+
+@manifest.command(epilog=example("evclip-ray manifest verify videos/manifest.csv"))
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--root", type=click.Path(path_type=Path), default=None, help="Folder the paths are relative to."
+)
+@click.option("--workers", default=os.cpu_count(), show_default=True, help="Videos decoded at once.")
+@click.pass_context
+def verify(context: click.Context, file: Path, root: Path | None, workers: int) -> None:
+    """Decode every video once and say which are broken, and how. Exit status 1 if any is."""
+    from evclip_ray.data.manifest import read_manifest
+    from evclip_ray.data.verify import verify_manifest
+
+    listed = read_manifest(file, root=root)
+    broken = 0
+    with bars() as progress:
+        task = progress.add_task("verifying", total=len(listed))
+        for report in verify_manifest(listed, workers=workers):
+            progress.advance(task)
+            if not report.ok:
+                broken += 1
+                console.print(f"broken  {report.path}: {report.reason}", soft_wrap=True, markup=False)
+    click.echo(f"{len(listed)} videos, {len(listed.classes)} labels, {broken} broken")
+    if broken:
+        context.exit(1)
+
+
+@manifest.command(
+    "import", epilog=example("evclip-ray manifest import ucf101 --root UCF-101 --split 1 --out ucf101.csv")
+)
+@click.argument("dataset")
+@click.option("--root", type=click.Path(path_type=Path), required=True, help="Folder of the videos.")
+@click.option(
+    "--lists", type=click.Path(path_type=Path), default=None,
+    help="Folder of the official lists (default: in or beside the root).",
+)  # fmt: skip
+@click.option("--split", type=int, default=None, help="Official split, where there are several.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The manifest to write.")
+@click.option("--allow-leaks", is_flag=True, help="Write it though splits share videos, groups or bytes.")
+@click.option(
+    "--compare-bytes/--no-compare-bytes", default=True, show_default=True,
+    help="Look for one video under two names.",
+)  # fmt: skip
+@settings
+@click.pass_obj
+def import_manifest(
+    verbose: bool, dataset: str, root: Path, lists: Path | None, split: int | None, out: Path,
+    allow_leaks: bool, compare_bytes: bool, assignments: tuple[str, ...],
+) -> None:  # fmt: skip
+    """Turn official lists into a manifest, and say what does not fit.
+
+    DATASET: ucf101, hmdb51, arid, egtea, epic_kitchens, ssv2, kinetics, or a form of list: path_label,
+    mmaction, ez_clip, ev_clip_shots. Its own options go to --set, as in --set version=1.5.
+    """
+    from evclip_ray.data.datasets import import_dataset
+    from evclip_ray.data.leaks import refuse_leaks
+    from evclip_ray.data.manifest import write_manifest
+
+    options = {"lists": lists, "split": split}
+    given = {name: value for name, value in options.items() if value is not None}
+    report = import_dataset(dataset, root, **given, **parse_assignments(assignments))
+    listed = report.manifest
+    splits = ", ".join(f"{name} {len(listed.in_split(name))}" for name in listed.splits())
+    click.echo(f"{listed.source}: {len(listed)} videos ({splits}), {len(report.classes)} classes")
+    for name in ("missing", "unlisted", "duplicates", "mislabelled"):
+        rows = getattr(report, name)
+        click.echo(f"{name:<12} {len(rows)}")
+        shown = rows if verbose else rows[:3]
+        for row in shown:
+            click.echo(f"  {row}")
+        if len(rows) > len(shown):
+            click.echo(f"  and {len(rows) - len(shown)} more; evclip-ray --verbose shows all")
+    leaks = refuse_leaks(listed, allow=allow_leaks, content=compare_bytes)
+    write_manifest(listed, out)
+    click.echo(f"{'leaks':<12} {len(leaks)}\nwrote {out}; use it with --data {out} --root {listed.root}")
+
+
+@click.command(
+    epilog=example(
+        "evclip-ray shards --data videos/manifest.csv --split train --split val --set view.num_frames=16"
+    )
+)
+@data_options
+@click.option("--split", "splits", multiple=True, default=("train", "val"), show_default=True)
+@settings
+@cache_option
+@address_option
+@click.pass_obj
+def shards(
+    verbose: bool, data: str | None, root: str | None, splits: tuple[str, ...],
+    assignments: tuple[str, ...], cache: Path | None, address: str | None,
+) -> None:  # fmt: skip
+    """Decode videos into Arrow shards ahead of time; finished shards are kept."""
+    from evclip_ray.cluster import connect
+    from evclip_ray.training.experiment import ExperimentConfig
+    from evclip_ray.training.videos import plan_videos, prepare
+
+    cache = cache_folder(cache)
+    experiment = ExperimentConfig.load({}, {**sources(data, root), **parse_assignments(assignments)})
+    plan = plan_videos(experiment, cache=cache, splits=splits)
+    with connect(address, verbose=verbose), bars() as progress:
+        videos = prepare(plan, cache=cache, progress=DecodeView(progress))
+    for split, found in videos.sets.items():
+        click.echo(
+            f"{split}: {len(found)} videos, {len(found.shards.skipped)} skipped, in {found.shards.folder}"
+        )

@@ -1,0 +1,106 @@
+"""Search a space."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from evclip_ray.cli.options import (
+    INTERRUPTED,
+    address_option,
+    cache_folder,
+    cache_option,
+    data_options,
+    example,
+    settings,
+    sources,
+    this_command,
+    warn_random,
+)
+from evclip_ray.config import parse_assignments
+from evclip_ray.terminal import DecodeView, StudyView, bars, console, leaderboard_table, zero_shot_line
+
+
+@click.command(
+    epilog=example(
+        "evclip-ray tune search_spaces/debug.yaml --data videos/manifest.csv --trials 16 --out studies/mine"
+    )
+)
+@click.argument("space")
+@data_options
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Folder of the study (default: studies/NAME).",
+)
+@click.option("--trials", type=int, default=None, help="Trials in all; raise it later to add some.")
+@click.option("--seed", type=int, default=None, help="Seed of the searcher.")
+@click.option("--workers", type=int, default=None, help="Training processes of one trial.")
+@click.option("--cpus-per-worker", type=float, default=None)
+@click.option("--gpus-per-worker", type=float, default=None)
+@click.option("--dry-run", is_flag=True, help="Print trials, resources and cost, and stop.")
+@settings
+@cache_option
+@address_option
+@click.pass_context
+def tune(
+    context: click.Context, space: str, data: str | None, root: str | None, out: Path | None,
+    trials: int | None, seed: int | None, workers: int | None, cpus_per_worker: float | None,
+    gpus_per_worker: float | None, dry_run: bool, assignments: tuple[str, ...], cache: Path | None,
+    address: str | None,
+) -> None:  # fmt: skip
+    """Search prompt sizes, learning rates and backbones; the same command again resumes."""
+    from evclip_ray.cluster import connect
+    from evclip_ray.tuning.search_space import find_space, read_space
+    from evclip_ray.tuning.tuner import StudyRun
+
+    study = {
+        "trials": trials, "seed": seed, "workers": workers, "cpus": cpus_per_worker, "gpus": gpus_per_worker,
+    }  # fmt: skip
+    searched = read_space(
+        find_space(space),
+        {**sources(data, root), **parse_assignments(assignments)},
+        study={name: value for name, value in study.items() if value is not None},
+    )
+    run = StudyRun(searched, out or Path("studies") / searched.name, cache=cache_folder(cache))
+    if run.missing() == 0:
+        console.print(f"all {searched.study.trials} trials are done; raise --trials to add some\n")
+        _show_study(run.folder.root, run.folder.write_leaderboard())
+        return
+    with connect(address, verbose=context.obj, dashboard=searched.study.workers > 1) as machines:
+        plan = run.plan(machines, measure=dry_run)
+        console.print(f"study {searched.name} in {run.folder.root}", soft_wrap=True)
+        for heading, text in plan.lines():
+            console.print(f"  {heading:<10} {text}", soft_wrap=True, markup=False)
+        if dry_run:
+            return
+        run.claim()
+        with bars() as progress:
+            run.prepare(DecodeView(progress))
+        with bars() as progress:
+            outcome = run.run(plan, StudyView(progress, trials=plan.missing, epochs=plan.epochs))
+    if not outcome.missing:
+        _show_study(run.folder.root, outcome.rows)
+        if all(row["state"] == "failed" for row in outcome.rows):
+            raise click.ClickException(f"every trial failed; the first: {outcome.rows[0]['error']}")
+        return
+    console.print(f"\n{outcome.missing} trials are still to be run; everything finished is kept. Go on with:")
+    console.print(f"  {this_command()}", soft_wrap=True, markup=False)
+    context.exit(INTERRUPTED)
+
+
+def _show_study(root: Path, rows: list[dict[str, Any]]) -> None:
+    from evclip_ray.training.checkpoint import CONFIG, read_record
+
+    console.print(leaderboard_table(rows))
+    console.print(zero_shot_line(rows))
+    if (root / "best" / CONFIG).is_file():
+        warn_random(read_record(root / "best")["weights"])
+    console.print(
+        f"\nleaderboard   {root / 'leaderboard.csv'}\n"
+        f"watch         tensorboard --logdir {root}\n"
+        f"train it      evclip-ray train {root / 'best.yaml'}\n"
+        f"test it       evclip-ray evaluate {root / 'best'} --split test",
+        soft_wrap=True,
+    )
