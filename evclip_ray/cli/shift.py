@@ -11,6 +11,7 @@ from evclip_ray.cli.options import (
     example,
     one_each,
     settings,
+    sources,
     warn_random,
 )
 from evclip_ray.config import parse_assignments
@@ -62,11 +63,11 @@ def shift(
     from evclip_ray.reports.shift_figures import draw_shift
     from evclip_ray.training.videos import is_prepared, prepare
 
-    cache, chosen_settings = cache_folder(cache), parse_assignments(assignments)
+    cache, given = cache_folder(cache), parse_assignments(assignments)
     claim(out)
     predicted = read_predictions(predictions) if predictions else None
     places = zip(manifests, one_each("--root", roots or (None,), len(manifests)), strict=True)
-    overrides = [{**sources(manifest, root), **chosen_settings} for manifest, root in places]
+    overrides = [{**sources(manifest, root), **given} for manifest, root in places]
     plans = plan_sets(
         manifests, one_each("--split", splits, len(manifests)), overrides, most=videos, cache=cache
     )
