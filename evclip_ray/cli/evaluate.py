@@ -16,10 +16,13 @@ from evclip_ray.cli.options import (
     warn_random,
 )
 from evclip_ray.config import parse_assignments
-from evclip_ray.terminal import DecodeView, bars, console
+from evclip_ray.terminal import DecodeView, bars, console, rows_table
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from evclip_ray.deploy.assess import Assessment
+    from evclip_ray.evaluation.intervals import IntervalKind
 
 _SCORED = {"adapted": "adapted", "zero_shot": "zero-shot CLIP"}
 
@@ -43,6 +46,10 @@ _SCORED = {"adapted": "adapted", "zero_shot": "zero-shot CLIP"}
     "--average", default="probability", show_default=True, help="What of the views: probability or logit."
 )
 @click.option(
+    "--interval", type=click.Choice(["t", "bootstrap"]), default="t", show_default=True,
+    help="Interval of a mean over several checkpoints.",
+)  # fmt: skip
+@click.option(
     "--out", type=click.Path(path_type=Path), default=None,
     help="Folder of the tables, or of a folder for each checkpoint (default: CHECKPOINT-SPLIT).",
 )  # fmt: skip
@@ -52,7 +59,7 @@ _SCORED = {"adapted": "adapted", "zero_shot": "zero-shot CLIP"}
 @click.pass_obj
 def evaluate(
     verbose: bool, checkpoints: tuple[Path, ...], data: str | None, root: str | None, split: str,
-    protocol: str, views: str, average: str, out: Path | None,
+    protocol: str, views: str, average: str, interval: "IntervalKind", out: Path | None,
     assignments: tuple[str, ...], cache: Path | None, address: str | None,
 ) -> None:  # fmt: skip
     """Score checkpoints on a split, beside zero-shot CLIP on the same views.
@@ -60,7 +67,7 @@ def evaluate(
     Several checkpoints, of runs that differ in their seed, also give the mean and its interval.
     """
     from evclip_ray.cluster import connect
-    from evclip_ray.deploy.assess import assess, mean_over_checkpoints
+    from evclip_ray.deploy.assess import assess
     from evclip_ray.deploy.reading import plan_reading
     from evclip_ray.evaluation.views import EvaluationViews
     from evclip_ray.training.videos import is_prepared, prepare
@@ -87,15 +94,8 @@ def evaluate(
         found.append(assess(reading, videos, out=tables))
         _show_assessments(found[-1])
         console.print(f"confusion matrix, per-class and per-video tables: {tables}", soft_wrap=True)
-    for side, means in mean_over_checkpoints(found).items():
-        for name, mean in means.items():
-            if mean.interval is not None:
-                low, high = mean.interval
-                console.print(
-                    f"{side}: {_SCORED[name]}, mean top-1 over {mean.num_seeds} checkpoints {mean.mean:.3f}"
-                    f" (95 % t interval {low:.3f} to {high:.3f})",
-                    soft_wrap=True,
-                )
+    if len(checkpoints) > 1:
+        _show_means(checkpoints, found, interval, out or checkpoints[0].parent)
 
 
 @click.command(
@@ -131,7 +131,7 @@ def import_checkpoint(
 
 
 def _show_assessments(sides: "dict[str, Assessment]") -> None:
-    from evclip_ray.evaluation.metrics import harmonic_mean
+    from evclip_ray.deploy.means import harmonic
 
     for side, found in sides.items():
         warn_random(found.weights)
@@ -157,5 +157,22 @@ def _show_assessments(sides: "dict[str, Assessment]") -> None:
             console.print(f"{found.skipped} videos could not be decoded and were left out")
     if set(sides) == {"base", "novel"}:
         for name in reversed(sides["base"].numbers):
-            base, novel = (sides[side].numbers[name]["top1"] for side in ("base", "novel"))
-            console.print(f"{_SCORED[name]:<15} harmonic mean of top-1 {harmonic_mean(base, novel):.3f}")
+            console.print(f"{_SCORED[name]:<15} harmonic mean of top-1 {harmonic(sides, name):.3f}")
+
+
+def _show_means(
+    checkpoints: "Sequence[Path]", found: "list[dict[str, Assessment]]", interval: "IntervalKind", out: Path
+) -> None:
+    from evclip_ray.artifacts import write_csv
+    from evclip_ray.deploy.means import not_seeds_of_one, over_checkpoints
+
+    rows = [mean.row() for mean in over_checkpoints(found, interval=interval)]
+    console.print(rows_table(f"Means over {len(found)} checkpoints, 95 % {interval} intervals", rows))
+    differing = not_seeds_of_one(checkpoints)
+    if differing:
+        console.print(
+            f"these are not runs of one experiment that differ in their seed: {', '.join(differing)}",
+            soft_wrap=True, markup=False,
+        )  # fmt: skip
+    write_csv(out / "means.csv", list(rows[0]), (row.values() for row in rows))
+    console.print(f"the means: {out / 'means.csv'}", soft_wrap=True, markup=False)

@@ -4,19 +4,16 @@ This is the only place that opens the test split, and each opening leaves a line
 the evaluation's folder.
 """
 
-import csv
 import dataclasses
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from evclip_ray.artifacts import LEDGER, ArtifactError, read_ledger, write_ledger, write_text
+from evclip_ray.artifacts import LEDGER, ArtifactError, read_ledger, write_csv, write_ledger
 from evclip_ray.deploy.reading import Reading
 from evclip_ray.evaluation.evaluate import Scores, summary
-from evclip_ray.evaluation.intervals import SeedMean, over_seeds
 from evclip_ray.evaluation.views import score_views
 from evclip_ray.models.methods.base import Method
 from evclip_ray.training.build import autocast_dtype, build_method, pick_device, weights_of, zero_shot_of
@@ -51,18 +48,6 @@ def assess(reading: Reading, videos: dict[str, Videos], *, out: Path) -> dict[st
     return {
         side: _assess_side(reading, side, found, out if len(videos) == 1 else out / side)
         for side, found in videos.items()
-    }
-
-
-def mean_over_checkpoints(
-    found: Sequence[dict[str, Assessment]],
-) -> dict[str, dict[str, SeedMean]]:
-    """Side -> name in `Assessment.numbers` -> mean top-1 over checkpoints of several seeds."""
-    return {
-        side: {
-            name: over_seeds([sides[side].numbers[name]["top1"] for sides in found]) for name in first.numbers
-        }
-        for side, first in found[0].items()
     }
 
 
@@ -142,19 +127,19 @@ def _per_class(classes: Sequence[str], scored: dict[str, Scores]) -> list[tuple[
 
 def _write_tables(found: Assessment, scored: dict[str, Scores], paths: Sequence[str], out: Path) -> None:
     names, columns = list(found.classes), list(scored)
-    _write_csv(
+    write_csv(
         out / "per_class.csv", ["class", "videos", *columns],
         [[name, videos, *accuracies] for name, videos, accuracies in found.per_class],
     )  # fmt: skip
     last = scored[columns[-1]]
     confusion = [[name, *row] for name, row in zip(names, last.state.confusion.tolist(), strict=True)]
-    _write_csv(out / "confusion.csv", ["true \\ predicted", *names], confusion)
+    write_csv(out / "confusion.csv", ["true \\ predicted", *names], confusion)
     answers = np.stack([scores.logits.argmax(1) for scores in scored.values()], axis=1)
     predictions = [
         [path, names[true], *(names[answer] for answer in row)]
         for path, true, row in zip(paths, last.labels, answers, strict=True)
     ]
-    _write_csv(out / "predictions.csv", ["path", "label", *columns], predictions)
+    write_csv(out / "predictions.csv", ["path", "label", *columns], predictions)
 
 
 def _write_opening(found: Assessment, reading: Reading, side: str, out: Path) -> None:
@@ -170,13 +155,3 @@ def _write_opening(found: Assessment, reading: Reading, side: str, out: Path) ->
         zero_shot=found.numbers["zero_shot"], adapted=found.numbers.get("adapted"),
         weights=found.weights, openings=openings + 1,
     )  # fmt: skip
-
-
-def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(
-        ["" if isinstance(cell, float) and np.isnan(cell) else cell for cell in row] for row in rows
-    )
-    write_text(path, text.getvalue())

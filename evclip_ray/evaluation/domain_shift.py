@@ -5,9 +5,7 @@ choice, each defined where it is computed (`visual_factors`, `feature_distance`,
 behind the published numbers on domain shift are not public, so the two cannot be compared.
 """
 
-import csv
 import dataclasses
-import io
 import itertools
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from evclip_ray.artifacts import LEDGER, read_ledger, write_ledger, write_text
+from evclip_ray.artifacts import LEDGER, read_ledger, write_csv, write_ledger
 from evclip_ray.data.shards import ShardSet
 from evclip_ray.data.transforms import crop_batch
 from evclip_ray.evaluation import association
@@ -186,7 +184,7 @@ def write(
     """Write every table and every video's factors as CSV, and the ledger."""
     claim(out)
     for name, rows in {**tables, "videos": list(itertools.chain(*map(_video_rows, domains)))}.items():
-        _write_csv(out / f"{name}.csv", rows)
+        write_csv(out / f"{name}.csv", list(rows[0]), (row.values() for row in rows))
     counts = {domain.name: len(domain.paths) for domain in domains}
     write_ledger(out, STAGE, inputs=inputs, counts=counts, weights=dict(weights))
 
@@ -271,11 +269,3 @@ def _video_rows(domain: Domain) -> Iterable[Row]:
         label = domain.class_names[int(domain.labels[place])]
         values = {name: float(column[place]) for name, column in factors.items()}
         yield {"set": domain.name, "path": path, "class": label, **values}
-
-
-def _write_csv(path: Path, rows: Sequence[Row]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 Interval = tuple[float, float]
+IntervalKind = Literal["t", "bootstrap"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +24,7 @@ class SeedMean:
         return {"mean": self.mean, "interval": self.interval and list(self.interval), "seeds": self.num_seeds}
 
 
-def over_seeds(values: Sequence[float], *, interval: Literal["t", "bootstrap"] = "t") -> SeedMean:
+def over_seeds(values: Sequence[float], *, interval: IntervalKind = "t") -> SeedMean:
     """The mean of one number a seed, with its 95 % interval.
 
     Raises:

@@ -190,12 +190,44 @@ def test_numbers_of_a_leaky_protocol_are_marked(checkpoint, evaluate, tmp_path, 
     assert json.loads((tmp_path / "out" / "ledger.json").read_text())["counts"]["leaking_rows"] > 1
 
 
-def test_several_checkpoints_give_a_mean_with_an_interval(checkpoint, trained, evaluate, tmp_path):
+@pytest.mark.parametrize("interval", ["t", "bootstrap"])
+def test_several_checkpoints_give_means_with_intervals(interval, checkpoint, trained, evaluate, tmp_path):
     other = trained({"seed": 1})
-    output = evaluate(checkpoint, other)
-    assert "mean top-1 over 2 checkpoints" in output
-    assert "95 % t interval" in output
-    assert len(list((tmp_path / "out").glob("*/ledger.json"))) == 2
+    output = evaluate(checkpoint, other, "--interval", interval)
+    assert f"Means over 2 checkpoints, 95 % {interval} intervals" in output
+    assert "not runs of one experiment" not in output
+    each = [json.loads(path.read_text())["adapted"] for path in (tmp_path / "out").glob("*/ledger.json")]
+    assert len(each) == 2
+    means = {(row["scored"], row["metric"]): row for row in table(tmp_path / "out" / "means.csv")}
+    for metric in ("top1", "top5", "mean_class_accuracy"):
+        row = means["adapted", metric]
+        assert float(row["mean"]) == pytest.approx(sum(numbers[metric] for numbers in each) / 2)
+        assert float(row["low"]) <= float(row["mean"]) <= float(row["high"])
+        assert row["checkpoints"] == "2"
+
+
+def test_several_checkpoints_of_base_to_novel_have_a_mean_of_harmonic_means(
+    base_checkpoint, trained, evaluate, tmp_path
+):
+    other = trained({"data.classes": "base", "seed": 1})
+    evaluate(base_checkpoint, other, "--protocol", "base_to_novel")
+    reached = []
+    for folder in (tmp_path / "out").glob("*-*"):
+        base, novel = (
+            json.loads((folder / side / "ledger.json").read_text())["zero_shot"]["top1"]
+            for side in ("base", "novel")
+        )
+        reached.append(2 * base * novel / (base + novel))
+    rows = table(tmp_path / "out" / "means.csv")
+    (row,) = [row for row in rows if row["side"] == "harmonic" and row["scored"] == "zero_shot"]
+    assert len(reached) == 2
+    assert float(row["mean"]) == pytest.approx(sum(reached) / 2)
+
+
+def test_a_mean_over_what_are_no_seeds_says_so(checkpoint, trained, evaluate):
+    output = " ".join(evaluate(checkpoint, trained({"seed": 1, "optim.lr": 0.5})).split())
+    assert "not runs of one experiment that differ in their seed: optim.lr" in output
+    assert "the same seed" in " ".join(evaluate(checkpoint, checkpoint).split())
 
 
 def test_an_unknown_protocol_names_the_nearest(checkpoint, evaluate):
