@@ -1,32 +1,53 @@
-"""Video file -> uint8 frames of one size, upright, whichever way each frame was reached.
+"""Video file or folder of frames -> uint8 frames of one size, upright, however each frame was reached.
 
 Resizing and the conversion to RGB are one step of swscale: bicubic (its filter widens when shrinking,
 so it is antialiased), with exact rounding and bit-exact paths, so that every CPU gives the same bytes.
 """
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypedDict, Unpack, cast
 
 import av
 import numpy as np
+import PIL
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
-from evclip_ray.data import torchcodec_reader
+from evclip_ray.data import storage, torchcodec_reader
+from evclip_ray.data.frame_folder import FrameFolder
 from evclip_ray.data.sampling import frame_indices
-from evclip_ray.data.video_reader import VideoError, VideoReader
-from evclip_ray.data.view import ViewConfig
+from evclip_ray.data.storage import Place
+from evclip_ray.data.video_reader import VideoError, VideoReader, WrongIndexError
+from evclip_ray.data.view import Decoder, ViewConfig
 
 __all__ = [
-    "VideoError", "VideoInfo", "decode_frames", "decode_view", "decode_views", "decoder_name", "probe"
+    "Part", "VideoError", "VideoInfo", "decode_frames", "decode_view", "decode_views", "decoder_name",
+    "open_video", "probe",
 ]  # fmt: skip
 
 Frames = NDArray[np.uint8]
 Fit = Literal["crop", "stretch"]
+Video = VideoReader | FrameFolder
+
+
+class Part(TypedDict, total=False):
+    """Which part of a video a row of a manifest means, by its columns; all of it by default.
+
+    Frames count from 0 and seconds from the first frame's 0; a part ends before its end. `fps`: frames a
+    second of a folder of frames, which seconds need; a file has its own.
+    """
+
+    start_seconds: float | None
+    end_seconds: float | None
+    start_frame: int | None
+    end_frame: int | None
+    fps: float | None
+
 
 _BICUBIC = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
 # Times in a manifest are rounded: a frame shown within this of a bound counts as shown at it.
@@ -47,25 +68,58 @@ class VideoInfo:
 
 
 @functools.cache
-def decoder_name() -> str:
-    """The decoder and its version, a part of every cache key: two decoders may differ in pixels."""
-    if torchcodec_reader.available():
-        return torchcodec_reader.name()
+def decoder_name(decoder: Decoder = "pyav") -> str:
+    """A decoder and its version, a part of every cache key: two decoders may differ in pixels.
+
+    Raises:
+        ValueError: torchcodec is asked for and not installed.
+    """
     codec = ".".join(str(part) for part in av.library_versions["libavcodec"])
-    return f"pyav {av.__version__} / libavcodec {codec}"
+    # PyAV reads what torchcodec cannot, and Pillow the images of folders of frames.
+    others = f"pyav {av.__version__} / libavcodec {codec} / pillow {PIL.__version__}"
+    return others if decoder == "pyav" else f"{torchcodec_reader.name()} / {others}"
 
 
-def probe(path: Path | str) -> VideoInfo:
+def part_in(row: dict[str, Any]) -> Part:
+    """The part that a row of a manifest means."""
+    return cast(Part, {name: row[name] for name in Part.__annotations__})
+
+
+def open_video(
+    path: Place,
+    *,
+    fps: float | None = None,
+    start_seconds: float | None = None,
+    end_seconds: float | None = None,
+) -> Video:
+    """A file or a folder of frames, open; `start_seconds` to `end_seconds` as in `VideoReader`.
+
+    Raises:
+        VideoError, StorageError: see `VideoReader` and `FrameFolder`.
+    """
+    where = storage.place(path)
+    # A storage has no folders: what is no object may be the beginning of the names of some.
+    if isinstance(where, Path) and where.is_dir():
+        return FrameFolder(where, fps=fps)
+    try:
+        return VideoReader(where, start_seconds=start_seconds, end_seconds=end_seconds)
+    except VideoError:
+        if isinstance(where, str) and storage.is_folder(where):
+            return FrameFolder(where, fps=fps)
+        raise
+
+
+def probe(path: Place, *, fps: float | None = None) -> VideoInfo:
     """The facts of a video; its first frame is decoded.
 
     Raises:
         VideoError: it cannot be opened, or holds no frame that decodes.
     """
-    with VideoReader(Path(path)) as video:
+    with open_video(path, fps=fps) as video:
         return describe(video)
 
 
-def describe(video: VideoReader) -> VideoInfo:
+def describe(video: Video) -> VideoInfo:
     """The facts of an open video; its first frame is decoded."""
     turns: list[int] = []
 
@@ -86,53 +140,53 @@ def describe(video: VideoReader) -> VideoInfo:
     )
 
 
-def decode_view(
-    path: Path | str,
-    *,
-    view: ViewConfig,
-    seed: int | None = None,
-    start_seconds: float | None = None,
-    end_seconds: float | None = None,
-) -> Frames:
-    """(T, H, W, 3) uint8: one view of a video, or of its part from `start_seconds` to `end_seconds`.
-
-    Seconds count from the first frame; a frame is in the part when it is shown in [start, end).
-    `seed`: as in `frame_indices`.
+def decode_view(path: Place, *, view: ViewConfig, seed: int | None = None, **part: Unpack[Part]) -> Frames:
+    """(T, H, W, 3) uint8: one view of a video, or of a part of it. `seed`: as in `frame_indices`.
 
     Raises:
         VideoError: it cannot be decoded, or the part holds no frame.
     """
-    frames: Frames = decode_views(
-        path, view=view, seeds=[seed], start_seconds=start_seconds, end_seconds=end_seconds
-    )[0]
+    frames: Frames = decode_views(path, view=view, seeds=[seed], **part)[0]
     return frames
 
 
 def decode_views(
-    path: Path | str,
+    path: Place,
     *,
     view: ViewConfig,
     seeds: Sequence[int | None],
     offsets: Sequence[float] | None = None,
-    start_seconds: float | None = None,
-    end_seconds: float | None = None,
+    **part: Unpack[Part],
 ) -> Frames:
     """(V, T, H, W, 3) uint8: `decode_view` for each of V seeds, each frame decoded once.
 
     `offsets`: where each view without a seed lies, as in `frame_indices`; in the middle by default.
     """
-    with VideoReader(Path(path)) as video:
-        first, last = part_of(video, start_seconds, end_seconds)
-        places = zip(seeds, offsets or [0.5] * len(seeds), strict=True)
+    places = list(zip(seeds, offsets or [0.5] * len(seeds), strict=True))
+    # Frames are counted from the first one, and torchcodec counts them itself: both need all of a file.
+    windowed = view.decoder == "pyav" and part.get("start_frame") is None and part.get("end_frame") is None
+    if windowed:
+        with contextlib.suppress(WrongIndexError):
+            return _views(path, view, places, part, windowed=True)
+    return _views(path, view, places, part, windowed=False)
+
+
+def _views(
+    path: Place, view: ViewConfig, places: list[tuple[int | None, float]], part: Part, *, windowed: bool
+) -> Frames:
+    start, end = (part.get("start_seconds"), part.get("end_seconds")) if windowed else (None, None)
+    with open_video(path, fps=part.get("fps"), start_seconds=start, end_seconds=end) as video:
+        first, last = part_of(video, part)
         indices = first + np.stack(
             [frame_indices(last - first, view=view, seed=seed, offset=offset) for seed, offset in places]
         )
-        return _read(video, indices, height=view.height, width=view.width, fit=view.fit)
+        return _read(video, indices, view.height, view.width, view.fit, view.decoder)
 
 
 def decode_frames(
-    path: Path | str, indices: Sequence[int], *, height: int, width: int, fit: Fit = "crop"
-) -> Frames:
+    path: Place, indices: Sequence[int], *, height: int, width: int, fit: Fit = "crop",
+    decoder: Decoder = "pyav",
+) -> Frames:  # fmt: skip
     """(len(indices), height, width, 3) uint8: these frames, in this order; repeats are allowed.
 
     An index beyond the last frame gives the last frame.
@@ -144,17 +198,28 @@ def decode_frames(
     wanted = np.asarray(indices, dtype=np.int64)
     if (wanted < 0).any():
         raise ValueError(f"frame indices must be 0 or more, got {wanted.min()}")
-    with VideoReader(Path(path)) as video:
+    with open_video(path) as video:
         wanted = np.minimum(wanted, len(video.index.seconds) - 1)
-        return _read(video, wanted, height=height, width=width, fit=fit)
+        return _read(video, wanted, height, width, fit, decoder)
 
 
-def part_of(video: VideoReader, start: float | None, end: float | None) -> tuple[int, int]:
-    """The frames [first, last) that are shown from `start` to `end` seconds.
+def part_of(video: Video, part: Part) -> tuple[int, int]:
+    """The frames [first, last) of a part, as `video.index` has them.
 
     Raises:
-        VideoError: there are none.
+        VideoError: there are none, or seconds are asked of a folder of frames whose rate is not known.
     """
+    count, end_frame = len(video.index.seconds), part.get("end_frame")
+    first, last = part.get("start_frame") or 0, count if end_frame is None else min(end_frame, count)
+    if first >= last:
+        raise VideoError(video.path, f"no frame is from {first} to {end_frame}; it holds {count} frames")
+    start, end = part.get("start_seconds"), part.get("end_seconds")
+    if start is None and end is None:
+        return first, last
+    if not video.timed:
+        raise VideoError(
+            video.path, "a folder of frames shows no time; give its frames a second in the column fps"
+        )
     seconds = video.index.seconds + _SECONDS_TOLERANCE
     first = 0 if start is None else int(np.searchsorted(seconds, start))
     last = len(seconds) if end is None else int(np.searchsorted(seconds, end))
@@ -164,11 +229,15 @@ def part_of(video: VideoReader, start: float | None, end: float | None) -> tuple
     return first, last
 
 
-def _read(video: VideoReader, indices: NDArray[np.int64], *, height: int, width: int, fit: Fit) -> Frames:
-    fitting = Fitting(height, width, fit)
-    read = torchcodec_reader.read if torchcodec_reader.available() else VideoReader.read
-    found = read(video, indices.ravel().tolist(), fitting)
-    frames = np.stack([found[index] for index in indices.ravel().tolist()])
+def _read(
+    video: Video, indices: NDArray[np.int64], height: int, width: int, fit: Fit, decoder: Decoder
+) -> Frames:
+    fitting, wanted = Fitting(height, width, fit), indices.ravel().tolist()
+    if decoder == "torchcodec" and isinstance(video, VideoReader):
+        found = torchcodec_reader.read(video, wanted, fitting)
+    else:
+        found = video.read(wanted, fitting)
+    frames = np.stack([found[index] for index in wanted])
     return frames.reshape(*indices.shape, height, width, 3)
 
 

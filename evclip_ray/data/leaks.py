@@ -4,14 +4,15 @@ import collections
 import dataclasses
 import hashlib
 import logging
-import os
 from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from evclip_ray.data import storage
 from evclip_ray.data.manifest import Manifest, ManifestError
 from evclip_ray.data.manifest_checks import SPLITS, shared_between_splits
+from evclip_ray.data.storage import Place
 
 logger = logging.getLogger(__name__)
 
@@ -93,29 +94,27 @@ def _leaks(table: pa.Table, column: str) -> list[Leak]:
 def _with_content(table: pa.Table, manifest: Manifest) -> pa.Table:
     """`table` with a column "content": the SHA-256 of files that may be equal, null for the others."""
     paths = table["path"].to_pylist()
-    sizes = _sizes(manifest, set(paths))
+    found = storage.identities(manifest.root, paths)
+    sizes = {path: identity.size for path, identity in found.items() if identity and identity.size}
     sized = table.append_column("size", pa.array([sizes.get(path) for path in paths], pa.int64()))
-    # A digest reads the whole file, so only sizes that two splits have are worth one.
+    # A digest reads the whole file, so only sizes that two splits have are worth one. A storage's own
+    # tags will not do: equal objects that were sent in other pieces have others.
     shared = set(shared_between_splits(sized, "size")["size"].to_pylist())
-    digests = {path: _sha256(manifest, path) for path, size in sizes.items() if size in shared}
+    digests = {path: _sha256(manifest.locate(path)) for path, size in sizes.items() if size in shared}
     # One file in two splits is a leak by path already: content tells of two files.
     copies = collections.Counter(digests.values())
     told = {path: value for path, value in digests.items() if copies[value] > 1}
     return table.append_column("content", pa.array([told.get(path) for path in paths], pa.string()))
 
 
-def _sizes(manifest: Manifest, paths: set[str]) -> dict[str, int]:
-    """Path -> bytes of each file that is there and not empty."""
-    sizes = {}
-    for path in paths:
-        try:
-            # A Path for each of 650,000 files would take longer than asking for their sizes.
-            sizes[path] = os.stat(f"{manifest.root}/{path}").st_size  # noqa: PTH116
-        except OSError:
-            continue
-    return {path: size for path, size in sizes.items() if size}
-
-
-def _sha256(manifest: Manifest, path: str) -> str:
-    with (manifest.root / path).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def _sha256(place: Place) -> str:
+    """Of a file's bytes; of a folder of frames, of all its files' in the order of their names."""
+    whole = hashlib.sha256()
+    files = [place]
+    if storage.is_folder(place):
+        files = [storage.locate(place, name) for name in storage.file_names(place)]
+    for file in files:
+        with storage.open_binary(file) as stream:
+            while data := stream.read(2**20):
+                whole.update(data)
+    return whole.hexdigest()

@@ -6,10 +6,10 @@ A file that is listed but absent is no error here: decoding counts it as skipped
 
 import dataclasses
 import hashlib
-import os
+import io
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, cast
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import pyarrow as pa
@@ -18,23 +18,24 @@ from numpy.typing import NDArray
 from pyarrow import csv, parquet
 
 from evclip_ray.artifacts import replacing
-from evclip_ray.data import manifest_checks
+from evclip_ray.data import manifest_checks, storage
+from evclip_ray.data.find_videos import find_videos
 from evclip_ray.data.manifest_checks import SCHEMA, SPLITS, ManifestError
+from evclip_ray.data.storage import Place
 
 __all__ = ["SCHEMA", "SPLITS", "Manifest", "ManifestError", "read_manifest", "write_manifest"]
 
-VIDEO_SUFFIXES = frozenset(
-    (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ts", ".gif")
-)
 _SPLIT_FOLDERS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """Rows of videos under one folder, checked.
+    """Rows of videos, checked.
 
-    `table`: columns path (relative to `root`), label, split, group, start_seconds, end_seconds; the last
-    four may be null, and are filled with nulls when absent. `source`: where it came from, for messages.
+    `table`: the columns of `SCHEMA`: path, label, split, group, and the part as in `decode.Part`; all but
+    the first two may be null, and are filled with nulls when absent. A path is of a file or a folder of
+    frames, relative to `root`, or a URI. `root`: a folder, absolute, or the URI of one. `source`: where
+    it came from, for messages.
     `allow_leaks`: whether a file or a group may be in two splits, as in some published protocols.
 
     Raises:
@@ -42,12 +43,13 @@ class Manifest:
     """
 
     table: pa.Table
-    root: Path
+    root: Place
     source: str
     allow_leaks: bool = False
 
     def __post_init__(self) -> None:
-        root = self.root.absolute()
+        root = storage.place(self.root)
+        root = root.absolute() if isinstance(root, Path) else root
         table = manifest_checks.checked(
             self.table, root=root, source=self.source, allow_leaks=self.allow_leaks
         )
@@ -61,6 +63,10 @@ class Manifest:
     def classes(self) -> tuple[str, ...]:
         """The labels, sorted."""
         return tuple(sorted(pc.unique(self.table["label"]).to_pylist()))
+
+    def locate(self, path: str) -> Place:
+        """Where the video of a row is, by the row's path."""
+        return storage.locate(self.root, path)
 
     def digest(self) -> str:
         """SHA-256, 16 hex digits, of the rows in their order; the same wherever the root is."""
@@ -95,32 +101,42 @@ class Manifest:
         return cast(list[Any], self.table[name].to_pylist())
 
 
-def read_manifest(path: Path | str, *, root: Path | str | None = None, allow_leaks: bool = False) -> Manifest:
-    """A manifest from a CSV or Parquet file, or a folder of class folders.
+def read_manifest(path: Place, *, root: Place | None = None, allow_leaks: bool = False) -> Manifest:
+    """A manifest from a CSV or Parquet file, or a folder of class folders; any of them may be a URI.
 
-    A folder is read as `<class>/<file>`, or as `<split>/<class>/<file>` when its folders are named
+    A folder is read as `<class>/<video>`, or as `<split>/<class>/<video>` when its folders are named
     train, val (or validation) and test. `root`: the folder that paths are relative to; by default the
     one that holds the manifest. `allow_leaks`: see `Manifest`.
 
     Raises:
         ManifestError: see `Manifest`; or the file is missing or of another kind.
+        StorageError: see `storage`.
     """
-    path = Path(path)
-    if path.is_dir():
-        return Manifest(_read_folder(path), path, str(path), allow_leaks)
-    if not path.exists():
-        raise ManifestError(f"{path}: no such manifest; check the path")
-    readers = {".csv": _read_csv, ".parquet": _read_parquet}
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
-        raise ManifestError(f"{path}: must be a .csv, a .parquet or a folder, got {path.suffix!r}")
+    path = storage.place(path)
+    source, suffix = str(path), PurePosixPath(str(path)).suffix.lower()
+    reader = {".csv": _read_csv, ".parquet": _read_parquet}.get(suffix)
+    if reader is None or storage.is_folder(path):
+        if not storage.is_folder(path):
+            if isinstance(path, Path) and path.exists():
+                raise ManifestError(f"{path}: must be a .csv, a .parquet or a folder, got {suffix!r}")
+            raise ManifestError(f"{path}: no such manifest; check the path")
+        return Manifest(_read_folder(path), path, source, allow_leaks)
     try:
-        table = reader(path)
+        with storage.open_binary(path) as stream:
+            table = reader(stream, source)
+    except FileNotFoundError:
+        raise ManifestError(f"{path}: no such manifest; check the path") from None
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise ManifestError(f"{path}: {_explain(str(error))}") from None
+    except storage.StorageError:
+        raise
     except OSError as error:
         raise ManifestError(f"{path}: cannot be read ({error.strerror or error})") from None
-    return Manifest(table, path.parent if root is None else Path(root), str(path), allow_leaks)
+    return Manifest(table, _parent(path) if root is None else root, source, allow_leaks)
+
+
+def _parent(path: Place) -> Place:
+    return path.parent if isinstance(path, Path) else path.rpartition("/")[0]
 
 
 def write_manifest(manifest: Manifest, path: Path) -> None:
@@ -137,17 +153,18 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
             csv.write_csv(table.drop_columns(empty), temporary)
 
 
-def _read_csv(path: Path) -> pa.Table:
-    if path.stat().st_size == 0:
-        raise ManifestError(f"{path}: is empty; it needs at least the columns path,label and one row")
+def _read_csv(stream: BinaryIO, source: str) -> pa.Table:
+    data = stream.read()
+    if not data:
+        raise ManifestError(f"{source}: is empty; it needs at least the columns path,label and one row")
     options = csv.ConvertOptions(
         column_types=SCHEMA, null_values=[""], strings_can_be_null=True, quoted_strings_can_be_null=True
     )
-    return csv.read_csv(path, convert_options=options)
+    return csv.read_csv(io.BytesIO(data), convert_options=options)
 
 
-def _read_parquet(path: Path) -> pa.Table:
-    return parquet.ParquetFile(path).read()
+def _read_parquet(stream: BinaryIO, _source: str) -> pa.Table:
+    return parquet.ParquetFile(stream).read()
 
 
 def _explain(error: str) -> str:
@@ -156,16 +173,11 @@ def _explain(error: str) -> str:
     return error.splitlines()[0].removeprefix("CSV parse error: ").removeprefix("CSV conversion error ")
 
 
-def _read_folder(folder: Path) -> pa.Table:
-    paths = sorted(
-        os.path.relpath(Path(parent) / name, folder)
-        for parent, _, names in os.walk(folder)
-        for name in names
-        if Path(name).suffix.lower() in VIDEO_SUFFIXES
-    )
+def _read_folder(folder: Place) -> pa.Table:
+    paths = sorted(found.path for found in find_videos(folder))
     if not paths:
         raise ManifestError(f"{folder}: holds no video; it needs folders named by class, with videos in them")
-    parts = [Path(path).parts for path in paths]
+    parts = [path.split("/") for path in paths]
     has_splits = {part[0] for part in parts} <= set(_SPLIT_FOLDERS)
     loose = next((path for path, part in zip(paths, parts, strict=True) if len(part) < 2 + has_splits), None)
     if loose is not None:

@@ -1,6 +1,5 @@
 """What must hold for the rows of a manifest, checked by column operations."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,6 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from evclip_ray.config import nearest
+from evclip_ray.data.storage import Place
 
 SPLITS = ("train", "val", "test")
 SCHEMA = pa.schema(
@@ -18,6 +18,9 @@ SCHEMA = pa.schema(
         "group": pa.string(),
         "start_seconds": pa.float64(),
         "end_seconds": pa.float64(),
+        "start_frame": pa.int64(),
+        "end_frame": pa.int64(),
+        "fps": pa.float64(),
     }
 )
 _REQUIRED = ("path", "label")
@@ -27,7 +30,7 @@ class ManifestError(ValueError):
     """A manifest that cannot be used: the message names the rows, the value and the cure."""
 
 
-def checked(table: pa.Table, *, root: Path, source: str, allow_leaks: bool = False) -> pa.Table:
+def checked(table: pa.Table, *, root: Place, source: str, allow_leaks: bool = False) -> pa.Table:
     """`table` with every column of `SCHEMA`, texts trimmed and paths relative to `root`.
 
     `allow_leaks`: whether a file or a group may be in two splits.
@@ -43,6 +46,7 @@ def checked(table: pa.Table, *, root: Path, source: str, allow_leaks: bool = Fal
     _check_splits(table, source)
     _check_paths(table, root, source)
     _check_times(table, source)
+    _check_frames(table, source)
     _check_duplicates(table, source)
     if not allow_leaks:
         _check_leaks(table, "group", source)
@@ -77,12 +81,12 @@ def _with_all_columns(table: pa.Table, source: str) -> pa.Table:
         raise ManifestError(f"{source}: {error}") from None
 
 
-def _tidied(table: pa.Table, root: Path) -> pa.Table:
+def _tidied(table: pa.Table, root: Place) -> pa.Table:
     for name in ("path", "label", "split", "group"):
         table = _with(table, name, pc.utf8_trim_whitespace(table[name]))
     for name in ("split", "group"):
         table = _with(table, name, pc.if_else(pc.equal(table[name], ""), None, table[name]))
-    prefix = f"{root.as_posix().rstrip('/')}/"
+    prefix = f"{str(root).rstrip('/')}/"
     inside = pc.starts_with(table["path"], prefix)
     relative = pc.utf8_slice_codeunits(table["path"], len(prefix))
     paths = pc.if_else(inside, relative, table["path"])
@@ -114,14 +118,15 @@ def _check_splits(table: pa.Table, source: str) -> None:
         raise ManifestError(f"{source}: row {row + 1} has split {value!r}; {nearest(value, list(SPLITS))}")
 
 
-def _check_paths(table: pa.Table, root: Path, source: str) -> None:
+def _check_paths(table: pa.Table, root: Place, source: str) -> None:
+    # A URI says where it is by itself.
     outside = pc.match_substring_regex(table["path"], r"^/|(^|/)\.\.(/|$)")
     row = _first(outside)
     if row is not None:
         value = table["path"][row].as_py()
         raise ManifestError(
             f"{source}: row {row + 1}: path {value!r} is outside the data root {root};"
-            " paths are relative to the root: name another root, or move the video"
+            " paths are relative to the root: name another root, move the video, or give a URI (file:///...)"
         )
 
 
@@ -140,9 +145,29 @@ def _check_times(table: pa.Table, source: str) -> None:
         )
 
 
+def _check_frames(table: pa.Table, source: str) -> None:
+    start, end, fps = table["start_frame"], table["end_frame"], table["fps"]
+    row = _first(pc.invert(pc.and_(pc.is_finite(fps), pc.greater(fps, 0))))
+    if row is not None:
+        raise ManifestError(f"{source}: row {row + 1}: fps must be more than 0, got {fps[row].as_py()}")
+    row = _first(pc.or_kleene(pc.less(start, 0), pc.or_kleene(pc.less(end, 1), pc.greater_equal(start, end))))
+    if row is not None:
+        raise ManifestError(
+            f"{source}: row {row + 1}: start_frame must be 0 or more and less than end_frame,"
+            f" got {start[row].as_py()} and {end[row].as_py()}"
+        )
+    by_frames = pc.or_(pc.is_valid(start), pc.is_valid(end))
+    by_seconds = pc.or_(pc.is_valid(table["start_seconds"]), pc.is_valid(table["end_seconds"]))
+    row = _first(pc.and_(by_frames, by_seconds))
+    if row is not None:
+        raise ManifestError(
+            f"{source}: row {row + 1}: its part is given in frames and in seconds; keep one of them"
+        )
+
+
 def _check_duplicates(table: pa.Table, source: str) -> None:
     # One file in two splits is a leak, which is told apart from a row that was typed twice.
-    keys = ["path", "split", "start_seconds", "end_seconds"]
+    keys = ["path", "split", "start_seconds", "end_seconds", "start_frame", "end_frame"]
     numbered = table.select(keys).append_column("row", pa.array(np.arange(table.num_rows)))
     counted = numbered.group_by(keys, use_threads=False).aggregate(
         [("row", "count"), ("row", "min"), ("row", "max")]

@@ -64,7 +64,8 @@ def few_shot(
         raise ValueError(f"shots must be at least 1, got {shots}")
     by_label: dict[str, list[int]] = {label: [] for label in manifest.classes}
     labels, paths = manifest.column("label"), manifest.column("path")
-    starts = manifest.column("start_seconds")
+    starts = zip(manifest.column("start_seconds"), manifest.column("start_frame"), strict=True)
+    begins = [seconds or frame or 0.0 for seconds, frame in starts]
     for row in manifest.in_split(split).tolist():
         by_label[labels[row]].append(row)
     scarce = {label: len(rows) for label, rows in by_label.items() if len(rows) < shots}
@@ -76,7 +77,7 @@ def few_shot(
         )
     chosen: list[int] = []
     for label, rows in by_label.items():
-        rows.sort(key=lambda row: (paths[row], starts[row] or 0.0))
+        rows.sort(key=lambda row: (paths[row], begins[row]))
         order = _generator(seed, label if nested else f"{shots} {label}").permutation(len(rows))[:shots]
         chosen.extend(rows[k] for k in order)
     return np.array(sorted(chosen), dtype=np.int64)

@@ -4,12 +4,11 @@ import dataclasses
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
-from evclip_ray.data.decode import VideoInfo, describe, part_of
+from evclip_ray.data.decode import Video, VideoInfo, describe, open_video, part_in, part_of
 from evclip_ray.data.manifest import Manifest
-from evclip_ray.data.video_reader import VideoError, VideoReader
+from evclip_ray.data.video_reader import VideoError
 
 # A header rounds the duration, and a last frame may last long: only a clear gap is a cut file.
 _CUT = 0.9
@@ -31,27 +30,30 @@ def verify_manifest(manifest: Manifest, *, workers: int | None = None) -> Iterat
     """A report for each row, in order, as they come. `workers`: threads, by default one a core.
 
     Threads are enough: the decoder works outside Python's lock.
+
+    Raises:
+        StorageError: a storage does not answer as it must, which is no fault of a video.
     """
     rows = manifest.rows()
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         for start in range(0, len(rows), _AT_A_TIME):
             numbers = range(start, min(start + _AT_A_TIME, len(rows)))
-            yield from pool.map(lambda row: _verify(manifest.root, row, rows[row]), numbers)
+            yield from pool.map(lambda row: _verify(manifest, row, rows[row]), numbers)
 
 
-def _verify(root: Path, number: int, row: dict[str, Any]) -> VideoReport:
+def _verify(manifest: Manifest, number: int, row: dict[str, Any]) -> VideoReport:
     info = None
     try:
-        with VideoReader(root / row["path"]) as video:
+        with open_video(manifest.locate(row["path"]), fps=row["fps"]) as video:
             info = describe(video)
-            part_of(video, row["start_seconds"], row["end_seconds"])
+            part_of(video, part_in(row))
             reason = _what_is_lost(video, info)
     except VideoError as error:
         reason = error.reason
     return VideoReport(number, row["path"], not reason, reason, info)
 
 
-def _what_is_lost(video: VideoReader, info: VideoInfo) -> str:
+def _what_is_lost(video: Video, info: VideoInfo) -> str:
     declared = video.declared_seconds
     decoded = video.count()
     if decoded < info.num_frames:

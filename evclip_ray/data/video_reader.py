@@ -4,18 +4,24 @@ The packets are read without decoding them to learn which frames exist, when eac
 decoding can start. Reading then seeks where that saves work and decodes up to the last frame that is
 wanted. Where packets do not tell the truth (AVI stores no presentation times, some streams hold
 invisible frames), the frames are counted by decoding them, and read in sequence.
+
+Of a part of a long video only the packets around it are read, so that two hours cost no more than the
+part does; an object of a storage is read by blocks.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import av
 import numpy as np
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
+
+from evclip_ray.data import storage
+from evclip_ray.data.storage import Place, StorageError
 
 Convert = Callable[[VideoFrame], NDArray[np.uint8]]
 
@@ -28,20 +34,26 @@ _CODECS_THAT_MARK_REFERENCES = ("h264",)
 _KEPT_BYTES = 64 * 2**20
 # A seek throws the decoder's state away: decoding this many frames more costs less.
 _SEEK_SAVES = 4
+# Enough of the first packets to hold the first frame that is shown: codecs reorder 16 frames at most.
+_HEAD = 64
+# A part is read with this much around it, as bounds in seconds are rounded.
+_MARGIN_SECONDS = 0.01
+# Where a file, or a folder of frames, does not tell its rate.
+DEFAULT_FPS = 25.0
 
 
 class VideoError(ValueError):
     """A video that cannot be used; `reason` says why in one line."""
 
-    def __init__(self, path: Path | str, reason: str) -> None:
+    def __init__(self, path: Place, reason: str) -> None:
         super().__init__(path, reason)
-        self.path, self.reason = Path(path), reason
+        self.path, self.reason = path, reason
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}"
 
 
-class _WrongIndexError(Exception):
+class WrongIndexError(Exception):
     """A frame that the packets promised did not come out of the decoder."""
 
 
@@ -62,20 +74,33 @@ class FrameIndex:
 class VideoReader:
     """An open video file; a context manager.
 
-    `index`: its frames; `fps`: frames a second; `codec`; `width`, `height`: coded size in pixels.
+    `start_seconds`, `end_seconds`: the part that will be read, None for all. `index`: the frames of the
+    file, or, `windowed`, some of them in a row that hold those of the part: its frame k is then not that
+    of the file, though `index.seconds` count from the file's first frame.
+    `fps`: frames a second; `codec`; `width`, `height`: coded size in pixels.
 
     Raises:
         VideoError: no such file, no video stream, or nothing in it decodes.
+        StorageError: see `storage`.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._container, self._stream = _open(path)
+    timed = True
+
+    def __init__(
+        self, path: Place, *, start_seconds: float | None = None, end_seconds: float | None = None
+    ) -> None:
+        self.path, self._object = path, _source(path)
+        self._container, self._stream = _open(path, self._object)
         self._kept: list[VideoFrame] = []
         try:
-            self.index = self._index_by_packets() or self._index_by_decoding()
+            is_part = start_seconds is not None or end_seconds is not None
+            part = self._index_of_part(start_seconds or 0.0, end_seconds) if is_part else None
+            self.windowed = part is not None
+            if is_part and part is None:
+                self._rewind()
+            self.index = part or self._index_by_packets() or self._index_by_decoding()
         except BaseException:
-            self._container.close()
+            self._close()
             raise
 
     def __enter__(self) -> Self:
@@ -84,12 +109,17 @@ class VideoReader:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._close()
+
+    def _close(self) -> None:
         self._container.close()
+        if self._object is not None:
+            self._object.close()
 
     @property
     def fps(self) -> float:
-        """Mean frames a second; 25 where the file does not say."""
-        return float(self._stream.average_rate or self._stream.guessed_rate or 25)
+        """Mean frames a second; `DEFAULT_FPS` where the file does not say."""
+        return float(self._stream.average_rate or self._stream.guessed_rate or DEFAULT_FPS)
 
     @property
     def codec(self) -> str:
@@ -134,19 +164,24 @@ class VideoReader:
 
         Raises:
             VideoError: a packet before the last of them does not decode.
+            WrongIndexError: the index is of a part only, and wrong.
         """
         wanted = sorted({int(index) for index in indices})
         if self.index.times is not None:
             try:
                 return self._read_by_seeking(wanted, self.index.times, convert)
-            except _WrongIndexError:
+            except WrongIndexError:
+                if self.windowed:
+                    raise
                 self.index = self._index_by_decoding()
         return self._read_in_sequence(wanted, convert)
 
     def _read_by_seeking(
         self, wanted: list[int], times: NDArray[np.int64], convert: Convert
     ) -> dict[int, NDArray[np.uint8]]:
-        found, position = {}, -1
+        found: dict[int, NDArray[np.uint8]] = {}
+        # A part is sought; a whole file is read from where it begins.
+        position = -_SEEK_SAVES - 2 if self.windowed else -1
         needed = {int(times[target]) for target in wanted}
         self._rewind()
         frames = self._decode(needed)
@@ -175,25 +210,64 @@ class VideoReader:
 
     def _index_by_packets(self) -> FrameIndex | None:
         """The index without decoding, or None where packets do not tell which frames come out."""
-        if (
-            self._container.format.name not in _TIMED_CONTAINERS
-            or self.codec in _CODECS_WITH_INVISIBLE_FRAMES
-        ):
+        if not self._packets_tell:
             return None
         try:
-            packets = [
-                (packet.pts, packet.is_keyframe, packet.is_discard)
-                for packet in self._container.demux(self._stream)
-                if packet.size
-            ]
+            shown = _frames_promised([_facts(packet) for packet in self._demux()])
         except av.error.FFmpegError:
             return None
-        shown = _frames_promised(packets)
-        if not shown:
+        return self._index_of(shown, shown[0][0]) if shown else None
+
+    def _index_of_part(self, start: float, end: float | None) -> FrameIndex | None:
+        """The index of a run of frames that holds the part, or None where that cannot be told.
+
+        It begins at the last key frame before the part. What is shown after a key frame is decoded after
+        it, and nothing is shown before it is decoded, so the first packet that is decoded after the
+        part's end ends the run.
+        """
+        if not self._packets_tell:
             return None
+        try:
+            shown = _frames_promised([_facts(packet) for packet in itertools.islice(self._demux(), _HEAD)])
+            if not shown:
+                return None
+            zero, base = shown[0][0], float(self._stream.time_base)
+            first = zero + int((start - _MARGIN_SECONDS) / base)
+            last = np.inf if end is None else zero + (end + _MARGIN_SECONDS) / base
+            run = itertools.takewhile(
+                lambda packet: packet.dts is None or packet.dts <= last, self._from_key(first, zero)
+            )
+            packets = [_facts(packet) for packet in run]
+        except av.error.FFmpegError:
+            return None
+        # Frames that follow the key frame but are shown before it need what came before it.
+        key_time = packets[0][0] if packets else None
+        promised = _frames_promised([packet for packet in packets if not _is_before(packet[0], key_time)])
+        return self._index_of(promised, zero) if promised else None
+
+    def _from_key(self, first: int, zero: int) -> Iterator[Any]:
+        """The packets from a key frame that is shown at the time `first` or before, or from the start."""
+        goal, step = first, int(1 / self._stream.time_base)
+        while goal > zero:
+            self._container.seek(goal, stream=self._stream)
+            packets = self._demux()
+            packet = next(packets, None)
+            # A container may seek by the times of decoding, and so land behind the wanted frame.
+            if packet is not None and packet.pts is not None and packet.pts <= first:
+                return itertools.chain([packet], packets)
+            goal, step = goal - step, 2 * step
+        self._rewind()
+        return self._demux()
+
+    def _index_of(self, shown: list[tuple[int, bool]], zero: int) -> FrameIndex:
         stamps = np.array([time for time, _ in shown], dtype=np.int64)
         keys = np.flatnonzero([is_key for _, is_key in shown])
-        return FrameIndex(self._seconds(stamps), stamps, keys if shown[0][1] else np.insert(keys, 0, 0))
+        return FrameIndex(self._seconds(stamps, zero), stamps, keys if shown[0][1] else np.insert(keys, 0, 0))
+
+    @property
+    def _packets_tell(self) -> bool:
+        timed = self._container.format.name in _TIMED_CONTAINERS
+        return timed and self.codec not in _CODECS_WITH_INVISIBLE_FRAMES
 
     def _index_by_decoding(self) -> FrameIndex:
         self._rewind()
@@ -207,11 +281,11 @@ class VideoReader:
         if not len(stamps):
             raise VideoError(self.path, "no frame of it decodes")
         increasing = bool((np.diff(stamps) > 0).all())
-        seconds = self._seconds(stamps) if increasing else np.arange(len(stamps)) / self.fps
+        seconds = self._seconds(stamps, stamps[0]) if increasing else np.arange(len(stamps)) / self.fps
         return FrameIndex(seconds, None, np.zeros(1, dtype=np.int64))
 
-    def _seconds(self, stamps: NDArray[np.int64]) -> NDArray[np.float64]:
-        seconds: NDArray[np.float64] = (stamps - stamps[0]) * float(self._stream.time_base)
+    def _seconds(self, stamps: NDArray[np.int64], zero: int) -> NDArray[np.float64]:
+        seconds: NDArray[np.float64] = (stamps - float(zero)) * float(self._stream.time_base)
         return seconds
 
     def _decode(self, needed: set[int] | None = None) -> Iterator[VideoFrame]:
@@ -241,18 +315,33 @@ class VideoReader:
         except av.error.FFmpegError:
             return
 
+    def _demux(self) -> Iterator[Any]:
+        return (packet for packet in self._container.demux(self._stream) if packet.size)
+
     def _rewind(self) -> None:
         """Start again; a fresh container, as not every format can seek back to its first packet."""
         self._container.close()
-        self._container, self._stream = _open(self.path)
+        self._container, self._stream = _open(self.path, self._object)
 
 
-def _open(path: Path) -> tuple[Any, Any]:
+def _source(path: Place) -> BinaryIO | None:
+    """The open object of a URI; FFmpeg opens a file itself."""
+    try:
+        return storage.open_binary(path) if isinstance(path, str) else None
+    except FileNotFoundError as error:
+        raise VideoError(path, f"cannot be opened ({error.strerror})") from None
+
+
+def _open(path: Place, source: BinaryIO | None) -> tuple[Any, Any]:
     """The container and its first video stream."""
     # "file:" keeps a colon in a name from being read as a protocol, and the whitelist keeps a
     # playlist from opening anything else.
+    if source is not None:
+        source.seek(0)
     try:
-        container = av.open(f"file:{path}", options={"protocol_whitelist": "file"})
+        container = av.open(source or f"file:{path}", options={"protocol_whitelist": "file"})
+    except StorageError:
+        raise
     except (av.error.FFmpegError, OSError) as error:
         raise VideoError(path, f"cannot be opened ({error.strerror})") from None
     if not container.streams.video:
@@ -263,6 +352,14 @@ def _open(path: Path) -> tuple[Any, Any]:
     stream.thread_type = "NONE"
     stream.codec_context.thread_count = 1
     return container, stream
+
+
+def _facts(packet: Any) -> tuple[int | None, bool, bool]:
+    return packet.pts, packet.is_keyframe, packet.is_discard
+
+
+def _is_before(time: int | None, other: int | None) -> bool:
+    return time is not None and other is not None and time < other
 
 
 def _frames_promised(packets: list[tuple[int | None, bool, bool]]) -> list[tuple[int, bool]]:
@@ -286,4 +383,4 @@ def _advance(frames: Iterator[VideoFrame], time: int) -> VideoFrame:
             return frame
         if frame.pts is None or frame.pts > time:
             break
-    raise _WrongIndexError
+    raise WrongIndexError

@@ -6,6 +6,8 @@ from pydantic import Field, model_validator
 
 from evclip_ray.config import Config
 
+Decoder = Literal["pyav", "torchcodec"]
+
 
 class ViewConfig(Config):
     """The frames of one view (T = `num_frames`) and their stored size in pixels.
@@ -15,6 +17,7 @@ class ViewConfig(Config):
     code does (arXiv 2604.22595: 32 frames, T = 8).
     `fit`: "crop" resizes the short side with the aspect kept and crops the centre to
     `height` x `width`; "stretch" ignores the aspect, as EV-CLIP's released code does (to 256 x 340).
+    `decoder`: torchcodec takes less time where most frames of a video are wanted, and more where few are.
     """
 
     num_frames: int = Field(default=8, ge=1)
@@ -23,6 +26,7 @@ class ViewConfig(Config):
     height: int = Field(default=256, ge=16)
     width: int = Field(default=256, ge=16)
     fit: Literal["crop", "stretch"] = "crop"
+    decoder: Decoder = "pyav"
 
     @model_validator(mode="after")
     def _window_holds_the_frames(self) -> Self:

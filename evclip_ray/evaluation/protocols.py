@@ -243,4 +243,4 @@ def _reading(name: str, trained: Protocol, read: dict[str, Side]) -> Protocol:
 
 def _files(side: Side) -> list[str]:
     paths = side.manifest.column("path")
-    return [f"{side.manifest.root}/{paths[row]}" for row in side.rows.tolist()]
+    return [str(side.manifest.locate(paths[row])) for row in side.rows.tolist()]

@@ -331,7 +331,7 @@ def test_narrated_verbs_are_no_class_names(write, dump):
     ):
         epic_shots(write, dump, frame_rates="rates.csv")
     with pytest.raises(
-        ListError, match=r"record 1: frames become seconds by the rate of P03_119; .*frame_rates=FILE"
+        ListError, match=r"record 1: frames become seconds of .*P03_119.MP4 by its rate; .*frame_rates=FILE"
     ):
         epic_shots(write, dump, labels="verbs.csv")
 

@@ -200,7 +200,7 @@ def test_epic_segments_are_parts_of_long_videos_named_by_the_official_key(write)
     report = import_dataset("epic_kitchens", epic(write))
     assert report.manifest.rows()[0] == {
         "path": "P01/videos/P01_11.MP4", "label": "take", "split": "train", "group": "P01_11",
-        "start_seconds": 0.14, "end_seconds": 3723.37,
+        "start_seconds": 0.14, "end_seconds": 3723.37, "start_frame": None, "end_frame": None, "fps": None,
     }  # fmt: skip
     assert report.mislabelled == ()
     assert find_leaks(report.manifest) == []

@@ -15,9 +15,11 @@ def leaky(tmp_path):
     def make(rows, **files):
         for name, data in files.items():
             (tmp_path / f"{name}.mp4").write_bytes(data)
-        named = [(f"{path}.mp4", "x", split, group, None, None) for path, split, group in rows]
-        columns = zip(*named, strict=True)
-        table = pa.table([*map(pa.array, columns, SCHEMA.types)], SCHEMA)
+        named = [
+            {"path": f"{path}.mp4", "label": "x", "split": split, "group": group}
+            for path, split, group in rows
+        ]
+        table = pa.Table.from_pylist(named, SCHEMA)
         return Manifest(table, tmp_path, "protocol.csv", allow_leaks=True)
 
     return make

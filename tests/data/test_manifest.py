@@ -26,7 +26,7 @@ def test_a_csv_gives_rows_classes_and_splits(write, tmp_path):
     assert manifest.root == tmp_path
     assert manifest.rows()[1] == {
         "path": "a/2.mp4", "label": "run", "split": "val", "group": "g2",
-        "start_seconds": None, "end_seconds": None,
+        "start_seconds": None, "end_seconds": None, "start_frame": None, "end_frame": None, "fps": None,
     }  # fmt: skip
     assert manifest.in_split("test").tolist() == [2]
 

@@ -6,18 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from evclip_ray.data import torchcodec_reader
-from evclip_ray.data.decode import Fitting, decode_frames, decoder_name
+from evclip_ray.data.decode import Fitting, decode_frames, decode_view, decoder_name
+from evclip_ray.data.view import ViewConfig
 
 
 @pytest.fixture(autouse=True)
 def fresh():
     """What was found out about torchcodec is forgotten before and after."""
-    for cached in (torchcodec_reader.available, decoder_name):
-        cached.cache_clear()
+    decoder_name.cache_clear()
     yield
-    for cached in (torchcodec_reader.available, decoder_name):
-        cached.cache_clear()
+    decoder_name.cache_clear()
 
 
 @pytest.fixture
@@ -45,27 +43,47 @@ def fake(monkeypatch, decoded):
 
 
 @pytest.mark.parametrize("error", ["ImportError", "RuntimeError", "OSError"])
-def test_a_torchcodec_that_cannot_be_imported_leaves_pyav(tmp_path, monkeypatch, error):
+def test_a_torchcodec_that_cannot_be_imported_is_refused_with_the_cure(tmp_path, monkeypatch, error):
     (tmp_path / "torchcodec").mkdir()
     (tmp_path / "torchcodec" / "__init__.py").write_text(f"raise {error}('no libavutil\\nlong story')")
     monkeypatch.delitem(sys.modules, "torchcodec", raising=False)
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert not torchcodec_reader.available()
+    with pytest.raises(ValueError, match=r"does not import \(no libavutil\): pip install .*view.decoder=pyav"):
+        decoder_name("torchcodec")
+
+
+def test_pyav_decodes_unless_torchcodec_is_asked_for(tmp_path, write_video, fake):
+    path = write_video(tmp_path / "v.mp4")
+    decode_frames(path, [3], height=48, width=64)
+    assert fake.calls == []
+    decode_view(path, view=ViewConfig(num_frames=2, height=48, width=64, decoder="torchcodec"))
+    assert fake.calls == [[10, 30]]
+
+
+def test_torchcodec_has_a_cache_key_of_its_own(fake):
+    assert decoder_name("torchcodec").startswith("torchcodec 0.17.0 / pyav ")
     assert decoder_name().startswith("pyav ")
+    assert ViewConfig(decoder="torchcodec").model_dump() != ViewConfig().model_dump()
 
 
-def test_torchcodec_is_used_and_named_when_it_imports(tmp_path, write_video, fake, decoded):
+def test_torchcodec_gives_the_frames_that_pyav_gives(tmp_path, write_video, fake, decoded):
     path = write_video(tmp_path / "v.mp4")
     whole = decoded(path, Fitting(48, 64, "crop"))
-    frames = decode_frames(path, [30, 2, 30], height=48, width=64)
+    frames = decode_frames(path, [30, 2, 30], height=48, width=64, decoder="torchcodec")
     assert fake.calls == [[2, 30]]
-    assert decoder_name() == "torchcodec 0.17.0"
     assert np.abs(frames.astype(int) - whole[[30, 2, 30]]).mean() < 2
+
+
+def test_torchcodec_counts_the_frames_of_a_part_from_the_first_of_the_file(tmp_path, write_video, fake):
+    path = write_video(tmp_path / "v.mp4", options={"g": "5", "sc_threshold": "0"})
+    view = ViewConfig(num_frames=2, height=48, width=64, decoder="torchcodec")
+    decode_view(path, view=view, start_seconds=1.0, end_seconds=1.1)
+    assert fake.calls == [[30, 32]]
 
 
 def test_files_that_only_a_full_decode_indexes_stay_with_pyav(tmp_path, write_video, fake):
     path = write_video(tmp_path / "v.avi", codec="mpeg4")
-    assert decode_frames(path, [3], height=48, width=64).shape == (1, 48, 64, 3)
+    assert decode_frames(path, [3], height=48, width=64, decoder="torchcodec").shape == (1, 48, 64, 3)
     assert fake.calls == []
 
 
@@ -73,5 +91,6 @@ def test_where_torchcodec_fails_pyav_decides(tmp_path, write_video, fake, decode
     path = write_video(tmp_path / "v.mp4", num_frames=5)
     fake.fails = True
     whole = decoded(path, Fitting(48, 64, "crop"))
-    assert (decode_frames(path, [4, 1], height=48, width=64) == whole[[4, 1]]).all()
+    frames = decode_frames(path, [4, 1], height=48, width=64, decoder="torchcodec")
+    assert (frames == whole[[4, 1]]).all()
     assert fake.calls == [[1, 4]]

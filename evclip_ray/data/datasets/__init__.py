@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from evclip_ray.config import ConfigError, nearest
+from evclip_ray.data.storage import Place, place
 
 if TYPE_CHECKING:
     from evclip_ray.data.datasets.report import ImportReport
@@ -28,7 +29,7 @@ DATASETS = {
 }
 
 
-def import_dataset(name: str, root: Path | str, **options: Any) -> "ImportReport":
+def import_dataset(name: str, root: Place, **options: Any) -> "ImportReport":
     """The manifest of a data set whose videos are under `root`, and what was found on the way.
 
     `options`: keywords of the importer that `name` stands for; paths may be text.
@@ -50,7 +51,7 @@ def import_dataset(name: str, root: Path | str, **options: Any) -> "ImportReport
         if parameter.default is parameter.empty and option not in options:
             raise ConfigError(f"{name} needs the option {option!r}; give it as {option}=VALUE")
     values = {option: _typed(known[option].annotation, value) for option, value in options.items()}
-    report: ImportReport = importer(Path(root), **values)
+    report: ImportReport = importer(place(root), **values)
     return report
 
 

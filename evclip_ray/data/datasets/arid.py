@@ -1,4 +1,4 @@
-"""ARID, actions in the dark: `list_cvt/` of v1.0 (splits 1 to 3) and of v1.5 (splits 0 and 1)."""
+"""ARID, actions in the dark: `list_cvt/` of v1.0 (splits 1 to 3), of v1.5 (0 and 1), and UG2's v1.1."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,45 +10,62 @@ from evclip_ray.data.datasets.lists import (
     find_list,
     find_optional,
     read_lines,
+    read_table,
     whole_number,
 )
 from evclip_ray.data.datasets.report import ImportReport, Listed, build_report, check_choice, places
+from evclip_ray.data.storage import Place
 
 _ACTIONS = ("Drink", "Jump", "Pick", "Pour", "Push", "Run", "Sit", "Stand", "Turn", "Walk", "Wave")
-_TABLE = "mapping_table.txt"
+_TABLES = ("mapping_table.txt", "mapping_table_t1.txt")
+# The lists of the UG2+ challenge's track 1. Its test labels are not public, so validation is read.
+_UG2 = {"train": "ARID1.1_t1_train_pub.csv", "test": "ARID1.1_t1_validation_gt_pub.csv"}
 _FOLDERS = ("list_cvt", "ARID_v1_5_211015/list_cvt", "ARID_v1/list_cvt")
 
 
 def import_arid(
-    root: Path, *, split: int = 1, version: str = "1.0", lists: Path | None = None
+    root: Place, *, split: int | None = None, version: str = "1.0", lists: Path | None = None
 ) -> ImportReport:
-    """An official split of ARID v1.0 (1, 2 or 3) or v1.5 (0 or 1).
+    """An official split of ARID v1.0 (1, 2 or 3), of v1.5 (0 or 1), or v1.1 as the UG2+ challenge has it.
 
     `lists`: the folder of the lists; by default list_cvt in or beside `root`. Class names are those of
-    mapping_table.txt in or above it, else the eleven of the paper in the order of the alphabet.
-    Videos of the "other" lists are unused. Names tell no group.
+    mapping_table.txt in or above it, else the eleven of the paper in the order of the alphabet; v1.1 has
+    videos of some. Videos of the "other" lists are unused. Names tell no group. `split`: 1 by default;
+    v1.1 has one only.
 
     Raises:
         ListError: a list that is missing or broken, with its line; no video under `root`.
         ConfigError: no such version or split.
     """
-    check_choice("version", str(version), ("1.0", "1.5"))
-    newer = str(version) == "1.5"
-    check_choice(f"split of ARID v{version}", split, (0, 1) if newer else (1, 2, 3))
+    version = str(version)
+    check_choice("version", version, ("1.0", "1.1", "1.5"))
+    split = 1 if split is None else split
+    check_choice(f"split of ARID v{version}", split, {"1.0": (1, 2, 3), "1.1": (1,), "1.5": (0, 1)}[version])
     folders = places(root, lists, *_FOLDERS)
-    # Lists of v1.5 are a folder a split, whose "other" list is called "others" in one of them.
-    stem = f"split_{split}/split{split}" if newer else f"ARID_split{split}"
     classes = _classes(folders)
-    rows = [
-        *_rows(find_list(folders, f"{stem}_train.txt"), "train", len(classes)),
-        *_rows(find_list(folders, f"{stem}_test.txt"), "test", len(classes)),
-        *_unused(folders, stem, len(classes)),
-    ]
+    rows = _ug2(folders, len(classes)) if version == "1.1" else _split(folders, version, split, len(classes))
     return build_report(rows, classes, root=root, source=f"arid v{version} split {split}")
 
 
+def _split(folders: list[Path], version: str, split: int, num_classes: int) -> Iterator[Listed]:
+    # Lists of v1.5 are a folder a split, whose "other" list is called "others" in one of them.
+    stem = f"split_{split}/split{split}" if version == "1.5" else f"ARID_split{split}"
+    yield from _rows(find_list(folders, f"{stem}_train.txt"), "train", num_classes)
+    yield from _rows(find_list(folders, f"{stem}_test.txt"), "test", num_classes)
+    yield from _unused(folders, stem, num_classes)
+
+
+def _ug2(folders: list[Path], num_classes: int) -> Iterator[Listed]:
+    """`VideoID,Video,ClassID`: train videos as <class>/<file>, the others as <number>.mp4."""
+    for split, name in _UG2.items():
+        for line, cells in read_table(find_list(folders, name), ("VideoID", "Video", "ClassID")):
+            if "." not in cells["Video"]:
+                raise line.error("Video must be a file, as Run/Run_1_1.mp4")
+            yield Listed(line, cells["Video"], class_index(line, cells["ClassID"], num_classes), split)
+
+
 def _classes(folders: list[Path]) -> tuple[str, ...]:
-    path = find_optional([place for folder in folders for place in (folder, folder.parent)], _TABLE)
+    path = find_optional([place for folder in folders for place in (folder, folder.parent)], *_TABLES)
     if path is None:
         return tuple(words(name) for name in _ACTIONS)
     return ordered_classes(path, _named(path), first=0)

@@ -1,4 +1,4 @@
-"""EPIC-KITCHENS-100 verbs: `EPIC_100_{train,validation}.csv`, parts of long egocentric videos."""
+"""EPIC-KITCHENS-100: `EPIC_100_{train,validation}.csv`, verbs or nouns in parts of long videos."""
 
 import ast
 import re
@@ -9,58 +9,66 @@ from typing import Literal, NamedTuple
 from evclip_ray.data.datasets.class_names import ordered_classes
 from evclip_ray.data.datasets.lists import Line, class_index, find_list, read_table, whole_number
 from evclip_ray.data.datasets.report import ImportReport, Listed, build_report, check_choice, places
+from evclip_ray.data.storage import Place
 
 _TIME = re.compile(r"(\d+):([0-5]?\d):([0-5]?\d(?:\.\d+)?)", re.ASCII)
 _COLUMNS = (
-    "participant_id", "video_id", "start_timestamp", "stop_timestamp", "verb", "verb_class"
+    "participant_id", "video_id", "start_timestamp", "stop_timestamp", "start_frame", "stop_frame"
 )  # fmt: skip
 
 
-class _Verbs(NamedTuple):
-    """The classes, and the narrated verbs that each stands for."""
+class _Labels(NamedTuple):
+    """The classes of a `kind`, and the narrated words that each stands for."""
 
+    kind: str
     classes: tuple[str, ...]
     instances: list[frozenset[str]]
 
 
 def import_epic_kitchens(
-    root: Path, *, lists: Path | None = None, group: Literal["video", "participant"] = "video"
-) -> ImportReport:
-    """Every narrated segment as the part of `<video_id>.MP4` from its start to its stop, in seconds.
+    root: Place, *, lists: Path | None = None, label: Literal["verb", "noun"] = "verb",
+    group: Literal["video", "participant"] = "video", frames: bool = False, fps: float | None = None,
+) -> ImportReport:  # fmt: skip
+    """Every narrated segment as a part of `<video_id>.MP4` in seconds, or of its folder of frames.
 
-    `lists`: the folder of the annotations; by default annotations in or beside `root`. The class name is
-    the `key` of verb_classes.csv: the column `verb` is what was said, and one class has many. The
-    official validation split is "test", as the labels of the test split are not public. `group`: kept in
-    one split by whoever holds out a validation split; by participant, the official splits share most.
-    Folders of frames are not carried, the decoder reads videos.
+    `lists`: the folder of the annotations; by default annotations in or beside `root`. `label`: which
+    classes. Their names are the `key` of verb_classes.csv or noun_classes.csv: the column `verb` is what
+    was said, and one class has many. The official validation split is "test", as the labels of the test
+    split are not public. `group`: kept in one split by whoever holds out a validation split; by
+    participant, the official splits share most. `frames`: where a video has its folder of frames
+    (`<video_id>/frame_0000000001.jpg`, from start_frame to stop_frame) beside it, that is meant; `fps`:
+    the rate of the frames, if it matters.
 
     Raises:
         ListError: a list that is missing or broken, with its line; no video under `root`.
-        ConfigError: no such group.
+        ConfigError: no such label or group.
     """
+    check_choice("label", label, ("verb", "noun"))
     check_choice("group", group, ("video", "participant"))
     folders = places(root, lists, "annotations", "epic-kitchens-100-annotations")
-    verbs = read_verbs(find_list(folders, "EPIC_100_verb_classes.csv", "verb_classes.csv"))
+    table = f"{label}_classes.csv"
+    labels = read_labels(find_list(folders, f"EPIC_100_{table}", table), label)
     rows = [
-        *_rows(find_list(folders, "EPIC_100_train.csv"), "train", verbs, group),
-        *_rows(find_list(folders, "EPIC_100_validation.csv"), "test", verbs, group),
+        *_rows(find_list(folders, "EPIC_100_train.csv"), "train", labels, group),
+        *_rows(find_list(folders, "EPIC_100_validation.csv"), "test", labels, group),
     ]
-    return build_report(rows, verbs.classes, root=root, source="epic_kitchens verbs")
+    source = f"epic_kitchens {label}s"
+    return build_report(rows, labels.classes, root=root, source=source, frames=frames, fps=fps)
 
 
-def read_verbs(path: Path) -> _Verbs:
-    """The verb classes of `id,key,instances,category`.
+def read_labels(path: Path, kind: str) -> _Labels:
+    """The verb or noun classes of `id,key,instances,category`.
 
     Raises:
         ListError: broken, with its line.
     """
     rows = [
-        (line, whole_number(line, cells["id"], "the verb id"), cells)
+        (line, whole_number(line, cells["id"], f"the {kind} id"), cells)
         for line, cells in read_table(path, ("id", "key", "instances"))
     ]
     classes = ordered_classes(path, ((line, number, cells["key"]) for line, number, cells in rows), first=0)
     said = {number: _instances(line, cells["instances"]) | {cells["key"]} for line, number, cells in rows}
-    return _Verbs(classes, [said[number] for number in range(len(classes))])
+    return _Labels(kind, classes, [said[number] for number in range(len(classes))])
 
 
 def _instances(line: Line, text: str) -> frozenset[str]:
@@ -74,18 +82,23 @@ def _instances(line: Line, text: str) -> frozenset[str]:
     return frozenset(map(str, found))
 
 
-def _rows(path: Path, split: str, verbs: _Verbs, group: str) -> Iterator[Listed]:
+def _rows(path: Path, split: str, labels: _Labels, group: str) -> Iterator[Listed]:
     column = {"video": "video_id", "participant": "participant_id"}[group]
-    for line, cells in read_table(path, _COLUMNS):
-        label = class_index(line, cells["verb_class"], len(verbs.classes))
+    word = labels.kind
+    for line, cells in read_table(path, (*_COLUMNS, word, f"{word}_class")):
+        label = class_index(line, cells[f"{word}_class"], len(labels.classes))
         start, stop = (_seconds(line, cells[f"{name}_timestamp"]) for name in ("start", "stop"))
         if not cells["video_id"] or stop <= start:
             raise line.error("must have a video_id, and stop after it starts")
-        said = cells["verb"]
+        # Frames count from 1, and the stop one is part of the segment.
+        first, last = (whole_number(line, cells[name], name) for name in ("start_frame", "stop_frame"))
+        if last < first:
+            raise line.error("stop_frame must not be before start_frame")
+        said = cells[word]
         yield Listed(
             line, f"{cells['video_id']}.MP4", label, split, group=cells[column],
-            start_seconds=start, end_seconds=stop,
-            named=None if said in verbs.instances[label] else said,
+            start_seconds=start, end_seconds=stop, start_frame=max(first - 1, 0), end_frame=max(last, 1),
+            named=None if said in labels.instances[label] else said,
         )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from evclip_ray.data.datasets.class_names import ordered_classes, read_class_nam
 from evclip_ray.data.datasets.lists import Line, ListError, class_index, find_list, read_table
 from evclip_ray.data.datasets.path_label import ListFiles, listed_rows, path_label
 from evclip_ray.data.datasets.report import ImportReport, Listed, build_report
+from evclip_ray.data.storage import Place
 
 _RECORD = ("dassl.data.datasets.base_dataset", "Datum_video")
 _SPLITS = frozenset(("train", "val", "test"))
@@ -30,15 +31,15 @@ class Shot(NamedTuple):
 
 
 def import_ev_clip_shots(
-    root: Path, *, shots: Path, labels: Path | None = None, lists: Path | None = None,
+    root: Place, *, shots: Path, labels: Path | None = None, lists: Path | None = None,
     val: Path | None = None, test: Path | None = None, frame_rates: Path | None = None,
 ) -> ImportReport:  # fmt: skip
     """The videos of a pickle such as `shot_16-seed_1.pkl`, with text lists for what it does not hold.
 
     `labels`: class names, see `read_class_names`; without it, the names in the pickle, which must be one
     a class (EPIC's are narrated verbs: give verb_classes.csv). `val`, `test`: lists as in `path_label`.
-    `frame_rates`: EPIC's video_info.csv, by which frame numbers become seconds. `lists`: the folder that
-    all of these are relative to.
+    `frame_rates`: EPIC's video_info.csv, by which frame numbers become seconds where a video stands for
+    its folder of frames. `lists`: the folder that all of these are relative to.
 
     Raises:
         ListError: a file that is missing or broken; a pickle that holds anything but such records.
@@ -50,7 +51,7 @@ def import_ev_clip_shots(
     rates = _frame_rates(find_list(folder, str(frame_rates))) if frame_rates else {}
     rows = [_listed(shot, len(classes), rates) for shot in found]
     rows += listed_rows(ListFiles(None, val, test), lists, len(classes), path_label)
-    return build_report(rows, classes, root=root, source="ev_clip_shots", groups_from_names=True)
+    return build_report(rows, classes, root=root, source="ev_clip_shots", groups_from_names=True, frames=True)
 
 
 def read_shots(path: Path) -> list[Shot]:
@@ -147,13 +148,10 @@ def _listed(shot: Shot, num_classes: int, rates: dict[str, float]) -> Listed:
     match = _EPIC.fullmatch(shot.path)
     if match is None:
         return Listed(shot.line, shot.path, label, shot.split)
-    if match["video"] not in rates:
-        raise shot.line.error(
-            f"frames become seconds by the rate of {match['video']};"
-            " give EPIC's video_info.csv with frame_rates=FILE"
-        )
-    rate = rates[match["video"]]
+    rate = rates.get(match["video"])
+    start, stop = int(match["start"]) - 1, int(match["stop"])
     return Listed(
         shot.line, f"{match['video']}.MP4", label, shot.split, group=match["video"],
-        start_seconds=(int(match["start"]) - 1) / rate, end_seconds=int(match["stop"]) / rate,
+        start_seconds=start / rate if rate else None, end_seconds=stop / rate if rate else None,
+        start_frame=start, end_frame=stop,
     )  # fmt: skip

@@ -7,12 +7,13 @@ from pathlib import Path
 from evclip_ray.data.datasets.class_names import words
 from evclip_ray.data.datasets.lists import ListError, read_lines
 from evclip_ray.data.datasets.report import ImportReport, Listed, build_report, check_choice, places
+from evclip_ray.data.storage import Place
 
 _LIST = re.compile(r"(?P<label>.+)_test_split(?P<split>[123])\.txt")
 _SPLITS = {"0": None, "1": "train", "2": "test"}
 
 
-def import_hmdb51(root: Path, *, split: int = 1, lists: Path | None = None) -> ImportReport:
+def import_hmdb51(root: Place, *, split: int = 1, lists: Path | None = None) -> ImportReport:
     """The official split 1, 2 or 3: 70 train and 30 test videos a class, the others unused.
 
     `lists`: the folder of the lists; by default testTrainMulti_7030_splits in or beside `root`. Classes
@@ -38,7 +39,7 @@ def import_hmdb51(root: Path, *, split: int = 1, lists: Path | None = None) -> I
     return build_report(rows, classes, root=root, source=f"hmdb51 split {split}", groups_from_names=True)
 
 
-def _lists(root: Path, lists: Path | None) -> dict[tuple[str, int], Path]:
+def _lists(root: Place, lists: Path | None) -> dict[tuple[str, int], Path]:
     """(class, split) -> its list, of the first place that holds any."""
     for folder in places(root, lists, "testTrainMulti_7030_splits", "splits"):
         matches = [(_LIST.fullmatch(path.name), path) for path in folder.iterdir()] if folder.is_dir() else []

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 from evclip_ray.data.datasets.class_names import ordered_classes
 from evclip_ray.data.datasets.lists import Line, ListError, Row, read_table, whole_number
 from evclip_ray.data.datasets.report import ImportReport, Listed, build_report, check_choice, places
+from evclip_ray.data.storage import Place
 
 _COLUMNS = ("label", "youtube_id", "time_start", "time_end", "split")
 _SPLITS = {
@@ -30,7 +31,7 @@ class _Video(NamedTuple):
 
 
 def import_kinetics(
-    root: Path, *, lists: Path | None = None, held_out: Literal["validation", "test"] = "validation"
+    root: Place, *, lists: Path | None = None, held_out: Literal["validation", "test"] = "validation"
 ) -> ImportReport:
     """Every listed video, from `<youtube id>_<start>_<end>.mp4` (six digits each) somewhere under `root`.
 
@@ -69,7 +70,7 @@ def import_kinetics(
     return build_report(rows, classes, root=root, source="kinetics")
 
 
-def _lists(root: Path, lists: Path | None) -> list[Path]:
+def _lists(root: Place, lists: Path | None) -> list[Path]:
     """The CSV files with the columns of Kinetics, of the first place that holds any."""
     for place in places(root, lists, *_FOLDERS):
         found = [path for path in sorted(place.glob("*.csv")) if _is_kinetics(path)]

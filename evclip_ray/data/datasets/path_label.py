@@ -9,13 +9,22 @@ from evclip_ray.config import ConfigError
 from evclip_ray.data.datasets.class_names import read_class_names
 from evclip_ray.data.datasets.lists import Line, class_index, find_list, read_lines, whole_number
 from evclip_ray.data.datasets.report import ImportReport, Listed, build_report
+from evclip_ray.data.storage import Place
 
 # A path may hold blanks and commas: the id is what follows the last of them.
 _PATH_LABEL = re.compile(r"(?P<path>.*\S)[\s,]+(?P<label>[+-]?\d+)", re.ASCII)
 _FRAMES_LABEL = re.compile(r"(?P<path>.*\S)\s+(?P<frames>[+-]?\d+)\s+(?P<label>[+-]?\d+)", re.ASCII)
 
-Parse = Callable[[Line], tuple[str, str]]
-"""A line -> the path and the class id, as text."""
+
+class Entry(NamedTuple):
+    """What a line says; `num_frames` where it names a folder of frames."""
+
+    path: str
+    label: str
+    num_frames: int | None = None
+
+
+Parse = Callable[[Line], Entry]
 
 
 class ListFiles(NamedTuple):
@@ -27,7 +36,7 @@ class ListFiles(NamedTuple):
 
 
 def import_path_label(
-    root: Path, *, labels: Path, lists: Path | None = None,
+    root: Place, *, labels: Path, lists: Path | None = None,
     train: Path | None = None, val: Path | None = None, test: Path | None = None,
 ) -> ImportReport:  # fmt: skip
     """Lists whose lines are a path (or a file's name), a blank or a comma, and a class id from 0.
@@ -45,14 +54,24 @@ def import_path_label(
 
 
 def import_lists(
-    root: Path, files: ListFiles, labels: Path, lists: Path | None, *, parse: Parse, source: str
+    root: Place,
+    files: ListFiles,
+    labels: Path,
+    lists: Path | None,
+    *,
+    parse: Parse,
+    source: str,
+    fps: float | None = None,
 ) -> ImportReport:
-    """The report of text lists whose lines `parse` reads."""
+    """The report of text lists whose lines `parse` reads. `fps`: see `build_report`."""
     classes = read_class_names(find_list([lists or Path()], str(labels)))
     rows = list(listed_rows(files, lists, len(classes), parse))
     if not rows:
         raise ConfigError("name at least one list: train=FILE, val=FILE or test=FILE")
-    return build_report(rows, classes, root=root, source=source, groups_from_names=True)
+    frames = parse is frames_label
+    return build_report(
+        rows, classes, root=root, source=source, groups_from_names=True, frames=frames, fps=fps
+    )
 
 
 def listed_rows(files: ListFiles, lists: Path | None, num_classes: int, parse: Parse) -> Iterator[Listed]:
@@ -61,26 +80,27 @@ def listed_rows(files: ListFiles, lists: Path | None, num_classes: int, parse: P
         if name is None:
             continue
         for line in read_lines(find_list([lists or Path()], str(name))):
-            path, label = parse(line)
-            yield Listed(line, path, class_index(line, label, num_classes), split)
+            path, label, num_frames = parse(line)
+            yield Listed(line, path, class_index(line, label, num_classes), split, num_frames=num_frames)
 
 
-def path_label(line: Line) -> tuple[str, str]:
+def path_label(line: Line) -> Entry:
     """`some/path.mp4 3`, the path quoted or not."""
     match = _PATH_LABEL.fullmatch(line.text.strip())
     if match is None:
         raise line.error("must be a path and a class id")
-    return _unquoted(match["path"]), match["label"]
+    return Entry(_unquoted(match["path"]), match["label"])
 
 
-def frames_label(line: Line) -> tuple[str, str]:
+def frames_label(line: Line) -> Entry:
     """`some/folder 163 3`: a folder of frames, their number, and a class id."""
     match = _FRAMES_LABEL.fullmatch(line.text.strip())
     if match is None:
         raise line.error("must be a folder of frames, their number and a class id")
-    if whole_number(line, match["frames"], "the number of frames") < 1:
+    num_frames = whole_number(line, match["frames"], "the number of frames")
+    if num_frames < 1:
         raise line.error("the number of frames must be at least 1")
-    return _unquoted(match["path"]), match["label"]
+    return Entry(_unquoted(match["path"]), match["label"], num_frames)
 
 
 def _unquoted(path: str) -> str:

@@ -14,6 +14,7 @@ from evclip_ray.data.datasets.lists import Line, ListError
 from evclip_ray.data.datasets.video_files import VideoFiles
 from evclip_ray.data.manifest import Manifest
 from evclip_ray.data.manifest_checks import SCHEMA
+from evclip_ray.data.storage import Place
 
 
 class Listed(NamedTuple):
@@ -21,6 +22,8 @@ class Listed(NamedTuple):
 
     `label`: index into the classes. `split`: None where the list leaves the video unused. `named`: the
     class that the annotation says, where it says one beside the id; otherwise the file's name is read.
+    A part is in seconds of a file and in frames of a folder of frames, so a list may give both.
+    `num_frames`: how many a list of folders says that a folder holds.
     """
 
     line: Line
@@ -31,6 +34,9 @@ class Listed(NamedTuple):
     start_seconds: float | None = None
     end_seconds: float | None = None
     named: str | None = None
+    start_frame: int | None = None
+    end_frame: int | None = None
+    num_frames: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +46,7 @@ class ImportReport:
     `classes`: names as words, in the official order, whether or not they have videos. `missing`: listed
     but absent, as listed. `unlisted`: present, but in no list. `duplicates`: rows left out, as an earlier
     row has their video. `mislabelled`: rows whose class id and name disagree; they keep their id.
+    `miscounted`: folders that hold another number of frames than is listed; all that they hold are read.
     The manifest may hold a video or a group in two splits: see `leaks.refuse_leaks`.
     """
 
@@ -49,24 +56,32 @@ class ImportReport:
     unlisted: tuple[str, ...]
     duplicates: tuple[str, ...]
     mislabelled: tuple[str, ...]
+    miscounted: tuple[str, ...] = ()
 
 
 def build_report(
     rows: Iterable[Listed],
     classes: Sequence[str],
     *,
-    root: Path,
+    root: Place,
     source: str,
     groups_from_names: bool = False,
+    frames: bool = False,
+    fps: float | None = None,
 ) -> ImportReport:
     """Look for every listed video under `root`.
 
     `groups_from_names`: a row without a group takes the source video that its name tells, if it does.
+    `frames`: whether a folder of frames is meant where a file has its name too. `fps`: frames a second
+    of folders of frames, where it is known.
 
     Raises:
-        ListError: not one of the listed videos is there.
+        ListError: not one of the listed videos is there, or a file's part is known in frames only.
+        ConfigError: `fps` is not above 0.
     """
-    collected = _Collected(VideoFiles(root), classes, groups_from_names)
+    if fps is not None and not fps > 0:
+        raise ConfigError(f"fps must be above 0, got {fps}")
+    collected = _Collected(VideoFiles(root), classes, groups_from_names, frames, fps)
     for row in rows:
         collected.add(row)
     return collected.report(source)
@@ -75,7 +90,15 @@ def build_report(
 class _Collected:
     """The rows so far, and what did not fit."""
 
-    def __init__(self, files: VideoFiles, classes: Sequence[str], groups_from_names: bool) -> None:
+    def __init__(
+        self,
+        files: VideoFiles,
+        classes: Sequence[str],
+        groups_from_names: bool,
+        frames: bool,
+        fps: float | None,
+    ) -> None:
+        self._frames, self._fps = frames, fps
         self._files, self._classes, self._names = files, tuple(classes), NameReader(classes)
         self._groups_from_names = groups_from_names
         self._columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
@@ -84,9 +107,10 @@ class _Collected:
         self._missing: list[str] = []
         self._duplicates: list[str] = []
         self._mislabelled: list[str] = []
+        self._miscounted: list[str] = []
 
     def add(self, row: Listed) -> None:
-        path = self._files.find(row.path)
+        path = self._files.find(row.path, frames=self._frames)
         if path:
             self._used.add(path)
         if row.split is None:
@@ -96,15 +120,33 @@ class _Collected:
         if path is None:
             self._missing.append(row.path)
             return
-        key = (path, row.split, row.start_seconds, row.end_seconds)
+        part = self._part(row, path)
+        key = (path, row.split, *part)
         if key in self._kept:
             self._duplicates.append(f"{row.line.where}: {path} is in {self._kept[key].where} too")
             return
         self._kept[key] = row.line
         group = row.group or (facts.group if facts and self._groups_from_names else None)
-        values = (path, self._classes[row.label], row.split, group, row.start_seconds, row.end_seconds)
+        values = (path, self._classes[row.label], row.split, group, *part)
         for name, value in zip(SCHEMA.names, values, strict=True):
             self._columns[name].append(value)
+
+    def _part(self, row: Listed, path: str) -> tuple[Any, ...]:
+        """start_seconds, end_seconds, start_frame, end_frame, fps."""
+        held = self._files.num_frames.get(path)
+        if held is None:
+            if row.start_frame is not None and row.start_seconds is None:
+                raise row.line.error(
+                    f"frames become seconds of {path} by its rate; give EPIC's video_info.csv with"
+                    " frame_rates=FILE, or its folder of frames"
+                )
+            return row.start_seconds, row.end_seconds, None, None, None
+        if row.num_frames is not None and row.num_frames != held:
+            told = f"{path} holds {held} frames, the list says {row.num_frames}"
+            self._miscounted.append(f"{row.line.where}: {told}")
+        if row.start_frame is not None:
+            return None, None, row.start_frame, row.end_frame, self._fps
+        return row.start_seconds, row.end_seconds, None, None, self._fps
 
     def _compare(self, row: Listed, said: str | None) -> None:
         label = self._classes[row.label]
@@ -125,6 +167,7 @@ class _Collected:
             unlisted=(*sorted(files.paths - self._used), *files.unreadable),
             duplicates=tuple(self._duplicates),
             mislabelled=tuple(self._mislabelled),
+            miscounted=tuple(self._miscounted),
         )
 
 
@@ -138,18 +181,24 @@ def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
         raise ConfigError(f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}")
 
 
-def places(root: Path, lists: Path | None, *folders: str) -> list[Path]:
-    """Where the official lists may be: `lists` alone if given, else those folders in or beside `root`."""
+def places(root: Place, lists: Path | None, *folders: str) -> list[Path]:
+    """Where the official lists may be: `lists` alone if given, else those folders in or beside `root`.
+
+    Raises:
+        ConfigError: `root` is a URI, where lists are not looked for.
+    """
     if lists is not None:
         return [lists]
+    if not isinstance(root, Path):
+        raise ConfigError(f"{root}: lists are not looked for in a storage; name their folder with --lists")
     near = [root, root.absolute().parent]
     return [place / folder for place, folder in itertools.product(near, (*folders, "."))]
 
 
-def _nothing_found(root: Path, missing: Sequence[str], num_files: int) -> str:
+def _nothing_found(root: Place, missing: Sequence[str], num_files: int) -> str:
     if not missing:
         return f"{root}: the lists name no video of this split; check them"
     return (
         f"{root}: none of the {len(missing)} listed videos is there, the first is {missing[0]!r}; {num_files}"
-        " other video files are. Point --root at the folder of the videos (folders of frames are not read)"
+        " other videos are. Point --root at the folder of the videos, or of the folders of frames"
     )

@@ -14,18 +14,21 @@ from evclip_ray.data.datasets.lists import (
     whole_number,
 )
 from evclip_ray.data.datasets.report import ImportReport, Listed, build_report, check_choice, places
+from evclip_ray.data.storage import Place
 
 _OLD = "something-something-v2-"
 
 
 def import_ssv2(
-    root: Path, *, lists: Path | None = None, held_out: Literal["validation", "test"] = "validation"
-) -> ImportReport:
-    """The 174 templates, from `<id>.webm` (or another suffix) somewhere under `root`.
+    root: Place, *, lists: Path | None = None, held_out: Literal["validation", "test"] = "validation",
+    frames: bool = False, fps: float | None = None,
+) -> ImportReport:  # fmt: skip
+    """The 174 templates, from `<id>.webm` (or another suffix, or a folder of frames) under `root`.
 
     `lists`: the folder of the JSON files, by their old or new names; by default labels in or beside
     `root`. `held_out`: the official split to read as "test". With "validation", as published, none is
     left for selection but a part of train; with "test", the official validation split is "val".
+    `frames`: where a video has its frames beside it, they are meant; `fps`: their rate, if known.
 
     Raises:
         ListError: a list that is missing or broken; no video under `root`.
@@ -40,7 +43,7 @@ def import_ssv2(
     rows += _rows(validation, "test" if held_out == "validation" else "val", classes)
     if held_out == "test":
         rows += _answers(find_list(folders, "test-answers.csv"), classes)
-    return build_report(rows, classes, root=root, source="ssv2")
+    return build_report(rows, classes, root=root, source="ssv2", frames=frames, fps=fps)
 
 
 def _classes(path: Path) -> tuple[str, ...]:

@@ -7,12 +7,13 @@ from pathlib import Path
 from evclip_ray.data.datasets.class_names import ordered_classes, plain
 from evclip_ray.data.datasets.lists import Line, class_index, find_list, read_lines, whole_number
 from evclip_ray.data.datasets.report import ImportReport, Listed, build_report, check_choice, places
+from evclip_ray.data.storage import Place
 
 # Folder HandstandPushups holds files called v_HandStandPushups: names are compared by their letters.
 _VIDEO = re.compile(r"(?P<folder>[^/]+)/v_[^/]+_g\d+_c\d+\.avi", re.ASCII)
 
 
-def import_ucf101(root: Path, *, split: int = 1, lists: Path | None = None) -> ImportReport:
+def import_ucf101(root: Place, *, split: int = 1, lists: Path | None = None) -> ImportReport:
     """The official split 1, 2 or 3, from `<class>/v_<class>_gNN_cNN.avi` somewhere under `root`.
 
     `lists`: the folder of classInd.txt and the lists; by default ucfTrainTestlist in or beside `root`.

@@ -1,55 +1,61 @@
 """The videos under a folder, and which of them a list means."""
 
 import collections
-import os
-from collections.abc import Iterator
-from pathlib import Path
 
+from evclip_ray.data import storage
 from evclip_ray.data.datasets.class_names import plain
 from evclip_ray.data.datasets.lists import ListError
-from evclip_ray.data.manifest import VIDEO_SUFFIXES
+from evclip_ray.data.find_videos import find_videos, stem
+from evclip_ray.data.storage import Place
 
 
 class VideoFiles:
-    """Every video file under `root`, links followed. Paths are relative to it.
+    """Every video file and folder of frames under `root`, links followed. Paths are relative to it.
 
-    `unreadable`: names that are not UTF-8, escaped; a manifest cannot hold them.
+    `num_frames`: of each folder of frames. `unreadable`: names that are not UTF-8, escaped; a manifest
+    cannot hold them.
 
     Raises:
         ListError: `root` is no folder.
+        StorageError: see `storage`.
     """
 
-    def __init__(self, root: Path) -> None:
-        if not root.is_dir():
+    def __init__(self, root: Place) -> None:
+        self.root = storage.place(root)
+        if not storage.is_folder(self.root):
             raise ListError(f"{root}: must be the folder of the videos, and is no folder; check --root")
-        self.root = root
         self.paths: set[str] = set()
+        self.num_frames: dict[str, int] = {}
         self.unreadable: list[str] = []
         self._by_name: dict[str, list[str]] = collections.defaultdict(list)
-        for path in _walk(root):
+        for path, num_frames in find_videos(self.root):
             if not _is_utf8(path):
                 self.unreadable.append(path.encode("utf-8", "backslashreplace").decode())
                 continue
             self.paths.add(path)
+            if num_frames is not None:
+                self.num_frames[path] = num_frames
             self._by_name[stem(path.rpartition("/")[2])].append(path)
 
-    def find(self, listed: str) -> str | None:
-        """The file that a list means by `listed`, None if there is none.
+    def find(self, listed: str, *, frames: bool = False) -> str | None:
+        """The video that a list means by `listed`, None if there is none.
 
         That path itself; else the file of that name in a folder of that name, wherever it is and
-        whatever its suffix (lists name the folders of other machines, and folders of frames). A name
-        without a folder is found in any. Folders are compared by letters and digits.
+        whatever its suffix (lists name the folders of other machines). A name without a folder is found
+        in any. Folders are compared by letters and digits. Where a file and a folder of frames have the
+        name, `frames` says which of them is meant.
 
         Raises:
-            ListError: several files answer equally well.
+            ListError: several answer equally well.
         """
         if listed in self.paths:
             return listed
         folder, _, name = listed.rstrip("/").rpartition("/")
         wanted = [plain(part) for part in reversed(folder.split("/"))] if folder else []
+        named = self._by_name.get(stem(name), [])
         best = 1 if wanted else 0
         found: list[str] = []
-        for path in self._by_name.get(stem(name), ()):
+        for path in [path for path in named if (path in self.num_frames) == frames] or named:
             score = _common(wanted, [plain(part) for part in reversed(path.split("/")[:-1])])
             if score >= best:
                 found = [*found, path] if score == best else [path]
@@ -72,31 +78,9 @@ def _common(wanted: list[str], folders: list[str]) -> int:
     return count
 
 
-def stem(name: str) -> str:
-    """A file's name without the suffix of a video; the name itself if it has none."""
-    front, _, end = name.rpartition(".")
-    return front if front and f".{end.lower()}" in VIDEO_SUFFIXES else name
-
-
 def _is_utf8(path: str) -> bool:
     try:
         path.encode()
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _walk(root: Path) -> Iterator[str]:
-    entered = set()
-    for parent, folders, names in os.walk(root, followlinks=True):
-        status = os.stat(parent)  # noqa: PTH116
-        # A link to a folder above would be walked for ever.
-        if (status.st_dev, status.st_ino) in entered:
-            folders.clear()
-            continue
-        entered.add((status.st_dev, status.st_ino))
-        folders.sort()
-        prefix = os.path.relpath(parent, root).replace(os.sep, "/")
-        for name in sorted(names):
-            if stem(name) != name:
-                yield name if prefix == "." else f"{prefix}/{name}"

@@ -1,0 +1,186 @@
+"""A folder of frame images, read as a video: `img_00001.jpg`, `frame_0000000001.jpg`, `1.png`, ...
+
+Frame k of the video is the k-th image by number; numbers count from 0 or 1 without a gap. Only the
+frames that are asked for are read. A folder shows no time: its row may give the frames a second.
+"""
+
+import functools
+import io
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from evclip_ray.data import storage
+from evclip_ray.data.storage import Place
+from evclip_ray.data.video_reader import DEFAULT_FPS, Convert, FrameIndex, VideoError
+
+IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"))
+
+_NUMBERED = re.compile(r"(?P<head>.*?)(?P<number>\d+)(?P<suffix>\.[A-Za-z]+)", re.ASCII)
+# Optical flow often lies beside the frames that it was computed from.
+_NOT_FRAMES = ("flow", ".")
+
+
+def frame_names(names: Iterable[str]) -> list[str]:
+    """Those of `names` that are frames, in their order; none where no image is numbered.
+
+    >>> frame_names(["img_10.jpg", "img_9.jpg", "flow_x_9.jpg", "cover.jpg", "notes.txt"])
+    ['img_9.jpg', 'img_10.jpg']
+
+    Raises:
+        ValueError: images of two patterns.
+    """
+    patterns: dict[tuple[str, str], list[tuple[int, str]]] = {}
+    for name in names:
+        match = _NUMBERED.fullmatch(name)
+        if match and match["suffix"].lower() in IMAGE_SUFFIXES and not name.startswith(_NOT_FRAMES):
+            key = match["head"], match["suffix"].lower()
+            patterns.setdefault(key, []).append((int(match["number"]), name))
+    if len(patterns) > 1:
+        one, other = (min(found)[1] for found in list(patterns.values())[:2])
+        raise ValueError(
+            f"holds images of two patterns, as {one!r} and {other!r}; leave those that are its frames"
+        )
+    return [name for found in patterns.values() for _, name in sorted(found)]
+
+
+def missing_frame(names: Sequence[str]) -> str | None:
+    """What is wrong with the numbers of `frame_names`: a name that is missing, or one number twice."""
+    previous: str | None = None
+    for name in names:
+        number = _number(name)
+        if previous is None:
+            if number > 1:
+                return f"{_renumbered(name, 1)} is missing: frames count from 0 or 1 and here from {number}"
+        elif number == _number(previous):
+            return f"{previous} and {name} are one frame; remove one"
+        elif number != _number(previous) + 1:
+            return f"{_renumbered(previous, _number(previous) + 1)} is missing; extract the frames again"
+        previous = name
+    return None
+
+
+def _number(name: str) -> int:
+    match = _NUMBERED.fullmatch(name)
+    assert match is not None
+    return int(match["number"])
+
+
+def _renumbered(name: str, number: int) -> str:
+    match = _NUMBERED.fullmatch(name)
+    assert match is not None
+    return f"{match['head']}{number:0{len(match['number'])}d}{match['suffix']}"
+
+
+class FrameFolder:
+    """An open folder of frames; has what a `VideoReader` has.
+
+    `fps`: frames a second; without it `index.seconds` are those of 25 a second, and mean nothing.
+
+    Raises:
+        VideoError: no numbered image, images of two patterns, or a number is missing.
+        StorageError: see `storage`.
+    """
+
+    declared_seconds: float | None = None
+
+    def __init__(self, path: Place, *, fps: float | None = None) -> None:
+        self.path, self.timed = path, fps is not None
+        self.fps = fps or DEFAULT_FPS
+        self._names = _frames_of(path, path.stat().st_mtime_ns if isinstance(path, Path) else 0)
+        self._size: tuple[int, int] | None = None
+        count = len(self._names)
+        self.index = FrameIndex(np.arange(count) / self.fps, None, np.arange(count))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    @property
+    def codec(self) -> str:
+        """The kind of image, e.g. "jpg"."""
+        return self._names[0].rpartition(".")[2].lower()
+
+    @property
+    def width(self) -> int:
+        """Pixels, upright."""
+        return self._first_size[0]
+
+    @property
+    def height(self) -> int:
+        """Pixels, upright."""
+        return self._first_size[1]
+
+    def count(self) -> int:
+        """The number of frames, each of which is decoded.
+
+        Raises:
+            VideoError: one does not decode, or is of another size than the first.
+        """
+        for name in self._names:
+            self._image(name)
+        return len(self._names)
+
+    def read(self, indices: Sequence[int], convert: Convert) -> dict[int, NDArray[np.uint8]]:
+        """`convert(frame)` of each of `indices`; only those images are read.
+
+        Raises:
+            VideoError: see `count`, of these frames.
+        """
+        return {
+            index: convert(av.VideoFrame.from_ndarray(self._image(self._names[index]), format="rgb24"))
+            for index in sorted(set(indices))
+        }
+
+    @property
+    def _first_size(self) -> tuple[int, int]:
+        if self._size is None:
+            self._image(self._names[0])
+        assert self._size is not None
+        return self._size
+
+    def _image(self, name: str) -> NDArray[np.uint8]:
+        """(H, W, 3) RGB, turned upright as its EXIF says."""
+        where = storage.locate(self.path, name)
+        try:
+            with Image.open(io.BytesIO(storage.read_bytes(where))) as image:
+                upright = ImageOps.exif_transpose(image).convert("RGB")
+        except storage.StorageError:
+            raise
+        except FileNotFoundError:
+            raise VideoError(self.path, f"frame {name} went missing") from None
+        except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError) as error:
+            raise VideoError(self.path, f"frame {name} does not decode ({type(error).__name__})") from None
+        self._size = self._size or upright.size
+        if upright.size != self._size:
+            one, other = ("x".join(map(str, size)) for size in (upright.size, self._size))
+            raise VideoError(self.path, f"frame {name} is {one} and others are {other}; make them alike")
+        return np.asarray(upright)
+
+
+# The parts of a long video name one folder again and again, and listing it takes longer than reading.
+@functools.lru_cache(maxsize=4)
+def _frames_of(path: Place, _modified: int) -> tuple[str, ...]:
+    try:
+        names = frame_names(storage.file_names(path))
+    except storage.StorageError:
+        raise
+    except (OSError, ValueError) as error:
+        raise VideoError(path, getattr(error, "strerror", None) or str(error)) from None
+    if not names:
+        raise VideoError(path, "is a folder without numbered images; frames are named as img_00001.jpg")
+    problem = missing_frame(names)
+    if problem:
+        raise VideoError(path, problem)
+    return tuple(names)
