@@ -12,7 +12,7 @@ from evclip_ray.data.shards import ShardSet
 from evclip_ray.data.transforms import crop_batch
 from evclip_ray.evaluation.intervals import wilson_interval
 from evclip_ray.evaluation.metrics import ClassificationState
-from evclip_ray.models.methods.base import Method, VideoBatch
+from evclip_ray.models.methods.base import Method, MethodOutput, VideoBatch
 
 Batches = Callable[[list[npt.NDArray[np.int64]]], Iterator[VideoBatch]]
 """Groups of positions -> a batch of each."""
@@ -55,10 +55,12 @@ def score(
     dtype: torch.dtype | None = None,
     positions: npt.NDArray[np.int64] | None = None,
     batches: Batches | None = None,
+    watch: Callable[[VideoBatch, MethodOutput], None] | None = None,
 ) -> Scores:
     """Logits of the videos at `positions` (all of them by default), in evaluation mode.
 
     `batches`: makes a batch of each group of positions; by default, of the pixels of their fixed view.
+    `watch`: is shown every batch with its output.
     """
     chosen = np.arange(len(shards)) if positions is None else positions
     groups = [chosen[start : start + batch_size] for start in range(0, len(chosen), batch_size)]
@@ -68,6 +70,8 @@ def score(
     for batch in batches(groups) if batches else _fixed_views(method, shards, groups, device):
         with autocast(device, dtype):
             output = method(batch)
+        if watch is not None:
+            watch(batch, output)
         logits.append(output.logits.float().cpu().numpy())
     method.train(was_training)
     width = logits[0].shape[1] if logits else 0
