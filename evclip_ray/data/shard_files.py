@@ -8,6 +8,7 @@ needs no second look.
 import dataclasses
 import hashlib
 import json
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from evclip_ray.artifacts import digest, replacing
-from evclip_ray.data.decode import VideoError, decode_views, decoder_name
+from evclip_ray.data import storage
+from evclip_ray.data.attempts import Attempts
+from evclip_ray.data.decode import VideoError, decode_views, decoder_name, part_in
 from evclip_ray.data.sampling import spread_offsets
+from evclip_ray.data.shard_plan import decoding_work
+from evclip_ray.data.storage import Place
 from evclip_ray.data.view import ViewConfig
 
 _FORMAT = 1
@@ -29,8 +34,8 @@ class ShardJob:
     """What one shard is made from.
 
     `videos`: rows of the manifest, each with its `row` number there and the `bytes` and `modified`
-    time (ns) of its file, by which an edited video is noticed. `seed`: None spreads the views evenly
-    over the video instead of drawing them. `decoder`: see `decoder_name`.
+    time (or tag) of its file, as in `storage.Identity`, by which an edited video is noticed. `seed`: None
+    spreads the views evenly over the video instead of drawing them. `decoder`: see `decoder_name`.
     """
 
     file: str
@@ -43,7 +48,14 @@ class ShardJob:
     @property
     def key(self) -> str:
         """The digest of everything that the shard's bytes depend on."""
-        return digest(dataclasses.asdict(self) | {"view": self.view.model_dump(), "format": _FORMAT})
+        made_from = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return digest(made_from | {"view": self.view.model_dump(), "format": _FORMAT})
+
+    @property
+    def work(self) -> float:
+        """How long it takes, in frames: see `decoding_work`."""
+        sampled = self.num_views * self.view.num_frames
+        return sum(decoding_work(video, sampled_frames=sampled) for video in self.videos)
 
     @property
     def num_bytes(self) -> int:
@@ -71,35 +83,33 @@ def view_seed(seed: int | None, video: dict[str, Any], view: int) -> int | None:
     """None for view 0, deterministic, as all are without a seed; else one for each video and view."""
     if view == 0 or seed is None:
         return None
-    name = json.dumps([seed, video["path"], video["start_seconds"], video["end_seconds"], view])
+    part = [value for name, value in part_in(video).items() if name.startswith(("start", "end"))]
+    name = json.dumps([seed, video["path"], *part, view])
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big")
 
 
-def write_shard(job: ShardJob, *, root: Path, folder: Path) -> None:
+def write_shard(job: ShardJob, *, root: Place, folder: Path, attempts: Attempts) -> None:
     """Decode the job's videos under `root` into `folder`, whole or not at all.
 
-    A video that does not decode is left out with its reason; its neighbours are kept. One video is in
-    memory at a time.
+    A video that does not decode is left out with its reason, as is one that earlier `attempts` found to
+    end the process; its neighbours are kept. One video is in memory at a time.
 
     Raises:
+        StorageError: a storage does not answer as it must, which is no fault of a video.
         RuntimeError: this machine decodes otherwise than the one that planned the job.
         OSError: the folder cannot be written to.
     """
-    if decoder_name() != job.decoder:
+    decoder = decoder_name(job.view.decoder)
+    if decoder != job.decoder:
         raise RuntimeError(
-            f"this machine decodes by {decoder_name()}, the job needs {job.decoder}: install the same"
+            f"this machine decodes by {decoder}, the job needs {job.decoder}: install the same"
             " versions on every node"
         )
     columns = schema(job.view, job.key)
     with replacing(folder / job.file) as temporary, pa.ipc.new_file(str(temporary), columns) as writer:
-        for video in job.videos:
-            try:
-                frames = _decode(job, video, root)
-            except VideoError as error:
-                nothing = np.empty((0, *job.view.shape), dtype=np.uint8)
-                writer.write_batch(_batch(columns, video, nothing), {_SKIPPED: error.reason})
-            else:
-                writer.write_batch(_batch(columns, video, frames))
+        for place, video in enumerate(job.videos):
+            frames, reason = _decode(job, video, root, attempts.at(place, video["path"]))
+            writer.write_batch(_batch(columns, video, frames), reason and {_SKIPPED: reason})
 
 
 def is_finished(path: Path, job: ShardJob) -> bool:
@@ -123,15 +133,21 @@ def skip_reasons(path: Path) -> dict[int, str]:
     return reasons
 
 
-def _decode(job: ShardJob, video: dict[str, Any], root: Path) -> NDArray[np.uint8]:
-    return decode_views(
-        root / video["path"],
-        view=job.view,
-        seeds=[view_seed(job.seed, video, view) for view in range(job.num_views)],
-        offsets=spread_offsets(job.num_views) if job.seed is None else None,
-        start_seconds=video["start_seconds"],
-        end_seconds=video["end_seconds"],
-    )
+def _decode(
+    job: ShardJob, video: dict[str, Any], root: Place, attempt: AbstractContextManager[None]
+) -> tuple[NDArray[np.uint8], str | None]:
+    """The views of a video, or none and the reason."""
+    seeds = [view_seed(job.seed, video, view) for view in range(job.num_views)]
+    offsets = spread_offsets(job.num_views) if job.seed is None else None
+    where = storage.locate(root, video["path"])
+    try:
+        with attempt:
+            return decode_views(where, view=job.view, seeds=seeds, offsets=offsets, **part_in(video)), None
+    except VideoError as error:
+        reason = error.reason
+    except MemoryError:
+        reason = "needs more memory than there is"
+    return np.empty((0, *job.view.shape), dtype=np.uint8), reason
 
 
 def _batch(columns: pa.Schema, video: dict[str, Any], frames: NDArray[np.uint8]) -> pa.RecordBatch:

@@ -5,25 +5,29 @@ one costs nobody else's work. A shard's bytes depend on its inputs only, never o
 preparation that was killed is run again, keeps what is finished, and ends with the same files.
 """
 
-import csv
+import contextlib
+import dataclasses
 import errno
-import io
 import logging
 import pickle
 import shutil
+import uuid
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evclip_ray.artifacts import LEDGER, ArtifactError, digest, read_ledger, write_ledger, write_text
+from evclip_ray.artifacts import LEDGER, ArtifactError, digest, read_ledger, write_csv, write_ledger
+from evclip_ray.data import storage
+from evclip_ray.data.attempts import Attempts
 from evclip_ray.data.decode import decoder_name
 from evclip_ray.data.manifest import Manifest
 from evclip_ray.data.shard_files import ShardJob, is_finished, skip_reasons, write_shard
+from evclip_ray.data.shard_plan import cut, decoding_work
 from evclip_ray.data.shard_set import INDEX_SCHEMA, STAGE, ShardSet, open_shards, write_index
+from evclip_ray.data.storage import Place, StorageError
 from evclip_ray.data.view import ViewConfig
 
 __all__ = ["ShardSet", "open_shards", "prepare_shards"]
@@ -35,6 +39,23 @@ Progress = Callable[[int, int], None]
 QUARANTINE = "quarantine.csv"
 # Small enough to share out evenly and to lose little on a kill, large enough to be few files.
 _SHARD_BYTES = 64 * 2**20
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardTask:
+    """A job and how it is done: `run` names the preparation, whose attempts at a shard are one story."""
+
+    job: ShardJob
+    root: Place
+    folder: Path
+    seconds_per_video: float
+    run: str
+
+    @property
+    def attempts(self) -> Path:
+        """Where they are kept."""
+        return self.folder / f".{self.job.file}.{self.run}.attempts"
 
 
 def prepare_shards(
@@ -46,6 +67,7 @@ def prepare_shards(
     num_views: int = 1,
     seed: int | None = 0,
     rows_per_shard: int | None = None,
+    seconds_per_video: float = 600,
     progress: Progress | None = None,
 ) -> ShardSet:
     """Decode V = `num_views` views of the manifest's rows (or of `indices`) into `folder`, once.
@@ -53,14 +75,15 @@ def prepare_shards(
     View 0 is the deterministic one; the others are drawn by (`seed`, video, view). With `seed` None none
     is drawn: they are spread evenly over the video, for evaluation. What is finished is kept; when all
     is, Ray is not needed. `folder` and the manifest's root must be seen by every node
-    under the same path. Videos that do not decode are listed in `quarantine.csv` and the ledger.
-    `rows_per_shard`: videos a file, by default about 64 MiB. `progress`: called with videos done and
-    videos in all.
+    under the same path. Videos that do not decode are listed in `quarantine.csv` and the ledger, as are
+    those that crash the decoder or take it longer than `seconds_per_video`.
+    `rows_per_shard`: videos a file at most, by default about 64 MiB. `progress`: called with videos done
+    and videos in all.
 
     Raises:
         ValueError: Ray is needed and not started, or no video decodes.
         ArtifactError: the folder was made from other inputs.
-        OSError: the folder is full; finished shards are kept.
+        OSError: the folder is full, or a storage does not answer; finished shards are kept.
     """
     if num_views < 1 or (rows_per_shard is not None and rows_per_shard < 1):
         raise ValueError(f"num_views and rows_per_shard must be 1 or more, got {num_views}, {rows_per_shard}")
@@ -74,42 +97,41 @@ def prepare_shards(
         "num_views": num_views,
         "seed": seed,
         "rows_per_shard": rows_per_shard,
-        "decoder": decoder_name(),
+        "decoder": decoder_name(view.decoder),
     }
     _refuse_other(folder, inputs)
-    jobs = [
-        ShardJob(f"shard-{number:05d}.arrow", videos[start : start + rows_per_shard],
-                 view, num_views, seed, decoder_name())
-        for number, start in enumerate(range(0, len(videos), rows_per_shard))
-    ]  # fmt: skip
+    jobs = _plan(videos, view, num_views, seed, rows_per_shard)
     missing = [job for job in jobs if not is_finished(folder / job.file, job)]
     if missing or not (folder / LEDGER).exists():
         done = len(videos) - sum(len(job.videos) for job in missing)
-        for count in _write_all(missing, manifest.root, folder):
-            done += count
-            if progress is not None:
-                progress(done, len(videos))
-        _finish(folder, jobs, inputs)
+        with _told_when_full(folder, missing):
+            for count in _write_all(missing, manifest.root, folder, seconds_per_video):
+                done += count
+                if progress is not None:
+                    progress(done, len(videos))
+            _finish(folder, jobs, inputs)
     return open_shards(folder)
 
 
 def _videos(manifest: Manifest, indices: NDArray[np.int64]) -> list[dict[str, Any]]:
     """The rows to decode, each with its number and the size and time of its file (None where absent)."""
     rows = manifest.select(indices).rows()
-
-    def facts(row: dict[str, Any]) -> tuple[int | None, int | None]:
-        try:
-            status = (manifest.root / row["path"]).stat()
-        except OSError:
-            return None, None
-        return status.st_size, status.st_mtime_ns
-
-    # In threads, for the sake of network file systems, where each answer takes milliseconds.
-    with ThreadPoolExecutor(16) as pool:
-        found = pool.map(facts, rows)
+    found = storage.identities(manifest.root, (row["path"] for row in rows))
+    facts = [found[row["path"]] or (None, None) for row in rows]
     return [
-        row | {"row": int(index), "bytes": size, "modified": modified}
-        for row, index, (size, modified) in zip(rows, indices, found, strict=True)
+        row | {"row": int(index), "bytes": size, "modified": version}
+        for row, index, (size, version) in zip(rows, indices, facts, strict=True)
+    ]
+
+
+def _plan(
+    videos: list[dict[str, Any]], view: ViewConfig, num_views: int, seed: int | None, rows_per_shard: int
+) -> list[ShardJob]:
+    sampled = num_views * view.num_frames
+    work = [decoding_work(video, sampled_frames=sampled) for video in videos]
+    return [
+        ShardJob(f"shard-{number:05d}.arrow", videos[rows], view, num_views, seed, decoder_name(view.decoder))
+        for number, rows in enumerate(cut(work, max_rows=rows_per_shard))
     ]
 
 
@@ -126,7 +148,7 @@ def _refuse_other(folder: Path, inputs: dict[str, Any]) -> None:
         )
 
 
-def _write_all(jobs: list[ShardJob], root: Path, folder: Path) -> Iterator[int]:
+def _write_all(jobs: list[ShardJob], root: Place, folder: Path, seconds_per_video: float) -> Iterator[int]:
     """Write the shards on the cluster; yields the number of videos of each one that is done."""
     if not jobs:
         return
@@ -135,34 +157,62 @@ def _write_all(jobs: list[ShardJob], root: Path, folder: Path) -> Iterator[int]:
 
     if not ray.is_initialized():
         raise ValueError("preparing shards needs Ray, which is not started: call ray.init() first")
-    free, needed = shutil.disk_usage(folder).free, sum(job.num_bytes for job in jobs)
-    if free < needed:
-        raise _full(folder, f"{needed / 2**30:.1f} GiB are needed, {free / 2**30:.1f} GiB are free")
-    logger.info("%s: writing %d shards by %s", folder, len(jobs), decoder_name())
-    items = [{"job": pickle.dumps((job, root, folder))} for job in jobs]
+    if shutil.disk_usage(folder).free < sum(job.num_bytes for job in jobs):
+        raise OSError(errno.ENOSPC, "too little space")
+    logger.info("%s: writing %d shards by %s", folder, len(jobs), jobs[0].decoder)
+    # What killed a process of an earlier preparation may have been whoever ended that one.
+    run = uuid.uuid4().hex
+    tasks = [ShardTask(job, root, folder, seconds_per_video, run) for job in _longest_first(jobs)]
+    items = [{"task": pickle.dumps(task)} for task in tasks]
     dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(_run, num_cpus=1)
     dataset.context.enable_progress_bars = False
     for result in dataset.iter_rows():
+        if result["storage"]:
+            raise StorageError(result["storage"])
         if result["full"]:
-            raise _full(folder, "it filled up while writing")
+            raise OSError(errno.ENOSPC, "it filled up")
         yield int(result["videos"])
 
 
+def _longest_first(jobs: list[ShardJob]) -> list[ShardJob]:
+    """So that no long one is waited for while the other processes have nothing left to do."""
+    return sorted(jobs, key=lambda job: -job.work)
+
+
 def _run(row: dict[str, Any]) -> dict[str, Any]:
-    """One task: write one shard. A full disk comes back as a result, as Ray would wrap the error."""
-    job, root, folder = pickle.loads(row["job"])
+    """One task: write one shard. A disk or storage at fault is a result, as Ray would wrap the error."""
+    task: ShardTask = pickle.loads(row["task"])
+    done = {"videos": 0, "full": False, "storage": ""}
     try:
-        write_shard(job, root=root, folder=folder)
+        with Attempts(task.attempts, seconds=task.seconds_per_video) as attempts:
+            write_shard(task.job, root=task.root, folder=task.folder, attempts=attempts)
+    except StorageError as error:
+        return done | {"storage": str(error)}
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in _FULL:
             raise
-        return {"videos": 0, "full": True}
-    return {"videos": len(job.videos), "full": False}
+        return done | {"full": True}
+    return done | {"videos": len(task.job.videos)}
 
 
-def _full(folder: Path, reason: str) -> OSError:
-    message = f"no space for shards ({reason}); finished ones are kept: make room and run again"
-    return OSError(errno.ENOSPC, message, str(folder))
+@contextlib.contextmanager
+def _told_when_full(folder: Path, jobs: list[ShardJob]) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        unwritten = sum(job.num_bytes for job in jobs if not (folder / job.file).exists())
+        free = shutil.disk_usage(folder).free
+        message = (
+            f"no space for shards ({_size(unwritten)} are needed, {_size(free)} are free);"
+            " finished ones are kept: make room and run again"
+        )
+        raise OSError(error.errno, message, str(folder)) from None
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.1f} MiB"
 
 
 def _finish(folder: Path, jobs: list[ShardJob], inputs: dict[str, Any]) -> None:
@@ -198,8 +248,5 @@ def _quarantine(folder: Path, skipped: list[dict[str, Any]]) -> None:
     if not skipped:
         return
     logger.warning("%s: %d videos did not decode; see %s", folder, len(skipped), QUARANTINE)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["path", "reason"])
-    writer.writerows([video["path"], video["reason"]] for video in skipped)
-    write_text(folder / QUARANTINE, text.getvalue())
+    rows = [(video["path"], video["reason"]) for video in skipped]
+    write_csv(folder / QUARANTINE, ["path", "reason"], rows)

@@ -69,6 +69,9 @@ class DataConfig(Config):
     test_fraction: float = Field(0.2, gt=0, lt=1)
     split_seed: int = 0
     train_views: int = Field(1, ge=1, description="stored temporal views of a training video")
+    seconds_per_video: float = Field(
+        600, gt=0, description="what decoding one video may take; one that takes longer is left out"
+    )
     augment: AugmentConfig = AugmentConfig()
     bank: int | None = Field(
         None, ge=1, description="augmented views of a training video, drawn once; None draws anew each epoch"

@@ -1,8 +1,10 @@
-import collections
 import csv
 import os
 import pickle
 import shutil
+import subprocess
+import tempfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,8 +13,9 @@ import pytest
 
 from evclip_ray.artifacts import ArtifactError, file_digest, read_ledger
 from evclip_ray.data import shards
+from evclip_ray.data.attempts import Attempts
 from evclip_ray.data.datasets.synthetic import write_synthetic
-from evclip_ray.data.decode import decode_view, decode_views
+from evclip_ray.data.decode import Part, decode_view, decode_views
 from evclip_ray.data.manifest import read_manifest
 from evclip_ray.data.sampling import spread_offsets
 from evclip_ray.data.shard_files import view_seed
@@ -76,7 +79,7 @@ def test_every_good_video_is_there_with_the_pixels_of_its_view(folder, manifest)
 
 
 def test_the_first_view_is_the_deterministic_one_and_the_others_are_drawn():
-    video = {"path": "a.mp4", "start_seconds": None, "end_seconds": None}
+    video = {"path": "a.mp4"} | dict.fromkeys(Part.__annotations__)
     assert view_seed(0, video, 0) is None
     draws = {view_seed(s, video | {"path": p}, v) for s in (0, 1) for p in "ab" for v in (1, 2)}
     assert len(draws) == 8
@@ -244,44 +247,69 @@ def test_too_little_space_is_said_before_anything_is_decoded(manifest, tmp_path,
         prepare_shards(manifest, folder=tmp_path, **SETTINGS)
 
 
-def test_a_disk_that_fills_up_keeps_finished_shards(manifest, tmp_path, monkeypatch, local_ray):
-    calls = collections.Counter()
-    original = shards._run
+@pytest.fixture
+def small_disk():
+    """A disk of 300 kB, of its own; the set takes 442 kB."""
+    # Not under tmp_path, as pytest may remove that before what is mounted there is gone.
+    folder = Path(tempfile.mkdtemp())
+    command = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(folder)]
+    try:
+        mounted = subprocess.run(command, capture_output=True, text=True)
+    except OSError as error:
+        pytest.skip(f"needs a small disk: {error}")
+    if mounted.returncode:
+        folder.rmdir()
+        pytest.skip(f"needs the right to mount a small disk: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    folder.rmdir()
 
-    def full_at_the_third(row):
-        number = int(pickle.loads(row["job"])[0].file[6:11])
-        return {"videos": 0, "full": True} if number == 2 else original(row)
 
-    monkeypatch.setattr(shards, "_run", full_at_the_third)
-    with pytest.raises(OSError, match="finished ones are kept") as caught:
-        prepare_shards(manifest, folder=tmp_path, **SETTINGS, progress=lambda done, total: calls.update("x"))
+def test_a_disk_that_fills_up_while_shards_are_written_keeps_finished_ones(
+    folder, manifest, small_disk, monkeypatch, local_ray
+):
+    with monkeypatch.context() as patch:
+        # Another program's files fill it, after it was found to have room.
+        patch.setattr(shards.shutil, "disk_usage", lambda folder: SimpleNamespace(free=2**20))
+        with pytest.raises(OSError, match=r"no space for shards \(.* MiB are needed.* make room") as caught:
+            prepare_shards(manifest, folder=small_disk, **SETTINGS)
     assert caught.value.errno == 28
-    assert (tmp_path / "shard-00000.arrow").exists()
-    monkeypatch.undo()
-    assert len(prepare_shards(manifest, folder=tmp_path, **SETTINGS)) == 17
+    assert caught.value.filename == str(small_disk)
+    finished = contents(small_disk)
+    assert 0 < len(finished) < 5
+    assert {path.name for path in small_disk.iterdir()} == set(finished), "half a shard takes no room"
+    subprocess.run(["mount", "-o", "remount,size=2m", str(small_disk)], check=True)
+    assert len(prepare_shards(manifest, folder=small_disk, **SETTINGS)) == 17
+    assert contents(small_disk) == contents(folder)
 
 
-def test_a_full_disk_is_told_apart_from_other_errors(manifest, tmp_path, monkeypatch):
+def test_a_full_disk_is_told_apart_from_other_errors(tmp_path, monkeypatch):
     def fail(number):
-        def write(job, *, root, folder):
+        def write(job, *, root, folder, attempts):
             raise OSError(number, "x")
 
         return write
 
-    row = {"job": pickle.dumps((None, tmp_path, tmp_path))}
-    monkeypatch.setattr(shards, "write_shard", fail(28))
-    assert shards._run(row) == {"videos": 0, "full": True}
+    job = SimpleNamespace(file="shard-00000.arrow")
+    row = {"task": pickle.dumps(shards.ShardTask(job, tmp_path, tmp_path, 60, "a"))}
+    for number in (28, 122):
+        monkeypatch.setattr(shards, "write_shard", fail(number))
+        assert shards._run(row)["full"]
     monkeypatch.setattr(shards, "write_shard", fail(13))
     with pytest.raises(OSError, match="x"):
         shards._run(row)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_node_with_another_decoder_refuses_to_mix(manifest, tmp_path):
     from evclip_ray.data.shard_files import ShardJob, write_shard
 
     job = ShardJob("shard-00000.arrow", [], VIEW, 1, 0, "another decoder 1.0")
-    with pytest.raises(RuntimeError, match=r"the job needs another decoder 1\.0: install the same"):
-        write_shard(job, root=tmp_path, folder=tmp_path)
+    with (
+        Attempts(tmp_path / "attempts", seconds=60) as attempts,
+        pytest.raises(RuntimeError, match=r"the job needs another decoder 1\.0: install the same"),
+    ):
+        write_shard(job, root=tmp_path, folder=tmp_path, attempts=attempts)
 
 
 def test_a_foreign_or_unfinished_folder_is_no_shard_set(copy, tmp_path):

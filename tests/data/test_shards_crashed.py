@@ -1,0 +1,130 @@
+"""Videos that end the process that decodes them, for real: they are left out like any broken one."""
+
+import csv
+import os
+import signal
+import time
+
+import pytest
+
+from evclip_ray.artifacts import file_digest, read_ledger
+from evclip_ray.data import shards
+from evclip_ray.data.datasets.synthetic import write_synthetic
+from evclip_ray.data.manifest import read_manifest
+from evclip_ray.data.shards import open_shards, prepare_shards
+from evclip_ray.data.view import ViewConfig
+
+SETTINGS = {"view": ViewConfig(num_frames=2, height=32, width=32), "rows_per_shard": 4}
+BAD = "spinning_around/001.mp4"
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory):
+    """18 videos, one of them bad as far as the decoders of these tests go."""
+    return read_manifest(
+        write_synthetic(tmp_path_factory.mktemp("videos"), videos_per_class=3, size=32, num_frames=8)
+    )
+
+
+@pytest.fixture
+def at_the_bad_video(monkeypatch):
+    """Lets the processes that decode do something when they come to the bad video."""
+    original = shards._run
+
+    def let(happen):
+        def run(row):
+            from evclip_ray.data import shard_files
+
+            decode = shard_files.decode_views
+
+            def decode_or_not(path, **options):
+                if str(path).endswith(BAD):
+                    happen()
+                return decode(path, **options)
+
+            shard_files.decode_views = decode_or_not
+            try:
+                return original(row)
+            finally:
+                shard_files.decode_views = decode
+
+        monkeypatch.setattr(shards, "_run", run)
+
+    return let
+
+
+def quarantine(folder):
+    with (folder / "quarantine.csv").open(newline="") as stream:
+        return [(row["path"], row["reason"]) for row in csv.DictReader(stream)]
+
+
+@pytest.fixture
+def neighbours(manifest):
+    """The paths of the good videos."""
+    return [path for path in manifest.column("path") if path != BAD]
+
+
+def test_a_video_that_crashes_the_decoder_is_quarantined_and_never_tried_again(
+    manifest, neighbours, at_the_bad_video, tmp_path, monkeypatch, local_ray
+):
+    at_the_bad_video(lambda: os.kill(os.getpid(), signal.SIGSEGV))
+    found = prepare_shards(manifest, folder=tmp_path, **SETTINGS)
+    assert found.paths == neighbours
+    assert quarantine(tmp_path) == [(BAD, "the decoder crashed, signal 11 (Segmentation fault)")]
+    assert read_ledger(tmp_path, "shards")["counts"] == {"videos": 17, "skipped": 1, "shards": 5}
+    assert not list(tmp_path.glob(".*"))
+    before = {path: file_digest(path) for path in tmp_path.glob("*.arrow")}
+    for name in ("ledger.json", "index.arrow"):
+        (tmp_path / name).unlink()
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    assert prepare_shards(manifest, folder=tmp_path, **SETTINGS).paths == neighbours
+    assert {path: file_digest(path) for path in tmp_path.glob("*.arrow")} == before
+
+
+@pytest.mark.slow
+def test_a_video_that_hangs_the_decoder_is_quarantined_after_its_time(
+    manifest, neighbours, at_the_bad_video, tmp_path, local_ray
+):
+    at_the_bad_video(lambda: time.sleep(600))
+    found = prepare_shards(manifest, folder=tmp_path, seconds_per_video=2, **SETTINGS)
+    assert found.paths == neighbours
+    assert quarantine(tmp_path) == [(BAD, "took longer than 2 s to decode, the limit")]
+
+
+@pytest.mark.slow
+def test_a_video_for_which_the_process_is_killed_each_time_is_quarantined(
+    manifest, neighbours, at_the_bad_video, tmp_path, local_ray
+):
+    """As a machine without memory does."""
+    at_the_bad_video(lambda: os.kill(os.getpid(), signal.SIGKILL))
+    assert prepare_shards(manifest, folder=tmp_path, **SETTINGS).paths == neighbours
+    assert quarantine(tmp_path) == [
+        (BAD, "the process that decoded it was killed 5 times: too little memory?")
+    ]
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_once_costs_no_video(manifest, at_the_bad_video, tmp_path, local_ray):
+    mark = tmp_path / "killed"
+
+    def once():
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    at_the_bad_video(once)
+    found = prepare_shards(manifest, folder=tmp_path / "shards", **SETTINGS)
+    assert mark.exists()
+    assert len(open_shards(found.folder)) == 18
+    assert not found.skipped
+
+
+def test_memory_that_is_not_there_is_a_reason_too(
+    manifest, neighbours, at_the_bad_video, tmp_path, local_ray
+):
+    def exhaust():
+        raise MemoryError
+
+    at_the_bad_video(exhaust)
+    assert prepare_shards(manifest, folder=tmp_path, **SETTINGS).paths == neighbours
+    assert quarantine(tmp_path) == [(BAD, "needs more memory than there is")]
