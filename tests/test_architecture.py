@@ -19,7 +19,9 @@ FLOORS = {
 }  # fmt: skip
 MAY_IMPORT_RAY = {
     "data/shards.py", "features/extract.py", "training/trainer.py",
-    "tuning/tuner.py", "tuning/search.py", "tuning/trial.py", "cluster.py",
+    "tuning/tuner.py", "tuning/search.py", "tuning/trial.py",
+    "cluster/connection.py", "cluster/address.py", "cluster/nodes.py", "cluster/launcher.py",
+    "cluster/jobs.py", "cluster/status.py",
 }  # fmt: skip
 ONLY_IN = {"click": {"cli"}, "rich": {"cli", "terminal"}, "optuna": {"tuning"}, "matplotlib": {"reports"}}
 STRANGERS = [{"data", "models"}, {"features", "evaluation"}]

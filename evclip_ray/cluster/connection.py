@@ -3,11 +3,15 @@
 import contextlib
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import ray
 
+from evclip_ray.cluster.address import check_answers
+from evclip_ray.cluster.machines import possible_machines
+from evclip_ray.cluster.nodes import check_nodes
 from evclip_ray.config import ConfigError
 
 # Read by Ray in this process and in those that it starts; a user's own setting stands.
@@ -20,6 +24,8 @@ _DEFAULTS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Else Tune puts its own print in place of Python's, in this process and for good.
+    "RAY_TQDM_PATCH_PRINT": "0",
     # Tune's newer output prints its tables whatever its verbosity.
     "RAY_AIR_NEW_OUTPUT": "0",
 }
@@ -28,16 +34,22 @@ _NOISY = ("ray", "ray.data", "ray.tune", "ray.train", "ray._private")
 
 @contextlib.contextmanager
 def connect(
-    address: str | None = None, *, verbose: bool = False, dashboard: bool = False, num_cpus: int | None = None
+    address: str | None = None,
+    *,
+    verbose: bool = False,
+    dashboard: bool = False,
+    num_cpus: int | None = None,
+    storage: Sequence[Path] = (),
 ) -> Iterator[list[Mapping[str, float]]]:
     """Ray, up for the time of the block; gives the resources of each machine.
 
     `address` None starts a Ray on this machine and ends it; a Ray that this process is connected
     to already is used and left running. `dashboard` is needed by trials of several workers, which
-    free a stopped trial's processes through it.
+    free a stopped trial's processes through it. `storage`: folders that every node of a running
+    cluster must read and write. The machines of an autoscaling cluster are those that it may start.
 
     Raises:
-        ConfigError: nothing answers at `address`.
+        ConfigError: nothing answers at `address`, or a node of the cluster cannot do our work.
     """
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
@@ -55,19 +67,36 @@ def connect(
             "object_store_memory": 300 * 1024**2,
             "num_cpus": num_cpus,
         }
-    try:
-        ray.init(address=address or "local", **options)
-    except ConnectionError as error:
-        raise ConfigError(
-            f"--address {address}: no Ray answers there ({error}); start one with 'ray start --head'"
-        ) from None
+        ray.init(address="local", **options)
+    else:
+        _join(address, options)
     for name in _NOISY:
         logging.getLogger(name).setLevel(level)
     try:
+        if address is not None:
+            check_nodes(storage)
         yield _machines()
     finally:
         ray.shutdown()
 
 
+def _join(address: str, options: Mapping[str, Any]) -> None:
+    # Ray itself waits for two minutes at a dead address, and then ends the process.
+    address = check_answers(address)
+    try:
+        ray.init(address=address, **options)
+    except ConnectionError as error:
+        raise ConfigError(f"--address {address}: no Ray answers there ({error})") from None
+    except RuntimeError as error:
+        if "ersion" not in str(error):
+            raise
+        told = " ".join(str(error).split())
+        raise ConfigError(f"--address {address}: {told}; install the same versions here and there") from None
+
+
 def _machines() -> list[Mapping[str, float]]:
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    """The machines that there are; of an autoscaling cluster those that there may be."""
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    heads = [node for node in alive if "node:__internal_head__" in node]
+    workers = possible_machines()
+    return alive if workers is None else [*heads, *workers]

@@ -1,0 +1,1 @@
+from evclip_ray.cluster.connection import connect as connect

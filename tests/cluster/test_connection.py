@@ -1,0 +1,73 @@
+import contextlib
+import socket
+import threading
+
+import pytest
+import ray
+
+from evclip_ray.cluster import connect
+from evclip_ray.cluster.address import check_answers
+from evclip_ray.config import ConfigError
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def test_connecting_gives_each_machines_resources_and_ends_what_it_started():
+    assert not ray.is_initialized()
+    with connect(num_cpus=3) as machines:
+        assert [machine["CPU"] for machine in machines] == [3.0]
+        with connect() as again:
+            assert again == machines
+        assert ray.is_initialized(), "an inner block must not end the outer one's Ray"
+    assert not ray.is_initialized()
+
+
+@contextlib.contextmanager
+def deaf_server():
+    """Accepts every connection, and says nothing."""
+    kept = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=_accept, args=(server, kept), daemon=True)
+        thread.start()
+        yield server.getsockname()[1]
+        server.shutdown(socket.SHUT_RDWR)
+    for connection in kept:
+        connection.close()
+
+
+def _accept(server, kept):
+    with contextlib.suppress(OSError):
+        while True:
+            kept.append(server.accept()[0])
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://", "http://"])
+def test_an_address_where_nothing_listens_is_one_line_with_the_cure(scheme):
+    address = f"{scheme}127.0.0.1:{free_port()}"
+    with pytest.raises(ConfigError, match=f"--address {address}: no Ray answers there .*; ") as caught:
+        check_answers(address)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://", "http://"])
+def test_a_server_that_says_nothing_is_not_waited_for(scheme, monkeypatch):
+    monkeypatch.setattr("evclip_ray.cluster.address.SECONDS", 0.5)
+    with deaf_server() as port, pytest.raises(ConfigError, match="no Ray answers there"):
+        check_answers(f"{scheme}127.0.0.1:{port}")
+
+
+def test_auto_without_a_cluster_is_one_line(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(
+        "evclip_ray.cluster.address.services.canonicalize_bootstrap_address", lambda address: None
+    )
+    with pytest.raises(ConfigError, match="--address auto: no Ray answers there; start one"), connect("auto"):
+        pass
+
+
+def test_an_address_of_another_kind_is_refused():
+    with pytest.raises(ConfigError, match="write auto, HOST:6379 or ray://HOST:10001"):
+        check_answers("nonsense")
