@@ -6,6 +6,8 @@ import pytest
 # Read when ray is first imported: no usage report, and no token written to the home folder.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+# Else Ray puts its own print in place of Python's, for every test that follows.
+os.environ.setdefault("RAY_TQDM_PATCH_PRINT", "0")
 # Tiny networks are slower on several threads than on one, most of all beside other processes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

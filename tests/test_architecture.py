@@ -7,7 +7,7 @@ import evclip_ray
 
 PACKAGE = Path(evclip_ray.__file__).parent
 FLOORS = {
-    "config": 0, "artifacts": 0,
+    "config": 0, "artifacts": 0, "exclusive": 0, "local_copies": 0, "mapped_files": 0,
     "data": 1, "models": 1,
     "features": 2, "evaluation": 2,
     "training": 3,
@@ -19,7 +19,8 @@ FLOORS = {
 }  # fmt: skip
 MAY_IMPORT_RAY = {
     "data/shards.py", "features/extract.py", "training/trainer.py",
-    "tuning/tuner.py", "tuning/search.py", "tuning/trial.py",
+    "tuning/tuner.py", "tuning/search.py", "tuning/scheduler.py", "tuning/stopping.py",
+    "tuning/recorder.py", "tuning/trial.py",
     "cluster/connection.py", "cluster/address.py", "cluster/nodes.py", "cluster/launcher.py",
     "cluster/jobs.py", "cluster/status.py",
 }  # fmt: skip

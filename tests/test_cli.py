@@ -214,3 +214,36 @@ def test_ctrl_c_keeps_what_is_done_and_prints_the_command_that_goes_on(space, tm
     assert [row["epochs"] for row in rows] == ["15"] * 2
     epochs = [json.loads(line)["epoch"] for line in history.read_text().splitlines()]
     assert epochs == list(range(1, 16))
+
+
+def test_a_time_that_is_no_time_is_refused(call):
+    result = call("tune", "debug", "--time-budget", "90")
+    assert result.exit_code == 2
+    assert "must be a time like 90m, 2h30m or 1d, got '90'" in result.output
+
+
+def test_a_dry_run_says_what_the_frozen_work_and_a_trial_cost_and_what_fits(call, space, tmp_path, local_ray):
+    result = call(
+        "tune", space, "--dry-run", "--out", tmp_path / "study", "--set", "data.bank=2",
+        "--time-budget", "2h30m", "--price-per-hour", "3",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    for words in ("video_map of 42 views", "CPU-hours", "at 3 an hour", "2.5 h: about 2 trials"):
+        assert words in result.output
+
+
+def test_a_study_that_runs_out_of_time_exits_with_0_and_says_what_is_left(call, space, tmp_path, local_ray):
+    result = call("tune", space, "--out", tmp_path / "study", "--time-budget", "0.001s")
+    assert result.exit_code == 0, result.output
+    assert "the time is up: 0 trials are paused at an epoch; 2 trials are still to be run" in result.output
+
+
+def test_trials_that_are_missing_without_an_interrupt_are_an_error(
+    call, space, tmp_path, local_ray, monkeypatch
+):
+    from evclip_ray.tuning.tuner import Outcome, StudyRun
+
+    monkeypatch.setattr(StudyRun, "run", lambda *arguments: Outcome([], missing=2))
+    result = call("tune", space, "--out", tmp_path / "study")
+    assert result.exit_code == 1
+    assert "2 of 2 trials were not run, although nothing interrupted them" in result.output

@@ -1,10 +1,12 @@
 """Search a space."""
 
+import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from evclip_ray.cli.duration import DURATION
 from evclip_ray.cli.options import (
     INTERRUPTED,
     address_option,
@@ -19,6 +21,9 @@ from evclip_ray.cli.options import (
 )
 from evclip_ray.config import parse_assignments
 from evclip_ray.terminal import DecodeView, StudyView, bars, console, leaderboard_table, zero_shot_line
+
+if TYPE_CHECKING:
+    from evclip_ray.tuning.tuner import Outcome
 
 
 @click.command(
@@ -35,10 +40,25 @@ from evclip_ray.terminal import DecodeView, StudyView, bars, console, leaderboar
     help="Folder of the study (default: studies/NAME).",
 )
 @click.option("--trials", type=int, default=None, help="Trials in all; raise it later to add some.")
+@click.option(
+    "--time-budget",
+    type=DURATION,
+    default=None,
+    help="End after this time (90m, 2h30m, 1d), everything kept; the same command goes on.",
+)
+@click.option(
+    "--warm-start",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="Folder of an earlier study: its best points first, its trials as evidence; repeatable.",
+)
 @click.option("--seed", type=int, default=None, help="Seed of the searcher.")
 @click.option("--workers", type=int, default=None, help="Training processes of one trial.")
 @click.option("--cpus-per-worker", type=float, default=None)
 @click.option("--gpus-per-worker", type=float, default=None)
+@click.option(
+    "--price-per-hour", type=float, default=None, help="Of a GPU (or CPU, without): --dry-run says the cost."
+)
 @click.option("--dry-run", is_flag=True, help="Print trials, resources and cost, and stop.")
 @settings
 @cache_option
@@ -46,8 +66,9 @@ from evclip_ray.terminal import DecodeView, StudyView, bars, console, leaderboar
 @click.pass_context
 def tune(
     context: click.Context, space: str, data: str | None, root: str | None, out: Path | None,
-    trials: int | None, seed: int | None, workers: int | None, cpus_per_worker: float | None,
-    gpus_per_worker: float | None, dry_run: bool, assignments: tuple[str, ...], cache: Path | None,
+    trials: int | None, time_budget: float | None, warm_start: tuple[Path, ...], seed: int | None,
+    workers: int | None, cpus_per_worker: float | None, gpus_per_worker: float | None,
+    price_per_hour: float | None, dry_run: bool, assignments: tuple[str, ...], cache: Path | None,
     address: str | None,
 ) -> None:  # fmt: skip
     """Search prompt sizes, learning rates and backbones; the same command again resumes."""
@@ -57,15 +78,19 @@ def tune(
 
     study = {
         "trials": trials, "seed": seed, "workers": workers, "cpus": cpus_per_worker, "gpus": gpus_per_worker,
+        "price_per_hour": price_per_hour,
     }  # fmt: skip
     searched = read_space(
         find_space(space),
         {**sources(data, root), **parse_assignments(assignments)},
         study={name: value for name, value in study.items() if value is not None},
     )
-    run = StudyRun(searched, out or Path("studies") / searched.name, cache=cache_folder(cache))
+    run = StudyRun(
+        searched, out or Path("studies") / searched.name, cache=cache_folder(cache),
+        warm_start=warm_start, time_budget=time_budget,
+    )  # fmt: skip
     if run.missing() == 0:
-        console.print(f"all {searched.study.trials} trials are done; raise --trials to add some\n")
+        console.print(f"all {run.trials:.0f} trials are done; raise --trials to add some\n")
         _show_study(run.folder.root, run.folder.write_leaderboard())
         return
     with connect(address, verbose=context.obj, dashboard=searched.study.workers > 1) as machines:
@@ -80,19 +105,34 @@ def tune(
             run.prepare(DecodeView(progress))
         with bars() as progress:
             outcome = run.run(plan, StudyView(progress, trials=plan.missing, epochs=plan.epochs))
-    if not outcome.missing:
-        _show_study(run.folder.root, outcome.rows)
-        if all(row["state"] == "failed" for row in outcome.rows):
-            raise click.ClickException(f"every trial failed; the first: {outcome.rows[0]['error']}")
-        return
-    console.print(f"\n{outcome.missing} trials are still to be run; everything finished is kept. Go on with:")
+    if outcome.interrupted:
+        console.print("\ninterrupted; everything finished is kept. Go on with:")
+        console.print(f"  {this_command()}", soft_wrap=True, markup=False)
+        context.exit(INTERRUPTED)
+    _show_study(run.folder.root, outcome.rows)
+    if outcome.missing and outcome.out_of_time:
+        _say_what_is_left(outcome)
+    elif outcome.missing:
+        raise click.ClickException(
+            f"{outcome.missing:.0f} of {run.trials:.0f} trials were not run, although nothing interrupted "
+            "them; the same command runs them, --verbose shows Ray's log"
+        )
+    elif all(row["state"] == "failed" for row in outcome.rows):
+        raise click.ClickException(f"every trial failed; the first: {outcome.rows[0]['error']}")
+
+
+def _say_what_is_left(outcome: "Outcome") -> None:
+    paused = sum(row["state"] == "paused" for row in outcome.rows)
+    left = "" if math.isinf(outcome.missing) else f"; {outcome.missing:.0f} trials are still to be run"
+    console.print(f"\nthe time is up: {paused} trials are paused at an epoch{left}. Go on with:")
     console.print(f"  {this_command()}", soft_wrap=True, markup=False)
-    context.exit(INTERRUPTED)
 
 
 def _show_study(root: Path, rows: list[dict[str, Any]]) -> None:
     from evclip_ray.training.checkpoint import CONFIG, read_record
 
+    if not rows:
+        return
     console.print(leaderboard_table(rows))
     console.print(zero_shot_line(rows))
     if (root / "best" / CONFIG).is_file():

@@ -6,11 +6,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from evclip_ray.config import ConfigError
-from evclip_ray.training.estimate import StepCost, measure_step
+from evclip_ray.training.baseline import videos_key
+from evclip_ray.training.cached import feature_specs
+from evclip_ray.training.estimate import measure_step
 from evclip_ray.training.placement import Need, concurrent_trials
 from evclip_ray.training.videos import VideoPlan, is_prepared, plan_videos
+from evclip_ray.tuning.cost import StudyCost, duration
 from evclip_ray.tuning.search_space import SearchSpace, flatten
+from evclip_ray.tuning.warm_start import WarmStart
 
 _FROZEN = (
     "data.", "view.", "backbone.", "precision",
@@ -22,15 +28,21 @@ _FROZEN = (
 
 @dataclasses.dataclass(frozen=True)
 class StudyPlan:
-    """The facts of a study before it starts. `step` is None where no step was measured."""
+    """The facts of a study before it starts. `trials`, `missing`: infinite where only the time limits them.
+
+    `time_budget`: seconds; `cost` is None where no step was measured.
+    """
 
     space: SearchSpace
     need: Need
     concurrent: int
     variants: list[VideoPlan]
     undecoded: int
-    missing: int
-    step: StepCost | None
+    trials: float
+    missing: float
+    warm_start: list[WarmStart]
+    time_budget: float | None
+    cost: StudyCost | None
 
     @property
     def epochs(self) -> int:
@@ -40,8 +52,7 @@ class StudyPlan:
     @property
     def steps_per_epoch(self) -> int:
         """Optimiser steps of an epoch, on the first variant of the videos."""
-        train = len(self.variants[0].rows["train"])
-        return math.ceil(train / self.space.experiment().optim.batch_size)
+        return _steps_per_epoch(self.space, self.variants[0])
 
     def lines(self) -> list[tuple[str, str]]:
         """(heading, text) rows for a person to read."""
@@ -56,37 +67,22 @@ class StudyPlan:
         )
         rows = [
             ("videos", f"{counts}; {len(first.classes)} classes; {len(self.variants)} variants; {decoding}"),
-            (
-                "trials",
-                f"{self.missing} of {study.trials} to run, {study.sampler} sampler, seed {study.seed}",
-            ),
+            ("trials", f"{self._trials()}, {study.sampler} sampler, seed {study.seed}"),
             (
                 "a trial",
                 f"{self.epochs} epochs x {self.steps_per_epoch} steps of {optim.batch_size} videos; {stop}",
             ),
             *(("searched" if i == 0 else "", f"{d.path}: {d}") for i, d in enumerate(space.search)),
+            *(("warm start", str(found)) for found in self.warm_start),
             ("resources", f"{self.need} a trial; {self.concurrent} at once"),
         ]
-        return rows + (self._cost() if self.step else [])
+        return rows + (self.cost.lines(self.time_budget) if self.cost else [])
 
-    def _cost(self) -> list[tuple[str, str]]:
-        assert self.step is not None
-        steps = self.missing * self.epochs * self.steps_per_epoch
-        seconds = steps * self.step.seconds / max(1, min(self.concurrent, self.missing))
-        weights = ", ".join(f"{part} {origin}" for part, origin in self.step.weights.items())
-        return [
-            ("trained", f"{self.step.num_trainable:,} parameters; frozen weights: {weights}"),
-            (
-                "a step",
-                f"{self.step.seconds:.3g} s on this machine's {self.step.device}, "
-                f"{self.step.flop / 1e9:.3g} GFLOP",
-            ),
-            (
-                "at most",
-                f"{steps:,} steps, {steps * self.step.flop / 1e15:.3g} PFLOP, about {_duration(seconds)} "
-                "of training if no trial is stopped early",
-            ),
-        ]
+    def _trials(self) -> str:
+        limit = "" if self.time_budget is None else f" in {duration(self.time_budget)}"
+        if math.isinf(self.trials):
+            return f"as many as fit{limit}"
+        return f"{self.missing:.0f} of {self.trials:.0f} to run" + (limit and f", as many as fit{limit}")
 
 
 def frozen_variants(space: SearchSpace) -> list[dict[str, Any]]:
@@ -120,7 +116,10 @@ def plan_study(
     need: Need,
     machines: Sequence[Mapping[str, float]],
     cache: Path,
-    missing: int,
+    trials: float,
+    missing: float,
+    time_budget: float | None,
+    warm_start: list[WarmStart],
     measure: bool,
 ) -> StudyPlan:
     """Work out a study's plan; `measure` also takes a few training steps here.
@@ -129,18 +128,51 @@ def plan_study(
         ValueError: a trial that can never be placed, or videos that cannot be planned.
     """
     concurrent = concurrent_trials(need, machines)
-    experiments = [space.experiment(variant) for variant in space.decoded_variants()]
-    variants = [plan_videos(experiment, cache=cache) for experiment in experiments]
+    variants = {}
+    for settings in space.decoded_variants():
+        experiment = space.experiment(settings)
+        variants[videos_key(experiment)] = plan_videos(experiment, cache=cache)
+    planned = list(variants.values())
     undecoded = sum(
         sum(len(rows) for rows in variant.rows.values())
-        for variant in variants
+        for variant in planned
         if not is_prepared(variant, cache)
     )
-    step = measure_step(experiments[0], variants[0].classes) if measure else None
-    return StudyPlan(space, need, concurrent, variants, undecoded, missing, step)
+    cost = _measure_cost(space, variants, need, concurrent, missing) if measure else None
+    return StudyPlan(
+        space, need, concurrent, planned, undecoded, trials, missing, warm_start, time_budget, cost
+    )
 
 
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+def _measure_cost(
+    space: SearchSpace, variants: Mapping[str, VideoPlan], need: Need, concurrent: int, trials: float
+) -> StudyCost:
+    first = next(iter(variants.values()))
+    experiment = space.experiment(next(space.decoded_variants()))
+    step = measure_step(experiment, first.classes, cpus=need.cpus)
+    return StudyCost(
+        step, need, experiment.optim.epochs, _steps_per_epoch(space, first), len(first.rows["val"]),
+        _frozen_views(space, variants, step.device), trials,
+        int(max(1, min(concurrent, trials))), space.study.price_per_hour,
+    )  # fmt: skip
+
+
+def _frozen_views(space: SearchSpace, variants: Mapping[str, VideoPlan], device: str) -> dict[str, int]:
+    """Field -> views of single videos that the frozen networks are run over, once for all trials."""
+    first = next(iter(variants.values()))
+    counted = set()
+    views: dict[str, int] = {}
+    for settings in frozen_variants(space):
+        experiment = space.experiment(settings)
+        key = videos_key(experiment)
+        for split, rows in variants.get(key, first).rows.items():
+            for field, spec in feature_specs(experiment, split, torch.device(device)).items():
+                if (key, split, spec.key) not in counted:
+                    counted.add((key, split, spec.key))
+                    bank = experiment.data.bank if split == "train" else 1
+                    views[field] = views.get(field, 0) + len(rows) * (bank or 1)
+    return views
+
+
+def _steps_per_epoch(space: SearchSpace, videos: VideoPlan) -> int:
+    return math.ceil(len(videos.rows["train"]) / space.experiment().optim.batch_size)

@@ -1,43 +1,68 @@
-"""The searcher: Ray's OptunaSearch with a memory on disk and honest trial states."""
+"""The searcher: Ray's OptunaSearch with a memory on disk, honest trial states, and no point run twice."""
 
+import itertools
 import math
-import warnings
 from typing import Any
 
 import optuna
 from optuna.trial import TrialState
 from ray.tune.search.optuna import OptunaSearch
 
-from evclip_ray.tuning.search_space import SearchSpace
-
-OBJECTIVE = "objective"
-"""The reported metric that is maximised: the best validation top-1 up to that epoch."""
+from evclip_ray.tuning.journal import EVIDENCE
+from evclip_ray.tuning.search_space import SearchSpace, without_seed
+from evclip_ray.tuning.stopping import Stops
+from evclip_ray.tuning.study import OBJECTIVE, StudyFolder
 
 
 class StudySearch(OptunaSearch):
     """Asks an Optuna study for points and tells it how each trial ended.
 
-    It departs from its base in four ways: a trial's folder goes with its point, so that a point
-    interrupted by a kill goes on in the folder that it began in; a trial that the scheduler
-    stopped is told as PRUNED, not as a complete one with an early value; a result without a number
-    is told as FAIL instead of staying RUNNING for ever; and its state is the study's own storage,
-    so that Tune's snapshots of the searcher hold nothing.
+    It departs from its base in these ways: a trial's folder goes with its point, so that a point
+    interrupted by a kill goes on in the folder that it began in; a point that was run before is run
+    with another seed; a trial that the scheduler stopped is told as PRUNED, not as a complete one
+    with an early value; a result without a number is told as FAIL instead of staying RUNNING for
+    ever; a trial that is to go on later stays RUNNING, as a kill would leave it; and its state is
+    the study's own storage, so that Tune's snapshots of the searcher hold nothing.
     """
 
-    def __init__(self, space: SearchSpace, study: optuna.Study, *, max_epochs: int) -> None:
+    def __init__(
+        self, space: SearchSpace, study: optuna.Study, folder: StudyFolder, *, max_epochs: int, stops: Stops
+    ) -> None:
         super().__init__(
             space=space.sample, metric=OBJECTIVE, mode="max",
             sampler=study.sampler, storage=study._storage, study_name=study.study_name,
         )  # fmt: skip
-        self._search_space = space
-        self._max_epochs = max_epochs
+        self._search_space, self._folder, self._max_epochs, self._stops = space, folder, max_epochs, stops
+        self._begun = {trial["trial"]: trial["overrides"] for trial in folder.trials()}
+        self._elsewhere = [
+            t.user_attrs[EVIDENCE]["overrides"] for t in study.trials if EVIDENCE in t.user_attrs
+        ]
 
-    def suggest(self, trial_id: str) -> dict[str, Any]:
-        """The next point as `{"folder": ..., "overrides": {...}}`."""
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        """The next point as `{"folder": ..., "overrides": {...}}`, or that there is no time for one."""
+        if self._stops.is_over:
+            return str(self.FINISHED)
         trial = self._ot_trials[trial_id] = self._ot_study.ask()
-        folder = trial.user_attrs.get("folder", f"trial-{trial.number:04d}")
-        trial.set_user_attr("folder", folder)
-        return {"folder": folder, "overrides": self._search_space.sample(trial)}
+        drawn = self._search_space.sample(trial)
+        name = trial.user_attrs.get("folder", self._next_name())
+        overrides = self._begun.get(name) or self._with_new_seed(drawn)
+        trial.set_user_attr("folder", name)
+        self._begun[name] = overrides
+        self._folder.begin(name, overrides)
+        return {"folder": name, "overrides": overrides}
+
+    def _next_name(self) -> str:
+        last = max((int(name.removeprefix("trial-")) for name in self._begun), default=-1)
+        return f"trial-{last + 1:04d}"
+
+    def _with_new_seed(self, drawn: dict[str, Any]) -> dict[str, Any]:
+        """The point with the first seed, from its own on, that it has not been run with."""
+        seed_of, point = self._search_space.seed_of, without_seed(drawn)
+        known = [*self._begun.values(), *self._elsewhere]
+        used = {seed_of(other) for other in known if without_seed(other) == point}
+        first = seed_of(drawn)
+        seed = next(seed for seed in itertools.count(first) if seed not in used)
+        return drawn if seed == first else {**drawn, "seed": seed}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Pass an epoch's value on, by epoch: a restarted trial counts Tune's iterations anew."""
@@ -55,6 +80,8 @@ class StudySearch(OptunaSearch):
         trial = self._ot_trials[trial_id]
         last = result or {}
         value = last.get(OBJECTIVE)
+        if self._stops.is_paused(trial_id, last) and not error:
+            return
         if error or value is None or not math.isfinite(value):
             self._ot_study.tell(trial, state=TrialState.FAIL)
         elif last["epoch"] < self._max_epochs and not last.get("diverged"):
@@ -67,16 +94,3 @@ class StudySearch(OptunaSearch):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing to restore."""
-
-
-def make_sampler(kind: str, *, seed: int, trials: int) -> optuna.samplers.BaseSampler:
-    """TPE over joint, conditional spaces, aware of running trials; or random search."""
-    if kind == "random":
-        return optuna.samplers.RandomSampler(seed=seed)
-    # The default of 10 random trials would leave a small study no trial to learn with.
-    startup = max(3, min(10, trials // 3))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.samplers.TPESampler(
-            seed=seed, n_startup_trials=startup, multivariate=True, group=True, constant_liar=True
-        )

@@ -18,6 +18,7 @@ distribution, is validated against the experiment's schema before anything start
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
@@ -50,7 +51,7 @@ class Suggests(Protocol):
 class StudyConfig(Config):
     """How a space is searched."""
 
-    trials: int = Field(16, ge=1)
+    trials: int | None = Field(None, ge=1, description="None: 16, or with a time budget as many as fit in it")
     sampler: Literal["tpe", "random"] = "tpe"
     scheduler: Literal["asha", "none"] = "asha"
     grace_epochs: int = Field(2, ge=1, description="epochs before a trial may be stopped")
@@ -61,6 +62,10 @@ class StudyConfig(Config):
     gpus: float | None = Field(None, ge=0, description="GPUs of one worker; None: 1 where there are any")
     memory_gb: float = Field(1.5, gt=0, description="memory of one worker")
     max_failures: int = Field(2, ge=0, description="restarts of a trial whose worker died")
+    warm_points: int = Field(3, ge=0, description="best points of an earlier study that are run first")
+    price_per_hour: float | None = Field(
+        None, ge=0, description="of one GPU, or of one CPU where trials have no GPU; for the estimate"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,8 +112,34 @@ class Distribution:
             step = self.values[2]
             if all(isinstance(value, int) for value in self.values):
                 return trial.suggest_int(self.path, low, high, step=step)
-            return trial.suggest_float(self.path, low, high, step=step)
+            return _on_grid(trial.suggest_float(self.path, low, high, step=step))
         return trial.suggest_float(self.path, low, high, log=self.kind == "loguniform")
+
+    def find(self, value: Any) -> Any:
+        """The value of this distribution that equals `value`.
+
+        Raises:
+            ValueError: it has none.
+        """
+        same = self._among_choices(value) if self.kind == "choice" else self._within_bounds(value)
+        if not same:
+            raise ValueError(f"{self.path} = {value!r} is outside of {self}")
+        return same[0]
+
+    def _among_choices(self, value: Any) -> list[Any]:
+        # True equals 1, but is another choice.
+        return [v for v in self.values if v == value and isinstance(v, bool) == isinstance(value, bool)]
+
+    def _within_bounds(self, value: Any) -> list[Any]:
+        low, high = self.values[:2]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+            return []
+        if self.kind not in ("int", "quantised"):
+            return [float(value)]
+        step = 1 if self.kind == "int" else self.values[2]
+        nearest_step = low + round((value - low) / step) * step
+        same = math.isclose(nearest_step, value, rel_tol=1e-9, abs_tol=1e-12)
+        return [_on_grid(nearest_step)] if same else []
 
     @property
     def edges(self) -> tuple[Any, ...]:
@@ -167,6 +198,25 @@ class SearchSpace:
             if distribution.applies(self._settings(drawn)):
                 drawn[distribution.path] = distribution.suggest(trial)
         return drawn
+
+    def point_of(self, settings: Overrides) -> dict[str, Any]:
+        """The point of this space at which an experiment with these (flat) settings lies.
+
+        Raises:
+            ValueError: none: a searched path that it has not, or a value outside of the distribution.
+        """
+        point: dict[str, Any] = {}
+        for distribution in self.search:
+            if distribution.applies(self._settings(point)):
+                if distribution.path not in settings:
+                    raise ValueError(f"{distribution.path} is no setting of it")
+                point[distribution.path] = distribution.find(settings[distribution.path])
+        return point
+
+    def seed_of(self, overrides: Overrides) -> int:
+        """The seed of the run that these overrides give."""
+        default = ExperimentConfig.model_fields["seed"].default
+        return int(overrides.get("seed", flatten(self.fixed).get("seed", default)))
 
     def decoded_variants(self) -> Iterator[dict[str, Any]]:
         """Every combination of the searched settings that change what is decoded."""
@@ -252,6 +302,11 @@ def read_space(
     return SearchSpace.load(path.stem, read_yaml(path), overrides, study=study)
 
 
+def without_seed(overrides: Overrides) -> dict[str, Any]:
+    """A point, whatever the seed that it is run with."""
+    return {path: value for path, value in overrides.items() if path != "seed"}
+
+
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """A tree as dotted paths.
 
@@ -265,6 +320,11 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+def _on_grid(value: float) -> float:
+    """One float for one grid point: 0.1 + 2 * 0.1 is not 0.3."""
+    return float(f"{value:.12g}") if isinstance(value, float) else value
 
 
 def _check_values(path: str, kind: str, values: Any) -> tuple[Any, ...]:

@@ -1,6 +1,7 @@
 """A study's folder: what it holds, whom it belongs to, and the table that people read.
 
-    ledger.json          what the study is; another study is refused here
+    ledger.json          what the study is (another one is refused here), which videos it was measured
+                         on, and which earlier studies it was started from
     fixed.json           the settings that all trials share
     videos/              where the decoded videos of each variant are
     study.journal        the Optuna study (journal storage)
@@ -13,17 +14,16 @@ The trial folders are the truth: the rest can be made again from them.
 """
 
 import contextlib
-import csv
-import io
 import json
-import math
 import os
 import shutil
+import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 
 from evclip_ray.artifacts import (
     LEDGER,
@@ -36,10 +36,14 @@ from evclip_ray.artifacts import (
     write_ledger,
     write_text,
 )  # fmt: skip
-from evclip_ray.evaluation.intervals import wilson_interval
 from evclip_ray.training.checkpoint import latest_checkpoint, read_record
+from evclip_ray.tuning.leaderboard import as_csv, leaderboard
 
 FINISHED = ("complete", "stopped", "diverged", "failed")
+OBJECTIVE = "objective"
+"""The reported metric that is maximised: the best validation top-1 up to that epoch."""
+
+_LOCK, _OWNER = ".lock", ".owner.json"
 
 
 class StudyFolder:
@@ -85,7 +89,10 @@ class StudyFolder:
                     "choose another --out, or give the settings that it began with"
                 )
             return True
-        if self.root.is_file() or (self.root.is_dir() and any(self.root.iterdir())):
+        ours = {_LOCK, _OWNER}
+        if self.root.is_file() or (
+            self.root.is_dir() and any(p.name not in ours for p in self.root.iterdir())
+        ):
             raise ArtifactError(
                 f"{self.root}: must be a new folder or a study's, it holds other files; choose another --out"
             )
@@ -99,8 +106,43 @@ class StudyFolder:
         """
         begun = self.check(identity)
         self._check_writable()
-        if not begun:
-            write_ledger(self.root, "study", inputs=identity)
+        with self.lock():
+            if not begun:
+                write_ledger(self.root, "study", inputs=identity)
+
+    def ledger(self) -> dict[str, Any]:
+        """What the study is, and what was noted of it since.
+
+        Raises:
+            ArtifactError: the folder is not a study's.
+        """
+        return read_ledger(self.root, "study")
+
+    def note(self, **facts: Any) -> None:
+        """Add facts to the ledger."""
+        write_json(self.root / LEDGER, self.ledger() | facts)
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Have the folder to oneself; the lock goes with its process, however that ends.
+
+        Raises:
+            ArtifactError: another process has it, with who that is.
+        """
+        owner, lock = self.root / _OWNER, FileLock(self.root / _LOCK)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            has = read_json(owner) if owner.is_file() else {"pid": "?", "host": "?"}
+            raise ArtifactError(
+                f"{self.root}: process {has['pid']} on {has['host']} is running this study; "
+                "wait for it, end it, or choose another --out"
+            ) from None
+        try:
+            write_json(owner, {"pid": os.getpid(), "host": socket.gethostname()})
+            yield
+        finally:
+            lock.release()
 
     def _check_writable(self) -> None:
         try:
@@ -128,65 +170,21 @@ class StudyFolder:
             }
 
     def begin(self, name: str, overrides: Mapping[str, Any]) -> None:
-        """Write the point of a trial, before anything of it can fail."""
+        """Write the point of a trial, before anything of it can fail; a paused one is under way again."""
+        (self.trial(name) / "result.json").unlink(missing_ok=True)
         write_json(self.trial(name) / "point.json", {"overrides": dict(overrides)})
 
     def finish(self, name: str, state: str, error: str | None = None) -> None:
-        """Write how a trial ended, and the tables that follow from it."""
+        """Write how a trial ended, or that it is paused, and the tables that follow from it."""
         write_json(self.trial(name) / "result.json", {"state": state, "error": error})
         self.write_leaderboard()
 
-    def leaderboard(self) -> list[dict[str, Any]]:
-        """A row a trial, best first: validation top-1, then validation loss."""
-        rows = [self._row(trial) for trial in self.trials()]
-        rows.sort(key=lambda row: (-row["val_top1"], row["val_loss"], row["trial"]))
-        for rank, row in enumerate(rows, start=1):
-            row["rank"] = rank
-        return rows
-
-    def _row(self, trial: Mapping[str, Any]) -> dict[str, Any]:
-        history = trial["history"]
-        last = history[-1] if history else {}
-        best = history[last["best_epoch"] - 1] if last.get("best_epoch") else {}
-        top1, videos = best.get("val_top1", 0.0), last.get("val_videos", 0)
-        low, high = wilson_interval(round(top1 * videos), videos)
-        return {
-            "rank": 0,
-            "trial": trial["trial"],
-            "state": trial["state"],
-            "val_top1": top1,
-            "val_top1_low": low,
-            "val_top1_high": high,
-            "zero_shot_top1": last.get("zero_shot_top1", math.nan),
-            "val_top5": best.get("val_top5", 0.0),
-            "val_loss": best.get("val_loss", math.inf),
-            "best_epoch": last.get("best_epoch", 0),
-            "epochs": last.get("epoch", 0),
-            "last_top1": last.get("val_top1", 0.0),
-            "leaking_rows": last.get("leaking_rows", 0),
-            "train_seconds": round(sum(row.get("train_seconds", 0.0) for row in history), 3),
-            "seconds": round(sum(row["seconds"] for row in history), 3),
-            "overrides": dict(trial["overrides"]),
-            "error": trial["error"],
-        }
-
     def write_leaderboard(self) -> list[dict[str, Any]]:
         """Write `leaderboard.csv`, `best.yaml` and `best/` from the trial folders; returns the rows."""
-        rows = self.leaderboard()
+        rows = leaderboard(self.trials())
         if not rows:
             return rows
-        searched = sorted({path for row in rows for path in row["overrides"]})
-        columns = [c for c in rows[0] if c not in {"overrides", "error"}]
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow([*columns, *searched, "error"])
-        for row in rows:
-            writer.writerow(
-                [_cell(row[c]) for c in columns]
-                + [_cell(row["overrides"].get(path, "")) for path in searched]
-                + [row["error"] or ""]
-            )
-        write_text(self.root / "leaderboard.csv", text.getvalue())
+        write_text(self.root / "leaderboard.csv", as_csv(rows))
         self._write_best(rows)
         return rows
 
@@ -196,8 +194,11 @@ class StudyFolder:
             if checkpoint is None:
                 continue
             record = read_record(checkpoint)
+            seeds = row["point_seeds"]
+            mean = f" (mean of {seeds} seeds {row['point_top1']:.3f})" if seeds > 1 else ""
             head = (
-                f"# The best of {len(rows)} trials: {row['trial']}, validation top-1 {row['val_top1']:.3f}.\n"
+                f"# The best of {len(rows)} trials: {row['trial']}, "
+                f"validation top-1 {row['val_top1']:.3f}{mean}.\n"
                 "# Train it again:  evclip-ray train best.yaml\n"
             )
             write_text(self.root / "best.yaml", head + yaml.safe_dump(record["experiment"], sort_keys=False))
@@ -217,7 +218,3 @@ def _history(folder: Path) -> list[dict[str, Any]]:
     with contextlib.suppress(FileNotFoundError):
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     return []
-
-
-def _cell(value: Any) -> Any:
-    return f"{value:.6g}" if isinstance(value, float) else value

@@ -17,26 +17,9 @@ from evclip_ray.training.build import build_method
 from evclip_ray.training.checkpoint import load_adapter
 from evclip_ray.training.experiment import read_experiment
 from evclip_ray.training.placement import GIB
-from evclip_ray.tuning.search_space import SearchSpace
-from evclip_ray.tuning.tuner import STUDY_NAME, StudyRun
+from evclip_ray.tuning.journal import STUDY_NAME
 
 MACHINES = [{"CPU": 2.0, "memory": 8.0 * GIB}]
-SEARCH = {"optim.lr": {"loguniform": [1e-3, 1e-2]}, "method.prompts": {"choice": ["both", "context"]}}
-
-
-@pytest.fixture
-def study(tiny_manifest, tiny_cache, tiny_videos, local_ray, debug_settings):
-    """Makes a study over the tiny videos; `run` runs it and collects the events."""
-
-    def make(root, *, search=SEARCH, fixed=None, **options):
-        data = {
-            "fixed": {"data.manifest": str(tiny_manifest), **debug_settings, **(fixed or {})},
-            "search": search,
-            "study": {"memory_gb": 0.5, **options},
-        }
-        return StudyRun(SearchSpace.load("tiny", data), root, cache=tiny_cache)
-
-    return make
 
 
 def run(study, on_event=None):

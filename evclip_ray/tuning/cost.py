@@ -1,0 +1,104 @@
+"""What a study costs in time, device-hours and money, from one measured step. Pure arithmetic."""
+
+import dataclasses
+import math
+
+from evclip_ray.training.estimate import StepCost
+from evclip_ray.training.placement import Need
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyCost:
+    """The cost of `trials` trials of which none is stopped early, and of the frozen work they share.
+
+    `frozen_views`: field -> views that the frozen networks are run over once; `price`: of one device
+    for an hour, in any currency.
+    """
+
+    step: StepCost
+    need: Need
+    epochs: int
+    steps_per_epoch: int
+    val_videos: int
+    frozen_views: dict[str, int]
+    trials: float
+    concurrent: int
+    price: float | None = None
+
+    @property
+    def epoch_seconds(self) -> float:
+        """An epoch of a trial: its steps and its validation."""
+        return self.steps_per_epoch * self.step.seconds + self.val_videos * self.step.scoring
+
+    @property
+    def trial_seconds(self) -> float:
+        """A trial that is not stopped early."""
+        return self.epochs * self.epoch_seconds
+
+    @property
+    def once_seconds(self) -> float:
+        """The frozen networks over every view, before the first trial."""
+        return sum(views * self.step.frozen.get(field, 0.0) for field, views in self.frozen_views.items())
+
+    def trials_within(self, seconds: float) -> int:
+        """Whole trials that fit in so many seconds, the frozen work first."""
+        left = max(0.0, seconds - self.once_seconds)
+        return self.concurrent * math.floor(left / self.trial_seconds)
+
+    def lines(self, time_budget: float | None = None) -> list[tuple[str, str]]:
+        """(heading, text) rows for a person to read."""
+        step = self.step
+        weights = ", ".join(f"{part} {origin}" for part, origin in step.weights.items())
+        kept = f"; {' and '.join(step.kept)} read from disk" if step.kept else ""
+        done = f"{step.seconds:.3g} s on this machine's {step.device}, {step.flop / 1e9:.3g} GFLOP{kept}"
+        made = f"{self.steps_per_epoch} steps, {self.val_videos} videos validated"
+        rows = [
+            ("trained", f"{step.num_trainable:,} parameters; frozen weights: {weights}"),
+            ("a step", done),
+            ("an epoch", f"{duration(self.epoch_seconds)}: {made}"),
+        ]
+        if self.frozen_views:
+            views = ", ".join(f"{field} of {count:,} views" for field, count in self.frozen_views.items())
+            rows.append(("once", f"{views}: {self._worth(self.once_seconds, shared=True)}"))
+        rows.append(("a trial", self._worth(self.trial_seconds)))
+        if math.isfinite(self.trials):
+            rows.append(("at most", self._total()))
+        if time_budget is not None:
+            fit = min(self.trials, self.trials_within(time_budget))
+            rows.append(
+                ("in time", f"{duration(time_budget)}: about {fit:.0f} trials if none is stopped early")
+            )
+        return rows
+
+    def _total(self) -> str:
+        steps = int(self.trials) * self.epochs * self.steps_per_epoch
+        rounds = math.ceil(self.trials / max(1, self.concurrent))
+        wall = self.once_seconds + rounds * self.trial_seconds
+        hours = self._hours(self.once_seconds, shared=True) + self.trials * self._hours(self.trial_seconds)
+        return (
+            f"{steps:,} steps, {steps * self.step.flop / 1e15:.3g} PFLOP, about {duration(wall)}, "
+            f"{self._paid(hours)} if no trial is stopped early"
+        )
+
+    def _worth(self, seconds: float, *, shared: bool = False) -> str:
+        return f"{duration(seconds)}, {self._paid(self._hours(seconds, shared=shared))}"
+
+    def _hours(self, seconds: float, *, shared: bool = False) -> float:
+        devices = self.need.gpus or self.need.cpus
+        # The shared work is done by one process, on a whole device.
+        return seconds / 3600 * (max(1.0, devices) if shared else devices * self.need.workers)
+
+    def _paid(self, hours: float) -> str:
+        said = f"{hours:.3g} {'GPU' if self.need.gpus else 'CPU'}-hours"
+        return said if self.price is None else f"{said} ({hours * self.price:.2f} at {self.price:g} an hour)"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them.
+
+    >>> [duration(s) for s in (12, 600, 9000)]
+    ['12 s', '10 min', '2.5 h']
+    """
+    if seconds < 90:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,66 @@
+"""What a study costs: arithmetic on one measured step."""
+
+import pytest
+
+from evclip_ray.training.estimate import StepCost, measure_step
+from evclip_ray.training.placement import GIB, Need
+from evclip_ray.tuning.cost import StudyCost, duration
+
+STEP = StepCost(
+    seconds=2.0, flop=1e12, scoring=0.5, kept=("video_map",),
+    frozen={"video_map": 3.0, "frame_features": 1.0},
+    num_trainable=10, weights={"clip": "random"}, device="cuda:0",
+)  # fmt: skip
+
+
+def cost(**changes):
+    facts = {
+        "step": STEP, "need": Need(1, 0.5, GIB), "epochs": 10, "steps_per_epoch": 40, "val_videos": 20,
+        "frozen_views": {"video_map": 1000}, "trials": 8, "concurrent": 2, "price": 3.0,
+    }  # fmt: skip
+    return StudyCost(**{**facts, **changes})
+
+
+def test_the_frozen_work_is_paid_once_and_each_trial_its_epochs():
+    found = cost()
+    assert found.epoch_seconds == 40 * 2.0 + 20 * 0.5
+    assert found.trial_seconds == 900.0
+    assert found.once_seconds == 3000.0
+    said = dict(found.lines())
+    assert said["once"] == "video_map of 1,000 views: 50 min, 0.833 GPU-hours (2.50 at 3 an hour)"
+    assert said["a trial"] == "15 min, 0.125 GPU-hours (0.38 at 3 an hour)"
+    # Four rounds of two trials; 0.833 + 8 x 0.125 device-hours.
+    assert "about 1.8 h, 1.83 GPU-hours (5.50 at 3 an hour)" in said["at most"]
+    assert "video_map read from disk" in said["a step"]
+
+
+def test_the_trials_that_fit_are_those_after_the_frozen_work():
+    assert cost().trials_within(3000 + 2000) == 4
+    assert cost().trials_within(100) == 0
+    assert dict(cost().lines(5000))["in time"].startswith("83 min: about 4 trials")
+    assert "at most" not in dict(cost(trials=float("inf")).lines(5000))
+
+
+def test_without_gpus_cpus_are_counted_and_without_a_price_no_money():
+    said = dict(cost(need=Need(4, 0, GIB, workers=2), price=None).lines())
+    assert said["a trial"] == "15 min, 2 CPU-hours"
+
+
+@pytest.mark.parametrize(("bank", "kept"), [(None, ()), (2, ("video_map",))])
+def test_a_step_is_measured_as_a_trial_takes_it(make_experiment, bank, kept):
+    experiment = make_experiment(data__bank=bank, method__prompts="both")
+    measured = measure_step(experiment, ["walk", "run"], cpus=1)
+    assert measured.kept == kept
+    assert set(measured.frozen) == ({"video_map", "frame_features"} if bank else set())
+
+
+def test_a_step_that_reads_the_frozen_features_from_disk_computes_less(make_experiment):
+    costs = [
+        measure_step(make_experiment(data__bank=bank, method__prompts="both"), ["walk", "run"], cpus=1)
+        for bank in (None, 2)
+    ]
+    assert costs[1].flop < costs[0].flop
+
+
+def test_durations_are_said_as_a_person_says_them():
+    assert [duration(seconds) for seconds in (12, 600, 9000)] == ["12 s", "10 min", "2.5 h"]

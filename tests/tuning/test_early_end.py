@@ -1,0 +1,136 @@
+"""A study that ends early and goes on, points that come again, and a folder that is in use."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from evclip_ray.artifacts import ArtifactError
+from evclip_ray.training.placement import GIB
+from evclip_ray.tuning import stopping
+from evclip_ray.tuning.stopping import Stops
+from evclip_ray.tuning.study import StudyFolder
+
+ONE_AT_A_TIME = [{"CPU": 1.0, "memory": 8.0 * GIB}]
+
+
+def run(study, on_event=lambda *event: None):
+    plan = study.plan(ONE_AT_A_TIME)
+    study.claim()
+    study.prepare()
+    return study.run(plan, on_event)
+
+
+def history(root, trial):
+    lines = (root / "trials" / trial / "history.jsonl").read_text().splitlines()
+    return [json.loads(line)["epoch"] for line in lines]
+
+
+def test_when_the_time_is_up_a_trial_is_paused_at_its_epoch_and_the_next_call_goes_on(
+    study, tmp_path, monkeypatch
+):
+    root, now = tmp_path / "study", [0.0]
+    monkeypatch.setattr(stopping, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    options = {"trials": 2, "scheduler": "none", "fixed": {"optim.epochs": 4}}
+
+    def time_passes(kind, trial, metrics):
+        now[0] = float("inf")
+
+    outcome = run(study(root, call={"time_budget": 3600.0}, **options), time_passes)
+    assert (outcome.missing, outcome.out_of_time, outcome.interrupted) == (2, True, False)
+    assert [(row["state"], row["epochs"]) for row in outcome.rows] == [("paused", 2)]
+    now[0] = 0.0
+    again = run(study(root, **options))
+    assert again.missing == 0
+    assert {(row["trial"], row["state"]) for row in again.rows} == {
+        ("trial-0000", "complete"),
+        ("trial-0001", "complete"),
+    }
+    assert history(root, "trial-0000") == [1, 2, 3, 4]
+
+
+def test_no_trial_starts_when_the_time_is_up_before_the_first(study, tmp_path):
+    outcome = run(study(tmp_path / "study", call={"time_budget": 0.0}))
+    assert outcome.rows == []
+    assert outcome.missing == float("inf")
+    assert outcome.out_of_time
+
+
+def test_a_point_that_comes_again_is_run_with_another_seed_and_judged_by_the_mean(study, tmp_path):
+    root, search, short = tmp_path / "study", {"optim.lr": {"choice": [1e-3]}}, {"optim.epochs": 1}
+    outcome = run(study(root, search=search, fixed=short, trials=2))
+    assert sorted(row["overrides"].get("seed", 0) for row in outcome.rows) == [0, 1]
+    assert {row["point_seeds"] for row in outcome.rows} == {2}
+    mean = sum(row["val_top1"] for row in outcome.rows) / 2
+    assert outcome.rows[0]["point_top1"] == pytest.approx(mean)
+    # What an earlier study measured is not measured again either.
+    call = {"warm_start": [root]}
+    later = study(tmp_path / "later", search=search, fixed=short, trials=1, call=call)
+    assert (
+        "its 1 best points first; 2 of its 2 trials as evidence"
+        in dict(later.plan(ONE_AT_A_TIME).lines())["warm start"]
+    )
+    rows = run(later).rows
+    assert [(row["trial"], row["overrides"]) for row in rows] == [
+        ("trial-0000", {"optim.lr": 1e-3, "seed": 2})
+    ]
+
+
+def test_a_resumed_study_stops_a_trial_by_what_the_finished_ones_reached(study, tmp_path):
+    tuned = study(tmp_path / "study", trials=3, grace_epochs=1, fixed={"optim.epochs": 4})
+    tuned.claim()
+    before = tuned._optuna()
+    for name in ("trial-0000", "trial-0001"):
+        trial = before.ask()
+        trial.set_user_attr("folder", name)
+        tuned.folder.begin(name, tuned.space.sample(trial))
+        epochs = [{"epoch": e, "val_top1": 1.1, "best_val_top1": 1.1, "seconds": 1.0} for e in range(1, 5)]
+        lines = "\n".join(json.dumps(epoch) for epoch in epochs)
+        (tuned.folder.trial(name) / "history.jsonl").write_text(lines)
+        tuned.folder.finish(name, "complete")
+        before.tell(trial, 1.1)
+    rows = run(tuned).rows
+    assert {row["trial"]: (row["state"], row["epochs"]) for row in rows}["trial-0002"] == ("stopped", 1)
+
+
+def test_a_folder_in_use_is_refused_with_who_has_it_and_free_once_that_is_killed(tmp_path):
+    folder = StudyFolder(tmp_path)
+    code = (
+        "import pathlib, sys, time; from evclip_ray.tuning.study import StudyFolder\n"
+        "with StudyFolder(pathlib.Path(sys.argv[1])).lock(): print('held', flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(ArtifactError, match=rf"process {holder.pid} on .* is running this study"):
+            folder.claim({"seed": 0})
+        os.kill(holder.pid, signal.SIGKILL)
+    folder.claim({"seed": 0})
+    with folder.lock(), pytest.raises(ArtifactError, match=f"process {os.getpid()} on"):
+        folder.claim({"seed": 0})
+
+
+def test_a_trial_that_ends_by_itself_is_not_paused():
+    stops = Stops(0.0, max_epochs=4)
+    assert stops.out_of_time
+    assert stops("a", {"epoch": 3})
+    assert stops.is_paused("a", {"epoch": 3})
+    for ended in ({"epoch": 4}, {"epoch": 2, "diverged": True}, {"epoch": 0, "error": "no"}):
+        assert not stops("b", ended)
+    assert not stops.is_paused("b", {"epoch": 4})
+
+
+def test_the_first_ctrl_c_ends_the_study_and_the_next_one_is_pythons_own():
+    stops = Stops(None, max_epochs=4)
+    with stops.on_interrupt():
+        signal.raise_signal(signal.SIGINT)
+        assert stops.stop_all()
+        assert stops.is_paused("a", {"epoch": 3})
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -1,0 +1,65 @@
+"""Which trial is called best, and of what it is the mean."""
+
+import math
+
+import pytest
+
+from evclip_ray.tuning.leaderboard import as_csv, leaderboard
+
+
+def trial(name, top1, *, lr, seed=0, state="complete", loss=1.0):
+    epoch = {
+        "epoch": 1, "best_epoch": 1, "val_top1": top1, "best_val_top1": top1, "val_loss": loss,
+        "val_videos": 100, "seconds": 1.0,
+    }  # fmt: skip
+    overrides = {"optim.lr": lr} | ({"seed": seed} if seed else {})
+    history = [] if state == "failed" else [epoch]
+    return {"trial": name, "overrides": overrides, "state": state, "error": None, "history": history}
+
+
+def test_a_lucky_seed_does_not_beat_a_point_with_a_better_mean():
+    rows = leaderboard(
+        [
+            trial("lucky", 0.9, lr=1.0),
+            trial("again", 0.3, lr=1.0, seed=1),
+            trial("a", 0.7, lr=2.0),
+            trial("b", 0.72, lr=2.0, seed=1),
+            trial("c", 0.68, lr=2.0, seed=2),
+        ]
+    )
+    assert [row["trial"] for row in rows] == ["b", "a", "c", "lucky", "again"]
+    best = rows[0]
+    assert best["point_seeds"] == 3
+    assert best["point_top1"] == pytest.approx(0.7)
+    # 4.303 is Student's t of two degrees of freedom; the values spread by 0.02.
+    half = 4.303 * 0.02 / math.sqrt(3)
+    assert best["point_top1_low"] == pytest.approx(0.7 - half, abs=1e-4)
+    assert best["point_top1_high"] == pytest.approx(0.7 + half, abs=1e-4)
+
+
+def test_of_equal_means_the_one_of_more_seeds_comes_first():
+    rows = leaderboard(
+        [trial("one", 0.5, lr=1.0, loss=0.1), trial("a", 0.5, lr=2.0), trial("b", 0.5, lr=2.0, seed=1)]
+    )
+    assert [row["trial"] for row in rows] == ["a", "b", "one"]
+
+
+def test_a_failed_seed_is_no_measurement_and_a_stopped_one_is():
+    rows = leaderboard(
+        [
+            trial("a", 0.6, lr=1.0),
+            trial("b", 0.0, lr=1.0, seed=1, state="failed"),
+            trial("c", 0.4, lr=1.0, seed=2, state="stopped"),
+        ]
+    )
+    assert {row["point_seeds"] for row in rows} == {2}
+    assert rows[0]["point_top1"] == pytest.approx(0.5)
+
+
+def test_a_single_seed_has_no_interval():
+    rows = leaderboard([trial("a", 0.6, lr=1.0)])
+    assert math.isnan(rows[0]["point_top1_low"])
+    header, line = (text.split(",") for text in as_csv(rows).splitlines())
+    cells = dict(zip(header, line, strict=True))
+    assert cells["point_top1"] == "0.6"
+    assert cells["point_top1_low"] == ""

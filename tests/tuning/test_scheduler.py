@@ -1,0 +1,80 @@
+"""ASHA's memory: what it says of a trial does not hang on whether the study was interrupted before."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+
+from evclip_ray.tuning.scheduler import make_scheduler
+from evclip_ray.tuning.search_space import SearchSpace
+from evclip_ray.tuning.study import OBJECTIVE, StudyFolder
+
+EPOCHS = 9
+
+
+@pytest.fixture
+def space(tiny_manifest, debug_settings):
+    fixed = {"data.manifest": str(tiny_manifest), **debug_settings, "optim.epochs": EPOCHS}
+    study = {"grace_epochs": 1, "reduction_factor": 3}
+    search = {"optim.lr": {"loguniform": [1e-3, 1e-2]}}
+    return SearchSpace.load("tiny", {"fixed": fixed, "search": search, "study": study})
+
+
+def live(scheduler, name, scores):
+    """A trial under Tune: its decisions, up to the one that stops it."""
+    trial = SimpleNamespace(trial_id=f"tune-{name}", config={"folder": name})
+    scheduler.on_trial_add(None, trial)
+    decisions = []
+    for epoch, score in scores:
+        decisions.append(scheduler.on_trial_result(None, trial, {"epoch": epoch, OBJECTIVE: score}))
+        if decisions[-1] == TrialScheduler.STOP:
+            scheduler.on_trial_complete(None, trial, {"epoch": epoch, OBJECTIVE: score})
+            break
+    return decisions
+
+
+def on_disk(folder, name, scores, state):
+    folder.begin(name, {"optim.lr": 1e-3})
+    lines = [json.dumps({"epoch": epoch, "best_val_top1": score}) for epoch, score in scores]
+    (folder.trial(name) / "history.jsonl").write_text("\n".join(lines) + "\n")
+    if state:
+        (folder.trial(name) / "result.json").write_text(json.dumps({"state": state, "error": None}))
+
+
+def constant(score, *, first=1, last=EPOCHS):
+    return [(epoch, score) for epoch in range(first, last + 1)]
+
+
+def test_a_resumed_study_stops_the_trial_that_an_undisturbed_one_stops(space, tmp_path):
+    earlier = {"trial-0000": 0.9, "trial-0001": 0.8, "trial-0002": 0.7}
+    undisturbed = make_scheduler(space, StudyFolder(tmp_path / "none"), max_epochs=EPOCHS)
+    folder = StudyFolder(tmp_path / "study")
+    for name, score in earlier.items():
+        decisions = live(undisturbed, name, constant(score))
+        state = "complete" if len(decisions) == EPOCHS else "stopped"
+        on_disk(folder, name, constant(score)[: len(decisions)], state)
+    resumed = make_scheduler(space, folder, max_epochs=EPOCHS)
+    for score in (0.85, 0.1, 0.95):
+        name = f"later-{score}"
+        assert live(resumed, name, constant(score)) == live(undisturbed, name, constant(score))
+    forgetful = make_scheduler(space, StudyFolder(tmp_path / "empty"), max_epochs=EPOCHS)
+    assert len(live(forgetful, "later", constant(0.1))) == EPOCHS
+    assert live(resumed, "later", constant(0.1)) == [TrialScheduler.STOP]
+
+
+def test_a_trial_that_goes_on_is_not_judged_at_the_rungs_behind_it(space, tmp_path):
+    folder = StudyFolder(tmp_path)
+    on_disk(folder, "trial-0000", constant(0.5), "complete")
+    # Better than the other at its first epochs, the first rungs of which it has behind it.
+    on_disk(folder, "trial-0001", constant(0.6, last=5), "paused")
+    scheduler = make_scheduler(space, folder, max_epochs=EPOCHS)
+    rungs = dict(scheduler._brackets[0]._rungs)
+    assert set(rungs[3]) == {"trial-0000"}
+    assert live(scheduler, "trial-0001", constant(0.1, first=6, last=8)) == [TrialScheduler.CONTINUE] * 3
+    assert rungs[3]["tune-trial-0001"] == 0.6
+
+
+def test_without_asha_there_is_nothing_to_remember(space, tmp_path):
+    none = SearchSpace.load("none", {"fixed": space.fixed, "study": {"scheduler": "none"}})
+    assert isinstance(make_scheduler(none, StudyFolder(tmp_path), max_epochs=EPOCHS), FIFOScheduler)
