@@ -9,6 +9,7 @@ import click
 from evclip_ray import __version__
 from evclip_ray.cli.cache import cache_group
 from evclip_ray.cli.check import check
+from evclip_ray.cli.cost import cost
 from evclip_ray.cli.data import manifest, shards
 from evclip_ray.cli.evaluate import evaluate, import_checkpoint
 from evclip_ray.cli.options import INTERRUPTED, this_command
@@ -49,5 +50,5 @@ def main(context: click.Context, verbose: bool) -> None:
     )
 
 
-for _command in (check, manifest, shards, train, tune, evaluate, import_checkpoint, shift, cache_group):
+for _command in (check, manifest, shards, train, tune, evaluate, import_checkpoint, shift, cost, cache_group):
     main.add_command(_command)

@@ -22,7 +22,7 @@ from evclip_ray.config import ConfigError
 from evclip_ray.models.attention import quicken
 from evclip_ray.models.backbones import Backbone, build, find_backbone
 from evclip_ray.models.clip_names import open_clip_names
-from evclip_ray.models.frozen import RANDOM, FrozenNetwork, random_weights
+from evclip_ray.models.frozen import META, RANDOM, FrozenNetwork, random_weights, without_autocast
 from evclip_ray.models.pixels import prepare
 from evclip_ray.models.weight_files import read_tensors
 
@@ -100,7 +100,7 @@ class FrozenCLIP(FrozenNetwork):
         """As `encode_text`, un-normalised."""
         tokens = self.tokenize(texts, allow_truncation=allow_truncation).to(self.device)
         # Class embeddings are made once and used always: not worth a rounding to bfloat16.
-        with torch.autocast(self.device.type, enabled=False):
+        with without_autocast(self.device):
             chunks = [self.model.encode_text(chunk) for chunk in tokens.split(_TEXTS_AT_ONCE)]
         return torch.cat(chunks)
 
@@ -141,6 +141,7 @@ def load_clip(
             a published EV-CLIP), "random",
             or None for the row's tag. Random weights depend on the name alone.
         dtype: of the image tower; text is always encoded in float32.
+        device: "meta" gives a network without weights or memory, to count what it costs.
         activation_checkpointing: recompute the image tower in the backward pass instead of storing it.
 
     Raises:
@@ -154,7 +155,7 @@ def _load(
     name: str, pretrained: str | None, device: str, dtype: torch.dtype, activation_checkpointing: bool
 ) -> FrozenCLIP:
     backbone = find_backbone(name)
-    model, weights = _model(name, backbone, pretrained or backbone.pretrained)
+    model, weights = _model(name, backbone, pretrained or backbone.pretrained, device=device)
     tokenizer = _tokenizer(backbone.open_clip)
     clip = FrozenCLIP(model, tokenizer, name=name, embed_dim=backbone.embed_dim, weights=weights).to(device)
     clip.model.visual.to(dtype)
@@ -163,7 +164,9 @@ def _load(
     return clip
 
 
-def _model(name: str, backbone: Backbone, pretrained: str | None) -> tuple[nn.Module, str]:
+def _model(name: str, backbone: Backbone, pretrained: str | None, *, device: str) -> tuple[nn.Module, str]:
+    if device == META:
+        return _model_without_weights(backbone.architecture(pretrained)), META
     tags = open_clip.list_pretrained_tags_by_model(backbone.open_clip)
     if pretrained == RANDOM:
         return _random_model(name, backbone), RANDOM
@@ -174,6 +177,15 @@ def _model(name: str, backbone: Backbone, pretrained: str | None) -> tuple[nn.Mo
         return _model_from_file(name, backbone, path), f"file:{file_digest(path)}"
     known = ", ".join([*tags, RANDOM])
     raise ConfigError(f"backbone {name}: weights must be a local file or one of {known}; got {pretrained!r}")
+
+
+def _model_without_weights(architecture: str) -> nn.Module:
+    model = build(architecture, device=META)
+    # These two are read as numbers.
+    model.logit_scale = nn.Parameter(torch.zeros(()))
+    if model.logit_bias is not None:
+        model.logit_bias = nn.Parameter(torch.zeros(()))
+    return model
 
 
 def _random_model(name: str, backbone: Backbone) -> nn.Module:

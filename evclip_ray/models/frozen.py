@@ -13,6 +13,9 @@ logger = logging.getLogger(__name__)
 RANDOM = "random"
 """The name of untrained weights, which must be asked for."""
 
+META = "meta"
+"""torch's device of tensors that have a shape and no memory."""
+
 _SEED = 0
 
 
@@ -49,3 +52,10 @@ def random_weights(name: str) -> Iterator[None]:
         # Not torch.manual_seed, which would also reseed the accelerators, that fork_rng leaves out here.
         torch.default_generator.manual_seed(_SEED)
         yield
+
+
+def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Where autocast, if it is on, is off; the meta device has none."""
+    if device.type == META:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, enabled=False)

@@ -19,7 +19,7 @@ from torchvision.models.video import SwinTransformer3d
 
 from evclip_ray.artifacts import file_digest
 from evclip_ray.config import ConfigError, nearest
-from evclip_ray.models.frozen import RANDOM, FrozenNetwork, random_weights
+from evclip_ray.models.frozen import META, RANDOM, FrozenNetwork, random_weights
 from evclip_ray.models.pixels import prepare
 from evclip_ray.models.weight_files import read_tensors
 
@@ -148,6 +148,7 @@ def load_video_encoder(
         name: a row of VIDEO_ENCODERS.
         weights: one of the row's tags, a local file (Omnivore's or torchvision's names; safetensors or a
             state dict), or "random", which depends on the name alone.
+        device: "meta" gives a network without weights or memory, to count what it costs.
 
     Raises:
         ConfigError: unknown name or weights, or weights that cannot be fetched or do not fit.
@@ -159,6 +160,12 @@ def load_video_encoder(
 def _load(name: str, weights: str, device: str, dtype: torch.dtype) -> FrozenVideoEncoder:
     if name not in VIDEO_ENCODERS:
         raise ConfigError(f"video encoder {name!r} is unknown; {nearest(name, list(VIDEO_ENCODERS))}")
+    if device == META:
+        with torch.device(META):
+            network = VIDEO_ENCODERS[name].build()
+        return FrozenVideoEncoder(
+            network, name=name, image_size=VIDEO_ENCODERS[name].image_size, weights=META
+        )
     encoder = _encoder(name, weights)
     return encoder.to(device=device, dtype=dtype)
 

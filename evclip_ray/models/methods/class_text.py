@@ -4,12 +4,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Annotated
 
-import torch
 import torch.nn.functional as F
 from pydantic import AfterValidator
 from torch import Tensor
 
 from evclip_ray.models.clip import FrozenCLIP
+from evclip_ray.models.frozen import without_autocast
 
 GAP = "{}"
 
@@ -39,7 +39,7 @@ def class_texts(class_names: Sequence[str], template: str) -> list[str]:
 def class_logits(clip: FrozenCLIP, video_features: Tensor, text_features: Tensor) -> Tensor:
     """(B, D) and (N, D), L2-normalised both -> (B, N) float32: CLIP's scale x cosine (+ its bias)."""
     # A hundredfold cosine in bfloat16 would be off by half a logit.
-    with torch.autocast(video_features.device.type, enabled=False):
+    with without_autocast(video_features.device):
         logits = clip.logit_scale * video_features.float() @ text_features.float().T
     return logits if clip.logit_bias is None else logits + clip.logit_bias
 

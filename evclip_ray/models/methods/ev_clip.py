@@ -19,6 +19,7 @@ from pydantic import Field
 from torch import Tensor
 
 from evclip_ray.config import Config
+from evclip_ray.models.frozen import without_autocast
 from evclip_ray.models.methods.base import Cacheable, Frozen, Method, MethodConfig, MethodOutput, VideoBatch
 from evclip_ray.models.methods.class_text import Template, class_logits, class_texts, mean_feature
 from evclip_ray.models.methods.context_prompt import ContextGenerator
@@ -229,7 +230,7 @@ def consistency_loss(frame_features: Tensor) -> Tensor:
     (1 - 1/8) ln 2 = 0.6065.
     """
     frames = F.normalize(frame_features.float(), dim=-1)
-    with torch.autocast(frames.device.type, enabled=False):
+    with without_autocast(frames.device):
         cosines = gather_rows(frames @ frames.transpose(1, 2)).mean(0)
     # Clamped for frames that oppose each other exactly, whose loss is infinite.
     agreement = ((cosines + 1) / 2).clamp(min=torch.finfo(cosines.dtype).eps)

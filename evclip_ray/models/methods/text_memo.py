@@ -23,7 +23,8 @@ class TextMemo:
             return encode()
         versions = [(p.data_ptr(), p._version, p.device) for p in parameters]
         device = versions[0][2].type
-        key = versions, torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
+        autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+        key = versions, autocast and torch.get_autocast_dtype(device)
         if self._texts is None or key != self._key:
             self._key, self._texts = key, encode()
         return self._texts

@@ -1,0 +1,108 @@
+"""What a method on a backbone costs."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from evclip_ray.cli.options import example, settings
+from evclip_ray.config import parse_assignments
+from evclip_ray.terminal import console, rows_table
+
+
+@click.command(
+    epilog=example("evclip-ray cost ev_clip --backbone ViT-B-16 --set view.num_frames=16 --batch 1 --batch 8")
+)
+@click.argument("method")
+@click.option("--backbone", default=None, metavar="NAME", help="Backbone (default: the experiment's own).")
+@click.option("--classes", type=click.IntRange(1), default=101, show_default=True, help="Number of classes.")
+@click.option(
+    "--batch", "batches", type=click.IntRange(1), multiple=True, default=(1,), show_default=True,
+    help="Videos of a measured step; repeatable.",
+)  # fmt: skip
+@click.option("--repeats", type=click.IntRange(1), default=10, show_default=True, help="Timed steps.")
+@click.option("--measure/--count-only", default=True, help="Measure time, memory and energy here, or not.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), default=None, help="Also write it as JSON."
+)
+@settings
+def cost(
+    method: str, backbone: str | None, classes: int, batches: tuple[int, ...], repeats: int, measure: bool,
+    out: Path | None, assignments: tuple[str, ...],
+) -> None:  # fmt: skip
+    """Parameters, GMAC of each part, checkpoint size; time, memory and energy of a step here."""
+    from evclip_ray.artifacts import provenance, write_json
+    from evclip_ray.scaling.cost import count_cost
+    from evclip_ray.scaling.measure import measure_cost
+    from evclip_ray.training.experiment import ExperimentConfig
+
+    named = {"method.name": method} | ({"backbone.name": backbone} if backbone else {})
+    # No video is read: shapes are enough.
+    nowhere = {"data": {"manifest": "none"}}
+    experiment = ExperimentConfig.load(nowhere, {**named, **parse_assignments(assignments)})
+    names = [f"class number {index}" for index in range(classes)]
+    counted = count_cost(experiment, names).record()
+    _show_counted(counted)
+    measured = []
+    if measure:
+        measured = measure_cost(experiment, names, batch_sizes=batches, repeats=repeats)
+        _show_measured([vars(row) for row in measured])
+    if out:
+        write_json(
+            out,
+            {
+                "counted": counted,
+                "measured": [vars(row) for row in measured],
+                "experiment": experiment.model_dump(mode="json"),
+                "provenance": provenance(),
+            },
+        )
+
+
+def _show_counted(cost: dict[str, Any]) -> None:
+    console.print(
+        f"{cost['method']} on {cost['backbone']}, {cost['num_frames']} frames, "
+        f"{cost['num_classes']} classes\n"
+        f"  trainable    {cost['trainable_parameters']:,} parameters\n"
+        f"  total        {cost['total_parameters']:,} parameters\n"
+        f"  checkpoint   {_megabytes(cost['checkpoint_bytes'])}\n"
+        f"  class texts  {cost['class_text_gmac']:.4g} GMAC, once",
+        soft_wrap=True,
+    )
+    inference, training = cost["inference_gmac"], cost["training_gmac"]
+    rows = [
+        {
+            "part": part.replace("_", " "),
+            "inference": inference.get(part, 0.0),
+            f"training, batch {cost['training_batch']}": training.get(part, 0.0),
+        }
+        for part in (*training, *(inference.keys() - training.keys()))
+    ]
+    total = [sum(inference.values()), sum(training.values())]
+    rows.append(dict(zip(rows[0], ["total", *total], strict=True)))
+    console.print(rows_table("GMAC of a video (1 MAC = 2 FLOP), attention included", rows))
+
+
+def _show_measured(rows: list[dict[str, Any]]) -> None:
+    shown = [
+        {
+            "step": row["phase"],
+            "batch": row["batch"],
+            "median ms": 1e3 * row["median_seconds"],
+            "p95 ms": 1e3 * row["p95_seconds"],
+            "videos/s": row["videos_per_second"],
+            "at rest": _megabytes(row["rest_bytes"]),
+            "peak above": _megabytes(row["peak_bytes"]),
+            "J/video": "not measured" if row["joules_per_video"] is None else row["joules_per_video"],
+        }
+        for row in rows
+    ]
+    first = rows[0]
+    title = f"Measured on {first['device']}, {first['precision']}, {first['repeats']} warm steps each"
+    console.print(rows_table(title, shown))
+    if first["energy_note"]:
+        console.print(f"energy {first['energy_note']}")
+
+
+def _megabytes(size: int | None) -> str:
+    return "not measured" if size is None else f"{size / 1e6:,.1f} MB"

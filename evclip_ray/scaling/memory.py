@@ -1,0 +1,39 @@
+"""The most memory that something takes above what was held before it."""
+
+import contextlib
+import ctypes
+import gc
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def peak_bytes(run: Callable[[], object], device: torch.device) -> tuple[int, int] | None:
+    """(held before, most held above that during `run`), in bytes; None where it cannot be told.
+
+    On a GPU what torch's allocator gave out; on a CPU the resident memory of this process, which
+    therefore should do nothing else, and should have taken one such run before.
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        run()
+        torch.cuda.synchronize(device)
+        return before, torch.cuda.max_memory_allocated(device) - before
+    gc.collect()
+    # What earlier runs freed but the allocator kept would hide what this one takes.
+    getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)(0)
+    with contextlib.suppress(OSError):
+        _CLEAR.write_text("5")
+        before = _status("VmRSS")
+        run()
+        return before, max(0, _status("VmHWM") - before)
+    return None
+
+
+def _status(field: str) -> int:
+    lines = _STATUS.read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 1024

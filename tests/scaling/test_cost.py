@@ -1,0 +1,225 @@
+import json
+import sys
+import types
+
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import nn
+
+from evclip_ray.cli import main
+from evclip_ray.models.clip import load_clip
+from evclip_ray.scaling.cost import count_cost
+from evclip_ray.scaling.energy import EnergyMeter
+from evclip_ray.scaling.flops import PartCounter
+from evclip_ray.scaling.measure import measure_cost
+from evclip_ray.scaling.memory import peak_bytes
+from evclip_ray.training.build import build_method
+from evclip_ray.training.checkpoint import ADAPTER, save_checkpoint
+from evclip_ray.training.experiment import ExperimentConfig
+
+NAMES = [f"class number {index}" for index in range(101)]
+
+
+def experiment(**overrides):
+    dotted = {path.replace("__", "."): value for path, value in overrides.items()}
+    return ExperimentConfig.load({"data": {"manifest": "none"}}, dotted)
+
+
+# GFLOP of a video of 8 frames (2 x MAC) and trained parameters, as published.
+PUBLISHED = {
+    "RN50": (
+        "swin3d_s", 6_449_326, {"image_tower": 97.8, "video_encoder": 75.5, "mask_generator": 3.52}, 282
+    ),
+    "ViT-B-32": (
+        "swin3d_s", 6_055_086, {"image_tower": 70.5, "video_encoder": 75.5, "mask_generator": 3.52}, 228
+    ),
+    "ViT-B-16": (
+        "swin3d_s", 6_055_086, {"image_tower": 281.0, "video_encoder": 75.5, "mask_generator": 3.52}, 660
+    ),
+    "ViT-L-14": (
+        "swin3d_b", 10_808_000, {"image_tower": 1296.2, "video_encoder": 130.9, "mask_generator": 6.19}, 2794
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("backbone", PUBLISHED)
+def test_parameters_are_the_published_ones_and_gmac_within_a_hundredth(backbone):
+    encoder, trainable, gflop, training = PUBLISHED[backbone]
+    settings = experiment(backbone__name=backbone, method__video_encoder__name=encoder)
+    cost = count_cost(settings, NAMES)
+    assert cost.trainable_parameters == trainable
+    for part, expected in gflop.items():
+        assert 2 * cost.inference_gmac[part] == pytest.approx(expected, rel=0.01), part
+    assert 2 * sum(cost.training_gmac.values()) == pytest.approx(training, rel=0.01)
+
+
+def test_the_class_texts_are_counted_once_and_total_parameters_are_those_of_all_networks():
+    cost = count_cost(experiment(backbone__name="ViT-B-32", method__video_encoder__name="swin3d_t"), NAMES)
+    assert 2 * cost.class_text_gmac == pytest.approx(602, rel=0.01)
+    assert "text_tower" not in cost.inference_gmac
+    assert cost.total_parameters == 151_277_313 + 27_850_470 + 6_055_086
+
+
+DEBUG = {"backbone__name": "debug", "method__video_encoder__name": "swin3d_debug", "view__num_frames": 4}
+
+
+@pytest.mark.parametrize(
+    "method", ["ez_clip", "motion_prompts", "coop", "fine_tune", "zero_shot", "prototype"]
+)
+def test_every_kind_of_method_is_counted(method):
+    cost = count_cost(experiment(method__name=method, backbone__name="debug"), NAMES[:5])
+    assert cost.inference_gmac["image_tower"] == pytest.approx(8 * 0.00254, rel=0.05)
+    assert (cost.trainable_parameters == 0) == (method == "zero_shot")
+    if method in {"ez_clip", "coop", "fine_tune"}:
+        assert cost.class_text_gmac > 0, "texts that train are kept in evaluation all the same"
+        assert cost.training_gmac["text_tower"] > 0
+        assert "text_tower" not in cost.inference_gmac
+
+
+def test_a_trained_copy_of_clip_is_not_counted_twice():
+    plain = count_cost(experiment(method__name="zero_shot", backbone__name="debug"), NAMES[:5])
+    tuned = count_cost(experiment(method__name="fine_tune", backbone__name="debug"), NAMES[:5])
+    assert tuned.total_parameters == plain.total_parameters
+
+
+def test_texts_of_the_batch_alone_are_encoded_where_a_method_does_so():
+    settings = {"method__name": "ez_clip", "backbone__name": "debug"}
+    few = count_cost(experiment(**settings, optim__batch_size=16), NAMES[:4])
+    many = count_cost(experiment(**settings, optim__batch_size=16), NAMES)
+    assert many.training_gmac["text_tower"] == pytest.approx(4 * few.training_gmac["text_tower"], rel=0.01)
+
+
+def test_counting_with_real_weights_gives_the_same():
+    settings = experiment(
+        **DEBUG, backbone__pretrained="random", method__video_encoder__weights="random", optim__batch_size=2
+    )
+    counted = count_cost(settings, NAMES[:5])
+    method = build_method(settings, NAMES[:5], device=torch.device("cpu"))
+    clip = method.frozen.clip
+    images = torch.rand(1, 4, 3, 64, 64)
+    with PartCounter({clip.model.visual: "image_tower"}) as counter, torch.no_grad():
+        clip.encode_frames(images)
+    assert counter.macs["image_tower"] / 1e9 == pytest.approx(counted.inference_gmac["image_tower"])
+
+
+def test_fused_attention_is_counted_forward_and_backward():
+    clip = load_clip("debug", "random")
+    visual = clip.model.visual
+    images = torch.rand(1, 4, 3, 64, 64, requires_grad=True)
+
+    def macs():
+        with PartCounter({visual: "tower"}) as counter:
+            features = clip.encode_frames(images)
+            counter.backward()
+            features.sum().backward()
+        return counter.macs
+
+    fused = macs()
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        plain = macs()
+    assert fused["tower"] == plain["tower"]
+    # A fused backward computes the weights again: a little more, never less.
+    assert plain["backward"] <= fused["backward"] <= 1.1 * plain["backward"]
+
+
+def test_the_innermost_labelled_module_gets_an_operation_and_the_rest_is_the_head():
+    inner, outer = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
+
+    class Nested(nn.Module):
+        def forward(self, x):
+            return outer(inner(x)) @ torch.ones(4, 2)
+
+    whole = Nested()
+    with PartCounter({inner: "inner", whole: "whole"}) as counter:
+        whole(torch.ones(1, 4)) @ torch.ones(2, 3)
+    assert counter.macs == {"inner": 16, "whole": 16 + 8, "head": 6}
+
+
+def test_the_checkpoint_is_as_large_as_a_real_one(tmp_path):
+    settings = experiment(**DEBUG, backbone__pretrained="random", method__video_encoder__weights="random")
+    method = build_method(settings, NAMES[:5], device=torch.device("cpu"))
+    save_checkpoint(tmp_path / "best", method, {})
+    real = (tmp_path / "best" / ADAPTER).stat().st_size
+    assert count_cost(settings, NAMES[:5]).checkpoint_bytes == real
+
+
+def test_a_step_is_measured_in_a_process_of_its_own():
+    inference, training = measure_cost(experiment(**DEBUG), NAMES[:5], batch_sizes=[2], repeats=3)
+    assert (inference.phase, training.phase) == ("inference", "training")
+    for row in (inference, training):
+        assert 0 < row.median_seconds <= row.p95_seconds
+        assert row.videos_per_second == pytest.approx(2 / row.median_seconds)
+        assert row.joules_per_video is None
+        assert row.energy_note == "not measured: a CPU does not tell"
+        assert row.rest_bytes is None or row.rest_bytes > 50e6
+    with pytest.raises(ValueError, match="must be at least 1, got 0"):
+        measure_cost(experiment(**DEBUG), NAMES[:5], repeats=0)
+
+
+def test_peak_memory_is_what_a_run_takes_at_most():
+    def run():
+        held = torch.ones(2**24)
+        del held
+
+    found = peak_bytes(run, torch.device("cpu"))
+    if found is None:
+        pytest.skip("this system does not tell the peak of a process")
+    assert 0.9 * 2**26 < found[1] < 1.5 * 2**26
+
+
+def test_energy_is_read_from_the_card_or_said_to_be_unknown(monkeypatch):
+    card = types.SimpleNamespace(
+        NVMLError=RuntimeError, nvmlInit=lambda: None,
+        nvmlDeviceGetHandleByUUID=lambda name: name,
+        nvmlDeviceGetTotalEnergyConsumption=lambda handle: 1500 if handle == "GPU-abc" else 0,
+    )  # fmt: skip
+    monkeypatch.setitem(sys.modules, "pynvml", card)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: types.SimpleNamespace(uuid="abc"))
+    meter = EnergyMeter(torch.device("cuda", 0))
+    assert (meter.joules(), meter.reason) == (1.5, None)
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    without = EnergyMeter(torch.device("cuda", 0))
+    assert without.joules() is None
+    assert "pip install nvidia-ml-py" in without.reason
+
+
+def test_the_command_prints_a_table_and_writes_json(tmp_path):
+    out = tmp_path / "cost.json"
+    arguments = [
+        "cost",
+        "linear_probe",
+        "--backbone",
+        "debug",
+        "--count-only",
+        "--classes",
+        "5",
+        "--out",
+        str(out),
+    ]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    assert "325 parameters" in result.output
+    assert "1 MAC = 2 FLOP" in result.output
+    written = json.loads(out.read_text())
+    assert written["counted"]["trainable_parameters"] == 325
+    assert written["measured"] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["ev_clop"], "method 'ev_clop' is unknown; the nearest valid name is 'ev_clip'"),
+        (
+            ["ev_clip", "--backbone", "ViT-B-61"],
+            "'ViT-B-61' is unknown; the nearest valid name is 'ViT-B-16'",
+        ),
+        (["ev_clip", "--set", "method.mask.dept=1"], "the nearest valid name is 'method.mask.depth'"),
+        (["ez_clip", "--backbone", "RN50", "--count-only"], "Choose a ViT"),
+    ],
+)
+def test_what_cannot_be_costed_is_refused_in_one_line(arguments, expected):
+    result = CliRunner().invoke(main, ["cost", *arguments])
+    assert result.exit_code == 1
+    assert expected in result.output
+    assert result.output.count("\n") == 1
