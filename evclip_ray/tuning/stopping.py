@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 import signal
 import threading
 import time
@@ -63,6 +64,7 @@ class Stops(Stopper):
         if threading.current_thread() is not threading.main_thread():
             yield
             return
+        os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
         before = signal.getsignal(signal.SIGINT)
 
         def handle(number: int, frame: FrameType | None) -> None:

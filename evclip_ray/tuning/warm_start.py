@@ -115,8 +115,9 @@ def _differs(
     ours: ExperimentConfig, theirs: ExperimentConfig, *, measured: Measured, recorded: Mapping[str, str]
 ) -> str | None:
     """Why an earlier trial's score says nothing of ours, if that is so."""
-    if recorded.get(videos_key(theirs)) != measured(ours):
-        return "measured on other videos"
+    rows = recorded.get(videos_key(theirs))
+    if rows != measured(ours):
+        return "measured on other videos" if rows else "whose videos were not written down"
     kinds = [
         {path: value for path, value in flatten(e.model_dump(mode="json")).items() if not _is_aside(path)}
         for e in (ours, theirs)
