@@ -1,4 +1,4 @@
-"""Which videos go into one shard: neighbours in the manifest, about as long to decode as other shards'.
+"""Which videos go into one shard, neighbours in the manifest, and which shards into one task.
 
 The work of a video is told by what is known without opening it, so that 650,000 rows are planned in
 seconds. It is counted in frames: those of the video or of its part, as they are decoded to reach the
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 # Long enough that starting a task costs little beside it (about ten seconds at 320 x 240), short enough
 # that the last one is not waited for, and that a kill loses little.
 _SHARD_FRAMES = 20_000
+# What is done between two reports of progress, a minute or two.
+_TASK_FRAMES = 8 * _SHARD_FRAMES
 # Without a header read: videos of data sets have about 1 Mbit and 30 frames a second.
 _FRAMES_A_SECOND, _BYTES_A_FRAME = 30, 4_000
 
@@ -48,4 +50,25 @@ def cut(work: Sequence[float] | NDArray[np.float64], *, max_rows: int) -> list[s
             bounds.append(row)
             done = 0.0
         done += frames
-    return [slice(start, stop) for start, stop in zip(bounds, [*bounds[1:], len(work)], strict=True)]
+    return _slices(bounds, len(work))
+
+
+def share(work: Sequence[float], *, processes: int) -> list[slice]:
+    """The shards of each task, longest first: many at first, as each task costs time, and one at the end.
+
+    >>> share([1] * 8, processes=2)
+    [slice(0, 2, None), slice(2, 3, None), slice(3, 4, None), ..., slice(7, 8, None)]
+    """
+    bounds = [0]
+    remaining, done = float(sum(work)), 0.0
+    for shard, frames in enumerate(work):
+        if shard > bounds[-1] and done + frames > min(remaining / (2 * processes), _TASK_FRAMES):
+            bounds.append(shard)
+            remaining -= done
+            done = 0.0
+        done += frames
+    return _slices(bounds, len(work))
+
+
+def _slices(bounds: list[int], stop: int) -> list[slice]:
+    return [slice(start, end) for start, end in zip(bounds, [*bounds[1:], stop], strict=True)]

@@ -1,7 +1,7 @@
 """Manifest -> Ray Data -> shards of decoded views.
 
-One row of the Ray dataset is one shard to write. Its task decodes its videos one by one, so that a bad
-one costs nobody else's work. A shard's bytes depend on its inputs only, never on the cluster: a
+One row of the Ray dataset is some shards to write. Its task decodes their videos one by one, so that a
+bad one costs nobody else's work. A shard's bytes depend on its inputs only, never on the cluster: a
 preparation that was killed is run again, keeps what is finished, and ends with the same files.
 """
 
@@ -25,7 +25,7 @@ from evclip_ray.data.attempts import Attempts
 from evclip_ray.data.decode import decoder_name
 from evclip_ray.data.manifest import Manifest
 from evclip_ray.data.shard_files import ShardJob, is_finished, skip_reasons, write_shard
-from evclip_ray.data.shard_plan import cut, decoding_work
+from evclip_ray.data.shard_plan import cut, decoding_work, share
 from evclip_ray.data.shard_set import INDEX_SCHEMA, STAGE, ShardSet, open_shards, write_index
 from evclip_ray.data.storage import Place, StorageError
 from evclip_ray.data.view import ViewConfig
@@ -44,18 +44,21 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 @dataclasses.dataclass(frozen=True)
 class ShardTask:
-    """A job and how it is done: `run` names the preparation, whose attempts at a shard are one story."""
+    """Jobs and how they are done: `run` names the preparation, whose attempts at a shard are one story."""
 
-    job: ShardJob
+    jobs: list[ShardJob]
     root: Place
     folder: Path
     seconds_per_video: float
     run: str
 
-    @property
-    def attempts(self) -> Path:
-        """Where they are kept."""
-        return self.folder / f".{self.job.file}.{self.run}.attempts"
+    def write(self) -> None:
+        """Write the shards that an earlier attempt at this task did not finish."""
+        for job in self.jobs:
+            if not is_finished(self.folder / job.file, job):
+                tried = self.folder / f".{job.file}.{self.run}.attempts"
+                with Attempts(tried, seconds=self.seconds_per_video) as attempts:
+                    write_shard(job, root=self.root, folder=self.folder, attempts=attempts)
 
 
 def prepare_shards(
@@ -162,7 +165,8 @@ def _write_all(jobs: list[ShardJob], root: Place, folder: Path, seconds_per_vide
     logger.info("%s: writing %d shards by %s", folder, len(jobs), jobs[0].decoder)
     # What killed a process of an earlier preparation may have been whoever ended that one.
     run = uuid.uuid4().hex
-    tasks = [ShardTask(job, root, folder, seconds_per_video, run) for job in _longest_first(jobs)]
+    processes = int(ray.cluster_resources().get("CPU", 1))
+    tasks = [ShardTask(part, root, folder, seconds_per_video, run) for part in _shared_out(jobs, processes)]
     items = [{"task": pickle.dumps(task)} for task in tasks]
     dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(_run, num_cpus=1)
     dataset.context.enable_progress_bars = False
@@ -174,25 +178,26 @@ def _write_all(jobs: list[ShardJob], root: Place, folder: Path, seconds_per_vide
         yield int(result["videos"])
 
 
-def _longest_first(jobs: list[ShardJob]) -> list[ShardJob]:
-    """So that no long one is waited for while the other processes have nothing left to do."""
-    return sorted(jobs, key=lambda job: -job.work)
+def _shared_out(jobs: list[ShardJob], processes: int) -> list[list[ShardJob]]:
+    """Longest first, so that no long one is waited for while the other processes have nothing left."""
+    ordered = sorted(((job.work, job) for job in jobs), key=lambda pair: -pair[0])
+    parts = share([work for work, _ in ordered], processes=processes)
+    return [[job for _, job in ordered[part]] for part in parts]
 
 
 def _run(row: dict[str, Any]) -> dict[str, Any]:
-    """One task: write one shard. A disk or storage at fault is a result, as Ray would wrap the error."""
+    """One task: write shards. A disk or storage at fault is a result, as Ray would wrap the error."""
     task: ShardTask = pickle.loads(row["task"])
     done = {"videos": 0, "full": False, "storage": ""}
     try:
-        with Attempts(task.attempts, seconds=task.seconds_per_video) as attempts:
-            write_shard(task.job, root=task.root, folder=task.folder, attempts=attempts)
+        task.write()
     except StorageError as error:
         return done | {"storage": str(error)}
     except OSError as error:
         if error.errno not in _FULL:
             raise
         return done | {"full": True}
-    return done | {"videos": len(task.job.videos)}
+    return done | {"videos": sum(len(job.videos) for job in task.jobs)}
 
 
 @contextlib.contextmanager

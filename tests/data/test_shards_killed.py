@@ -1,6 +1,7 @@
 """Kill what decodes, for real: the same command again ends with the same bytes."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -75,6 +76,26 @@ def test_a_killed_driver_resumes_to_the_same_bytes(tiny_manifest, undisturbed, t
     assert counts[0] > 1, "finished shards are kept"
     assert digests(tmp_path) == undisturbed
     assert len(open_shards(tmp_path)) == 30
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_driver_that_is_killed_again_and_again_at_any_moment_gets_there(
+    tiny_manifest, undisturbed, tmp_path, seed
+):
+    moments = random.Random(seed)
+    for _ in range(3):
+        with prepare(tiny_manifest, tmp_path) as process:
+            for _ in range(moments.randrange(3)):
+                process.stdout.readline()
+            time.sleep(moments.uniform(0, 0.5))
+            process.send_signal(signal.SIGKILL)
+        finished = digests(tmp_path)
+        assert finished.items() <= undisturbed.items()
+    with prepare(tiny_manifest, tmp_path) as process:
+        process.stdout.read()
+    assert process.returncode == 0
+    assert digests(tmp_path) == undisturbed
+    assert not list(tmp_path.glob(".shard*")), "what kills left is removed"
 
 
 def test_killed_decoders_are_replaced_and_cost_no_video(tiny_manifest, undisturbed, tmp_path):
