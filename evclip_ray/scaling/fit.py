@@ -1,0 +1,122 @@
+"""Accuracy against cost along a ladder: curves of few parameters, with bootstrap intervals over videos.
+
+    power_law    top-1 = 1 - a x^-b          the errors fall by a constant share per factor of cost
+    saturating   top-1 = c - a x^-b          the same, towards a ceiling c <= 1 that no cost passes
+
+x is the cost over the geometric mean of the ladder's costs, so that a is the distance from the
+ceiling in the ladder's middle. For a given b both are linear in the rest, so that least squares are
+solved exactly on a grid of b. A rung is its best trial, and the best of many trials flatters itself:
+the curves are of validation scores.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from evclip_ray.scaling.resample import Floats, is_number, middle, resampled_top1
+
+NEEDED = {"power_law": 3, "saturating": 4}
+"""Rungs of different costs, at least: one more than the curve has parameters."""
+FORMULA = {"power_law": "top1 = 1 - a x^-b", "saturating": "top1 = c - a x^-b"}
+_EXPONENTS = {"power_law": np.linspace(-3, 3, 301), "saturating": np.geomspace(0.02, 6, 200)}
+_CURVE = 41
+
+
+@dataclasses.dataclass(frozen=True)
+class RungScore:
+    """A rung at one kind of cost: its best trial's validation top-1, on so many videos."""
+
+    rung: str
+    cost: float
+    top1: float
+    videos: int
+
+
+def fit_costs(rungs: Sequence[dict[str, Any]], costs: Sequence[str]) -> list[dict[str, Any]]:
+    """Fits of both forms over each column of `costs` of the ladder's rows.
+
+    A rung without a number (failed, NaN, cost not measured) is left out and named.
+    """
+    found = []
+    for cost in costs:
+        usable = [
+            row for row in rungs if is_number(row[cost]) and row[cost] > 0 and is_number(row["val_top1"])
+        ]
+        scores = [
+            RungScore(row["rung"], row[cost], row["val_top1"], row["val_videos"])
+            for row in usable
+            if row["val_videos"] > 0
+        ]
+        kept = {score.rung for score in scores}
+        left_out = [row["rung"] for row in rungs if row["rung"] not in kept]
+        found += [{"cost": cost, **fit(form, scores), "left_out": left_out} for form in NEEDED]
+    return found
+
+
+def fit(form: str, scores: Sequence[RungScore]) -> dict[str, Any]:
+    """One form fitted to the rungs: parameters and curve with 95 % intervals, or why there is none.
+
+    `rmse`: in top-1, over the rungs. `curve`: rows of cost, top1, low, high.
+    """
+    costs = np.array([score.cost for score in scores], np.float64)
+    different, needed = len(set(costs)), NEEDED[form]
+    record: dict[str, Any] = {
+        "form": form, "formula": FORMULA[form], "needed_rungs": needed, "rungs": different,
+        "status": "fitted",
+    }  # fmt: skip
+    if different < needed:
+        return {**record, "status": f"not enough rungs: {different} of different cost, {needed} are needed"}
+    reference = float(np.exp(np.log(costs).mean()))
+    top1 = np.array([score.top1 for score in scores])
+    draws = resampled_top1(top1, np.array([score.videos for score in scores], np.float64))
+    best = _solve(form, costs / reference, np.vstack([top1, draws]))
+    grid = np.geomspace(costs.min(), costs.max(), _CURVE)
+    curves = _predict(best, grid / reference)
+    fitted = _predict(best[:1], costs / reference)[0]
+    names = {"power_law": ("a", "b"), "saturating": ("a", "b", "c")}[form]
+    return {
+        **record,
+        "reference_cost": reference,
+        "parameters": {
+            name: {"value": float(column[0]), "interval": list(middle(column[1:]))}
+            for name, column in zip(names, best.T, strict=False)
+        },
+        "rmse": float(np.sqrt(np.mean((fitted - top1) ** 2))),
+        "curve": [
+            {"cost": float(x), "top1": float(column[0]), "low": low, "high": high}
+            for x, column in zip(grid, curves.T, strict=True)
+            for low, high in [middle(column[1:])]
+        ],
+    }
+
+
+def _solve(form: str, x: Floats, top1: Floats) -> Floats:
+    """Least squares for every row of `top1` (R, rungs) -> (R, 3): a, b, c."""
+    exponents = _EXPONENTS[form]
+    basis = x[None, :] ** -exponents[:, None]
+    ceiling = np.ones((len(top1), len(exponents)))
+    if form == "saturating":
+        ceiling = np.clip(_ceilings(basis, top1), 0, 1)
+    # a >= 0: without it a curve that falls from its ceiling would pass for one that rises to it.
+    a = np.maximum(0, ((ceiling[:, :, None] - top1[:, None]) * basis).sum(-1) / (basis**2).sum(-1))
+    residuals = ceiling[:, :, None] - a[:, :, None] * basis - top1[:, None]
+    chosen = (residuals**2).sum(-1).argmin(1)
+    rows = np.arange(len(top1))
+    return np.stack([a[rows, chosen], exponents[chosen], ceiling[rows, chosen]], axis=1)
+
+
+def _ceilings(basis: Floats, top1: Floats) -> Floats:
+    """(E, n) and (R, n) -> (R, E): the intercept of the straight line of top-1 over each basis."""
+    centred = basis - basis.mean(1, keepdims=True)
+    slopes = (top1[:, None] * centred).sum(-1) / (centred**2).sum(-1)
+    ceilings: Floats = top1.mean(1)[:, None] - slopes * basis.mean(1)
+    return ceilings
+
+
+def _predict(parameters: Floats, x: Floats) -> Floats:
+    """(R, 3) and (n,) -> (R, n)."""
+    a, b, c = parameters.T[:, :, None]
+    predicted: Floats = c - a * x[None, :] ** -b
+    return predicted

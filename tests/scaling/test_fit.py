@@ -1,0 +1,94 @@
+import math
+
+import numpy as np
+import pytest
+
+from evclip_ray.scaling.fit import RungScore, fit, fit_costs
+from evclip_ray.scaling.resample import middle, resampled_top1
+
+COSTS = [1.0, 4.0, 16.0, 64.0, 256.0]
+
+
+def scores(top1, costs=COSTS, videos=1_000_000):
+    return [RungScore(f"r{i}", x, y, videos) for i, (x, y) in enumerate(zip(costs, top1, strict=True))]
+
+
+def test_a_power_law_is_found_again():
+    made = fit("power_law", scores([1 - 0.4 * (x / 16) ** -0.3 for x in COSTS]))
+    assert made["status"] == "fitted"
+    assert made["reference_cost"] == pytest.approx(16)
+    assert made["parameters"]["a"]["value"] == pytest.approx(0.4, abs=1e-6)
+    assert made["parameters"]["b"]["value"] == pytest.approx(0.3, abs=1e-6)
+    assert made["rmse"] < 1e-6
+    low, high = made["parameters"]["b"]["interval"]
+    assert low - 1e-9 <= 0.3 <= high + 1e-9
+
+
+def test_a_ceiling_is_found_again():
+    made = fit("saturating", scores([0.8 - 0.2 * (x / 16) ** -0.5 for x in COSTS]))
+    assert made["parameters"]["c"]["value"] == pytest.approx(0.8, abs=0.005)
+    assert made["rmse"] < 1e-3
+
+
+def test_a_ladder_that_falls_gives_a_negative_exponent_and_no_false_ceiling():
+    falling = [0.8, 0.7, 0.6, 0.5, 0.4]
+    assert fit("power_law", scores(falling))["parameters"]["b"]["value"] < 0
+    made = fit("saturating", scores(falling))
+    assert made["parameters"]["a"]["value"] == 0, "a flat line, not a ceiling approached from above"
+
+
+def test_intervals_are_over_videos_and_narrow_with_more_of_them():
+    top1 = [0.5, 0.6, 0.65, 0.7, 0.72]
+    widths = []
+    for videos in (30, 3000):
+        low, high = fit("power_law", scores(top1, videos=videos))["parameters"]["a"]["interval"]
+        widths.append(high - low)
+    assert widths[1] < widths[0] / 5
+    curve = fit("power_law", scores(top1, videos=100))["curve"]
+    assert curve[0]["cost"] == pytest.approx(1)
+    assert curve[-1]["cost"] == pytest.approx(256)
+    assert all(point["low"] <= point["top1"] <= point["high"] for point in curve)
+
+
+@pytest.mark.parametrize(("form", "rungs"), [("power_law", 2), ("saturating", 3), ("power_law", 1)])
+def test_too_few_rungs_are_said_so(form, rungs):
+    made = fit(form, scores([0.5, 0.6, 0.7][:rungs], COSTS[:rungs]))
+    assert made["status"].startswith(
+        f"not enough rungs: {rungs} of different cost, {rungs + 1 if rungs > 1 else 3}"
+    )
+    assert "curve" not in made
+
+
+def test_rungs_of_equal_cost_are_one():
+    made = fit("power_law", scores([0.5, 0.6, 0.7], [2.0, 2.0, 4.0]))
+    assert made["status"].startswith("not enough rungs: 2")
+
+
+def test_rungs_without_a_number_are_left_out_by_name():
+    rows = [
+        {"rung": "a", "gmac": 1.0, "val_top1": 0.4, "val_videos": 50},
+        {"rung": "b", "gmac": 2.0, "val_top1": math.nan, "val_videos": 50},
+        {"rung": "c", "gmac": None, "val_top1": 0.5, "val_videos": 50},
+        {"rung": "d", "gmac": 8.0, "val_top1": 0.6, "val_videos": 50},
+        {"rung": "e", "gmac": 16.0, "val_top1": 0.7, "val_videos": 0},
+        {"rung": "f", "gmac": 32.0, "val_top1": 0.7, "val_videos": 50},
+    ]
+    power, saturating = fit_costs(rows, ["gmac"])
+    assert power["left_out"] == ["b", "c", "e"]
+    assert power["status"] == "fitted"
+    assert saturating["status"].startswith("not enough rungs: 3")
+
+
+def test_perfect_and_hopeless_rungs_can_be_fitted():
+    made = fit("power_law", scores([0.0, 0.5, 1.0], COSTS[:3], videos=20))
+    assert all(math.isfinite(point["top1"]) for point in made["curve"])
+
+
+def test_resampled_scores_are_those_of_drawing_videos_with_replacement():
+    rng = np.random.default_rng(1)
+    right = np.arange(40) < 28
+    direct = right[rng.integers(40, size=(20_000, 40))].mean(1)
+    drawn = resampled_top1(np.array([0.7]), np.array([40.0]), resamples=20_000)[:, 0]
+    assert drawn.mean() == pytest.approx(direct.mean(), abs=0.005)
+    assert drawn.std() == pytest.approx(direct.std(), rel=0.05)
+    assert middle(drawn) == pytest.approx(middle(direct), abs=0.03)

@@ -1,0 +1,74 @@
+import math
+
+import pytest
+
+from evclip_ray.scaling.transfer import best_values, slope
+from evclip_ray.tuning.search_space import Distribution
+
+LR = Distribution.parse("optim.lr", {"loguniform": [1e-5, 1.0]})
+DEPTH = Distribution.parse("method.mask.depth", {"int": [1, 4]})
+PROMPTS = Distribution.parse("method.prompts", {"choice": ["both", "mask"]})
+
+
+def trials(pairs, path="optim.lr", videos=10_000):
+    return [{"val_top1": top1, "val_videos": videos, "overrides": {path: value}} for value, top1 in pairs]
+
+
+def peaked(best, videos=10_000):
+    """Trials whose top-1 falls by 0.2 a decade from `best`."""
+    rates = [10.0**e for e in (-4, -3.5, -3, -2.5, -2, -1.5)]
+    return trials([(r, 0.8 - 0.2 * abs(math.log10(r / best))) for r in rates], videos=videos)
+
+
+def test_the_best_value_comes_with_those_within_a_standard_error():
+    row = best_values(
+        "ViT-B-16", trials([(0.1, 0.5), (0.01, 0.7), (0.001, 0.68), (0.0001, 0.2)], videos=100), LR
+    )
+    assert (row["best"], row["low"], row["high"]) == (0.01, 0.001, 0.01)
+    assert row["within_noise"] == "0.001 0.01"
+    assert row["status"] == "ok"
+
+
+def test_choices_have_a_best_and_no_bounds():
+    row = best_values("r", trials([("both", 0.9), ("mask", 0.1), ("both", 0.2)], "method.prompts"), PROMPTS)
+    assert (row["best"], row["low"], row["within_noise"]) == ("both", None, "both")
+    assert slope([(1.0, []), (2.0, []), (3.0, [])], PROMPTS)["status"].startswith("not a number")
+
+
+def test_trials_without_the_setting_or_without_a_number_do_not_count():
+    some = [
+        *trials([(1, 0.5), (2, 0.6)], "method.mask.depth"),
+        {"val_top1": 0.9, "val_videos": 10, "overrides": {}},
+        {"val_top1": math.nan, "val_videos": 10, "overrides": {"method.mask.depth": 3}},
+    ]
+    row = best_values("r", some, DEPTH)
+    assert row["best"] is None
+    assert row["status"] == "too few trials: 2, 3 are needed"
+
+
+def test_an_optimum_that_moves_with_the_square_root_of_cost_is_found():
+    found = slope([(10.0**k, peaked(10 ** (-4 + k / 2))) for k in range(5)], LR)
+    assert found["slope"] == pytest.approx(0.5)
+    assert found["status"] == "moves"
+    low, high = found["interval"]
+    assert low <= 0.5 <= high
+
+
+def test_an_optimum_that_stays_stays_and_few_videos_cannot_tell():
+    still = slope([(10.0**k, peaked(1e-3)) for k in range(4)], LR)
+    assert (still["slope"], still["status"]) == (0.0, "stays within noise")
+    unsure = slope([(10.0**k, peaked(10 ** (-3.5 + k / 2), videos=5)) for k in range(3)], LR)
+    assert unsure["status"] == "stays within noise"
+    assert unsure["interval"][0] < 0 < unsure["interval"][1]
+
+
+def test_two_rungs_are_too_few_for_a_slope():
+    found = slope([(1.0, peaked(1e-3)), (10.0, peaked(1e-2)), (100.0, [])], LR)
+    assert found["slope"] is None
+    assert found["status"] == "not enough rungs: 2 with trials, 3 are needed"
+    assert slope([(1.0, peaked(1e-3))] * 3, LR)["slope"] is None, "of one cost"
+
+
+def test_a_rung_of_unknown_cost_is_left_out():
+    rungs = [(None, peaked(1e-3)), (1.0, peaked(1e-3)), (2.0, peaked(1e-3)), (4.0, peaked(1e-3))]
+    assert slope(rungs, LR)["rungs"] == 3

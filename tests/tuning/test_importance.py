@@ -1,0 +1,57 @@
+import math
+
+import pytest
+
+from evclip_ray.tuning.importance import parameter_importance
+from evclip_ray.tuning.search_space import SearchSpace
+
+SEARCH = {
+    "optim.lr": {"loguniform": [1e-5, 1e-1]},
+    "method.prompts": {"choice": ["both", "context"]},
+    "method.mask.depth": {"int": [1, 4], "when": {"method.prompts": ["both"]}},
+}
+
+
+@pytest.fixture
+def space():
+    data = {"fixed": {"data.manifest": "none", "method.name": "ev_clip"}, "search": SEARCH}
+    return SearchSpace.load("tiny", data)
+
+
+def rows(count, **changes):
+    """Trials whose top-1 depends on the learning rate alone."""
+    made = []
+    for index in range(count):
+        lr = 10 ** (-5 + 4 * ((index * 0.618) % 1))
+        prompts = "both" if index % 2 else "context"
+        overrides = {"optim.lr": lr, "method.prompts": prompts, "seed": 3}
+        if prompts == "both":
+            overrides["method.mask.depth"] = 1 + index % 4
+        top1 = 0.9 - 0.2 * abs(math.log10(lr) + 3)
+        made.append({"state": "complete", "epochs": 3, "val_top1": top1, "overrides": overrides, **changes})
+    return made
+
+
+def test_what_the_score_depends_on_comes_first(space):
+    found = parameter_importance(space, rows(40))
+    assert found[0]["path"] == "optim.lr"
+    assert found[0]["importance"] > 0.7
+    assert sum(row["importance"] for row in found) == pytest.approx(1)
+    assert {row["status"] for row in found} == {"ok"}
+
+
+def test_few_trials_and_failed_ones_and_equal_ones_give_no_number(space):
+    few = parameter_importance(space, rows(7))
+    assert {row["status"] for row in few} == {"too few trials: 7, 8 are needed"}
+    assert {row["importance"] for row in few} == {None}
+    failed = parameter_importance(space, [*rows(7), *rows(30, state="failed")])
+    assert failed[0]["status"].startswith("too few trials: 7")
+    equal = parameter_importance(space, rows(20, val_top1=0.5))
+    assert equal[0]["status"] == "every trial has the same top-1"
+
+
+def test_a_setting_that_no_trial_had_is_said_so(space):
+    some = [row for row in rows(40) if row["overrides"]["method.prompts"] == "context"]
+    found = {row["path"]: row for row in parameter_importance(space, some)}
+    assert found["method.mask.depth"]["importance"] is None
+    assert found["method.mask.depth"]["status"] == "no trial had it"
