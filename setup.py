@@ -25,6 +25,7 @@ setup(
         "torchvision>=0.29",
         "open_clip_torch>=3.3",
         "pyarrow>=26",
+        "filelock>=4.2",
         "optuna>=5.0",
         "tensorboard>=2.21",
         "click>=8.5",

@@ -29,17 +29,17 @@ def bars() -> Iterator[Progress]:
 
 
 class DecodeView:
-    """A bar a split while its videos are decoded, or something else is done to them."""
+    """A bar for each thing that is done to videos, such as "decoding train"."""
 
-    def __init__(self, progress: Progress, doing: str = "decoding") -> None:
-        self._progress, self._doing = progress, doing
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
         self._tasks: dict[str, TaskID] = {}
 
-    def __call__(self, split: str, done: int, total: int) -> None:
-        """Show `done` of `total` videos of a split."""
-        if split not in self._tasks:
-            self._tasks[split] = self._progress.add_task(f"{self._doing} {split}", total=total)
-        self._progress.update(self._tasks[split], completed=done, total=total)
+    def __call__(self, doing: str, done: int, total: int) -> None:
+        """Show that `done` of `total` are done."""
+        if doing not in self._tasks:
+            self._tasks[doing] = self._progress.add_task(doing, total=total)
+        self._progress.update(self._tasks[doing], completed=done, total=total)
 
 
 class StudyView:

@@ -7,7 +7,7 @@ import evclip_ray
 
 PACKAGE = Path(evclip_ray.__file__).parent
 FLOORS = {
-    "config": 0, "artifacts": 0, "exclusive": 0, "local_copies": 0, "mapped_files": 0,
+    "config": 0, "artifacts": 0, "exclusive": 0,
     "data": 1, "models": 1,
     "features": 2, "evaluation": 2,
     "training": 3,

@@ -79,7 +79,7 @@ def shift(
         with connect(address, verbose=verbose), bars() as progress:
             decoded.append(prepare(chosen.plan, cache=cache, progress=DecodeView(progress)))
     with bars() as progress:
-        domains, weights = measure_sets(plans, decoded, progress=DecodeView(progress, "measuring"))
+        domains, weights = measure_sets(plans, decoded, progress=DecodeView(progress))
     tables = compare(domains, seed=plans[0].experiment.seed)
     if predicted:
         tables["association"] = explain(domains, predicted, seed=plans[0].experiment.seed)

@@ -75,7 +75,7 @@ def measure_sets(
 ) -> tuple[list[Domain], dict[str, str]]:
     """Every set measured, once it is decoded; also where the frozen weights came from.
 
-    `progress`: called with a set's name, videos done, videos in all.
+    `progress`: called with what is done to which set, videos done, videos in all.
     """
     domains: list[Domain] = []
     weights: dict[str, str] = {}
@@ -87,7 +87,7 @@ def measure_sets(
             chosen.name, found.shards, found.labels, [class_name(label) for label in videos.classes], method,
             device=device, batch_size=experiment.optim.eval_batch_size,
             dtype=autocast_dtype(experiment, device),
-            progress=functools.partial(progress, chosen.name) if progress else None,
+            progress=functools.partial(progress, f"measuring {chosen.name}") if progress else None,
         )  # fmt: skip
         domains.append(domain)
         weights |= weights_of(method.frozen)

@@ -1,22 +1,25 @@
 """Frozen networks over shards, by Ray Data: each actor loads each network once and writes whole files.
 
-A file is made once, by whichever study asks first; a file that is missing, cut short, altered or foreign
-is made again alone. Killed at any point, the next call ends with the same bytes.
+A file is made once, by whichever study asks first, and others wait for it; a file that is missing, cut
+short, altered or foreign is made again alone. Killed at any point, the next call ends with the same bytes.
 """
 
 import errno
 import logging
+import math
+import os
 import pickle
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from evclip_ray.config import ConfigError
 from evclip_ray.data.shards import ShardSet
+from evclip_ray.exclusive import building
 from evclip_ray.features.encode import Job, ViewJob, is_done, run
 from evclip_ray.features.spec import FeatureSpec
 
@@ -51,16 +54,23 @@ def prepare_features(
         OSError: the disk is full or read-only; what is finished is kept.
     """
     distinct = list({(job.spec.key, job.key): job for job in jobs}.values())
-    # Reading a file to its digest leaves the interpreter free.
-    with ThreadPoolExecutor(4) as pool:
-        missing = [job for job, done in zip(distinct, pool.map(is_done, distinct), strict=True) if not done]
+    missing = _missing(distinct)
     if not missing:
         return
-    # One network after another, so that an actor rarely holds several.
-    missing.sort(key=lambda job: (job.spec.network, job.spec.key, job.key))
     for store in {job.store for job in missing}:
         _require_writable(store)
-    _extract(missing, len(distinct), gpus_per_actor, progress)
+    with building(job.store / job.spec.key for job in missing):
+        # Another study may have made them while this one waited.
+        if missing := _missing(missing):
+            _extract(missing, len(distinct), gpus_per_actor, progress)
+
+
+def _missing(jobs: list[Job]) -> list[Job]:
+    # Reading a file to its digest leaves the interpreter free.
+    with ThreadPoolExecutor(4) as pool:
+        missing = [job for job, done in zip(jobs, pool.map(is_done, jobs), strict=True) if not done]
+    # One network after another, so that an actor rarely holds several.
+    return sorted(missing, key=lambda job: (job.spec.network, job.spec.key, job.key))
 
 
 def _extract(missing: list[Job], total: int, gpus_per_actor: float, progress: Progress | None) -> None:
@@ -69,17 +79,13 @@ def _extract(missing: list[Job], total: int, gpus_per_actor: float, progress: Pr
 
     if not ray.is_initialized():
         raise ValueError("preparing features needs Ray, which is not started: call ray.init() first")
-    cluster = ray.cluster_resources()
-    gpus = gpus_per_actor if cluster.get("GPU", 0) > 0 else 0.0
-    cpus = min([_THREADS, *(int(node["Resources"].get("CPU", 0)) or _THREADS for node in ray.nodes())])
-    slots = cluster["GPU"] / gpus if gpus else cluster.get("CPU", 1) / cpus
-    actors = max(1, min(int(slots), len(missing)))
+    pool = plan_pool([node["Resources"] for node in ray.nodes() if node["Alive"]], gpus_per_actor)
+    actors = min(pool.actors, len(missing))
     log.info("making %d of %d feature files by %d actors", len(missing), total, actors)
-    items = [{"job": pickle.dumps(job), "threads": cpus} for job in missing]
+    items = [{"job": pickle.dumps(job), "threads": pool.threads} for job in missing]
     dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(
-        _Encoder, compute=ray.data.ActorPoolStrategy(size=actors),
-        num_cpus=1 if gpus else cpus, num_gpus=gpus,
-    )  # fmt: skip
+        _Encoder, compute=ray.data.ActorPoolStrategy(size=actors), num_cpus=pool.cpus, num_gpus=pool.gpus
+    )
     dataset.context.enable_progress_bars = False
     done = total - len(missing)
     for result in dataset.iter_rows():
@@ -88,6 +94,31 @@ def _extract(missing: list[Job], total: int, gpus_per_actor: float, progress: Pr
         done += 1
         if progress is not None:
             progress(done, total)
+
+
+class Pool(NamedTuple):
+    """So many actors have room at once, each with these CPUs, this share of a GPU, and so many threads."""
+
+    actors: int
+    cpus: int
+    gpus: float
+    threads: int
+
+
+def plan_pool(nodes: Sequence[Mapping[str, float]], gpus_per_actor: float) -> Pool:
+    """The actors that the resources of `nodes` have room for, at least one.
+
+    With a GPU anywhere, only there: `gpus_per_actor` of one GPU each, never a share of two. Without, each
+    takes as many cores as every node has, up to what one network can use.
+    """
+    cores = [int(node.get("CPU", 0)) for node in nodes]
+    threads = min([_THREADS, *(count for count in cores if count)])
+    devices = [int(node.get("GPU", 0)) for node in nodes]
+    if not any(devices):
+        return Pool(max(sum(count // threads for count in cores), 1), threads, 0.0, threads)
+    on_one_device = max(math.floor(1 / gpus_per_actor + 1e-6), 1)
+    room = sum(min(number * on_one_device, count) for number, count in zip(devices, cores, strict=True))
+    return Pool(max(room, 1), 1, gpus_per_actor, threads)
 
 
 class _Encoder:
@@ -99,19 +130,22 @@ class _Encoder:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Write one file. The user's mistakes come back as a result, as Ray would wrap the error."""
         torch.set_num_threads(int(row["threads"]))
+        job: Job = pickle.loads(row["job"])
         try:
-            run(pickle.loads(row["job"]), self.device)
+            run(job, self.device)
         except ConfigError as error:
             return {"problem": pickle.dumps(ConfigError(str(error)))}
         except OSError as error:
-            return {"problem": pickle.dumps(_unwritable(error))}
+            return {"problem": pickle.dumps(_unwritable(error, job.store))}
         return {"problem": b""}
 
 
-def _unwritable(error: OSError) -> OSError:
+def _unwritable(error: OSError, store: Path) -> OSError:
     cure = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "name a writable folder by --cache"
-    message = f"{error.strerror or error}; features cannot be kept there: {cure}, finished files are kept"
-    return OSError(error.errno or errno.EIO, message, error.filename)
+    code = error.errno or errno.EIO
+    message = f"{os.strerror(code)}; features cannot be kept there: {cure}, finished files are kept"
+    # Arrow does not say where.
+    return OSError(code, message, error.filename or str(store))
 
 
 def _require_writable(store: Path) -> None:
@@ -125,4 +159,4 @@ def _require_writable(store: Path) -> None:
         with tempfile.TemporaryFile(dir=store) as probe:
             probe.write(b"0")
     except OSError as error:
-        raise _unwritable(OSError(error.errno, error.strerror, str(store))) from None
+        raise _unwritable(OSError(error.errno, error.strerror, str(store)), store) from None

@@ -21,12 +21,13 @@ from evclip_ray.data.manifest import Manifest, read_manifest
 from evclip_ray.data.shards import ShardSet, open_shards, prepare_shards
 from evclip_ray.data.view import ViewConfig
 from evclip_ray.evaluation import protocols
+from evclip_ray.exclusive import building
 from evclip_ray.training.experiment import DataConfig, ExperimentConfig
 
 log = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], None]
-"""Called with a split's name, videos done, videos in all."""
+"""Called with what is done to which split, videos done, videos in all."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,11 +180,13 @@ def prepare(plan: VideoPlan, *, cache: Path, progress: Progress | None = None) -
         refuse_leaks(plan.manifest, allow=plan.manifest.allow_leaks)
     sets = {}
     for split, rows in plan.rows.items():
-        shards = prepare_shards(
-            plan.manifest, rows, view=plan.view, folder=plan.folder(split, cache),
-            num_views=plan.num_views[split], seed=None if plan.spread else 0,
-            progress=functools.partial(progress, split) if progress else None,
-        )  # fmt: skip
+        folder = plan.folder(split, cache)
+        with building([folder]):
+            shards = prepare_shards(
+                plan.manifest, rows, view=plan.view, folder=folder,
+                num_views=plan.num_views[split], seed=None if plan.spread else 0,
+                progress=functools.partial(progress, f"decoding {split}") if progress else None,
+            )  # fmt: skip
         if shards.skipped:
             log.warning(
                 "%d of %d %s videos could not be decoded and are left out; reasons in %s",
