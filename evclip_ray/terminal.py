@@ -16,7 +16,7 @@ if not console.is_terminal:
     # A file or a pipe has no width; a table cut at 80 columns would lose its numbers.
     console = Console(highlight=False, width=140)
 
-_MARKS = {"stopped": " stopped", "diverged": " diverged", "running": " running"}
+_MARKS = {"stopped": " stopped", "diverged": " diverged", "running": " running", "paused": " paused"}
 _VAGUE = {"depth", "heads", "width", "name", "window", "tokens"}
 
 
@@ -45,9 +45,10 @@ class DecodeView:
 class StudyView:
     """A bar of trials, a bar of epochs, and a line for each trial that ends."""
 
-    def __init__(self, progress: Progress, *, trials: int, epochs: int) -> None:
+    def __init__(self, progress: Progress, *, trials: float, epochs: int) -> None:
         self._progress = progress
-        self._ended = progress.add_task("trials", total=trials)
+        # A bar without an end, where only the time limits the trials.
+        self._ended = progress.add_task("trials", total=trials if math.isfinite(trials) else None)
         self._running: dict[str, TaskID] = {}
         self._epochs = epochs
         self._best = 0.0
@@ -76,18 +77,27 @@ def leaderboard_table(rows: Sequence[Mapping[str, Any]], *, most: int = 10) -> T
         title="Leaderboard on the validation split", title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0)
     )
     searched = sorted({path for row in rows for path in row["overrides"]})
-    for name in ("trial", "top-1 (95 %)", "loss", "epochs", *(_brief(path, searched) for path in searched)):
+    seeds = ("mean of seeds",) if any(row["point_seeds"] > 1 for row in rows) else ()
+    for name in ("trial", "top-1 (95 %)", *seeds, "loss", "epochs", *(_brief(p, searched) for p in searched)):
         table.add_column(name, no_wrap=True)
     for row in rows[:most]:
         interval = f"{row['val_top1_low']:.2f}-{row['val_top1_high']:.2f}"
         table.add_row(
             row["trial"].removeprefix("trial-"),
             "failed" if row["state"] == "failed" else f"{row['val_top1']:.3f} ({interval})",
+            *([_mean_of_seeds(row)] if seeds else []),
             f"{row['val_loss']:.2f}" if math.isfinite(row["val_loss"]) else "-",
             f"{row['epochs']}{_MARKS.get(row['state'], '')}",
             *(short(row["overrides"].get(path, "-")) for path in searched),
         )  # fmt: skip
     return table
+
+
+def _mean_of_seeds(row: Mapping[str, Any]) -> str:
+    if row["point_seeds"] < 2:
+        return "-"
+    interval = f"{row['point_top1_low']:.2f}-{row['point_top1_high']:.2f}"
+    return f"{row['point_top1']:.3f} of {row['point_seeds']} ({interval})"
 
 
 def zero_shot_line(rows: Sequence[Mapping[str, Any]]) -> str:
