@@ -13,6 +13,8 @@ from evclip_ray.cli.cost import cost
 from evclip_ray.cli.data import manifest, shards
 from evclip_ray.cli.evaluate import evaluate, import_checkpoint
 from evclip_ray.cli.options import INTERRUPTED, this_command
+from evclip_ray.cli.report import report
+from evclip_ray.cli.scale import scale
 from evclip_ray.cli.shift import shift
 from evclip_ray.cli.train import train
 from evclip_ray.cli.tune import tune
@@ -50,5 +52,18 @@ def main(context: click.Context, verbose: bool) -> None:
     )
 
 
-for _command in (check, manifest, shards, train, tune, evaluate, import_checkpoint, shift, cost, cache_group):
+for _command in (
+    check,
+    manifest,
+    shards,
+    train,
+    tune,
+    evaluate,
+    import_checkpoint,
+    shift,
+    report,
+    cost,
+    scale,
+    cache_group,
+):
     main.add_command(_command)

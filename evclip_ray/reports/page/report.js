@@ -1,0 +1,87 @@
+// Draws each chart when it comes near, so that a long page opens at once; builds a table when it is opened.
+const read = (id) => JSON.parse(document.getElementById(id).textContent);
+const [data, charts, themes] = ["data", "charts", "themes"].map(read);
+const root = document.documentElement;
+const system = window.matchMedia("(prefers-color-scheme: dark)");
+const choices = { auto: "as the system", light: "light", dark: "dark" };
+const MOST_ROWS = 1000;
+let choice = "auto";
+try { choice = localStorage.getItem("evclip-ray-scheme") || "auto"; } catch { /* a file may have no storage */ }
+if (!(choice in choices)) choice = "auto";
+
+const scheme = () => (choice === "auto" ? (system.matches ? "dark" : "light") : choice);
+const objects = {};
+const rowsOf = (name) => (objects[name] ??= data[name].rows.map((row) =>
+  Object.fromEntries(row.map((cell, place) => [data[name].columns[place], cell]))));
+
+async function draw(element) {
+  const { spec, data: names, renderer, height } = charts[element.dataset.chart];
+  const drawing = scheme();
+  element.dataset.drawn = "under way";
+  const filled = {
+    ...spec, width: "container", height: height - 8, autosize: { type: "fit", contains: "padding" },
+    datasets: Object.fromEntries(names.map((name) => [name, rowsOf(name).map((row) => ({ ...row }))])),
+  };
+  const { view } = await vegaEmbed(element, filled, {
+    config: themes[drawing], renderer, theme: undefined, tooltip: { theme: drawing },
+    actions: { export: true, source: false, compiled: false, editor: false },
+  });
+  element.vegaView?.finalize();
+  element.vegaView = view;
+  element.dataset.drawn = drawing;
+  if (drawing !== scheme()) await draw(element);
+}
+
+const near = new IntersectionObserver((entries) => {
+  for (const entry of entries) {
+    if (!entry.isIntersecting) continue;
+    near.unobserve(entry.target);
+    draw(entry.target);
+  }
+}, { rootMargin: "600px" });
+const drawings = [...document.querySelectorAll("[data-chart]")];
+
+function recolour() {
+  root.dataset.scheme = scheme();
+  document.getElementById("scheme").textContent = `Colours: ${choices[choice]}`;
+  for (const element of drawings) if (element.dataset.drawn) draw(element);
+}
+document.getElementById("scheme").addEventListener("click", () => {
+  const names = Object.keys(choices);
+  choice = names[(names.indexOf(choice) + 1) % names.length];
+  try { localStorage.setItem("evclip-ray-scheme", choice); } catch { /* as above */ }
+  recolour();
+});
+system.addEventListener("change", recolour);
+recolour();
+drawings.forEach((element) => near.observe(element));
+window.addEventListener("beforeprint", () => drawings.filter((e) => !e.dataset.drawn).forEach(draw));
+
+function cell(tag, value) {
+  const made = document.createElement(tag);
+  made.textContent = value === null ? "–" : value;
+  if (typeof value === "number") made.className = "number";
+  return made;
+}
+function line(tag, values) {
+  const made = document.createElement("tr");
+  made.append(...values.map((value) => cell(tag, value)));
+  return made;
+}
+for (const details of document.querySelectorAll("details[data-table]")) {
+  details.addEventListener("toggle", () => {
+    if (details.dataset.filled) return;
+    details.dataset.filled = "yes";
+    const { columns, rows } = data[details.dataset.table];
+    const table = document.createElement("table");
+    table.createTHead().append(line("th", columns.map((name) => name.replaceAll("_", " "))));
+    table.createTBody().append(...rows.slice(0, MOST_ROWS).map((row) => line("td", row)));
+    const scroll = document.createElement("div");
+    Object.assign(scroll, { className: "scroll", tabIndex: 0 });
+    scroll.setAttribute("role", "region");
+    scroll.setAttribute("aria-label", details.querySelector("summary").textContent);
+    scroll.append(table);
+    if (rows.length > MOST_ROWS) scroll.append(`The first ${MOST_ROWS} of ${rows.length} rows; the CSV file has all.`);
+    details.append(scroll);
+  });
+}

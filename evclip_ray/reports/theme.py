@@ -1,0 +1,52 @@
+"""Colours of the charts, light and dark, that everybody can tell apart.
+
+Categories have the colours that Okabe and Ito chose; amounts have viridis, less the end that its
+background would swallow.
+"""
+
+from typing import Any
+
+LIGHT_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#B07C00", "#3A8FC4", "#555555")
+DARK_COLOURS = ("#56B4E9", "#FF8A3D", "#2BC79B", "#E59AC4", "#E69F00", "#F0E442", "#BBBBBB")
+STATES = ("complete", "stopped", "diverged", "failed", "running", "paused")
+STATE_SHAPES = ("circle", "triangle-down", "cross", "square", "diamond", "triangle-right")
+_FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', sans-serif"
+
+
+def vega_config(scheme: str) -> dict[str, Any]:
+    """The configuration of every chart in the colour scheme "light" or "dark"."""
+    dark = scheme == "dark"
+    ink, faint, grid = ("#E8E8E8", "#9AA0A6", "#3A3D42") if dark else ("#1F2328", "#6A7178", "#E3E5E8")
+    paper = "#16181B" if dark else "#FFFFFF"
+    colours = DARK_COLOURS if dark else LIGHT_COLOURS
+    ramp = {"scheme": "viridis", "extent": [0.25, 1.0] if dark else [0.0, 0.88]}
+    return {
+        "background": None,
+        "padding": {"left": 12, "right": 12, "top": 4, "bottom": 4},
+        "font": _FONT,
+        "view": {"stroke": None},
+        "axis": {
+            "labelColor": ink, "titleColor": ink, "gridColor": grid, "domainColor": faint, "tickColor": faint,
+            "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": 500, "labelLimit": 160,
+            "labelOverlap": True, "titlePadding": 8,
+        },
+        "legend": {
+            "labelColor": ink, "titleColor": ink, "labelFontSize": 12, "titleFontSize": 12,
+            "titleFontWeight": 500, "orient": "top", "labelLimit": 200, "columns": 4, "gradientLength": 140,
+        },
+        "title": {"color": ink, "anchor": "start", "fontSize": 14, "fontWeight": 600},
+        "rule": {"color": faint},
+        "text": {"color": ink, "fontSize": 12},
+        "mark": {"color": colours[0], "tooltip": True},
+        "range": {"category": list(colours), "ramp": ramp, "heatmap": ramp, "ordinal": ramp},
+        "style": {
+            "best": {"color": colours[1], "strokeWidth": 2.5, "opacity": 1},
+            "band": {"color": colours[1], "opacity": 0.15},
+            "baseline": {"color": faint, "strokeDash": [6, 4], "strokeWidth": 1.5, "opacity": 1},
+            "label": {"color": faint, "fontSize": 11},
+            "halo": {"color": paper, "stroke": paper, "strokeWidth": 4, "strokeJoin": "round"},
+            "rung": {"color": faint, "strokeWidth": 1},
+            "before": {"color": faint},
+            "after": {"color": colours[0]},
+        },
+    }  # fmt: skip

@@ -1,0 +1,155 @@
+"""Study folders in the true format, made without training: for tests, and for the benchmark of reports."""
+
+import json
+import math
+import random
+
+from evclip_ray.artifacts import write_json, write_ledger, write_text
+from evclip_ray.evaluation.intervals import wilson_interval
+
+SEARCH = {
+    "method.mask.depth": "int(1, 4) when method.prompts in ['both', 'mask']",
+    "method.prompts": "choice(both, mask, context)",
+    "optim.lr": "loguniform(3e-05, 0.03)",
+    "optim.weight_decay": "uniform(0.0, 0.1)",
+}
+FIXED = {
+    "data": {"manifest": "videos.csv", "shots": 16},
+    "view": {"num_frames": 8, "sampling": "segments"},
+    "backbone": {"name": "debug", "pretrained": "random"},
+    "method": {"name": "ev_clip", "template": "A video of {}."},
+    "optim": {"epochs": 20},
+}
+CLASSES = ("hug", "kick", "shake hands")
+VIDEOS = 72
+
+
+def write_study(root, *, trials=6, epochs=4, seed=0, states=(), classes=CLASSES, nan_from=None):
+    """A study; `states` of the first trials (the rest are complete); from epoch `nan_from` on no numbers."""
+    draw = random.Random(seed)
+    write_ledger(root, "study", inputs={"fixed": FIXED, "search": SEARCH, "seed": seed, "sampler": "tpe"})
+    write_json(root / "fixed.json", FIXED)
+    low, high = wilson_interval(24, VIDEOS)
+    zero = {
+        "videos": VIDEOS,
+        "top1": 24 / VIDEOS,
+        "top1_interval": [low, high],
+        "weights": {"clip": "random"},
+    }
+    write_json(root / "zero_shot" / "0123.json", zero)
+    for number in range(trials):
+        state = states[number] if number < len(states) else "complete"
+        _write_trial(root / "trials" / f"trial-{number:04d}", draw, state, epochs, nan_from)
+    record = {
+        "experiment": {**FIXED, "seed": 0, "data": {**FIXED["data"], "split_seed": 0}},
+        "classes": list(classes), "weights": {"clip": "random"}, "decoder": "pyav 18",
+        "provenance": {"versions": {"torch": "2.15"}, "git": "0123abc"},
+    }  # fmt: skip
+    if trials:
+        write_json(root / "best" / "config.json", record)
+    return root
+
+
+def _write_trial(folder, draw, state, epochs, nan_from):
+    point = {
+        "method.prompts": draw.choice(["both", "mask", "context"]),
+        "optim.lr": 10 ** draw.uniform(-4.5, -1.5),
+    }
+    point["optim.weight_decay"] = draw.uniform(0, 0.1)
+    if point["method.prompts"] != "context":
+        point["method.mask.depth"] = draw.randint(1, 4)
+    write_json(folder / "point.json", {"overrides": point})
+    if state != "running":
+        error = "ConfigError: no such thing" if state == "failed" else None
+        write_json(folder / "result.json", {"state": state, "error": error})
+    if state == "failed":
+        return
+    length = max(1, epochs // 2) if state in ("stopped", "diverged", "running") else epochs
+    reach = 0.75 - 0.08 * abs(math.log10(point["optim.lr"]) + 3) + draw.gauss(0, 0.03)
+    rows, best = [], (0.0, None, 0)
+    for epoch in range(1, length + 1):
+        hits = round(VIDEOS * max(0.05, reach * (1 - math.exp(-epoch / 4)) + draw.gauss(0, 0.02)))
+        top1, loss = min(1.0, hits / VIDEOS), 1.8 - reach * (1 - math.exp(-epoch / 4)) + draw.gauss(0, 0.02)
+        broken = nan_from is not None and epoch >= nan_from
+        if not broken and (best[1] is None or (top1, -loss) > (best[0], -best[1])):
+            best = (top1, loss, epoch)
+        scored = (
+            {} if broken else {"train_loss": loss - 0.1, "val_top1": top1, "val_top5": 1.0, "val_loss": loss}
+        )
+        rows.append(
+            {
+                "epoch": epoch, **scored, "best_val_top1": best[0], "best_val_loss": best[1],
+                "best_epoch": best[2], "zero_shot_top1": 24 / VIDEOS, "val_videos": VIDEOS, "leaking_rows": 0,
+                "seconds": 1.5, **({"diverged": True, "train_loss": math.nan} if broken else {}),
+            }
+        )  # fmt: skip
+        if broken:
+            break
+    write_text(folder / "history.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_evaluation(root, *, split="val", classes=CLASSES, videos=24, masks=False):
+    """An evaluation's folder as `assess` writes it."""
+    draw = random.Random(1)
+    root.mkdir(parents=True, exist_ok=True)
+    rows = [(f"v{n}.mp4", *(draw.randrange(len(classes)) for _ in range(3))) for n in range(videos)]
+    quoted = [name.replace('"', '""') for name in classes]
+    cell = [f'"{name}"' for name in quoted]
+    counts = [
+        [sum(r[1] == t and r[3] == p for r in rows) for p in range(len(classes))] for t in range(len(classes))
+    ]
+    lines = [",".join(['"true \\ predicted"', *cell])] + [
+        ",".join([cell[t], *map(str, counts[t])]) for t in range(len(classes))
+    ]
+    write_text(root / "confusion.csv", "\n".join(lines) + "\n")
+    lines = ["class,videos,zero_shot,adapted"]
+    for t in range(len(classes)):
+        own = [r for r in rows if r[1] == t]
+        before, after = (sum(r[c] == t for r in own) / len(own) if own else "" for c in (2, 3))
+        lines.append(f"{cell[t]},{len(own)},{before},{after}")
+    write_text(root / "per_class.csv", "\n".join(lines) + "\n")
+    lines = [
+        "path,label,zero_shot,adapted",
+        *(f"{r[0]},{cell[r[1]]},{cell[r[2]]},{cell[r[3]]}" for r in rows),
+    ]
+    write_text(root / "predictions.csv", "\n".join(lines) + "\n")
+    numbers = {
+        "videos": videos, "top1": 0.5, "top1_interval": [0.3, 0.7], "top5": 1.0, "mean_class_accuracy": 0.5,
+        "log_loss": 1.1, "calibration_error": 0.1,
+    }  # fmt: skip
+    experiment = {"method": {"name": "ev_clip", "template": "A video of {}."}}
+    inputs = {
+        "checkpoint": "gone/best", "split": split, "protocol": "closed_set", "side": split,
+        "classes": list(classes),
+        "views": {"temporal": 1, "spatial": 1, "average": "probability"}, "experiment": experiment,
+    }  # fmt: skip
+    write_ledger(
+        root, "evaluation", inputs=inputs, counts={"videos": videos, "leaking_rows": 0}, zero_shot=numbers,
+        adapted=numbers, weights={"clip": "random"}, openings=1,
+    )  # fmt: skip
+    if masks:
+        write_masks(root / "masks", classes)
+    return root
+
+
+def write_masks(folder, classes=CLASSES, count=2):
+    """Saved masks as `deploy.mask_views` leaves them."""
+    import numpy as np
+
+    draw = np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    frames = draw.integers(0, 255, (count, 4, 16, 16, 3), dtype=np.uint8)
+    masks = np.broadcast_to(np.linspace(0, 1, 16), (count, 16, 16)).astype(np.float16)
+    np.savez_compressed(folder / "masks.npz", frames=frames, masks=masks)
+    answer = {"label": classes[0], "p": 0.6, "p_true": 0.2}
+    videos = [
+        {
+            "path": f"v{n}.mp4", "label": classes[1], "true": 1, "zero_shot": answer, "adapted": answer,
+            "coverage": 0.5, "entropy": 0.9, "why": "drawn by lot",
+        }
+        for n in range(count)
+    ]  # fmt: skip
+    made = {"checkpoint": "0123", "videos": count, "seed": 0}
+    write_json(
+        folder / "masks.json", {"made": made, "split": "val", "seed": 0, "mean": [0.5] * 3, "videos": videos}
+    )

@@ -1,0 +1,113 @@
+"""The report as a browser shows it: what no look at the file alone can tell."""
+
+import shutil
+
+import pytest
+from made_studies import write_evaluation, write_study
+
+from evclip_ray.reports.evaluations import Evaluation
+from evclip_ray.reports.results import Study
+from evclip_ray.reports.study_report import study_report
+from evclip_ray.reports.write import write_report
+
+DRAWN = (
+    "[...document.querySelectorAll('[data-chart]')].every(e => ['light', 'dark'].includes(e.dataset.drawn))"
+)
+EMPTY = """[...document.querySelectorAll('[data-chart]')].filter(e => {
+  const held = e.querySelector('canvas, svg');
+  return !held || held.getBoundingClientRect().width < 100 || held.getBoundingClientRect().height < 80;
+}).map(e => e.dataset.chart)"""
+MISSING = "[...document.images].filter(i => !i.complete || !i.naturalWidth).map(i => i.alt)"
+BEYOND = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright to drive a browser")
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if found is None:
+        pytest.skip("needs a Chromium on the PATH")
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def page_of_study(tmp_path_factory):
+    root = tmp_path_factory.mktemp("study")
+    classes = ("hug", "<b>kick</b>", "</script>", "a class with quite a long name indeed")
+    write_study(root, trials=30, epochs=8, states=["stopped", "failed", "diverged"], classes=classes)
+    write_evaluation(root / "best-test", split="test", classes=classes, masks=True)
+    report = study_report(Study.load(root), evaluations=Evaluation.load_all(root / "best-test"))
+    return write_report(report, root / "report.html", root=root)[0]
+
+
+@pytest.fixture
+def open_page(browser):
+    """Opens a page offline, draws all of it, and gives it with what the console said."""
+    contexts = []
+
+    def show(path, *, width=1400, scheme="light"):
+        context = browser.new_context(
+            viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True
+        )
+        contexts.append(context)
+        page, said = context.new_page(), []
+        page.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: said.append(f"error: {error}"))
+        page.on("requestfailed", lambda request: said.append(f"failed: {request.url[:80]}"))
+        page.goto(path.as_uri())
+        for chart in page.query_selector_all("[data-chart]"):
+            chart.scroll_into_view_if_needed()
+        page.wait_for_function(DRAWN, timeout=60_000)
+        return page, said
+
+    yield show
+    for context in contexts:
+        context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 768, 1400])
+def test_it_is_drawn_whole_at_every_width_in_both_schemes(page_of_study, open_page, width, scheme):
+    page, said = open_page(page_of_study, width=width, scheme=scheme)
+    assert said == []
+    assert page.evaluate(BEYOND) <= 0
+    assert page.evaluate(EMPTY) == []
+    assert page.evaluate(MISSING) == []
+    assert page.evaluate("document.documentElement.dataset.scheme") == scheme
+
+
+def test_the_button_changes_the_colours_of_page_and_charts(page_of_study, open_page):
+    page, said = open_page(page_of_study, scheme="light")
+    paper = "getComputedStyle(document.body).backgroundColor"
+    before = page.evaluate(paper)
+    page.keyboard.press("Tab")
+    page.focus("#scheme")
+    page.keyboard.press("Enter")  # as the system -> light
+    page.keyboard.press("Enter")  # light -> dark
+    page.wait_for_function(
+        "[...document.querySelectorAll('[data-chart]')].every(e => e.dataset.drawn === 'dark')"
+    )
+    assert page.evaluate(paper) != before
+    assert said == []
+
+
+def test_the_numbers_behind_a_chart_are_reached_by_keyboard(page_of_study, open_page):
+    page, said = open_page(page_of_study)
+    summary = page.locator("figure:has([data-chart=history]) summary").last
+    summary.focus()
+    page.keyboard.press("Enter")
+    rows = page.locator("figure:has([data-chart=history]) table tbody tr")
+    rows.first.wait_for()
+    assert rows.count() == 29
+    assert said == []
+
+
+def test_names_with_markup_are_shown_as_they_are(page_of_study, open_page):
+    page, _ = open_page(page_of_study)
+    assert "<b>kick</b>" in page.inner_text("#conditions")
+    assert page.locator("#conditions b").count() == 0

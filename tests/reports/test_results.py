@@ -1,0 +1,70 @@
+import math
+
+import pytest
+from made_studies import SEARCH, write_study
+
+from evclip_ray.artifacts import ArtifactError, write_ledger
+from evclip_ray.reports.results import Ladder, Study, open_results
+
+
+def test_a_study_gives_its_trials_and_epochs_as_frames(tmp_path):
+    study = Study.load(write_study(tmp_path / "study", trials=5, epochs=4, states=["stopped", "failed"]))
+    assert list(study.trials["rank"]) == [1, 2, 3, 4, 5]
+    assert set(SEARCH) <= set(study.trials.columns)
+    assert len(study.epochs) == 2 + 3 * 4
+    assert study.best["trial"] == study.trials["trial"].iloc[0]
+    assert study.best["val_top1"] == study.epochs["val_top1"].max()
+
+
+def test_a_trial_without_a_finished_epoch_has_no_score_rather_than_zero(tmp_path):
+    study = Study.load(write_study(tmp_path, trials=3, states=["failed"]))
+    failed = study.trials[study.trials["state"] == "failed"].iloc[0]
+    assert math.isnan(failed["val_top1"])
+    assert failed["error"] == "ConfigError: no such thing"
+
+
+@pytest.mark.parametrize("trials", [0, 2])
+def test_a_study_without_a_score_has_no_best_and_no_figures(tmp_path, trials):
+    study = Study.load(write_study(tmp_path, trials=trials, states=["failed", "failed"]))
+    assert study.best is None
+    assert study.figures() == {}
+    assert len(study.trials) == trials
+
+
+def test_figures_carry_their_data_for_a_notebook(tmp_path):
+    figures = Study.load(write_study(tmp_path, trials=4)).figures()
+    assert {"history", "parallel", "slice_optim_lr", "curves_top1", "curves_loss"} <= set(figures)
+    for name, figure in figures.items():
+        whole = figure.to_dict()
+        assert all(len(rows) for rows in whole["datasets"].values()), name
+
+
+def test_the_frames_follow_a_study_that_goes_on(tmp_path):
+    write_study(tmp_path, trials=2)
+    before = Study.load(tmp_path)
+    assert len(before.trials) == 2
+    write_study(tmp_path, trials=3)
+    assert len(Study.load(tmp_path).trials) == 3
+
+
+def test_a_ladder_stacks_its_rungs_and_keeps_their_order(tmp_path):
+    write_ledger(tmp_path, "ladder", inputs={})
+    (tmp_path / "ladder.csv").write_text("rung,val_top1\nsmall,0.5\nlarge,0.6\n")
+    for seed, name in enumerate(("large", "small")):
+        write_study(tmp_path / "rungs" / name, trials=2 + seed, seed=seed)
+    ladder = open_results(tmp_path)
+    assert isinstance(ladder, Ladder)
+    assert list(ladder.rungs) == ["small", "large"]
+    assert list(ladder.trials["rung"].unique()) == ["small", "large"]
+    assert len(ladder.trials) == 5
+    assert ladder.best["val_top1"] == ladder.trials["val_top1"].max()
+
+
+def test_another_folder_is_refused_with_what_it_is(tmp_path):
+    with pytest.raises(ArtifactError, match=r"no ledger\.json"):
+        open_results(tmp_path)
+    write_ledger(tmp_path, "shards", inputs={})
+    with pytest.raises(ArtifactError, match="its ledger says 'shards'"):
+        open_results(tmp_path)
+    with pytest.raises(ArtifactError, match="must be a 'study' folder"):
+        Study.load(tmp_path)
