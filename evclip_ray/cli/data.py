@@ -24,13 +24,11 @@ def manifest() -> None:
 
 
 @manifest.command(epilog=example("evclip-ray manifest verify videos/manifest.csv"))
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option(
-    "--root", type=click.Path(path_type=Path), default=None, help="Folder the paths are relative to."
-)
+@click.argument("file")
+@click.option("--root", default=None, help="Folder the paths are relative to, or a URI (s3://...).")
 @click.option("--workers", default=os.cpu_count(), show_default=True, help="Videos decoded at once.")
 @click.pass_context
-def verify(context: click.Context, file: Path, root: Path | None, workers: int) -> None:
+def verify(context: click.Context, file: str, root: str | None, workers: int) -> None:
     """Decode every video once and say which are broken, and how. Exit status 1 if any is."""
     from evclip_ray.data.manifest import read_manifest
     from evclip_ray.data.verify import verify_manifest
@@ -53,7 +51,7 @@ def verify(context: click.Context, file: Path, root: Path | None, workers: int) 
     "import", epilog=example("evclip-ray manifest import ucf101 --root UCF-101 --split 1 --out ucf101.csv")
 )
 @click.argument("dataset")
-@click.option("--root", type=click.Path(path_type=Path), required=True, help="Folder of the videos.")
+@click.option("--root", required=True, help="Folder of the videos, or of folders of frames, or a URI.")
 @click.option(
     "--lists", type=click.Path(path_type=Path), default=None,
     help="Folder of the official lists (default: in or beside the root).",
@@ -68,7 +66,7 @@ def verify(context: click.Context, file: Path, root: Path | None, workers: int) 
 @settings
 @click.pass_obj
 def import_manifest(
-    verbose: bool, dataset: str, root: Path, lists: Path | None, split: int | None, out: Path,
+    verbose: bool, dataset: str, root: str, lists: Path | None, split: int | None, out: Path,
     allow_leaks: bool, compare_bytes: bool, assignments: tuple[str, ...],
 ) -> None:  # fmt: skip
     """Turn official lists into a manifest, and say what does not fit.
@@ -86,7 +84,7 @@ def import_manifest(
     listed = report.manifest
     splits = ", ".join(f"{name} {len(listed.in_split(name))}" for name in listed.splits())
     click.echo(f"{listed.source}: {len(listed)} videos ({splits}), {len(report.classes)} classes")
-    for name in ("missing", "unlisted", "duplicates", "mislabelled"):
+    for name in ("missing", "unlisted", "duplicates", "mislabelled", "miscounted"):
         rows = getattr(report, name)
         click.echo(f"{name:<12} {len(rows)}")
         shown = rows if verbose else rows[:3]

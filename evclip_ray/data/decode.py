@@ -225,6 +225,8 @@ def part_of(video: Video, part: Part) -> tuple[int, int]:
     last = len(seconds) if end is None else int(np.searchsorted(seconds, end))
     if first >= last:
         shown = f"it runs from 0 to {seconds[-1]:.2f} s"
+        if first < len(seconds):
+            shown = "one frame is shown for longer than that"
         raise VideoError(video.path, f"no frame is shown from {start} to {end} s; {shown}")
     return first, last
 

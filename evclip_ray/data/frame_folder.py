@@ -155,8 +155,10 @@ class FrameFolder:
         where = storage.locate(self.path, name)
         try:
             with Image.open(io.BytesIO(storage.read_bytes(where))) as image:
+                if image.mode.startswith(("I", "F")):
+                    raise VideoError(self.path, f"frame {name} has more than 8 bits a colour; convert it")
                 upright = ImageOps.exif_transpose(image).convert("RGB")
-        except storage.StorageError:
+        except (storage.StorageError, VideoError):
             raise
         except FileNotFoundError:
             raise VideoError(self.path, f"frame {name} went missing") from None

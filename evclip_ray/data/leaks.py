@@ -1,13 +1,17 @@
-"""Leaks: the same file, the same group or the same bytes in two splits, so that a test sees training."""
+"""Leaks: one file, group or content in two splits, or trained on and read, so that a test sees training."""
 
 import collections
 import dataclasses
 import hashlib
 import logging
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from evclip_ray.data import storage
 from evclip_ray.data.manifest import Manifest, ManifestError
@@ -15,6 +19,8 @@ from evclip_ray.data.manifest_checks import SPLITS, shared_between_splits
 from evclip_ray.data.storage import Place
 
 logger = logging.getLogger(__name__)
+
+Indices = NDArray[np.int64]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +48,7 @@ def find_leaks(manifest: Manifest, *, content: bool = True) -> list[Leak]:
     """
     table = manifest.table.append_column("row", pa.array(range(len(manifest)), pa.int64()))
     leaks = _leaks(table, "path") + _leaks(table, "group")
-    return leaks + _leaks(_with_content(table, manifest), "content") if content else leaks
+    return leaks + _leaks(_with_content(table, manifest.root), "content") if content else leaks
 
 
 def refuse_leaks(manifest: Manifest, *, allow: bool = False, content: bool = True) -> list[Leak]:
@@ -57,7 +63,7 @@ def refuse_leaks(manifest: Manifest, *, allow: bool = False, content: bool = Tru
     leaks = find_leaks(manifest, content=content)
     if not leaks:
         return leaks
-    told = f"{manifest.source}: {_told(leaks)}"
+    told = f"{manifest.source}: {_told(leaks, 'splits')}"
     if not allow:
         raise ManifestError(
             f"{told}; put each in one split, or allow leaks to reproduce a published protocol that has them"
@@ -66,13 +72,64 @@ def refuse_leaks(manifest: Manifest, *, allow: bool = False, content: bool = Tru
     return leaks
 
 
-def _told(leaks: list[Leak]) -> str:
+def find_seen(seen: Iterable[tuple[Manifest, Indices]], read: Manifest, rows: Indices) -> list[Leak]:
+    """The files, and equal contents under two names, that are `rows` of `read` and were `seen` in training.
+
+    `seen`: the rows that trained or selected, of manifests of their own. `Leak.rows` are of `read`; groups
+    are not compared, as two manifests name them independently.
+    """
+    parts = [_placed(manifest, chosen, "train") for manifest, chosen in seen]
+    table = pa.concat_tables([*parts, _placed(read, rows, "test", numbered=True)])
+    # Every path is of its own, so there is no root.
+    leaks = _leaks(table, "path") + _leaks(_with_content(table, Path()), "content")
+    return [
+        dataclasses.replace(leak, rows=tuple(sorted(row for row in leak.rows if row >= 0))) for leak in leaks
+    ]
+
+
+def refuse_seen(
+    seen: Iterable[tuple[Manifest, Indices]], read: Manifest, rows: Indices, *, allow: bool = False
+) -> frozenset[int]:
+    """The rows of `read` that `find_seen` finds. `allow`: as in `refuse_leaks`.
+
+    Raises:
+        ManifestError: there are some, with their number.
+    """
+    leaks = find_seen(seen, read, rows)
+    if not leaks:
+        return frozenset()
+    told = f"{read.source}: {_told(leaks, 'what was trained on and what is read')}"
+    if not allow:
+        raise ManifestError(
+            f"{told}; read other videos, or allow leaks to reproduce a published protocol that has them"
+        )
+    logger.warning("%s; allowed: numbers from these videos are too good", told)
+    return frozenset(row for leak in leaks for row in leak.rows)
+
+
+def _placed(manifest: Manifest, rows: Indices, split: str, *, numbered: bool = False) -> pa.Table:
+    """Columns path (a URI, of this machine too), split and row (-1 unless `numbered`) of some rows."""
+    paths = manifest.table["path"].take(pa.array(rows, pa.int64())).to_pylist()
+    places = [manifest.locate(path) for path in paths]
+    uris = [place if isinstance(place, str) else f"file://{place}" for place in places]
+    numbers = rows if numbered else np.full(len(rows), -1)
+    return pa.table(
+        [
+            pa.array(uris, pa.string()),
+            pa.array([split] * len(uris), pa.string()),
+            pa.array(numbers, pa.int64()),
+        ],
+        names=["path", "split", "row"],
+    )
+
+
+def _told(leaks: list[Leak], between: str) -> str:
     counts = collections.Counter(leak.kind for leak in leaks)
     listed = ", ".join(f"{count} by {kind}" for kind, count in counts.items())
     first = leaks[0]
     rows = len({row for leak in leaks for row in leak.rows})
     return (
-        f"{len(leaks)} leaks between splits ({listed}) reach {rows} rows; the first is the {first.kind}"
+        f"{len(leaks)} leaks between {between} ({listed}) reach {rows} rows; the first is the {first.kind}"
         f" {first.value!r}, in {' and '.join(first.splits)}"
     )
 
@@ -91,16 +148,16 @@ def _leaks(table: pa.Table, column: str) -> list[Leak]:
     ]
 
 
-def _with_content(table: pa.Table, manifest: Manifest) -> pa.Table:
+def _with_content(table: pa.Table, root: Place) -> pa.Table:
     """`table` with a column "content": the SHA-256 of files that may be equal, null for the others."""
     paths = table["path"].to_pylist()
-    found = storage.identities(manifest.root, paths)
+    found = storage.identities(root, paths)
     sizes = {path: identity.size for path, identity in found.items() if identity and identity.size}
     sized = table.append_column("size", pa.array([sizes.get(path) for path in paths], pa.int64()))
     # A digest reads the whole file, so only sizes that two splits have are worth one. A storage's own
     # tags will not do: equal objects that were sent in other pieces have others.
     shared = set(shared_between_splits(sized, "size")["size"].to_pylist())
-    digests = {path: _sha256(manifest.locate(path)) for path, size in sizes.items() if size in shared}
+    digests = {path: _sha256(storage.locate(root, path)) for path, size in sizes.items() if size in shared}
     # One file in two splits is a leak by path already: content tells of two files.
     copies = collections.Counter(digests.values())
     told = {path: value for path, value in digests.items() if copies[value] > 1}

@@ -29,6 +29,7 @@ _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _BLOCK_BYTES, _BLOCKS = 2**20, 32
 # So many round trips at once; each of them waits far longer than it works.
 _AT_ONCE = 16
+_FILES = 200
 # One listing names a thousand objects: above so many in one folder, it is cheaper than asking for each.
 _WORTH_LISTING = 50
 # By which a changed object is told, in the words of several storages.
@@ -135,7 +136,11 @@ def identities(root: Place, paths: Iterable[str]) -> dict[str, Identity | None]:
             remote.setdefault(folder, {})[name] = path
     # In threads, for the sake of network file systems, where each answer takes milliseconds.
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        found = dict(zip(local, pool.map(_of_file, local.values()), strict=True))
+        # Many at a time: a task for each of 650,000 files would cost more than asking for them.
+        paths = [*local.values()]
+        parts = [paths[start : start + _FILES] for start in range(0, len(paths), _FILES)]
+        facts_of_files = itertools.chain.from_iterable(pool.map(_of_files, parts))
+        found = dict(zip(local, facts_of_files, strict=True))
         for names, facts in zip(remote.values(), pool.map(_of_objects, remote, remote.values()), strict=True):
             found |= {path: facts[name] for name, path in names.items()}
     return found
@@ -218,6 +223,10 @@ def _listing(folder: str) -> dict[str, dict[str, Any]]:
         except FileNotFoundError:
             return {}
     return {entry["name"].rstrip("/").rpartition("/")[2]: entry for entry in entries}
+
+
+def _of_files(paths: list[str]) -> list[Identity | None]:
+    return [_of_file(path) for path in paths]
 
 
 def _of_file(path: str) -> Identity | None:

@@ -285,8 +285,7 @@ class VideoReader:
         return FrameIndex(seconds, None, np.zeros(1, dtype=np.int64))
 
     def _seconds(self, stamps: NDArray[np.int64], zero: int) -> NDArray[np.float64]:
-        seconds: NDArray[np.float64] = (stamps - float(zero)) * float(self._stream.time_base)
-        return seconds
+        return (stamps - zero).astype(np.float64) * float(self._stream.time_base)
 
     def _decode(self, needed: set[int] | None = None) -> Iterator[VideoFrame]:
         """Frames from here on: all of them, or at least those shown at the `needed` times.

@@ -12,6 +12,7 @@ from typing import Any
 
 from evclip_ray.artifacts import ArtifactError
 from evclip_ray.config import ConfigError, nearest
+from evclip_ray.data.leaks import refuse_seen
 from evclip_ray.data.splits import assign_splits
 from evclip_ray.evaluation.protocols import TRANSFERS, Protocol, Side, already_trained, zero_shot
 from evclip_ray.evaluation.views import EvaluationViews
@@ -51,7 +52,7 @@ def plan_reading(
     Raises:
         ConfigError: a protocol that there is not.
         ArtifactError: not a checkpoint, or a closed set with labels that it was not trained for.
-        ValueError: see the protocol.
+        ValueError: see the protocol; or videos that are read were trained on, as another manifest has them.
     """
     if protocol not in PROTOCOLS:
         raise ConfigError(f"protocol {protocol!r} is unknown; {nearest(protocol, list(PROTOCOLS))}")
@@ -60,16 +61,24 @@ def plan_reading(
     recorded = ExperimentConfig.load(record["experiment"])
     experiment = ExperimentConfig.load(record["experiment"], overrides)
     trained = tuple(record["classes"])
+    elsewhere = _place(recorded.data) != _place(experiment.data)
+    checked = elsewhere and protocol != "zero_shot"
+    source = (
+        _trained(recorded.data, trained, cache)
+        if checked or protocol in TRANSFERS
+        else already_trained(trained)
+    )
     if protocol == "closed_set":
         plan = plan_videos(experiment, cache=cache, splits=(split,))
         _refuse_unknown(checkpoint, plan.classes, trained)
         sides = {split: Side(plan.manifest, plan.rows[split], trained)}
     else:
-        sides = _transfer(protocol, recorded.data, experiment.data, trained, split=split, cache=cache)
+        sides = _transfer(protocol, recorded.data, experiment.data, source, split=split, cache=cache)
     plans = {
         name: VideoPlan(
             side.manifest, {split: side.rows}, side.classes, experiment.view, {split: views.temporal},
             spread=views.temporal > 1,
+            trained_on=_trained_on(source, side) if checked else frozenset(),
         )
         for name, side in sides.items()
     }  # fmt: skip
@@ -90,7 +99,7 @@ def _transfer(
     protocol: str,
     source: DataConfig,
     target: DataConfig,
-    trained: tuple[str, ...],
+    trained: Protocol,
     *,
     split: str,
     cache: Path,
@@ -104,7 +113,13 @@ def _transfer(
         )  # fmt: skip
     if protocol == "zero_shot":
         return zero_shot(manifest, split=split).read
-    return TRANSFERS[protocol](_trained(source, trained, cache), manifest, split=split).read
+    return TRANSFERS[protocol](trained, manifest, split=split).read
+
+
+def _trained_on(trained: Protocol, side: Side) -> frozenset[int]:
+    """The rows of a side that were trained or selected on, as another manifest lists them."""
+    seen = [(found.manifest, found.rows) for found in (trained.train, trained.select) if found is not None]
+    return refuse_seen(seen, side.manifest, side.rows, allow=side.manifest.allow_leaks)
 
 
 def _place(data: DataConfig) -> tuple[Any, ...]:

@@ -19,6 +19,7 @@ from evclip_ray.data.datasets.class_names import read_class_names
 from evclip_ray.data.leaks import find_leaks, refuse_leaks
 from evclip_ray.data.manifest import Manifest, read_manifest
 from evclip_ray.data.shards import ShardSet, open_shards, prepare_shards
+from evclip_ray.data.storage import Place, is_uri
 from evclip_ray.data.view import ViewConfig
 from evclip_ray.evaluation import protocols
 from evclip_ray.exclusive import building
@@ -35,6 +36,8 @@ class VideoPlan:
     """The rows of each split that an experiment reads, and how they are decoded.
 
     `spread`: whether the views of a video are spread evenly over it, or drawn but for the first.
+    `seconds_per_video`: what decoding one may take.
+    `trained_on`: rows whose videos another manifest had in training, where leaks are allowed.
     """
 
     manifest: Manifest
@@ -43,13 +46,15 @@ class VideoPlan:
     view: ViewConfig
     num_views: dict[str, int]
     spread: bool = False
+    seconds_per_video: float = 600
+    trained_on: frozenset[int] = frozenset()
 
     def folder(self, split: str, cache: Path) -> Path:
         """Where the shards of a split are or will be; the same videos and view give the same folder."""
         chosen = self.manifest.select(self.rows[split])
         key = digest(
             {
-                "root": str(chosen.root.resolve()),
+                "root": str(chosen.root.resolve() if isinstance(chosen.root, Path) else chosen.root),
                 "rows": chosen.digest(),
                 "view": self.view.model_dump(),
                 "views": self.num_views[split],
@@ -60,10 +65,10 @@ class VideoPlan:
 
     @property
     def leaking_rows(self) -> int:
-        """Rows that a leak between splits reaches; 0 unless `data.allow_leaks` lets them be."""
+        """Rows that a leak reaches; 0 unless `data.allow_leaks` lets them be."""
         if not self.manifest.allow_leaks:
             return 0
-        return len({row for leak in find_leaks(self.manifest) for row in leak.rows})
+        return len(self.trained_on.union(*(leak.rows for leak in find_leaks(self.manifest))))
 
     @property
     def key(self) -> str:
@@ -119,8 +124,12 @@ def resolve_manifest(data: DataConfig, *, cache: Path) -> Manifest:
         made = data.synthetic.model_dump()
         return read_manifest(write_synthetic(cache / "synthetic" / digest(made), **made))
     assert data.manifest is not None
-    root = Path(data.root).expanduser() if data.root else None
-    return read_manifest(Path(data.manifest).expanduser(), root=root, allow_leaks=data.allow_leaks)
+    root = _expanded(data.root) if data.root else None
+    return read_manifest(_expanded(data.manifest), root=root, allow_leaks=data.allow_leaks)
+
+
+def _expanded(place: str) -> Place:
+    return place if is_uri(place) else Path(place).expanduser()
 
 
 def find_protocol(data: DataConfig, manifest: Manifest, *, with_shots: bool = True) -> protocols.Protocol:
@@ -167,7 +176,9 @@ def plan_videos(
                 f"(splits found: {found}); mark some rows {split!r} in its split column"
             )
     views = {split: data.train_views if split == "train" else 1 for split in rows}
-    return VideoPlan(manifest, rows, protocol.classes, experiment.view, views)
+    return VideoPlan(
+        manifest, rows, protocol.classes, experiment.view, views, seconds_per_video=data.seconds_per_video
+    )
 
 
 def prepare(plan: VideoPlan, *, cache: Path, progress: Progress | None = None) -> Videos:
@@ -185,6 +196,7 @@ def prepare(plan: VideoPlan, *, cache: Path, progress: Progress | None = None) -
             shards = prepare_shards(
                 plan.manifest, rows, view=plan.view, folder=folder,
                 num_views=plan.num_views[split], seed=None if plan.spread else 0,
+                seconds_per_video=plan.seconds_per_video,
                 progress=functools.partial(progress, f"decoding {split}") if progress else None,
             )  # fmt: skip
         if shards.skipped:

@@ -1,5 +1,6 @@
 """`evclip-ray manifest import`: what it prints, and what it refuses to write."""
 
+import fsspec
 import pytest
 from click.testing import CliRunner
 
@@ -41,8 +42,8 @@ def test_it_prints_what_it_found_and_writes_what_is_there(run, lists, tmp_path):
     assert lines[5] == "duplicates   1"
     assert lines[7] == "mislabelled  1"
     assert "train.txt, line 2" in lines[8]
-    assert lines[9] == "leaks        0"
-    assert f"--root {tmp_path / 'videos'}" in lines[10]
+    assert lines[9:11] == ["miscounted   0", "leaks        0"]
+    assert f"--root {tmp_path / 'videos'}" in lines[11]
     assert len(read_manifest(tmp_path / "m.csv", root=tmp_path / "videos")) == 3
 
 
@@ -66,3 +67,17 @@ def test_what_is_wrong_is_one_line(run, lists):
     result = run("--set", "labels=labels.csv", "--set", "trian=train.txt")
     assert result.exit_code == 1
     assert result.output == "Error: path_label has no option 'trian'; the nearest valid name is 'train'\n"
+
+
+def test_videos_of_a_storage_are_imported_and_verified_by_their_uri(lists, tmp_path):
+    storage = fsspec.filesystem("memory")
+    for path in (tmp_path / "videos").iterdir():
+        storage.pipe(f"memory://command/{path.name}", path.read_bytes())
+    given = ["path_label", "--root", "memory://command", "--lists", tmp_path, "--out", tmp_path / "m.csv"]
+    found = CliRunner().invoke(main, [*map(str, ["manifest", "import", *given, *lists])])
+    assert found.exit_code == 0, found.output
+    assert "--root memory://command" in found.output
+    storage.put(str(tmp_path / "m.csv"), "memory://command/m.csv")
+    found = CliRunner().invoke(main, ["manifest", "verify", "memory://command/m.csv"])
+    assert "3 videos, 2 labels, 3 broken" in found.output
+    storage.rm("memory://command", recursive=True)

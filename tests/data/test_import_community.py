@@ -340,3 +340,62 @@ def test_a_frame_rate_that_is_none_is_named(write, dump, tmp_path):
     write({"bad.csv": "video_id,fps\nP03_119,nan\n"})
     with pytest.raises(ListError, match=r"bad.csv, line 2: fps must be a number above 0, got 'nan'"):
         epic_shots(write, dump, labels="verbs.csv", frame_rates="bad.csv")
+
+
+def framed(root, name, numbers, template="img_{:05d}.jpg"):
+    (root / name).mkdir(parents=True)
+    for number in numbers:
+        (root / name / template.format(number)).touch()
+
+
+def test_a_folder_that_holds_another_number_of_frames_than_its_list_says_is_reported(write):
+    root = write({"map.txt": "run\nwave\n", "train.txt": "a/1 3 0\na/2 2 1\n"})
+    framed(root, "a/1", range(1, 4))
+    framed(root, "a/2", range(1, 4))
+    report = import_dataset(
+        "mmaction", root, lists=root.parent, labels="map.txt", train="train.txt", frames=True, fps=30
+    )
+    assert report.manifest.column("fps") == [30.0, 30.0]
+    (told,) = report.miscounted
+    assert told.endswith("train.txt, line 2: a/2 holds 3 frames, the list says 2")
+
+
+def test_flow_beside_the_frames_is_not_counted(write):
+    root = write({"map.txt": "run\nwave\n", "train.txt": "a/1 3 0\na/2 3 1\n"})
+    for name in ("a/1", "a/2"):
+        framed(root, name, range(1, 4))
+        for number in range(1, 3):
+            (root / name / f"flow_x_{number:05d}.jpg").touch()
+    options = {"lists": root.parent, "labels": "map.txt", "train": "train.txt", "frames": True}
+    assert import_dataset("mmaction", root, **options).miscounted == ()
+
+
+@pytest.mark.parametrize(("frames", "found"), [(True, "kick/7"), (False, "kick/7.mp4")])
+def test_frames_beside_their_video_are_taken_by_lists_of_frames_only(write, frames, found):
+    lists = {"map.txt": "kick\nrun\n", "train.txt": "kick/7 2 0\n" if frames else "x/kick/7.mov 0\n"}
+    root = write(lists, ["kick/7.mp4"])
+    framed(root, "kick/7", (1, 2))
+    options = {"lists": root.parent, "labels": "map.txt", "train": "train.txt", "frames": frames}
+    assert import_dataset("mmaction", root, **options).manifest.column("path") == [found]
+
+
+def test_a_rate_of_frames_that_is_none_is_refused(write):
+    root = write({"map.txt": "run\nwave\n", "train.txt": "a/1 3 0\n"})
+    framed(root, "a/1", range(1, 4))
+    options = {"lists": root.parent, "labels": "map.txt", "train": "train.txt", "frames": True}
+    with pytest.raises(ConfigError, match="fps must be above 0, got 0"):
+        import_dataset("mmaction", root, fps=0, **options)
+
+
+def test_epic_shots_of_frames_need_no_rate(write, dump):
+    root = write(
+        {
+            "s.pkl": dump([("P03/rgb_frames/P03_119+748+778", 0, "take-from")]),
+            "verbs.csv": "id,key,instances,category\n0,take,\"['take-from']\",x\n",
+        }
+    )
+    framed(root, "P03/rgb_frames/P03_119", range(1, 801), "frame_{:010d}.jpg")
+    report = import_dataset("ev_clip_shots", root, lists=root.parent, shots="s.pkl", labels="verbs.csv")
+    (row,) = report.manifest.rows()
+    assert (row["path"], row["start_frame"], row["end_frame"]) == ("P03/rgb_frames/P03_119", 747, 778)
+    assert (row["start_seconds"], row["fps"]) == (None, None)

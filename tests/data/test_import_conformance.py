@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pickle
+import shutil
 import sys
 import types
 from pathlib import Path
@@ -17,7 +18,10 @@ from evclip_ray.data.datasets.lists import ListError
 
 @dataclasses.dataclass(frozen=True)
 class Tree:
-    """A data set on disk, and how to break it. `edits`: (file, old text, new text, message)."""
+    """A data set on disk, and how to break it. `edits`: (file, old text, new text, message).
+
+    `videos`: files, or, with a slash at their end, folders of frames.
+    """
 
     lists: dict
     videos: tuple
@@ -35,6 +39,8 @@ class Tree:
             path.write_bytes(text if isinstance(text, bytes) else text.encode())
         for name in self.videos:
             path = root / "videos" / name
+            if name.endswith("/"):  # A folder of frames.
+                path = path / "img_00001.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
         return root
@@ -300,14 +306,105 @@ TREES = {
 }  # fmt: skip
 
 
-@pytest.fixture(params=sorted(TREES))
-def dataset(request):
+def framed(tree, *folders, **changes):
+    """The same lists over folders of frames."""
+    return dataclasses.replace(tree, videos=folders, **changes)
+
+
+# Other forms of the same data sets: their labels, their folders of frames.
+FORMS = TREES | {
+    "arid as UG2 has it": Tree(
+        lists={
+            "mapping_table_t1.txt": "0\tDrink\n1\tJump\n",
+            "ARID1.1_t1_train_pub.csv": "VideoID,Video,ClassID\n0,Drink/Drink_11_1.mp4,0\n"
+            "1,Jump/Jump_1_2.mp4,1\n",
+            "ARID1.1_t1_validation_gt_pub.csv": "VideoID,Video,ClassID\n0,0.mp4,1\n",
+        },
+        videos=("train_data/Drink/Drink_11_1.mp4", "train_data/Jump/Jump_1_2.mp4", "test_data/0.mp4"),
+        labels=("Drink", "Jump"),
+        options={"version": "1.1"},
+        missing_list="ARID1.1_t1_validation_gt_pub.csv",
+        truncated=("ARID1.1_t1_train_pub.csv", "_2.mp4,1", "_2.mp4", r"line 3: must have 3 cells, got 2"),
+        out_of_range=("ARID1.1_t1_train_pub.csv", ".mp4,1", ".mp4,11", r"line 3: .* must be 0 to 1, got 11"),
+        nameless=("mapping_table_t1.txt", "1\tJump", "1\t", r"line 2: class 1 has no name"),
+    ),
+    "egtea verbs": dataclasses.replace(
+        TREES["egtea"],
+        lists={"raw_annotations/verb_idx.txt": "Cut 1\nInspect/Read 2\n"} | TREES["egtea"].lists,
+        labels=("Cut", "Inspect/Read"),
+        options={"label": "verb"},
+        out_of_range=("train_split1.txt", "F000030 2 2", "F000030 2 3", r"line 2: .* must be 1 to 2, got 3"),
+        nameless=("raw_annotations/verb_idx.txt", "Cut 1", "1", r"line 1: class 1 has no name"),
+    ),
+    "egtea nouns": dataclasses.replace(
+        TREES["egtea"],
+        lists={"raw_annotations/noun_idx.txt": "tomato 1\nrecipe 2\n"} | TREES["egtea"].lists,
+        labels=("tomato", "recipe"),
+        options={"label": "noun"},
+        out_of_range=("train_split1.txt", " 2 2 2 3", " 2 2 9 3", r"line 2: .* must be 1 to 2, got 9"),
+        nameless=("raw_annotations/noun_idx.txt", "tomato 1", "1", r"line 1: class 1 has no name"),
+    ),
+    "epic_kitchens nouns": dataclasses.replace(
+        TREES["epic_kitchens"],
+        lists={
+            name.replace("verb", "noun"): text.replace(",a,2,", ",plate,1,").replace(",plate,2,", ",cup,0,")
+            for name, text in TREES["epic_kitchens"].lists.items()
+            if "verb" not in name
+        }
+        | {
+            "EPIC_100_noun_classes.csv": "id,key,instances,category\n0,cup,\"['cup', 'mug']\",x\n"
+            "1,plate,\"['plate']\",x\n"
+        },
+        labels=("cup", "plate"),
+        options={"label": "noun"},
+        truncated=(
+            "EPIC_100_train.csv", ',put-on,1,plate,1,"[\'a\', \'b\']","[2, 3]"', ",put-on",
+            r"line 3: must have 15 cells",
+        ),
+        out_of_range=("EPIC_100_train.csv", ",plate,1,", ",plate,300,", r"line 3: .* 0 to 1, got 300"),
+        nameless=("EPIC_100_noun_classes.csv", "0,cup,", "0,,", r"line 2: class 0 has no name"),
+    ),
+    "epic_kitchens frames": framed(
+        TREES["epic_kitchens"], "P01/rgb_frames/P01_11/", "P01/rgb_frames/P01_12/",
+        lists={
+            name: text.replace("1,113,put it", "30,145,put it")
+            for name, text in TREES["epic_kitchens"].lists.items()
+        },
+        options={"frames": True},
+    ),
+    "ssv2 frames": framed(TREES["ssv2"], "78687/", "42/", "7/"),
+    "mmaction frames": framed(
+        TREES["mmaction"], "some/directory-1/", "some/directory 2/", "some/directory-3/"
+    ),
+    "ez_clip frames": framed(
+        TREES["ez_clip"],
+        "brush_hair/April_09_brush_hair_u_nm_np1_ba_goo_0.avi/",
+        "kick/v_kick_g01_c01/",
+        "kick/v_kick_g02_c01/",
+    ),
+    "ev_clip_shots frames": framed(
+        TREES["ev_clip_shots"], *(f"{video.removesuffix('.avi')}/" for video in TREES["ev_clip_shots"].videos)
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(params=sorted(FORMS))
+def form(request):
     return request.param
 
 
 @pytest.fixture
-def tree(dataset):
-    return TREES[dataset]
+def dataset(form):
+    return form.split()[0]
+
+
+@pytest.fixture
+def tree(form):
+    return FORMS[form]
+
+
+def remove(path):
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def edit(root, name, old, new):
@@ -337,7 +434,7 @@ def test_a_whole_data_set_has_nothing_to_complain_of(tree, dataset, tmp_path):
     assert set(report.manifest.classes) == set(tree.labels)
     assert report.manifest.splits() == ("train", "test")
     assert report.manifest.root == tmp_path / "videos"
-    assert all((tmp_path / "videos" / path).is_file() for path in report.manifest.column("path"))
+    assert all((tmp_path / "videos" / path).exists() for path in report.manifest.column("path"))
     assert (report.missing, report.unlisted, report.duplicates, report.mislabelled) == ((), (), (), ())
 
 
@@ -366,10 +463,10 @@ def test_a_broken_line_is_named_with_its_file_and_number(tree, dataset, tmp_path
 def test_an_absent_file_is_counted_and_left_out(tree, dataset, tmp_path):
     root = tree.write(tmp_path)
     whole = len(tree.load(root, dataset).manifest)
-    (root / "videos" / tree.videos[0]).unlink()
+    remove(root / "videos" / tree.videos[0])
     report = tree.load(root, dataset)
     assert len(report.missing) == whole - len(report.manifest) >= 1
-    assert tree.videos[0] not in report.manifest.column("path")
+    assert tree.videos[0].rstrip("/") not in report.manifest.column("path")
 
 
 def test_a_file_in_no_list_is_counted(tree, dataset, tmp_path):
@@ -377,13 +474,15 @@ def test_a_file_in_no_list_is_counted(tree, dataset, tmp_path):
     (root / "videos" / "extra").mkdir()
     (root / "videos" / "extra" / "holiday #1!.mp4").touch()
     (root / "videos" / "extra" / "notes.txt").touch()
-    assert tree.load(root, dataset).unlisted == ("extra/holiday #1!.mp4",)
+    (root / "videos" / "extra" / "frames").mkdir()
+    (root / "videos" / "extra" / "frames" / "1.png").touch()
+    assert tree.load(root, dataset).unlisted == ("extra/frames", "extra/holiday #1!.mp4")
 
 
 def test_a_folder_without_any_listed_video_is_refused(tree, dataset, tmp_path):
     root = tree.write(tmp_path)
     for name in tree.videos:
-        (root / "videos" / name).unlink()
+        remove(root / "videos" / name)
     with pytest.raises(
         ListError, match=r"none of the \d+ listed videos is there, the first is .* Point --root"
     ):

@@ -289,3 +289,77 @@ def test_kinetics_ignores_other_tables_beside_the_lists(write):
     }
     root = write(lists, ["a_000001_000011.mp4", "b_000001_000011.mp4"])
     assert len(import_dataset("kinetics", root).manifest) == 2
+
+
+def test_epic_frames_are_cut_by_their_numbers_and_videos_by_seconds(write):
+    root = epic(write)
+    (root / "P01" / "rgb_frames" / "P01_12").mkdir(parents=True)
+    for number in range(1, 203):
+        (root / "P01" / "rgb_frames" / "P01_12" / f"frame_{number:010d}.jpg").touch()
+    video, frames = import_dataset("epic_kitchens", root, frames=True, fps=50).manifest.rows()
+    assert (video["path"], video["start_seconds"], video["fps"]) == ("P01/videos/P01_11.MP4", 0.14, None)
+    assert (frames["path"], frames["start_frame"]) == ("P01/rgb_frames/P01_12", 7)
+    assert (frames["end_frame"], frames["start_seconds"], frames["fps"]) == (202, None, 50.0)
+    assert import_dataset("epic_kitchens", root).manifest.rows()[1]["path"] == "P01/videos/P01_12.MP4"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (",8,202,", ",8,x,", "stop_frame must be a whole number"),
+        (",8,202,", ",9,8,", "stop_frame must not be"),
+    ],
+)
+def test_epic_frames_that_are_none_are_named(write, old, new, message):
+    root = epic(write)
+    path = root.parent / "annotations" / "EPIC_100_train.csv"
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(ListError, match=rf"EPIC_100_train.csv, line 2: {message}"):
+        import_dataset("epic_kitchens", root)
+
+
+def test_epic_nouns_are_named_by_the_official_key(write):
+    root = epic(write)
+    write({"annotations/noun_classes.csv": "id,key,instances,category\n0,tap,\"['tap']\",x\n"
+           "1,spoon,\"['spoon']\",x\n2,plate,\"['plate', 'a']\",x\n"})  # fmt: skip
+    report = import_dataset("epic_kitchens", root, label="noun")
+    assert report.manifest.column("label") == ["plate", "plate"]
+    assert report.mislabelled == ()
+    with pytest.raises(ConfigError, match="label must be one of verb, noun, got 'verbs'"):
+        import_dataset("epic_kitchens", root, label="verbs")
+
+
+def test_a_label_of_egtea_is_compared_with_what_was_narrated(write):
+    root = write(
+        {
+            "action_annotation/noun_idx.txt": "tomato 1\ncutting board 2\n",
+            "action_annotation/train_split1.txt": "P05-R02-Pizza-1-20-F000001-F000030 7 5 2 1\n",
+            "action_annotation/test_split1.txt": "P07-R02-Pizza-1-20-F000001-F000030 7 5 1 2\n",
+            "raw_annotations/action_labels.csv": "1; P05-R02-Pizza-1-20; s; 1; 20; Put x; Put; tomato,board\n"
+            "2; P07-R02-Pizza-1-20; s; 1; 20; Put x; Put; tomato,board\n",
+        },
+        [f"{one}-R02-Pizza/{one}-R02-Pizza-1-20-F000001-F000030.mp4" for one in ("P05", "P07")],
+    )
+    report = import_dataset("egtea", root, label="noun")
+    assert report.manifest.column("label") == ["cutting board", "tomato"]
+    assert len(report.mislabelled) == 1
+
+
+def test_arid_11_has_the_classes_of_the_paper_where_no_table_is(write):
+    root = write(
+        {
+            "list_cvt/ARID1.1_t1_train_pub.csv": "VideoID,Video,ClassID\n0,Run/Run_1_1.mp4,5\n",
+            "list_cvt/ARID1.1_t1_validation_gt_pub.csv": "VideoID,Video,ClassID\n0,0.mp4,10\n",
+        },
+        ["Run/Run_1_1.mp4", "test/0.mp4"],
+    )
+    report = import_dataset("arid", root, version="1.1")
+    assert report.manifest.column("label") == ["Run", "Wave"]
+    assert report.manifest.column("split") == ["train", "test"]
+    with pytest.raises(ConfigError, match=r"split of ARID v1\.1 must be one of 1, got 2"):
+        import_dataset("arid", root, version="1.1", split=2)
+
+
+def test_lists_of_videos_in_a_storage_must_be_named():
+    with pytest.raises(ConfigError, match=r"s3://bucket/ucf: lists are not looked for .* --lists"):
+        import_dataset("ucf101", "s3://bucket/ucf")

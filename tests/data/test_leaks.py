@@ -1,9 +1,10 @@
 import logging
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
-from evclip_ray.data.leaks import find_leaks, refuse_leaks
+from evclip_ray.data.leaks import find_leaks, find_seen, refuse_leaks, refuse_seen
 from evclip_ray.data.manifest import SCHEMA, Manifest, ManifestError, read_manifest, write_manifest
 from evclip_ray.data.splits import assign_splits, few_shot
 
@@ -107,3 +108,45 @@ def test_leaks_stay_allowed_when_rows_are_selected_or_validation_is_held_out(lea
 def test_a_row_typed_twice_is_refused_though_leaks_are_allowed(leaky):
     with pytest.raises(ManifestError, match="listed more than once"):
         leaky([("a", "train", None), ("a", "train", None)])
+
+
+@pytest.fixture
+def other(tmp_path):
+    """Rows of another manifest, with a root and files of its own."""
+
+    def make(rows, **files):
+        folder = tmp_path / "other"
+        folder.mkdir()
+        for name, data in files.items():
+            (folder / f"{name}.mp4").write_bytes(data)
+        named = [{"path": path, "label": "x", "split": "test"} for path in rows]
+        return Manifest(pa.Table.from_pylist(named, SCHEMA), folder, "other.csv", allow_leaks=True)
+
+    return make
+
+
+def test_videos_of_another_manifest_that_trained_are_found_by_file_and_by_content(leaky, other, tmp_path):
+    rows = [("a", "train", "g"), ("b", "train", None), ("c", "val", None), ("d", "test", None)]
+    trained = leaky(rows, a=b"1", b=b"22", c=b"333", d=b"4444")
+    same_file = f"file://{tmp_path}/a.mp4"
+    read = other(["x.mp4", same_file, "y.mp4", "d.mp4"], x=b"22", y=b"55555", d=b"4444")
+    seen = [(trained, trained.in_split("train")), (trained, trained.in_split("val"))]
+    leaks = find_seen(seen, read, np.arange(4))
+    assert [(leak.kind, leak.rows) for leak in leaks] == [("path", (1,)), ("content", (0,))]
+    assert find_seen(seen, read, np.array([2, 3])) == []
+    message = (
+        r"other.csv: 2 leaks between what was trained on and what is read \(1 by path, 1 by content\) reach"
+        r" 2 rows; the first is the path .*; read other videos, or allow leaks"
+    )
+    with pytest.raises(ManifestError, match=message):
+        refuse_seen(seen, read, np.arange(4))
+    assert refuse_seen(seen, read, np.arange(4), allow=True) == {0, 1}
+    assert refuse_seen([], read, np.arange(4)) == frozenset()
+
+
+def test_parts_of_one_video_that_trained_are_one_leak(tmp_path):
+    parts = pa.table({"path": ["a.mp4"] * 3, "label": ["x"] * 3, "start_seconds": [0.0, 1.0, 2.0]})
+    trained = Manifest(parts, tmp_path, "a.csv")
+    read = Manifest(parts, tmp_path, "b.csv")
+    (leak,) = find_seen([(trained, np.array([0, 1]))], read, np.array([2]))
+    assert (leak.kind, leak.rows) == ("path", (2,))

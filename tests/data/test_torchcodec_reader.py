@@ -48,7 +48,9 @@ def test_a_torchcodec_that_cannot_be_imported_is_refused_with_the_cure(tmp_path,
     (tmp_path / "torchcodec" / "__init__.py").write_text(f"raise {error}('no libavutil\\nlong story')")
     monkeypatch.delitem(sys.modules, "torchcodec", raising=False)
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(ValueError, match=r"does not import \(no libavutil\): pip install .*view.decoder=pyav"):
+    with pytest.raises(
+        ValueError, match=r"does not import \(no libavutil\): pip install .*view.decoder=pyav"
+    ):
         decoder_name("torchcodec")
 
 

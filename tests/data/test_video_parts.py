@@ -1,0 +1,118 @@
+"""A part of a long video is the same frames, whether all of the file is looked at or what is around it."""
+
+import numpy as np
+import pytest
+
+from evclip_ray.data import video_reader
+from evclip_ray.data.decode import Fitting, decode_view, part_of
+from evclip_ray.data.sampling import frame_indices
+from evclip_ray.data.video_reader import VideoError, VideoReader
+from evclip_ray.data.view import ViewConfig
+
+VIEW = ViewConfig(num_frames=4, height=32, width=32)
+FILES = {
+    "key frame every 10": ("v.mp4", {"options": {"g": "10", "sc_threshold": "0"}}),
+    "one key frame": ("v.mp4", {"options": {"g": "500", "sc_threshold": "0"}}),
+    "open groups": ("v.mp4", {"options": {"x264-params": "open-gop=1:keyint=12:bframes=3:scenecut=0"}}),
+    "no b frames": ("v.mkv", {"options": {"g": "10", "bf": "0"}}),
+    "b frames in matroska": ("v.mkv", {"options": {"g": "25", "bf": "3", "sc_threshold": "0"}}),
+    "vp9": (
+        "v.webm",
+        {"codec": "libvpx-vp9", "options": {"deadline": "realtime", "cpu-used": "8", "g": "20"}},
+    ),
+    "uneven times": (
+        "v.mp4",
+        {"options": {"g": "10"}, "times": [k if k < 60 else 60 + 3 * (k - 60) for k in range(150)]},
+    ),
+}  # fmt: skip
+PARTS = [
+    (0.0, 0.5),
+    (None, 0.2),
+    (1.0, 1.2),
+    (2.5, None),
+    (0.99, 3.0),
+    (3.31, 3.41),
+    (4.9, 9.0),
+    (None, None),
+]
+
+
+@pytest.fixture(params=FILES, scope="module")
+def video(request, tmp_path_factory, write_video):
+    name, settings = FILES[request.param]
+    return write_video(tmp_path_factory.mktemp("parts") / name, num_frames=150, **settings)
+
+
+@pytest.mark.parametrize(("start", "end"), PARTS)
+def test_a_part_is_the_frames_that_a_full_decode_shows_in_it(video, decoded, start, end):
+    whole = decoded(video, Fitting(32, 32, "crop"))
+    with VideoReader(video) as reader:
+        first, last = part_of(reader, {"start_seconds": start, "end_seconds": end})
+    found = decode_view(video, view=VIEW, start_seconds=start, end_seconds=end)
+    assert (found == whole[first + frame_indices(last - first, view=VIEW)]).all()
+
+
+def test_a_part_indexes_the_packets_around_it_only(tmp_path, write_video):
+    path = write_video(tmp_path / "v.mp4", num_frames=300, options={"g": "10", "sc_threshold": "0"})
+    with VideoReader(path, start_seconds=5.0, end_seconds=5.5) as reader:
+        assert reader.windowed
+        assert len(reader.index.seconds) < 40
+        assert reader.index.seconds[0] <= 5.0 < 5.5 <= reader.index.seconds[-1]
+
+
+def test_a_part_beyond_the_end_says_how_long_the_video_is(tmp_path, write_video):
+    path = write_video(tmp_path / "v.mp4", num_frames=60, options={"g": "10"})
+    with pytest.raises(VideoError, match=r"no frame is shown from 3.0 to 4.0 s; it runs from 0 to 1.97 s"):
+        decode_view(path, view=VIEW, start_seconds=3.0, end_seconds=4.0)
+
+
+def test_an_index_of_a_part_that_promises_too_much_falls_back_to_the_whole(
+    tmp_path, write_video, decoded, monkeypatch
+):
+    path = write_video(tmp_path / "v.mp4", num_frames=90, options={"g": "10", "bf": "0"})
+    whole = decoded(path, Fitting(32, 32, "crop"))
+    original = VideoReader._index_of
+
+    def one_too_many(self, shown, zero):
+        if shown[0][0] > zero:
+            shown = sorted([*shown, (shown[12][0] + 1, False)])
+        return original(self, shown, zero)
+
+    monkeypatch.setattr(VideoReader, "_index_of", one_too_many)
+    view = ViewConfig(num_frames=15, height=32, width=32)
+    found = decode_view(path, view=view, start_seconds=1.0, end_seconds=1.5)
+    assert (found == whole[30:45]).all()
+
+
+def test_a_container_whose_packets_tell_nothing_is_read_whole(tmp_path, write_video):
+    path = write_video(tmp_path / "v.avi", codec="mpeg4")
+    with VideoReader(path, start_seconds=1.0, end_seconds=1.1) as reader:
+        assert not reader.windowed
+        assert len(reader.index.seconds) == 40
+
+
+def test_times_count_from_the_first_frame_though_the_stream_starts_later(tmp_path, write_video):
+    late = write_video(tmp_path / "v.mkv", num_frames=90, options={"g": "10"}, times=range(300, 390))
+    soon = write_video(tmp_path / "w.mkv", num_frames=90, options={"g": "10"})
+    part = {"start_seconds": 1.0, "end_seconds": 2.0}
+    assert (decode_view(late, view=VIEW, **part) == decode_view(soon, view=VIEW, **part)).all()
+
+
+def test_a_part_seeks_past_what_it_does_not_need(tmp_path, write_video, monkeypatch):
+    path = write_video(tmp_path / "v.mp4", num_frames=300, options={"g": "10", "sc_threshold": "0"})
+    given = []
+    advance = video_reader._advance
+
+    def counting(frames, time):
+        return advance((given.append(frame.pts) or frame for frame in frames), time)
+
+    monkeypatch.setattr(video_reader, "_advance", counting)
+    decode_view(path, view=VIEW, start_seconds=8.0, end_seconds=8.5)
+    assert len(given) < 30
+    assert np.min(given) > 0
+
+
+def test_a_part_between_two_frames_says_so(tmp_path, write_video):
+    path = write_video(tmp_path / "v.mp4", num_frames=9, times=range(0, 90, 10))
+    with pytest.raises(VideoError, match=r"from 1.1 to 1.2 s; one frame is shown for longer than that"):
+        decode_view(path, view=VIEW, start_seconds=1.1, end_seconds=1.2)

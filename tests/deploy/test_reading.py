@@ -1,0 +1,88 @@
+"""Which videos a checkpoint is read on, and that none of them trained it, whichever list names it."""
+
+import csv
+import shutil
+
+import pytest
+
+from evclip_ray.artifacts import write_json
+from evclip_ray.data.manifest import ManifestError
+from evclip_ray.deploy.reading import plan_reading
+from evclip_ray.training.checkpoint import ADAPTER, CONFIG
+
+
+@pytest.fixture
+def checkpoint(make_experiment, tiny_manifest, tmp_path):
+    """What a checkpoint says of its training; its tensors are not read."""
+    with tiny_manifest.open() as stream:
+        classes = sorted({row["label"] for row in csv.DictReader(stream)})
+    folder = tmp_path / "best"
+    folder.mkdir()
+    (folder / ADAPTER).touch()
+    record = {"experiment": make_experiment().model_dump(mode="json"), "classes": classes}
+    write_json(folder / CONFIG, record)
+    return folder
+
+
+@pytest.fixture
+def other(tiny_manifest, tmp_path):
+    """Another set: the test videos under other names, and beside them a copy of a training video."""
+
+    def make(*, copies):
+        with tiny_manifest.open() as stream:
+            rows = list(csv.DictReader(stream))
+        tested = [row for row in rows if row["split"] == "test"]
+        trained = [row for row in rows if row["split"] == "train"][:copies]
+        folder = tmp_path / "other"
+        folder.mkdir()
+        with (folder / "m.csv").open("w") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(["path", "label"])
+            for number, row in enumerate([*tested, *trained]):
+                shutil.copy(tiny_manifest.parent / row["path"], folder / f"{number}.mp4")
+                writer.writerow([f"{number}.mp4", row["label"]])
+        return folder / "m.csv"
+
+    return make
+
+
+def read(checkpoint, manifest, tmp_path, protocol, **settings):
+    overrides = {"data.manifest": str(manifest), "data.synthetic": None, **settings}
+    return plan_reading(
+        checkpoint, overrides, split="test", cache=tmp_path / "cache", protocol=protocol
+    ).plans["test"]
+
+
+@pytest.mark.parametrize("protocol", ["cross_dataset", "cross_domain"])
+def test_another_set_without_training_videos_is_read_whole(checkpoint, other, tmp_path, protocol):
+    plan = read(checkpoint, other(copies=0), tmp_path, protocol)
+    assert len(plan.rows["test"]) == 6
+    assert plan.leaking_rows == 0
+
+
+@pytest.mark.parametrize("protocol", ["cross_dataset", "cross_domain"])
+def test_training_videos_under_other_names_are_refused_with_their_number(
+    checkpoint, other, tmp_path, protocol
+):
+    manifest = other(copies=2)
+    with pytest.raises(
+        ManifestError, match=r"2 leaks between what was trained on and what is read \(2 by con"
+    ):
+        read(checkpoint, manifest, tmp_path, protocol)
+    plan = read(checkpoint, manifest, tmp_path, protocol, **{"data.allow_leaks": True})
+    assert plan.leaking_rows == 2
+
+
+def test_a_closed_set_of_another_list_is_checked_too(checkpoint, other, tmp_path):
+    manifest = other(copies=1)
+    text = manifest.read_text().splitlines()
+    marked = [f"{text[0]},split", *(f"{line},test" for line in text[1:])]
+    manifest.write_text("\n".join(marked) + "\n")
+    with pytest.raises(ManifestError, match="1 leaks between what was trained on and what is read"):
+        read(checkpoint, manifest, tmp_path, "closed_set")
+    plan = read(checkpoint, manifest, tmp_path, "closed_set", **{"data.allow_leaks": True})
+    assert plan.leaking_rows == 1
+
+
+def test_zero_shot_was_trained_on_nothing(checkpoint, other, tmp_path):
+    assert read(checkpoint, other(copies=1), tmp_path, "zero_shot").leaking_rows == 0
