@@ -11,6 +11,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from evclip_ray.artifacts import ArtifactError, read_ledger, replacing
+from evclip_ray.data.local_copies import nearby
+from evclip_ray.data.mapped_files import MappedFile
 from evclip_ray.data.view import ViewConfig
 
 STAGE = "shards"
@@ -47,7 +49,7 @@ class ShardSet:
         index = _read_index(folder, self.key)
         self._index = index if positions is None else index.take(pa.array(positions, pa.int64()))
         # Of the instance, not of the class: the maps go when the set goes.
-        self._reader = functools.lru_cache(_OPEN_FILES)(self._map)
+        self._file = functools.lru_cache(_OPEN_FILES)(self._map)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ShardSet, (self.folder, self._positions)
@@ -107,22 +109,39 @@ class ShardSet:
 
     def views(self, position: int) -> NDArray[np.uint8]:
         """(V, T, H, W, 3) uint8, read-only: the file's own pages, not a copy."""
-        reader = self._reader(self._files[position])
-        batch = reader.get_batch(int(self._batches[position]))
+        batch = self._file(self._files[position]).reader.get_batch(int(self._batches[position]))
         return cast(NDArray[np.uint8], batch.column(0).to_numpy_ndarray())
 
-    def frames(self, positions: Positions, view: int = 0) -> NDArray[np.uint8]:
+    def frames(
+        self,
+        positions: Positions,
+        view: int = 0,
+        *,
+        out: NDArray[np.uint8] | None = None,
+        once: bool = False,
+    ) -> NDArray[np.uint8]:
         """(B, T, H, W, 3) uint8: one view of each of these videos, copied once.
+
+        `out`: where to; `once`: the frames need not stay in memory after it.
 
         Raises:
             ValueError: there is no such view.
         """
         if not 0 <= view < self.num_views:
             raise ValueError(f"view must be 0 to {self.num_views - 1}, got {view}; prepare more views")
-        batch = np.empty((len(positions), *self.view.shape), dtype=np.uint8)
+        batch = np.empty((len(positions), *self.view.shape), dtype=np.uint8) if out is None else out
         for slot, position in enumerate(positions):
-            batch[slot] = self.views(int(position))[view]
+            frames = self.views(int(position))[view]
+            batch[slot] = frames
+            if once:
+                self._file(self._files[int(position)]).done(frames.ctypes.data, frames.nbytes)
         return batch
+
+    def ahead(self, positions: Positions, view: int = 0) -> None:
+        """Begin to read from disk what `frames` will be asked for soon."""
+        for position in positions:
+            frames = self.views(int(position))[view]
+            self._file(self._files[int(position)]).ahead(frames.ctypes.data, frames.nbytes)
 
     def files(self) -> dict[str, list[tuple[int, int]]]:
         """Each shard's file -> (position, place in the file) of its videos that decoded."""
@@ -133,7 +152,7 @@ class ShardSet:
 
     def file_key(self, file: str) -> str:
         """The digest of everything that the bytes of one shard depend on."""
-        return str(self._reader(file).schema.metadata[_KEY].decode())
+        return str(self._file(file).reader.schema.metadata[_KEY].decode())
 
     @functools.cached_property
     def _files(self) -> list[str]:
@@ -146,10 +165,10 @@ class ShardSet:
     def _column(self, name: str) -> list[Any]:
         return cast(list[Any], self._index[name].to_pylist())
 
-    def _map(self, file: str) -> Any:
+    def _map(self, file: str) -> MappedFile:
         try:
-            return pa.ipc.open_file(pa.memory_map(str(self.folder / file)))
-        except (OSError, pa.ArrowInvalid) as error:
+            return MappedFile(nearby(self.folder / file))
+        except (OSError, ValueError) as error:
             raise ArtifactError(
                 f"{self.folder / file}: cannot be read ({error}); prepare again, finished shards are kept"
             ) from None

@@ -10,7 +10,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evclip_ray.artifacts import ArtifactError, replacing
+from evclip_ray.data.mapped_files import MappedFile
 
 log = logging.getLogger(__name__)
 
@@ -50,45 +51,66 @@ def write_features(path: Path, values: Tensor, key: str) -> None:
         writer.write_batch(batch)
 
 
-def map_features(path: Path, key: str) -> Tensor:
-    """(M, ...), the file's own pages, not a copy: never write to it.
+class Mapped(NamedTuple):
+    """`values` (M, ...), the pages of `file`, not a copy: never write to them."""
+
+    values: Tensor
+    file: MappedFile
+
+
+def map_file(path: Path, key: str) -> Mapped:
+    """The features in a file, and the file, to be told what is read next.
 
     Raises:
         ArtifactError: missing, cut short, or of another key.
     """
-    _, values, dtype = _open(path, key)
+    found = _open(path, key)
     with _read_only_is_meant():
-        return torch.from_numpy(values).view(getattr(torch, dtype))
+        return Mapped(torch.from_numpy(found.values).view(getattr(torch, found.dtype)), found.file)
+
+
+def map_features(path: Path, key: str) -> Tensor:
+    """(M, ...), the file's own pages: see `map_file`."""
+    return map_file(path, key).values
 
 
 def is_sound(path: Path, key: str) -> bool:
     """Whether the file is there, whole, and holds the very values that were written under `key`."""
     try:
-        recorded, values, _ = _open(path, key)
+        found = _open(path, key)
     except ArtifactError as problem:
         if path.exists():
             log.warning("%s; it is made again", problem)
         return False
-    if recorded != _digest(values):
+    if found.digest != _digest(found.values):
         log.warning("%s: its values are not those that were written; it is made again", path)
         return False
     return True
 
 
-def _open(path: Path, key: str) -> tuple[str, NDArray[np.generic], str]:
+class _Found(NamedTuple):
+    digest: str
+    values: NDArray[np.generic]
+    dtype: str
+    file: MappedFile
+
+
+def _open(path: Path, key: str) -> _Found:
     try:
-        reader = pa.ipc.open_file(pa.memory_map(str(path)))
-        metadata = reader.schema.metadata or {}
+        file = MappedFile(path)
+        metadata = file.reader.schema.metadata or {}
         if metadata.get(_KEY) != key.encode():
             raise ArtifactError(f"{path}: holds features of another key; prepare the features again")
-        batch = reader.get_batch(0)
+        batch = file.reader.get_batch(0)
         batch.validate()
         values = cast(NDArray[np.generic], batch.column(0).to_numpy_ndarray())
         dtype = metadata[_DTYPE].decode()
         if str(values.dtype) != str(_CARRIERS[dtype]).removeprefix("torch."):
             raise ArtifactError(f"{path}: holds {values.dtype}, not the bits of {dtype}")
-        return metadata[_DIGEST].decode(), values, dtype
-    except (OSError, pa.ArrowException, KeyError, UnicodeDecodeError, AttributeError) as error:
+        return _Found(metadata[_DIGEST].decode(), values, dtype, file)
+    except ArtifactError:
+        raise
+    except (OSError, ValueError, pa.ArrowException, KeyError, AttributeError) as error:
         raise ArtifactError(f"{path}: cannot be read ({error}); prepare the features again") from None
 
 

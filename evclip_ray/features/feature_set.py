@@ -1,14 +1,19 @@
-"""Reading features by the position of a video, memory-mapped: k trials of a node share one copy."""
+"""Reading features by the position of a video, memory-mapped: k trials of a node share one copy.
+
+Where the copy is, on shared storage or on the node's own disk, is `local_copies`' business.
+"""
 
 import functools
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from evclip_ray.data.local_copies import nearby
 from evclip_ray.data.shards import ShardSet, open_shards
-from evclip_ray.features.feature_files import feature_file, map_features
+from evclip_ray.features.feature_files import Mapped, feature_file, is_sound, map_file
 from evclip_ray.features.spec import FeatureSpec, view_key
 from evclip_ray.features.views import Positions
 
@@ -31,14 +36,37 @@ class FeatureSet:
                 self._places[position] = (key, rows[file, place])
         self._map = functools.lru_cache(_OPEN_FILES)(self._open)
 
-    def read(self, positions: Positions, view: int = 0) -> Tensor:
+    def read(
+        self, positions: Positions, view: int = 0, *, pinned: bool = False, once: bool = False
+    ) -> Tensor:
         """(B, ...) a copy of one view's features of each of these videos, in the precision of the spec.
+
+        `pinned`: into pinned memory, for a copy to a GPU; `once`: the rows need not stay in memory after it.
 
         Raises:
             ArtifactError: a file that is missing or not what it should be.
         """
-        rows = [self._map(self._places[p][0], view)[self._places[p][1]] for p in positions]
-        return torch.stack(rows)
+        found = [(self._map(key, view), row) for key, row in (self._places[p] for p in positions)]
+        rows = [mapped.values[row] for mapped, row in found]
+        batch = torch.empty((len(rows), *rows[0].shape), dtype=rows[0].dtype, pin_memory=pinned)
+        torch.stack(rows, out=batch)
+        if once:
+            for (mapped, _), values in zip(found, rows, strict=True):
+                mapped.file.done(values.data_ptr(), values.nbytes)
+        return batch
+
+    def ahead(self, positions: Positions, view: int = 0) -> None:
+        """Begin to read from disk what `read` will be asked for soon."""
+        for key, row in (self._places[p] for p in positions):
+            mapped = self._map(key, view)
+            values = mapped.values[row]
+            mapped.file.ahead(values.data_ptr(), values.nbytes)
+
+    @functools.cached_property
+    def bytes_per_view(self) -> int:
+        """The size of one view of one video."""
+        values = self._map(self._places[0][0], 0).values
+        return math.prod(values.shape[1:]) * values.element_size()
 
     def files(self) -> Iterator[Path]:
         """All of its files."""
@@ -46,6 +74,7 @@ class FeatureSet:
             for view in range(self.num_views):
                 yield feature_file(self.store, self.spec.key, view_key(self.spec, shard_key, view))
 
-    def _open(self, shard_key: str, view: int) -> Tensor:
+    def _open(self, shard_key: str, view: int) -> Mapped:
         key = view_key(self.spec, shard_key, view)
-        return map_features(feature_file(self.store, self.spec.key, key), key)
+        path = feature_file(self.store, self.spec.key, key)
+        return map_file(nearby(path, functools.partial(is_sound, key=key)), key)

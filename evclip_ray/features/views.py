@@ -13,12 +13,17 @@ from evclip_ray.data.transforms import AugmentConfig, bank_seed, bank_views, cro
 Positions = Sequence[int] | npt.NDArray[np.int64]
 
 
-def read_frames(shards: ShardSet, positions: Positions, view: int) -> Tensor:
+def read_frames(
+    shards: ShardSet, positions: Positions, view: int, *, pinned: bool = False, once: bool = False
+) -> Tensor:
     """(B, T, H, W, 3) uint8: the stored frames that view `view` of a bank is cut from.
 
     The bank goes round the stored temporal views: with 2 of them, views 0, 2, 4 are cut from the first.
+    `pinned`, `once`: as for `FeatureSet.read`.
     """
-    return torch.from_numpy(shards.frames(positions, view=view % shards.num_views))
+    batch = torch.empty((len(positions), *shards.view.shape), dtype=torch.uint8, pin_memory=pinned)
+    shards.frames(positions, view % shards.num_views, out=batch.numpy(), once=once)
+    return batch
 
 
 def cut_views(

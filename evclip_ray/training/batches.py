@@ -1,9 +1,12 @@
 """The batches of an epoch: pixels only where something is computed from them, features from disk.
 
 Reading is one batch ahead of the step, in a thread, into pinned memory where there is a GPU; cropping
-and normalising happen on the device.
+and normalising happen on the device. Of a set that does not fit in memory, the disk is asked for the
+batches after that one too.
 """
 
+import functools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
@@ -13,13 +16,21 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from evclip_ray.data.mapped_files import memory_bytes
 from evclip_ray.data.transforms import AugmentConfig, crop_batch
 from evclip_ray.features.feature_set import FeatureSet
 from evclip_ray.features.views import cut_views, read_frames
 from evclip_ray.models.methods.base import VideoBatch
+from evclip_ray.training.shared_views import Views, share_views
 from evclip_ray.training.videos import VideoSet
 
 Positions = npt.NDArray[np.int64]
+
+
+# Of memory: a larger set would push itself, or the trials, out of it.
+_SHARE = 0.5
+# In flight from disk: enough to keep it busy, and at least two batches.
+_AHEAD_BYTES = 2**26
 
 
 class _Read(NamedTuple):
@@ -64,8 +75,10 @@ class Batches:
     ) -> Iterator[VideoBatch]:
         """A batch of view `view` of each group of positions; fresh augmentation draws from `generator`."""
         for read in self._reads(groups, view):
+            # Held until the next batch is asked for, so that other runs in the process may find it.
+            views = None if read.frames is None else self._views(read, view, generator)
             yield VideoBatch(
-                None if read.frames is None else self._cut(read, view, generator),
+                None if views is None else views.pixels,
                 labels=torch.from_numpy(self.videos.labels[read.positions]).to(self.device)
                 if self.labelled
                 else None,
@@ -73,26 +86,59 @@ class Batches:
             )
 
     def _reads(self, groups: Sequence[Positions], view: int) -> Iterator[_Read]:
-        if not self.pixels:
+        if not self.pixels and not self.streams:
             # A few kilobytes from mapped pages: less than it costs to hand them over between threads.
             yield from (self._read(positions, view) for positions in groups)
             return
+        distance = self._distance(groups)
         with ThreadPoolExecutor(1) as reader:
+            asked = 0
             waiting: Future[_Read] | None = None
-            for positions in groups:
+            for number, positions in enumerate(groups):
+                # The first batch is not kept waiting until all of those after it are asked for.
+                until = min(number + distance, 2 * number + 2) if distance else 0
+                for later in groups[asked:until]:
+                    reader.submit(self._ask, later, view)
+                asked = max(asked, until)
                 ready, waiting = waiting, reader.submit(self._read, positions, view)
                 if ready is not None:
                     yield ready.result()
             if waiting is not None:
                 yield waiting.result()
 
+    @functools.cached_property
+    def streams(self) -> bool:
+        """Whether the split is too large to stay in memory, and is read from disk in every epoch."""
+        features = sum(found.bytes_per_view * found.num_views for found in self.features.values())
+        shards = self.videos.shards
+        frames = math.prod(shards.view.shape) * shards.num_views if self.pixels else 0
+        return len(self.videos) * (features + frames) > _SHARE * memory_bytes()
+
+    def _distance(self, groups: Sequence[Positions]) -> int:
+        """How many batches ahead the disk is asked for; 0 where the set is in memory."""
+        if not self.streams or not len(groups):
+            return 0
+        each = sum(found.bytes_per_view for found in self.features.values())
+        each += math.prod(self.videos.shards.view.shape) if self.pixels else 0
+        return max(2, _AHEAD_BYTES // (each * max(len(groups[0]), 1)))
+
+    def _ask(self, positions: Positions, view: int) -> None:
+        if self.pixels:
+            self.videos.shards.ahead(positions, view % self.videos.shards.num_views)
+        for found in self.features.values():
+            found.ahead(positions, view)
+
     def _read(self, positions: Positions, view: int) -> _Read:
-        frames = read_frames(self.videos.shards, positions, view) if self.pixels else None
-        features = {kind: found.read(positions, view) for kind, found in self.features.items()}
-        if self.device.type == "cuda":
-            frames = None if frames is None else frames.pin_memory()
-            features = {kind: values.pin_memory() for kind, values in features.items()}
+        how = {"pinned": self.device.type == "cuda", "once": self.streams}
+        frames = read_frames(self.videos.shards, positions, view, **how) if self.pixels else None
+        features = {kind: found.read(positions, view, **how) for kind, found in self.features.items()}
         return _Read(positions, frames, features)
+
+    def _views(self, read: _Read, view: int, generator: torch.Generator | None) -> Views:
+        shards = self.videos.shards
+        rows = shards.rows[read.positions].tobytes()
+        key = (shards.folder, rows, view, self.size, self.device, self.bank is None, repr(self.augment))
+        return share_views(key, generator, lambda: self._cut(read, view, generator))
 
     def _cut(self, read: _Read, view: int, generator: torch.Generator | None) -> Tensor:
         assert read.frames is not None

@@ -1,0 +1,85 @@
+"""Batches of a set in memory and of one that is larger: the same, read ahead or not."""
+
+import numpy as np
+import pytest
+import torch
+
+from evclip_ray.features.feature_files import write_features
+from evclip_ray.features.feature_set import FeatureSet
+from evclip_ray.features.spec import video_map
+from evclip_ray.training import batches as module
+from evclip_ray.training.batches import Batches
+
+CPU = torch.device("cpu")
+MAPS = video_map("swin3d_debug", "random", backbone="debug", precision="float32", augment=None)
+
+
+@pytest.fixture(scope="module")
+def maps(tiny_videos, tmp_path_factory):
+    """Maps of two views of the training videos, drawn at random."""
+    found = FeatureSet(tmp_path_factory.mktemp("store"), MAPS, tiny_videos.sets["train"].shards, 2)
+    for number, path in enumerate(found.files()):
+        rows = torch.randn(64, 16, 2, 2, 2, generator=torch.Generator().manual_seed(number))
+        write_features(path, rows, path.stem)
+    return found
+
+
+@pytest.fixture
+def groups(tiny_videos):
+    """The training videos in pairs, in no order."""
+    order = np.random.default_rng(0).permutation(len(tiny_videos.sets["train"]))
+    return np.array_split(order, len(order) // 2)
+
+
+def made(videos, maps, *, pixels, device=CPU):
+    return Batches(
+        videos.sets["train"], size=64, device=device, bank=2, features={"video_map": maps},
+        pixels=pixels, labelled=True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("pixels", [False, True])
+def test_a_set_larger_than_memory_gives_the_same_batches(tiny_videos, maps, groups, monkeypatch, pixels):
+    within = made(tiny_videos, maps, pixels=pixels)
+    assert not within.streams
+    expected = list(within(groups, view=1))
+    monkeypatch.setattr(module, "memory_bytes", lambda: 1000)
+    beyond = made(tiny_videos, maps, pixels=pixels)
+    assert beyond.streams
+    for found, wanted in zip(beyond(groups, view=1), expected, strict=True):
+        assert torch.equal(found.video_map, wanted.video_map)
+        assert torch.equal(found.labels, wanted.labels)
+        assert pixels == (found.pixels is not None)
+        assert not pixels or torch.equal(found.pixels, wanted.pixels)
+
+
+def test_the_disk_is_asked_for_a_batch_while_the_one_before_is_read(tiny_videos, maps, groups, monkeypatch):
+    monkeypatch.setattr(module, "memory_bytes", lambda: 1000)
+    monkeypatch.setattr(module, "_AHEAD_BYTES", 0)
+    done = []
+    for name in ("ahead", "read"):
+        original = getattr(FeatureSet, name)
+
+        def noted(self, positions, view, name=name, original=original, **keywords):
+            done.append((name, tuple(positions)))
+            return original(self, positions, view, **keywords)
+
+        monkeypatch.setattr(FeatureSet, name, noted)
+    assert len(list(made(tiny_videos, maps, pixels=False)(groups))) == len(groups)
+    for number, group in enumerate(groups):
+        asked, read = done.index(("ahead", tuple(group))), done.index(("read", tuple(group)))
+        between = {what for what in done[asked:read] if what[0] == "read"}
+        assert asked < read
+        assert len(between) >= min(number, 1)
+    assert len(done) == 2 * len(groups)
+
+
+def test_for_a_gpu_everything_is_read_straight_into_pinned_memory(tiny_videos, maps, groups, monkeypatch):
+    pinned, empty = [], torch.empty
+    monkeypatch.setattr(
+        torch, "empty", lambda *a, pin_memory=False, **k: pinned.append(pin_memory) or empty(*a, **k)
+    )
+    read = made(tiny_videos, maps, pixels=True, device=torch.device("cuda"))._read(groups[0], 0)
+    assert pinned == [True, True]
+    assert torch.equal(read.features["video_map"], maps.read(groups[0], 0))
+    assert pinned == [True, True, False]
