@@ -1,6 +1,9 @@
 """The videos under a folder of this machine or of a storage: files, and folders of frames."""
 
+import itertools
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 from evclip_ray.data import storage
@@ -25,11 +28,11 @@ def find_videos(root: Place) -> Iterator[Found]:
     Raises:
         StorageError: see `storage`.
     """
-    for folder, names in storage.walk(root):
-        for name in names:
-            if stem(name) != name:
-                yield Found(f"{folder}/{name}" if folder else name)
-        num_frames = _num_frames(names)
+    for folder, names in _walk(root):
+        files = [name for name in names if stem(name) != name]
+        yield from (Found(f"{folder}/{name}" if folder else name) for name in files)
+        # Pictures beside videos are no frames.
+        num_frames = 0 if files else _num_frames(names)
         if folder and num_frames:
             yield Found(folder, num_frames)
 
@@ -40,9 +43,42 @@ def stem(name: str) -> str:
     return front if front and f".{end.lower()}" in VIDEO_SUFFIXES else name
 
 
+def _walk(root: Place) -> Iterator[tuple[str, list[str]]]:
+    """Each folder under `root` that holds files (relative, "" for `root`) and their names, both sorted.
+
+    Links are followed. A name that is not UTF-8 has surrogates in place of its bytes.
+
+    Raises:
+        StorageError: see `open_binary`.
+    """
+    return _walk_folders(root) if isinstance(root, Path) else _walk_objects(root)
+
+
 def _num_frames(names: list[str]) -> int:
     try:
         return len(frame_names(names))
     except ValueError:
         # Images of two patterns: what is wrong is told when it is read.
         return len(names)
+
+
+def _walk_objects(root: str) -> Iterator[tuple[str, list[str]]]:
+    # Sorted by folder: the files of one need not be neighbours in the order of whole paths.
+    inside = sorted(name.rpartition("/") for name in storage.find_objects(root))
+    for folder, names in itertools.groupby(inside, key=lambda parts: parts[0]):
+        yield folder, [name for _, _, name in names if name]
+
+
+def _walk_folders(root: Path) -> Iterator[tuple[str, list[str]]]:
+    entered = set()
+    for parent, folders, names in os.walk(root, followlinks=True):
+        status = os.stat(parent)  # noqa: PTH116
+        # A link to a folder above would be walked for ever.
+        if (status.st_dev, status.st_ino) in entered:
+            folders.clear()
+            continue
+        entered.add((status.st_dev, status.st_ino))
+        folders.sort()
+        relative = os.path.relpath(parent, root).replace(os.sep, "/")
+        if names:
+            yield "" if relative == "." else relative, sorted(names)

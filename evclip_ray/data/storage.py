@@ -107,15 +107,15 @@ def file_names(folder: Place) -> list[str]:
     return sorted(name for name, facts in _listing(folder).items() if facts["type"] == "file")
 
 
-def walk(root: Place) -> Iterator[tuple[str, list[str]]]:
-    """Each folder under `root` that holds files (relative, "" for `root`) and their names, both sorted.
-
-    Links are followed. A name that is not UTF-8 has surrogates in place of its bytes.
+def find_objects(root: str) -> list[str]:
+    """The paths of all objects under a URI, relative to it, sorted.
 
     Raises:
         StorageError: see `open_binary`.
     """
-    return _walk_folders(root) if isinstance(root, Path) else _walk_objects(root)
+    with _told(root):
+        system, path = _system(root)
+        return sorted(str(name).removeprefix(path).lstrip("/") for name in system.find(path))
 
 
 def identities(root: Place, paths: Iterable[str]) -> dict[str, Identity | None]:
@@ -276,29 +276,3 @@ def _identity(facts: dict[str, Any]) -> Identity:
 def _together(frames: Iterable[tuple[str, Identity]]) -> Identity:
     found = sorted(frames)
     return Identity(sum(identity.size for _, identity in found), digest(found))
-
-
-def _walk_objects(root: str) -> Iterator[tuple[str, list[str]]]:
-    with _told(root):
-        system, path = _system(root)
-        found = sorted(str(name) for name in system.find(path))
-    inside = [name.removeprefix(path).lstrip("/").rpartition("/") for name in found]
-    # The folder's own name sorts beside those of its files, so its files need not be neighbours.
-    inside.sort()
-    for folder, names in itertools.groupby(inside, key=lambda parts: parts[0]):
-        yield folder, [name for _, _, name in names if name]
-
-
-def _walk_folders(root: Path) -> Iterator[tuple[str, list[str]]]:
-    entered = set()
-    for parent, folders, names in os.walk(root, followlinks=True):
-        status = os.stat(parent)  # noqa: PTH116
-        # A link to a folder above would be walked for ever.
-        if (status.st_dev, status.st_ino) in entered:
-            folders.clear()
-            continue
-        entered.add((status.st_dev, status.st_ino))
-        folders.sort()
-        relative = os.path.relpath(parent, root).replace(os.sep, "/")
-        if names:
-            yield "" if relative == "." else relative, sorted(names)

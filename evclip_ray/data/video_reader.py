@@ -90,9 +90,10 @@ class VideoReader:
         self, path: Place, *, start_seconds: float | None = None, end_seconds: float | None = None
     ) -> None:
         self.path, self._object = path, _source(path)
-        self._container, self._stream = _open(path, self._object)
+        self._container: Any = None
         self._kept: list[VideoFrame] = []
         try:
+            self._container, self._stream = _open(path, self._object)
             is_part = start_seconds is not None or end_seconds is not None
             part = self._index_of_part(start_seconds or 0.0, end_seconds) if is_part else None
             self.windowed = part is not None
@@ -112,9 +113,9 @@ class VideoReader:
         self._close()
 
     def _close(self) -> None:
-        self._container.close()
-        if self._object is not None:
-            self._object.close()
+        for opened in (self._container, self._object):
+            if opened is not None:
+                opened.close()
 
     @property
     def fps(self) -> float:

@@ -141,6 +141,31 @@ def test_class_folders_are_a_manifest(tmp_path):
     assert manifest.splits() == ()
 
 
+def test_folders_of_frames_in_class_folders_are_videos_and_pictures_beside_videos_are_not(tmp_path):
+    for name in ("run/1.mp4", "run/poster_1.jpg", "wave/v_2/img_00001.jpg", "wave/v_2/img_00002.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    manifest = read_manifest(tmp_path)
+    assert manifest.column("path") == ["run/1.mp4", "wave/v_2"]
+    assert manifest.column("label") == ["run", "wave"]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("a,x,-1,5,,,", "row 1: start_frame must be 0 or more and less than end_frame, got -1 and 5"),
+        ("a,x,5,5,,,", "row 1: start_frame must be 0 or more and less than end_frame, got 5 and 5"),
+        ("a,x,,0,,,", "row 1: start_frame must be 0 or more and less than end_frame, got None and 0"),
+        ("a,x,1,5,0.5,,", "row 1: its part is given in frames and in seconds; keep one of them"),
+        ("a,x,,,,,0", "row 1: fps must be more than 0, got 0.0"),
+    ],
+)
+def test_parts_in_frames_are_checked(write, row, message):
+    text = f"path,label,start_frame,end_frame,start_seconds,end_seconds,fps\n{row}\n"
+    with pytest.raises(ManifestError, match=message):
+        read_manifest(write(text))
+
+
 def test_split_folders_above_class_folders_are_splits(tmp_path):
     for name in ("train/run/a.mp4", "validation/run/b.mp4", "test/wave/c.mp4"):
         (tmp_path / name).parent.mkdir(parents=True)

@@ -7,8 +7,9 @@ import pytest
 
 from evclip_ray.data import storage
 from evclip_ray.data.decode import VideoError, decode_view
+from evclip_ray.data.find_videos import find_videos
 from evclip_ray.data.manifest import Manifest, ManifestError, read_manifest
-from evclip_ray.data.storage import StorageError, identities, is_uri, locate, place, walk
+from evclip_ray.data.storage import StorageError, identities, is_uri, locate, place
 from evclip_ray.data.view import ViewConfig
 
 VIEW = ViewConfig(num_frames=4, height=32, width=32)
@@ -129,11 +130,11 @@ def test_many_objects_of_a_folder_are_asked_for_by_one_listing(remote, monkeypat
 
 def test_walking_a_storage_finds_what_walking_a_folder_finds(remote, tmp_path):
     root, put = remote
-    for name in ("a/b/1.mp4", "a/2.mp4", "a.x/3.mp4", "4.mp4"):
+    for name in ("a/b/1.mp4", "a/2.mp4", "a.x/3.mp4", "4.mp4", "b/v/1.jpg", "b/v/2.jpg"):
         put(name, b"x")
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
-    assert sorted(walk(root)) == sorted(walk(tmp_path))
+    assert sorted(find_videos(root)) == sorted(find_videos(tmp_path))
 
 
 class Broken(fsspec.AbstractFileSystem):
