@@ -6,13 +6,14 @@ declares. Where that is all that it needs, the networks are not even loaded.
 """
 
 import dataclasses
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
 
 from evclip_ray.features import spec as specs
-from evclip_ray.features.encode import Job, TextJob
+from evclip_ray.features.encode import Job, TextJob, run
 from evclip_ray.features.extract import prepare_features, view_jobs
 from evclip_ray.features.feature_files import feature_file
 from evclip_ray.features.feature_set import FeatureSet
@@ -24,6 +25,8 @@ from evclip_ray.models.methods.class_text import class_texts
 from evclip_ray.training.build import autocast_dtype, load_backbone, load_encoder, zero_shot_of
 from evclip_ray.training.experiment import ExperimentConfig, class_name
 from evclip_ray.training.videos import Videos
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], None]
 
@@ -61,17 +64,22 @@ def prepare_cached(
     prepare_features(
         jobs,
         gpus_per_actor=min(gpus, 1.0) or 1.0,
-        progress=None if progress is None else lambda done, total: progress("features", done, total),
+        progress=None if progress is None else lambda done, total: progress("encoding features", done, total),
     )
 
 
 def open_cached(
     experiment: ExperimentConfig, videos: Videos, *, device: torch.device, splits: Iterable[str] | None = None
 ) -> Cached:
-    """What an experiment reads from disk of `splits` (all by default); nothing where nothing was prepared."""
-    if videos.features is None or experiment.data.bank is None:
+    """What an experiment reads from disk of `splits` (all by default); nothing where nothing was prepared.
+
+    Without a bank that is its class texts alone, which the first run that asks for them encodes.
+    """
+    if videos.features is None:
         return Cached()
     store = videos.features
+    if experiment.data.bank is None and not _keep_texts(experiment, videos, device):
+        return Cached()
     sets: dict[str, dict[str, FeatureSet]] = {
         split: {
             field: FeatureSet(store, spec, videos.sets[split].shards, _num_views(experiment, split))
@@ -154,6 +162,21 @@ def _jobs(
     if texts is not None:
         jobs.append(TextJob(store, _text_spec(experiment), texts))
     return jobs
+
+
+def _keep_texts(experiment: ExperimentConfig, videos: Videos, device: torch.device) -> bool:
+    """Encode the class texts of a run without a bank, if nobody has; whether they are on disk."""
+    texts = _texts(experiment, videos.classes)
+    if videos.features is None or texts is None:
+        return False
+    # The network that the run loads in any case; kept in this process.
+    load_backbone(experiment.backbone, device)
+    try:
+        run(TextJob(videos.features, _text_spec(experiment), texts), device)
+    except OSError as problem:
+        log.warning("class texts are encoded by each run: they cannot be kept (%s)", problem)
+        return False
+    return True
 
 
 def _text_spec(experiment: ExperimentConfig) -> FeatureSpec:

@@ -149,6 +149,34 @@ def test_what_was_not_prepared_is_computed_and_said(experiments, videos, tmp_pat
     assert open_cached(experiments("context", data__bank=None), videos, device=CPU).needs_pixels
 
 
+def test_without_a_bank_the_class_texts_are_encoded_once(experiments, tiny_videos, tmp_path, monkeypatch):
+    experiment = experiments("both", data__bank=None, optim__epochs=1)
+    videos = dataclasses.replace(tiny_videos, features=tmp_path / "features")
+    first = Run.start(experiment, videos, folder=tmp_path / "first")
+    (kept,) = (tmp_path / "features").rglob("*.arrow")
+    alone = Run.start(experiment, dataclasses.replace(videos, features=None), folder=tmp_path / "alone")
+    assert torch.equal(first.method.text_features, alone.method.text_features)
+    with monkeypatch.context() as patched:
+        patched.setattr(FrozenCLIP, "encode_text_raw", lambda *a: pytest.fail("encoded again"))
+        again = Run.start(experiment, videos, folder=tmp_path / "again")
+    assert torch.equal(again.method.text_features, first.method.text_features)
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[:-40])
+    Run.start(experiment, videos, folder=tmp_path / "damaged")
+    assert kept.read_bytes() == whole
+    assert first.fit(lambda metrics: None)["epoch"] == 1
+
+
+def test_class_texts_that_cannot_be_kept_are_said_and_cost_the_run_nothing_else(
+    experiments, tiny_videos, tmp_path, caplog
+):
+    (tmp_path / "file").write_text("")
+    videos = dataclasses.replace(tiny_videos, features=tmp_path / "file" / "features")
+    run = Run.start(experiments("both", data__bank=None), videos, folder=tmp_path / "run")
+    assert "class texts are encoded by each run" in caplog.text
+    assert run.batches["train"].pixels
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_a_config_declares_what_its_method_does(experiments, videos, case):
     experiment = experiments(case)
