@@ -25,6 +25,8 @@ _FROZEN = (
 )  # fmt: skip
 """Paths that change what the frozen networks read or give, or which of it a method reads."""
 
+_SCHEDULERS = {"asha": "ASHA", "hyperband": "Hyperband"}
+
 
 @dataclasses.dataclass(frozen=True)
 class StudyPlan:
@@ -61,9 +63,9 @@ class StudyPlan:
         counts = ", ".join(f"{len(rows)} {split}" for split, rows in first.rows.items())
         decoding = f"{self.undecoded} videos to decode" if self.undecoded else "decoded already"
         stop = (
-            f"ASHA may stop a trial from epoch {study.grace_epochs} on"
-            if study.scheduler == "asha"
-            else "none is stopped early"
+            "none is stopped early"
+            if study.scheduler == "none"
+            else f"{_SCHEDULERS[study.scheduler]} may stop a trial from epoch {study.grace_epochs} on"
         )
         rows = [
             ("videos", f"{counts}; {len(first.classes)} classes; {len(self.variants)} variants; {decoding}"),

@@ -1,5 +1,12 @@
-"""Which trials are stopped early: ASHA over epochs, with a memory that outlives the process."""
+"""Which trials are stopped early: ASHA or asynchronous Hyperband over epochs, with a memory of their own.
 
+ASHA judges all trials from `grace_epochs` on. Hyperband deals them to brackets (Li et al. 2018): the first
+is ASHA's, each later one leaves out its lowest rung, for points that start slowly; there are as many as
+leave two rungs to the last.
+"""
+
+import math
+import random
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +22,7 @@ def make_scheduler(space: SearchSpace, folder: StudyFolder, *, max_epochs: int) 
         return FIFOScheduler()
     return RememberingASHA(
         folder,
+        brackets=_num_brackets(space, max_epochs) if space.study.scheduler == "hyperband" else 1,
         time_attr="epoch", metric=OBJECTIVE, mode="max", max_t=max_epochs,
         grace_period=space.study.grace_epochs, reduction_factor=space.study.reduction_factor,
     )  # fmt: skip
@@ -43,5 +51,18 @@ class RememberingASHA(AsyncHyperBandScheduler):
     def _recall(self, trial: Any, name: str) -> None:
         """Pass on an earlier trial's epochs; what is said of them was said then."""
         super().on_trial_add(None, trial)
+        self._trial_info[trial.trial_id] = self._bracket_of(name)
         for epoch in self._earlier.get(name, []):
             super().on_trial_result(None, trial, epoch)
+
+    def _bracket_of(self, name: str) -> Any:
+        """The bracket of a trial, the same in every process: drawn by its name, a longer one more often."""
+        weights = [math.exp(len(bracket._rungs)) for bracket in self._brackets]
+        return random.Random(name).choices(self._brackets, weights)[0]
+
+
+def _num_brackets(space: SearchSpace, max_epochs: int) -> int:
+    rungs, study = 1, space.study
+    while study.grace_epochs * study.reduction_factor**rungs <= max_epochs:
+        rungs += 1
+    return max(1, rungs - 1)

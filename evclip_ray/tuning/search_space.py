@@ -53,7 +53,7 @@ class StudyConfig(Config):
 
     trials: int | None = Field(None, ge=1, description="None: 16, or with a time budget as many as fit in it")
     sampler: Literal["tpe", "random"] = "tpe"
-    scheduler: Literal["asha", "none"] = "asha"
+    scheduler: Literal["asha", "hyperband", "none"] = "asha"
     grace_epochs: int = Field(2, ge=1, description="epochs before a trial may be stopped")
     reduction_factor: int = Field(3, ge=2, description="one in so many trials goes on at each rung")
     seed: int = Field(0, ge=0)

@@ -78,3 +78,24 @@ def test_a_trial_that_goes_on_is_not_judged_at_the_rungs_behind_it(space, tmp_pa
 def test_without_asha_there_is_nothing_to_remember(space, tmp_path):
     none = SearchSpace.load("none", {"fixed": space.fixed, "study": {"scheduler": "none"}})
     assert isinstance(make_scheduler(none, StudyFolder(tmp_path), max_epochs=EPOCHS), FIFOScheduler)
+
+
+def test_hyperband_deals_trials_to_brackets_and_remembers_them(space, tmp_path):
+    data = {"fixed": space.fixed, "search": {"optim.lr": {"loguniform": [1e-3, 1e-2]}}}
+    study = {"scheduler": "hyperband", "grace_epochs": 1, "reduction_factor": 3}
+    banded = SearchSpace.load("banded", {**data, "study": study})
+    names = [f"trial-{number:04}" for number in range(40)]
+    folder = StudyFolder(tmp_path)
+    undisturbed = make_scheduler(banded, StudyFolder(tmp_path / "none"), max_epochs=EPOCHS)
+    first_judged = []
+    for number, name in enumerate(names):
+        decisions = live(undisturbed, name, constant(1 - number / 100))
+        first_judged.append(len(decisions))
+        state = "complete" if len(decisions) == EPOCHS else "stopped"
+        on_disk(folder, name, constant(1 - number / 100)[: len(decisions)], state)
+    # Rungs at epochs 1 and 3 in the first bracket, at 3 alone in the second.
+    assert {1, 3} <= set(first_judged)
+    resumed = make_scheduler(banded, folder, max_epochs=EPOCHS)
+    assert [len(bracket._rungs) for bracket in resumed._brackets] == [3, 2]
+    for name in ("later-a", "later-b", "later-c"):
+        assert live(resumed, name, constant(0.5)) == live(undisturbed, name, constant(0.5))
