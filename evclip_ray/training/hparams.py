@@ -13,11 +13,12 @@ METRICS = {
     "val/top1": "top-1", "val/best_top1": "best top-1", "val/top5": "top-5", "val/loss": "loss",
     "train/loss": "training loss",
 }  # fmt: skip
-Domain = tuple[Any, ...] | tuple[float, float] | None
 
 
-def write_experiment(folder: Path, domains: Mapping[str, tuple[str, tuple[Any, ...]]]) -> None:
-    """Declare what is searched under `folder`: path -> ("choice", its values) or ("interval", its ends)."""
+def declare_domains(folder: Path, domains: Mapping[str, tuple[str, tuple[Any, ...]]]) -> None:
+    """Say, once, what is searched under `folder`: path -> ("choice", its values) or ("interval", its ends)."""
+    if any(folder.glob("events.out.tfevents.*")):
+        return
     from tensorboard.plugins.hparams import api_pb2
     from torch.utils.tensorboard import SummaryWriter
 

@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from evclip_ray.evaluation.evaluate import Scores
 from evclip_ray.models.methods.base import MethodOutput, VideoBatch
-from evclip_ray.training.hparams import write_experiment
+from evclip_ray.training.hparams import declare_domains
 from evclip_ray.training.mask_watch import MaskWatch
 from evclip_ray.training.pictures import coloured, confusion_picture, mask_strip
 from evclip_ray.training.tensorboard import BoardWriter
@@ -153,10 +153,11 @@ def tensorboard(tmp_path):
 
 
 def test_the_hparams_plugin_sees_every_run_with_its_domains_before_the_study_ends(tmp_path, tensorboard):
-    write_experiment(
+    declare_domains(
         tmp_path, {"optim.lr": ("interval", (1e-3, 1e-1)), "method.prompts": ("choice", ("both", "mask"))}
     )
     written(tmp_path / "trials" / "0", 3, {"optim.lr": 0.01, "method.prompts": "both"})
+    declare_domains(tmp_path, {})
     live = BoardWriter(tmp_path / "trials" / "1", {"optim.lr": 0.02, "method.prompts": "mask"}, text={})
     live.epoch({"epoch": 1, "val_top1": 0.9})
     deadline = time.monotonic() + 60
