@@ -16,7 +16,7 @@ METRICS = {
 
 
 def declare_domains(folder: Path, domains: Mapping[str, tuple[str, tuple[Any, ...]]]) -> None:
-    """Say, once, what is searched under `folder`: path -> ("choice", its values) or ("interval", its ends)."""
+    """Say, once, what is searched under `folder`: path -> ("choice", values) or ("interval", ends)."""
     if any(folder.glob("events.out.tfevents.*")):
         return
     from tensorboard.plugins.hparams import api_pb2
