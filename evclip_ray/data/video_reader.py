@@ -1,16 +1,11 @@
 """Exact access to the frames of a video file: frame k is the k-th one that a full decode gives.
 
-The packets are read without decoding them to learn which frames exist, when each is shown and where
-decoding can start. Reading then seeks where that saves work and decodes up to the last frame that is
-wanted. Where packets do not tell the truth (AVI stores no presentation times, some streams hold
-invisible frames), the frames are counted by decoding them, and read in sequence.
-
-Of a part of a long video only the packets around it are read, so that two hours cost no more than the
-part does; an object of a storage is read by blocks.
+The packets tell which frames exist, when each is shown and where decoding can start (`packet_index`).
+Reading then seeks where that saves work and decodes up to the last frame that is wanted. Where packets
+do not tell the truth (AVI stores no presentation times, some streams hold invisible frames), the frames
+are counted by decoding them, and read in sequence.
 """
 
-import dataclasses
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -21,23 +16,17 @@ from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from evclip_ray.data import storage
+from evclip_ray.data.packet_index import FrameIndex, index_of_all, index_of_part
 from evclip_ray.data.storage import Place, StorageError
 
 Convert = Callable[[VideoFrame], NDArray[np.uint8]]
 
-# Containers whose packets carry true presentation times; checked frame by frame against full decodes.
-_TIMED_CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
-_CODECS_WITH_INVISIBLE_FRAMES = ("vp8",)
 # Frames that H.264 marks as no reference are never needed to decode another one.
 _CODECS_THAT_MARK_REFERENCES = ("h264",)
 # Frames that had to be decoded to be counted are kept for reading them, up to this much.
 _KEPT_BYTES = 64 * 2**20
 # A seek throws the decoder's state away: decoding this many frames more costs less.
 _SEEK_SAVES = 4
-# Enough of the first packets to hold the first frame that is shown: codecs reorder 16 frames at most.
-_HEAD = 64
-# A part is read with this much around it, as bounds in seconds are rounded.
-_MARGIN_SECONDS = 0.01
 # Where a file, or a folder of frames, does not tell its rate.
 DEFAULT_FPS = 25.0
 
@@ -55,20 +44,6 @@ class VideoError(ValueError):
 
 class WrongIndexError(Exception):
     """A frame that the packets promised did not come out of the decoder."""
-
-
-@dataclasses.dataclass(frozen=True)
-class FrameIndex:
-    """What a file holds, in order of presentation.
-
-    `seconds`: (N,) when each frame is shown, from the first one's 0. `times`: (N,) the same in the
-    stream's own integer units, None where frames can only be read in sequence. `keys`: the frames at
-    which decoding can start.
-    """
-
-    seconds: NDArray[np.float64]
-    times: NDArray[np.int64] | None
-    keys: NDArray[np.int64]
 
 
 class VideoReader:
@@ -94,12 +69,12 @@ class VideoReader:
         self._kept: list[VideoFrame] = []
         try:
             self._container, self._stream = _open(path, self._object)
-            is_part = start_seconds is not None or end_seconds is not None
-            part = self._index_of_part(start_seconds or 0.0, end_seconds) if is_part else None
-            self.windowed = part is not None
-            if is_part and part is None:
+            part = None
+            if start_seconds is not None or end_seconds is not None:
+                part = index_of_part(self._container, self._stream, start_seconds, end_seconds)
                 self._rewind()
-            self.index = part or self._index_by_packets() or self._index_by_decoding()
+            self.windowed = part is not None
+            self.index = part or index_of_all(self._container, self._stream) or self._index_by_decoding()
         except BaseException:
             self._close()
             raise
@@ -181,7 +156,7 @@ class VideoReader:
         self, wanted: list[int], times: NDArray[np.int64], convert: Convert
     ) -> dict[int, NDArray[np.uint8]]:
         found: dict[int, NDArray[np.uint8]] = {}
-        # A part is sought; a whole file is read from where it begins.
+        # A part is always sought; a whole file is read from where it begins.
         position = -_SEEK_SAVES - 2 if self.windowed else -1
         needed = {int(times[target]) for target in wanted}
         self._rewind()
@@ -209,67 +184,6 @@ class VideoReader:
                 break
         return {index: found[min(index, last)] for index in wanted}
 
-    def _index_by_packets(self) -> FrameIndex | None:
-        """The index without decoding, or None where packets do not tell which frames come out."""
-        if not self._packets_tell:
-            return None
-        try:
-            shown = _frames_promised([_facts(packet) for packet in self._demux()])
-        except av.error.FFmpegError:
-            return None
-        return self._index_of(shown, shown[0][0]) if shown else None
-
-    def _index_of_part(self, start: float, end: float | None) -> FrameIndex | None:
-        """The index of a run of frames that holds the part, or None where that cannot be told.
-
-        It begins at the last key frame before the part. What is shown after a key frame is decoded after
-        it, and nothing is shown before it is decoded, so the first packet that is decoded after the
-        part's end ends the run.
-        """
-        if not self._packets_tell:
-            return None
-        try:
-            shown = _frames_promised([_facts(packet) for packet in itertools.islice(self._demux(), _HEAD)])
-            if not shown:
-                return None
-            zero, base = shown[0][0], float(self._stream.time_base)
-            first = zero + int((start - _MARGIN_SECONDS) / base)
-            last = np.inf if end is None else zero + (end + _MARGIN_SECONDS) / base
-            run = itertools.takewhile(
-                lambda packet: packet.dts is None or packet.dts <= last, self._from_key(first, zero)
-            )
-            packets = [_facts(packet) for packet in run]
-        except av.error.FFmpegError:
-            return None
-        # Frames that follow the key frame but are shown before it need what came before it.
-        key_time = packets[0][0] if packets else None
-        promised = _frames_promised([packet for packet in packets if not _is_before(packet[0], key_time)])
-        return self._index_of(promised, zero) if promised else None
-
-    def _from_key(self, first: int, zero: int) -> Iterator[Any]:
-        """The packets from a key frame that is shown at the time `first` or before, or from the start."""
-        goal, step = first, int(1 / self._stream.time_base)
-        while goal > zero:
-            self._container.seek(goal, stream=self._stream)
-            packets = self._demux()
-            packet = next(packets, None)
-            # A container may seek by the times of decoding, and so land behind the wanted frame.
-            if packet is not None and packet.pts is not None and packet.pts <= first:
-                return itertools.chain([packet], packets)
-            goal, step = goal - step, 2 * step
-        self._rewind()
-        return self._demux()
-
-    def _index_of(self, shown: list[tuple[int, bool]], zero: int) -> FrameIndex:
-        stamps = np.array([time for time, _ in shown], dtype=np.int64)
-        keys = np.flatnonzero([is_key for _, is_key in shown])
-        return FrameIndex(self._seconds(stamps, zero), stamps, keys if shown[0][1] else np.insert(keys, 0, 0))
-
-    @property
-    def _packets_tell(self) -> bool:
-        timed = self._container.format.name in _TIMED_CONTAINERS
-        return timed and self.codec not in _CODECS_WITH_INVISIBLE_FRAMES
-
     def _index_by_decoding(self) -> FrameIndex:
         self._rewind()
         self._kept, most = [], _KEPT_BYTES // max(2 * self.width * self.height, 1)
@@ -282,11 +196,9 @@ class VideoReader:
         if not len(stamps):
             raise VideoError(self.path, "no frame of it decodes")
         increasing = bool((np.diff(stamps) > 0).all())
-        seconds = self._seconds(stamps, stamps[0]) if increasing else np.arange(len(stamps)) / self.fps
+        spacing = float(self._stream.time_base) if increasing else 1 / self.fps
+        seconds = (stamps - stamps[0] if increasing else np.arange(len(stamps))).astype(np.float64) * spacing
         return FrameIndex(seconds, None, np.zeros(1, dtype=np.int64))
-
-    def _seconds(self, stamps: NDArray[np.int64], zero: int) -> NDArray[np.float64]:
-        return (stamps - zero).astype(np.float64) * float(self._stream.time_base)
 
     def _decode(self, needed: set[int] | None = None) -> Iterator[VideoFrame]:
         """Frames from here on: all of them, or at least those shown at the `needed` times.
@@ -314,9 +226,6 @@ class VideoReader:
             yield from self._container.demux(self._stream)
         except av.error.FFmpegError:
             return
-
-    def _demux(self) -> Iterator[Any]:
-        return (packet for packet in self._container.demux(self._stream) if packet.size)
 
     def _rewind(self) -> None:
         """Start again; a fresh container, as not every format can seek back to its first packet."""
@@ -352,29 +261,6 @@ def _open(path: Place, source: BinaryIO | None) -> tuple[Any, Any]:
     stream.thread_type = "NONE"
     stream.codec_context.thread_count = 1
     return container, stream
-
-
-def _facts(packet: Any) -> tuple[int | None, bool, bool]:
-    return packet.pts, packet.is_keyframe, packet.is_discard
-
-
-def _is_before(time: int | None, other: int | None) -> bool:
-    return time is not None and other is not None and time < other
-
-
-def _frames_promised(packets: list[tuple[int | None, bool, bool]]) -> list[tuple[int, bool]]:
-    """(time, is key frame) of each frame in order of presentation; nothing where packets cannot tell.
-
-    `packets`: (time, is key frame, is decoded but not shown), in order of decoding.
-    """
-    times = [time for time, _, _ in packets if time is not None]
-    if not packets or len(set(times)) < len(packets):
-        return []
-    # Frames shown before the first key frame, or decoded from nothing, may not come out.
-    first_time, first_is_key, _ = packets[0]
-    if not first_is_key or min(times) != first_time:
-        return []
-    return sorted((time, key) for time, key, hidden in packets if time is not None and not hidden)
 
 
 def _advance(frames: Iterator[VideoFrame], time: int) -> VideoFrame:

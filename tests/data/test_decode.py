@@ -7,7 +7,7 @@ import av
 import numpy as np
 import pytest
 
-from evclip_ray.data import video_reader
+from evclip_ray.data import packet_index, video_reader
 from evclip_ray.data.decode import (
     Fitting,
     VideoError,
@@ -92,14 +92,14 @@ def test_an_index_that_promises_too_much_falls_back_to_a_full_decode(
 ):
     path = write_video(tmp_path / "v.webm", codec="libvpx", options=ALT_REF)
     whole = decoded(path, Fitting(32, 32, "crop"))
-    original = video_reader._frames_promised
+    original = packet_index._frames_promised
 
     def one_too_many(packets):
         times = sorted(time for time, _, _ in packets)
         return original([*packets, (times[-1] + 1, False, False), (times[3] + 1, False, False)])
 
-    monkeypatch.setattr(video_reader, "_CODECS_WITH_INVISIBLE_FRAMES", ())
-    monkeypatch.setattr(video_reader, "_frames_promised", one_too_many)
+    monkeypatch.setattr(packet_index, "_CODECS_WITH_INVISIBLE_FRAMES", ())
+    monkeypatch.setattr(packet_index, "_frames_promised", one_too_many)
     found = decode_frames(path, [2, 4, len(whole) + 1], **SMALL)
     assert (found == whole[[2, 4, -1]]).all()
 

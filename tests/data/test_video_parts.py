@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from evclip_ray.data import video_reader
+from evclip_ray.data import packet_index, video_reader
 from evclip_ray.data.decode import Fitting, decode_view, part_of
 from evclip_ray.data.sampling import frame_indices
 from evclip_ray.data.video_reader import VideoError, VideoReader
@@ -71,14 +71,14 @@ def test_an_index_of_a_part_that_promises_too_much_falls_back_to_the_whole(
 ):
     path = write_video(tmp_path / "v.mp4", num_frames=90, options={"g": "10", "bf": "0"})
     whole = decoded(path, Fitting(32, 32, "crop"))
-    original = VideoReader._index_of
+    original = packet_index._index_of
 
-    def one_too_many(self, shown, zero):
+    def one_too_many(shown, zero, base):
         if shown[0][0] > zero:
             shown = sorted([*shown, (shown[12][0] + 1, False)])
-        return original(self, shown, zero)
+        return original(shown, zero, base)
 
-    monkeypatch.setattr(VideoReader, "_index_of", one_too_many)
+    monkeypatch.setattr(packet_index, "_index_of", one_too_many)
     view = ViewConfig(num_frames=15, height=32, width=32)
     found = decode_view(path, view=view, start_seconds=1.0, end_seconds=1.5)
     assert (found == whole[30:45]).all()
