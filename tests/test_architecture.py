@@ -22,7 +22,7 @@ MAY_IMPORT_RAY = {
     "tuning/tuner.py", "tuning/search.py", "tuning/scheduler.py", "tuning/stopping.py",
     "tuning/recorder.py", "tuning/trial.py",
     "cluster/connection.py", "cluster/address.py", "cluster/nodes.py", "cluster/launcher.py",
-    "cluster/jobs.py", "cluster/status.py",
+    "cluster/jobs.py", "cluster/status.py", "cluster/fetch.py",
 }  # fmt: skip
 ONLY_IN = {"click": {"cli"}, "rich": {"cli", "terminal"}, "optuna": {"tuning"}, "matplotlib": {"reports"}}
 STRANGERS = [{"data", "models"}, {"features", "evaluation"}]

@@ -9,6 +9,7 @@ import click
 from evclip_ray import __version__
 from evclip_ray.cli.cache import cache_group
 from evclip_ray.cli.check import check
+from evclip_ray.cli.cluster import cluster_group
 from evclip_ray.cli.cost import cost
 from evclip_ray.cli.data import manifest, shards
 from evclip_ray.cli.evaluate import evaluate, import_checkpoint
@@ -16,6 +17,7 @@ from evclip_ray.cli.options import INTERRUPTED, this_command
 from evclip_ray.cli.report import report
 from evclip_ray.cli.scale import scale
 from evclip_ray.cli.shift import shift
+from evclip_ray.cli.submit import submit
 from evclip_ray.cli.train import train
 from evclip_ray.cli.tune import tune
 from evclip_ray.terminal import console
@@ -65,5 +67,7 @@ for _command in (
     cost,
     scale,
     cache_group,
+    cluster_group,
+    submit,
 ):
     main.add_command(_command)

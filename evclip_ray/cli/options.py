@@ -1,5 +1,6 @@
 """What the commands share: options, where things are, what to type next."""
 
+import functools
 import os
 import shlex
 import sys
@@ -36,12 +37,33 @@ def cache_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def address_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """`--address`."""
+    """`--address`; with that of a dashboard the command is submitted to the cluster instead of run here."""
+
+    @functools.wraps(command)
+    def run_or_submit(*arguments: Any, **options: Any) -> Any:
+        if (options["address"] or "").startswith(("http://", "https://")):
+            from evclip_ray.cli.submit import run_as_job
+
+            context = click.get_current_context()
+            return run_as_job(context, without_address(sys.argv[1:]), address=options["address"])
+        return command(*arguments, **options)
+
     return click.option(
         "--address",
         default=None,
-        help="A running Ray cluster: auto or ray://HOST:10001 (default: this machine).",
-    )(command)
+        help="A running Ray cluster: auto, HOST:6379 or ray://HOST:10001; http://HOST:8265 submits a job "
+        "(default: this machine).",
+    )(run_or_submit)
+
+
+def without_address(arguments: Sequence[str]) -> list[str]:
+    """A command line less its `--address`."""
+    kept: list[str] = []
+    for place, argument in enumerate(arguments):
+        follows = place > 0 and arguments[place - 1] == "--address"
+        if argument != "--address" and not argument.startswith("--address=") and not follows:
+            kept.append(argument)
+    return kept
 
 
 def data_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,31 +51,46 @@ def connect(
     Raises:
         ConfigError: nothing answers at `address`, or a node of the cluster cannot do our work.
     """
-    for name, value in _DEFAULTS.items():
-        os.environ.setdefault(name, value)
-    if not verbose:
-        os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")
     if ray.is_initialized():
-        yield _machines()
-        return
-    level = logging.INFO if verbose else logging.ERROR
-    options: dict[str, Any] = {"log_to_driver": verbose, "logging_level": level}
-    if address is None:
+        yield machines()
+    elif address is None:
         # The shared-memory store carries rows of numbers here, never frames or features.
-        options |= {
+        options = {
             "include_dashboard": dashboard,
             "object_store_memory": 300 * 1024**2,
             "num_cpus": num_cpus,
         }
-        ray.init(address="local", **options)
+        with _session(verbose, lambda told: ray.init(address="local", **options, **told)):
+            yield machines()
     else:
-        _join(address, options)
+        with joined(address, verbose=verbose):
+            check_nodes(storage)
+            yield machines()
+
+
+@contextlib.contextmanager
+def joined(address: str, *, verbose: bool = False) -> Iterator[None]:
+    """A running cluster, whatever its nodes can do, for the time of the block.
+
+    Raises:
+        ConfigError: nothing answers at `address`, or a Ray of another version.
+    """
+    with _session(verbose, lambda told: _join(address, told)):
+        yield
+
+
+@contextlib.contextmanager
+def _session(verbose: bool, start: Callable[[dict[str, Any]], None]) -> Iterator[None]:
+    for name, value in _DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    if not verbose:
+        os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")
+    level = logging.INFO if verbose else logging.ERROR
+    start({"log_to_driver": verbose, "logging_level": level})
     for name in _NOISY:
         logging.getLogger(name).setLevel(level)
     try:
-        if address is not None:
-            check_nodes(storage)
-        yield _machines()
+        yield
     finally:
         ray.shutdown()
 
@@ -94,7 +109,7 @@ def _join(address: str, options: Mapping[str, Any]) -> None:
         raise ConfigError(f"--address {address}: {told}; install the same versions here and there") from None
 
 
-def _machines() -> list[Mapping[str, float]]:
+def machines() -> list[Mapping[str, float]]:
     """The machines that there are; of an autoscaling cluster those that there may be."""
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     heads = [node for node in alive if "node:__internal_head__" in node]

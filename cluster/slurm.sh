@@ -1,0 +1,80 @@
+#!/usr/bin/env bash
+# One study on the nodes of a Slurm allocation: a Ray head and a worker on each node, ended with the job.
+# See slurm.md.
+#
+# FILL IN, at each FILL-IN: the partition and account; the virtual environment with evclip-ray; the
+#   folder that all nodes share; and the study, as arguments:
+#     sbatch cluster/slurm.sh ev_clip --data /shared/videos/manifest.csv --out /shared/studies/mine
+#   `evclip-ray cluster check cluster/slurm.sh` names what is missing.
+# COST: the whole allocation, from its start to its end, whether the GPUs work or not. A study that the
+#   time limit cuts off goes on when the same command is submitted again.
+#SBATCH --job-name=evclip-ray
+#SBATCH --partition=FILL-IN
+#SBATCH --account=FILL-IN
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --cpus-per-task=8
+#SBATCH --gpus-per-node=1
+#SBATCH --mem=64G
+#SBATCH --time=12:00:00
+#SBATCH --signal=B:INT@120
+set -euo pipefail
+
+VENV=${VENV:-FILL-IN}
+SHARED=${SHARED:-FILL-IN}
+PORT=${PORT:-$((20000 + SLURM_JOB_ID % 10000))}
+# One folder a job, on the node's own disk; the path of a socket must stay short.
+FOLDER=${FOLDER:-/tmp/ray-$SLURM_JOB_ID}
+PATH=$VENV/bin:$PATH
+
+# A token of this job's own, which the nodes read from the shared folder.
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$SHARED/.evclip-ray/token-$SLURM_JOB_ID
+export RAY_USAGE_STATS_ENABLED=0 EVCLIP_RAY_CACHE=${EVCLIP_RAY_CACHE:-$SHARED/cache}
+# At its usual level Ray's agent logs the environment variables of jobs.
+export RAY_LOGGER_LEVEL=warning
+unset RAY_AUTH_TOKEN RAY_ADDRESS
+(umask 077 && mkdir -p "$SHARED/.evclip-ray" \
+    && python3 -c 'import secrets; print(secrets.token_hex(32), end="")' >"$RAY_AUTH_TOKEN_PATH")
+
+mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+head=${nodes[0]}
+address=$(srun --nodes=1 --ntasks=1 --nodelist="$head" hostname --ip-address | awk '{print $1}')
+steps=()
+
+# Called by the trap below.
+# shellcheck disable=SC2329
+finish() {
+    trap - EXIT
+    kill "${steps[@]}" 2>/dev/null || true
+    wait "${steps[@]}" 2>/dev/null || true
+    rm -f "$RAY_AUTH_TOKEN_PATH"
+}
+trap finish EXIT
+
+start() {
+    local node=$1
+    shift
+    srun --overlap --nodes=1 --ntasks=1 --nodelist="$node" ray start --block \
+        --num-cpus="${SLURM_CPUS_PER_TASK:-1}" --num-gpus="${SLURM_GPUS_ON_NODE:-0}" \
+        --object-store-memory=2000000000 --min-worker-port=0 --max-worker-port=0 \
+        --temp-dir="$FOLDER-$node" "$@" &
+    steps+=($!)
+}
+
+start "$head" --head --port="$PORT" --node-ip-address="$address" --dashboard-host=127.0.0.1 \
+    --dashboard-port="${DASHBOARD_PORT:-8265}" --ray-client-server-port="${CLIENT_PORT:-0}"
+for node in "${nodes[@]:1}"; do
+    start "$node" --address="$address:$PORT"
+done
+
+# Until every node has joined; the study itself then looks at each of them.
+evclip-ray cluster status --address "$address:$PORT" --wait-for-nodes "${#nodes[@]}"
+
+# In the background, so that the warning before the time limit (INT) reaches it and the study says how to go on.
+srun --overlap --nodes=1 --ntasks=1 --nodelist="$head" evclip-ray tune "$@" --address "$address:$PORT" &
+study=$!
+trap 'kill -INT "$study" 2>/dev/null || true' INT TERM
+while kill -0 "$study" 2>/dev/null; do
+    wait "$study" && status=0 || status=$?
+done
+exit "$status"

@@ -1,0 +1,122 @@
+"""What a running cluster does: its nodes, who holds the GPUs, what decodes, how full the object store is."""
+
+import collections
+import dataclasses
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+from ray._private.state import available_resources_per_node
+from ray.util.state import list_actors, list_tasks
+
+from evclip_ray.config import ConfigError
+
+GIB = 1024**3
+_LIMIT = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class NodeUse:
+    """Amounts in use and in all. `memory`, `store` (the object store): bytes."""
+
+    name: str
+    is_head: bool
+    cpus: tuple[float, float]
+    gpus: tuple[float, float]
+    memory: tuple[float, float]
+    store: tuple[float, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """So many running actors or tasks of one kind on one node, and what they hold of it together."""
+
+    kind: str
+    name: str
+    node: str
+    count: int
+    cpus: float
+    gpus: float
+
+
+@dataclasses.dataclass(frozen=True)
+class ClusterStatus:
+    """The state at one moment."""
+
+    nodes: list[NodeUse]
+    work: list[Work]
+
+    @property
+    def store_share(self) -> float:
+        """The fuller of the nodes' object stores, 0 to 1; near 1 Ray writes objects to disk."""
+        return max(
+            (used / total for used, total in (node.store for node in self.nodes) if total), default=0.0
+        )
+
+
+def cluster_status() -> ClusterStatus:
+    """The status of the cluster that this process is connected to; needs its dashboard."""
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    free = available_resources_per_node()
+    names = {node["NodeID"]: node_name(node) for node in alive}
+    nodes = [_use(node, free.get(node["NodeID"], {})) for node in alive]
+    return ClusterStatus(sorted(nodes, key=lambda node: (not node.is_head, node.name)), _work(names))
+
+
+def wait_for_nodes(count: int, *, seconds: float) -> None:
+    """Wait until so many nodes are up.
+
+    Raises:
+        ConfigError: they are not, in this time.
+    """
+    end = time.monotonic() + seconds
+    while (up := sum(node["Alive"] for node in ray.nodes())) < count:
+        if time.monotonic() > end:
+            raise ConfigError(f"{up} of {count} nodes are up after {seconds:.0f} s; see the others' logs")
+        time.sleep(1)
+
+
+def node_name(node: Mapping[str, Any]) -> str:
+    """A node as people know it; nodes of one machine share an address, so a part of its id goes with it."""
+    return f"{node['NodeManagerAddress']} {node['NodeID'][:6]}"
+
+
+def _use(node: Mapping[str, Any], free: Mapping[str, float]) -> NodeUse:
+    total = node["Resources"]
+
+    def used(name: str) -> tuple[float, float]:
+        return total.get(name, 0.0) - free.get(name, 0.0), total.get(name, 0.0)
+
+    return NodeUse(
+        node_name(node), "node:__internal_head__" in total,
+        used("CPU"), used("GPU"), used("memory"), used("object_store_memory"),
+    )  # fmt: skip
+
+
+def _work(names: Mapping[str, str]) -> list[Work]:
+    # Asked by address, for there may be other clusters in this machine.
+    address = ray.get_runtime_context().gcs_address
+    actors = list_actors(address, filters=[("state", "=", "ALIVE")], detail=True, limit=_LIMIT)
+    tasks = list_tasks(address, filters=[("state", "=", "RUNNING")], detail=True, limit=_LIMIT)
+    counts: collections.Counter[tuple[str, str, str, float, float]] = collections.Counter()
+    for actor in actors:
+        counts["actor", actor.repr_name or actor.class_name, *_place(actor, names)] += 1
+    for task in tasks:
+        if task.type == "NORMAL_TASK":
+            counts["task", task.name, *_place(task, names)] += 1
+    return [
+        Work(kind, name, node, count, cpus * count, gpus * count)
+        for (kind, name, node, cpus, gpus), count in sorted(counts.items())
+        if kind == "task" or cpus or gpus
+    ]
+
+
+def _place(found: Any, names: Mapping[str, str]) -> tuple[str, float, float]:
+    # In a placement group a resource is named with the group: CPU_group_0_1234.
+    asked = found.required_resources or {}
+    cpus, gpus = (
+        max((amount for key, amount in asked.items() if key.split("_group_")[0] == name), default=0.0)
+        for name in ("CPU", "GPU")
+    )
+    return names.get(found.node_id or "", "?"), cpus, gpus

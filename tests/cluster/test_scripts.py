@@ -1,0 +1,40 @@
+"""The shell scripts and the Dockerfile, by their linters; the Slurm script by a stub `srun`."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).resolve().parents[2] / "cluster"
+SCRIPTS = sorted(FOLDER.glob("*.sh"))
+
+
+def lint(tool, *arguments):
+    command = shutil.which(tool) or shutil.which(tool, path=Path(sys.executable).parent)
+    if command is None:
+        pytest.skip(f"needs the command {tool} (pip install 'evclip-ray[dev]')")
+    return subprocess.run([command, *arguments], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_shellcheck_finds_nothing(path):
+    found = lint("shellcheck", path)
+    assert found.returncode == 0, found.stdout
+
+
+def test_hadolint_finds_nothing():
+    found = lint("hadolint", FOLDER / "Dockerfile")
+    assert found.returncode == 0, found.stdout
+
+
+def test_both_images_are_built_from_the_same_package():
+    lines = (FOLDER / "Dockerfile").read_text().splitlines()
+    assert [line for line in lines if line.startswith("FROM")] == [
+        "FROM python:${PYTHON}-slim-bookworm AS base",
+        "FROM base AS package",
+        "FROM base AS cpu",
+        "FROM base AS cuda",
+    ]
+    assert lines.count("COPY --from=package /tmp/wheels /tmp/wheels") == 2
