@@ -10,7 +10,8 @@ from pathlib import Path
 
 from evclip_ray.deploy.mask_views import look_at_best, look_at_evaluation
 from evclip_ray.reports.document import Report
-from evclip_ray.reports.evaluations import Evaluation
+from evclip_ray.reports.evaluations import Evaluation, anchor
+from evclip_ray.reports.ladder_report import ladder_report
 from evclip_ray.reports.results import Ladder, Study, open_results
 from evclip_ray.reports.shift_section import shift_section
 from evclip_ray.reports.study_report import study_report
@@ -43,13 +44,14 @@ def compose(
     found = open_results(results)
     out = out or results / REPORT
     check_writable(out)
-    looked = _Look(data_folder(out), videos=videos, seed=seed, cache=cache)
+    looked = _Look(data_folder(out), data_folder(results / REPORT), videos=videos, seed=seed, cache=cache)
     more = [shift_section(folder) for folder in shifts]
     if isinstance(found, Ladder):
-        raise NotImplementedError
-    sides = looked.at_best(found) + [
-        side for folder in evaluations or _beside(found) for side in looked.at(folder)
-    ]
+        rungs = {name: looked.at_best(study, name) for name, study in found.rungs.items()}
+        report = ladder_report(found, evaluations=rungs, more=more, notes=looked.notes)
+        return Composed(report, out, looked.notes)
+    sides = looked.at_best(found)
+    sides += [side for folder in evaluations or _beside(found) for side in looked.at(folder)]
     report = study_report(found, evaluations=sides, more=more, notes=looked.notes)
     return Composed(report, out, looked.notes)
 
@@ -60,27 +62,30 @@ def _beside(study: Study) -> list[Path]:
 
 
 class _Look:
-    """Evaluations with their masks: read where they were saved, else computed; `notes` say what failed."""
+    """Evaluations with their masks, computed into `folder` unless they are there; `notes` say what failed.
 
-    def __init__(self, folder: Path, *, videos: int, seed: int, cache: Path) -> None:
-        self.folder, self.videos, self.seed, self.cache = folder, videos, seed, cache
+    `kept`: where the reports that are written to the usual place keep theirs.
+    """
+
+    def __init__(self, folder: Path, kept: Path, *, videos: int, seed: int, cache: Path) -> None:
+        self.folder, self.kept, self.videos, self.seed, self.cache = folder, kept, videos, seed, cache
         self.notes: list[str] = []
 
-    def at_best(self, study: Study) -> list[Evaluation]:
-        """The best trial on its validation videos."""
+    def at_best(self, study: Study, rung: str = "") -> list[Evaluation]:
+        """The best trial on its validation videos; `rung`: whose study it is, if it is one's."""
         if study.best is None:
             return []
-        out = self.folder / BEST
+        name = f"{BEST}-{anchor(rung)}" if rung else BEST
+        out = self.folder / name
         try:
             look_at_best(study.root, out, most=self.videos, seed=self.seed)
         except (ValueError, OSError) as problem:
-            saved = [path for path in (out, data_folder(study.root / REPORT) / BEST) if path.is_dir()]
-            kept = "what was saved of it is shown" if saved else "nothing was saved of it"
-            self.notes.append(
-                f"The best trial was not scored again on its validation videos, {kept}: {problem}"
-            )
-            return Evaluation.load_all(saved[0]) if saved else []
-        return Evaluation.load_all(out)
+            saved = [path for path in (out, self.kept / name) if path.is_dir()]
+            shown = "what was saved of it is shown" if saved else "nothing was saved of it"
+            what = f"The best trial of {rung}" if rung else "The best trial"
+            self.notes.append(f"{what} was not scored again on its validation videos, {shown}: {problem}")
+            return Evaluation.load_all(saved[0], rung) if saved else []
+        return Evaluation.load_all(out, rung)
 
     def at(self, folder: Path) -> list[Evaluation]:
         """An evaluation that was made before."""

@@ -51,6 +51,7 @@ class Chart:
 
     `draws`: a Vega-Lite specification without data; `says`: how to read it, in a sentence; the first frame is
     the table behind the chart. `width`, `height`: in pixels; below that width the chart scrolls by itself.
+    `reads`: the name that the specification has for a frame, where it is another.
     """
 
     name: str
@@ -62,6 +63,13 @@ class Chart:
     small: bool = False
     height: int = 300
     width: int = 0
+    reads: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def renamed(self, prefix: str) -> "Chart":
+        """The same chart under a name of its own, its frames too."""
+        data = {prefix + name: frame for name, frame in self.data.items()}
+        reads = {prefix + name: name for name in self.data}
+        return dataclasses.replace(self, name=prefix + self.name, data=data, reads=reads)
 
     def spec(self) -> dict[str, Any]:
         """The specification, for a page that holds the data once."""
@@ -69,7 +77,7 @@ class Chart:
 
     def altair(self) -> Drawing:
         """The chart with its data, for a notebook."""
-        data = {name: records(frame) for name, frame in self.data.items()}
+        data = {self.reads.get(name, name): records(frame) for name, frame in self.data.items()}
         chart = self.draws.copy()
         chart["datasets"], chart["title"] = data, self.title
         return chart

@@ -23,13 +23,14 @@ _SPLITS = {"val": "validation"}
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """One side of an evaluation, as `evaluate` wrote it down."""
+    """One side of an evaluation, as `evaluate` wrote it down; `of`: the rung that it is of, if it is."""
 
     root: Path
     ledger: dict[str, Any]
+    of: str = ""
 
     @classmethod
-    def load_all(cls, folder: Path) -> "list[Evaluation]":
+    def load_all(cls, folder: Path, of: str = "") -> "list[Evaluation]":
         """Every side in an evaluation's folder.
 
         Raises:
@@ -38,14 +39,15 @@ class Evaluation:
         roots = [path for path in (folder, *sorted(folder.glob("*"))) if (path / LEDGER).is_file()]
         if not roots:
             raise ArtifactError(f"{folder}: must be the folder of an evaluation, it has no {LEDGER}")
-        return [cls(root, read_ledger(root, "evaluation")) for root in roots]
+        return [cls(root, read_ledger(root, "evaluation"), of) for root in roots]
 
     @property
     def name(self) -> str:
-        """Split and side, as part of other names."""
+        """Rung, split and side, as part of other names."""
         inputs = self.ledger["inputs"]
         side = inputs.get("side", inputs["split"])
-        return str(inputs["split"] if side == inputs["split"] else f"{inputs['split']}_{side}")
+        own = str(inputs["split"] if side == inputs["split"] else f"{inputs['split']}_{side}")
+        return anchor(f"{self.of} {own}" if self.of else own)
 
     def table(self, name: str) -> pd.DataFrame:
         """A table that it wrote; names that read as missing values stay names."""
@@ -71,7 +73,7 @@ def evaluation_section(found: Evaluation) -> Section:
     """What an evaluation says, its masks included."""
     split = found.ledger["inputs"]["split"]
     title = f"The best trial on the {_SPLITS.get(split, split)} split"
-    if found.name != split:
+    if found.ledger["inputs"].get("side", split) != split:
         title += f": {found.ledger['inputs']['side']}"
     blocks: list[Block] = [numbers_table(found)]
     if found.ledger["counts"].get("leaking_rows"):
@@ -161,3 +163,8 @@ def confusion_chart(found: Evaluation) -> Chart:
 def source(found: Evaluation, name: str) -> tuple[str, ...]:
     """The source line of one of its files."""
     return (f"{found.root.name}/{Sources(found.root).line(name)}",)
+
+
+def anchor(name: str) -> str:
+    """A name as part of an anchor and of a file's name."""
+    return "".join(letter if letter.isalnum() else "_" for letter in name)

@@ -67,7 +67,8 @@ def _data(report: Report) -> dict[str, Any]:
 def _charts(report: Report) -> dict[str, Any]:
     return {
         chart.name: {
-            "spec": chart.spec(), "data": list(chart.data), "height": chart.height,
+            "spec": chart.spec(), "data": {name: chart.reads.get(name, name) for name in chart.data},
+            "height": chart.height,
             "renderer": "canvas" if max(map(len, chart.data.values())) > _CANVAS_FROM else "svg",
         }
         for chart in report.blocks(Chart)

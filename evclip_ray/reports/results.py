@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 import pandas as pd
 
 from evclip_ray.artifacts import LEDGER, ArtifactError, read_json, read_ledger
+from evclip_ray.tuning.importance import recorded_importance
 from evclip_ray.tuning.leaderboard import leaderboard
 from evclip_ray.tuning.study import StudyFolder
 
@@ -113,6 +114,11 @@ class Study:
         return pd.DataFrame(
             [{"file": path.relative_to(self.root).as_posix(), **read_json(path)} for path in files]
         )
+
+    @functools.cached_property
+    def importance(self) -> pd.DataFrame:
+        """A row a searched path: how much it mattered, by Optuna, or the `status` that says why not."""
+        return pd.DataFrame(recorded_importance(StudyFolder(self.root).journal, leaderboard(self._records)))
 
     def figures(self) -> "dict[str, Drawing]":
         """The report's figures, by name; a notebook shows each."""

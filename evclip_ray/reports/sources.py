@@ -15,7 +15,7 @@ class Sources:
     @functools.cache  # noqa: B019  (a report's own, gone with it)
     def line(self, pattern: str) -> str:
         """A file, or all that a pattern matches, with a digest: "ledger.json (3f2a...)"."""
-        files = sorted(self.root.glob(pattern))
+        files = sorted(path for path in self.root.glob(pattern) if path.is_file())
         if not files:
             return f"{pattern} (not there)"
         if len(files) == 1:

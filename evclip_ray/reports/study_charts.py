@@ -21,16 +21,13 @@ _FEW = 40
 """Up to so many trials each has its interval drawn; more would hide each other."""
 
 
-def study_charts(study: Study, importance: pd.DataFrame | None = None) -> list[Chart]:
-    """Every chart that the study's trials allow; none of a study without a scored trial.
-
-    `importance`: rows of `path` and `importance`, where it was computed.
-    """
+def study_charts(study: Study) -> list[Chart]:
+    """Every chart that the study's trials allow; none of a study without a scored trial."""
     if study.best is None:
         return []
     found = [_history(study)]
-    if importance is not None and not importance.empty:
-        found.append(importance_chart(importance))
+    if "importance" in study.importance and study.importance["importance"].notna().any():
+        found.append(_importance(study))
     if frames.axes(study):
         found.append(_parallel(study))
     found += [_slice(study, axis) for axis in frames.axes(study)]
@@ -211,19 +208,21 @@ def _curves(study: Study, field: str, title: str, name: str) -> Chart:
     return Chart(name, f"Learning curves: {title}", alt.layer(*layers), {"curves": frame}, says, (TRIALS,))
 
 
-def importance_chart(frame: pd.DataFrame, name: str = "importance") -> Chart:
-    """Bars of `importance` by `path`."""
+def _importance(study: Study) -> Chart:
+    frame = study.importance[study.importance["importance"].notna()]
     bars = (
-        alt.Chart(named(name))
+        alt.Chart(named("importance"))
         .mark_bar()
         .encode(
-            x=alt.X("importance:Q", title="share of the score's variation", axis=alt.Axis(format=".0%")),
+            x=alt.X(
+                "importance:Q", title="share of the importance", axis=alt.Axis(format=".0%", tickCount=5)
+            ),
             y=alt.Y("path:N", title=None, sort="-x", axis=alt.Axis(labelLimit=180)),
             tooltip=tips("path:N", "importance:Q"),
         )
     )
     return Chart(
-        name, "Hyperparameter importance", bars, {name: frame},
-        "How much of the difference between trials a setting accounts for, as Optuna estimates it.",
-        ("study.journal",),
+        "importance", "Hyperparameter importance", bars, {"importance": frame},
+        f"How much a setting matters for being among the best: {frame['evaluator'].iloc[0]}.",
+        ("study.journal",), height=90 + 30 * len(frame),
     )  # fmt: skip

@@ -27,7 +27,6 @@ def study_report(
     *,
     evaluations: Sequence[Evaluation] = (),
     more: Sequence[Section] = (),
-    importance: pd.DataFrame | None = None,
     notes: Sequence[str] = (),
 ) -> Report:
     """The document: `more` sections at its end; `notes` say what could not be had, and why."""
@@ -36,7 +35,7 @@ def study_report(
     if "leaks" in conditions:
         warnings.append(f"LEAKS: {conditions['leaks']}")
     first = Section("leaderboard", "Leaderboard", [leaderboard_table(study), *_remarks(study)])
-    sections = [first, *chart_sections(study, importance)]
+    sections = [first, *chart_sections(study)]
     sections += [evaluation_section(found) for found in evaluations]
     sections += more
     if notes:
@@ -76,9 +75,9 @@ def _set_out(study: Study, frame: pd.DataFrame) -> pd.DataFrame | None:
     return view.assign(**{heading: frame[column] for heading, column in named.items()})
 
 
-def chart_sections(study: Study, importance: pd.DataFrame | None = None) -> list[Section]:
+def chart_sections(study: Study) -> list[Section]:
     """The charts of a study's trials, by what they are read for."""
-    charts = study_charts(study, importance)
+    charts = study_charts(study)
     slices = [chart for chart in charts if chart.small]
     by_name = {chart.name: chart for chart in charts if not chart.small}
     found = []
@@ -90,6 +89,8 @@ def chart_sections(study: Study, importance: pd.DataFrame | None = None) -> list
         blocks: list[Block] = [by_name[key] for key in wanted if key in by_name]
         if name == "slices":
             blocks = list(slices)
+        if name == "search" and "importance" not in by_name and not study.importance.empty:
+            blocks.append(Note(f"Hyperparameter importance: {study.importance['status'].iloc[0]}."))
         if blocks:
             found.append(Section(name, title, blocks))
     return found

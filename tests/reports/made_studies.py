@@ -153,3 +153,74 @@ def write_masks(folder, classes=CLASSES, count=2):
     write_json(
         folder / "masks.json", {"made": made, "split": "val", "seed": 0, "mean": [0.5] * 3, "videos": videos}
     )
+
+
+def write_ladder(root, *, rungs=("small", "middle", "large"), failed=(), trials=6):
+    """A ladder's folder as `scale` writes it: studies, tables and fits."""
+    write_ledger(root, "ladder", inputs={"along": ["backbone.name"]})
+    begun = [name for name in rungs if name not in failed]
+    for step, name in enumerate(begun):
+        write_study(root / "rungs" / name, trials=trials, seed=step)
+    _write_rows(root / "ladder.csv", [_rung(name, step, name in begun) for step, name in enumerate(rungs)])
+    costs = [
+        {"rung": name, "quantity": "inference_gmac", "part": part, "batch": "", "value": 2.0 * 3**step}
+        | {"unit": "GMAC", "source": "counted"}
+        for step, name in enumerate(begun)
+        for part in ("image_tower", "mask_generator")
+    ]
+    _write_rows(root / "costs.csv", costs)
+    same = {"path": "optim.lr", "trials": trials, "status": "ok"}
+    number = {"best": 0.001, "low": 0.0001, "high": 0.01, "within_noise": "0.001 0.0001 0.01"}
+    word = {"path": "method.prompts", "best": "both", "low": "", "high": "", "within_noise": "both mask"}
+    moved = [{"rung": name, **same, **facts} for facts in (number, word) for name in begun]
+    _write_rows(root / "transfer.csv", moved)
+    mattered = {"importance": 0.7, "evaluator": "PED-ANOVA"}
+    _write_rows(root / "importance.csv", [{"rung": name, **same, **mattered} for name in begun])
+    write_json(root / "fits.json", _fits(len(begun)))
+    return root
+
+
+def _rung(name, step, begun):
+    top1 = 0.5 + 0.08 * step
+    low, high = wilson_interval(round(top1 * VIDEOS), VIDEOS)
+    scored = {
+        "val_top1": top1, "val_top1_low": low, "val_top1_high": high, "val_videos": VIDEOS,
+        "zero_shot_top1": 0.3 + 0.05 * step, "device_seconds": 100, "train_videos": 48,
+        "inference_gmac": 4.0 * 3**step, "total_parameters": 10**7 * 3**step,
+        "trainable_parameters": 10**5 * 2**step, "latency_seconds": 0.01 * 2**step,
+        "videos_per_second": 100 / 2**step, "checkpoint_bytes": 4e5, "training_step_seconds": 0.1,
+        "pareto_latency": True, "pareto_total_parameters": True, "pareto_trainable_parameters": True,
+    }  # fmt: skip
+    state = {"state": "finished", "error": "", "trials": 6, "best_trial": "trial-0001"}
+    if not begun:
+        state = {"state": "failed", "error": "ConfigError: no such backbone", "trials": 0, "best_trial": ""}
+        scored = dict.fromkeys(scored, "")
+    return {"rung": name, **state, **scored}
+
+
+def _fits(rungs):
+    few = {
+        "cost": "inference_gmac", "form": "saturating", "formula": "top1 = c - a x^-b", "needed_rungs": 4,
+        "rungs": rungs, "status": f"not enough rungs: {rungs} of different cost, 4 are needed",
+        "left_out": [],
+    }  # fmt: skip
+    places = [(4.0 * 3**x, 0.5 + 0.08 * x) for x in range(3)]
+    fitted = few | {
+        "form": "power_law", "formula": "top1 = 1 - a x^-b", "status": "fitted", "rmse": 0.01,
+        "curve": [{"cost": x, "top1": top1, "low": top1 - 0.1, "high": top1 + 0.1} for x, top1 in places],
+        "parameters": {"a": {"value": 0.4, "interval": [0.3, 0.5]}},
+    }  # fmt: skip
+    slope = {
+        "path": "optim.lr", "slope": 0.1, "interval": [-0.2, 0.3], "scale": "log10(value) per log10(cost)",
+        "status": "stays within noise",
+    }  # fmt: skip
+    accuracy = [fitted, few] if rungs > 2 else [few | {"form": "power_law"}, few]
+    return {"accuracy": accuracy, "transfer": {"cost": "inference_gmac", "slopes": [slope]}}
+
+
+def _write_rows(path, rows):
+    if not rows:
+        write_text(path, "rung,path,quantity,best,importance\n")
+        return
+    lines = [",".join(rows[0]), *(",".join(str(value) for value in row.values()) for row in rows)]
+    write_text(path, "\n".join(lines) + "\n")

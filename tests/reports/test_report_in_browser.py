@@ -3,10 +3,11 @@
 import shutil
 
 import pytest
-from made_studies import write_evaluation, write_study
+from made_studies import write_evaluation, write_ladder, write_study
 
 from evclip_ray.reports.evaluations import Evaluation
-from evclip_ray.reports.results import Study
+from evclip_ray.reports.ladder_report import ladder_report
+from evclip_ray.reports.results import Ladder, Study
 from evclip_ray.reports.study_report import study_report
 from evclip_ray.reports.write import write_report
 
@@ -45,6 +46,12 @@ def page_of_study(tmp_path_factory):
     return write_report(report, root / "report.html", root=root)[0]
 
 
+@pytest.fixture(scope="module")
+def page_of_ladder(tmp_path_factory):
+    root = write_ladder(tmp_path_factory.mktemp("ladder"), failed=("middle",))
+    return write_report(ladder_report(Ladder.load(root)), root / "report.html", root=root)[0]
+
+
 @pytest.fixture
 def open_page(browser):
     """Opens a page offline, draws all of it, and gives it with what the console said."""
@@ -79,6 +86,14 @@ def test_it_is_drawn_whole_at_every_width_in_both_schemes(page_of_study, open_pa
     assert page.evaluate(EMPTY) == []
     assert page.evaluate(MISSING) == []
     assert page.evaluate("document.documentElement.dataset.scheme") == scheme
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1400, "light")])
+def test_a_ladder_is_drawn_whole_too(page_of_ladder, open_page, width, scheme):
+    page, said = open_page(page_of_ladder, width=width, scheme=scheme)
+    assert said == []
+    assert page.evaluate(BEYOND) <= 0
+    assert page.evaluate(EMPTY) == []
 
 
 def test_the_button_changes_the_colours_of_page_and_charts(page_of_study, open_page):

@@ -20,7 +20,8 @@ async function draw(element) {
   element.dataset.drawn = "under way";
   const filled = {
     ...spec, width: "container", height: height - 8, autosize: { type: "fit", contains: "padding" },
-    datasets: Object.fromEntries(names.map((name) => [name, rowsOf(name).map((row) => ({ ...row }))])),
+    datasets: Object.fromEntries(
+      Object.entries(names).map(([name, local]) => [local, rowsOf(name).map((row) => ({ ...row }))])),
   };
   const { view } = await vegaEmbed(element, filled, {
     config: themes[drawing], renderer, theme: undefined, tooltip: { theme: drawing },
