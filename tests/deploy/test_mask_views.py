@@ -1,0 +1,118 @@
+"""What is kept of the best trial, from a study of one tiny run that was really trained."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from evclip_ray.artifacts import ArtifactError, read_json, read_ledger, write_json, write_ledger
+from evclip_ray.deploy.mask_views import look_at_best, look_at_evaluation
+from evclip_ray.training.baseline import videos_key
+from evclip_ray.training.experiment import ExperimentConfig
+from evclip_ray.training.loop import Run
+from evclip_ray.training.videos import plan_videos, prepare
+from evclip_ray.tuning.study import StudyFolder
+
+
+@pytest.fixture(scope="module")
+def make_study(debug_settings, tiny_manifest, tiny_cache, tmp_path_factory, local_ray):
+    """A study's folder with one trained trial as its best."""
+
+    def make(overrides):
+        experiment = ExperimentConfig.load(
+            {"data": {"manifest": str(tiny_manifest)}}, {**debug_settings, "optim.epochs": 1, **overrides}
+        )
+        videos = prepare(plan_videos(experiment, cache=tiny_cache), cache=tiny_cache)
+        root = tmp_path_factory.mktemp("study")
+        write_ledger(root, "study", inputs={})
+        folder = StudyFolder(root)
+        videos.save(folder.videos(videos_key(experiment)))
+        Run.start(experiment, videos, folder=folder.trial("trial-0000")).fit(lambda metrics: None)
+        shutil.copytree(folder.trial("trial-0000") / "best", root / "best")
+        return root
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def study(make_study):
+    return make_study({})
+
+
+def test_masks_are_kept_with_the_answers_before_and_after(study, tmp_path):
+    out = look_at_best(study, tmp_path / "best-val", most=4, seed=0)
+    record = read_json(out / "masks" / "masks.json")
+    with np.load(out / "masks" / "masks.npz") as saved:
+        frames, masks = saved["frames"], saved["masks"]
+    assert frames.shape[:2] == (4, 4)
+    assert frames.dtype == np.uint8
+    assert masks.shape == frames.shape[:1] + frames.shape[2:4]
+    assert masks.min() >= 0
+    assert masks.max() <= 1
+    with (out / "predictions.csv").open() as stream:
+        predictions = {row["path"]: row for row in csv.DictReader(stream)}
+    for video in record["videos"]:
+        told = predictions[video["path"]]
+        assert (video["label"], video["zero_shot"]["label"]) == (told["label"], told["zero_shot"])
+        assert video["adapted"]["label"] == told["adapted"]
+        assert 0 <= video["adapted"]["p_true"] <= video["adapted"]["p"] <= 1
+    changes = [abs(v["adapted"]["p_true"] - v["zero_shot"]["p_true"]) for v in record["videos"][:2]]
+    assert changes == sorted(changes, reverse=True)
+    assert {video["why"].partition(" (")[0] for video in record["videos"]} == {
+        "among the most changed",
+        "drawn by lot",
+    }
+
+
+def test_only_validation_videos_are_read(study, tmp_path, tiny_manifest):
+    out = look_at_best(study, tmp_path / "best-val", most=6, seed=0)
+    with tiny_manifest.open() as stream:
+        splits = {row["path"]: row["split"] for row in csv.DictReader(stream)}
+    shown = {video["path"] for video in read_json(out / "masks" / "masks.json")["videos"]}
+    assert {splits[path] for path in shown} == {"val"}
+    assert read_ledger(out, "evaluation")["inputs"]["split"] == "val"
+
+
+def test_what_is_there_is_kept_and_another_seed_draws_others(study, tmp_path):
+    out = look_at_best(study, tmp_path / "best-val", most=2, seed=0)
+    first = (out / "masks" / "masks.npz").stat().st_mtime_ns
+    look_at_best(study, out, most=2, seed=0)
+    assert (out / "masks" / "masks.npz").stat().st_mtime_ns == first
+    look_at_best(study, out, most=3, seed=1)
+    assert read_json(out / "masks" / "masks.json")["seed"] == 1
+
+
+def test_a_method_without_a_mask_says_so(make_study, tmp_path):
+    study = make_study({"method.prompts": "context"})
+    out = look_at_best(study, tmp_path / "best-val", most=4, seed=0)
+    assert (
+        read_json(out / "masks" / "masks.json")["reason"] == "ev_clip, as the best trial has it, has no mask"
+    )
+    assert (out / "per_class.csv").is_file()
+
+
+def test_videos_that_are_gone_are_named(study, tmp_path):
+    moved = tmp_path / "moved"
+    shutil.copytree(study, moved)
+    for path in (moved / "videos").glob("*.json"):
+        write_json(path, json.loads(path.read_text().replace("shards", "gone")))
+    with pytest.raises(ArtifactError, match="gone"):
+        look_at_best(moved, tmp_path / "best-val", most=4, seed=0)
+
+
+def test_an_evaluation_gets_masks_of_its_own_split(study, tmp_path, tiny_cache):
+    from click.testing import CliRunner
+
+    from evclip_ray.cli import main
+
+    out = tmp_path / "best-test"
+    command = ["evaluate", str(study / "best"), "--out", str(out), "--cache", str(tiny_cache)]
+    found = CliRunner().invoke(main, command)
+    assert found.exit_code == 0, found.output
+    look_at_evaluation(out, cache=tiny_cache, most=3, seed=0)
+    record = read_json(out / "masks" / "masks.json")
+    assert record["split"] == "test"
+    assert len(record["videos"]) == 3
+    assert read_ledger(out, "evaluation")["openings"] == 1
