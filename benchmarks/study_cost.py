@@ -25,6 +25,7 @@ import torch
 
 from evclip_ray.artifacts import provenance
 from evclip_ray.cluster import connect
+from evclip_ray.models.asks import converse
 from evclip_ray.training.cached import prepare_cached
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.loop import Run
@@ -77,7 +78,8 @@ class Floor:
         generator = torch.Generator().manual_seed(0)
         began = time.perf_counter()
         for group, batch in self.batches:
-            self.run._step(batch, rate=1e-3, num_videos=len(group), generator=generator)
+            step = self.run._step(batch, rate=1e-3, num_videos=len(group), generator=generator)
+            converse(step, self.run.answer)
         return time.perf_counter() - began
 
 

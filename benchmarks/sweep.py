@@ -28,6 +28,7 @@ import torch
 from evclip_ray.cluster import connect
 from evclip_ray.data.decode import Fitting
 from evclip_ray.data.sampling import frame_indices
+from evclip_ray.models.asks import converse
 from evclip_ray.models.attention import SelfAttention
 from evclip_ray.models.clip import FrozenCLIP
 from evclip_ray.models.methods.class_text import class_texts
@@ -92,7 +93,7 @@ class Published(Run):
 
     def _epoch(self, board: Any) -> Any:
         with published_habits(self.method.frozen.clip):
-            return super()._epoch(board)
+            return (yield from super()._epoch(board))
 
     def _step(self, *arguments: Any, **keywords: Any) -> Any:
         self._encode_text()
@@ -169,7 +170,7 @@ def measure(runs: dict[str, Run], rounds: int) -> dict[str, list[dict[str, Any]]
     taken: dict[str, list[dict[str, Any]]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
-            taken[name].append(run._epoch(None))
+            taken[name].append(converse(run._epoch(None), run.answer))
     return taken
 
 

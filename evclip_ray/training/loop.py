@@ -1,8 +1,9 @@
 """The training loop: plain torch, no Ray. Epochs, validation, checkpoints, resumption.
 
-It reports through a callable, so that the same loop serves a local run, a Tune trial and a Ray
-Train worker. Everything random is drawn from (seed, epoch), so a run resumed from its last epoch
-takes the steps that it would have taken.
+A run is a generator: it pauses where a frozen network is to compute, where its loss is to go backward,
+and where an epoch is to be reported. `fit` answers a run alone, and the same loop serves a local run, a
+Tune trial and a Ray Train worker; a `Pack` answers several at once. Everything random is drawn from
+(seed, epoch), so a run resumed from its last epoch takes the steps that it would have taken.
 """
 
 import contextlib
@@ -11,20 +12,20 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from evclip_ray.artifacts import ArtifactError, provenance, write_text
-from evclip_ray.data.mixup import mix
-from evclip_ray.evaluation.evaluate import autocast, score
+from evclip_ray.data.mixup import Mixed, mix
+from evclip_ray.evaluation.evaluate import Scores, autocast, score
 from evclip_ray.evaluation.metrics import ClassificationState
-from evclip_ray.models.methods.base import Method, VideoBatch
+from evclip_ray.models.asks import Ask, converse, within
+from evclip_ray.models.methods.base import Method, MethodOutput, Steps, VideoBatch
 from evclip_ray.training.baseline import zero_shot_numbers
 from evclip_ray.training.batches import Batches
 from evclip_ray.training.build import autocast_dtype, build_method, pick_device, weights_of
@@ -37,9 +38,11 @@ from evclip_ray.training.checkpoint import (
     save_checkpoint,
 )  # fmt: skip
 from evclip_ray.training.experiment import ExperimentConfig
+from evclip_ray.training.mask_watch import MaskWatch
 from evclip_ray.training.optim import learning_rate, make_optimizer
 from evclip_ray.training.tensorboard import BoardWriter
 from evclip_ray.training.videos import Videos
+from evclip_ray.training.workers import Workers, summed
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +52,25 @@ Report = Callable[[Metrics], None]
 
 class Diverged(ArithmeticError):
     """The loss or the logits are no longer numbers."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    """A pause of a run until `value` has gone backward."""
+
+    value: Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Epoch:
+    """A pause of a run until the `metrics` of an epoch have been heard."""
+
+    metrics: Metrics
+
+
+Pause = Ask | Loss | Epoch
+Pausing = Generator[Pause, Any, Metrics]
+"""A computation of a run that pauses, and returns metrics."""
 
 
 @dataclasses.dataclass
@@ -86,18 +108,19 @@ class Run:
         self.device = next(method.parameters()).device
         self.dtype = autocast_dtype(experiment, self.device)
         self.optimizer = make_optimizer(method.parameters(), experiment.optim)
-        self.rank = dist.get_rank() if dist.is_initialized() else 0
-        self.world = dist.get_world_size() if dist.is_initialized() else 1
-        self.model = _distributed(method, self.device) if self.world > 1 else method
+        self.workers = Workers.here()
+        self.model = self.workers.wrap(method, self.device)
         self.steps_per_epoch = math.ceil(len(videos.sets["train"]) / experiment.optim.batch_size)
         smallest = len(videos.sets["train"]) // self.steps_per_epoch
-        if smallest < self.world:
+        count = self.workers.count
+        if smallest < count:
             raise ValueError(
-                f"{self.world} workers need batches of at least {self.world} videos, the smallest has "
-                f"{smallest}; raise optim.batch_size or lower --workers"
+                f"{count} workers need batches of at least {count} videos, the smallest has {smallest}; "
+                "raise optim.batch_size or lower --workers"
             )
         self.batches = self._batches(cached or Cached())
         self.progress = Progress()
+        self.watch = MaskWatch()
         self.baseline: Metrics = {}
 
     @classmethod
@@ -139,18 +162,37 @@ class Run:
         already). A run whose loss stops being a number ends there, reports its best epoch so far and
         says so by `diverged`. The zero-shot numbers are written first, if they are not there.
         """
+
+        def answer(pause: Pause) -> Tensor | None:
+            if not isinstance(pause, Epoch):
+                return self.answer(pause)
+            report(pause.metrics)
+            return None
+
+        return converse(self.steps(), answer)
+
+    def answer(self, pause: Ask | Loss) -> Tensor | None:
+        """What this run would answer itself, alone."""
+        if isinstance(pause, Ask):
+            with autocast(self.device, self.dtype):
+                return pause.answer()
+        pause.value.backward()  # type: ignore[no-untyped-call]
+        return None
+
+    def steps(self) -> Pausing:
+        """`fit`, pausing for whoever answers several runs at once."""
         self.resume()
-        if self.rank == 0:
+        if self.workers.rank == 0:
             self.baseline = zero_shot_numbers(
                 self.zero_shot, self.experiment, self.videos, device=self.device
             )
         last = self.progress.history[-1] if self.progress.history else {}
         if self.is_done:
-            report(last)
+            yield Epoch(last)
         with self._board() as board:
             while not self.is_done:
-                last = self._epoch(board)
-                report(last)
+                last = yield from self._epoch(board)
+                yield Epoch(last)
         return last
 
     @property
@@ -174,14 +216,21 @@ class Run:
         self.progress = Progress(**record["progress"])
         if not self.is_done:
             load_optimizer(found, self.method, self.optimizer)
+            self._see_masks_again()
         log.info("%s: resuming after epoch %d", self.folder, self.progress.epoch)
 
-    def _epoch(self, board: BoardWriter | None) -> Metrics:
+    def _see_masks_again(self) -> None:
+        """Those of the last epoch, from which the next one's are said to have drifted."""
+        if "mask_coverage" in self.progress.history[-1]:
+            self._validate()
+            self.watch.finish()
+
+    def _epoch(self, board: BoardWriter | None) -> Pausing:
         started = time.perf_counter()
         epoch = self.progress.epoch
         try:
-            trained = self._train(epoch)
-            state = self._validate()
+            trained = yield from self._train(epoch)
+            state, scores = self._validate()
         except Diverged as problem:
             log.warning("%s: epoch %d: %s; the run ends here", self.folder, epoch + 1, problem)
             return self._finish_epoch({"diverged": True}, board, started)
@@ -189,7 +238,13 @@ class Run:
         if better:
             self.progress.best_top1, self.progress.best_loss = state.top1, state.log_loss
             self.progress.best_epoch = epoch + 1
-        scored = {"val_top1": state.top1, "val_top5": state.top5, "val_loss": state.log_loss}
+        masks, strips = self.watch.finish()
+        scored = {"val_top1": state.top1, "val_top5": state.top5, "val_loss": state.log_loss, **masks}
+        if board is not None:
+            board.validated(
+                state, scores, self.videos.classes, strips,
+                epoch=epoch + 1, last=self.experiment.optim.epochs,
+            )  # fmt: skip
         return self._finish_epoch({**trained, **scored}, board, started, better=better)
 
     def _finish_epoch(
@@ -209,23 +264,25 @@ class Run:
             "seconds": round(time.perf_counter() - started, 4),
         }
         progress.history.append(metrics)
-        if self.rank == 0:
+        if self.workers.rank == 0:
             self._save(better)
             if board is not None:
-                board.scalars(_board_names(metrics), epoch=progress.epoch)
+                board.epoch(metrics)
         return metrics
 
-    def _train(self, epoch: int) -> Metrics:
+    def _train(self, epoch: int) -> Pausing:
         self.model.train()
         train = self.videos.sets["train"]
         generator = torch.Generator().manual_seed(_seed(self.experiment.seed, epoch))
+        # Dropout draws from torch's own state, each worker's another.
+        torch.manual_seed(_seed(self.experiment.seed, epoch, 1 + self.workers.rank))
         order = torch.randperm(len(train), generator=generator).numpy()
         sums: dict[str, float] = {}
         norms, rate = [], 0.0
         began = time.perf_counter()
         # Equal batches, not full ones and a rest: no step is noisier, no worker is without a video.
         groups = np.array_split(order, self.steps_per_epoch)
-        mine = [np.array_split(group, self.world)[self.rank] for group in groups]
+        mine = [np.array_split(group, self.workers.count)[self.workers.rank] for group in groups]
         view = (epoch + self.experiment.seed) % self.batches["train"].num_views
         batches = self.batches["train"](mine, view=view, generator=generator)
         for step, (group, batch) in enumerate(zip(groups, batches, strict=True)):
@@ -233,7 +290,7 @@ class Run:
                 epoch * self.steps_per_epoch + step,
                 steps_per_epoch=self.steps_per_epoch, optim=self.experiment.optim,
             )  # fmt: skip
-            terms, norm = self._step(batch, rate=rate, num_videos=len(group), generator=generator)
+            terms, norm = yield from self._step(batch, rate=rate, num_videos=len(group), generator=generator)
             norms.append(norm)
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0.0) + value * len(group) / len(train)
@@ -247,54 +304,63 @@ class Run:
             "train_seconds": elapsed,
         }
 
-    def _losses(self, batch: VideoBatch, generator: torch.Generator) -> dict[str, Tensor]:
+    def _losses(
+        self, batch: VideoBatch, generator: torch.Generator
+    ) -> Generator[Ask, Tensor, dict[str, Tensor]]:
         labels = batch.labels
         assert labels is not None
-        mixed = None
+        mixed: Mixed | None = None
         if self.experiment.data.augment.mixup and batch.pixels is not None:
             mixed = mix(batch.pixels, alpha=self.experiment.data.augment.mixup, generator=generator)
             batch = dataclasses.replace(batch, pixels=mixed.pixels)
-        with autocast(self.device, self.dtype):
-            output = self.model(batch)
+        output = yield from within(lambda: autocast(self.device, self.dtype), self._forward(batch))
         terms = self.method.losses(output, labels)
         if mixed is None:
             return terms
         return mixed.loss_terms(terms, self.method.losses(output, labels[mixed.partners]))
 
+    def _forward(self, batch: VideoBatch) -> Steps:
+        if self.workers.count == 1:
+            return (yield from self.method.steps(batch))
+        # Gradients are averaged by a forward of DistributedDataParallel's own.
+        output: MethodOutput = self.model(batch)
+        return output
+
     def _step(
         self, batch: VideoBatch, *, rate: float, num_videos: int, generator: torch.Generator
-    ) -> tuple[dict[str, float], float]:
+    ) -> Generator[Ask | Loss, Any, tuple[dict[str, float], float]]:
         assert batch.labels is not None
         # DDP takes the mean over workers; with this share it is the mean over the batch's videos.
-        share = len(batch.labels) * self.world / num_videos
-        terms = self._losses(batch, generator)
+        share = len(batch.labels) * self.workers.count / num_videos
+        terms = yield from self._losses(batch, generator)
         loss = torch.stack([term.float() for term in terms.values()]).sum() * share
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        yield Loss(loss)
         limit = self.experiment.optim.clip_norm
         norm = torch.nn.utils.clip_grad_norm_(self.method.parameters(), limit if limit else math.inf)
         _require_finite(loss, norm)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
-        means = _summed(torch.stack([t.detach().float() for t in terms.values()]) * share / self.world)
+        means = summed(torch.stack([t.detach().float() for t in terms.values()]) * share / self.workers.count)
         return dict(zip(terms, means.tolist(), strict=True)), float(norm)
 
-    def _validate(self) -> ClassificationState:
+    def _validate(self) -> tuple[ClassificationState, Scores]:
+        """The sums over all workers, and what this worker's share of the videos was given."""
         val = self.videos.sets["val"]
-        mine = np.arange(len(val))[self.rank :: self.world]
+        mine = np.arange(len(val))[self.workers.rank :: self.workers.count]
         scores = score(
             self.method, val.shards, val.labels, device=self.device,
             batch_size=self.experiment.optim.eval_batch_size, dtype=self.dtype, positions=mine,
-            batches=self.batches["val"],
+            batches=self.batches["val"], watch=self.watch,
         )  # fmt: skip
-        finite = _summed(torch.tensor([float(not scores.is_finite)]))
+        finite = summed(torch.tensor([float(not scores.is_finite)]))
         if finite.item() > 0:
             raise Diverged("validation logits are not finite")
         num_classes = len(self.videos.classes)
         state = scores.state if len(mine) else ClassificationState.empty(num_classes)
-        total = _summed(torch.from_numpy(state.packed())).numpy()
-        return ClassificationState.unpacked(total, num_classes)
+        total = summed(torch.from_numpy(state.packed())).numpy()
+        return ClassificationState.unpacked(total, num_classes), scores
 
     def _save(self, better: bool) -> None:
         record = self.record()
@@ -319,7 +385,7 @@ class Run:
         }
 
     def _board(self) -> contextlib.AbstractContextManager[BoardWriter | None]:
-        if self.rank != 0:
+        if self.workers.rank != 0:
             return contextlib.nullcontext()
         weights = weights_of(self.method.frozen)
         loud = "\n\n**RANDOM WEIGHTS**: these numbers say nothing of a trained CLIP" * (
@@ -330,39 +396,11 @@ class Run:
         return BoardWriter(self.folder, self.hparams, text=text)
 
 
-def _distributed(method: Method, device: torch.device) -> torch.nn.Module:
-    ids = [device.index] if device.type == "cuda" else None
-    return torch.nn.parallel.DistributedDataParallel(method, device_ids=ids, broadcast_buffers=False)
-
-
-def _seed(seed: int, epoch: int) -> int:
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> 1)
-
-
-def _summed(values: Tensor) -> Tensor:
-    if dist.is_initialized():
-        on_device = values.cuda() if dist.get_backend() == "nccl" else values.clone()
-        dist.all_reduce(on_device)
-        return on_device.cpu()
-    return values.cpu()
+def _seed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
 
 
 def _require_finite(loss: Tensor, norm: Tensor) -> None:
     bad = torch.tensor([float(not (torch.isfinite(loss) and torch.isfinite(norm)))])
-    if _summed(bad).item() > 0:
+    if summed(bad).item() > 0:
         raise Diverged("the loss or its gradient is not finite")
-
-
-def _board_names(metrics: Metrics) -> dict[str, float]:
-    names = {}
-    for key, value in metrics.items():
-        if key in {"epoch", "val_videos", "leaking_rows"} or value is None or isinstance(value, bool):
-            continue
-        if key == "zero_shot_top1":
-            names["val/zero_shot_top1"] = float(value)
-        elif key.startswith("best_val_"):
-            names[f"val/best_{key.removeprefix('best_val_')}"] = float(value)
-        else:
-            group, _, rest = key.partition("_")
-            names[f"{group}/{rest}" if group in {"train", "val"} and rest else f"run/{key}"] = float(value)
-    return names
