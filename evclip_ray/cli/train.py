@@ -43,7 +43,11 @@ def train(
 
     experiment = read_experiment(config, {**sources(data, root), **parse_assignments(assignments)})
     out = out or Path("runs") / config.stem
-    with connect(address, verbose=verbose, dashboard=workers > 1) as machines, bars() as progress:
+    shared = (out.resolve(), cache_folder(cache))
+    with (
+        connect(address, verbose=verbose, dashboard=workers > 1, storage=shared) as machines,
+        bars() as progress,
+    ):
         metrics = train_experiment(
             experiment, folder=out, cache=cache_folder(cache), machines=machines, workers=workers,
             cpus=cpus_per_worker, gpus=gpus_per_worker, decoding=DecodeView(progress), say=_say_epoch,

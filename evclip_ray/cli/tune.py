@@ -93,7 +93,10 @@ def tune(
         console.print(f"all {run.trials:.0f} trials are done; raise --trials to add some\n")
         _show_study(run.folder.root, run.folder.write_leaderboard())
         return
-    with connect(address, verbose=context.obj, dashboard=searched.study.workers > 1) as machines:
+    shared = () if dry_run else (run.folder.root, run.cache)
+    with connect(
+        address, verbose=context.obj, dashboard=searched.study.workers > 1, storage=shared
+    ) as machines:
         plan = run.plan(machines, measure=dry_run)
         console.print(f"study {searched.name} in {run.folder.root}", soft_wrap=True)
         for heading, text in plan.lines():

@@ -1,0 +1,144 @@
+"""Nodes that cannot do our work, added for real to a real cluster and taken away again."""
+
+import contextlib
+import re
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from evclip_ray.cluster.nodes import NodeFacts, node_problems
+from tests.cluster.conftest import end
+
+GOOD = {"name": "a", "unseen": (), "read_only": (), "free": {}}
+
+
+@contextlib.contextmanager
+def node(cluster, *command, ray="ray"):
+    """One more node, started by `COMMAND ray start ...`."""
+    with tempfile.TemporaryDirectory(prefix="nd.", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        log = Path(folder) / "log"
+        start = (
+            f"exec {ray} start --block --address={cluster.address} --num-cpus=0 --temp-dir={folder}/r "
+            "--object-store-memory=100000000 --min-worker-port=0 --max-worker-port=0 "
+            "--dashboard-agent-listen-port=0"
+        )
+        with log.open("w") as stream:
+            process = subprocess.Popen(
+                [*command, "bash", "-c", start], env=cluster.environment, stdout=stream,
+                stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+        try:
+            while "Ray runtime started" not in log.read_text():
+                assert process.poll() is None, log.read_text()
+                time.sleep(0.5)
+            yield
+        finally:
+            end(process)
+            # The head hears of it a little later.
+            while nodes_up(cluster) > 3:
+                time.sleep(1)
+
+
+def nodes_up(cluster):
+    status, printed = cluster.evclip_ray("cluster", "status", "--address", cluster.address)
+    assert status == 0, printed
+    return len(re.findall(r"^\S+ \w{6} .* / ", printed, re.M))
+
+
+def check(cluster, storage):
+    return cluster.evclip_ray(
+        "cluster", "check", "--address", cluster.address, "--storage", storage, "--min-free-gb", 0
+    )
+
+
+@pytest.fixture
+def storage():
+    with tempfile.TemporaryDirectory(prefix="st.", dir="/tmp") as folder:
+        yield Path(folder) / "shared"
+
+
+def may_mount():
+    try:
+        return subprocess.run(["unshare", "-m", "true"], check=False, capture_output=True).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(900)
+def test_a_cluster_whose_nodes_can_do_it_passes(local_cluster, storage):
+    status, printed = check(local_cluster, storage)
+    assert (status, printed) == (0, f"{local_cluster.address}: nothing is wrong\n")
+    assert list(storage.iterdir()) == []
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(900)
+def test_a_cluster_without_the_gpus_that_a_space_asks_for_is_told(local_cluster, storage, tmp_path):
+    space = tmp_path / "big.yaml"
+    space.write_text("search:\n  optim.lr: {uniform: [0.1, 0.2]}\nstudy:\n  gpus: 4\n")
+    status, printed = local_cluster.evclip_ray(
+        "cluster", "check", "--address", local_cluster.address, "--storage", storage, "--space", space
+    )
+    assert status == 1
+    assert "4 GPU" in printed
+    assert "can never be placed" in printed
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(not may_mount(), reason="needs a mount namespace (root)")
+def test_storage_that_only_the_head_sees_is_told_before_the_first_trial(local_cluster, storage, tmp_path):
+    storage.mkdir()
+    hide = f'mount -t tmpfs none {storage} && exec "$@"'
+    with node(local_cluster, "unshare", "-m", "bash", "-c", hide, "-"):
+        status, printed = check(local_cluster, storage)
+        assert status == 1
+        assert f"{storage} is not the folder that this process sees" in printed
+        status, printed = local_cluster.evclip_ray(
+            "tune", "quickstart", "--out", storage / "study", "--cache", tmp_path / "cache", "--address",
+            local_cluster.address,
+        )  # fmt: skip
+        assert status == 1
+        assert "is not the folder that this process sees" in printed
+        assert not (storage / "study" / "trials").exists()
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(900)
+def test_a_node_without_the_package_is_told(local_cluster, storage, tmp_path):
+    with node(local_cluster, ray=python_without_the_package(tmp_path)):
+        status, printed = check(local_cluster, storage)
+    assert status == 1
+    assert "evclip-ray is not installed; install the same version on every node" in printed
+
+
+def python_without_the_package(folder):
+    """The command `ray` of an environment that has everything but evclip-ray, by links."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True)
+    there = next((folder / "venv" / "lib").glob("python*/site-packages"))
+    for entry in Path(sysconfig.get_path("purelib")).iterdir():
+        if "evclip" not in entry.name.lower():
+            (there / entry.name).symlink_to(entry)
+    script = folder / "ray"
+    script.write_text("from ray.scripts.scripts import main; main()")
+    return f"{folder}/venv/bin/python {script}"
+
+
+@pytest.mark.parametrize(
+    ("facts", "told"),
+    [
+        ({"ray": "1.0", "python": "3.0.0", "package": None}, "Ray is 1.0, here"),
+        ({"ray": "1.0", "python": "3.0.0", "package": None}, "Python is 3.0.0, here"),
+        ({"ray": "1.0", "python": "3.0.0", "package": None}, "evclip-ray is not installed"),
+        ({"ray": "1.0", "python": "3.0.0", "package": "9.9"}, "evclip-ray is 9.9, here"),
+    ],
+)
+def test_another_version_is_told_with_both(facts, told):
+    problems = node_problems(NodeFacts(**{**GOOD, **facts}))
+    assert any(told in problem for problem in problems)
