@@ -8,15 +8,12 @@ after round, so that they share the machine's moods; the ratio of two ways is ta
 
 import argparse
 import contextlib
-import ctypes
 import dataclasses
-import gc
 import json
 import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -25,6 +22,7 @@ from evclip_ray.models.clip import load_clip
 from evclip_ray.models.methods.base import Frozen, VideoBatch
 from evclip_ray.models.methods.ev_clip import EVCLIP, EVCLIPConfig
 from evclip_ray.models.video_encoder import load_video_encoder
+from evclip_ray.scaling.memory import peak_bytes
 
 PUBLISHED = "published habits"
 
@@ -146,25 +144,8 @@ def rounds(runs: dict[str, Callable[[], object]], device: torch.device, count: i
 
 def peak_mb(run: Callable[[], object], device: torch.device) -> float:
     """Most memory during `run` above what was held before it, in MB; NaN where it cannot be told."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        run()
-        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return float("nan")
-    gc.collect()
-    # What earlier steps freed but the allocator kept would hide what this one takes.
-    getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)(0)
-    Path("/proc/self/clear_refs").write_text("5")
-    before = _status_kb(status, "VmRSS")
-    run()
-    return (_status_kb(status, "VmHWM") - before) / 1024
-
-
-def _status_kb(status: Path, field: str) -> int:
-    return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(field))
+    found = peak_bytes(run, device)
+    return float("nan") if found is None else found[1] / 2**20
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ import functools
 import logging
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import open_clip
 import torch
@@ -53,16 +54,25 @@ BACKBONES: dict[str, Backbone] = {
     "ViT-B-16": Backbone("ViT-B-16", "openai", True, 224, 512, 17.56),
     "ViT-L-14": Backbone("ViT-L-14", "openai", True, 224, 768, 81.0),
     "ViT-L-14-336": Backbone("ViT-L-14-336", "openai", True, 336, 768, 190.96),
+    "debug_small": Backbone("debug_small", RANDOM, False, 64, 64, 0.000623),
     "debug": Backbone("debug", RANDOM, False, 64, 64, 0.00254),
+    "debug_large": Backbone("debug_large", RANDOM, False, 64, 64, 0.01525),
 }
 
-_DEBUG_MODEL = {
-    "embed_dim": 64,
-    "vision_cfg": {"image_size": 64, "patch_size": 16, "width": 64, "layers": 2, "head_width": 32},
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2},
-    # What training brings CLIP to; at open_clip's own start, 14.3, no learning rate carries over.
-    "init_logit_scale": math.log(100),
-}
+_DEBUG_SIZES = {"debug_small": (32, 1), "debug": (64, 2), "debug_large": (128, 4)}
+"""Width and layers of the image tower; the text tower is the same."""
+
+
+def _debug_config(width: int, layers: int) -> dict[str, Any]:
+    return {
+        "embed_dim": 64,
+        "vision_cfg": {
+            "image_size": 64, "patch_size": 16, "width": width, "layers": layers, "head_width": 32
+        },
+        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2},
+        # What training brings CLIP to; at open_clip's own start, 14.3, no learning rate carries over.
+        "init_logit_scale": math.log(100),
+    }  # fmt: skip
 
 
 def find_backbone(name: str) -> Backbone:
@@ -96,8 +106,8 @@ def build(architecture: str, pretrained: str | None = None, *, device: str = "cp
     for counting.
     """
     with torch.device(device), _without_random_notice():
-        if architecture == "debug":
-            return _debug_model()
+        if architecture in _DEBUG_SIZES:
+            return _debug_model(architecture)
         model: nn.Module = open_clip.create_model(
             architecture,
             pretrained=pretrained,
@@ -132,9 +142,9 @@ def _colours(architecture: str, pretrained: str | None) -> dict[str, tuple[float
     return {key: tag[key] for key in ("mean", "std") if tag.get(key)}
 
 
-def _debug_model() -> nn.Module:
-    model: nn.Module = open_clip.CLIP(**_DEBUG_MODEL)
-    image_size = BACKBONES["debug"].image_size
+def _debug_model(name: str) -> nn.Module:
+    model: nn.Module = open_clip.CLIP(**_debug_config(*_DEBUG_SIZES[name]))
+    image_size = BACKBONES[name].image_size
     preprocess = {
         "size": image_size,
         "mean": open_clip.OPENAI_DATASET_MEAN,

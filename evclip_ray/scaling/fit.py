@@ -70,7 +70,7 @@ def fit(form: str, scores: Sequence[RungScore]) -> dict[str, Any]:
         return {**record, "status": f"not enough rungs: {different} of different cost, {needed} are needed"}
     reference = float(np.exp(np.log(costs).mean()))
     top1 = np.array([score.top1 for score in scores])
-    draws = resampled_top1(top1, np.array([score.videos for score in scores], np.float64))
+    draws = resampled_top1(top1, np.array([score.videos for score in scores]))
     best = _solve(form, costs / reference, np.vstack([top1, draws]))
     grid = np.geomspace(costs.min(), costs.max(), _CURVE)
     curves = _predict(best, grid / reference)

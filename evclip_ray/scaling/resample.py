@@ -6,6 +6,7 @@ from each other; on the same videos they would vary together, and differences be
 """
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,9 @@ Floats = NDArray[np.float64]
 RESAMPLES = 1000
 
 
-def resampled_top1(top1: Floats, videos: Floats, *, resamples: int = RESAMPLES, seed: int = 0) -> Floats:
+def resampled_top1(
+    top1: Floats, videos: NDArray[Any], *, resamples: int = RESAMPLES, seed: int = 0
+) -> Floats:
     """(M,) top-1 of M trials on so many videos each -> (resamples, M) that might have been."""
     counts = np.asarray(videos, np.int64)
     draws = np.random.default_rng(seed).binomial(counts, top1, (resamples, len(counts)))

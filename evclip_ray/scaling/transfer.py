@@ -66,7 +66,8 @@ def slope(rungs: Sequence[tuple[float, Sequence[Mapping[str, Any]]]], path: Dist
     logs = np.log10([cost for cost, _ in usable])
     best = np.stack([_drawn_best(having, path, seed) for seed, (_, having) in enumerate(usable)], axis=1)
     centred = logs - logs.mean()
-    slopes = best @ centred / (centred**2).sum()
+    # Less the first rung's, so that a setting that stays gives 0 and not a rounding error that "moves".
+    slopes = (best - best[:, :1]) @ centred / (centred**2).sum()
     low, high = middle(slopes[1:])
     status = "moves" if low > 0 or high < 0 else "stays within noise"
     return {**record, "slope": float(slopes[0]), "interval": [low, high], "status": status}
@@ -78,12 +79,13 @@ def _drawn_best(trials: Sequence[Mapping[str, Any]], path: Distribution, seed: i
     if path.kind == "loguniform":
         values = np.log10(values)
     top1 = np.array([float(trial["val_top1"]) for trial in trials])
-    draws = resampled_top1(top1, np.array([trial["val_videos"] for trial in trials], np.float64), seed=seed)
+    draws = resampled_top1(top1, np.array([trial["val_videos"] for trial in trials]), seed=seed)
     # Ties are broken by chance, or the trial that came first would always be the best.
     ties = np.random.default_rng(seed).uniform(0, 1e-9, draws.shape)
     chosen = np.concatenate([[top1.argmax()], (draws + ties).argmax(1)])
     assert len(chosen) == 1 + RESAMPLES
-    return values[chosen]
+    drawn: Floats = values[chosen]
+    return drawn
 
 
 def _having(trials: Sequence[Mapping[str, Any]], path: str) -> list[Mapping[str, Any]]:

@@ -175,7 +175,8 @@ class SearchSpace:
         Raises:
             ConfigError: naming the path, the value and the nearest valid name.
         """
-        known = ["fixed", "search", "study"]
+        # `ladder` says which settings `scale` climbs along; one study has them as they are fixed.
+        known = ["fixed", "search", "study", "ladder"]
         for key in data:
             if key not in known:
                 raise ConfigError(f"{name}: {key!r} is no part of a search space; {nearest(key, known)}")

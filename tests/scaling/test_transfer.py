@@ -57,6 +57,9 @@ def test_an_optimum_that_moves_with_the_square_root_of_cost_is_found():
 def test_an_optimum_that_stays_stays_and_few_videos_cannot_tell():
     still = slope([(10.0**k, peaked(1e-3)) for k in range(4)], LR)
     assert (still["slope"], still["status"]) == (0.0, "stays within noise")
+    depths = trials([(2, 0.5), (2, 0.6), (2, 0.7)], "method.mask.depth")
+    fixed = slope([(cost, depths) for cost in (0.0508477, 0.0661519, 0.167837)], DEPTH)
+    assert (fixed["slope"], fixed["interval"], fixed["status"]) == (0.0, [0.0, 0.0], "stays within noise")
     unsure = slope([(10.0**k, peaked(10 ** (-3.5 + k / 2), videos=5)) for k in range(3)], LR)
     assert unsure["status"] == "stays within noise"
     assert unsure["interval"][0] < 0 < unsure["interval"][1]

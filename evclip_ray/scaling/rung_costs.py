@@ -1,0 +1,98 @@
+"""What a rung costs: counted and measured once for its best trial's experiment, and as rows of the tables."""
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from evclip_ray.artifacts import digest, read_json, write_json
+from evclip_ray.scaling.cost import count_cost
+from evclip_ray.scaling.folder import LadderFolder
+from evclip_ray.scaling.measure import measure_cost
+from evclip_ray.scaling.rungs import Rung
+from evclip_ray.training.checkpoint import CONFIG, read_record
+from evclip_ray.training.experiment import ExperimentConfig
+
+log = logging.getLogger(__name__)
+
+COUNTED = (
+    "inference_gmac", "training_gmac", "class_text_gmac", "trainable_parameters", "total_parameters",
+    "checkpoint_bytes",
+)  # fmt: skip
+MEASURED_STEPS = {
+    "latency_seconds": ("inference", "median_seconds"),
+    "latency_p95_seconds": ("inference", "p95_seconds"),
+    "videos_per_second": ("inference", "videos_per_second"),
+    "inference_peak_bytes": ("inference", "peak_bytes"),
+    "inference_joules_per_video": ("inference", "joules_per_video"),
+    "training_step_seconds": ("training", "median_seconds"),
+    "training_step_p95_seconds": ("training", "p95_seconds"),
+    "training_videos_per_second": ("training", "videos_per_second"),
+    "training_peak_bytes": ("training", "peak_bytes"),
+    "training_joules_per_video": ("training", "joules_per_video"),
+}
+"""Column of ladder.csv -> phase and number of a measured step, of the smallest batch."""
+COST_COLUMNS = ("rung", "quantity", "part", "batch", "value", "unit", "source")
+_UNITS = {"gmac": "GMAC", "parameters": "parameters", "bytes": "bytes", "seconds": "s", "second": "videos/s",
+          "video": "J"}  # fmt: skip
+
+
+def cost_of(folder: LadderFolder, rung: Rung, *, measure: bool) -> dict[str, Any] | None:
+    """What the best trial's experiment costs, from `costs/NAME.json` where that is of it.
+
+    None: no trial has a checkpoint.
+    """
+    best = folder.rung(rung.name) / "best"
+    if not (best / CONFIG).is_file():
+        return None
+    record = read_record(best)
+    experiment, classes = ExperimentConfig.load(record["experiment"]), record["classes"]
+    shape = experiment.model_dump(mode="json", include={"view", "backbone", "method", "optim", "precision"})
+    key = digest({"shape": shape, "classes": classes})
+    path = folder.cost(rung.name)
+    kept = read_json(path) if path.is_file() else {}
+    if kept.get("key") != key:
+        kept = {"key": key, "counted": count_cost(experiment, classes).record(), "measured": []}
+    if measure and not kept["measured"]:
+        try:
+            kept["measured"] = [dataclasses.asdict(row) for row in measure_cost(experiment, classes)]
+        except ValueError as error:
+            # Too large for this machine; what was counted is worth having all the same.
+            log.warning("rung %s: %s", rung.name, error)
+    write_json(path, kept)
+    return kept
+
+
+def cost_columns(cost: Mapping[str, Any]) -> dict[str, Any]:
+    """What ladder.csv says of a rung's cost."""
+    counted = cost["counted"]
+    found = {name: counted[name] for name in COUNTED if not isinstance(counted[name], dict)}
+    found |= {name: counted[f"{name}_total"] for name in ("inference_gmac", "training_gmac")}
+    for column, (phase, number) in MEASURED_STEPS.items():
+        step = next((step for step in cost["measured"] if step["phase"] == phase), None)
+        if step is not None:
+            found |= {column: step[number], "measured_batch": step["batch"], "measured_on": step["device"]}
+    return found
+
+
+def cost_rows(rung: str, cost: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What costs.csv says of a rung: a row a quantity and part."""
+    rows = []
+    for name in COUNTED:
+        value, batch = cost["counted"][name], ""
+        if name == "training_gmac":
+            batch = cost["counted"]["training_batch"]
+        parts = value if isinstance(value, dict) else {"": value}
+        rows += [_tidy(rung, name, part, batch, number, "counted") for part, number in parts.items()]
+    for step in cost["measured"]:
+        for name in ("median_seconds", "p95_seconds", "videos_per_second", "peak_bytes", "joules_per_video"):
+            source = (step["energy_note"] or step["device"]) if "joules" in name else step["device"]
+            rows.append(_tidy(rung, name, step["phase"], step["batch"], step[name], source))
+    return rows
+
+
+def _tidy(rung: str, quantity: str, part: str, batch: Any, value: Any, source: str) -> dict[str, Any]:
+    return {
+        "rung": rung, "quantity": quantity, "part": part, "batch": batch, "value": value,
+        "unit": _UNITS[quantity.rpartition("_")[2]], "source": source,
+    }  # fmt: skip

@@ -1,0 +1,154 @@
+"""A ladder: a search space, and the settings that each of its rungs has instead.
+
+ladder:                       # in the space's YAML; the command line's --ladder or --over replace it
+  over: backbone.name         # any path
+  rungs: [RN50, ViT-B-32, ViT-B-16]
+
+ladder:                       # or, where a rung is more than one setting
+  rungs:
+    small: {backbone.name: ViT-B-16, method.video_encoder.name: swin3d_s}
+    large: {backbone.name: ViT-L-14, method.video_encoder.name: swin3d_b}
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+
+from evclip_ray.config import ConfigError, Overrides, nearest, read_yaml
+from evclip_ray.tuning.search_space import SearchSpace, flatten
+
+BACKBONE = "backbone.name"
+_PARTS = ["over", "rungs"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rung:
+    """One study of a ladder. `name`: of its folder; `settings`: what it has instead of the others'."""
+
+    name: str
+    settings: dict[str, Any]
+    space: SearchSpace
+
+
+@dataclasses.dataclass(frozen=True)
+class Ladder:
+    """A search space and its rungs, in order; `over`: the path along which they differ, None for several."""
+
+    name: str
+    over: str | None
+    rungs: tuple[Rung, ...]
+
+    @classmethod
+    def read(
+        cls,
+        path: Path,
+        overrides: Overrides | None = None,
+        *,
+        over: Mapping[str, Sequence[Any]] | None = None,
+        study: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """The ladder in a YAML, its rungs replaced by `over`, path -> values, where that is given.
+
+        Raises:
+            ConfigError: no rung, one named twice, an unknown path, or a rung that no experiment allows.
+        """
+        data = read_yaml(path)
+        listed = data.get("ladder")
+        along, settings = _one_path(over) if over else _listed(listed)
+        spaces = {
+            name: _space(path.stem, data, name, {**(overrides or {}), **chosen}, study)
+            for name, chosen in settings.items()
+        }
+        rungs = tuple(Rung(name, settings[name], space) for name, space in spaces.items())
+        return cls(path.stem, along, rungs)
+
+    def identity(self) -> dict[str, Any]:
+        """What makes a ladder this ladder: all but its rungs and its budget, so that rungs can be added."""
+        space = self.rungs[0].space
+        own = {path for rung in self.rungs for path in rung.settings}
+        study = space.study
+        return {
+            "search": space.describe()["search"],
+            "fixed": {path: value for path, value in flatten(space.fixed).items() if path not in own},
+            "along": sorted(own), "seed": study.seed, "scheduler": study.scheduler, "sampler": study.sampler,
+        }  # fmt: skip
+
+
+def parse_over(text: str) -> dict[str, list[Any]]:
+    """`data.shots=2,4,8` as path -> values, each read as YAML.
+
+    Raises:
+        ConfigError: no path or no value.
+    """
+    path, equals, values = text.partition("=")
+    if not equals or not path.strip() or not values.strip():
+        raise ConfigError(f"--over needs PATH=VALUE,VALUE,..., got {text!r}; for example data.shots=2,4,8")
+    return {path.strip(): [_value(value) for value in values.split(",")]}
+
+
+def _value(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--over: {text!r} is not a YAML value") from None
+
+
+def _one_path(over: Mapping[str, Sequence[Any]]) -> tuple[str, dict[str, dict[str, Any]]]:
+    if len(over) != 1:
+        raise ConfigError(
+            f"a ladder climbs along one path, got {', '.join(over)}; give --ladder or --over, once"
+        )
+    ((path, values),) = over.items()
+    settings: dict[str, dict[str, Any]] = {}
+    for value in values:
+        name = _name(path, value)
+        if name in settings:
+            raise ConfigError(f"ladder: the rung {name!r} is named twice; name each once")
+        settings[name] = {path: value}
+    if not settings:
+        raise ConfigError("ladder: needs at least one rung, got none")
+    return path, settings
+
+
+def _listed(listed: Any) -> tuple[str | None, dict[str, dict[str, Any]]]:
+    if listed is None:
+        raise ConfigError(
+            "the space has no `ladder` section; give --ladder RN50,ViT-B-32 or --over data.shots=2,4,8"
+        )
+    if not isinstance(listed, Mapping) or not set(listed) <= set(_PARTS):
+        wrong = (
+            next((key for key in listed if key not in _PARTS), "") if isinstance(listed, Mapping) else listed
+        )
+        raise ConfigError(f"ladder: {wrong!r} is no part of a ladder; {nearest(str(wrong), _PARTS)}")
+    rungs = listed.get("rungs")
+    if isinstance(rungs, list):
+        return _one_path({str(listed.get("over", BACKBONE)): rungs})
+    if not isinstance(rungs, Mapping) or not all(isinstance(chosen, Mapping) for chosen in rungs.values()):
+        raise ConfigError(f"ladder.rungs: must be a list of values, or name -> settings, got {rungs!r}")
+    if not rungs or "over" in listed:
+        raise ConfigError("ladder: needs rungs, and `over` only with a list of values")
+    named = {_plain(str(name)): flatten(chosen) for name, chosen in rungs.items()}
+    if len(named) < len(rungs):
+        raise ConfigError(f"ladder: rungs must differ in their names, got {', '.join(map(str, rungs))}")
+    return None, named
+
+
+def _space(
+    name: str, data: Mapping[str, Any], rung: str, overrides: Overrides, study: Mapping[str, Any] | None
+) -> SearchSpace:
+    try:
+        return SearchSpace.load(name, data, overrides, study=study)
+    except ConfigError as error:
+        raise ConfigError(f"rung {rung}: {error}") from None
+
+
+def _name(path: str, value: Any) -> str:
+    return _plain(str(value) if path == BACKBONE else f"{path.rpartition('.')[2]}-{value}")
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", name)

@@ -1,0 +1,250 @@
+"""Ladders on real Ray, tiny: what is left on disk, and that nothing finished is ever lost."""
+
+import csv
+import json
+import math
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from evclip_ray.artifacts import ArtifactError, read_json, write_ledger
+from evclip_ray.cli import main
+from evclip_ray.scaling.ladder import LadderRun, total_seconds
+from evclip_ray.scaling.rungs import Ladder
+from evclip_ray.scaling.tables import best_trial, write_tables
+from evclip_ray.training.placement import GIB
+from evclip_ray.tuning.study import StudyFolder
+from evclip_ray.tuning.tuner import Outcome, identity
+
+MACHINES = [{"CPU": 2.0, "memory": 8.0 * GIB}]
+SEARCH = {"optim.lr": {"loguniform": [1e-3, 1e-2]}, "method.prompts": {"choice": ["both", "context"]}}
+
+
+@pytest.fixture
+def ladder(tiny_manifest, debug_settings, tmp_path):
+    """Makes a ladder over the tiny videos."""
+
+    def make(over=None, *, fixed=None, **study):
+        data = {
+            "fixed": {
+                **debug_settings,
+                "data.manifest": str(tiny_manifest),
+                "optim.epochs": 1,
+                **(fixed or {}),
+            },
+            "search": SEARCH,
+            "study": {"memory_gb": 0.5, "scheduler": "none", "trials": 1, **study},
+        }
+        path = tmp_path / "tiny.yaml"
+        path.write_text(yaml.safe_dump(data))
+        return Ladder.read(path, over=over or {"backbone.name": ["debug_small", "debug"]})
+
+    return make
+
+
+def climb(run, *, search=None):
+    """Run a ladder; the names of the rungs that were searched come with the states."""
+    searched = []
+
+    def default(study, plan):
+        return study.run(plan, lambda *event: None)
+
+    def follow(study, plan):
+        searched.append((study.folder.root.name, [found.folder for found in plan.warm_start]))
+        return (search or default)(study, plan)
+
+    states = run.run(MACHINES, prepare=lambda study: study.prepare(), search=follow)
+    return states, searched
+
+
+def table(root, name):
+    with (root / f"{name}.csv").open() as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_a_ladder_leaves_a_study_a_rung_and_the_tables(ladder, tiny_cache, tiny_videos, local_ray, tmp_path):
+    root = tmp_path / "ladder"
+    run = LadderRun(ladder(), root, cache=tiny_cache, measure=False)
+    states, searched = climb(run)
+    assert [(state.name, state.state) for state in states] == [
+        ("debug_small", "finished"),
+        ("debug", "finished"),
+    ]
+    assert searched == [("debug_small", []), ("debug", [str(root / "rungs" / "debug_small")])]
+    ledger = read_json(root / "ledger.json")
+    assert ledger["stage"] == "ladder"
+    assert [rung["state"] for rung in ledger["rungs"]] == ["finished", "finished"]
+    assert ledger["rungs"][0]["train_videos"] > 0
+
+    first, second = (
+        next(StudyFolder(root / "rungs" / name).trials())["overrides"] for name in ("debug_small", "debug")
+    )
+    assert first == second, "the best point of a rung is the first of the next"
+
+    rows = table(root, "ladder")
+    assert [row["rung"] for row in rows] == ["debug_small", "debug"]
+    for row in rows:
+        assert float(row["val_top1_low"]) <= float(row["val_top1"]) <= float(row["val_top1_high"])
+        assert float(row["bootstrap_low"]) <= float(row["val_top1"]) <= float(row["bootstrap_high"])
+        assert row["random_weights"] == "True"
+        assert row["latency_seconds"] == row["pareto"] == "", "not measured"
+        assert row["pareto_total_parameters"] in ("True", "False")
+    assert float(rows[0]["inference_gmac"]) < float(rows[1]["inference_gmac"])
+
+    priced = table(root, "costs")
+    tower = [
+        float(r["value"]) for r in priced if (r["quantity"], r["part"]) == ("inference_gmac", "image_tower")
+    ]
+    assert tower == sorted(tower)
+    assert len(tower) == 2
+    assert {row["status"] for row in table(root, "importance")} == {"too few trials: 1, 8 are needed"}
+    assert {row["status"] for row in table(root, "transfer")} == {"too few trials: 1, 3 are needed"}
+    fits = read_json(root / "fits.json")
+    assert {fit["status"] for fit in fits["accuracy"] if fit["cost"] == "inference_gmac"} == {
+        "not enough rungs: 2 of different cost, 3 are needed",
+        "not enough rungs: 2 of different cost, 4 are needed",
+    }
+    assert fits["transfer"]["cost"] == "inference_gmac"
+
+    again, searched = climb(LadderRun(ladder(), root, cache=tiny_cache, measure=False))
+    assert ([state.state for state in again], searched) == (["finished", "finished"], [])
+    with pytest.raises(ArtifactError, match=r"belongs to another ladder \(it differs in: fixed"):
+        LadderRun(ladder(fixed={"optim.weight_decay": 0.5}), root, cache=tiny_cache).plan(MACHINES)
+
+
+def test_a_rung_that_fails_is_said_and_the_others_go_on(ladder, tiny_cache, tiny_videos, local_ray, tmp_path):
+    root = tmp_path / "ladder"
+    over = {"backbone.pretrained": ["no_such_weights.pt", "random"]}
+    states, _ = climb(LadderRun(ladder(over), root, cache=tiny_cache, measure=False))
+    assert [state.state for state in states] == ["failed", "finished"]
+    assert "no_such_weights.pt" in states[0].error
+    assert states[1].warm_start is None, "a failed rung has no points to pass on"
+    failed, finished = table(root, "ladder")
+    assert (failed["state"], failed["val_top1"], failed["inference_gmac"]) == ("failed", "", "")
+    assert "no_such_weights.pt" in failed["error"]
+    assert finished["val_top1"] != ""
+    fit = read_json(root / "fits.json")["accuracy"][0]
+    assert fit["left_out"] == [failed["rung"]]
+
+
+def test_a_rung_that_raises_is_tried_again_and_an_interrupted_one_is_the_last(
+    ladder, tiny_cache, tiny_videos, tmp_path, local_ray
+):
+    root = tmp_path / "ladder"
+
+    def breaks(study, plan):
+        if study.folder.root.name == "debug_small":
+            raise OSError("the disk is on fire")
+        return Outcome([], missing=1, interrupted=True)
+
+    over = {"backbone.name": ["debug_small", "debug", "debug_large"]}
+    states, _ = climb(LadderRun(ladder(over), root, cache=tiny_cache, measure=False), search=breaks)
+    assert [state.state for state in states] == ["failed", "interrupted"]
+    assert states[0].error == "OSError: the disk is on fire"
+    assert [row["state"] for row in table(root, "ladder")] == ["failed", "interrupted", "not begun"]
+    _, searched = climb(LadderRun(ladder(over), root, cache=tiny_cache, measure=False), search=breaks)
+    assert [name for name, _ in searched] == ["debug_small", "debug"]
+
+
+def test_a_single_rung_is_a_ladder_and_another_can_be_added(
+    ladder, tiny_cache, tiny_videos, local_ray, tmp_path
+):
+    root = tmp_path / "ladder"
+    one = {"backbone.name": ["debug"]}
+    states, _ = climb(LadderRun(ladder(one), root, cache=tiny_cache))
+    assert [state.state for state in states] == ["finished"]
+    (row,) = table(root, "ladder")
+    assert float(row["latency_seconds"]) > 0
+    assert row["pareto"] == "True"
+    kept = read_json(root / "costs" / "debug.json")
+    assert kept["measured"][0]["phase"] == "inference"
+    before = (root / "costs" / "debug.json").read_bytes()
+    two = ladder({"backbone.name": ["debug", "debug_large"]})
+    states, searched = climb(LadderRun(two, root, cache=tiny_cache, measure=False))
+    assert [state.state for state in states] == ["finished"] * 2
+    assert [name for name, _ in searched] == ["debug_large"], "a rung can be added"
+    assert (root / "costs" / "debug.json").read_bytes() == before, "measured once"
+
+
+def test_device_hours_are_of_a_rungs_trials_whenever_they_ran(
+    ladder, tiny_cache, tiny_videos, local_ray, tmp_path
+):
+    made = ladder({"backbone.name": ["debug"]}, trials=None)
+    run = LadderRun(made, tmp_path / "ladder", cache=tiny_cache, device_hours=1.0, measure=False)
+    plan = run.plan(MACHINES)["debug"]
+    assert plan.time_budget == pytest.approx(1800), "two CPUs spend an hour in half of one"
+    assert math.isinf(plan.missing)
+    run.folder.claim(made.identity())
+    trial = run.folder.rung("debug") / "trials" / "trial-0000"
+    trial.mkdir(parents=True)
+    (trial / "point.json").write_text(json.dumps({"overrides": {}}))
+    epoch = {
+        "epoch": 1,
+        "seconds": 3000.0,
+        "val_top1": 0.5,
+        "val_loss": 1.0,
+        "best_epoch": 1,
+        "val_videos": 6,
+    }
+    (trial / "history.jsonl").write_text(json.dumps(epoch) + "\n")
+    rung = made.rungs[0]
+    assert run._seconds_left(rung, plan) == pytest.approx(300)
+    (trial / "history.jsonl").write_text(json.dumps({**epoch, "seconds": 4000.0}) + "\n")
+    # The trial was put there by hand, before the study's own ledger.
+    write_ledger(run.folder.rung("debug"), "study", inputs=identity(rung.space))
+    states, searched = climb(run)
+    assert ([state.state for state in states], searched) == (["finished"], [])
+
+
+def test_a_study_without_a_finished_trial_and_nan_metrics_give_empty_cells(ladder, tiny_cache, tmp_path):
+    run = LadderRun(ladder(), tmp_path / "ladder", cache=tiny_cache, measure=False)
+    run.folder.claim(run.ladder.identity())
+    trial = run.folder.rung("debug") / "trials" / "trial-0000"
+    trial.mkdir(parents=True)
+    (trial / "point.json").write_text(json.dumps({"overrides": {"optim.lr": 0.01}}))
+    diverged = {
+        "epoch": 1,
+        "seconds": 1.0,
+        "diverged": True,
+        "best_epoch": 0,
+        "val_videos": 6,
+        "val_loss": math.nan,
+    }
+    (trial / "history.jsonl").write_text(json.dumps(diverged) + "\n")
+    (trial / "result.json").write_text(json.dumps({"state": "diverged"}))
+    rows = write_tables(run.folder, run.ladder, measure=False)
+    assert [row["state"] for row in rows] == ["not begun", "not begun"]
+    assert all(math.isnan(row["val_top1"]) for row in rows)
+    assert [row["trials"] for row in rows] == [0, 1]
+    assert [row["val_top1"] for row in table(tmp_path / "ladder", "ladder")] == ["", ""]
+    assert best_trial([]) is None
+
+
+def test_the_cost_of_a_ladder_is_the_sum_of_its_rungs(ladder, tiny_cache, tiny_videos, tmp_path):
+    run = LadderRun(ladder(trials=3), tmp_path / "ladder", cache=tiny_cache, measure=False)
+    plans = run.plan(MACHINES, measure=True)
+    each = [plan.cost.once_seconds + 2 * plan.cost.trial_seconds for plan in plans.values()]
+    assert total_seconds(plans) == pytest.approx(sum(each)), "three trials, two at once"
+    assert not (tmp_path / "ladder").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--ladder", "RN50,ViT-B-61"], "'ViT-B-61' is unknown; the nearest valid name is 'ViT-B-16'"),
+        (["--ladder", "debug,debug"], "the rung 'debug' is named twice"),
+        (["--over", "optim.lrr=1,2"], "the nearest valid name is 'optim.lr'"),
+        (["--over", "data.shots"], "--over needs PATH=VALUE"),
+        (["--ladder", "debug", "--over", "data.shots=1"], "give one of them"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_line(arguments, expected, tiny_manifest, tmp_path):
+    out = tmp_path / "out"
+    result = CliRunner().invoke(
+        main, ["scale", "debug", "--data", str(tiny_manifest), "--out", str(out), *arguments]
+    )
+    assert result.exit_code == 1
+    assert expected in result.output
+    assert result.output.count("\n") == 1
+    assert not out.exists()

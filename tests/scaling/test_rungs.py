@@ -1,0 +1,113 @@
+import pytest
+import yaml
+
+from evclip_ray.config import ConfigError
+from evclip_ray.scaling.rungs import Ladder, parse_over
+from evclip_ray.tuning.search_space import shipped_spaces
+
+SPACE = {
+    "fixed": {
+        "data.manifest": "none", "backbone.name": "debug", "backbone.pretrained": "random",
+        "method.name": "ev_clip",
+    },
+    "search": {"optim.lr": {"loguniform": [1e-3, 1e-2]}},
+    "study": {"trials": 4},
+}  # fmt: skip
+
+
+@pytest.fixture
+def space(tmp_path):
+    def write(**sections):
+        path = tmp_path / "mine.yaml"
+        path.write_text(yaml.safe_dump({**SPACE, **sections}, sort_keys=False))
+        return path
+
+    return write
+
+
+def test_a_rung_is_the_space_with_one_setting_changed(space):
+    ladder = Ladder.read(space(), over={"backbone.name": ["debug", "open_clip:ViT-B-16"]})
+    assert [rung.name for rung in ladder.rungs] == ["debug", "open_clip-ViT-B-16"]
+    assert [rung.space.experiment().backbone.name for rung in ladder.rungs] == ["debug", "open_clip:ViT-B-16"]
+    assert ladder.over == "backbone.name"
+
+
+@pytest.mark.parametrize(
+    ("path", "values", "names"),
+    [
+        ("data.shots", [2, 4, None], ["shots-2", "shots-4", "shots-None"]),
+        ("view.num_frames", [4, 8], ["num_frames-4", "num_frames-8"]),
+        ("method.prompts", ["mask", "context"], ["prompts-mask", "prompts-context"]),
+        ("method.name", ["ev_clip", "ez_clip"], ["name-ev_clip", "name-ez_clip"]),
+    ],
+)
+def test_a_ladder_may_climb_along_any_path(space, path, values, names):
+    assert [rung.name for rung in Ladder.read(space(), over={path: values}).rungs] == names
+
+
+def test_a_searched_setting_that_the_ladder_climbs_is_searched_no_more(space):
+    ladder = Ladder.read(space(), over={"optim.lr": [0.1, 0.2]})
+    assert [rung.space.search for rung in ladder.rungs] == [(), ()]
+    assert [rung.space.experiment().optim.lr for rung in ladder.rungs] == [0.1, 0.2]
+
+
+def test_the_yaml_may_name_the_rungs_and_the_command_line_replaces_them(space):
+    path = space(ladder={"over": "data.shots", "rungs": [1, 2]})
+    assert [rung.settings for rung in Ladder.read(path).rungs] == [{"data.shots": 1}, {"data.shots": 2}]
+    replaced = Ladder.read(path, over={"optim.epochs": [3]})
+    assert [rung.settings for rung in replaced.rungs] == [{"optim.epochs": 3}]
+
+
+def test_a_rung_may_be_several_settings(space):
+    rungs = {"small": {"data.shots": 1}, "large": {"data.shots": 8, "optim": {"epochs": 9}}}
+    ladder = Ladder.read(space(ladder={"rungs": rungs}))
+    assert ladder.over is None
+    assert ladder.rungs[1].settings == {"data.shots": 8, "optim.epochs": 9}
+    assert ladder.rungs[1].space.experiment().optim.epochs == 9
+
+
+def test_the_budget_and_further_rungs_leave_a_ladder_what_it_is(space):
+    first = Ladder.read(space(), over={"data.shots": [1, 2]})
+    more = Ladder.read(space(), over={"data.shots": [1, 2, 4]}, study={"trials": 9})
+    other = Ladder.read(space(), {"optim.epochs": 7}, over={"data.shots": [1, 2]})
+    assert first.identity() == more.identity() != other.identity()
+
+
+@pytest.mark.parametrize(
+    ("sections", "over", "expected"),
+    [
+        (
+            {},
+            {"optim.lrr": [1, 2]},
+            "rung lrr-1: optim.lrr: no such setting; the nearest valid name is 'optim.lr'",
+        ),
+        ({}, {"backbone.name": ["debug", "debug"]}, "the rung 'debug' is named twice"),
+        ({}, {"backbone.name": ["ViT-B-61"]}, "nearest valid name is 'ViT-B-16'"),
+        ({}, {"view.num_frames": [8, 7]}, "rung num_frames-7: view.num_frames must be even"),
+        ({}, {"method.name": ["zero_shot"]}, "rung name-zero_shot: method 'zero_shot' has nothing to train"),
+        ({}, {"backbone.name": []}, "needs at least one rung"),
+        ({}, {"seed": [1], "data.shots": [2]}, "climbs along one path, got seed, data.shots"),
+        ({}, None, "no `ladder` section; give --ladder"),
+        ({"ladder": {"ovr": "seed"}}, None, "'ovr' is no part of a ladder; the nearest valid name is 'over'"),
+        ({"ladder": ["debug"]}, None, "is no part of a ladder"),
+        ({"ladder": {"rungs": 3}}, None, "must be a list of values"),
+        ({"ladder": {"rungs": {}}}, None, "needs rungs"),
+        ({"ladder": {"rungs": {"a b": {"seed": 1}, "a/b": {"seed": 2}}}}, None, "must differ in their names"),
+    ],
+)
+def test_a_ladder_that_cannot_be_climbed_is_refused_before_it_begins(space, sections, over, expected):
+    with pytest.raises(ConfigError) as refused:
+        Ladder.read(space(**sections), over=over)
+    assert expected in str(refused.value)
+
+
+def test_values_on_the_command_line_are_read_as_yaml():
+    assert parse_over("data.shots=2, 4,null") == {"data.shots": [2, 4, None]}
+    for text in ("data.shots", "data.shots=", "=1,2"):
+        with pytest.raises(ConfigError, match="--over needs PATH=VALUE"):
+            parse_over(text)
+
+
+def test_the_shipped_ladder_has_three_rungs_of_growing_backbones():
+    ladder = Ladder.read(shipped_spaces()["debug_ladder"], {"data.manifest": "none"})
+    assert [rung.name for rung in ladder.rungs] == ["debug_small", "debug", "debug_large"]
