@@ -9,6 +9,7 @@ from evclip_ray.reports.document import Table
 from evclip_ray.reports.results import Study
 
 _UNKNOWN = "not recorded"
+DIFFERS = "differs by rung"
 
 
 def study_conditions(study: Study) -> dict[str, str]:
@@ -55,10 +56,9 @@ def conditions_table(found: Mapping[str, str], sources: tuple[str, ...]) -> Tabl
 def brief_line(found: Mapping[str, str]) -> str:
     """The conditions in a line, for the foot of a table."""
     chosen = ("split", "protocol", "seeds", "views", "template", "backbone", "weights", "git revision")
-    short = {"git revision": "git", "template": "template", "weights": "weights"}
-    return " · ".join(
-        f"{short[name]} {found[name]}" if name in short else found[name] for name in chosen if name in found
-    )
+    named = {"git revision": "git", "template": "template", "weights": "weights", "backbone": "backbone"}
+    named |= {name: name for name in chosen if found.get(name) == DIFFERS}
+    return " · ".join(f"{named.get(name, '')} {found[name]}".strip() for name in chosen if name in found)
 
 
 def is_random(found: Mapping[str, str]) -> list[str]:

@@ -13,6 +13,8 @@ from typing import Any
 import altair
 import pandas as pd
 
+_EXACT = 2**53
+
 Drawing = altair.Chart | altair.LayerChart | altair.FacetChart
 
 
@@ -146,12 +148,14 @@ class Report:
 
 
 def plain(value: Any) -> Any:
-    """A cell as JSON knows it: floats to 5 significant digits, None for what is not a number."""
+    """A cell as JSON knows it: fractions to 5 significant digits, None for what is not a number."""
     if value is None or value is pd.NA or value is pd.NaT:
         return None
     if hasattr(value, "item"):
         value = value.item()
     if isinstance(value, float):
+        if value.is_integer() and abs(value) < _EXACT:
+            return int(value)
         return float(f"{value:.5g}") if math.isfinite(value) else None
     return value if isinstance(value, bool | int | str) else json.dumps(value, default=str)
 

@@ -8,8 +8,8 @@ import pandas as pd
 from evclip_ray.reports.results import Ladder
 
 COSTS = {
-    "inference_gmac": "multiply-accumulates of a video, GMAC",
-    "latency_seconds": "latency of one video, seconds",
+    "inference_gmac": "GMAC of one video",
+    "latency_seconds": "latency of one video, s",
     "total_parameters": "parameters, frozen and trained",
     "trainable_parameters": "trained parameters",
     "train_videos": "training videos",
@@ -39,7 +39,8 @@ def over_cost(ladder: Ladder, cost: str) -> pd.DataFrame:
         return pd.DataFrame(columns=[*_SCORE, "cost"])
     frame = frame.assign(cost=pd.to_numeric(frame[cost], errors="coerce"))
     kept = [name for name in (*_SCORE, "cost", FRONTS.get(cost, "")) if name in frame]
-    return frame.loc[frame["cost"] > 0, kept].sort_values("cost").reset_index(drop=True)
+    frame = frame.loc[frame["cost"] > 0, kept].sort_values("cost").reset_index(drop=True)
+    return frame.assign(place=frame.index)
 
 
 def costs_that_differ(ladder: Ladder) -> list[str]:
@@ -104,7 +105,8 @@ def importance(ladder: Ladder) -> pd.DataFrame:
     frame = ladder.table("importance")
     if frame.empty:
         return frame
-    return frame[frame["importance"].notna()].assign(rung=frame["rung"].astype(str)).reset_index(drop=True)
+    frame = frame.assign(rung=frame["rung"].astype(str))
+    return frame[frame["importance"].notna()].reset_index(drop=True)
 
 
 def gmac_by_part(ladder: Ladder) -> pd.DataFrame:

@@ -8,6 +8,7 @@ import pandas as pd
 from evclip_ray.artifacts import LEDGER
 from evclip_ray.reports import ladder_frames as frames
 from evclip_ray.reports.conditions import (
+    DIFFERS,
     brief_line,
     conditions_table,
     random_warning,
@@ -47,7 +48,7 @@ def ladder_report(
         subtitle=", ".join(f"{count} rungs {state}" for state, count in ended.items()) or "no rung has begun",
         facts=_facts(ladder),
         conditions=conditions_table(conditions, (LEDGER, f"{RUNGS}/*/best/config.json")),
-        brief=brief_line(conditions),
+        brief=brief_line(_conditions(ladder, briefly=True)),
         sections=sections,
         warnings=_warnings(ladder),
     )
@@ -112,13 +113,23 @@ def _set_out(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _chart_sections(ladder: Ladder) -> list[Section]:
     groups: dict[str, list[Chart]] = {}
+    remarks: list[Note] = []
     for chart in ladder_charts(ladder):
         groups.setdefault(_GROUP.get(chart.name.partition("_")[0], "search"), []).append(chart)
     titles = {
         "accuracy": "Accuracy over cost", "pareto": "Pareto fronts", "costs": "Costs",
         "search": "The searches", "transfer": "Where each rung has a setting best",
     }  # fmt: skip
-    found = [Section(name, title, groups[name]) for name, title in titles.items() if name in groups]
+    important = ladder.table("importance")
+    if "search" in groups and frames.importance(ladder).empty and not important.empty:
+        why = important.groupby("rung")["status"].first()
+        said = "; ".join(f"{rung}: {status}" for rung, status in why.items())
+        remarks.append(Note(f"Hyperparameter importance: {said}."))
+    found = [
+        Section(name, title, [*groups[name], *(remarks if name == "search" else [])])
+        for name, title in titles.items()
+        if name in groups
+    ]
     costs = ladder.table("costs")
     if costs.empty:
         return found
@@ -134,16 +145,16 @@ def _chart_sections(ladder: Ladder) -> list[Section]:
 _GROUP = {"ladder": "accuracy", "pareto": "pareto", "gmac": "costs", "transfer": "transfer"}
 
 
-def _conditions(ladder: Ladder) -> dict[str, str]:
-    """The rungs' conditions: one value where they agree, each rung's where they do not."""
+def _conditions(ladder: Ladder, *, briefly: bool = False) -> dict[str, str]:
+    """The rungs' conditions: one value where they agree, each rung's (or that they differ) where not."""
     rungs = {name: study_conditions(study) for name, study in ladder.rungs.items()}
     found = {"ladder": f"{ladder.name}, key {ladder.ledger.get('key')}"}
     for key in dict.fromkeys(key for values in rungs.values() for key in values):
         values = {name: values.get(key, "–") for name, values in rungs.items()}
         same = len(set(values.values())) == 1
-        found[key] = (
-            next(iter(values.values())) if same else "; ".join(f"{name}: {v}" for name, v in values.items())
-        )
+        each = "; ".join(f"{name}: {value}" for name, value in values.items())
+        differ = DIFFERS if briefly else each
+        found[key] = next(iter(values.values())) if same else differ
     return found
 
 

@@ -162,7 +162,7 @@ class Ladder:
         path = self.root / f"{name}.csv"
         if not path.is_file() or path.stat().st_size == 0:
             return pd.DataFrame()
-        return pd.read_csv(path)
+        return pd.read_csv(path, keep_default_na=False, na_values=[""])
 
     @functools.cached_property
     def fits(self) -> Mapping[str, Any]:

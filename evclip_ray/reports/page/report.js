@@ -14,6 +14,10 @@ const objects = {};
 const rowsOf = (name) => (objects[name] ??= data[name].rows.map((row) =>
   Object.fromEntries(row.map((cell, place) => [data[name].columns[place], cell]))));
 
+// A phone has no room for four entries of a legend side by side.
+const themed = (name, width) =>
+  width < 500 ? { ...themes[name], legend: { ...themes[name].legend, columns: 2 } } : themes[name];
+
 async function draw(element) {
   const { spec, data: names, renderer, height } = charts[element.dataset.chart];
   const drawing = scheme();
@@ -24,7 +28,7 @@ async function draw(element) {
       Object.entries(names).map(([name, local]) => [local, rowsOf(name).map((row) => ({ ...row }))])),
   };
   const { view } = await vegaEmbed(element, filled, {
-    config: themes[drawing], renderer, theme: undefined, tooltip: { theme: drawing },
+    config: themed(drawing, element.clientWidth), renderer, theme: undefined, tooltip: { theme: drawing },
     actions: { export: true, source: false, compiled: false, editor: false },
   });
   element.vegaView?.finalize();
