@@ -99,13 +99,18 @@ class LadderRun:
             for rung in self.ladder.rungs:
                 state = self._climb(rung, _last_finished(states), machines, prepare, search)
                 states.append(state)
-                self.folder.note(rungs=[dataclasses.asdict(state) for state in states])
+                self._note(state)
                 self.rows = write_tables(self.folder, self.ladder, measure=self.measure)
                 if on_rung is not None:
                     on_rung(state)
                 if state.state == "interrupted":
                     break
             return states
+
+    def _note(self, state: RungState) -> None:
+        """Write down how a rung stands; what an earlier call noted of the others stays."""
+        noted = {rung["name"]: rung for rung in self.folder.ledger().get("rungs", [])}
+        self.folder.note(rungs=list({**noted, state.name: dataclasses.asdict(state)}.values()))
 
     def _climb(
         self, rung: Rung, below: str | None, machines: Machines, prepare: Prepare, search: Search

@@ -82,11 +82,11 @@ def write_tables(folder: LadderFolder, ladder: Ladder, *, measure: bool) -> list
         for row in parameter_importance(rung.space, trials[rung.name])
     ]
     folder.write_table("importance", important, IMPORTANCE_COLUMNS)
-    _write_transfer(folder, ladder, rows, trials)
+    _write_fits(folder, ladder, rows, trials)
     return rows
 
 
-def _write_transfer(
+def _write_fits(
     folder: LadderFolder,
     ladder: Ladder,
     rows: Sequence[dict[str, Any]],

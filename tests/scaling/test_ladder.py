@@ -1,5 +1,6 @@
 """Ladders on real Ray, tiny: what is left on disk, and that nothing finished is ever lost."""
 
+import contextlib
 import csv
 import json
 import math
@@ -10,7 +11,7 @@ from click.testing import CliRunner
 
 from evclip_ray.artifacts import ArtifactError, read_json, write_ledger
 from evclip_ray.cli import main
-from evclip_ray.scaling.ladder import LadderRun, total_seconds
+from evclip_ray.scaling.ladder import LadderRun, RungState, total_seconds
 from evclip_ray.scaling.rungs import Ladder
 from evclip_ray.scaling.tables import best_trial, write_tables
 from evclip_ray.training.placement import GIB
@@ -143,8 +144,11 @@ def test_a_rung_that_raises_is_tried_again_and_an_interrupted_one_is_the_last(
     assert [state.state for state in states] == ["failed", "interrupted"]
     assert states[0].error == "OSError: the disk is on fire"
     assert [row["state"] for row in table(root, "ladder")] == ["failed", "interrupted", "not begun"]
-    _, searched = climb(LadderRun(ladder(over), root, cache=tiny_cache, measure=False), search=breaks)
+    again = LadderRun(ladder(over), root, cache=tiny_cache, measure=False)
+    again._note(RungState("debug_large", {}, "finished"))
+    _, searched = climb(again, search=breaks)
     assert [name for name, _ in searched] == ["debug_small", "debug"]
+    assert table(root, "ladder")[2]["state"] == "finished", "an earlier call's word stays"
 
 
 def test_a_single_rung_is_a_ladder_and_another_can_be_added(
@@ -248,3 +252,45 @@ def test_a_mistake_on_the_command_line_is_one_line(arguments, expected, tiny_man
     assert expected in result.output
     assert result.output.count("\n") == 1
     assert not out.exists()
+
+
+@pytest.fixture
+def scale(monkeypatch, tiny_manifest, debug_settings, tmp_path):
+    """Runs `evclip-ray scale` with rungs that end as they are told to, without a cluster."""
+    path = tmp_path / "tiny.yaml"
+    fixed = {**debug_settings, "data.manifest": str(tiny_manifest)}
+    path.write_text(yaml.safe_dump({"fixed": fixed, "search": SEARCH, "study": {"memory_gb": 0.5}}))
+
+    def call(*ends):
+        def run(ladder, machines, **steps):
+            ladder.folder.root.mkdir(parents=True)
+            ladder.folder.claim(ladder.ladder.identity())
+            ladder.rows = write_tables(ladder.folder, ladder.ladder, measure=False)
+            return [RungState(f"rung{i}", {}, *end) for i, end in enumerate(ends)]
+
+        monkeypatch.setattr("evclip_ray.cluster.connect", lambda *a, **k: contextlib.nullcontext(MACHINES))
+        monkeypatch.setattr(LadderRun, "run", run)
+        out = tmp_path / "out"
+        arguments = ["scale", str(path), "--ladder", "debug_small,debug", "--out", str(out), "--trials", "1"]
+        return CliRunner().invoke(main, arguments)
+
+    return call
+
+
+def test_the_command_ends_well_where_every_rung_did(scale):
+    result = scale(["finished"], ["finished"])
+    assert result.exit_code == 0, result.output
+    assert "evclip-ray report" in result.output
+    assert "debug_small" in result.output
+
+
+def test_a_failed_rung_is_the_exit_status(scale):
+    result = scale(["failed", "OSError: the disk is on fire"], ["finished"])
+    assert result.exit_code == 1
+    assert "1 of 2 rungs failed (rung0); the first: OSError: the disk is on fire" in result.output
+
+
+def test_ctrl_c_says_how_to_go_on(scale):
+    result = scale(["finished"], ["interrupted"])
+    assert result.exit_code == 130
+    assert "Go on with:" in result.output
