@@ -22,7 +22,10 @@ set -euo pipefail
 
 VENV=${VENV:-FILL-IN}
 SHARED=${SHARED:-FILL-IN}
-PORT=${PORT:-$((20000 + SLURM_JOB_ID % 10000))}
+# Ports of this job's own, for other jobs may share the node.
+PORT=${PORT:-$((20000 + SLURM_JOB_ID % 4000))}
+CLIENT_PORT=${CLIENT_PORT:-$((24000 + SLURM_JOB_ID % 4000))}
+DASHBOARD_PORT=${DASHBOARD_PORT:-$((28000 + SLURM_JOB_ID % 4000))}
 # One folder a job, on the node's own disk; the path of a socket must stay short.
 FOLDER=${FOLDER:-/tmp/ray-$SLURM_JOB_ID}
 PATH=$VENV/bin:$PATH
@@ -62,13 +65,14 @@ start() {
 }
 
 start "$head" --head --port="$PORT" --node-ip-address="$address" --dashboard-host=127.0.0.1 \
-    --dashboard-port="${DASHBOARD_PORT:-8265}" --ray-client-server-port="${CLIENT_PORT:-0}"
+    --dashboard-port="$DASHBOARD_PORT" --ray-client-server-port="$CLIENT_PORT"
 for node in "${nodes[@]:1}"; do
     start "$node" --address="$address:$PORT"
 done
 
 # Until every node has joined; the study itself then looks at each of them.
-evclip-ray cluster status --address "$address:$PORT" --wait-for-nodes "${#nodes[@]}"
+evclip-ray cluster status --address "$address:$PORT" --wait-for-nodes "${#nodes[@]}" --wait-seconds 300
+echo "dashboard: ssh -L 8265:localhost:$DASHBOARD_PORT $head, then http://localhost:8265"
 
 # In the background, so that the warning before the time limit (INT) reaches it and the study says how to go on.
 srun --overlap --nodes=1 --ntasks=1 --nodelist="$head" evclip-ray tune "$@" --address "$address:$PORT" &

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from evclip_ray.cluster.status import NodeUse, Work
 
 _GIB = 1024**3
+# What Ray calls by the name of our code.
+_NAMES = {
+    "run_trial": "a trial", "run_packed_trial": "a pack of trials", "RayTrainWorker": "a worker of a trial",
+}  # fmt: skip
 _ADDRESS = click.option(
     "--address",
     default=None,
@@ -90,8 +94,11 @@ def _check_running(address: str, needs: "Needs", min_free_gb: float, *, verbose:
 def status(verbose: bool, address: str, wait_for_nodes: int, wait_seconds: float) -> None:
     """Nodes, who holds GPUs, what decodes, how full the object store is."""
     from evclip_ray.cluster import status as cluster
+    from evclip_ray.cluster.address import wait_for_answer
     from evclip_ray.cluster.connection import joined
 
+    if wait_for_nodes:
+        wait_for_answer(address, seconds=wait_seconds)
     with joined(address, verbose=verbose):
         if wait_for_nodes:
             cluster.wait_for_nodes(wait_for_nodes, seconds=wait_seconds)
@@ -121,7 +128,7 @@ def _work_table(work: Sequence["Work"]) -> Table:
     for name in ("what", "node", "how many", "CPU", "GPU"):
         table.add_column(name, no_wrap=True)
     for found in work:
-        name = "a trial" if found.name == "run_trial" else found.name
+        name = _NAMES.get(found.name, found.name)
         table.add_row(
             f"{found.kind}: {name}", found.node, str(found.count), f"{found.cpus:g}", f"{found.gpus:g}"
         )

@@ -4,6 +4,8 @@ Ray's own clients wait 30 s (`ray://`), two minutes (`HOST:PORT`) or for ever (`
 nothing answers, and say the same of a missing token. One request that costs nothing tells.
 """
 
+import time
+
 import grpc
 import requests
 from ray._private import services
@@ -50,6 +52,20 @@ def check_answers(address: str) -> str:
         _check_grpc(address, found, "/ray.rpc.NodeInfoGcsService/GetClusterId")
         return found
     return address
+
+
+def wait_for_answer(address: str, *, seconds: float) -> None:
+    """Wait until a Ray answers there. Raises: ConfigError: none does in this time."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            check_answers(address)
+        except ConfigError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(1)
+        else:
+            return
 
 
 def _resolve(address: str) -> str:

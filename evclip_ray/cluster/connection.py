@@ -52,7 +52,7 @@ def connect(
         ConfigError: nothing answers at `address`, or a node of the cluster cannot do our work.
     """
     if ray.is_initialized():
-        yield machines()
+        yield machines() if address else alive()
     elif address is None:
         # The shared-memory store carries rows of numbers here, never frames or features.
         options = {
@@ -61,7 +61,7 @@ def connect(
             "num_cpus": num_cpus,
         }
         with _session(verbose, lambda told: ray.init(address="local", **options, **told)):
-            yield machines()
+            yield alive()
     else:
         with joined(address, verbose=verbose):
             check_nodes(storage)
@@ -110,8 +110,12 @@ def _join(address: str, options: Mapping[str, Any]) -> None:
 
 
 def machines() -> list[Mapping[str, float]]:
-    """The machines that there are; of an autoscaling cluster those that there may be."""
-    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    heads = [node for node in alive if "node:__internal_head__" in node]
-    workers = possible_machines()
-    return alive if workers is None else [*heads, *workers]
+    """The machines of a running cluster; of an autoscaling one those that there may be."""
+    up, workers = alive(), possible_machines()
+    heads = [node for node in up if "node:__internal_head__" in node]
+    return up if workers is None else [*heads, *workers]
+
+
+def alive() -> list[Mapping[str, float]]:
+    """The machines that there are."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import ray
@@ -26,7 +27,7 @@ from evclip_ray.config import ConfigError
 logging.getLogger("ray.dashboard.modules.dashboard_sdk").setLevel(logging.WARNING)
 
 OUT = "evclip_ray_out"
-_SECONDS_BETWEEN = 1.0
+_SECONDS_BETWEEN, _TIMEOUT = 1.0, 60.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +47,13 @@ class JobState:
         return self.state in ("STOPPED", "SUCCEEDED", "FAILED")
 
 
+class _Client(JobSubmissionClient):
+    """Ray's client, which would wait for ever at the end of a broken tunnel."""
+
+    def _do_request(self, *arguments: Any, **options: Any) -> Any:
+        return super()._do_request(*arguments, **{"timeout": _TIMEOUT, **options})
+
+
 class Jobs:
     """The jobs of one cluster. `address`: of its dashboard, `http://HOST:8265`."""
 
@@ -53,7 +61,7 @@ class Jobs:
         """Raises: ConfigError: no Ray of our version answers there, or it refuses our token."""
         self.address = check_answers(address)
         with _told(address):
-            self._client = JobSubmissionClient(self.address)
+            self._client = _Client(self.address)
             there = self._client._server_ray_version
         if there != ray.__version__:
             raise ConfigError(

@@ -21,8 +21,8 @@ _PROVIDERS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     # type: required keys, further keys that its code reads.
     "aws": (
         ("region",),
-        ("availability_zone", "cache_stopped_nodes", "security_group", "key_pair", "aws_credentials", "cloudwatch",
-         "use_internal_ips"),
+        ("availability_zone", "cache_stopped_nodes", "security_group", "key_pair", "aws_credentials",
+         "cloudwatch", "use_internal_ips"),
     ),
     "gcp": (("project_id", "region", "availability_zone"), ("gcp_credentials", "use_internal_ips")),
     "azure": (

@@ -6,7 +6,7 @@ import pytest
 import ray
 
 from evclip_ray.cluster import connect
-from evclip_ray.cluster.address import check_answers
+from evclip_ray.cluster.address import check_answers, wait_for_answer
 from evclip_ray.config import ConfigError
 
 
@@ -71,3 +71,20 @@ def test_auto_without_a_cluster_is_one_line(monkeypatch):
 def test_an_address_of_another_kind_is_refused():
     with pytest.raises(ConfigError, match="write auto, HOST:6379 or ray://HOST:10001"):
         check_answers("nonsense")
+
+
+def test_an_autoscaling_cluster_has_the_machines_that_it_may_start(tmp_path, monkeypatch):
+    (tmp_path / "cluster.yaml").write_text(
+        "{max_workers: 2, head_node_type: head, provider: {type: aws}, available_node_types: "
+        "{head: {resources: {CPU: 0}}, gpu: {resources: {CPU: 8, GPU: 1}, max_workers: 2}}}"
+    )
+    monkeypatch.setenv("EVCLIP_RAY_CLUSTER", str(tmp_path / "cluster.yaml"))
+    with connect(num_cpus=1) as here:
+        assert [machine["CPU"] for machine in here] == [1.0], "a Ray of this machine's own starts no others"
+        with connect("auto") as there:
+            assert [machine.get("GPU", 0) for machine in there] == [0, 1, 1]
+
+
+def test_waiting_for_an_address_ends_with_what_is_wrong_there():
+    with pytest.raises(ConfigError, match="no Ray answers there"):
+        wait_for_answer(f"127.0.0.1:{free_port()}", seconds=0.5)

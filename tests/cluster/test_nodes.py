@@ -50,9 +50,17 @@ def nodes_up(cluster):
     return len(re.findall(r"^\S+ \w{6} .* / ", printed, re.M))
 
 
-def check(cluster, storage):
+def check(cluster, storage, *, cwd=None):
     return cluster.evclip_ray(
-        "cluster", "check", "--address", cluster.address, "--storage", storage, "--min-free-gb", 0
+        "cluster",
+        "check",
+        "--address",
+        cluster.address,
+        "--storage",
+        storage,
+        "--min-free-gb",
+        0,
+        cwd=cwd,
     )
 
 
@@ -113,7 +121,8 @@ def test_storage_that_only_the_head_sees_is_told_before_the_first_trial(local_cl
 @pytest.mark.timeout(900)
 def test_a_node_without_the_package_is_told(local_cluster, storage, tmp_path):
     with node(local_cluster, ray=python_without_the_package(tmp_path)):
-        status, printed = check(local_cluster, storage)
+        # Ray lets workers look into the folder of their driver, which on this machine is there.
+        status, printed = check(local_cluster, storage, cwd=tmp_path)
     assert status == 1
     assert "evclip-ray is not installed; install the same version on every node" in printed
 
@@ -142,3 +151,35 @@ def python_without_the_package(folder):
 def test_another_version_is_told_with_both(facts, told):
     problems = node_problems(NodeFacts(**{**GOOD, **facts}))
     assert any(told in problem for problem in problems)
+
+
+@pytest.mark.cluster
+def test_a_cluster_of_another_version_is_told_with_both(local_cluster):
+    """By the record that Ray's head keeps of its own versions, put back afterwards."""
+    code = """
+import json, sys
+from ray._common.usage.usage_constants import CLUSTER_METADATA_KEY as KEY
+from ray._private.ray_constants import KV_NAMESPACE_CLUSTER as SPACE
+from ray._raylet import GcsClient
+client = GcsClient(address=sys.argv[1])
+record = json.loads(client.internal_kv_get(KEY, namespace=SPACE))
+print(record["ray_version"])
+record["ray_version"] = sys.argv[2]
+client.internal_kv_put(KEY, json.dumps(record).encode(), True, SPACE)
+"""
+
+    def become(version):
+        return subprocess.run(
+            [sys.executable, "-c", code, local_cluster.address, version], env=local_cluster.environment,
+            capture_output=True, text=True, check=True,
+        ).stdout.strip()  # fmt: skip
+
+    ours = become("2.1.0")
+    try:
+        status, printed = local_cluster.evclip_ray("cluster", "status", "--address", local_cluster.address)
+    finally:
+        become(ours)
+    assert status == 1
+    assert "Ray: 2.1.0" in printed
+    assert f"Ray: {ours}" in printed
+    assert "install the same versions here and there" in printed

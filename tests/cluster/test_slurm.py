@@ -20,7 +20,7 @@ done
 exec "$@"
 """
 SCONTROL = """#!/bin/bash
-[[ $1 $2 == "show hostnames" ]] && tr , '\\n' <<<"$3"
+[[ "$1 $2" == "show hostnames" ]] && tr , '\\n' <<<"$3"
 """
 HOSTNAME = "#!/bin/bash\necho 127.0.0.1\n"
 
