@@ -20,7 +20,7 @@ FLOORS = {
 MAY_IMPORT_RAY = {
     "data/shards.py", "features/extract.py", "training/trainer.py",
     "tuning/tuner.py", "tuning/search.py", "tuning/scheduler.py", "tuning/stopping.py",
-    "tuning/recorder.py", "tuning/trial.py",
+    "tuning/recorder.py", "tuning/trial.py", "tuning/packs.py", "tuning/packed_trial.py",
     "cluster/connection.py", "cluster/address.py", "cluster/nodes.py", "cluster/launcher.py",
     "cluster/jobs.py", "cluster/status.py", "cluster/fetch.py",
 }  # fmt: skip

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 )
 @click.option("--seed", type=int, default=None, help="Seed of the searcher.")
 @click.option("--workers", type=int, default=None, help="Training processes of one trial.")
+@click.option("--pack", type=int, default=None, help="Trials that train in one process, frames together.")
 @click.option("--cpus-per-worker", type=float, default=None)
 @click.option("--gpus-per-worker", type=float, default=None)
 @click.option(
@@ -67,7 +68,7 @@ if TYPE_CHECKING:
 def tune(
     context: click.Context, space: str, data: str | None, root: str | None, out: Path | None,
     trials: int | None, time_budget: float | None, warm_start: tuple[Path, ...], seed: int | None,
-    workers: int | None, cpus_per_worker: float | None, gpus_per_worker: float | None,
+    workers: int | None, pack: int | None, cpus_per_worker: float | None, gpus_per_worker: float | None,
     price_per_hour: float | None, dry_run: bool, assignments: tuple[str, ...], cache: Path | None,
     address: str | None,
 ) -> None:  # fmt: skip
@@ -77,8 +78,8 @@ def tune(
     from evclip_ray.tuning.tuner import StudyRun
 
     study = {
-        "trials": trials, "seed": seed, "workers": workers, "cpus": cpus_per_worker, "gpus": gpus_per_worker,
-        "price_per_hour": price_per_hour,
+        "trials": trials, "seed": seed, "workers": workers, "pack": pack,
+        "cpus": cpus_per_worker, "gpus": gpus_per_worker, "price_per_hour": price_per_hour,
     }  # fmt: skip
     searched = read_space(
         find_space(space),

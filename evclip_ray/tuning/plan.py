@@ -76,9 +76,19 @@ class StudyPlan:
             ),
             *(("searched" if i == 0 else "", f"{d.path}: {d}") for i, d in enumerate(space.search)),
             *(("warm start", str(found)) for found in self.warm_start),
-            ("resources", f"{self.need} a trial; {self.concurrent} at once"),
+            ("resources", self._resources()),
         ]
         return rows + (self.cost.lines(self.time_budget) if self.cost else [])
+
+    def _resources(self) -> str:
+        if self.space.study.pack == 1:
+            return f"{self.need} a trial; {self.concurrent} at once"
+        return f"{self.need} a pack of {self.space.study.pack} trials; {self.packs} packs at once"
+
+    @property
+    def packs(self) -> int:
+        """Processes at once that trials share, `study.pack` of them each."""
+        return self.concurrent // self.space.study.pack
 
     def _trials(self) -> str:
         limit = "" if self.time_budget is None else f" in {duration(self.time_budget)}"
@@ -129,7 +139,7 @@ def plan_study(
     Raises:
         ValueError: a trial that can never be placed, or videos that cannot be planned.
     """
-    concurrent = concurrent_trials(need, machines)
+    packs = concurrent_trials(need, machines)
     variants = {}
     for settings in space.decoded_variants():
         experiment = space.experiment(settings)
@@ -140,14 +150,23 @@ def plan_study(
         for variant in planned
         if not is_prepared(variant, cache)
     )
-    cost = _measure_cost(space, variants, need, concurrent, missing) if measure else None
+    cost = _measure_cost(space, variants, need, packs, missing) if measure else None
     return StudyPlan(
-        space, need, concurrent, planned, undecoded, trials, missing, warm_start, time_budget, cost
+        space,
+        need,
+        packs * space.study.pack,
+        planned,
+        undecoded,
+        trials,
+        missing,
+        warm_start,
+        time_budget,
+        cost,
     )
 
 
 def _measure_cost(
-    space: SearchSpace, variants: Mapping[str, VideoPlan], need: Need, concurrent: int, trials: float
+    space: SearchSpace, variants: Mapping[str, VideoPlan], need: Need, packs: int, trials: float
 ) -> StudyCost:
     first = next(iter(variants.values()))
     experiment = space.experiment(next(space.decoded_variants()))
@@ -155,7 +174,8 @@ def _measure_cost(
     return StudyCost(
         step, need, experiment.optim.epochs, _steps_per_epoch(space, first), len(first.rows["val"]),
         _frozen_views(space, variants, step.device), trials,
-        int(max(1, min(concurrent, trials))), space.study.price_per_hour,
+        # The trials of a pack are not promised to be faster than one after the other.
+        int(max(1, min(packs, trials))), space.study.price_per_hour,
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from optuna.trial import TrialState
 from ray.tune.search.optuna import OptunaSearch
 
 from evclip_ray.tuning.journal import EVIDENCE
+from evclip_ray.tuning.packs import Packer, kind_of
 from evclip_ray.tuning.search_space import SearchSpace, without_seed
 from evclip_ray.tuning.stopping import Stops
 from evclip_ray.tuning.study import OBJECTIVE, StudyFolder
@@ -26,20 +27,31 @@ class StudySearch(OptunaSearch):
     """
 
     def __init__(
-        self, space: SearchSpace, study: optuna.Study, folder: StudyFolder, *, max_epochs: int, stops: Stops
+        self,
+        space: SearchSpace,
+        study: optuna.Study,
+        folder: StudyFolder,
+        *,
+        max_epochs: int,
+        stops: Stops,
+        packer: Packer | None = None,
     ) -> None:
         super().__init__(
             space=space.sample, metric=OBJECTIVE, mode="max",
             sampler=study.sampler, storage=study._storage, study_name=study.study_name,
         )  # fmt: skip
         self._search_space, self._folder, self._max_epochs, self._stops = space, folder, max_epochs, stops
+        self._packer = packer
         self._begun = {trial["trial"]: trial["overrides"] for trial in folder.trials()}
         self._elsewhere = [
             t.user_attrs[EVIDENCE]["overrides"] for t in study.trials if EVIDENCE in t.user_attrs
         ]
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
-        """The next point as `{"folder": ..., "overrides": {...}}`, or that there is no time for one."""
+        """The next point as `{"folder": ..., "overrides": {...}}`, or that there is no time for one.
+
+        With packs, `"pack"` names the one that the trial joins.
+        """
         if self._stops.is_over:
             return str(self.FINISHED)
         trial = self._ot_trials[trial_id] = self._ot_study.ask()
@@ -49,7 +61,10 @@ class StudySearch(OptunaSearch):
         trial.set_user_attr("folder", name)
         self._begun[name] = overrides
         self._folder.begin(name, overrides)
-        return {"folder": name, "overrides": overrides}
+        config = {"folder": name, "overrides": overrides}
+        if self._packer is not None:
+            config["pack"] = self._packer.place(trial_id, kind_of(self._search_space, overrides))
+        return config
 
     def _next_name(self) -> str:
         last = max((int(name.removeprefix("trial-")) for name in self._begun), default=-1)
@@ -77,6 +92,8 @@ class StudySearch(OptunaSearch):
         if trial_id in self._completed_trials or trial_id not in self._ot_trials:
             return
         self._completed_trials.add(trial_id)
+        if self._packer is not None:
+            self._packer.free(trial_id)
         trial = self._ot_trials[trial_id]
         last = result or {}
         value = last.get(OBJECTIVE)

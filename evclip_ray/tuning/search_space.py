@@ -23,7 +23,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from evclip_ray.config import Config, ConfigError, Overrides, nearest, override, read_yaml
 from evclip_ray.training.experiment import ExperimentConfig
@@ -61,11 +61,25 @@ class StudyConfig(Config):
     cpus: float = Field(1, gt=0, description="CPUs of one worker")
     gpus: float | None = Field(None, ge=0, description="GPUs of one worker; None: 1 where there are any")
     memory_gb: float = Field(1.5, gt=0, description="memory of one worker")
+    pack: int = Field(
+        1, ge=1, description="trials that train in one process, frames together; its CPUs and GPUs are theirs"
+    )
     max_failures: int = Field(2, ge=0, description="restarts of a trial whose worker died")
     warm_points: int = Field(3, ge=0, description="best points of an earlier study that are run first")
     price_per_hour: float | None = Field(
         None, ge=0, description="of one GPU, or of one CPU where trials have no GPU; for the estimate"
     )
+
+    @model_validator(mode="after")
+    def _packs_are_filled_and_in_one_process(self) -> Self:
+        if self.pack > 1 and self.workers > 1:
+            raise ValueError(
+                f"a pack is one process, and a trial of {self.workers} workers is none: "
+                f"set workers or pack to 1, got pack {self.pack}"
+            )
+        if self.trials is not None and self.pack > self.trials:
+            raise ValueError(f"pack must be at most the number of trials, {self.trials}; got {self.pack}")
+        return self
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,6 +159,11 @@ class Distribution:
     def edges(self) -> tuple[Any, ...]:
         """Every value of a choice, the two ends of anything else."""
         return self.values if self.kind == "choice" else self.values[:2]
+
+    @property
+    def domain(self) -> tuple[Literal["choice", "interval"], tuple[Any, ...]]:
+        """What a table of hyperparameters says of it: its values, or the ends of its interval."""
+        return ("choice" if self.kind == "choice" else "interval"), self.edges
 
     def __str__(self) -> str:
         listed = ", ".join(str(value) for value in self.values)

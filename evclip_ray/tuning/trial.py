@@ -17,8 +17,7 @@ from evclip_ray.training.loop import Metrics, Run
 from evclip_ray.training.placement import Need
 from evclip_ray.training.trainer import train_distributed
 from evclip_ray.training.videos import Videos
-from evclip_ray.tuning.search import OBJECTIVE
-from evclip_ray.tuning.study import StudyFolder
+from evclip_ray.tuning.study import OBJECTIVE, StudyFolder
 
 
 def run_trial(config: dict[str, Any]) -> None:
@@ -32,15 +31,20 @@ def run_trial(config: dict[str, Any]) -> None:
     try:
         _train(config)
     except Exception as error:
-        folder = StudyFolder(Path(config["study"])).trial(config["folder"])
-        write_text(folder / "error.txt", traceback.format_exc())
-        message = " ".join(f"{type(error).__name__}: {error}".split())
-        tune.report({"epoch": 0, OBJECTIVE: math.nan, "error": message})
+        tune.report(failure(config, error))
     finally:
-        _release_memory()
+        release_memory()
 
 
-def _release_memory() -> None:
+def failure(config: dict[str, Any], error: Exception) -> Metrics:
+    """What is reported of a trial that raised; its traceback is written to its folder."""
+    folder = StudyFolder(Path(config["study"])).trial(config["folder"])
+    write_text(folder / "error.txt", "".join(traceback.format_exception(error)))
+    message = " ".join(f"{type(error).__name__}: {error}".split())
+    return {"epoch": 0, OBJECTIVE: math.nan, "error": message}
+
+
+def release_memory() -> None:
     """Give a trial's memory back: kept, it would grow this process by some 50 MB a trial."""
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
@@ -49,19 +53,30 @@ def _release_memory() -> None:
 
 
 def _train(config: dict[str, Any]) -> None:
-    study = StudyFolder(Path(config["study"]))
-    folder, overrides, need = study.trial(config["folder"]), config["overrides"], Need(**config["need"])
-    experiment = ExperimentConfig.load(read_json(study.fixed), overrides)
-    zero_shot = study.zero_shot(zero_shot_key(experiment))
-    places = {"folder": folder, "zero_shot": zero_shot, "hparams": overrides}
-    videos_file = study.videos(videos_key(experiment))
+    need = Need(**config["need"])
     if need.workers > 1:
+        experiment, videos_file, places = _task(config)
         train_distributed(experiment, videos_file, need=need, in_tune=True, **places)
         return
     torch.set_num_threads(max(1, int(need.cpus)))
-    videos = Videos.load(videos_file)
-    Run.start(experiment, videos, **places).fit(_report)
+    start_run(config).fit(lambda metrics: tune.report(objective(metrics)))
 
 
-def _report(metrics: Metrics) -> None:
-    tune.report({**metrics, OBJECTIVE: metrics["best_val_top1"]})
+def start_run(config: dict[str, Any]) -> Run:
+    """The run of a trial in this process."""
+    experiment, videos_file, places = _task(config)
+    return Run.start(experiment, Videos.load(videos_file), **places)
+
+
+def _task(config: dict[str, Any]) -> tuple[ExperimentConfig, Path, dict[str, Any]]:
+    """What a trial trains, where its videos are written down, and where it writes to."""
+    study, overrides = StudyFolder(Path(config["study"])), config["overrides"]
+    experiment = ExperimentConfig.load(read_json(study.fixed), overrides)
+    zero_shot = study.zero_shot(zero_shot_key(experiment))
+    places = {"folder": study.trial(config["folder"]), "zero_shot": zero_shot, "hparams": overrides}
+    return experiment, study.videos(videos_key(experiment)), places
+
+
+def objective(metrics: Metrics) -> Metrics:
+    """The metrics of an epoch as Tune is told them."""
+    return {**metrics, OBJECTIVE: metrics["best_val_top1"]}

@@ -7,6 +7,7 @@ A study can therefore be resumed after any kill, as often as one likes, and with
 began with.
 """
 
+import contextlib
 import dataclasses
 import math
 import shutil
@@ -23,9 +24,12 @@ from evclip_ray.artifacts import write_json
 from evclip_ray.training.baseline import videos_key
 from evclip_ray.training.cached import prepare_cached
 from evclip_ray.training.experiment import ExperimentConfig
+from evclip_ray.training.hparams import declare_domains
 from evclip_ray.training.placement import GIB, Need
 from evclip_ray.training.videos import Progress, Videos, plan_videos, prepare
 from evclip_ray.tuning.journal import count_missing, open_optuna, recover
+from evclip_ray.tuning.packed_trial import run_packed_trial
+from evclip_ray.tuning.packs import Packer, start_packs
 from evclip_ray.tuning.plan import StudyPlan, frozen_variants, plan_study
 from evclip_ray.tuning.recorder import OnEvent, Recorder
 from evclip_ray.tuning.scheduler import make_scheduler
@@ -147,15 +151,24 @@ class StudyRun:
         """
         self.folder.claim(identity(self.space))
         write_json(self.folder.fixed, dict(self.space.fixed))
+        declare_domains(self.folder.root, {found.path: found.domain for found in self.space.search})
 
     def prepare(self, progress: Progress | None = None) -> None:
         """Decode, once, every variant of the videos that a trial may read; write down where they are.
 
         Then the features that the frozen networks give of them, where a trial may read those from disk.
         """
+        with self.folder.lock():
+            decoded, measured = self._decode(progress)
+            self.folder.note(measured=measured)
+            prepare_cached(decoded, gpus=self._gpus(), progress=progress)
+
+    def _decode(
+        self, progress: Progress | None
+    ) -> tuple[list[tuple[ExperimentConfig, Videos]], dict[str, str]]:
+        """Each experiment that reads other frozen features, with its videos; what each is measured on."""
         decoded: dict[str, Videos] = {}
-        wanted = []
-        measured = {}
+        wanted, measured = [], {}
         for variant in frozen_variants(self.space):
             experiment = self.space.experiment(variant)
             key = videos_key(experiment)
@@ -165,8 +178,7 @@ class StudyRun:
                 decoded[key].save(self.folder.videos(key))
                 measured[key] = measured_on(plan)
             wanted.append((experiment, decoded[key]))
-        self.folder.note(measured=measured)
-        prepare_cached(wanted, gpus=self._gpus(), progress=progress)
+        return wanted, measured
 
     def _gpus(self) -> float:
         if self.space.study.gpus is not None:
@@ -188,9 +200,11 @@ class StudyRun:
             stops = Stops(self._deadline, max_epochs=plan.epochs)
             missing = count_missing(study, self.trials)
             if missing and not stops.is_over:
-                _fit(
-                    self.space, self.folder, study, plan=plan, missing=missing, stops=stops, on_event=on_event
-                )
+                with _packs(plan, missing) as packer:
+                    _fit(
+                        self.space, self.folder, study, plan=plan, missing=missing, stops=stops,
+                        packer=packer, on_event=on_event,
+                    )  # fmt: skip
             rows = self.folder.write_leaderboard()
             left = count_missing(study, self.trials)
             return Outcome(rows, left, stops.interrupted, stops.out_of_time)
@@ -213,12 +227,13 @@ def _fit(
     plan: StudyPlan,
     missing: float,
     stops: Stops,
+    packer: Packer | None,
     on_event: OnEvent,
 ) -> None:
     epochs, need = plan.epochs, plan.need
-    search = StudySearch(space, study, folder, max_epochs=epochs, stops=stops)
+    search = StudySearch(space, study, folder, max_epochs=epochs, stops=stops, packer=packer)
     tuner = tune.Tuner(
-        tune.with_resources(run_trial, _bundle(need)),
+        tune.with_resources(run_trial if packer is None else run_packed_trial, _bundle(plan)),
         param_space={"study": str(folder.root.resolve()), "need": dataclasses.asdict(need)},
         tune_config=tune.TuneConfig(
             search_alg=search, scheduler=make_scheduler(space, folder, max_epochs=epochs),
@@ -242,8 +257,17 @@ def _fit(
         shutil.rmtree(folder.root / _TUNE, ignore_errors=True)
 
 
-def _bundle(need: Need) -> Any:
-    if need.workers == 1:
-        return need.resources
-    # The driver of a group of workers takes no CPU, or drivers would starve their own workers.
+def _packs(plan: StudyPlan, missing: float) -> contextlib.AbstractContextManager[Packer | None]:
+    study = plan.space.study
+    if study.pack == 1:
+        return contextlib.nullcontext()
+    count = int(min(plan.packs, missing))
+    return start_packs(count, size=study.pack, need=plan.need, max_failures=study.max_failures)
+
+
+def _bundle(plan: StudyPlan) -> Any:
+    if plan.need.workers == 1 and plan.space.study.pack == 1:
+        return plan.need.resources
+    # The driver of a group of workers takes no CPU, or drivers would starve their own workers; a trial
+    # of a pack only passes on what the pack does.
     return {"CPU": 0, "node:__internal_head__": 0.001}
