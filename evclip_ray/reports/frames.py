@@ -157,21 +157,21 @@ def curves(study: Study) -> pd.DataFrame:
     if frame.empty or "val_top1" not in frame:
         return pd.DataFrame(columns=[*wanted, "rank", "last"])
     frame = frame[frame["val_top1"].notna()]
-    count = frame["trial"].nunique()
-    kept = frame.groupby("trial", group_keys=False)["epoch"].apply(
-        lambda own: _thinned(own, MOST_EPOCHS if count <= 200 else MOST_EPOCHS // 2)
-    )
-    frame = frame.loc[kept.index]
+    most = MOST_EPOCHS if frame["trial"].nunique() <= 200 else MOST_EPOCHS // 2
+    frame = frame[_is_kept(frame["trial"], most)].copy()
     frame["last"] = frame["epoch"] == frame.groupby("trial")["epoch"].transform("max")
     return frame.merge(study.trials[["trial", "rank"]], on="trial").reset_index(drop=True)
 
 
-def _thinned(epochs: pd.Series, most: int) -> pd.Series:
-    """Evenly chosen epochs, the first and the last among them."""
-    if len(epochs) <= most:
-        return epochs
-    chosen = np.unique(np.linspace(0, len(epochs) - 1, most).round().astype(int))
-    return epochs.iloc[chosen]
+def _is_kept(trials: pd.Series, most: int) -> pd.Series:
+    """Which rows to draw: at most `most` of each trial, evenly, the first and the last among them.
+
+    Row p of n is kept where floor(p (most - 1) / (n - 1)) is not that of the row before.
+    """
+    own = trials.groupby(trials)
+    place, steps = own.cumcount(), (own.transform("size") - 1).clip(lower=1)
+    now, before = place * (most - 1) // steps, (place - 1) * (most - 1) // steps
+    return (now != before) | (place == 0)
 
 
 def confusion(table: pd.DataFrame) -> pd.DataFrame:

@@ -31,9 +31,10 @@ def study_charts(study: Study) -> list[Chart]:
     if frames.axes(study):
         found.append(_parallel(study))
     found += [_slice(study, axis) for axis in frames.axes(study)]
-    found.append(_curves(study, "val_top1", "validation top-1", "curves_top1"))
+    curves = frames.curves(study)
+    found.append(_curves(study, curves, "val_top1", "validation top-1", "curves_top1"))
     if study.epochs["val_loss"].notna().any():
-        found.append(_curves(study, "val_loss", "validation loss, nats", "curves_loss"))
+        found.append(_curves(study, curves, "val_loss", "validation loss, nats", "curves_loss"))
     return found
 
 
@@ -176,8 +177,7 @@ def _parallel(study: Study) -> Chart:
     )  # fmt: skip
 
 
-def _curves(study: Study, field: str, title: str, name: str) -> Chart:
-    frame = frames.curves(study)
+def _curves(study: Study, frame: pd.DataFrame, field: str, title: str, name: str) -> Chart:
     count = frame["trial"].nunique()
     scale = alt.Scale(zero=False)
     if field == "val_loss" and frame[field].min() > 0 and frame[field].max() > 20 * frame[field].min():

@@ -4,7 +4,7 @@ import json
 import math
 import random
 
-from evclip_ray.artifacts import write_json, write_ledger, write_text
+from evclip_ray.artifacts import read_json, write_json, write_ledger, write_text
 from evclip_ray.evaluation.intervals import wilson_interval
 
 SEARCH = {
@@ -224,3 +224,27 @@ def _write_rows(path, rows):
         return
     lines = [",".join(rows[0]), *(",".join(str(value) for value in row.values()) for row in rows)]
     write_text(path, "\n".join(lines) + "\n")
+
+
+def write_journal(study):
+    """The Optuna journal of a study's trials, as a search leaves it."""
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = JournalStorage(JournalFileBackend(str(study / "study.journal")))
+    made = optuna.create_study(storage=storage, study_name="evclip-ray", direction="maximize")
+    drawn = {
+        "optim.lr": optuna.distributions.FloatDistribution(1e-5, 1, log=True),
+        "method.prompts": optuna.distributions.CategoricalDistribution(["both", "mask", "context"]),
+    }
+    for folder in sorted((study / "trials").iterdir()):
+        point = read_json(folder / "point.json")["overrides"]
+        params = {path: point[path] for path in drawn}
+        epochs = dict.fromkeys(range(1, 21), 0.5)
+        trial = optuna.trial.create_trial(
+            value=0.5, params=params, distributions=drawn, intermediate_values=epochs,
+            user_attrs={"folder": folder.name},
+        )  # fmt: skip
+        made.add_trial(trial)

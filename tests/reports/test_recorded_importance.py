@@ -1,39 +1,12 @@
-import random
-
 import pytest
-from made_studies import write_study
+from made_studies import write_journal, write_study
 
-from evclip_ray.artifacts import read_json
 from evclip_ray.reports.results import Study
 from evclip_ray.reports.study_charts import study_charts
 
-optuna = pytest.importorskip("optuna")
-
-
-def journal(study):
-    """The study's Optuna journal, as a search leaves it."""
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = JournalStorage(JournalFileBackend(str(study / "study.journal")))
-    made = optuna.create_study(storage=storage, study_name="evclip-ray", direction="maximize")
-    for folder in sorted((study / "trials").iterdir()):
-        point = read_json(folder / "point.json")["overrides"]
-        drawn = {
-            "optim.lr": optuna.distributions.FloatDistribution(1e-5, 1, log=True),
-            "method.prompts": optuna.distributions.CategoricalDistribution(["both", "mask", "context"]),
-        }
-        made.add_trial(
-            optuna.trial.create_trial(
-                value=random.random(), params={path: point[path] for path in drawn}, distributions=drawn,
-                user_attrs={"folder": folder.name},
-            )
-        )  # fmt: skip
-
 
 def test_a_finished_study_says_from_its_journal_what_mattered(tmp_path):
-    journal(write_study(tmp_path, trials=30))
+    write_journal(write_study(tmp_path, trials=30))
     before = (tmp_path / "study.journal").stat()
     study = Study.load(tmp_path)
     shares = study.importance.set_index("path")["importance"]
@@ -47,7 +20,7 @@ def test_a_finished_study_says_from_its_journal_what_mattered(tmp_path):
 def test_few_trials_and_no_journal_say_so(tmp_path):
     assert Study.load(write_study(tmp_path / "without", trials=3)).importance.empty
     few = write_study(tmp_path / "few", trials=3)
-    journal(few)
+    write_journal(few)
     study = Study.load(few)
     assert study.importance["status"].str.startswith("too few trials: 3").all()
     assert "importance" not in {chart.name for chart in study_charts(study)}
