@@ -38,12 +38,16 @@ def cluster_group() -> None:
     "--storage", type=click.Path(path_type=Path), default=Path("/shared"), show_default=True,
     help="Folder that every node must read and write.",
 )  # fmt: skip
+@click.option(
+    "--crd", "crds", type=click.Path(path_type=Path), multiple=True,
+    help="KubeRay's own definitions, by kubectl get crd rayclusters.ray.io -o yaml; repeatable.",
+)  # fmt: skip
 @click.option("--min-free-gb", default=20.0, show_default=True, help="Disk space wanted there, for shards.")
 @_ADDRESS
 @click.pass_context
 def check(
     context: click.Context, file: Path | None, space: str | None, storage: Path, min_free_gb: float,
-    address: str | None,
+    crds: tuple[Path, ...], address: str | None,
 ) -> None:  # fmt: skip
     """Check FILE (ray up, Kubernetes or Slurm) without a cloud; with --address the cluster that runs."""
     from evclip_ray.cluster.check import check_file
@@ -58,7 +62,7 @@ def check(
     needs = Needs(read_space(find_space(space), anything) if space else None, storage)
     problems = []
     if file is not None:
-        found = check_file(file, needs)
+        found = check_file(file, needs, crds=crds)
         problems = [f"{file}:{problem.line}: {problem.text}" for problem in found]
     if address is not None:
         problems += _check_running(address, needs, min_free_gb, verbose=context.obj)

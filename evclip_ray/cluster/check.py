@@ -1,7 +1,9 @@
 """Checking the file of a cluster before it costs anything."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from evclip_ray.cluster.crd import read_schemas
 from evclip_ray.cluster.kubernetes import KINDS, manifest_problems
 from evclip_ray.cluster.launcher import launcher_problems
 from evclip_ray.cluster.needs import Needs
@@ -10,8 +12,10 @@ from evclip_ray.cluster.slurm import slurm_problems
 from evclip_ray.config import ConfigError
 
 
-def check_file(path: Path, needs: Needs) -> list[Problem]:
+def check_file(path: Path, needs: Needs, *, crds: Sequence[Path] = ()) -> list[Problem]:
     """Everything that is wrong with a file of `ray up`, Kubernetes manifests or a Slurm script, by line.
+
+    `crds`: the operator's own definitions, in place of our shorter ones.
 
     Raises:
         ConfigError: it cannot be read, or is none of these.
@@ -22,7 +26,7 @@ def check_file(path: Path, needs: Needs) -> list[Problem]:
         return sorted({*found, *slurm_problems(text, needs)})
     documents = read_documents(path)
     if any("kind" in document.data for document in documents):
-        return sorted({*found, *manifest_problems(documents, needs)})
+        return sorted({*found, *manifest_problems(documents, needs, read_schemas(crds))})
     if len(documents) == 1 and {"cluster_name", "provider"} & set(documents[0].data):
         return sorted({*found, *launcher_problems(documents[0], needs)})
     raise ConfigError(

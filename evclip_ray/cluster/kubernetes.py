@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from evclip_ray import __version__
-from evclip_ray.cluster.kuberay_schema import SCHEMAS
+from evclip_ray.cluster.kuberay_schema import SCHEMAS, Schema
 from evclip_ray.cluster.needs import Needs
 from evclip_ray.cluster.problems import Document, Problem, Where
 from evclip_ray.cluster.schema import dotted, schema_problems
@@ -16,8 +16,10 @@ _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "
 _GPU = "nvidia.com/gpu"
 
 
-def manifest_problems(documents: Sequence[Document], needs: Needs) -> Iterator[Problem]:
-    """What is wrong with the manifests of one file."""
+def manifest_problems(
+    documents: Sequence[Document], needs: Needs, schemas: Mapping[str, Schema] = SCHEMAS
+) -> Iterator[Problem]:
+    """What is wrong with the manifests of one file; `schemas`: of the kinds of KubeRay."""
     claims = [d.get("metadata", "name") for d in documents if d.get("kind") == "PersistentVolumeClaim"]
     for document in documents:
         kind = str(document.get("kind"))
@@ -30,8 +32,8 @@ def manifest_problems(documents: Sequence[Document], needs: Needs) -> Iterator[P
         ):
             text = "spec.accessModes: must be [ReadWriteMany], for every node writes to it"
             yield document.problem(("spec", "accessModes"), text)
-        elif kind in SCHEMAS:
-            found = list(schema_problems(document, SCHEMAS[kind]))
+        elif kind in schemas:
+            found = list(schema_problems(document, schemas[kind]))
             yield from found or _of_needs(document, needs, claims)
 
 

@@ -1,0 +1,79 @@
+import pytest
+import yaml
+
+from evclip_ray.cluster.check import check_file
+from evclip_ray.cluster.crd import closed
+from evclip_ray.cluster.needs import Needs
+from evclip_ray.config import ConfigError
+
+SPEC = {
+    "type": "object",
+    "required": ["headGroupSpec"],
+    "properties": {
+        "rayVersion": {"type": "string"},
+        "headGroupSpec": {"type": "object", "x-kubernetes-preserve-unknown-fields": True},
+        "size": {"x-kubernetes-int-or-string": True, "anyOf": [{"type": "integer"}, {"type": "string"}]},
+        "properties": {"type": "object", "additionalProperties": {"type": "string"}},
+    },
+}
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "apiVersion": {"type": "string"},
+        "kind": {"type": "string"},
+        "metadata": {"type": "object"},
+        "spec": SPEC,
+    },
+}
+DEFINITION = {
+    "kind": "CustomResourceDefinition",
+    "spec": {
+        "names": {"kind": "RayCluster"},
+        "versions": [{"name": "v1alpha1"}, {"name": "v1", "schema": {"openAPIV3Schema": SCHEMA}}],
+    },
+}
+
+
+@pytest.fixture(params=["one", "list"])
+def definitions(request, tmp_path):
+    path = tmp_path / "crds.yaml"
+    path.write_text(yaml.safe_dump(DEFINITION if request.param == "one" else {"items": [DEFINITION]}))
+    return path
+
+
+def cluster(tmp_path, **spec):
+    path = tmp_path / "cluster.yaml"
+    path.write_text(
+        yaml.safe_dump(
+            {"apiVersion": "ray.io/v1", "kind": "RayCluster", "metadata": {"name": "a"}, "spec": spec},
+            sort_keys=False,
+        )
+    )
+    return path
+
+
+def test_a_field_that_the_operator_does_not_know_is_told_with_its_line(tmp_path, definitions):
+    path = cluster(tmp_path, headGroupSpec={"anything": 1}, rayVersionn="2.60.0")
+    (problem,) = check_file(path, Needs(), crds=[definitions])
+    assert "spec.rayVersionn: no such key; the nearest valid name is 'rayVersion'" in problem.text
+    assert "rayVersionn" in path.read_text().splitlines()[problem.line - 1]
+
+
+def test_types_and_required_fields_are_the_operators(tmp_path, definitions):
+    problems = check_file(cluster(tmp_path, rayVersion=2.6, size="3"), Needs(), crds=[definitions])
+    assert sorted(problem.text.partition(":")[0] for problem in problems) == [
+        "spec.headGroupSpec",
+        "spec.rayVersion",
+    ]
+
+
+def test_a_file_that_defines_something_else_is_refused(tmp_path):
+    other = tmp_path / "other.yaml"
+    other.write_text("kind: Deployment\n")
+    with pytest.raises(ConfigError, match="defines none of RayCluster, RayJob"):
+        check_file(cluster(tmp_path), Needs(), crds=[other])
+
+
+def test_a_field_called_properties_stays_a_field():
+    assert closed(SPEC)["properties"]["properties"]["additionalProperties"] == {"type": "string"}
+    assert closed(SPEC)["additionalProperties"] is False
