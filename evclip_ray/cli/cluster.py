@@ -13,6 +13,7 @@ from evclip_ray.terminal import console
 if TYPE_CHECKING:
     from evclip_ray.cluster.needs import Needs
     from evclip_ray.cluster.status import NodeUse, Work
+    from evclip_ray.tuning.search_space import SearchSpace
 
 _GIB = 1024**3
 # What Ray calls by the name of our code.
@@ -53,13 +54,10 @@ def check(
     from evclip_ray.cluster.check import check_file
     from evclip_ray.cluster.needs import Needs
     from evclip_ray.config import ConfigError
-    from evclip_ray.tuning.search_space import find_space, read_space
 
     if file is None and address is None:
         raise ConfigError("cluster check: needs a FILE, the --address of a running cluster, or both")
-    # Which videos a study is to read says nothing of the machines that it needs.
-    anything = {"data.manifest": "any.csv", "data.synthetic": None}
-    needs = Needs(read_space(find_space(space), anything) if space else None, storage)
+    needs = Needs(_read(space) if space else None, storage)
     problems = []
     if file is not None:
         found = check_file(file, needs, crds=crds)
@@ -71,6 +69,13 @@ def check(
     if problems:
         raise click.ClickException(f"{len(problems)} problems")
     console.print(f"{file or address}: nothing is wrong", soft_wrap=True, markup=False)
+
+
+def _read(space: str) -> "SearchSpace":
+    from evclip_ray.tuning.search_space import find_space, read_space
+
+    # Which videos a study is to read says nothing of the machines that it needs.
+    return read_space(find_space(space), {"data.manifest": "any.csv", "data.synthetic": None})
 
 
 def _check_running(address: str, needs: "Needs", min_free_gb: float, *, verbose: bool) -> list[str]:

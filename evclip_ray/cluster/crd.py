@@ -20,7 +20,7 @@ def read_schemas(paths: Sequence[Path]) -> dict[str, Schema]:
     """
     found = dict(SCHEMAS)
     for path in paths:
-        kinds = {}
+        kinds: dict[str, Schema] = {}
         for document in read_documents(path):
             kinds |= dict(_schemas(document.data))
         if not kinds.keys() & SCHEMAS.keys():

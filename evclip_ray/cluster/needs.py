@@ -3,9 +3,13 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from evclip_ray.training.placement import GIB, Need, concurrent_trials
-from evclip_ray.tuning.search_space import SearchSpace
+
+if TYPE_CHECKING:
+    # Reading a space needs torch; checking a file does not.
+    from evclip_ray.tuning.search_space import SearchSpace
 
 DISK_GB = 60
 """Of each node: the image (8 GB for CUDA), weights, Ray's logs and what is copied to the node."""
@@ -15,7 +19,7 @@ DISK_GB = 60
 class Needs:
     """`space`: None where no study is named. `storage`: the folder that all nodes are to share."""
 
-    space: SearchSpace | None = None
+    space: "SearchSpace | None" = None
     storage: Path = Path("/shared")
 
     def asks_gpus(self, machines: Sequence[Mapping[str, float]]) -> bool:
