@@ -193,7 +193,8 @@ def _seconds(cost: StudyCost) -> float:
 
 
 def _devices(plan: StudyPlan) -> float:
-    return (plan.need.gpus or plan.need.cpus) * plan.need.workers
+    """Devices of one trial; those of a pack share what the pack has."""
+    return (plan.need.gpus or plan.need.cpus) * plan.need.workers / plan.space.study.pack
 
 
 def _last_finished(states: Sequence[RungState]) -> str | None:
