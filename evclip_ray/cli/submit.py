@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from evclip_ray.cli.job_command import JobCommand
 from evclip_ray.cli.options import INTERRUPTED, example
 from evclip_ray.config import ConfigError
 from evclip_ray.terminal import console
@@ -33,9 +34,7 @@ class _Submit(click.Group):
     "submit",
     cls=_Submit,
     subcommand_metavar="-- COMMAND [ARGS]... | status | logs | stop | fetch",
-    epilog=example(
-        "evclip-ray submit -- tune ev_clip --data /shared/videos.csv --out /shared/studies/mine"
-    ),
+    epilog=example("evclip-ray submit -- tune ev_clip --data /shared/videos.csv --out /shared/studies/mine"),
 )
 @click.option(
     "--address", default=DASHBOARD, envvar="EVCLIP_RAY_DASHBOARD", show_default=True,
@@ -75,7 +74,7 @@ def run_as_job(
     from evclip_ray.cluster.jobs import Jobs
     from evclip_ray.cluster.working_dir import select_files
 
-    command = _Command.parse(arguments)
+    command = JobCommand.parse(arguments)
     packed = select_files(working_dir.resolve(), named=command.local_files(working_dir))
     environment = dict(_variable(text) for text in variables)
     jobs = Jobs(address)
@@ -181,61 +180,3 @@ def _variable(text: str) -> tuple[str, str]:
     if not equals and name not in os.environ:
         raise ConfigError(f"--env {name}: this shell has no such variable; give it as {name}=VALUE")
     return name, value if equals else os.environ[name]
-
-
-class _Command:
-    """A command of evclip-ray as the head is to run it, checked here before anything is sent."""
-
-    def __init__(self, arguments: Sequence[str], options: dict[str, Any], out: Path | None) -> None:
-        self.arguments, self._options, self.out = list(arguments), options, out
-
-    @classmethod
-    def parse(cls, arguments: Sequence[str]) -> "_Command":
-        """Raises: ConfigError: it cannot run on a cluster, or would write where nobody finds it."""
-        from evclip_ray.cli import main
-
-        if not arguments:
-            raise ConfigError(
-                "submit: needs a command, for example: evclip-ray submit -- tune ev_clip --out ..."
-            )
-        with main.make_context("evclip-ray", list(arguments)) as top:
-            name, command, rest = main.resolve_command(top, [*top._protected_args, *top.args])
-            assert command is not None
-            known = {parameter.name for parameter in command.params}
-            if "address" not in known:
-                raise ConfigError(f"submit: {name} does not run on a cluster (it has no --address)")
-            with command.make_context(name, rest, parent=top) as context:
-                options = dict(context.params)
-        given = options.get("address")
-        if given is not None and given != "auto":
-            raise ConfigError(f"submit: the command runs on the cluster itself; leave --address {given} away")
-        out = options.get("out")
-        if "out" in known and (out is None or not Path(out).is_absolute()):
-            raise ConfigError(
-                f"submit: --out must be a folder on the storage that the cluster's nodes share, such as "
-                f"/shared/studies/mine, got {out}"
-            )
-        return cls(
-            [*arguments, *([] if given else ["--address", "auto"])], options, Path(out) if out else None
-        )
-
-    def local_files(self, working_dir: Path) -> list[Path]:
-        """The files of the working directory that it names.
-
-        Raises:
-            ConfigError: a relative path that nothing sends.
-        """
-        named = []
-        for name in ("space", "config", "data"):
-            value = self._options.get(name)
-            if value is None or "://" in str(value) or Path(value).is_absolute():
-                continue
-            path = Path(value)
-            if (working_dir / path).is_file() and not os.path.normpath(path).startswith(".."):
-                named.append(path)
-            elif path.exists() or name == "data":
-                raise ConfigError(
-                    f"submit: {path} is no file of the working directory, and the cluster has no such path; "
-                    "put it on the storage that the nodes share, and name it from / on"
-                )
-        return named
