@@ -1,5 +1,6 @@
 """The shell scripts and the Dockerfile, by their linters; the Slurm script by a stub `srun`."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -38,3 +39,11 @@ def test_both_images_are_built_from_the_same_package():
         "FROM base AS cuda",
     ]
     assert lines.count("COPY --from=package /tmp/wheels /tmp/wheels") == 2
+
+
+def test_only_what_the_package_is_made_of_goes_into_an_image():
+    ignored = (FOLDER / "Dockerfile.dockerignore").read_text().splitlines()
+    kept = {line[1:] for line in ignored if line.startswith("!")}
+    assert "*" in ignored
+    copied = re.findall(r"^COPY --chown=\S+ (.+) \S+$", (FOLDER / "Dockerfile").read_text(), re.M)
+    assert kept == {name for names in copied for name in names.split()}
