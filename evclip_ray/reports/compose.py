@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+from evclip_ray.artifacts import LEDGER, read_json
 from evclip_ray.deploy.mask_views import look_at_best, look_at_evaluation
 from evclip_ray.reports.document import Report
 from evclip_ray.reports.evaluations import Evaluation, anchor
@@ -58,7 +59,9 @@ def compose(
 
 def _beside(study: Study) -> list[Path]:
     """Evaluations of the best checkpoint that `evaluate` wrote beside it."""
-    return sorted(path for path in study.root.glob("best-*") if path.is_dir())
+    ledgers = [*study.root.glob(f"best-*/{LEDGER}"), *study.root.glob(f"best-*/*/{LEDGER}")]
+    of_evaluations = [path for path in ledgers if read_json(path).get("stage") == "evaluation"]
+    return sorted({study.root / path.relative_to(study.root).parts[0] for path in of_evaluations})
 
 
 class _Look:

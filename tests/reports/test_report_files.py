@@ -154,6 +154,8 @@ def test_a_folder_that_is_neither_is_refused_in_a_line(tmp_path, report):
 def test_an_evaluation_brings_its_own_conditions(tmp_path, report):
     study = write_study(tmp_path / "mine", trials=2)
     write_evaluation(study / "best-test", split="test", classes=CLASSES)
+    # Somebody's own folder of a like name is no evaluation.
+    (study / "best-of-all").mkdir()
     report(study)
     with (study / "report" / "gains_test.csv").open() as stream:
         rows = list(csv.DictReader(stream))
