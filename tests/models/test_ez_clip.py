@@ -212,8 +212,9 @@ def test_the_published_implementation_is_reproduced(shared: Path) -> None:
     tower = method.image_tower
     frames = tower.project(tower.encode(images, method.image_block, added=added))
     texts = method.encode_text(io["tokens"])
-    torch.testing.assert_close(frames, io["image_embedding"], atol=2e-6, rtol=0)
-    torch.testing.assert_close(texts, io["text_embedding"], atol=2e-6, rtol=0)
+    # Float32 sums in another order, by the kind of CPU: 2.3e-6 at the most on those seen.
+    torch.testing.assert_close(frames, io["image_embedding"], atol=1e-5, rtol=0)
+    torch.testing.assert_close(texts, io["text_embedding"], atol=1e-5, rtol=0)
 
     logits = class_logits(method.frozen.clip, mean_feature(frames), F.normalize(texts, dim=-1))
     torch.testing.assert_close(logits, io["logits_per_image"], atol=2e-5, rtol=1e-6)
