@@ -4,6 +4,7 @@ Ray's own clients wait 30 s (`ray://`), two minutes (`HOST:PORT`) or for ever (`
 nothing answers, and say the same of a missing token. One request that costs nothing tells.
 """
 
+import os
 import time
 
 import grpc
@@ -43,6 +44,8 @@ def check_answers(address: str) -> str:
         maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
     except AuthenticationError:
         raise _refused(address) from None
+    if address == "auto":
+        address = _running()
     if is_http(address):
         _check_dashboard(address.rstrip("/"))
     elif address.startswith(_CLIENT):
@@ -68,17 +71,21 @@ def wait_for_answer(address: str, *, seconds: float) -> None:
             return
 
 
+def _running() -> str:
+    # Ray itself would also join any other user's private Ray that it finds among the processes.
+    found = os.environ.get("RAY_ADDRESS") or services.find_bootstrap_address(None)
+    if not found:
+        raise ConfigError(f"--address auto: no Ray answers there; {_CURE['auto']}")
+    return str(found)
+
+
 def _resolve(address: str) -> str:
     try:
         found = services.canonicalize_bootstrap_address(address)
-    except ConnectionError:
-        found = None
     except (ValueError, OSError) as error:
         raise ConfigError(
             f"--address {address}: {error}; write auto, HOST:6379 or ray://HOST:10001"
         ) from None
-    if found is None:
-        raise ConfigError(f"--address {address}: no Ray answers there; {_CURE['auto']}")
     return str(found)
 
 

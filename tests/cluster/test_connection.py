@@ -59,13 +59,22 @@ def test_a_server_that_says_nothing_is_not_waited_for(scheme, monkeypatch):
         check_answers(f"{scheme}127.0.0.1:{port}")
 
 
-def test_auto_without_a_cluster_is_one_line(monkeypatch):
+def test_auto_takes_no_private_ray_that_happens_to_run_here(monkeypatch, tmp_path):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(
-        "evclip_ray.cluster.address.services.canonicalize_bootstrap_address", lambda address: None
-    )
-    with pytest.raises(ConfigError, match="--address auto: no Ray answers there; start one"), connect("auto"):
-        pass
+    with connect(num_cpus=1):
+        monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+        with pytest.raises(ConfigError, match="--address auto: no Ray answers there; start"):
+            check_answers("auto")
+
+
+def test_auto_takes_the_cluster_that_ray_start_wrote_down(monkeypatch, tmp_path):
+    port = free_port()
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").write_text(f"127.0.0.1:{port}")
+    with pytest.raises(ConfigError, match=f":{port}: Failed to connect"):
+        check_answers("auto")
 
 
 def test_an_address_of_another_kind_is_refused():
