@@ -195,11 +195,14 @@ class StudyRun:
         """
         with self.folder.lock():
             study = self._optuna()
-            recover(study, self.folder)
             self._take_in(study)
             stops = Stops(self._deadline, max_epochs=plan.epochs)
-            missing = count_missing(study, self.trials)
-            if missing and not stops.is_over:
+            before: float | None = None
+            # Tune loses a trial now and then, as where a busy process does not answer in time when it is
+            # to take the next one: what is missing is asked again for as long as anything comes of it.
+            while (missing := count_missing(study, self.trials)) not in (0, before) and not stops.is_over:
+                before = missing
+                recover(study, self.folder)
                 with _packs(plan, missing) as packer:
                     _fit(
                         self.space, self.folder, study, plan=plan, missing=missing, stops=stops,

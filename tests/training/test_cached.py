@@ -135,7 +135,7 @@ def test_epochs_go_through_the_bank_from_where_the_seed_says(experiments, videos
     monkeypatch.setattr(
         run.batches["train"].features["frame_features"],
         "read",
-        lambda positions, view: (seen.append(view), read(positions, view))[1],
+        lambda positions, view, **how: (seen.append(view), read(positions, view, **how))[1],
     )
     run.fit(lambda metrics: seen.append("epoch"))
     firsts = [seen[0], *(seen[i + 1] for i, view in enumerate(seen[:-1]) if view == "epoch")]

@@ -17,6 +17,7 @@ from evclip_ray.training.build import build_method
 from evclip_ray.training.checkpoint import load_adapter
 from evclip_ray.training.experiment import read_experiment
 from evclip_ray.training.placement import GIB
+from evclip_ray.tuning import tuner
 from evclip_ray.tuning.journal import STUDY_NAME
 
 MACHINES = [{"CPU": 2.0, "memory": 8.0 * GIB}]
@@ -59,6 +60,25 @@ def test_a_study_leaves_a_leaderboard_a_best_config_and_the_best_checkpoint(stud
     assert [t.state for t in optuna_study(root).trials] == [TrialState.COMPLETE] * 3
     assert sum(kind == "ended" for kind, _, _ in events) == 3
     assert not (root / ".ray").exists()
+
+
+def test_a_trial_that_is_lost_without_a_word_is_asked_again_in_the_same_call(study, tmp_path, monkeypatch):
+    asked = []
+
+    def losing(*arguments, missing, **keywords):
+        asked.append(missing)
+        fit(*arguments, missing=missing - (len(asked) == 1), **keywords)
+
+    fit = tuner._fit
+    monkeypatch.setattr(tuner, "_fit", losing)
+    outcome, _ = run(study(tmp_path / "study", trials=2, scheduler="none"))
+    assert asked == [2, 1]
+    assert outcome.missing == 0
+    asked[:] = []
+    monkeypatch.setattr(tuner, "_fit", lambda *arguments, missing, **keywords: asked.append(missing))
+    outcome, _ = run(study(tmp_path / "study", trials=4, scheduler="none"))
+    assert asked == [2], "where nothing comes of it, it is not tried for ever"
+    assert outcome.missing == 2
 
 
 def test_a_finished_study_runs_nothing_again_and_takes_more_trials(study, tmp_path):
