@@ -16,6 +16,7 @@ from typing import Any
 from evclip_ray.scaling.folder import LadderFolder
 from evclip_ray.scaling.rungs import Ladder, Rung
 from evclip_ray.scaling.tables import best_trial, device_seconds, trials_of, write_tables
+from evclip_ray.training.hparams import declare_domains
 from evclip_ray.tuning.cost import StudyCost
 from evclip_ray.tuning.plan import StudyPlan
 from evclip_ray.tuning.study import StudyFolder
@@ -95,6 +96,7 @@ class LadderRun:
         self.folder.root.mkdir(parents=True, exist_ok=True)
         with self.folder.lock():
             self.folder.claim(self.ladder.identity())
+            declare_domains(self.folder.root, self.ladder.domains())
             states: list[RungState] = []
             for rung in self.ladder.rungs:
                 state = self._climb(rung, _last_finished(states), machines, prepare, search)

@@ -66,6 +66,15 @@ class Ladder:
         rungs = tuple(Rung(name, settings[name], space) for name, space in spaces.items())
         return cls(path.stem, along, rungs)
 
+    def domains(self) -> dict[str, tuple[str, tuple[Any, ...]]]:
+        """What a table of hyperparameters over all rungs says: what is searched, and what rungs differ in."""
+        differing: dict[str, list[Any]] = {}
+        for rung in self.rungs:
+            for path, value in rung.settings.items():
+                differing.setdefault(path, []).append(value)
+        searched = {found.path: found.domain for found in self.rungs[0].space.search}
+        return {**searched, **{path: ("choice", tuple(values)) for path, values in differing.items()}}
+
     def identity(self) -> dict[str, Any]:
         """What makes a ladder this ladder: all but its rungs and its budget, so that rungs can be added."""
         space = self.rungs[0].space

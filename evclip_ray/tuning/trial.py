@@ -73,8 +73,17 @@ def _task(config: dict[str, Any]) -> tuple[ExperimentConfig, Path, dict[str, Any
     study, overrides = StudyFolder(Path(config["study"])), config["overrides"]
     experiment = ExperimentConfig.load(read_json(study.fixed), overrides)
     zero_shot = study.zero_shot(zero_shot_key(experiment))
-    places = {"folder": study.trial(config["folder"]), "zero_shot": zero_shot, "hparams": overrides}
+    hparams = {**_compared(experiment), **overrides}
+    places = {"folder": study.trial(config["folder"]), "zero_shot": zero_shot, "hparams": hparams}
     return experiment, study.videos(videos_key(experiment)), places
+
+
+def _compared(experiment: ExperimentConfig) -> dict[str, Any]:
+    """What studies and rungs beside this one may differ in, so that one board can compare them."""
+    return {
+        "backbone.name": experiment.backbone.name, "method.name": experiment.method.name,
+        "view.num_frames": experiment.view.num_frames, "data.shots": experiment.data.shots or "all",
+    }  # fmt: skip
 
 
 def objective(metrics: Metrics) -> Metrics:
