@@ -8,6 +8,7 @@ import math
 import pytest
 import yaml
 from click.testing import CliRunner
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from evclip_ray.artifacts import ArtifactError, read_json, write_ledger
 from evclip_ray.cli import main
@@ -42,6 +43,11 @@ def ladder(tiny_manifest, debug_settings, tmp_path):
         return Ladder.read(path, over=over or {"backbone.name": ["debug_small", "debug"]})
 
     return make
+
+
+def board(folder, tag):
+    """What a folder's event files say of hyperparameters."""
+    return EventAccumulator(str(folder)).Reload().SummaryMetadata(tag).plugin_data.content
 
 
 def climb(run, *, search=None):
@@ -82,6 +88,11 @@ def test_a_ladder_leaves_a_study_a_rung_and_the_tables(ladder, tiny_cache, tiny_
         next(StudyFolder(root / "rungs" / name).trials())["overrides"] for name in ("debug_small", "debug")
     )
     assert first == second, "the best point of a rung is the first of the next"
+
+    declared = board(root, "_hparams_/experiment")
+    assert all(name in declared for name in (b"backbone.name", b"debug_small", b"optim.lr"))
+    (trial,) = (root / "rungs" / "debug_small" / "trials").iterdir()
+    assert b"debug_small" in board(trial, "_hparams_/session_start_info")
 
     rows = table(root, "ladder")
     assert [row["rung"] for row in rows] == ["debug_small", "debug"]
