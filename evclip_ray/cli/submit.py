@@ -106,7 +106,7 @@ def _follow(context: click.Context, jobs: "Jobs", job: str) -> None:
     context.exit(0 if state.state == "SUCCEEDED" else 1)
 
 
-@submit.command()
+@submit.command(epilog=example("evclip-ray submit status"))
 @click.argument("job", required=False)
 @click.pass_obj
 def status(given: dict[str, Any], job: str | None) -> None:
@@ -118,7 +118,7 @@ def status(given: dict[str, Any], job: str | None) -> None:
         _say(state)
 
 
-@submit.command()
+@submit.command(epilog=example("evclip-ray submit logs raysubmit_3f0c"))
 @click.argument("job")
 @click.pass_context
 def logs(context: click.Context, job: str) -> None:
@@ -132,7 +132,7 @@ def logs(context: click.Context, job: str) -> None:
         click.echo(jobs.logs(job), nl=False)
 
 
-@submit.command()
+@submit.command(epilog=example("evclip-ray submit stop raysubmit_3f0c"))
 @click.argument("job")
 @click.pass_obj
 def stop(given: dict[str, Any], job: str) -> None:
@@ -142,7 +142,7 @@ def stop(given: dict[str, Any], job: str) -> None:
     _say(Jobs(given["address"]).stop(job))
 
 
-@submit.command()
+@submit.command(epilog=example("evclip-ray submit fetch raysubmit_3f0c studies/mine"))
 @click.argument("job")
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
