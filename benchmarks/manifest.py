@@ -1,0 +1,71 @@
+"""A list of Kinetics-700's size: import, the search for leaks, 16 shots, and the file.
+
+Makes 650,000 empty files under the names of Kinetics and their official CSV, then times each step; the
+making is not counted. Wanted: import, duplicates and 16 shots under 20 s together, under 2 GB.
+Leaks are looked for by path and group: bytes are compared only among files of one size, and empty files
+would all be one video.
+
+    python benchmarks/manifest.py [--rows 650000]
+"""
+
+import argparse
+import itertools
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+from evclip_ray.data.datasets import import_dataset
+from evclip_ray.data.leaks import refuse_leaks
+from evclip_ray.data.manifest import read_manifest, write_manifest
+from evclip_ray.data.splits import few_shot
+
+CLASSES = 700
+
+
+def make(root: Path, rows: int) -> None:
+    lines = ["label,youtube_id,time_start,time_end,split"]
+    for label in range(CLASSES):
+        (root / f"class {label}").mkdir(parents=True)
+    for row in range(rows):
+        label, video = f"class {row % CLASSES}", f"v{row:010d}"
+        split = "validate" if row // CLASSES % 20 == 0 else "train"
+        lines.append(f"{label},{video},1,11,{split}")
+        (root / label / f"{video}_000001_000011.mp4").touch()
+    (root / "annotations").mkdir()
+    (root / "annotations" / "kinetics.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rows", type=int, default=650_000)
+    rows = parser.parse_args().rows
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "videos"
+        make(root, rows)
+        times = [time.perf_counter()]
+        report = import_dataset("kinetics", root)
+        times.append(time.perf_counter())
+        refuse_leaks(report.manifest, content=False)
+        times.append(time.perf_counter())
+        shots = few_shot(report.manifest, shots=16, seed=0)
+        times.append(time.perf_counter())
+        assert len(report.manifest) == rows
+        assert len(shots) == 16 * CLASSES
+        write_manifest(report.manifest, Path(folder) / "all.parquet")
+        read = read_manifest(Path(folder) / "all.parquet", root=root)
+        times.append(time.perf_counter())
+        assert read.digest() == report.manifest.digest()
+    steps = ("import", "leaks", "16 shots", "write and read")
+    seconds = [b - a for a, b in itertools.pairwise(times)]
+    for name, taken in zip(steps, seconds, strict=True):
+        print(f"{name:<28} {taken:6.1f} s")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"the first three, {rows:,} rows: {sum(seconds[:3]):.1f} s, wanted under 20")
+    print(f"peak memory of the process: {peak:.2f} GB, wanted under 2")
+
+
+if __name__ == "__main__":
+    main()
