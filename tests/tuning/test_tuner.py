@@ -13,6 +13,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from evclip_ray.artifacts import ArtifactError
+from evclip_ray.features.store import entries
 from evclip_ray.training.build import build_method
 from evclip_ray.training.checkpoint import load_adapter
 from evclip_ray.training.experiment import read_experiment
@@ -225,8 +226,11 @@ def test_a_study_with_a_bank_makes_the_features_of_its_trials_once(study, tiny_c
     outcome, _ = run(first)
     assert [row["state"] for row in outcome.rows] == ["complete"] * 3
     made = {path: path.stat().st_mtime_ns for path in (tiny_cache / "features").rglob("*.arrow")}
-    # The map, its mean and CLIP's frames, of the bank and of the fixed view; the class text.
-    assert len({path.parent for path in made}) == 7
+    kept = {(entry.kind, entry.views) for entry in entries(tiny_cache / "features")}
+    of_views = ("frame_features", "video_map", "video_mean")
+    assert kept == {(kind, views) for kind in of_views for views in ("bank", "fixed")} | {
+        ("class_text", "fixed")
+    }
     second = study(
         tmp_path / "second", trials=2, scheduler="none", fixed={**fixed, "optim.weight_decay": 0.1}
     )
