@@ -99,7 +99,9 @@ class BoardWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._events.add_summary(session_end(succeeded=kind is None))
+        # Tune ends a trial that it stops, and one that has finished, by a SystemExit: no failure.
+        failed = kind is not None and issubclass(kind, Exception)
+        self._events.add_summary(session_end(succeeded=not failed))
         self._writer.close()
 
 

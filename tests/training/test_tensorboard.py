@@ -74,6 +74,20 @@ def test_the_first_look_is_laid_out(tmp_path):
     assert {"val/top1", "val/zero_shot_top1", "train/loss", "mask/entropy"} <= shown
 
 
+@pytest.mark.parametrize(
+    ("ending", "status"),
+    [(SystemExit, "STATUS_SUCCESS"), (GeneratorExit, "STATUS_SUCCESS"), (OSError, "STATUS_FAILURE")],
+)
+def test_a_run_that_is_stopped_has_not_failed(tmp_path, ending, status):
+    from tensorboard.plugins.hparams import api_pb2, metadata
+
+    with pytest.raises(ending), BoardWriter(tmp_path, {"optim.lr": 0.1}, text={}):
+        raise ending
+    events = EventAccumulator(str(tmp_path)).Reload()
+    content = events.SummaryMetadata(metadata.SESSION_END_INFO_TAG).plugin_data.content
+    assert metadata.parse_session_end_info_plugin_data(content).status == api_pb2.Status.Value(status)
+
+
 def test_a_board_of_fifty_epochs_is_small(tmp_path):
     written(tmp_path, 50)
     assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 300_000
