@@ -55,7 +55,7 @@ def study_seconds(trials: int, epochs: int, machines: Any) -> float:
         outcome = run.run(plan, lambda kind, trial, metrics: None)
         seconds = time.perf_counter() - began
         assert len(outcome.rows) == trials
-        assert all(row["state"] == "finished" for row in outcome.rows)
+        assert all(row["state"] == "complete" for row in outcome.rows)
     return seconds
 
 
