@@ -15,7 +15,7 @@ import numpy as np
 
 from evclip_ray.evaluation.intervals import wilson_interval
 from evclip_ray.scaling.resample import RESAMPLES, Floats, is_number, middle, resampled_top1
-from evclip_ray.tuning.search_space import Distribution
+from evclip_ray.tuning.distributions import Distribution
 
 NEEDED_RUNGS = 3
 NEEDED_TRIALS = 3

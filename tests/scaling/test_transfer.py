@@ -3,7 +3,7 @@ import math
 import pytest
 
 from evclip_ray.scaling.transfer import best_values, slope
-from evclip_ray.tuning.search_space import Distribution
+from evclip_ray.tuning.distributions import Distribution
 
 LR = Distribution.parse("optim.lr", {"loguniform": [1e-5, 1.0]})
 DEPTH = Distribution.parse("method.mask.depth", {"int": [1, 4]})
