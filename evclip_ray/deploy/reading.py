@@ -79,6 +79,7 @@ def plan_reading(
             side.manifest, {split: side.rows}, side.classes, experiment.view, {split: views.temporal},
             spread=views.temporal > 1,
             trained_on=_trained_on(source, side) if checked else frozenset(),
+            seconds_per_video=experiment.data.seconds_per_video,
         )
         for name, side in sides.items()
     }  # fmt: skip

@@ -46,8 +46,8 @@ def other(tiny_manifest, tmp_path):
     return make
 
 
-def read(checkpoint, manifest, tmp_path, protocol, **settings):
-    overrides = {"data.manifest": str(manifest), "data.synthetic": None, **settings}
+def read(checkpoint, manifest, tmp_path, protocol, settings=None):
+    overrides = {"data.manifest": str(manifest), "data.synthetic": None, **(settings or {})}
     return plan_reading(
         checkpoint, overrides, split="test", cache=tmp_path / "cache", protocol=protocol
     ).plans["test"]
@@ -69,7 +69,7 @@ def test_training_videos_under_other_names_are_refused_with_their_number(
         ManifestError, match=r"2 leaks between what was trained on and what is read \(2 by con"
     ):
         read(checkpoint, manifest, tmp_path, protocol)
-    plan = read(checkpoint, manifest, tmp_path, protocol, **{"data.allow_leaks": True})
+    plan = read(checkpoint, manifest, tmp_path, protocol, {"data.allow_leaks": True})
     assert plan.leaking_rows == 2
 
 
@@ -80,9 +80,15 @@ def test_a_closed_set_of_another_list_is_checked_too(checkpoint, other, tmp_path
     manifest.write_text("\n".join(marked) + "\n")
     with pytest.raises(ManifestError, match="1 leaks between what was trained on and what is read"):
         read(checkpoint, manifest, tmp_path, "closed_set")
-    plan = read(checkpoint, manifest, tmp_path, "closed_set", **{"data.allow_leaks": True})
+    plan = read(checkpoint, manifest, tmp_path, "closed_set", {"data.allow_leaks": True})
     assert plan.leaking_rows == 1
 
 
 def test_zero_shot_was_trained_on_nothing(checkpoint, other, tmp_path):
     assert read(checkpoint, other(copies=1), tmp_path, "zero_shot").leaking_rows == 0
+
+
+@pytest.mark.parametrize("protocol", ["cross_dataset", "zero_shot"])
+def test_the_limit_of_a_video_is_the_one_that_was_set(checkpoint, other, tmp_path, protocol):
+    plan = read(checkpoint, other(copies=0), tmp_path, protocol, {"data.seconds_per_video": 30})
+    assert plan.seconds_per_video == 30
