@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evclip_ray.training.placement import GIB, Need, concurrent_trials
+from evclip_ray.training.placement import Need, concurrent_trials
 
 if TYPE_CHECKING:
     # Reading a space needs torch; checking a file does not.
@@ -29,9 +29,7 @@ class Needs:
     def need(self, machines: Sequence[Mapping[str, float]]) -> Need:
         """What a worker of a trial asks for; as the study itself decides it."""
         assert self.space is not None
-        study = self.space.study
-        gpus = study.gpus if study.gpus is not None else float(any(m.get("GPU", 0) > 0 for m in machines))
-        return Need(study.cpus, gpus, study.memory_gb * GIB, study.workers)
+        return self.space.study.need(machines)
 
     def placement_problem(self, machines: Sequence[Mapping[str, float]]) -> str | None:
         """Why no trial of the space can ever be placed on these machines, if so."""

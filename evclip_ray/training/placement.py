@@ -9,12 +9,28 @@ GIB = 1024**3
 
 @dataclasses.dataclass(frozen=True)
 class Need:
-    """What one worker of a trial needs. `memory`: bytes."""
+    """What one worker of a trial needs. `memory`: bytes.
+
+    A trial has `workers` of them; where machines are lost it goes on with `min_workers` (None: all).
+    """
 
     cpus: float
     gpus: float
     memory: float
     workers: int = 1
+    min_workers: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.fewest <= self.workers:
+            raise ValueError(
+                f"min_workers must be from 1 to workers, {self.workers}; got {self.fewest}: "
+                "lower --min-workers or raise --workers"
+            )
+
+    @property
+    def fewest(self) -> int:
+        """Workers without which a trial waits."""
+        return self.workers if self.min_workers is None else self.min_workers
 
     @property
     def resources(self) -> dict[str, float]:
@@ -24,27 +40,41 @@ class Need:
 
     def __str__(self) -> str:
         each = f"{self.cpus:g} CPU, {self.gpus:g} GPU, {self.memory / GIB:.1f} GiB"
-        return f"{self.workers} workers of {each}" if self.workers > 1 else each
+        if self.workers == 1:
+            return each
+        count = f"{self.workers}" if self.fewest == self.workers else f"{self.fewest} to {self.workers}"
+        return f"{count} workers of {each}"
+
+
+def room_for(need: Need, nodes: Sequence[Mapping[str, float]]) -> int:
+    """Trials of which every worker has a place on `nodes` at once."""
+    return _workers(need, nodes) // need.workers
 
 
 def concurrent_trials(need: Need, nodes: Sequence[Mapping[str, float]]) -> int:
     """Trials that run at once on `nodes` (each a mapping of Ray resources).
 
     Workers may spread over nodes; a single worker must fit on one. The scarcest of CPU, GPU and
-    memory decides, node by node.
+    memory decides, node by node. Places are counted for whole groups: fewer workers are for a node's
+    loss, and two halves of a group train no faster than one after the other. One trial runs as soon as
+    its fewest workers fit.
 
     Raises:
         ValueError: not even one trial fits, with the numbers.
     """
-    workers = sum(_workers_on(need, node) for node in nodes)
-    if workers < need.workers:
+    workers = _workers(need, nodes)
+    if workers < need.fewest:
         have = "; ".join(_describe(node) for node in nodes) or "no machine"
         raise ValueError(
             f"a trial needs {need}, which can never be placed: the cluster has {have} "
-            f"(room for {workers} of {need.workers} workers); lower --cpus-per-worker, --gpus-per-worker, "
+            f"(room for {workers} of {need.fewest} workers); lower --cpus-per-worker, --gpus-per-worker, "
             "--workers or study.memory_gb, or add machines"
         )
-    return workers // need.workers
+    return max(1, room_for(need, nodes))
+
+
+def _workers(need: Need, nodes: Sequence[Mapping[str, float]]) -> int:
+    return sum(_workers_on(need, node) for node in nodes)
 
 
 def _workers_on(need: Need, node: Mapping[str, float]) -> int:

@@ -18,7 +18,7 @@ distribution, is validated against the experiment's schema before anything start
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -26,6 +26,7 @@ from pydantic import Field, model_validator
 
 from evclip_ray.config import Config, ConfigError, Overrides, nearest, override, read_yaml
 from evclip_ray.training.experiment import ExperimentConfig
+from evclip_ray.training.placement import GIB, Need
 from evclip_ray.tuning.distributions import Distribution, Suggests
 
 _DECODED = ("data.", "view.")
@@ -42,6 +43,9 @@ class StudyConfig(Config):
     reduction_factor: int = Field(3, ge=2, description="one in so many trials goes on at each rung")
     seed: int = Field(0, ge=0)
     workers: int = Field(1, ge=1, description="training processes of one trial")
+    min_workers: int | None = Field(
+        None, ge=1, description="so many go on where machines are lost; None: all of them are waited for"
+    )
     cpus: float = Field(1, gt=0, description="CPUs of one worker")
     gpus: float | None = Field(None, ge=0, description="GPUs of one worker; None: 1 where there are any")
     memory_gb: float = Field(1.5, gt=0, description="memory of one worker")
@@ -55,7 +59,7 @@ class StudyConfig(Config):
     )
 
     @model_validator(mode="after")
-    def _packs_are_filled_and_in_one_process(self) -> Self:
+    def _packs_and_groups_are_possible(self) -> Self:
         if self.pack > 1 and self.workers > 1:
             raise ValueError(
                 f"a pack is one process, and a trial of {self.workers} workers is none: "
@@ -63,7 +67,19 @@ class StudyConfig(Config):
             )
         if self.trials is not None and self.pack > self.trials:
             raise ValueError(f"pack must be at most the number of trials, {self.trials}; got {self.pack}")
+        self.need([])
         return self
+
+    def need(self, machines: Sequence[Mapping[str, float]]) -> Need:
+        """What a trial asks for; of GPUs one a worker where the machines have any.
+
+        Raises:
+            ValueError: fewer workers at least than one, or more than at most.
+        """
+        gpus = self.gpus
+        if gpus is None:
+            gpus = float(any(machine.get("GPU", 0) > 0 for machine in machines))
+        return Need(self.cpus, gpus, self.memory_gb * GIB, self.workers, self.min_workers)
 
 
 @dataclasses.dataclass(frozen=True)
