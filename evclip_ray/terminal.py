@@ -65,10 +65,12 @@ class StudyView:
         self._progress.advance(self._ended)
         top1 = float(metrics.get("best_val_top1") or 0.0)
         self._best = max(self._best, top1)
-        said = metrics.get("error") or f"val top-1 {top1:.3f} (best so far {self._best:.3f})"
+        scored = f"val top-1 {top1:.3f} (best so far {self._best:.3f})"
+        said = metrics.get("error") or (scored if metrics.get("best_epoch") else "no finished epoch")
         console.print(
-            f"{trial}  {metrics['state']:<9} epoch {metrics.get('epoch', 0):>3}  {said}", soft_wrap=True
-        )
+            f"{trial}  {metrics['state']:<9} epoch {metrics.get('epoch', 0):>3}  {said}",
+            soft_wrap=True, markup=False,
+        )  # fmt: skip
 
 
 def leaderboard_table(rows: Sequence[Mapping[str, Any]], *, most: int = 10) -> Table:
@@ -81,16 +83,23 @@ def leaderboard_table(rows: Sequence[Mapping[str, Any]], *, most: int = 10) -> T
     for name in ("trial", "top-1 (95 %)", *seeds, "loss", "epochs", *(_brief(p, searched) for p in searched)):
         table.add_column(name, no_wrap=True)
     for row in rows[:most]:
-        interval = f"{row['val_top1_low']:.2f}-{row['val_top1_high']:.2f}"
         table.add_row(
             row["trial"].removeprefix("trial-"),
-            "failed" if row["state"] == "failed" else f"{row['val_top1']:.3f} ({interval})",
+            _top1(row),
             *([_mean_of_seeds(row)] if seeds else []),
             f"{row['val_loss']:.2f}" if math.isfinite(row["val_loss"]) else "-",
             f"{row['epochs']}{_MARKS.get(row['state'], '')}",
-            *(short(row["overrides"].get(path, "-")) for path in searched),
+            *(escape(short(row["overrides"].get(path, "-"))) for path in searched),
         )  # fmt: skip
     return table
+
+
+def _top1(row: Mapping[str, Any]) -> str:
+    if row["state"] == "failed":
+        return "failed"
+    # Without a finished epoch there is no score, which is not a score of zero.
+    interval = f"{row['val_top1_low']:.2f}-{row['val_top1_high']:.2f}"
+    return f"{row['val_top1']:.3f} ({interval})" if row["best_epoch"] else "-"
 
 
 def _mean_of_seeds(row: Mapping[str, Any]) -> str:

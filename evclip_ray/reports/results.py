@@ -21,7 +21,7 @@ import pandas as pd
 
 from evclip_ray.artifacts import LEDGER, ArtifactError, read_json, read_ledger
 from evclip_ray.tuning.importance import recorded_importance
-from evclip_ray.tuning.leaderboard import leaderboard
+from evclip_ray.tuning.leaderboard import SCORES, leaderboard
 from evclip_ray.tuning.study import StudyFolder
 
 if TYPE_CHECKING:
@@ -65,9 +65,9 @@ class Study:
         rows = leaderboard(self._records)
         frame = pd.DataFrame([{**row, **row["overrides"]} for row in rows])
         if frame.empty:
-            return pd.DataFrame(columns=["rank", "trial", "state", *_SCORES, "epochs", "error"])
+            return pd.DataFrame(columns=["rank", "trial", "state", *SCORES, "epochs", "error"])
         unscored = frame["best_epoch"] == 0
-        frame.loc[unscored, [name for name in frame if name in _SCORES]] = math.nan
+        frame.loc[unscored, [name for name in frame if name in SCORES]] = math.nan
         frame["number"] = frame["trial"].str.extract(r"(\d+)$", expand=False).astype(int)
         frame["settings"] = self._settings(frame)
         order = [c for c in frame if c not in {"overrides", "error", *self.searched}]
@@ -217,12 +217,6 @@ def brief(path: str) -> str:
     return (
         parts[-1] if parts[0] in {"optim", "data", "view"} else ".".join(parts[-2:]).removeprefix("method.")
     )
-
-
-_SCORES = (
-    "val_top1", "val_top1_low", "val_top1_high", "val_top5", "val_loss", "last_top1",
-    "point_top1", "point_top1_low", "point_top1_high",
-)  # fmt: skip
 
 
 def _short(value: Any) -> str:

@@ -18,6 +18,11 @@ from evclip_ray.tuning.search_space import without_seed
 
 MEASURED = ("complete", "stopped", "diverged")
 """States of a trial whose score is final."""
+SCORES = (
+    "val_top1", "val_top1_low", "val_top1_high", "val_top5", "val_loss", "last_top1",
+    "point_top1", "point_top1_low", "point_top1_high",
+)  # fmt: skip
+"""What a trial without a finished epoch has none of: its row is ordered as if they were 0, not shown so."""
 _NONE = (math.nan, math.nan)
 
 
@@ -84,7 +89,7 @@ def _row(trial: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def as_csv(rows: list[dict[str, Any]]) -> str:
-    """The rows as CSV: a column a number, then one a searched setting."""
+    """The rows as CSV: a column a number, then one a searched setting; what there is not is empty."""
     searched = sorted({path for row in rows for path in row["overrides"]})
     columns = [c for c in rows[0] if c not in {"overrides", "error"}]
     text = io.StringIO()
@@ -92,7 +97,7 @@ def as_csv(rows: list[dict[str, Any]]) -> str:
     writer.writerow([*columns, *searched, "error"])
     for row in rows:
         writer.writerow(
-            [_cell(row[c]) for c in columns]
+            ["" if c in SCORES and not row["best_epoch"] else _cell(row[c]) for c in columns]
             + [_cell(row["overrides"].get(path, "")) for path in searched]
             + [row["error"] or ""]
         )

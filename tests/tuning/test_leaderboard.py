@@ -1,10 +1,13 @@
 """Which trial is called best, and of what it is the mean."""
 
+import io
 import math
 
 import pytest
+from rich.console import Console
 
-from evclip_ray.tuning.leaderboard import as_csv, leaderboard
+from evclip_ray.terminal import leaderboard_table
+from evclip_ray.tuning.leaderboard import SCORES, as_csv, leaderboard
 
 
 def trial(name, top1, *, lr, seed=0, state="complete", loss=1.0):
@@ -63,3 +66,25 @@ def test_a_single_seed_has_no_interval():
     cells = dict(zip(header, line, strict=True))
     assert cells["point_top1"] == "0.6"
     assert cells["point_top1_low"] == ""
+
+
+def test_a_trial_without_a_finished_epoch_has_empty_cells_and_no_zeros():
+    diverged = {"epoch": 1, "best_epoch": 0, "diverged": True, "val_videos": 100, "seconds": 1.0}
+    rows = leaderboard(
+        [
+            trial("a", 0.6, lr=1.0),
+            {**trial("b", 0.0, lr=2.0, state="diverged"), "history": [diverged]},
+            trial("c", 0.0, lr=3.0, state="failed"),
+        ]
+    )
+    header, scored, *others = (line.split(",") for line in as_csv(rows).splitlines())
+    for line in others:
+        cells = dict(zip(header, line, strict=True))
+        assert {cells[name] for name in SCORES} == {""}
+        assert cells["best_epoch"] == "0"
+    assert dict(zip(header, scored, strict=True))["val_top1"] == "0.6"
+    told = Console(width=140, record=True, file=io.StringIO())
+    told.print(leaderboard_table(rows))
+    text = told.export_text()
+    assert "0.600 (0.50-0.69)" in text
+    assert "0.000" not in text
