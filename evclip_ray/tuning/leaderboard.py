@@ -10,7 +10,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from evclip_ray.evaluation.intervals import over_seeds, wilson_interval
@@ -64,8 +64,9 @@ def _over_seeds(rows: list[dict[str, Any]]) -> dict[str, Any]:
 def _row(trial: Mapping[str, Any]) -> dict[str, Any]:
     history = trial["history"]
     last = history[-1] if history else {}
-    best = history[last["best_epoch"] - 1] if last.get("best_epoch") else {}
+    best = _best_epoch(history)
     top1, videos = best.get("val_top1", 0.0), last.get("val_videos", 0)
+    loss = best.get("val_loss", math.inf)
     low, high = wilson_interval(round(top1 * videos), videos)
     return {
         "rank": 0,
@@ -76,8 +77,8 @@ def _row(trial: Mapping[str, Any]) -> dict[str, Any]:
         "val_top1_high": high,
         "zero_shot_top1": last.get("zero_shot_top1", math.nan),
         "val_top5": best.get("val_top5", 0.0),
-        "val_loss": best.get("val_loss", math.inf),
-        "best_epoch": last.get("best_epoch", 0),
+        "val_loss": math.inf if math.isnan(loss) else loss,
+        "best_epoch": best.get("epoch", 0),
         "epochs": last.get("epoch", 0),
         "last_top1": last.get("val_top1", 0.0),
         "leaking_rows": last.get("leaking_rows", 0),
@@ -86,6 +87,13 @@ def _row(trial: Mapping[str, Any]) -> dict[str, Any]:
         "overrides": dict(trial["overrides"]),
         "error": trial["error"],
     }
+
+
+def _best_epoch(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The record of the best epoch; empty where none is finished, or its score is no number."""
+    number = history[-1].get("best_epoch") if history else None
+    best = history[number - 1] if number else {}
+    return best if math.isfinite(best.get("val_top1", math.nan)) else {}
 
 
 def as_csv(rows: list[dict[str, Any]]) -> str:

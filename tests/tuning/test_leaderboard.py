@@ -88,3 +88,18 @@ def test_a_trial_without_a_finished_epoch_has_empty_cells_and_no_zeros():
     text = told.export_text()
     assert "0.600 (0.50-0.69)" in text
     assert "0.000" not in text
+
+
+def test_a_score_that_is_no_number_is_none_and_the_others_keep_their_order():
+    rows = leaderboard(
+        [
+            trial("broken", math.nan, lr=1.0),
+            trial("a", 0.6, lr=2.0),
+            trial("no_loss", 0.6, lr=3.0, loss=math.nan),
+            trial("b", 0.7, lr=4.0),
+        ]
+    )
+    assert [row["trial"] for row in rows] == ["b", "a", "no_loss", "broken"]
+    assert rows[-1]["best_epoch"] == 0
+    assert rows[-1]["val_top1"] == 0.0, "for the order alone"
+    assert "nan" not in as_csv(rows)
