@@ -31,6 +31,20 @@ class Scores:
         return ClassificationState.of(self.logits, self.labels)
 
     @property
+    def right(self) -> npt.NDArray[np.bool_]:
+        """(V,): whether the best class of each video is the true one."""
+        found: npt.NDArray[np.bool_] = self.logits.argmax(1) == self.labels
+        return found
+
+    @property
+    def log_loss(self) -> npt.NDArray[np.float64]:
+        """(V,): -log p(true class) of each video, in nats."""
+        scores = self.logits.astype(np.float64)
+        true = scores[np.arange(len(scores)), self.labels]
+        found: npt.NDArray[np.float64] = np.logaddexp.reduce(scores, axis=1) - true
+        return found
+
+    @property
     def is_finite(self) -> bool:
         """Whether every logit is a number."""
         return bool(np.isfinite(self.logits).all())

@@ -3,6 +3,7 @@
     adapter.safetensors     the method's trained tensors, a few MB
     config.json             the experiment, classes, metrics, weights and versions behind them
     optimizer.safetensors   only in a checkpoint to resume from: AdamW's moments by parameter name
+    validation.npz          only in the best checkpoint of a run: what it says of each validation video
 
 A checkpoint is written to a temporary folder and renamed, so that a killed worker leaves the old
 one or the new one.
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from evclip_ray.artifacts import ArtifactError, read_json, write_json
 from evclip_ray.models.methods.base import Method
+from evclip_ray.training.video_scores import VideoScores
 
 ADAPTER = "adapter.safetensors"
 OPTIMIZER = "optimizer.safetensors"
@@ -28,7 +30,12 @@ CONFIG = "config.json"
 
 
 def save_checkpoint(
-    folder: Path, method: Method, record: Mapping[str, Any], *, optimizer: torch.optim.Optimizer | None = None
+    folder: Path,
+    method: Method,
+    record: Mapping[str, Any],
+    *,
+    optimizer: torch.optim.Optimizer | None = None,
+    scores: VideoScores | None = None,
 ) -> None:
     """Write a checkpoint whole or not at all; `record` becomes `config.json`."""
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -37,6 +44,8 @@ def save_checkpoint(
         save_file(_on_cpu(method.state_dict()), temporary / ADAPTER)
         if optimizer is not None:
             save_file(_moments(method, optimizer), temporary / OPTIMIZER)
+        if scores is not None:
+            scores.write(temporary)
         write_json(temporary / CONFIG, dict(record))
         temporary.chmod(0o755)
         _swap(temporary, folder)

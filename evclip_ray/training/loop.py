@@ -18,6 +18,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from evclip_ray.artifacts import ArtifactError, provenance, write_text
@@ -41,6 +42,7 @@ from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.mask_watch import MaskWatch
 from evclip_ray.training.optim import learning_rate, make_optimizer
 from evclip_ray.training.tensorboard import BoardWriter
+from evclip_ray.training.video_scores import VideoScores
 from evclip_ray.training.videos import Videos
 from evclip_ray.training.workers import Workers, summed
 
@@ -245,10 +247,11 @@ class Run:
                 state, scores, self.videos.classes, strips,
                 epoch=epoch + 1, last=self.experiment.optim.epochs,
             )  # fmt: skip
-        return self._finish_epoch({**trained, **scored}, board, started, better=better)
+        best = self._of_each_video(scores) if better else None
+        return self._finish_epoch({**trained, **scored}, board, started, best=best)
 
     def _finish_epoch(
-        self, values: Metrics, board: BoardWriter | None, started: float, *, better: bool = False
+        self, values: Metrics, board: BoardWriter | None, started: float, *, best: VideoScores | None = None
     ) -> Metrics:
         progress = self.progress
         progress.epoch += 1
@@ -265,7 +268,7 @@ class Run:
         }
         progress.history.append(metrics)
         if self.workers.rank == 0:
-            self._save(better)
+            self._save(best)
             if board is not None:
                 board.epoch(metrics)
         return metrics
@@ -348,7 +351,7 @@ class Run:
     def _validate(self) -> tuple[ClassificationState, Scores]:
         """The sums over all workers, and what this worker's share of the videos was given."""
         val = self.videos.sets["val"]
-        mine = np.arange(len(val))[self.workers.rank :: self.workers.count]
+        mine = self._own_videos()
         scores = score(
             self.method, val.shards, val.labels, device=self.device,
             batch_size=self.experiment.optim.eval_batch_size, dtype=self.dtype, positions=mine,
@@ -362,10 +365,23 @@ class Run:
         total = summed(torch.from_numpy(state.packed())).numpy()
         return ClassificationState.unpacked(total, num_classes), scores
 
-    def _save(self, better: bool) -> None:
+    def _of_each_video(self, scores: Scores) -> VideoScores:
+        """What all workers found of every validation video, from this one's share."""
+        val = self.videos.sets["val"]
+        found = np.zeros((2, len(val)))
+        if len(scores.labels):
+            found[:, self._own_videos()] = scores.right, scores.log_loss
+        right, log_loss = summed(torch.from_numpy(found)).numpy()
+        return VideoScores(val.key, right > 0, log_loss.astype(np.float32))
+
+    def _own_videos(self) -> NDArray[np.int64]:
+        """The validation videos that this worker scores."""
+        return np.arange(len(self.videos.sets["val"]))[self.workers.rank :: self.workers.count]
+
+    def _save(self, best: VideoScores | None) -> None:
         record = self.record()
-        if better:
-            save_checkpoint(self.folder / "best", self.method, record)
+        if best is not None:
+            save_checkpoint(self.folder / "best", self.method, record, scores=best)
         # A finished run keeps its tensors, not the moments, which are twice as large.
         optimizer = None if self.is_done else self.optimizer
         save_checkpoint(self.folder / "last", self.method, record, optimizer=optimizer)

@@ -88,6 +88,11 @@ class VideoSet:
 
 
 @dataclasses.dataclass(frozen=True)
+    @property
+    def key(self) -> str:
+        """Digest of which videos these are and in which order, whatever their frames."""
+        return digest([self.shards.paths, self.shards.labels])
+
 class Videos:
     """The decoded splits of an experiment.
 
