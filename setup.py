@@ -67,6 +67,8 @@ setup(
         "s3": ["s3fs>=2026.9"],
         "gcs": ["gcsfs>=2026.9"],
         "torchcodec": ["torchcodec"],
+        # What a GPU has taken, in joules; without it the costs have no energy, and say why.
+        "energy": ["nvidia-ml-py>=13.0"],
     },
     entry_points={"console_scripts": ["evclip-ray = evclip_ray.cli:main"]},
 )

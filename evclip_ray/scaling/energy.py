@@ -19,7 +19,7 @@ class EnergyMeter:
         try:
             nvml = importlib.import_module("pynvml")
         except ModuleNotFoundError:
-            return "NVML is not installed; pip install nvidia-ml-py"
+            return 'NVML is not installed; pip install "evclip-ray[energy]"'
         try:
             nvml.nvmlInit()
             uuid = torch.cuda.get_device_properties(device).uuid

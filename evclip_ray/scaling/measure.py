@@ -27,8 +27,8 @@ from evclip_ray.training.build import autocast_dtype, build_method, pick_device
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.optim import make_optimizer
 
-WARM_UP = 2
-"""Runs that are not timed: the first, and the one whose memory is looked at."""
+ENERGY_SECONDS = 2.0
+"""Cards tell their energy some ten times a second: a few short steps would be told as nothing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,26 +133,42 @@ def _measure(
 def _time(
     run: Callable[[], None], *, phase: str, size: int, repeats: int, device: torch.device, precision: str
 ) -> MeasuredCost:
+    # The first two runs warm up, and are not timed.
     run()
     memory = peak_bytes(run, device)
-    meter = EnergyMeter(device)
+    meter, seconds = EnergyMeter(device), []
     _wait(device)
-    before, seconds = meter.joules(), []
     for _ in range(repeats):
         started = time.perf_counter()
         run()
         _wait(device)
         seconds.append(time.perf_counter() - started)
-    after = meter.joules()
-    taken = None if before is None or after is None else (after - before) / (size * repeats)
     return MeasuredCost(
         phase=phase, batch=size, repeats=repeats,
         median_seconds=float(np.median(seconds)), p95_seconds=float(np.quantile(seconds, 0.95)),
         videos_per_second=size / float(np.median(seconds)),
         rest_bytes=memory and memory[0], peak_bytes=memory and memory[1],
-        joules_per_video=taken, energy_note=meter.reason and f"not measured: {meter.reason}",
+        joules_per_video=joules_per_video(run, meter, size=size, device=device),
+        energy_note=meter.reason and f"not measured: {meter.reason}",
         device=_name(device), precision=precision,
     )  # fmt: skip
+
+
+def joules_per_video(
+    run: Callable[[], None], meter: EnergyMeter, *, size: int, device: torch.device
+) -> float | None:
+    """The energy of `run`, which handles `size` videos, over as many runs as take long enough to be told."""
+    before = meter.joules()
+    if before is None:
+        return None
+    runs, started = 0, time.perf_counter()
+    while time.perf_counter() - started < ENERGY_SECONDS:
+        run()
+        runs += 1
+        _wait(device)
+    after = meter.joules()
+    assert after is not None
+    return (after - before) / (size * runs)
 
 
 def _wait(device: torch.device) -> None:

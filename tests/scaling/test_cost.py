@@ -1,5 +1,6 @@
 import json
 import sys
+import time
 import types
 
 import pytest
@@ -9,6 +10,7 @@ from torch import nn
 
 from evclip_ray.cli import main
 from evclip_ray.models.clip import load_clip
+from evclip_ray.scaling import measure
 from evclip_ray.scaling.cost import count_cost
 from evclip_ray.scaling.energy import EnergyMeter
 from evclip_ray.scaling.flops import PartCounter
@@ -181,7 +183,28 @@ def test_energy_is_read_from_the_card_or_said_to_be_unknown(monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", None)
     without = EnergyMeter(torch.device("cuda", 0))
     assert without.joules() is None
-    assert "pip install nvidia-ml-py" in without.reason
+    assert 'pip install "evclip-ray[energy]"' in without.reason
+
+
+def test_energy_is_taken_over_long_enough_for_a_counter_that_ticks_slowly(monkeypatch):
+    monkeypatch.setattr(measure, "ENERGY_SECONDS", 0.2)
+    started, runs = time.monotonic(), []
+
+    class Ticking:
+        reason = None
+
+        def joules(self):
+            # 100 W, told ten times a second, as cards do.
+            return 10.0 * int((time.monotonic() - started) * 10)
+
+    def run():
+        runs.append(1)
+        time.sleep(0.001)
+
+    found = measure.joules_per_video(run, Ticking(), size=2, device=torch.device("cpu"))
+    taken = found * 2 * len(runs)
+    assert taken in (10.0, 20.0, 30.0), "whole ticks of the counter"
+    assert len(runs) > 20
 
 
 def test_the_command_prints_a_table_and_writes_json(tmp_path):
