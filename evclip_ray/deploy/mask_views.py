@@ -79,7 +79,7 @@ def look_at_evaluation(evaluation: Path, *, cache: Path, most: int, seed: int) -
         ArtifactError: its checkpoint, videos or weights are gone.
     """
     inputs = read_ledger(evaluation, "evaluation")["inputs"]
-    checkpoint = Path(inputs["checkpoint"])
+    checkpoint = _checkpoint_of(evaluation, Path(inputs["checkpoint"]))
     read_record(checkpoint)
     made = {"checkpoint": file_digest(checkpoint / ADAPTER), "videos": most, "seed": seed}
     if is_made(evaluation, made):
@@ -91,6 +91,12 @@ def look_at_evaluation(evaluation: Path, *, cache: Path, most: int, seed: int) -
     plan = reading.plans[inputs.get("side", inputs["split"])]
     if is_prepared(plan, cache):
         save_masks(reading, prepare(plan, cache=cache), evaluation, made)
+
+
+def _checkpoint_of(evaluation: Path, written: Path) -> Path:
+    """The checkpoint that was evaluated; beside the evaluation (or the folder of its sides) if both moved."""
+    beside = [folder / written.name for folder in evaluation.resolve().parents[:2]]
+    return next((path for path in (written, *beside) if (path / ADAPTER).is_file()), written)
 
 
 def is_made(evaluation: Path, made: Mapping[str, Any]) -> bool:

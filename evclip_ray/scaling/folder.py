@@ -12,6 +12,7 @@
 The rungs' studies are the truth: the tables can be made again from them.
 """
 
+import contextlib
 import csv
 import io
 import math
@@ -73,16 +74,10 @@ class LadderFolder:
         """Make the folder this ladder's, or find that it is already.
 
         Raises:
-            ArtifactError: as `check`, or it cannot be written to.
+            ArtifactError: as `check`.
         """
-        if self.check(identity):
-            return
-        try:
+        if not self.check(identity):
             write_ledger(self.root, STAGE, inputs=identity)
-        except OSError as error:
-            raise ArtifactError(
-                f"{self.root}: cannot be written to ({error.strerror}); choose another --out"
-            ) from None
 
     def ledger(self) -> dict[str, Any]:
         """What the ladder is, and what was noted of it since."""
@@ -92,8 +87,13 @@ class LadderFolder:
         """Add facts to the ledger."""
         write_json(self.root / LEDGER, self.ledger() | facts)
 
-    def lock(self) -> Any:
-        """Have the folder to oneself, as a study has its own."""
+    def lock(self) -> contextlib.AbstractContextManager[None]:
+        """Have the folder to oneself, as a study has its own.
+
+        Raises:
+            ArtifactError: another process has it, or it cannot be written to.
+        """
+        StudyFolder(self.root).check_writable()
         return StudyFolder(self.root).lock()
 
     def write_table(self, name: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:

@@ -93,7 +93,6 @@ class LadderRun:
             ArtifactError: the folder of another ladder, or one that another process runs.
         """
         self.folder.check(self.ladder.identity())
-        self.folder.root.mkdir(parents=True, exist_ok=True)
         with self.folder.lock():
             self.folder.claim(self.ladder.identity())
             declare_domains(self.folder.root, self.ladder.domains())
@@ -160,7 +159,8 @@ class LadderRun:
         earlier = [self.folder.rung(below)] if below is not None else []
         return StudyRun(
             rung.space, self.folder.rung(rung.name), cache=self.cache,
-            warm_start=earlier, time_budget=time_budget,
+            # Device-hours are those of trials, which must not wait for videos then.
+            warm_start=earlier, time_budget=time_budget, beside=self.device_hours is None,
         )  # fmt: skip
 
     def _is_spent(self, rung: Rung, plan: StudyPlan) -> bool:

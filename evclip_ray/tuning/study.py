@@ -105,7 +105,7 @@ class StudyFolder:
             ArtifactError: as `check`, or the folder cannot be written to.
         """
         begun = self.check(identity)
-        self._check_writable()
+        self.check_writable()
         with self.lock():
             if not begun:
                 write_ledger(self.root, "study", inputs=identity)
@@ -144,7 +144,12 @@ class StudyFolder:
         finally:
             lock.release()
 
-    def _check_writable(self) -> None:
+    def check_writable(self) -> None:
+        """Make the folder, or find that it can be written to.
+
+        Raises:
+            ArtifactError: it cannot.
+        """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             probe = self.root / f".write-{os.getpid()}"
@@ -215,6 +220,17 @@ def _copy_folder(source: Path, target: Path) -> None:
 
 def _history(folder: Path) -> list[dict[str, Any]]:
     path = folder / "history.jsonl"
-    with contextlib.suppress(FileNotFoundError):
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    return []
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return []
+    lines, found = text.splitlines(), []
+    for number, line in enumerate(lines, start=1):
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            # Ours is written whole; a copy of a study that runs may end in the middle of a line.
+            if number == len(lines) and not text.endswith("\n"):
+                break
+            raise ArtifactError(f"{path}: line {number} is not JSON; it was damaged or is not ours") from None
+    return found

@@ -116,3 +116,11 @@ def test_an_evaluation_gets_masks_of_its_own_split(study, tmp_path, tiny_cache):
     assert record["split"] == "test"
     assert len(record["videos"]) == 3
     assert read_ledger(out, "evaluation")["openings"] == 1
+    # Moved together: the checkpoint is beside the evaluation, not where it was.
+    theirs = tmp_path / "theirs"
+    shutil.copytree(study / "best", theirs / "best")
+    shutil.move(out, theirs / "best-test")
+    ledger = theirs / "best-test" / "ledger.json"
+    ledger.write_text(ledger.read_text().replace(str(study), "/nowhere"))
+    look_at_evaluation(theirs / "best-test", cache=tiny_cache, most=2, seed=0)
+    assert len(read_json(theirs / "best-test" / "masks" / "masks.json")["videos"]) == 2

@@ -1,4 +1,5 @@
 import math
+import threading
 
 import pytest
 from made_studies import SEARCH, write_study
@@ -68,3 +69,41 @@ def test_another_folder_is_refused_with_what_it_is(tmp_path):
         open_results(tmp_path)
     with pytest.raises(ArtifactError, match="must be a 'study' folder"):
         Study.load(tmp_path)
+
+
+def test_a_copy_that_ends_in_the_middle_of_a_line_has_the_epochs_before(tmp_path):
+    study = write_study(tmp_path, trials=2, epochs=4, states=["running"])
+    history = study / "trials" / "trial-0000" / "history.jsonl"
+    whole = Study.load(study).epochs
+    text = history.read_text()
+    history.write_text(text[: len(text) - 30])
+    part = Study.load(study)
+    assert len(part.epochs) == len(whole) - 1
+    assert part.best is not None
+    (study / "trials" / "trial-0002").mkdir()
+    assert len(Study.load(study).trials) == 2, "a trial without its point has not begun"
+    history.write_text(text[:20] + "\n" + text[20:])
+    with pytest.raises(ArtifactError, match=r"history\.jsonl: line 1 is not JSON"):
+        _ = Study.load(study).epochs
+
+
+def test_frames_can_be_read_again_and_again_while_the_study_writes(tmp_path):
+    write_study(tmp_path, trials=3, states=["running"] * 3)
+    stop = threading.Event()
+
+    def write():
+        while not stop.is_set():
+            for trials in (3, 4, 5):
+                write_study(tmp_path, trials=trials, epochs=6, states=["running"] * 2)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(30):
+            study = Study.load(tmp_path)
+            assert 3 <= len(study.trials) <= 5
+            assert study.best is not None
+            assert len(study.epochs) >= 3
+    finally:
+        stop.set()
+        writer.join()
