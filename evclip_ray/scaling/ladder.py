@@ -159,8 +159,7 @@ class LadderRun:
         earlier = [self.folder.rung(below)] if below is not None else []
         return StudyRun(
             rung.space, self.folder.rung(rung.name), cache=self.cache,
-            # Device-hours are those of trials, which must not wait for videos then.
-            warm_start=earlier, time_budget=time_budget, beside=self.device_hours is None,
+            warm_start=earlier, time_budget=time_budget,
         )  # fmt: skip
 
     def _is_spent(self, rung: Rung, plan: StudyPlan) -> bool:
