@@ -18,7 +18,7 @@ FLOORS = {
     "cli": 8, "terminal": 8,
 }  # fmt: skip
 MAY_IMPORT_RAY = {
-    "data/shards.py", "features/extract.py", "training/trainer.py",
+    "data/shards.py", "features/extract.py", "training/trainer.py", "training/at_work.py",
     "tuning/tuner.py", "tuning/search.py", "tuning/scheduler.py", "tuning/stopping.py",
     "tuning/recorder.py", "tuning/trial.py", "tuning/packs.py", "tuning/packed_trial.py",
     "cluster/connection.py", "cluster/address.py", "cluster/nodes.py", "cluster/launcher.py",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _GIB = 1024**3
 # What Ray calls by the name of our code.
 _NAMES = {
-    "run_trial": "a trial", "run_packed_trial": "a pack of trials", "RayTrainWorker": "a worker of a trial",
+    "run_trial": "a trial", "PackActor": "a pack of trials", "RayTrainWorker": "a worker of a trial",
 }  # fmt: skip
 _ADDRESS = click.option(
     "--address",
@@ -137,7 +137,7 @@ def _work_table(work: Sequence["Work"]) -> Table:
     for name in ("what", "node", "how many", "CPU", "GPU"):
         table.add_column(name, no_wrap=True)
     for found in work:
-        name = _NAMES.get(found.name, found.name)
+        name = _NAMES.get(found.name, found.name) + (f" ({found.trains})" if found.trains else "")
         table.add_row(
             f"{found.kind}: {name}", found.node, str(found.count), f"{found.cpus:g}", f"{found.gpus:g}"
         )

@@ -11,6 +11,7 @@ from ray._private.state import available_resources_per_node
 from ray.util.state import list_actors, list_tasks
 
 from evclip_ray.config import ConfigError
+from evclip_ray.training.at_work import runs_of
 
 GIB = 1024**3
 _LIMIT = 1000
@@ -30,7 +31,10 @@ class NodeUse:
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """So many running actors or tasks of one kind on one node, and what they hold of it together."""
+    """So many running actors or tasks of one kind on one node, and what they hold of it together.
+
+    `trains`: the runs that they said they train, empty where they do not.
+    """
 
     kind: str
     name: str
@@ -38,6 +42,7 @@ class Work:
     count: int
     cpus: float
     gpus: float
+    trains: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,16 +104,18 @@ def _work(names: Mapping[str, str]) -> list[Work]:
     address = ray.get_runtime_context().gcs_address
     actors = list_actors(address, filters=[("state", "=", "ALIVE")], detail=True, limit=_LIMIT)
     tasks = list_tasks(address, filters=[("state", "=", "RUNNING")], detail=True, limit=_LIMIT)
-    counts: collections.Counter[tuple[str, str, str, float, float]] = collections.Counter()
+    counts: collections.Counter[tuple[str, str, str, str, float, float]] = collections.Counter()
     for actor in actors:
-        counts["actor", actor.repr_name or actor.class_name, *_place(actor, names)] += 1
+        node, cpus, gpus = _place(actor, names)
+        if cpus or gpus:
+            name = actor.repr_name or actor.class_name
+            counts["actor", name, runs_of(actor.actor_id), node, cpus, gpus] += 1
     for task in tasks:
         if task.type == "NORMAL_TASK":
-            counts["task", task.name, *_place(task, names)] += 1
+            counts["task", task.name, "", *_place(task, names)] += 1
     return [
-        Work(kind, name, node, count, cpus * count, gpus * count)
-        for (kind, name, node, cpus, gpus), count in sorted(counts.items())
-        if kind == "task" or cpus or gpus
+        Work(kind, name, node, count, cpus * count, gpus * count, trains)
+        for (kind, name, trains, node, cpus, gpus), count in sorted(counts.items())
     ]
 
 

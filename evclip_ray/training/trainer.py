@@ -9,6 +9,7 @@ import ray.train
 import torch
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
+from evclip_ray.training.at_work import tell_runs
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.placement import Need
 
@@ -73,6 +74,7 @@ def _train_worker(config: dict[str, Any]) -> dict[str, Any]:
     from evclip_ray.training.videos import Videos
 
     torch.set_num_threads(config["threads"])
+    tell_runs([Path(config["folder"])])
     experiment = ExperimentConfig.load(config["experiment"])
     videos = Videos.load(Path(config["videos"]))
     run = Run.start(

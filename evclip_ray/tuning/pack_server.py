@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
+from evclip_ray.training.at_work import tell_runs
 from evclip_ray.training.loop import Epoch, Metrics
 from evclip_ray.training.pack import Event, Failed, Pack
-from evclip_ray.tuning.trial import failure, objective, release_memory, start_run
+from evclip_ray.tuning.trial import failure, objective, release_memory, start_run, trial_folder
 
 log = logging.getLogger(__name__)
 
@@ -78,11 +79,14 @@ class PackServer:
             left, self._left = self._left, set()
         for name in left:
             self._pack.remove(name)
+        new = {name for name in asked if name not in self._pack}
         for name in asked:
-            if name in self._pack:
-                self._pack.go_on(name)
-            else:
+            if name in new:
                 self._pack.add(name, functools.partial(start_run, self._configs[name]))
+            else:
+                self._pack.go_on(name)
+        if new or left:
+            tell_runs(trial_folder(found) for name, found in self._configs.items() if name in self._pack)
         if left:
             release_memory()
 

@@ -11,6 +11,7 @@ import torch
 from ray import tune
 
 from evclip_ray.artifacts import read_json, write_text
+from evclip_ray.training.at_work import tell_runs
 from evclip_ray.training.baseline import videos_key, zero_shot_key
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.loop import Metrics, Run
@@ -28,20 +29,26 @@ def run_trial(config: dict[str, Any]) -> None:
     failed, with its traceback in `error.txt`: the same error would meet it again, while a process
     that dies is restarted by Tune and goes on after its last epoch.
     """
+    tell_runs([trial_folder(config)])
     try:
         _train(config)
     except Exception as error:
         tune.report(failure(config, error))
     finally:
+        tell_runs([])
         release_memory()
 
 
 def failure(config: dict[str, Any], error: Exception) -> Metrics:
     """What is reported of a trial that raised; its traceback is written to its folder."""
-    folder = StudyFolder(Path(config["study"])).trial(config["folder"])
-    write_text(folder / "error.txt", "".join(traceback.format_exception(error)))
+    write_text(trial_folder(config) / "error.txt", "".join(traceback.format_exception(error)))
     message = " ".join(f"{type(error).__name__}: {error}".split())
     return {"epoch": 0, OBJECTIVE: math.nan, "error": message}
+
+
+def trial_folder(config: dict[str, Any]) -> Path:
+    """Where a trial writes to."""
+    return StudyFolder(Path(config["study"])).trial(config["folder"])
 
 
 def release_memory() -> None:
@@ -74,7 +81,7 @@ def _task(config: dict[str, Any]) -> tuple[ExperimentConfig, Path, dict[str, Any
     experiment = ExperimentConfig.load(read_json(study.fixed), overrides)
     zero_shot = study.zero_shot(zero_shot_key(experiment))
     hparams = {**_compared(experiment), **overrides}
-    places = {"folder": study.trial(config["folder"]), "zero_shot": zero_shot, "hparams": hparams}
+    places = {"folder": trial_folder(config), "zero_shot": zero_shot, "hparams": hparams}
     return experiment, study.videos(videos_key(experiment)), places
 
 

@@ -134,7 +134,7 @@ def test_stop_ends_the_job_and_frees_what_it_held(local_cluster, working_dir, tm
     status, printed = local_cluster.evclip_ray(*at, "--no-follow", "--", *arguments, cwd=working_dir)
     assert status == 0, printed
     job = re.search(r"raysubmit_\w+", printed)[0]
-    while "actor: a trial" not in status_of(local_cluster):
+    while "actor: a trial (study trial-0000)" not in status_of(local_cluster):
         time.sleep(1)
     status, printed = local_cluster.evclip_ray(*at, "stop", job)
     assert status == 0
