@@ -86,13 +86,13 @@ class VideoSet:
     def __len__(self) -> int:
         return len(self.labels)
 
-
-@dataclasses.dataclass(frozen=True)
     @property
     def key(self) -> str:
         """Digest of which videos these are and in which order, whatever their frames."""
         return digest([self.shards.paths, self.shards.labels])
 
+
+@dataclasses.dataclass(frozen=True)
 class Videos:
     """The decoded splits of an experiment.
 
