@@ -18,6 +18,9 @@ _FIFTHS = [0, 0.2, 0.4, 0.6, 0.8, 1]
 _LABELLED = 20
 """Up to so many classes the cells of a confusion matrix hold their counts."""
 
+_SPARED = 8
+"""Up to so many classes each has its name below, on a phone too."""
+
 _SPLITS = {"val": "validation"}
 
 
@@ -81,7 +84,7 @@ def evaluation_section(found: Evaluation) -> Section:
         blocks.insert(0, Note(f"LEAKS reach {rows} rows: these numbers are too good", loud=True))
     if found.ledger.get("adapted"):
         blocks += [gains_chart(found), confusion_chart(found)]
-    blocks += mask_pictures(found.root, found.name)
+    blocks += mask_pictures(found.root, found.name, split=_SPLITS.get(split, split))
     return Section(f"evaluation_{found.name}", title, blocks, found.brief)
 
 
@@ -135,8 +138,9 @@ def confusion_chart(found: Evaluation) -> Chart:
     """The confusion matrix of the adapted CLIP."""
     table, name = found.table("confusion"), f"confusion_{found.name}"
     frame, order = frames.confusion(table), list(table.columns[1:])
+    names = alt.Axis(labelAngle=-45, labelLimit=90, labelOverlap=len(order) > _SPARED)
     base = alt.Chart(named(name)).encode(
-        x=alt.X("predicted:N", title="predicted", sort=order, axis=alt.Axis(labelAngle=-45, labelLimit=90)),
+        x=alt.X("predicted:N", title="predicted", sort=order, axis=names),
         y=alt.Y("true:N", title="true", sort=order, axis=alt.Axis(labelLimit=110)),
     )
     shade = alt.Color(

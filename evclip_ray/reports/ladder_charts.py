@@ -36,13 +36,13 @@ def _over_cost(ladder: Ladder, cost: str) -> Chart:
     layers, data = [], {name: frame}
     if not curves.empty:
         fitted = alt.Chart(named(f"{name}_fits")).encode(
-            x=x, color=alt.Color("form:N", title="fit (95 % band)")
+            x=x, color=alt.Color("form:N", title="fit (95 % band)", legend=alt.Legend(symbolOpacity=1))
         )
         layers.append(fitted.mark_area(opacity=0.15).encode(y=alt.Y("low:Q", title=_TITLE), y2="high:Q"))
         layers.append(fitted.mark_line(strokeWidth=1.5).encode(y=alt.Y("top1:Q", title=_TITLE)))
         data[f"{name}_fits"] = curves
     base = alt.Chart(named(name)).encode(x=x)
-    layers += [_interval(base), *_marks(base)]
+    layers += [_interval(base), *_marks(base, len(frame))]
     return Chart(
         name, f"Accuracy over {frames.COSTS[cost].partition(',')[0]}", alt.layer(*layers), data,
         "A circle is a rung's best trial with its 95 % Wilson interval, a diamond zero-shot CLIP on the same "
@@ -65,7 +65,7 @@ def _interval(base: alt.Chart) -> alt.Chart:
     return rule
 
 
-def _marks(base: alt.Chart) -> list[alt.Chart]:
+def _marks(base: alt.Chart, count: int) -> list[alt.Chart]:
     said = tips(
         "rung:N", "val_top1:Q", "val_top1_low:Q", "val_top1_high:Q", "zero_shot_top1:Q", "trials:Q", "cost:Q"
     )
@@ -81,7 +81,7 @@ def _marks(base: alt.Chart) -> list[alt.Chart]:
         label.transform_filter(f"datum.place % 2 == {turn}").mark_text(
             style=style, align="left", dx=8, dy=-9 + 18 * turn, fontSize=12
         )
-        for turn in (0, 1)
+        for turn in range(min(2, count))
         for style in ("halo", "text")
     ]
     return [before, after, *labels]
@@ -100,9 +100,11 @@ def _front(ladder: Ladder, cost: str) -> Chart:
         .mark_line(style="best", interpolate="step-after")
         .encode(y=alt.Y("val_top1:Q", title=_TITLE))
     )
+    # A layer without a row has no extent, which Vega warns of.
+    layers = [line] if frame["front"].any() else []
     return Chart(
         name, f"Pareto front: {frames.COSTS[cost].partition(',')[0]}",
-        alt.layer(line, _interval(base), *_marks(base)), {name: frame},
+        alt.layer(*layers, _interval(base), *_marks(base, len(frame))), {name: frame},
         "The line joins the rungs that no other beats in both.", (_TABLE,), small=True,
     )  # fmt: skip
 
@@ -114,7 +116,7 @@ def _parts(ladder: Ladder) -> Chart:
         .mark_bar()
         .encode(
             x=alt.X("sum(gmac):Q", title="GMAC of one video", axis=alt.Axis(format="~g", tickCount=6)),
-            y=alt.Y("rung:N", title=None, sort=list(dict.fromkeys(frame["rung"]))),
+            y=alt.Y("rung:N", title="rung", sort=list(dict.fromkeys(frame["rung"]))),
             color=alt.Color("part:N", title="part"),
             tooltip=tips("rung:N", "part:N", "gmac:Q"),
         )
@@ -134,7 +136,7 @@ def _trials(ladder: Ladder) -> Chart:
         .transform_calculate(jitter="random()")
         .mark_point(size=35, filled=True, opacity=0.6)
         .encode(
-            x=alt.X("rung:N", title=None, sort=order, axis=alt.Axis(labelAngle=0)),
+            x=alt.X("rung:N", title="rung", sort=order, axis=alt.Axis(labelAngle=0)),
             xOffset=alt.XOffset("jitter:Q", scale=alt.Scale(domain=[-1, 2])),
             y=accuracy("val_top1"),
             tooltip=tips("rung:N", "trial:N", "state:N", "val_top1:Q", "settings:N"),
@@ -149,7 +151,7 @@ def _trials(ladder: Ladder) -> Chart:
 def _importance(ladder: Ladder) -> Chart:
     frame = frames.importance(ladder)
     base = alt.Chart(named("importance")).encode(
-        x=alt.X("rung:N", title=None, sort=list(ladder.rungs), axis=alt.Axis(labelAngle=0)),
+        x=alt.X("rung:N", title="rung", sort=list(ladder.rungs), axis=alt.Axis(labelAngle=0)),
         y=alt.Y("path:N", title=None, axis=alt.Axis(labelLimit=180)),
     )
     shade = alt.Color(
@@ -169,7 +171,7 @@ def _transfer(ladder: Ladder, path: str) -> Chart:
     frame, name = frames.transfer(ladder, path), "transfer_" + path.replace(".", "_")
     numbers = pd.to_numeric(frame["best"], errors="coerce")
     base = alt.Chart(named(name)).encode(
-        x=alt.X("rung:N", title=None, sort=list(ladder.rungs), axis=alt.Axis(labelAngle=0))
+        x=alt.X("rung:N", title="rung", sort=list(ladder.rungs), axis=alt.Axis(labelAngle=0))
     )
     said = tips("rung:N", "best:N", "within_noise:N", "trials:Q")
     if numbers.isna().any():

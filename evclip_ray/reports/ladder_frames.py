@@ -66,7 +66,7 @@ def fits_table(ladder: Ladder) -> pd.DataFrame:
         {
             "over": COSTS.get(fit["cost"], fit["cost"]), "form": fit["formula"], "rungs": fit["rungs"],
             "status": fit["status"], "parameters": _parameters(fit), "error_in_top1": fit.get("rmse"),
-            "left_out": ", ".join(fit.get("left_out", [])),
+            "intervals": fit.get("intervals"), "left_out": ", ".join(fit.get("left_out", [])),
         }
         for fit in ladder.fits.get("accuracy", [])
     ]  # fmt: skip
@@ -88,7 +88,8 @@ def slopes_table(ladder: Ladder) -> pd.DataFrame:
         low, high = found.get("interval") or (None, None)
         rows.append(
             {"path": found["path"], "slope": found.get("slope"), "low": low, "high": high,
-             "scale": found.get("scale"), "over": transfer.get("cost"), "status": found["status"]}
+             "scale": found.get("scale"), "over": transfer.get("cost"), "status": found["status"],
+             "intervals": found.get("intervals")}
         )  # fmt: skip
     return pd.DataFrame(rows)
 

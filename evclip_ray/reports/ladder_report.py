@@ -45,7 +45,8 @@ def ladder_report(
     ended = frame["state"].value_counts() if "state" in frame else pd.Series(dtype=int)
     return Report(
         title=f"Ladder {ladder.name}",
-        subtitle=", ".join(f"{count} rungs {state}" for state, count in ended.items()) or "no rung has begun",
+        subtitle=", ".join(f"{_rungs(count)} {state}" for state, count in ended.items())
+        or "no rung has begun",
         facts=_facts(ladder),
         conditions=conditions_table(conditions, (LEDGER, f"{RUNGS}/*/best/config.json")),
         brief=brief_line(_conditions(ladder, briefly=True)),
@@ -93,6 +94,7 @@ def _first_blocks(ladder: Ladder) -> list[Block]:
 
 _RUNGS_SAY = (
     "A rung stands for its best trial on validation videos; the interval is Wilson's, over these videos. "
+    "What it gains over the rung before is resampled over videos, the same for both where they are known. "
     "Costs are counted on shapes, and measured where there is a number of seconds."
 )
 
@@ -100,6 +102,8 @@ _RUNGS_SAY = (
 def _set_out(frame: pd.DataFrame) -> pd.DataFrame:
     view = pd.DataFrame({"rung": frame["rung"], "state": frame["state"], "trials": frame["trials"]})
     view["top-1 (95 %)"] = with_interval(frame, "val_top1", "val_top1_low", "val_top1_high")
+    if "gain" in frame:
+        view["over the rung before (95 %)"] = with_interval(frame, "gain", "gain_low", "gain_high")
     named = {
         "zero-shot": "zero_shot_top1", "trained parameters": "trainable_parameters",
         "all parameters": "total_parameters", "GMAC a video": "inference_gmac",
@@ -156,6 +160,10 @@ def _conditions(ladder: Ladder, *, briefly: bool = False) -> dict[str, str]:
         differ = DIFFERS if briefly else each
         found[key] = next(iter(values.values())) if same else differ
     return found
+
+
+def _rungs(count: int) -> str:
+    return "1 rung" if count == 1 else f"{count} rungs"
 
 
 def _facts(ladder: Ladder) -> dict[str, str]:

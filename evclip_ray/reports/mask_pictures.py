@@ -20,8 +20,8 @@ _QUALITY = 72
 Pixels = npt.NDArray[np.uint8]
 
 
-def mask_pictures(evaluation: Path, name: str) -> list[Block]:
-    """The saved pictures of an evaluation, or why there are none."""
+def mask_pictures(evaluation: Path, name: str, *, split: str) -> list[Block]:
+    """The saved pictures of an evaluation on a `split`, or why there are none."""
     path = evaluation / FOLDER / RECORD
     if not path.is_file():
         return []
@@ -39,7 +39,7 @@ def mask_pictures(evaluation: Path, name: str) -> list[Block]:
     says = (
         "The mask multiplies the normalised pixels of every frame: where it is 1 (yellow) CLIP sees the "
         "video, where it is 0 (dark) its mean colour. First the videos whose answer changed most, then some "
-        f"by lot (seed {record['seed']}), of the {record['split']} split."
+        f"by lot (seed {record['seed']}), of the {split} split."
     )
     source = f"{evaluation.name}/{FOLDER}/{ARRAYS} ({file_digest(arrays)})"
     return [Pictures(f"masks_{name}", "What the masks look at", items, says, (source,))]

@@ -19,6 +19,8 @@ from evclip_ray.reports.theme import STATE_SHAPES, STATES
 TRIALS = "trials/*/history.jsonl"
 _FEW = 40
 """Up to so many trials each has its interval drawn; more would hide each other."""
+_MARKED = 8
+"""Up to so many whole numbers an axis has each; of more, as many as there is room for."""
 
 
 def study_charts(study: Study) -> list[Chart]:
@@ -50,6 +52,14 @@ def accuracy(field: str, title: str = "validation top-1") -> alt.Y:
     )
 
 
+def whole_axis(values: pd.Series) -> alt.Axis:
+    """An axis of whole numbers: each of a few by itself, for left alone Vega puts halves between them."""
+    low, high = int(values.min()), int(values.max())
+    if high - low < _MARKED:
+        return alt.Axis(format="d", values=list(range(low, high + 1)))
+    return alt.Axis(format="d", tickMinStep=1)
+
+
 def state_shape(frame: pd.DataFrame) -> alt.Shape:
     """How a trial ended, as the shape of its mark; the legend has those that there are."""
     present = [state for state in STATES if state in set(frame["state"])]
@@ -69,9 +79,7 @@ def tips(*fields: str, **formats: str) -> list[alt.Tooltip]:
 
 def _history(study: Study) -> Chart:
     frame, zero = frames.history(study), frames.baselines(study)
-    x = alt.X(
-        "number:Q", title="trial, in the order that they began", axis=alt.Axis(format="d", tickMinStep=1)
-    )
+    x = alt.X("number:Q", title="trial, in the order that they began", axis=whole_axis(frame["number"]))
     base = alt.Chart(named("history")).encode(x=x)
     band = base.mark_area(style="band", interpolate="step-after").encode(
         y=alt.Y("best_top1_low:Q", title="validation top-1"), y2="best_top1_high:Q"
@@ -118,7 +126,7 @@ def _baseline_layers() -> list[alt.Chart]:
 def _slice(study: Study, axis: Axis) -> Chart:
     frame = frames.slices(study, axis)
     name = "slice_" + axis.path.replace(".", "_")
-    base = alt.Chart(named(name)).encode(x=_slice_x(axis))
+    base = alt.Chart(named(name)).encode(x=_slice_x(axis, frame["value"]))
     points = base.mark_point(size=40, filled=True, opacity=0.8).encode(
         y=accuracy("val_top1"), shape=state_shape(frame).legend(None),
         color=alt.Color("number:Q", title="trial", legend=None, scale=alt.Scale(range="ramp")),
@@ -128,7 +136,7 @@ def _slice(study: Study, axis: Axis) -> Chart:
     return Chart(name, axis.path, alt.layer(*layers), {name: frame}, sources=(TRIALS,), small=True)
 
 
-def _slice_x(axis: Axis) -> alt.X:
+def _slice_x(axis: Axis, values: pd.Series) -> alt.X:
     if axis.kind == "category":
         return alt.X("value:N", title=axis.title, sort=list(axis.order), axis=alt.Axis(labelAngle=0))
     if axis.kind == "log":
@@ -136,7 +144,7 @@ def _slice_x(axis: Axis) -> alt.X:
         return alt.X(
             "value:Q", title=axis.title, scale=alt.Scale(type="log", nice=False, padding=8), axis=shown
         )
-    marks = alt.Axis(format="d", tickMinStep=1) if axis.kind == "whole" else alt.Axis(tickCount=5)
+    marks = whole_axis(values) if axis.kind == "whole" else alt.Axis(tickCount=5)
     return alt.X("value:Q", title=axis.title, scale=alt.Scale(zero=False, padding=8), axis=marks)
 
 
@@ -150,12 +158,14 @@ def _parallel(study: Study) -> Chart:
     picked = alt.selection_point(
         name="picked", fields=["trial"], on="pointerover", nearest=False, empty=False
     )
+    # What is not set crosses its axis below the others, above the names of the axes.
+    reach = alt.Scale(domain=[min(-0.04, 1.6 * lines["place"].min()), 1.04], nice=False)
     faint = 0.5 if lines["trial"].nunique() <= 100 else 0.18
     drawn = (
         alt.Chart(named("parallel"))
         .mark_line(strokeWidth=1.5)
         .encode(
-            x=x, y=alt.Y("place:Q", axis=None), detail="trial:N", order=alt.Order("at:Q"),
+            x=x, y=alt.Y("place:Q", axis=None, scale=reach), detail="trial:N", order=alt.Order("at:Q"),
             color=alt.Color("val_top1:Q", title="validation top-1", scale=alt.Scale(range="ramp")),
             opacity=alt.condition(picked, alt.value(1), alt.value(faint)),
             strokeWidth=alt.condition(picked, alt.value(4), alt.value(1.5)),
@@ -184,14 +194,14 @@ def _curves(study: Study, frame: pd.DataFrame, field: str, title: str, name: str
         scale, title = alt.Scale(type="log"), f"{title} (log scale)"
     y = alt.Y(f"{field}:Q", title=title, scale=scale, axis=alt.Axis(format="~g"))
     base = alt.Chart(named("curves")).encode(
-        x=alt.X("epoch:Q", title="epoch", axis=alt.Axis(format="d", tickMinStep=1)), y=y
+        x=alt.X("epoch:Q", title="epoch", axis=whole_axis(frame["epoch"])), y=y
     )
     rest = base.mark_line(strokeWidth=1, opacity=min(0.7, max(0.05, 20 / max(1, count)))).encode(
         detail="trial:N", tooltip=tips("trial:N", "state:N", "rank:Q", f"{field}:Q")
     )
     best = (
         base.transform_filter("datum.rank == 1")
-        .mark_line(style="best")
+        .mark_line(style="best", point=frame["epoch"].nunique() == 1)
         .encode(tooltip=tips("trial:N", "state:N", "epoch:Q", f"{field}:Q"))
     )
     layers = [rest, best]
@@ -203,7 +213,7 @@ def _curves(study: Study, frame: pd.DataFrame, field: str, title: str, name: str
         said = tips("trial:N", "state:N", "epoch:Q", f"{field}:Q")
         layers.append(marks.encode(shape=state_shape(ended), tooltip=said))
     says = "A line is a trial, the thick one the best; a mark is where one was stopped early or failed."
-    if len(frame) < len(study.epochs):
+    if len(frame) < study.epochs["val_top1"].notna().sum():
         says += f" At most {frames.MOST_EPOCHS} epochs of each are drawn; the folder has all."
     return Chart(name, f"Learning curves: {title}", alt.layer(*layers), {"curves": frame}, says, (TRIALS,))
 

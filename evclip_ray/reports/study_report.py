@@ -133,4 +133,6 @@ def _seed_fact(best: dict[str, Any]) -> dict[str, str]:
 def _states(study: Study) -> str:
     counts = study.trials["state"].value_counts() if len(study.trials) else pd.Series(dtype=int)
     said = ", ".join(f"{count:,} {state}" for state, count in counts.items())
-    return f"{len(study.trials):,} trials" + (f" ({said})" if said else "")
+    return ("1 trial" if len(study.trials) == 1 else f"{len(study.trials):,} trials") + (
+        f" ({said})" if said else ""
+    )

@@ -28,7 +28,7 @@ def vega_config(scheme: str) -> dict[str, Any]:
         "axis": {
             "labelColor": ink, "titleColor": ink, "gridColor": grid, "domainColor": faint, "tickColor": faint,
             "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": 500, "labelLimit": 160,
-            "labelOverlap": True, "titlePadding": 8,
+            "labelOverlap": True, "labelSeparation": 6, "titlePadding": 8,
         },
         "legend": {
             "labelColor": ink, "titleColor": ink, "labelFontSize": 12, "titleFontSize": 12,

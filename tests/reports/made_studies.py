@@ -185,6 +185,7 @@ def _rung(name, step, begun):
     low, high = wilson_interval(round(top1 * VIDEOS), VIDEOS)
     scored = {
         "val_top1": top1, "val_top1_low": low, "val_top1_high": high, "val_videos": VIDEOS,
+        "gain": 0.08 if step else "", "gain_low": 0.02 if step else "", "gain_high": 0.15 if step else "",
         "zero_shot_top1": 0.3 + 0.05 * step, "device_seconds": 100, "train_videos": 48,
         "inference_gmac": 4.0 * 3**step, "total_parameters": 10**7 * 3**step,
         "trainable_parameters": 10**5 * 2**step, "latency_seconds": 0.01 * 2**step,

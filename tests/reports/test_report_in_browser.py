@@ -96,6 +96,45 @@ def test_a_ladder_is_drawn_whole_too(page_of_ladder, open_page, width, scheme):
     assert page.evaluate(EMPTY) == []
 
 
+@pytest.mark.parametrize(
+    "made",
+    [
+        {"trials": 0},
+        {"trials": 1},
+        {"trials": 1, "epochs": 1},
+        {"trials": 2, "states": ["failed", "failed"]},
+        {"trials": 3, "epochs": 6, "states": ["diverged"] * 3, "nan_from": 3},
+    ],
+)
+def test_a_study_of_next_to_nothing_is_drawn_without_a_word(tmp_path, open_page, made):
+    root = write_study(tmp_path, **made)
+    page, said = open_page(write_report(study_report(Study.load(root)), root / "report.html", root=root)[0])
+    assert said == []
+    assert page.evaluate(BEYOND) <= 0
+    assert page.evaluate(EMPTY) == []
+
+
+@pytest.mark.parametrize(
+    "made", [{"rungs": ("only",)}, {"failed": ("small", "middle", "large")}, {"trials": 1}]
+)
+def test_a_ladder_of_few_rungs_or_trials_is_drawn_without_a_word(tmp_path, open_page, made):
+    root = write_ladder(tmp_path, **made)
+    page, said = open_page(write_report(ladder_report(Ladder.load(root)), root / "report.html", root=root)[0])
+    assert said == []
+    assert page.evaluate(EMPTY) == []
+
+
+def test_a_few_whole_numbers_stand_below_an_axis_once_each(tmp_path, open_page):
+    root = write_study(tmp_path, trials=3, epochs=2)
+    page, _ = open_page(write_report(study_report(Study.load(root)), root / "report.html", root=root)[0])
+    for chart, expected in (("history", ["0", "1", "2"]), ("curves_top1", ["1", "2"])):
+        labels = page.eval_on_selector_all(
+            f"[data-chart={chart}] .role-axis-label text", "all => all.map(e => e.textContent)"
+        )
+        whole = [label for label in labels if "." not in label]
+        assert whole == expected, chart
+
+
 def test_the_button_changes_the_colours_of_page_and_charts(page_of_study, open_page):
     page, said = open_page(page_of_study, scheme="light")
     paper = "getComputedStyle(document.body).backgroundColor"
