@@ -3,8 +3,11 @@
 To add one: a file here and a line below.
 """
 
+import contextlib
+import gc
 import importlib
 import inspect
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -51,8 +54,21 @@ def import_dataset(name: str, root: Place, **options: Any) -> "ImportReport":
         if parameter.default is parameter.empty and option not in options:
             raise ConfigError(f"{name} needs the option {option!r}; give it as {option}=VALUE")
     values = {option: _typed(known[option].annotation, value) for option, value in options.items()}
-    report: ImportReport = importer(place(root), **values)
+    with _no_search_for_cycles():
+        report: ImportReport = importer(place(root), **values)
     return report
+
+
+@contextlib.contextmanager
+def _no_search_for_cycles() -> Iterator[None]:
+    """Rows hold no cycles: of 650,000 of them, looking for some takes a fifth of the time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _typed(annotation: Any, value: Any) -> Any:

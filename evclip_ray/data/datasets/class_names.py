@@ -13,6 +13,7 @@ _UCF = re.compile(r"v_(?P<label>[^_]+)_(?P<group>g\d+)_c\d+", re.ASCII)
 _HMDB = re.compile(r"(?P<head>.+)_[fhlu]_[cn]m_np\d+_(?:ba|fr|le|ri)_(?:bad|goo|med)_\d+", re.ASCII)
 _ARID = re.compile(r"(?P<label>[^_]+)_\d+_\d+", re.ASCII)
 
+_BETWEEN = re.compile(r"[\W_]+")
 _ID_NAME = re.compile(r"(\d+)\s+(\S.*)", re.ASCII)
 _ID_COLUMNS = ("id", "sno", "index")
 _NAME_COLUMNS = ("name", "key", "classname", "class", "label")
@@ -40,7 +41,7 @@ def words(name: str) -> str:
 @functools.lru_cache(maxsize=1 << 16)
 def plain(name: str) -> str:
     """The letters and digits alone: "HandStandPushups", "handstand pushups" and "Handstand_Pushups" agree."""
-    return re.sub(r"[\W_]+", "", name).casefold() or name
+    return _BETWEEN.sub("", name).casefold() or name
 
 
 def ordered_classes(

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+_WHOLE = re.compile(r"[+-]?[0-9]+")
+
 
 class ListError(ValueError):
     """A list that cannot be used: the message names the file, the line, the value and the cure."""
@@ -148,7 +150,7 @@ def whole_number(line: Line, text: str, what: str) -> int:
     Raises:
         ListError: it is none; `what` it should be is named.
     """
-    if not re.fullmatch(r"[+-]?[0-9]+", text):
+    if not _WHOLE.fullmatch(text):
         raise line.error(f"{what} must be a whole number, got {text!r}")
     return int(text)
 

@@ -101,7 +101,7 @@ class _Collected:
         self._frames, self._fps = frames, fps
         self._files, self._classes, self._names = files, tuple(classes), NameReader(classes)
         self._groups_from_names = groups_from_names
-        self._columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
+        self._rows: list[tuple[Any, ...]] = []
         self._kept: dict[tuple[Any, ...], Line] = {}
         self._used: set[str] = set()
         self._missing: list[str] = []
@@ -127,9 +127,7 @@ class _Collected:
             return
         self._kept[key] = row.line
         group = row.group or (facts.group if facts and self._groups_from_names else None)
-        values = (path, self._classes[row.label], row.split, group, *part)
-        for name, value in zip(SCHEMA.names, values, strict=True):
-            self._columns[name].append(value)
+        self._rows.append((path, self._classes[row.label], row.split, group, *part))
 
     def _part(self, row: Listed, path: str) -> tuple[Any, ...]:
         """start_seconds, end_seconds, start_frame, end_frame, fps."""
@@ -159,7 +157,8 @@ class _Collected:
         if not self._kept:
             raise ListError(_nothing_found(files.root, self._missing, len(files.paths)))
         # Official lists may leak; the one who uses the manifest decides.
-        table = pa.table(self._columns, schema=SCHEMA)
+        columns = zip(SCHEMA, zip(*self._rows, strict=True), strict=True)
+        table = pa.table([pa.array(values, field.type) for field, values in columns], schema=SCHEMA)
         return ImportReport(
             manifest=Manifest(table, files.root, source, allow_leaks=True),
             classes=self._classes,

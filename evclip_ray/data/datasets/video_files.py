@@ -56,7 +56,7 @@ class VideoFiles:
         best = 1 if wanted else 0
         found: list[str] = []
         for path in [path for path in named if (path in self.num_frames) == frames] or named:
-            score = _common(wanted, [plain(part) for part in reversed(path.split("/")[:-1])])
+            score = _common(wanted, path) if wanted else 0
             if score >= best:
                 found = [*found, path] if score == best else [path]
                 best = score
@@ -68,17 +68,19 @@ class VideoFiles:
         return found[0] if found else None
 
 
-def _common(wanted: list[str], folders: list[str]) -> int:
-    """The number of folders that agree, from the innermost on."""
+def _common(wanted: list[str], path: str) -> int:
+    """The number of folders of `path` that agree, from the innermost on."""
     count = 0
-    for one, other in zip(wanted, folders, strict=False):
-        if one != other:
+    for one, other in zip(wanted, reversed(path.split("/")[:-1]), strict=False):
+        if one != plain(other):
             break
         count += 1
     return count
 
 
 def _is_utf8(path: str) -> bool:
+    if path.isascii():
+        return True
     try:
         path.encode()
     except UnicodeEncodeError:
