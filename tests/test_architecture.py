@@ -18,11 +18,12 @@ FLOORS = {
     "cli": 8, "terminal": 8,
 }  # fmt: skip
 MAY_IMPORT_RAY = {
-    "data/shards.py", "features/extract.py", "training/trainer.py", "training/at_work.py",
+    "data/shards.py", "data/nodes.py", "features/extract.py", "training/trainer.py", "training/at_work.py",
     "tuning/tuner.py", "tuning/search.py", "tuning/scheduler.py", "tuning/stopping.py",
-    "tuning/recorder.py", "tuning/trial.py", "tuning/packs.py", "tuning/packed_trial.py",
+    "tuning/preparation.py", "tuning/recorder.py", "tuning/trial.py", "tuning/packs.py",
+    "tuning/packed_trial.py",
     "cluster/connection.py", "cluster/address.py", "cluster/nodes.py", "cluster/launcher.py",
-    "cluster/jobs.py", "cluster/status.py", "cluster/fetch.py",
+    "cluster/jobs.py", "cluster/status.py", "cluster/fetch.py", "cluster/simulation/trials.py",
 }  # fmt: skip
 ONLY_IN = {"click": {"cli"}, "rich": {"cli", "terminal"}, "optuna": {"tuning"}, "matplotlib": {"reports"}}
 STRANGERS = [{"data", "models"}, {"features", "evaluation"}]

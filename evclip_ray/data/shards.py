@@ -24,6 +24,7 @@ from evclip_ray.data import storage
 from evclip_ray.data.attempts import Attempts
 from evclip_ray.data.decode import decoder_name
 from evclip_ray.data.manifest import Manifest
+from evclip_ray.data.nodes import count_cpus, only_on, require_seen
 from evclip_ray.data.shard_files import ShardJob, is_finished, skip_reasons, write_shard
 from evclip_ray.data.shard_plan import cut, decoding_work, share
 from evclip_ray.data.shard_set import INDEX_SCHEMA, STAGE, ShardSet, open_shards, write_index
@@ -54,11 +55,18 @@ class ShardTask:
 
     def write(self) -> None:
         """Write the shards that an earlier attempt at this task did not finish."""
-        for job in self.jobs:
-            if not is_finished(self.folder / job.file, job):
-                tried = self.folder / f".{job.file}.{self.run}.attempts"
-                with Attempts(tried, seconds=self.seconds_per_video) as attempts:
-                    write_shard(job, root=self.root, folder=self.folder, attempts=attempts)
+        for job in self._unfinished():
+            require_seen(job, self.root)
+            tried = self.folder / f".{job.file}.{self.run}.attempts"
+            with Attempts(tried, seconds=self.seconds_per_video) as attempts:
+                write_shard(job, root=self.root, folder=self.folder, attempts=attempts)
+
+    def is_done(self) -> bool:
+        """Whether all its shards are there."""
+        return not any(self._unfinished())
+
+    def _unfinished(self) -> Iterator[ShardJob]:
+        return (job for job in self.jobs if not is_finished(self.folder / job.file, job))
 
 
 def prepare_shards(
@@ -71,15 +79,17 @@ def prepare_shards(
     seed: int | None = 0,
     rows_per_shard: int | None = None,
     seconds_per_video: float = 600,
+    nodes: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> ShardSet:
     """Decode V = `num_views` views of the manifest's rows (or of `indices`) into `folder`, once.
 
     View 0 is the deterministic one; the others are drawn by (`seed`, video, view). With `seed` None none
     is drawn: they are spread evenly over the video, for evaluation. What is finished is kept; when all
-    is, Ray is not needed. `folder` and the manifest's root must be seen by every node
-    under the same path. Videos that do not decode are listed in `quarantine.csv` and the ledger, as are
-    those that crash the decoder or take it longer than `seconds_per_video`.
+    is, Ray is not needed. `folder` and the manifest's root must be seen by every node that decodes,
+    under the same path: by those of `nodes`, their ids in Ray, or by all where none is named. Videos that
+    do not decode are listed in `quarantine.csv` and the ledger, as are those that crash the decoder or
+    take it longer than `seconds_per_video`.
     `rows_per_shard`: videos a file at most, by default about 64 MiB. `progress`: called with videos done
     and videos in all.
 
@@ -108,7 +118,7 @@ def prepare_shards(
     if missing or not (folder / LEDGER).exists():
         done = len(videos) - sum(len(job.videos) for job in missing)
         with _told_when_full(folder, missing):
-            for count in _write_all(missing, manifest.root, folder, seconds_per_video):
+            for count in _write_all(missing, manifest.root, folder, seconds_per_video, nodes):
                 done += count
                 if progress is not None:
                     progress(done, len(videos))
@@ -151,12 +161,13 @@ def _refuse_other(folder: Path, inputs: dict[str, Any]) -> None:
         )
 
 
-def _write_all(jobs: list[ShardJob], root: Place, folder: Path, seconds_per_video: float) -> Iterator[int]:
-    """Write the shards on the cluster; yields the number of videos of each one that is done."""
+def _write_all(
+    jobs: list[ShardJob], root: Place, folder: Path, seconds_per_video: float, nodes: Sequence[str]
+) -> Iterator[int]:
+    """Write the shards on the cluster; yields the number of videos of each task that is done."""
     if not jobs:
         return
     import ray
-    import ray.data
 
     if not ray.is_initialized():
         raise ValueError("preparing shards needs Ray, which is not started: call ray.init() first")
@@ -165,11 +176,25 @@ def _write_all(jobs: list[ShardJob], root: Place, folder: Path, seconds_per_vide
     logger.info("%s: writing %d shards by %s", folder, len(jobs), jobs[0].decoder)
     # What killed a process of an earlier preparation may have been whoever ended that one.
     run = uuid.uuid4().hex
-    processes = int(ray.cluster_resources().get("CPU", 1))
-    tasks = [ShardTask(part, root, folder, seconds_per_video, run) for part in _shared_out(jobs, processes)]
+    parts = _shared_out(jobs, count_cpus(nodes))
+    tasks = [ShardTask(part, root, folder, seconds_per_video, run) for part in parts]
+    try:
+        yield from _run_all(tasks, nodes)
+    except ray.exceptions.TaskUnschedulableError:
+        logger.warning("%s: the nodes for decoding are lost; any node decodes what is left", folder)
+        yield from _run_all([task for task in tasks if not task.is_done()], ())
+
+
+def _run_all(tasks: list[ShardTask], nodes: Sequence[str]) -> Iterator[int]:
+    """Run the tasks on `nodes`, on any where none is named; yields the number of videos of each."""
+    import ray.data
+
     items = [{"task": pickle.dumps(task)} for task in tasks]
-    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(_run, num_cpus=1)
+    blocks = ray.data.from_items(items, override_num_blocks=len(items))
+    dataset = blocks.map(_run, num_cpus=1, **only_on(nodes))
     dataset.context.enable_progress_bars = False
+    # Another study may have the CPUs for longer than Ray Data would wait.
+    dataset.context.execution_no_progress_timeout_s = -1
     for result in dataset.iter_rows():
         if result["storage"]:
             raise StorageError(result["storage"])

@@ -87,6 +87,8 @@ def _extract(missing: list[Job], total: int, gpus_per_actor: float, progress: Pr
         _Encoder, compute=ray.data.ActorPoolStrategy(size=actors), num_cpus=pool.cpus, num_gpus=pool.gpus
     )
     dataset.context.enable_progress_bars = False
+    # Trials may have the devices for longer than Ray Data would wait.
+    dataset.context.execution_no_progress_timeout_s = -1
     done = total - len(missing)
     for result in dataset.iter_rows():
         if result["problem"]:

@@ -73,6 +73,17 @@ def concurrent_trials(need: Need, nodes: Sequence[Mapping[str, float]]) -> int:
     return max(1, room_for(need, nodes))
 
 
+def decoding_nodes(need: Need, nodes: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """The ids of the nodes that decode: those with CPUs on which no worker of a trial has a place.
+
+    Empty where there is none, as on one machine: then decoding goes anywhere, before the trials.
+
+    >>> decoding_nodes(Need(1, 1, 0), {"a": {"CPU": 8, "GPU": 4}, "b": {"CPU": 8}, "c": {}})
+    ['b']
+    """
+    return [name for name, node in nodes.items() if node.get("CPU", 0) >= 1 and not _workers_on(need, node)]
+
+
 def _workers(need: Need, nodes: Sequence[Mapping[str, float]]) -> int:
     return sum(_workers_on(need, node) for node in nodes)
 

@@ -6,9 +6,11 @@ for training; `evaluate` asks for it by name.
 """
 
 import dataclasses
+import errno
 import functools
 import logging
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -186,8 +188,12 @@ def plan_videos(
     )
 
 
-def prepare(plan: VideoPlan, *, cache: Path, progress: Progress | None = None) -> Videos:
+def prepare(
+    plan: VideoPlan, *, cache: Path, nodes: Sequence[str] = (), progress: Progress | None = None
+) -> Videos:
     """Decode what is missing of each split, open the rest, and say how many videos were skipped.
+
+    `nodes`: ids of those that decode, by default any.
 
     Raises:
         ManifestError: two splits of the manifest share a video's bytes, and leaks are not allowed.
@@ -201,7 +207,7 @@ def prepare(plan: VideoPlan, *, cache: Path, progress: Progress | None = None) -
             shards = prepare_shards(
                 plan.manifest, rows, view=plan.view, folder=folder,
                 num_views=plan.num_views[split], seed=None if plan.spread else 0,
-                seconds_per_video=plan.seconds_per_video,
+                seconds_per_video=plan.seconds_per_video, nodes=nodes,
                 progress=functools.partial(progress, f"decoding {split}") if progress else None,
             )  # fmt: skip
         if shards.skipped:
@@ -215,7 +221,35 @@ def prepare(plan: VideoPlan, *, cache: Path, progress: Progress | None = None) -
 
 def is_prepared(plan: VideoPlan, cache: Path) -> bool:
     """Whether every split has been decoded already."""
-    return all((plan.folder(split, cache) / "ledger.json").is_file() for split in plan.rows)
+    return all(_is_decoded(plan.folder(split, cache)) for split in plan.rows)
+
+
+def _is_decoded(folder: Path) -> bool:
+    return (folder / "ledger.json").is_file()
+
+
+def check_space(plans: Iterable[VideoPlan], *, cache: Path) -> None:
+    """Find out before the first video, not after hours, whether the shards of all `plans` have room.
+
+    Raises:
+        OSError: they have not, with what is needed and what is free.
+    """
+    needed = {
+        plan.folder(split, cache): len(rows) * plan.num_views[split] * int(np.prod(plan.view.shape))
+        for plan in plans
+        for split, rows in plan.rows.items()
+    }
+    missing = {folder: size for folder, size in needed.items() if not _is_decoded(folder)}
+    written = sum(shard.stat().st_size for folder in missing for shard in folder.glob("shard-*"))
+    cache.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(cache).free
+    if (unwritten := sum(missing.values()) - written) > free:
+        raise OSError(
+            errno.ENOSPC,
+            f"no space for the shards of {len(missing)} sets of videos ({unwritten / 2**30:.1f} GiB are "
+            f"needed, {free / 2**30:.1f} GiB are free): make room, or name another folder by --cache",
+            str(cache),
+        )
 
 
 def _open(shards: ShardSet, classes: Sequence[str]) -> VideoSet:

@@ -290,7 +290,7 @@ def test_a_full_disk_is_told_apart_from_other_errors(tmp_path, monkeypatch):
 
         return write
 
-    job = SimpleNamespace(file="shard-00000.arrow")
+    job = SimpleNamespace(file="shard-00000.arrow", videos=[])
     row = {"task": pickle.dumps(shards.ShardTask([job], tmp_path, tmp_path, 60, "a"))}
     for number in (28, 122):
         monkeypatch.setattr(shards, "write_shard", fail(number))

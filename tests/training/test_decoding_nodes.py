@@ -1,0 +1,50 @@
+"""Which nodes of a cluster decode, and whether there is room for what they write."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from evclip_ray.training import videos
+from evclip_ray.training.placement import Need, decoding_nodes
+from evclip_ray.training.videos import check_space, plan_videos
+
+GPUS = {"CPU": 8.0, "GPU": 2.0, "memory": 8e9}
+CPUS = {"CPU": 8.0, "memory": 8e9}
+HEAD = {"memory": 8e9}
+
+
+def test_nodes_without_the_gpus_of_a_trial_decode_and_those_without_cpus_do_not():
+    nodes = {"head": HEAD, "a": GPUS, "b": CPUS, "c": CPUS}
+    assert decoding_nodes(Need(1, 1, 1e9), nodes) == ["b", "c"]
+    assert decoding_nodes(Need(1, 0.25, 1e9, workers=4), nodes) == ["b", "c"]
+
+
+def test_where_trials_fit_on_every_node_none_is_kept_for_decoding():
+    assert decoding_nodes(Need(1, 0, 1e9), {"head": HEAD, "a": GPUS, "b": CPUS}) == []
+    assert decoding_nodes(Need(1, 1, 1e9), {"a": GPUS}) == []
+
+
+def test_a_node_too_small_for_a_trial_decodes():
+    assert decoding_nodes(Need(4, 0, 1e9), {"a": CPUS, "b": {"CPU": 2.0, "memory": 8e9}}) == ["b"]
+
+
+def test_space_for_the_shards_of_all_variants_is_asked_for_before_the_first_video(
+    make_experiment, tmp_path, monkeypatch
+):
+    plans = [plan_videos(make_experiment(view__num_frames=frames), cache=tmp_path) for frames in (4, 8)]
+    each = {len(plan.rows["train"]) + len(plan.rows["val"]) for plan in plans}
+    needed = each.pop() * 72 * 72 * 3 * (4 + 8)
+
+    def free(size):
+        monkeypatch.setattr(videos.shutil, "disk_usage", lambda folder: SimpleNamespace(free=size))
+
+    free(needed)
+    check_space(plans, cache=tmp_path)
+    free(needed - 1)
+    with pytest.raises(OSError, match=r"no space for the shards of 4 sets of videos \(0.0 GiB are needed"):
+        check_space(plans, cache=tmp_path)
+    check_space(plans[:1], cache=tmp_path)
+    begun = plans[0].folder("train", tmp_path)
+    begun.mkdir(parents=True)
+    (begun / "shard-00000.arrow").write_bytes(b"x")
+    check_space(plans, cache=tmp_path)
