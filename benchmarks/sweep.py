@@ -26,6 +26,7 @@ import numpy as np
 import torch
 
 from evclip_ray.cluster import connect
+from evclip_ray.data.datasets.class_names import words
 from evclip_ray.data.decode import Fitting
 from evclip_ray.data.sampling import frame_indices
 from evclip_ray.models.asks import converse
@@ -34,7 +35,7 @@ from evclip_ray.models.clip import FrozenCLIP
 from evclip_ray.models.methods.class_text import class_texts
 from evclip_ray.training.batches import Batches
 from evclip_ray.training.cached import prepare_cached
-from evclip_ray.training.experiment import ExperimentConfig, class_name
+from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.loop import Run
 from evclip_ray.training.videos import Videos, VideoSet, plan_videos, prepare
 
@@ -87,7 +88,7 @@ class Published(Run):
         """Read the videos under `root`, and the class names as text, in every step."""
         for batches in self.batches.values():
             batches.__class__, batches.root = EveryFrame, root
-        names = [class_name(label) for label in self.videos.classes]
+        names = [words(label) for label in self.videos.classes]
         self.texts = class_texts(names, self.experiment.method.template)
         return self
 

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 import torch
 
 from evclip_ray.config import ConfigError
+from evclip_ray.data.datasets.class_names import words
 from evclip_ray.models.clip import FrozenCLIP, load_clip
 from evclip_ray.models.methods.base import Frozen, Method, MethodConfig
 from evclip_ray.models.video_encoder import FrozenVideoEncoder, load_video_encoder
-from evclip_ray.training.experiment import BackboneConfig, ExperimentConfig, class_name
+from evclip_ray.training.experiment import BackboneConfig, ExperimentConfig
 
 
 def pick_device() -> torch.device:
@@ -58,7 +59,7 @@ def build_method(
         ConfigError: two labels that read the same as words.
     """
     device = device or pick_device()
-    names = [class_name(label) for label in classes]
+    names = [words(label) for label in classes]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ConfigError(f"class names must differ as words, these do not: {', '.join(twice)}")

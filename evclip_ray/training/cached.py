@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from evclip_ray.data.datasets.class_names import words
 from evclip_ray.features import spec as specs
 from evclip_ray.features.encode import Job, TextJob, run
 from evclip_ray.features.extract import prepare_features, view_jobs
@@ -23,7 +24,7 @@ from evclip_ray.models.clip import FrozenCLIP
 from evclip_ray.models.methods.base import Frozen
 from evclip_ray.models.methods.class_text import class_texts
 from evclip_ray.training.build import autocast_dtype, load_backbone, load_encoder, zero_shot_of
-from evclip_ray.training.experiment import ExperimentConfig, class_name
+from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.videos import Videos
 
 log = logging.getLogger(__name__)
@@ -143,7 +144,7 @@ def _texts(experiment: ExperimentConfig, classes: Sequence[str]) -> tuple[str, .
     template = getattr(experiment.method, "template", None)
     if template is None or "class_text" not in experiment.method.caches:
         return None
-    return tuple(class_texts([class_name(label) for label in classes], template))
+    return tuple(class_texts([words(label) for label in classes], template))
 
 
 def _jobs(

@@ -5,7 +5,6 @@
 (`optim`), and the run's `seed` and `precision`.
 """
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -188,17 +187,6 @@ class ExperimentConfig(Config):
 def read_experiment(path: Path, overrides: Mapping[str, Any] | None = None) -> ExperimentConfig:
     """The experiment in a YAML file; a relative manifest path counts from the working folder."""
     return ExperimentConfig.load(read_yaml(path), overrides)
-
-
-def class_name(label: str) -> str:
-    """A label as words: `shake_hands` and `ShakeHands` both give "shake hands".
-
-    Only a label that is one CamelCase word is split and lowered; anything else keeps its letters.
-    """
-    words = label.replace("_", " ").strip()
-    if " " not in words and re.search(r"[a-z][A-Z]", words):
-        words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", words).lower()
-    return re.sub(r"\s+", " ", words)
 
 
 def _under(base: dict[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:

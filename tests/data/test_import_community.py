@@ -203,6 +203,12 @@ def test_class_names_are_words():
     assert words("ApplyEyeMakeup") == "apply eye makeup"
     assert words("Shake__hands ") == "Shake hands"
     assert words("Putting something") == "Putting something"
+    assert [words(name) for name in ("push", "TaiChi", "YoYo", "Cut tomato")] == [
+        "push",
+        "tai chi",
+        "yo yo",
+        "Cut tomato",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 import pytest
 
 from evclip_ray.config import ConfigError
-from evclip_ray.training.experiment import ExperimentConfig, class_name
+from evclip_ray.training.experiment import ExperimentConfig
 
 DATA = {"data": {"manifest": "videos.csv"}}
 
@@ -40,18 +40,3 @@ def test_a_preset_comes_before_the_settings_beside_it():
 def test_a_wrong_setting_is_named_with_the_cure(overrides, message):
     with pytest.raises(ConfigError, match=message):
         ExperimentConfig.load(DATA, overrides)
-
-
-@pytest.mark.parametrize(
-    ("label", "words"),
-    [
-        ("shake_hands", "shake hands"),
-        ("ApplyEyeMakeup", "apply eye makeup"),
-        ("push", "push"),
-        ("TaiChi", "tai chi"),
-        ("Cut tomato", "Cut tomato"),
-        ("YoYo", "yo yo"),
-    ],
-)
-def test_a_label_becomes_words(label, words):
-    assert class_name(label) == words

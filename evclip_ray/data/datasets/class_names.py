@@ -27,7 +27,7 @@ class Named(NamedTuple):
 
 
 def words(name: str) -> str:
-    """A class name as words.
+    """A class name as words; only one CamelCase word is split and lowered, anything else keeps its letters.
 
     >>> words("ApplyEyeMakeup"), words("shake_hands"), words("TaiChi"), words("push ups")
     ('apply eye makeup', 'shake hands', 'tai chi', 'push ups')
