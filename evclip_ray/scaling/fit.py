@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from evclip_ray.scaling.resample import Floats, is_number, middle, resampled_top1
+from evclip_ray.scaling.resample import Floats, Score, how_drawn, is_number, middle, resampled_top1
 
 NEEDED = {"power_law": 3, "saturating": 4}
 """Rungs of different costs, at least: one more than the curve has parameters."""
@@ -26,28 +26,24 @@ _CURVE = 41
 
 @dataclasses.dataclass(frozen=True)
 class RungScore:
-    """A rung at one kind of cost: its best trial's validation top-1, on so many videos."""
+    """A rung at one kind of cost, and the score of its best trial."""
 
     rung: str
     cost: float
-    top1: float
-    videos: int
+    score: Score
 
 
 def fit_costs(rungs: Sequence[dict[str, Any]], costs: Sequence[str]) -> list[dict[str, Any]]:
-    """Fits of both forms over each column of `costs` of the ladder's rows.
+    """Fits of both forms over each column of `costs` of the ladder's rows, which have a `score` each.
 
     A rung without a number (failed, NaN, cost not measured) is left out and named.
     """
     found = []
     for cost in costs:
-        usable = [
-            row for row in rungs if is_number(row[cost]) and row[cost] > 0 and is_number(row["val_top1"])
-        ]
         scores = [
-            RungScore(row["rung"], row[cost], row["val_top1"], row["val_videos"])
-            for row in usable
-            if row["val_videos"] > 0
+            RungScore(row["rung"], row[cost], row["score"])
+            for row in rungs
+            if is_number(row[cost]) and row[cost] > 0 and row["score"] is not None
         ]
         kept = {score.rung for score in scores}
         left_out = [row["rung"] for row in rungs if row["rung"] not in kept]
@@ -58,7 +54,8 @@ def fit_costs(rungs: Sequence[dict[str, Any]], costs: Sequence[str]) -> list[dic
 def fit(form: str, scores: Sequence[RungScore]) -> dict[str, Any]:
     """One form fitted to the rungs: parameters and curve with 95 % intervals, or why there is none.
 
-    `rmse`: in top-1, over the rungs. `curve`: rows of cost, top1, low, high.
+    `rmse`: in top-1, over the rungs. `curve`: rows of cost, top1, low, high; `intervals`: how they were
+    drawn.
     """
     costs = np.array([score.cost for score in scores], np.float64)
     different, needed = len(set(costs)), NEEDED[form]
@@ -69,15 +66,17 @@ def fit(form: str, scores: Sequence[RungScore]) -> dict[str, Any]:
     if different < needed:
         return {**record, "status": f"not enough rungs: {different} of different cost, {needed} are needed"}
     reference = float(np.exp(np.log(costs).mean()))
-    top1 = np.array([score.top1 for score in scores])
-    draws = resampled_top1(top1, np.array([score.videos for score in scores]))
+    found = [score.score for score in scores]
+    top1, draws = np.array([score.top1 for score in found]), resampled_top1(found)
     best = _solve(form, costs / reference, np.vstack([top1, draws]))
     grid = np.geomspace(costs.min(), costs.max(), _CURVE)
-    curves = _predict(best, grid / reference)
+    # A curve knows no bounds beyond its rungs' intervals; a top-1 has them.
+    curves = np.clip(_predict(best, grid / reference), 0, 1)
     fitted = _predict(best[:1], costs / reference)[0]
     names = {"power_law": ("a", "b"), "saturating": ("a", "b", "c")}[form]
     return {
         **record,
+        "intervals": how_drawn(found),
         "reference_cost": reference,
         "parameters": {
             name: {"value": float(column[0]), "interval": list(middle(column[1:]))}

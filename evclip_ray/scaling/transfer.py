@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from evclip_ray.evaluation.intervals import wilson_interval
-from evclip_ray.scaling.resample import RESAMPLES, Floats, is_number, middle, resampled_top1
+from evclip_ray.scaling.resample import RESAMPLES, Floats, Score, how_drawn, is_number, middle, resampled_top1
 from evclip_ray.tuning.distributions import Distribution
 
 NEEDED_RUNGS = 3
@@ -23,7 +23,7 @@ NEEDED_TRIALS = 3
 
 
 def best_values(rung: str, trials: Sequence[Mapping[str, Any]], path: Distribution) -> dict[str, Any]:
-    """Where a rung has a setting best. `trials`: rows with `val_top1`, `val_videos`, `overrides`.
+    """Where a rung has a setting best. `trials`: rows with `score` and `overrides`.
 
     `low`, `high`: of a number, among the trials within noise of the best; `within_noise`: their values
     in order; `trials`: those that have the setting.
@@ -35,10 +35,10 @@ def best_values(rung: str, trials: Sequence[Mapping[str, Any]], path: Distributi
     }  # fmt: skip
     if len(having) < NEEDED_TRIALS:
         return {**row, "status": f"too few trials: {len(having)}, {NEEDED_TRIALS} are needed"}
-    best = max(having, key=lambda trial: trial["val_top1"])
-    videos = best["val_videos"]
-    floor, _ = wilson_interval(round(best["val_top1"] * videos), videos, z=1.0)
-    near = {trial["overrides"][path.path] for trial in having if trial["val_top1"] >= floor}
+    best = max(having, key=lambda trial: trial["score"].top1)
+    score: Score = best["score"]
+    floor, _ = wilson_interval(round(score.top1 * score.videos), score.videos, z=1.0)
+    near = {trial["overrides"][path.path] for trial in having if trial["score"].top1 >= floor}
     values = sorted(near, key=lambda value: (str(type(value)), value))
     if _is_numeric(path):
         row |= {"low": min(values), "high": max(values)}
@@ -64,36 +64,41 @@ def slope(rungs: Sequence[tuple[float, Sequence[Mapping[str, Any]]]], path: Dist
     if len({cost for cost, _ in usable}) < NEEDED_RUNGS:
         return {**record, "status": f"not enough rungs: {len(usable)} with trials, {NEEDED_RUNGS} are needed"}
     logs = np.log10([cost for cost, _ in usable])
-    best = np.stack([_drawn_best(having, path, seed) for seed, (_, having) in enumerate(usable)], axis=1)
+    scores = [trial["score"] for _, having in usable for trial in having]
+    best = _drawn_best([having for _, having in usable], scores, path)
     centred = logs - logs.mean()
     # Less the first rung's, so that a setting that stays gives 0 and not a rounding error that "moves".
     slopes = (best - best[:, :1]) @ centred / (centred**2).sum()
     low, high = middle(slopes[1:])
     status = "moves" if low > 0 or high < 0 else "stays within noise"
-    return {**record, "slope": float(slopes[0]), "interval": [low, high], "status": status}
+    said = {"interval": [low, high], "intervals": how_drawn(scores), "status": status}
+    return {**record, "slope": float(slopes[0]), **said}
 
 
-def _drawn_best(trials: Sequence[Mapping[str, Any]], path: Distribution, seed: int) -> Floats:
-    """(1 + RESAMPLES,): the best trial's value, as measured and then for each draw of the videos."""
-    values = np.array([float(trial["overrides"][path.path]) for trial in trials])
-    if path.kind == "loguniform":
-        values = np.log10(values)
-    top1 = np.array([float(trial["val_top1"]) for trial in trials])
-    draws = resampled_top1(top1, np.array([trial["val_videos"] for trial in trials]), seed=seed)
+def _drawn_best(
+    rungs: Sequence[Sequence[Mapping[str, Any]]], scores: Sequence[Score], path: Distribution
+) -> Floats:
+    """(1 + RESAMPLES, rungs): each rung's best trial's value, as measured and then for each draw.
+
+    `scores`: of the trials of all rungs, one rung after the other.
+    """
+    draws = np.vstack([[score.top1 for score in scores], resampled_top1(scores)])
     # Ties are broken by chance, or the trial that came first would always be the best.
-    ties = np.random.default_rng(seed).uniform(0, 1e-9, draws.shape)
-    chosen = np.concatenate([[top1.argmax()], (draws + ties).argmax(1)])
-    assert len(chosen) == 1 + RESAMPLES
-    drawn: Floats = values[chosen]
-    return drawn
+    draws[1:] += np.random.default_rng(0).uniform(0, 1e-9, (RESAMPLES, len(scores)))
+    ends = np.cumsum([len(trials) for trials in rungs])
+    of_rungs = np.split(draws, ends[:-1], axis=1)
+    return np.stack(
+        [_values(trials, path)[own.argmax(1)] for trials, own in zip(rungs, of_rungs, strict=True)], axis=1
+    )
+
+
+def _values(trials: Sequence[Mapping[str, Any]], path: Distribution) -> Floats:
+    values = np.array([float(trial["overrides"][path.path]) for trial in trials])
+    return np.log10(values) if path.kind == "loguniform" else values
 
 
 def _having(trials: Sequence[Mapping[str, Any]], path: str) -> list[Mapping[str, Any]]:
-    return [
-        trial
-        for trial in trials
-        if path in trial["overrides"] and is_number(trial["val_top1"]) and trial["val_videos"] > 0
-    ]
+    return [trial for trial in trials if path in trial["overrides"] and trial["score"] is not None]
 
 
 def _is_numeric(path: Distribution) -> bool:

@@ -91,7 +91,7 @@ def test_a_ladder_leaves_a_study_a_rung_and_the_tables(ladder, tiny_cache, tiny_
 
     declared = board(root, "_hparams_/experiment")
     assert all(name in declared for name in (b"backbone.name", b"debug_small", b"optim.lr"))
-    (trial,) = (root / "rungs" / "debug_small" / "trials").iterdir()
+    (trial,) = (root / "rungs" / "debug_small" / "trials").glob("trial-*")
     assert b"debug_small" in board(trial, "_hparams_/session_start_info")
 
     rows = table(root, "ladder")
@@ -103,6 +103,11 @@ def test_a_ladder_leaves_a_study_a_rung_and_the_tables(ladder, tiny_cache, tiny_
         assert row["latency_seconds"] == row["pareto"] == "", "not measured"
         assert row["pareto_total_parameters"] in ("True", "False")
     assert float(rows[0]["inference_gmac"]) < float(rows[1]["inference_gmac"])
+    assert rows[0]["gain"] == ""
+    gain = float(rows[1]["val_top1"]) - float(rows[0]["val_top1"])
+    assert float(rows[1]["gain"]) == pytest.approx(gain, abs=1e-5)
+    assert float(rows[1]["gain_low"]) <= gain <= float(rows[1]["gain_high"])
+    assert rows[1]["gain_interval"] == "paired over the same videos"
 
     priced = table(root, "costs")
     tower = [

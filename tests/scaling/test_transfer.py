@@ -1,8 +1,11 @@
 import math
 
+import numpy as np
 import pytest
 
+from evclip_ray.scaling.resample import Score
 from evclip_ray.scaling.transfer import best_values, slope
+from evclip_ray.training.video_scores import VideoScores
 from evclip_ray.tuning.distributions import Distribution
 
 LR = Distribution.parse("optim.lr", {"loguniform": [1e-5, 1.0]})
@@ -11,7 +14,7 @@ PROMPTS = Distribution.parse("method.prompts", {"choice": ["both", "mask"]})
 
 
 def trials(pairs, path="optim.lr", videos=10_000):
-    return [{"val_top1": top1, "val_videos": videos, "overrides": {path: value}} for value, top1 in pairs]
+    return [{"score": Score(top1, videos), "overrides": {path: value}} for value, top1 in pairs]
 
 
 def peaked(best, videos=10_000):
@@ -38,8 +41,8 @@ def test_choices_have_a_best_and_no_bounds():
 def test_trials_without_the_setting_or_without_a_number_do_not_count():
     some = [
         *trials([(1, 0.5), (2, 0.6)], "method.mask.depth"),
-        {"val_top1": 0.9, "val_videos": 10, "overrides": {}},
-        {"val_top1": math.nan, "val_videos": 10, "overrides": {"method.mask.depth": 3}},
+        {"score": Score(0.9, 10), "overrides": {}},
+        {"score": None, "overrides": {"method.mask.depth": 3}},
     ]
     row = best_values("r", some, DEPTH)
     assert row["best"] is None
@@ -75,3 +78,20 @@ def test_two_rungs_are_too_few_for_a_slope():
 def test_a_rung_of_unknown_cost_is_left_out():
     rungs = [(None, peaked(1e-3)), (1.0, peaked(1e-3)), (2.0, peaked(1e-3)), (4.0, peaked(1e-3))]
     assert slope(rungs, LR)["rungs"] == 3
+
+
+def test_trials_that_share_their_hits_tell_a_move_from_the_same_few_videos():
+    def kept(best):
+        # Of 12 videos a trial has the first so many right: who is better has all that the other has.
+        rows = peaked(best, videos=12)
+        for row in rows:
+            hits = round(row["score"].top1 * 12)
+            each = VideoScores("same", np.arange(12) < hits, np.zeros(12, np.float32))
+            row["score"] = Score(hits / 12, 12, each)
+        return rows
+
+    paired = slope([(10.0**k, kept(10 ** (-3.5 + k / 2))) for k in range(4)], LR)
+    apart = slope([(10.0**k, peaked(10 ** (-3.5 + k / 2), videos=12)) for k in range(4)], LR)
+    assert (paired["status"], apart["status"]) == ("moves", "stays within noise")
+    assert paired["intervals"] == "paired over the same videos"
+    assert apart["intervals"].startswith("each trial by itself")
