@@ -1,4 +1,9 @@
+import json
 import os
+import re
+import subprocess
+import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -96,3 +101,28 @@ def tiny_videos(make_experiment, tiny_cache):
     plan = plan_videos(make_experiment(), cache=tiny_cache)
     with connect(num_cpus=2):
         return prepare(plan, cache=tiny_cache)
+
+
+@pytest.fixture
+def tensorboard(tmp_path):
+    """A TensorBoard on `tmp_path`: asks its HParams plugin over HTTP, by route and body."""
+    arguments = ["--logdir", str(tmp_path), "--port", "0", "--load_fast", "false", "--reload_interval", "1"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tensorboard.main", *arguments], stderr=subprocess.PIPE, text=True
+    )
+    try:
+        address = next((found for line in process.stderr if (found := re.search(r"http://\S+/", line))), None)
+        assert address is not None, "TensorBoard said no address"
+
+        def ask(route, **body):
+            request = urllib.request.Request(
+                f"{address.group()}data/plugin/hparams/{route}", json.dumps(body).encode(),
+                {"Content-Type": "application/json"},
+            )  # fmt: skip
+            with urllib.request.urlopen(request, timeout=30) as reply:
+                return json.load(reply)
+
+        yield ask
+    finally:
+        process.kill()
+        process.wait()

@@ -1,12 +1,7 @@
 """The board of a run, read back by TensorBoard's own readers and by its HParams plugin over HTTP."""
 
 import io
-import json
-import re
-import subprocess
-import sys
 import time
-import urllib.request
 
 import numpy as np
 import pytest
@@ -139,33 +134,6 @@ def test_a_confusion_matrix_is_drawn_whatever_its_size(classes):
     assert max(picture.shape) < 1000
 
 
-def asked(url, route, **body):
-    request = urllib.request.Request(
-        f"{url}data/plugin/hparams/{route}", json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=30) as reply:
-        return json.load(reply)
-
-
-@pytest.fixture
-def tensorboard(tmp_path):
-    """The address of a TensorBoard on `tmp_path`."""
-    arguments = ["--logdir", str(tmp_path), "--port", "0", "--load_fast", "false", "--reload_interval", "1"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tensorboard.main", *arguments], stderr=subprocess.PIPE, text=True
-    )
-    try:
-        for line in process.stderr:
-            if found := re.search(r"http://\S+/", line):
-                yield found.group()
-                break
-        else:
-            pytest.fail("TensorBoard said no address")
-    finally:
-        process.kill()
-        process.wait()
-
-
 def test_the_hparams_plugin_sees_every_run_with_its_domains_before_the_study_ends(tmp_path, tensorboard):
     declare_domains(
         tmp_path, {"optim.lr": ("interval", (1e-3, 1e-1)), "method.prompts": ("choice", ("both", "mask"))}
@@ -182,7 +150,7 @@ def test_the_hparams_plugin_sees_every_run_with_its_domains_before_the_study_end
             "startIndex": 0, "sliceSize": 10, "colParams": [{"metric": {"tag": "val/top1"}}],
             "allowedStatuses": ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_RUNNING"],
         }  # fmt: skip
-        groups = asked(tensorboard, "session_groups", **request).get("sessionGroups", [])
+        groups = tensorboard("session_groups", **request).get("sessionGroups", [])
     live.__exit__(None, None, None)
     found = {
         group["hparams"]["optim.lr"]: (
@@ -192,7 +160,7 @@ def test_the_hparams_plugin_sees_every_run_with_its_domains_before_the_study_end
         for group in groups
     }
     assert found == {0.01: ("both", pytest.approx(0.3)), 0.02: ("mask", pytest.approx(0.9))}
-    experiment = asked(tensorboard, "experiment")
+    experiment = tensorboard("experiment")
     searched = {info["name"]: info for info in experiment["hparamInfos"]}
     assert searched["optim.lr"]["domainInterval"] == {"minValue": 1e-3, "maxValue": 1e-1}
     assert searched["method.prompts"]["domainDiscrete"] == ["both", "mask"]

@@ -1,0 +1,79 @@
+"""A study that really runs, looked at from outside: by the notebook's classes and by TensorBoard."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+from pathlib import Path
+
+import pytest
+import yaml
+
+from evclip_ray.artifacts import LEDGER
+from evclip_ray.reports.results import Study
+
+STATUSES = ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING"]
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def running(tiny_manifest, debug_settings, tiny_cache, tmp_path):
+    """A study of three trials under way, and its process."""
+    space = tmp_path / "tiny.yaml"
+    fixed = {**debug_settings, "data.manifest": str(tiny_manifest), "optim.epochs": 25}
+    search = {"optim.lr": {"loguniform": [1e-3, 1e-2]}, "method.prompts": {"choice": ["both", "context"]}}
+    study = {"memory_gb": 0.5, "scheduler": "none", "trials": 3}
+    space.write_text(yaml.safe_dump({"fixed": fixed, "search": search, "study": study}))
+    command = [str(Path(sys.executable).with_name("evclip-ray")), "tune", str(space)]
+    command += ["--out", str(tmp_path / "study"), "--cache", str(tiny_cache)]
+    with (
+        (tmp_path / "log").open("w") as log,
+        subprocess.Popen(
+            command, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        ) as process,
+    ):
+        yield tmp_path / "study", process
+        process.terminate()
+
+
+def sessions(tensorboard):
+    """Trials as the HParams plugin has them: status, hyperparameters. Who has not ended is unknown to it."""
+    request = {
+        "startIndex": 0, "sliceSize": 100, "allowedStatuses": STATUSES,
+        "colParams": [{"metric": {"tag": "val/top1"}}],
+    }  # fmt: skip
+    with contextlib.suppress(urllib.error.HTTPError):
+        groups = tensorboard("session_groups", **request).get("sessionGroups", [])
+        return [(group["sessions"][0]["status"], group["hparams"]) for group in groups]
+    return []  # nothing has been written yet
+
+
+def test_frames_figures_and_the_board_follow_a_study_while_it_runs(running, tensorboard):
+    root, process = running
+    epochs, drawn, live = [], set(), []
+    while process.poll() is None:
+        if (root / LEDGER).is_file():
+            study = Study.load(root)
+            epochs.append(len(study.epochs))
+            drawn |= set(study.figures())
+            live += [status for status, _ in sessions(tensorboard)]
+        time.sleep(1)
+    assert process.returncode == 0, (root.parent / "log").read_text()
+    assert epochs == sorted(epochs)
+    assert any(0 < count < 75 for count in epochs), "seen before the study ended"
+    assert {"history", "curves_top1", "curves_loss"} <= drawn
+    assert "STATUS_UNKNOWN" in live
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        found = sessions(tensorboard)
+        if len(found) == 3 and all(status == "STATUS_SUCCESS" for status, _ in found):
+            break
+        time.sleep(1)
+    study = Study.load(root)
+    assert len(study.epochs) == 75
+    told = {round(hparams["optim.lr"], 9): hparams["method.prompts"] for _, hparams in found}
+    assert told == {round(row["optim.lr"], 9): row["method.prompts"] for _, row in study.trials.iterrows()}
+    searched = {info["name"] for info in tensorboard("experiment")["hparamInfos"]}
+    assert {"optim.lr", "method.prompts"} <= searched
