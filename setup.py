@@ -42,6 +42,7 @@ setup(
         "altair>=6.3",
         "vl-convert-python>=1.9",
         "jinja2>=3.1.6",
+        "simpy>=4.1",
         # Ray brings these; what is said of clusters uses them itself.
         "grpcio>=1.85",
         "jsonschema>=4.26",

@@ -1,0 +1,100 @@
+"""What a study does once before its trials: videos to frame shards, and frames to frozen features.
+
+Shards and tasks are cut by the very functions that cut them in earnest; each core takes the next task
+when it is free, each GPU the next file. A machine that is lost meanwhile is not simulated.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from simpy.events import ProcessGenerator
+
+from evclip_ray.cluster.simulation.plan import VideoCosts
+from evclip_ray.cluster.simulation.site import Site
+from evclip_ray.cluster.simulation.timesheet import Doing
+from evclip_ray.data.shard_plan import cut, share
+
+
+class Task(NamedTuple):
+    """Something to read from the storage, to work on for some seconds, and to write to it."""
+
+    read: float
+    seconds: float
+    written: float
+
+
+def prepare(site: Site) -> ProcessGenerator:
+    """Decode the videos, then make the features."""
+    yield site.env.timeout(site.plan.cluster.node_start_seconds)
+    videos = site.plan.videos
+    if not videos.count:
+        return
+    shards = list(_shards(videos, seed=site.plan.study.seed))
+    site.timesheet.enter_all(Doing.DECODING)
+    tasks = deque(decode_tasks(videos, shards, processes=site.cores))
+    yield site.env.all_of(
+        [site.env.process(_decode(site, tasks)) for _ in range(min(site.cores, len(tasks)))]
+    )
+    if videos.feature_seconds:
+        site.timesheet.enter_all(Doing.OTHERS_FEATURES)
+        files = deque(feature_tasks(videos, shards))
+        actors = range(min(site.num_gpus, len(files)))
+        yield site.env.all_of([site.env.process(_encode(site, gpu, files)) for gpu in actors])
+
+
+class _Shard(NamedTuple):
+    videos: int
+    work: float
+
+
+def _shards(videos: VideoCosts, *, seed: int) -> Iterator[_Shard]:
+    generator = np.random.default_rng(seed)
+    frames = videos.frames * np.exp(videos.frames_spread * generator.standard_normal(videos.count))
+    work = frames + videos.views * videos.sampled_frames
+    max_rows = max(int(videos.shard_bytes // (videos.views * videos.view_bytes)), 1)
+    for rows in cut(work, max_rows=max_rows):
+        yield _Shard(rows.stop - rows.start, float(work[rows].sum()))
+
+
+def decode_tasks(videos: VideoCosts, shards: list[_Shard], *, processes: int) -> Iterator[Task]:
+    """The tasks of the decoders, longest shards first."""
+    ordered = sorted(shards, key=lambda shard: -shard.work)
+    for part in share([shard.work for shard in ordered], processes=processes):
+        count = sum(shard.videos for shard in ordered[part])
+        work = sum(shard.work for shard in ordered[part])
+        written = count * videos.views * videos.view_bytes
+        yield Task(count * videos.bytes, work * videos.decode_seconds, written)
+
+
+def feature_tasks(videos: VideoCosts, shards: list[_Shard]) -> Iterator[Task]:
+    """A task for each shard and view; each reads the whole shard."""
+    for shard in shards:
+        read = shard.videos * videos.views * videos.view_bytes
+        seconds = shard.videos * videos.feature_seconds
+        for _ in range(videos.views):
+            yield Task(read, seconds, shard.videos * videos.feature_bytes)
+
+
+def _decode(site: Site, tasks: deque[Task]) -> ProcessGenerator:
+    while tasks:
+        task = tasks.popleft()
+        yield site.storage.transfer(task.read)
+        yield site.env.timeout(task.seconds)
+        yield site.storage.transfer(task.written)
+
+
+def _encode(site: Site, gpu: int, tasks: deque[Task]) -> ProcessGenerator:
+    enter = site.timesheet.enter
+    enter(gpu, Doing.START)
+    yield site.env.timeout(site.plan.videos.network_seconds)
+    while tasks:
+        task = tasks.popleft()
+        enter(gpu, Doing.FETCHING)
+        yield site.storage.transfer(task.read)
+        enter(gpu, Doing.FEATURES)
+        yield site.env.timeout(task.seconds)
+        enter(gpu, Doing.WRITING)
+        yield site.storage.transfer(task.written)
+    enter(gpu, Doing.OTHERS_FEATURES)

@@ -1,0 +1,43 @@
+"""How far a simulated study scales, and what ends it: told by what its GPUs wait for."""
+
+from collections.abc import Sequence
+
+from evclip_ray.cluster.simulation.study import Simulated
+
+_HALF = 0.5
+
+
+def speed_up(runs: Sequence[Simulated], run: Simulated) -> float:
+    """How many times the GPU work a second of the first (smallest) run it does, in its GPUs."""
+    return runs[0].num_gpus * runs[0].seconds / run.seconds
+
+
+def last_efficient(runs: Sequence[Simulated]) -> Simulated:
+    """The last run, in order of GPUs, up to which at least half of each GPU pays."""
+    found = runs[0]
+    for run in runs:
+        if speed_up(runs, run) < _HALF * run.num_gpus:
+            break
+        found = run
+    return found
+
+
+def where_it_stops(runs: Sequence[Simulated]) -> str:
+    """One line on runs in order of GPUs: up to where they scale, and what the GPUs beyond wait for."""
+    efficient = last_efficient(runs)
+    beyond = [run for run in runs if run.num_gpus > efficient.num_gpus]
+    if not beyond:
+        return f"scales to all {efficient.num_gpus} GPUs: {_efficiency(runs, efficient)}"
+    fastest = min(runs, key=lambda run: run.seconds)
+    reasons = ", ".join(f"{doing.value} {share:.0%}" for doing, share in beyond[0].idle()[:2])
+    return (
+        f"scales to {efficient.num_gpus} GPUs ({_efficiency(runs, efficient)}); "
+        f"at {beyond[0].num_gpus} ({_efficiency(runs, beyond[0])}) their time goes to: {reasons}; "
+        f"driver busy {beyond[0].driver_share:.0%}, storage {beyond[0].storage_share:.0%}; "
+        f"fastest at {fastest.num_gpus}"
+    )
+
+
+def _efficiency(runs: Sequence[Simulated], run: Simulated) -> str:
+    gained = speed_up(runs, run)
+    return f"{gained:.1f} times one GPU, {gained / run.num_gpus:.0%} of each"

@@ -1,0 +1,57 @@
+"""A simulated cluster: its clock, its machines, their storage, and what its GPUs do."""
+
+import dataclasses
+
+import simpy
+
+from evclip_ray.cluster.simulation.link import Link
+from evclip_ray.cluster.simulation.nodes import Node
+from evclip_ray.cluster.simulation.plan import ClusterPlan
+from evclip_ray.cluster.simulation.timesheet import Timesheet
+
+
+@dataclasses.dataclass
+class Driver:
+    """A process that does one thing after the other, in the order in which it is asked."""
+
+    env: simpy.Environment
+    busy_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._turn = simpy.Resource(self.env)
+
+    def work(self, seconds: float) -> simpy.events.ProcessGenerator:
+        """Wait for one's turn, and for so many seconds of its work."""
+        with self._turn.request() as turn:
+            yield turn
+            yield self.env.timeout(seconds)
+        self.busy_seconds += seconds
+
+
+class Site:
+    """`num_gpus` GPUs, on as few machines as hold them."""
+
+    def __init__(self, plan: ClusterPlan, num_gpus: int) -> None:
+        costs = plan.cluster
+        self.plan, self.num_gpus = plan, num_gpus
+        self.env = simpy.Environment()
+        self.storage = Link(self.env, total=costs.storage_bytes, each=costs.network_bytes)
+        self.timesheet = Timesheet(self.env, num_gpus)
+        self.driver = Driver(self.env)
+        self.nodes = [
+            Node(
+                up=costs.node_start_seconds, start_seconds=costs.node_start_seconds,
+                losses_per_hour=costs.losses_per_hour, seed=(plan.study.seed, number),
+            )
+            for number in range(-(-num_gpus // costs.gpus_per_node))
+        ]  # fmt: skip
+
+    def node_of(self, gpu: int) -> Node:
+        """The machine that has this GPU."""
+        return self.nodes[gpu // self.plan.cluster.gpus_per_node]
+
+    @property
+    def cores(self) -> int:
+        """Of all machines."""
+        costs = self.plan.cluster
+        return len(self.nodes) * costs.cpus_per_node + costs.cpu_nodes * costs.cpus_per_cpu_node

@@ -1,0 +1,90 @@
+"""A study simulated on so many GPUs: how long it takes, and where the time goes."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from evclip_ray.cluster.simulation.curves import Curves
+from evclip_ray.cluster.simulation.plan import ClusterPlan
+from evclip_ray.cluster.simulation.preparation import prepare
+from evclip_ray.cluster.simulation.site import Site
+from evclip_ray.cluster.simulation.timesheet import BUSY, Doing
+from evclip_ray.cluster.simulation.trials import TrialRecord, Trials
+
+
+@dataclasses.dataclass(frozen=True)
+class Simulated:
+    """A study on `num_gpus` GPUs. `seconds`: from asking for the machines to the end.
+
+    `gpu_seconds`: of all GPUs in each state, together `num_gpus` x `seconds`. `preparation_seconds`:
+    before the driver starts. `driver_seconds`: of its work. `storage_bytes`: read and written;
+    `storage_busy_seconds`: time weighted by the share of the storage's rate in use.
+    """
+
+    num_gpus: int
+    seconds: float
+    preparation_seconds: float
+    gpu_seconds: Mapping[Doing, float]
+    driver_seconds: float
+    storage_bytes: float
+    storage_busy_seconds: float
+    trials: Sequence[TrialRecord]
+    heard: Sequence[tuple[int, int, str]]
+
+    @property
+    def busy_share(self) -> float:
+        """Of the GPUs' time."""
+        return sum(self.gpu_seconds[doing] for doing in BUSY) / sum(self.gpu_seconds.values())
+
+    @property
+    def driver_share(self) -> float:
+        """Of the trials' time in which the driver works."""
+        return self.driver_seconds / (self.seconds - self.preparation_seconds)
+
+    @property
+    def storage_share(self) -> float:
+        """Of the storage's rate that is in use, over the whole time."""
+        return self.storage_busy_seconds / self.seconds
+
+    def idle(self) -> list[tuple[Doing, float]]:
+        """Why GPUs are idle, each with its share of all GPU time, the largest first."""
+        total = sum(self.gpu_seconds.values())
+        shares = [(doing, spent / total) for doing, spent in self.gpu_seconds.items() if doing not in BUSY]
+        return sorted(shares, key=lambda pair: -pair[1])
+
+    def row(self) -> dict[str, Any]:
+        """As a row of a table; bytes and rates in GB (10^9)."""
+        return {
+            "gpus": self.num_gpus,
+            "seconds": self.seconds,
+            "preparation_seconds": self.preparation_seconds,
+            "gpu_idle_share": 1 - self.busy_share,
+            "driver_busy_share": self.driver_share,
+            "storage_busy_share": self.storage_share,
+            "storage_gb": self.storage_bytes / 1e9,
+            "storage_gb_per_second": self.storage_bytes / 1e9 / self.seconds,
+            "network_gb_per_second_and_gpu": self.storage_bytes / 1e9 / self.seconds / self.num_gpus,
+            "trials_stopped": sum(trial.stopped for trial in self.trials),
+            "epochs": sum(trial.epochs for trial in self.trials),
+            "times_lost": sum(trial.lost for trial in self.trials),
+            **{f"idle: {doing.value}": share for doing, share in self.idle()},
+        }
+
+
+def simulate(plan: ClusterPlan, num_gpus: int) -> Simulated:
+    """Run the plan on so many GPUs; the same plan gives the same numbers.
+
+    Raises:
+        ValueError: fewer than one GPU.
+    """
+    if num_gpus < 1:
+        raise ValueError(f"a simulated cluster needs 1 GPU or more, got {num_gpus}")
+    site = Site(plan, num_gpus)
+    trials = Trials(site, Curves(epochs=plan.epochs, seed=plan.study.seed))
+    site.env.run(site.env.process(prepare(site)))
+    prepared = site.env.now
+    site.env.run(site.env.process(trials.run()))
+    return Simulated(
+        num_gpus, site.env.now, prepared, site.timesheet.close(), site.driver.busy_seconds,
+        site.storage.num_bytes, site.storage.busy_seconds, trials.records, trials.heard,
+    )  # fmt: skip
