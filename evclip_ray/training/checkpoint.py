@@ -47,7 +47,10 @@ def save_checkpoint(
         if scores is not None:
             scores.write(temporary)
         write_json(temporary / CONFIG, dict(record))
+        # What is temporary is its maker's alone; a checkpoint may be read by others.
         temporary.chmod(0o755)
+        for file in temporary.iterdir():
+            file.chmod(0o644)
         _swap(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -81,3 +81,9 @@ def test_a_kill_between_the_two_renames_loses_nothing(method, tmp_path):
     assert json.loads((found / "config.json").read_text()) == {"epoch": 1}
     save_checkpoint(tmp_path / "last", method, {"epoch": 2})
     assert read_record(latest_checkpoint(tmp_path / "last")) == {"epoch": 2}
+
+
+def test_others_may_read_a_checkpoint(method, tmp_path):
+    save_checkpoint(tmp_path / "best", method, {})
+    modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "best").iterdir()}
+    assert modes == {0o644}
