@@ -30,6 +30,7 @@ from typing import Any
 
 import matplotlib
 import yaml
+from driver import GRACE_EPOCHS
 
 from evclip_ray.cluster.simulation.plan import ClusterPlan
 from evclip_ray.cluster.simulation.scaling import speed_up, where_it_stops
@@ -171,7 +172,7 @@ def run_really(nodes: int, arguments: argparse.Namespace, *, seconds: float, see
             [
                 sys.executable, HERE / "driver.py", "--address", address, "--out", told, "--seed", str(seed),
                 "--trials", str(arguments.trials), "--epochs", str(arguments.epochs),
-                "--seconds", str(seconds),
+                "--seconds", str(seconds), "--scheduler", arguments.scheduler,
             ],
             env=environment, check=True, stdout=subprocess.DEVNULL,
         )  # fmt: skip
@@ -200,7 +201,8 @@ def run_validation(arguments: argparse.Namespace) -> None:
 def _plan_of(costs: dict[str, Any], arguments: argparse.Namespace) -> ClusterPlan:
     none = "none: a study of waiting trials has no videos, and writes no checkpoints"
     tree = {
-        "study": {"trials": arguments.trials, "grace_epochs": 2}, "epochs": arguments.epochs,
+        "study": {"trials": arguments.trials, "scheduler": arguments.scheduler, "grace_epochs": GRACE_EPOCHS},
+        "epochs": arguments.epochs,
         "trial": costs["trial"], "driver": costs["driver"], "videos": {"source": none, "count": 0},
         "cluster": {"source": none, "gpus_per_node": SLOTS, "network_bytes": 1e12, "storage_bytes": 1e12},
     }  # fmt: skip
@@ -226,6 +228,8 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=None, help="folder of cluster_plan.csv and .png")
     arguments = parser.parse_args()
+    # Ended from outside, it still ends the nodes that it started.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     if arguments.what == "validate":
         arguments.out = arguments.out or Path(tempfile.mkdtemp())
         run_validation(arguments)

@@ -36,6 +36,7 @@ from evclip_ray.tuning.study import OBJECTIVE
 from evclip_ray.tuning.tuner import StudyRun
 
 TIMES = "times.json"
+GRACE_EPOCHS = 2
 
 
 def waiting_trial(seconds: float, epochs: int, seed: int) -> Callable[[dict[str, Any]], None]:
@@ -157,14 +158,14 @@ class Waiting:
     epochs: int
     seconds: float
     seed: int = 0
-    grace_epochs: int = 2
+    scheduler: str = "asha"
 
     @property
     def study(self) -> dict[str, Any]:
         """As a search space has it."""
         return {
-            "trials": self.trials, "grace_epochs": self.grace_epochs, "cpus": 1, "memory_gb": 0.2, "gpus": 0,
-            "seed": self.seed,
+            "trials": self.trials, "scheduler": self.scheduler, "cpus": 1, "memory_gb": 0.2, "gpus": 0,
+            "seed": self.seed, "grace_epochs": GRACE_EPOCHS,
         }  # fmt: skip
 
     def space(self, manifest: Path) -> SearchSpace:
@@ -274,9 +275,12 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=2, help="trials at once, on this machine")
     parser.add_argument("--address", default=None, help="of a running Ray, whose CPUs are the slots then")
     parser.add_argument("--seed", type=int, default=0, help="of the points and of the learning curves")
+    parser.add_argument("--scheduler", default="asha", choices=["asha", "none"])
     parser.add_argument("--out", type=Path, default=None, help="a YAML file for the sections measured")
     arguments = parser.parse_args()
-    study = Waiting(arguments.trials, arguments.epochs, arguments.seconds, arguments.seed)
+    study = Waiting(
+        arguments.trials, arguments.epochs, arguments.seconds, arguments.seed, arguments.scheduler
+    )  # fmt: skip
     ray_of = connect(arguments.address) if arguments.address else connect(num_cpus=arguments.slots)
     with tempfile.TemporaryDirectory() as folder, ray_of as machines:
         costs = measure(study, machines, Path(folder))

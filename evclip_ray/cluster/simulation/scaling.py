@@ -28,13 +28,14 @@ def where_it_stops(runs: Sequence[Simulated]) -> str:
     beyond = [run for run in runs if run.num_gpus > efficient.num_gpus]
     if not beyond:
         return f"scales to all {efficient.num_gpus} GPUs: {_efficiency(runs, efficient)}"
-    fastest = min(runs, key=lambda run: run.seconds)
+    shortest = min(run.seconds for run in runs)
+    fastest = next(run for run in runs if run.seconds <= 1.01 * shortest)
     reasons = ", ".join(f"{doing.value} {share:.0%}" for doing, share in beyond[0].idle()[:2])
     return (
         f"scales to {efficient.num_gpus} GPUs ({_efficiency(runs, efficient)}); "
         f"at {beyond[0].num_gpus} ({_efficiency(runs, beyond[0])}) their time goes to: {reasons}; "
         f"driver busy {beyond[0].driver_share:.0%}, storage {beyond[0].storage_share:.0%}; "
-        f"fastest at {fastest.num_gpus}"
+        f"no faster than at {fastest.num_gpus}"
     )
 
 
