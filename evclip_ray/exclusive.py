@@ -39,7 +39,7 @@ def building(folders: Iterable[Path]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _held(folder: Path) -> Iterator[None]:
-    lock = FileLock(lock_file(folder), mode=0o666)
+    lock = FileLock(lock_file(folder), mode=0o666, thread_local=False)
     try:
         lock.acquire(timeout=0)
     except Timeout:

@@ -4,6 +4,7 @@ Every random number is drawn on the CPU from the generator that is given, so a s
 crops on any device. One video gets one crop, one flip and one colour change for all its frames.
 """
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -68,6 +69,8 @@ def crop_batch(
     augment: AugmentConfig | None = None,
     generator: torch.Generator | None = None,
     labels: Sequence[str] | None = None,
+    first: int = 0,
+    total: int | None = None,
     crop_fraction: float = 0.875,
     place: float = 0.5,
 ) -> Tensor:
@@ -76,7 +79,9 @@ def crop_batch(
     Without `augment`: a square of side `crop_fraction` * min(H, W), 224 of 256, resized (bilinear,
     antialiased) when `size` differs; across the shorter side it is in the middle, and along the longer
     one (the width of a square frame) at `place`, from 0, left or top, to 1. With it: see `AugmentConfig`;
-    `generator` is a CPU one, and `labels` are those of the B videos, by which some are not flipped.
+    `generator` is a CPU one, and `labels` are those of the B videos, by which some are not flipped. Of a
+    batch of `total` videos that several processes share, these are those from `first` on, and are drawn
+    as they would be in the whole.
 
     Raises:
         ValueError: frames of another shape or type, or augmentation without a generator.
@@ -89,15 +94,16 @@ def crop_batch(
         across = (min(height, width) - side) // 2
         top, left = (across, along) if width >= height else (along, across)
         return _resized(_floats(frames[:, :, top : top + side, left : left + side]), size)
-    boxes = _draw_boxes(len(frames), height, width, side, augment, generator)
-    flips = torch.rand(len(frames), generator=generator) < augment.flip
+    draws = _Draws(generator, first, len(frames), len(frames) if total is None else total)
+    boxes = _draw_boxes(draws, height, width, side, augment)
+    flips = draws.uniform() < augment.flip
     if labels is not None:
         flips &= torch.tensor([augment.may_flip(label) for label in labels])
     views = [
         _one_view(video, box, flip, size)
         for video, box, flip in zip(frames, boxes.tolist(), flips.tolist(), strict=True)
     ]
-    return _coloured(torch.stack(views), augment, generator)
+    return _coloured(torch.stack(views), augment, draws)
 
 
 def bank_views(
@@ -139,20 +145,31 @@ def _check(frames: Tensor, augment: AugmentConfig | None, generator: torch.Gener
         raise ValueError("augmentation draws from a CPU generator: pass generator=torch.Generator()")
 
 
-def _draw_boxes(
-    count: int, height: int, width: int, side: int, augment: AugmentConfig, generator: torch.Generator
-) -> Tensor:
+@dataclasses.dataclass(frozen=True)
+class _Draws:
+    """Draws for `count` videos from `first` on, of a batch of `total`."""
+
+    generator: torch.Generator
+    first: int
+    count: int
+    total: int
+
+    def uniform(self, *shape: int) -> Tensor:
+        """(count, *shape) in [0, 1)."""
+        whole = torch.rand(self.total, *shape, generator=self.generator)
+        return whole[self.first : self.first + self.count]
+
+
+def _draw_boxes(draws: _Draws, height: int, width: int, side: int, augment: AugmentConfig) -> Tensor:
     """(B, 3) int64: top, left and side of each video's square crop."""
-    sides = torch.full((count,), side)
+    sides = torch.full((draws.count,), side)
     if augment.crop == "random_resized":
         low, high = augment.scale
-        area = low + (high - low) * torch.rand(count, generator=generator)
+        area = low + (high - low) * draws.uniform()
         sides = (area.sqrt() * min(height, width)).round().long().clamp(min=1)
     room = torch.stack([height - sides, width - sides], dim=1)
-    if augment.crop == "centre":
-        corners = room // 2
-    else:
-        corners = (torch.rand(count, 2, generator=generator) * (room + 1)).long().minimum(room)
+    is_centred = augment.crop == "centre"
+    corners = room // 2 if is_centred else (draws.uniform(2) * (room + 1)).long().minimum(room)
     return torch.cat([corners, sides[:, None]], dim=1)
 
 
@@ -182,22 +199,22 @@ def _resized(frames: Tensor, size: int) -> Tensor:
     return flat.clamp(0, 1).view(*frames.shape[:-2], size, size)
 
 
-def _coloured(views: Tensor, augment: AugmentConfig, generator: torch.Generator) -> Tensor:
+def _coloured(views: Tensor, augment: AugmentConfig, draws: _Draws) -> Tensor:
     """Brightness, then contrast about the video's own mean grey, then low light, one factor a video."""
     if augment.brightness:
-        views = (views * _factors(views, augment.brightness, generator)).clamp(0, 1)
+        views = (views * _factors(views, augment.brightness, draws)).clamp(0, 1)
     if augment.contrast:
         grey = views.mean(dim=(1, 2, 3, 4), keepdim=True)
-        views = (grey + (views - grey) * _factors(views, augment.contrast, generator)).clamp(0, 1)
+        views = (grey + (views - grey) * _factors(views, augment.contrast, draws)).clamp(0, 1)
     if augment.low_light:
-        chosen = torch.rand(len(views), generator=generator) < augment.low_light
-        gamma = 1 + (augment.low_light_gamma - 1) * torch.rand(len(views), generator=generator)
+        chosen = draws.uniform() < augment.low_light
+        gamma = 1 + (augment.low_light_gamma - 1) * draws.uniform()
         powers = torch.where(chosen, gamma, 1.0).to(views.device)
         views = views.pow(powers.view(-1, 1, 1, 1, 1))
     return views
 
 
-def _factors(views: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+def _factors(views: Tensor, strength: float, draws: _Draws) -> Tensor:
     """(B, 1, 1, 1, 1): 1 + U(-strength, strength), drawn on the CPU."""
-    draws = torch.rand(len(views), generator=generator).to(views.device)
-    return (1 + strength * (2 * draws - 1)).view(-1, 1, 1, 1, 1)
+    drawn = draws.uniform().to(views.device)
+    return (1 + strength * (2 * drawn - 1)).view(-1, 1, 1, 1, 1)

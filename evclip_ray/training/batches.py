@@ -9,7 +9,7 @@ import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ from evclip_ray.features.views import cut_views, read_frames
 from evclip_ray.models.methods.base import VideoBatch
 from evclip_ray.training.shared_views import Views, share_views
 from evclip_ray.training.videos import VideoSet
+from evclip_ray.training.workers import Workers
 
 Positions = npt.NDArray[np.int64]
 
@@ -31,6 +32,21 @@ Positions = npt.NDArray[np.int64]
 _SHARE = 0.5
 # In flight from disk: enough to keep it busy, and at least two batches.
 _AHEAD_BYTES = 2**26
+
+
+class _Part(NamedTuple):
+    """The `positions` of a batch that one worker computes: those from `first` on, of `total`."""
+
+    positions: Positions
+    first: int
+    total: int
+
+    @classmethod
+    def of(cls, group: Positions, workers: Workers) -> Self:
+        """A worker's part of a batch, as even as can be."""
+        parts = np.array_split(group, workers.count)
+        first = sum(len(part) for part in parts[: workers.rank])
+        return cls(parts[workers.rank], first, len(group))
 
 
 class _Read(NamedTuple):
@@ -71,12 +87,21 @@ class Batches:
         return self.bank or self.videos.shards.num_views
 
     def __call__(
-        self, groups: Sequence[Positions], *, view: int = 0, generator: torch.Generator | None = None
+        self,
+        groups: Sequence[Positions],
+        *,
+        view: int = 0,
+        generator: torch.Generator | None = None,
+        workers: Workers | None = None,
     ) -> Iterator[VideoBatch]:
-        """A batch of view `view` of each group of positions; fresh augmentation draws from `generator`."""
-        for read in self._reads(groups, view):
+        """A batch of view `view` of each group of positions; fresh augmentation draws from `generator`.
+
+        Of each group `workers` share, this one's part, augmented as it would be in the whole.
+        """
+        parts = [_Part.of(group, workers or Workers()) for group in groups]
+        for part, read in zip(parts, self._reads([p.positions for p in parts], view), strict=True):
             # Held until the next batch is asked for, so that other runs in the process may find it.
-            views = None if read.frames is None else self._views(read, view, generator)
+            views = None if read.frames is None else self._views(read, part, view, generator)
             yield VideoBatch(
                 None if views is None else views.pixels,
                 labels=torch.from_numpy(self.videos.labels[read.positions]).to(self.device)
@@ -134,20 +159,21 @@ class Batches:
         features = {kind: found.read(positions, view, **how) for kind, found in self.features.items()}
         return _Read(positions, frames, features)
 
-    def _views(self, read: _Read, view: int, generator: torch.Generator | None) -> Views:
+    def _views(self, read: _Read, part: _Part, view: int, generator: torch.Generator | None) -> Views:
         shards = self.videos.shards
         rows = shards.rows[read.positions].tobytes()
         key = (shards.folder, rows, view, self.size, self.device, self.bank is None, repr(self.augment))
-        return share_views(key, generator, lambda: self._cut(read, view, generator))
+        return share_views(key, generator, lambda: self._cut(read, part, view, generator))
 
-    def _cut(self, read: _Read, view: int, generator: torch.Generator | None) -> Tensor:
+    def _cut(self, read: _Read, part: _Part, view: int, generator: torch.Generator | None) -> Tensor:
         assert read.frames is not None
         frames = self._moved(read.frames)
         if self.bank is None and self.augment is not None:
             labels = [self.videos.shards.labels[p] for p in read.positions]
             return crop_batch(
-                frames, size=self.size, augment=self.augment, generator=generator, labels=labels
-            )
+                frames, size=self.size, augment=self.augment, generator=generator, labels=labels,
+                first=part.first, total=part.total,
+            )  # fmt: skip
         return cut_views(
             frames, self.videos.shards, read.positions, view, size=self.size, augment=self.augment
         )

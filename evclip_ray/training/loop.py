@@ -183,6 +183,10 @@ class Run:
 
     def steps(self) -> Pausing:
         """`fit`, pausing for whoever answers several runs at once."""
+        with self.workers.alone(self.folder):
+            return (yield from self._steps())
+
+    def _steps(self) -> Pausing:
         self.resume()
         if self.workers.rank == 0:
             self.baseline = zero_shot_numbers(
@@ -285,9 +289,8 @@ class Run:
         began = time.perf_counter()
         # Equal batches, not full ones and a rest: no step is noisier, no worker is without a video.
         groups = np.array_split(order, self.steps_per_epoch)
-        mine = [np.array_split(group, self.workers.count)[self.workers.rank] for group in groups]
         view = (epoch + self.experiment.seed) % self.batches["train"].num_views
-        batches = self.batches["train"](mine, view=view, generator=generator)
+        batches = self.batches["train"](groups, view=view, generator=generator, workers=self.workers)
         for step, (group, batch) in enumerate(zip(groups, batches, strict=True)):
             rate = learning_rate(
                 epoch * self.steps_per_epoch + step,

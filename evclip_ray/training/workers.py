@@ -1,11 +1,15 @@
 """The group of processes that train one run together: who one is in it, sums over it, its gradients."""
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from evclip_ray.exclusive import building
 from evclip_ray.models.methods.base import Method
 
 
@@ -20,6 +24,17 @@ class Workers:
     def here(cls) -> "Workers":
         """The group that this process is in."""
         return cls(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else cls()
+
+    @contextlib.contextmanager
+    def alone(self, folder: Path) -> Iterator[None]:
+        """Have a run's folder to this group for the time of the block; waits for whoever has it.
+
+        A process that was lost sight of may be writing there still: one of a killed command, which its
+        cluster has not ended yet, or one on a node that is cut off.
+        """
+        with building([folder] if self.rank == 0 else ()):
+            summed(torch.zeros(1))  # nobody reads before the first one has it
+            yield
 
     def wrap(self, method: Method, device: torch.device) -> torch.nn.Module:
         """`method`, its gradients the mean over the workers where there are several."""

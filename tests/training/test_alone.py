@@ -1,0 +1,42 @@
+"""One process at a time writes to a run: a real other one has it."""
+
+import subprocess
+import sys
+
+from evclip_ray.training.loop import Run
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from evclip_ray.exclusive import building
+folder = Path(sys.argv[1])
+with building([folder]):
+    print("held", flush=True)
+    time.sleep(1)
+    (folder / "written").write_text("before the other one began")
+"""
+
+
+def test_a_run_waits_for_whoever_writes_to_its_folder_still(make_experiment, tiny_videos, tmp_path, caplog):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    run = Run.start(make_experiment(optim__epochs=1), tiny_videos, folder=folder)
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "held\n"
+        steps = run.steps()
+        next(steps)
+        assert (folder / "written").is_file()
+        assert f"{folder}: another process is making it" in caplog.text
+        assert not (folder / "history.jsonl").exists()
+        steps.close()
+
+
+def test_a_run_that_is_given_up_lets_its_folder_go(make_experiment, tiny_videos, tmp_path, caplog):
+    experiment = make_experiment(optim__epochs=1)
+    given_up = Run.start(experiment, tiny_videos, folder=tmp_path / "run").steps()
+    next(given_up)
+    given_up.close()
+    Run.start(experiment, tiny_videos, folder=tmp_path / "run").fit(lambda metrics: None)
+    assert "another process" not in caplog.text
