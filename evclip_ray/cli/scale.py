@@ -112,7 +112,8 @@ def _search(study: "StudyRun", plan: "StudyPlan") -> "Outcome":
     for found in plan.warm_start:
         console.print(f"  from {found}", soft_wrap=True, markup=False)
     with bars() as progress:
-        return study.run(plan, StudyView(progress, trials=plan.missing, epochs=plan.epochs))
+        view = StudyView(progress, trials=plan.missing, epochs=plan.epochs)
+        return study.run(plan, view, DecodeView(progress))
 
 
 def _say(state: "RungState") -> None:

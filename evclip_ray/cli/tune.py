@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 )
 @click.option("--seed", type=int, default=None, help="Seed of the searcher.")
 @click.option("--workers", type=int, default=None, help="Training processes of one trial.")
+@click.option("--min-workers", type=int, default=None, help="So many go on where machines are lost.")
 @click.option("--pack", type=int, default=None, help="Trials that train in one process, frames together.")
 @click.option("--cpus-per-worker", type=float, default=None)
 @click.option("--gpus-per-worker", type=float, default=None)
@@ -68,9 +69,9 @@ if TYPE_CHECKING:
 def tune(
     context: click.Context, space: str, data: str | None, root: str | None, out: Path | None,
     trials: int | None, time_budget: float | None, warm_start: tuple[Path, ...], seed: int | None,
-    workers: int | None, pack: int | None, cpus_per_worker: float | None, gpus_per_worker: float | None,
-    price_per_hour: float | None, dry_run: bool, assignments: tuple[str, ...], cache: Path | None,
-    address: str | None,
+    workers: int | None, min_workers: int | None, pack: int | None, cpus_per_worker: float | None,
+    gpus_per_worker: float | None, price_per_hour: float | None, dry_run: bool,
+    assignments: tuple[str, ...], cache: Path | None, address: str | None,
 ) -> None:  # fmt: skip
     """Search prompt sizes, learning rates and backbones; the same command again resumes."""
     from evclip_ray.cluster import connect
@@ -78,7 +79,7 @@ def tune(
     from evclip_ray.tuning.tuner import StudyRun
 
     study = {
-        "trials": trials, "seed": seed, "workers": workers, "pack": pack,
+        "trials": trials, "seed": seed, "workers": workers, "min_workers": min_workers, "pack": pack,
         "cpus": cpus_per_worker, "gpus": gpus_per_worker, "price_per_hour": price_per_hour,
     }  # fmt: skip
     searched = read_space(
@@ -108,7 +109,8 @@ def tune(
         with bars() as progress:
             run.prepare(DecodeView(progress))
         with bars() as progress:
-            outcome = run.run(plan, StudyView(progress, trials=plan.missing, epochs=plan.epochs))
+            view = StudyView(progress, trials=plan.missing, epochs=plan.epochs)
+            outcome = run.run(plan, view, DecodeView(progress))
     if outcome.interrupted:
         console.print("\ninterrupted; everything finished is kept. Go on with:")
         console.print(f"  {this_command()}", soft_wrap=True, markup=False)

@@ -159,7 +159,8 @@ class LadderRun:
         earlier = [self.folder.rung(below)] if below is not None else []
         return StudyRun(
             rung.space, self.folder.rung(rung.name), cache=self.cache,
-            warm_start=earlier, time_budget=time_budget,
+            # Device-hours are those of trials, which must not wait for videos then.
+            warm_start=earlier, time_budget=time_budget, beside=self.device_hours is None,
         )  # fmt: skip
 
     def _is_spent(self, rung: Rung, plan: StudyPlan) -> bool:

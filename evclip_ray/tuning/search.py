@@ -1,18 +1,35 @@
 """The searcher: Ray's OptunaSearch with a memory on disk, honest trial states, and no point run twice."""
 
+import dataclasses
 import itertools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import optuna
 from optuna.trial import TrialState
 from ray.tune.search.optuna import OptunaSearch
 
+from evclip_ray.config import ConfigError
+from evclip_ray.training.baseline import videos_key
 from evclip_ray.tuning.journal import EVIDENCE
 from evclip_ray.tuning.packs import Packer, kind_of
 from evclip_ray.tuning.search_space import SearchSpace, without_seed
 from evclip_ray.tuning.stopping import Stops
 from evclip_ray.tuning.study import OBJECTIVE, StudyFolder
+
+_FEW = 4
+"""Points that are asked for at most while others wait for their videos, where fewer trials run at once."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Point:
+    """A point with its folder. `videos`: the key of those that it reads, None where it can read none."""
+
+    trial: optuna.Trial
+    folder: str
+    overrides: dict[str, Any]
+    videos: str | None
 
 
 class StudySearch(OptunaSearch):
@@ -22,8 +39,12 @@ class StudySearch(OptunaSearch):
     interrupted by a kill goes on in the folder that it began in; a point that was run before is run
     with another seed; a trial that the scheduler stopped is told as PRUNED, not as a complete one
     with an early value; a result without a number is told as FAIL instead of staying RUNNING for
-    ever; a trial that is to go on later stays RUNNING, as a kill would leave it; and its state is
-    the study's own storage, so that Tune's snapshots of the searcher hold nothing.
+    ever; a trial that is to go on later stays RUNNING, as a kill would leave it; a point whose videos
+    are not ready is held until they are, and others start before it; and its state is the study's own
+    storage, so that Tune's snapshots of the searcher hold nothing.
+
+    `missing`: points to ask for at most. `room`: trials that the machines of this moment have room for.
+    `is_ready`: whether the videos of an experiment, by their key, may be read.
     """
 
     def __init__(
@@ -34,6 +55,9 @@ class StudySearch(OptunaSearch):
         *,
         max_epochs: int,
         stops: Stops,
+        room: Callable[[], int],
+        missing: float = math.inf,
+        is_ready: Callable[[str], bool] = lambda videos: True,
         packer: Packer | None = None,
     ) -> None:
         super().__init__(
@@ -41,30 +65,68 @@ class StudySearch(OptunaSearch):
             sampler=study.sampler, storage=study._storage, study_name=study.study_name,
         )  # fmt: skip
         self._search_space, self._folder, self._max_epochs, self._stops = space, folder, max_epochs, stops
-        self._packer = packer
+        self._packer, self._room, self._planned = packer, room, 0
+        self._unasked, self._is_ready, self._held = missing, is_ready, list[_Point]()
         self._begun = {trial["trial"]: trial["overrides"] for trial in folder.trials()}
         self._elsewhere = [
             t.user_attrs[EVIDENCE]["overrides"] for t in study.trials if EVIDENCE in t.user_attrs
         ]
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+    def set_max_concurrency(self, max_concurrent: int) -> bool:
+        """Keep the bound here: Tune would hold it to the end, while a node that joins has room for more."""
+        self._planned = max_concurrent
+        return True
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next point as `{"folder": ..., "overrides": {...}}`, or that there is no time for one.
 
-        With packs, `"pack"` names the one that the trial joins.
+        None where as many run as were planned and as the machines of this moment have room for, or where
+        the videos of none are ready. With packs, `"pack"` names the one that the trial joins.
         """
         if self._stops.is_over:
             return str(self.FINISHED)
-        trial = self._ot_trials[trial_id] = self._ot_study.ask()
+        running = len(self._ot_trials) - len(self._completed_trials)
+        if running >= self._planned and running >= self._room():
+            return None
+        point = self._next_ready()
+        if point is None:
+            return None
+        self._ot_trials[trial_id] = point.trial
+        self._folder.begin(point.folder, point.overrides)
+        config = {"folder": point.folder, "overrides": point.overrides}
+        if self._packer is not None:
+            config["pack"] = self._packer.place(trial_id, kind_of(self._search_space, point.overrides))
+        return config
+
+    def _next_ready(self) -> _Point | None:
+        """The point asked for first whose videos are ready, if there is one; further ones are held."""
+        for point in self._held:
+            if point.videos is None or self._is_ready(point.videos):
+                self._held.remove(point)
+                return point
+        # What is asked ahead knows nothing of the results meanwhile.
+        while self._unasked > 0 and len(self._held) < max(self._planned, _FEW):
+            point = self._ask()
+            if point.videos is None or self._is_ready(point.videos):
+                return point
+            self._held.append(point)
+        return None
+
+    def _ask(self) -> _Point:
+        trial = self._ot_study.ask()
         drawn = self._search_space.sample(trial)
         name = trial.user_attrs.get("folder", self._next_name())
-        overrides = self._begun.get(name) or self._with_new_seed(drawn)
+        overrides = self._begun[name] = self._begun.get(name) or self._with_new_seed(drawn)
         trial.set_user_attr("folder", name)
-        self._begun[name] = overrides
-        self._folder.begin(name, overrides)
-        config = {"folder": name, "overrides": overrides}
-        if self._packer is not None:
-            config["pack"] = self._packer.place(trial_id, kind_of(self._search_space, overrides))
-        return config
+        self._unasked -= 1
+        return _Point(trial, name, overrides, self._videos_of(overrides))
+
+    def _videos_of(self, overrides: dict[str, Any]) -> str | None:
+        try:
+            return videos_key(self._search_space.experiment(overrides))
+        except ConfigError:
+            # The trial fails, and says why.
+            return None
 
     def _next_name(self) -> str:
         last = max((int(name.removeprefix("trial-")) for name in self._begun), default=-1)

@@ -16,7 +16,8 @@ from ray.tune import Stopper
 class Stops(Stopper):
     """Tells Tune which trials to pause: each at its next epoch once the time is up, all at once on Ctrl-C.
 
-    A paused trial has not ended: Optuna keeps it as running, and the next call goes on with it.
+    An `error` that ends the study's call pauses them as the end of the time does. A paused trial has not
+    ended: Optuna keeps it as running, and the next call goes on with it.
     `deadline`: on the clock of `time.monotonic`, None for no end; `max_epochs`: of a whole trial.
     """
 
@@ -25,6 +26,7 @@ class Stops(Stopper):
         self._max_epochs = max_epochs
         self._paused: set[str] = set()
         self.interrupted = False
+        self.error: Exception | None = None
 
     @property
     def out_of_time(self) -> bool:
@@ -34,7 +36,7 @@ class Stops(Stopper):
     @property
     def is_over(self) -> bool:
         """Whether no further trial may start."""
-        return self.interrupted or self.out_of_time
+        return self.interrupted or self.error is not None or self.out_of_time
 
     def __call__(self, trial_id: str, result: Mapping[str, Any]) -> bool:
         """Whether a trial that has just reported is to be paused."""

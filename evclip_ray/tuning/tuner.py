@@ -22,15 +22,15 @@ from ray import tune
 
 from evclip_ray.artifacts import write_json
 from evclip_ray.training.baseline import videos_key
-from evclip_ray.training.cached import prepare_cached
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.hparams import declare_domains
-from evclip_ray.training.placement import GIB, Need
-from evclip_ray.training.videos import Progress, Videos, plan_videos, prepare
+from evclip_ray.training.placement import Need, room_for
+from evclip_ray.training.videos import Progress, check_space, plan_videos
 from evclip_ray.tuning.journal import count_missing, open_optuna, recover
 from evclip_ray.tuning.packed_trial import run_packed_trial
 from evclip_ray.tuning.packs import Packer, start_packs
 from evclip_ray.tuning.plan import StudyPlan, frozen_variants, plan_study
+from evclip_ray.tuning.preparation import Preparation, Variant, make_ready, may_wait
 from evclip_ray.tuning.recorder import OnEvent, Recorder
 from evclip_ray.tuning.scheduler import make_scheduler
 from evclip_ray.tuning.search import StudySearch
@@ -70,6 +70,7 @@ class StudyRun:
 
     `warm_start`: folders of earlier studies; each is read once, and not needed afterwards.
     `time_budget`: seconds from now, after which no trial starts and the running ones are paused.
+    `beside`: whether trials may start before all is prepared, where a cluster has nodes for that.
     """
 
     def __init__(
@@ -80,12 +81,15 @@ class StudyRun:
         cache: Path,
         warm_start: Sequence[Path] = (),
         time_budget: float | None = None,
+        beside: bool = True,
     ) -> None:
         self.space, self.folder, self.cache = space, StudyFolder(root.expanduser().resolve()), cache
-        self.time_budget = time_budget
+        self.time_budget, self.beside = time_budget, beside
         self._deadline = None if time_budget is None else time.monotonic() + time_budget
         self._earlier = [path.expanduser().resolve() for path in warm_start]
         self._measured: dict[str, str] = {}
+        self._need: Need | None = None
+        self._left: dict[str, Variant] = {}
 
     @property
     def trials(self) -> float:
@@ -112,12 +116,9 @@ class StudyRun:
             ValueError: a trial that can never be placed; the folder of another study; an earlier study
                 that is none.
         """
-        study = self.space.study
-        has_gpus = any(node.get("GPU", 0) > 0 for node in machines)
-        gpus = study.gpus if study.gpus is not None else float(has_gpus)
-        need = Need(study.cpus, gpus, study.memory_gb * GIB, study.workers)
+        self._need = self.space.study.need(machines)
         return plan_study(
-            self.space, need=need, machines=machines, cache=self.cache,
+            self.space, need=self._need, machines=machines, cache=self.cache,
             trials=self.trials, missing=self.missing(), time_budget=self.time_budget,
             warm_start=self._warm_starts(), measure=measure,
         )  # fmt: skip
@@ -154,63 +155,75 @@ class StudyRun:
         declare_domains(self.folder.root, {found.path: found.domain for found in self.space.search})
 
     def prepare(self, progress: Progress | None = None) -> None:
-        """Decode, once, every variant of the videos that a trial may read; write down where they are.
+        """Make ready what trials read: videos decoded once, and what frozen networks say of them.
 
-        Then the features that the frozen networks give of them, where a trial may read those from disk.
+        Where nodes without room for a trial can do that beside the trials, it is left to `run`.
+
+        Raises:
+            OSError: there is no space for all of it.
         """
+        assert self._need is not None, "a study is planned before it is prepared"
         with self.folder.lock():
-            decoded, measured = self._decode(progress)
-            self.folder.note(measured=measured)
-            prepare_cached(decoded, gpus=self._gpus(), progress=progress)
+            variants = self._variants()
+            plans = {key: variant.plan for key, variant in variants.items()}
+            check_space(plans.values(), cache=self.cache)
+            self.folder.note(measured={key: measured_on(plan) for key, plan in plans.items()})
+            in_packs = self.space.study.pack > 1
+            if self.beside and may_wait(variants.values(), self._need, in_packs=in_packs):
+                self._left = variants
+            else:
+                make_ready(variants.values(), cache=self.cache, need=self._need, progress=progress)
 
-    def _decode(
-        self, progress: Progress | None
-    ) -> tuple[list[tuple[ExperimentConfig, Videos]], dict[str, str]]:
-        """Each experiment that reads other frozen features, with its videos; what each is measured on."""
-        decoded: dict[str, Videos] = {}
-        wanted, measured = [], {}
-        for variant in frozen_variants(self.space):
-            experiment = self.space.experiment(variant)
-            key = videos_key(experiment)
-            if key not in decoded:
-                plan = plan_videos(experiment, cache=self.cache)
-                decoded[key] = prepare(plan, cache=self.cache, progress=progress)
-                decoded[key].save(self.folder.videos(key))
-                measured[key] = measured_on(plan)
-            wanted.append((experiment, decoded[key]))
-        return wanted, measured
+    def _variants(self) -> dict[str, Variant]:
+        """What trials of the same videos read, by the key of these."""
+        found: dict[str, list[ExperimentConfig]] = {}
+        for settings in frozen_variants(self.space):
+            experiment = self.space.experiment(settings)
+            found.setdefault(videos_key(experiment), []).append(experiment)
+        return {
+            key: Variant(plan_videos(same[0], cache=self.cache), tuple(same), self.folder.videos(key))
+            for key, same in found.items()
+        }
 
-    def _gpus(self) -> float:
-        if self.space.study.gpus is not None:
-            return self.space.study.gpus
-        return float(ray.is_initialized() and ray.cluster_resources().get("GPU", 0) > 0)
+    def run(self, plan: StudyPlan, on_event: OnEvent, progress: Progress | None = None) -> Outcome:
+        """Run the trials that are missing; `progress`: of what is still being prepared beside them.
 
-    def run(self, plan: StudyPlan, on_event: OnEvent) -> Outcome:
-        """Run the trials that are missing.
-
-        Ctrl-C, or the end of the time, ends the call early, with everything finished so far on disk.
+        Ctrl-C, or the end of the time, ends the call early, with everything finished so far on disk; so
+        does a preparation that fails.
 
         Raises:
             ArtifactError: another process runs this study.
+            ValueError, OSError: what could not be prepared.
         """
         with self.folder.lock():
             study = self._optuna()
             self._take_in(study)
             stops = Stops(self._deadline, max_epochs=plan.epochs)
-            before: float | None = None
-            # Tune loses a trial now and then, as where a busy process does not answer in time when it is
-            # to take the next one: what is missing is asked again for as long as anything comes of it.
-            while (missing := count_missing(study, self.trials)) not in (0, before) and not stops.is_over:
-                before = missing
-                recover(study, self.folder)
-                with _packs(plan, missing) as packer:
-                    _fit(
-                        self.space, self.folder, study, plan=plan, missing=missing, stops=stops,
-                        packer=packer, on_event=on_event,
-                    )  # fmt: skip
+            beside = Preparation(
+                self._left, cache=self.cache, need=plan.need, stops=stops, progress=progress
+            )  # fmt: skip
+            with beside:
+                self._run_missing(study, plan, stops, beside, on_event)
             rows = self.folder.write_leaderboard()
+            if stops.error is not None:
+                raise stops.error
             left = count_missing(study, self.trials)
             return Outcome(rows, left, stops.interrupted, stops.out_of_time)
+
+    def _run_missing(
+        self, study: optuna.Study, plan: StudyPlan, stops: Stops, beside: Preparation, on_event: OnEvent
+    ) -> None:
+        before: float | None = None
+        # Tune loses a trial now and then, as where a busy process does not answer in time when it is
+        # to take the next one: what is missing is asked again for as long as anything comes of it.
+        while (missing := count_missing(study, self.trials)) not in (0, before) and not stops.is_over:
+            before = missing
+            recover(study, self.folder)
+            with _packs(plan, missing) as packer:
+                _fit(
+                    self.space, self.folder, study, plan=plan, missing=missing, stops=stops,
+                    beside=beside, packer=packer, on_event=on_event,
+                )  # fmt: skip
 
     def _take_in(self, study: optuna.Study) -> None:
         for found in self._warm_starts():
@@ -230,14 +243,21 @@ def _fit(
     plan: StudyPlan,
     missing: float,
     stops: Stops,
+    beside: Preparation,
     packer: Packer | None,
     on_event: OnEvent,
 ) -> None:
     epochs, need = plan.epochs, plan.need
-    search = StudySearch(space, study, folder, max_epochs=epochs, stops=stops, packer=packer)
+    search = StudySearch(
+        space, study, folder, max_epochs=epochs, stops=stops, missing=missing, is_ready=beside.is_ready,
+        room=lambda: _room_now(plan), packer=packer,
+    )  # fmt: skip
     tuner = tune.Tuner(
         tune.with_resources(run_trial if packer is None else run_packed_trial, _bundle(plan)),
-        param_space={"study": str(folder.root.resolve()), "need": dataclasses.asdict(need)},
+        param_space={
+            "study": str(folder.root.resolve()), "need": dataclasses.asdict(need),
+            "max_failures": space.study.max_failures,
+        },
         tune_config=tune.TuneConfig(
             search_alg=search, scheduler=make_scheduler(space, folder, max_epochs=epochs),
             num_samples=-1 if math.isinf(missing) else int(missing),
@@ -249,7 +269,7 @@ def _fit(
         run_config=tune.RunConfig(
             name=_TUNE, storage_path=str(folder.root.resolve()), verbose=0, stop=stops,
             failure_config=tune.FailureConfig(max_failures=space.study.max_failures),
-            callbacks=[Recorder(folder, epochs, stops, on_event)],
+            callbacks=[Recorder(folder, epochs, stops, on_event), beside],
         ),
     )  # fmt: skip
     try:
@@ -258,6 +278,13 @@ def _fit(
     finally:
         # Tune's own state, for a restore that is not used here.
         shutil.rmtree(folder.root / _TUNE, ignore_errors=True)
+
+
+def _room_now(plan: StudyPlan) -> int:
+    """Trials that the machines of this moment have room for; packs are started once, as many as planned."""
+    if plan.space.study.pack > 1:
+        return plan.concurrent
+    return room_for(plan.need, [node["Resources"] for node in ray.nodes() if node["Alive"]])
 
 
 def _packs(plan: StudyPlan, missing: float) -> contextlib.AbstractContextManager[Packer | None]:

@@ -1,0 +1,237 @@
+"""Who decodes on a real cluster of five nodes in this machine, and that trials do not wait for all of it.
+
+A head without CPUs, two nodes with a CPU and a (logical) GPU each, two with a CPU alone.
+"""
+
+import contextlib
+import os
+import signal
+import threading
+
+import pytest
+
+from evclip_ray.data.manifest import read_manifest
+from evclip_ray.data.shards import prepare_shards
+from evclip_ray.data.view import ViewConfig
+from evclip_ray.exclusive import building
+from evclip_ray.training.baseline import videos_key
+from evclip_ray.training.placement import Need, decoding_nodes
+from evclip_ray.training.videos import is_prepared, plan_videos
+from evclip_ray.tuning.journal import open_optuna
+from evclip_ray.tuning.search_space import SearchSpace
+from evclip_ray.tuning.study import StudyFolder
+from evclip_ray.tuning.tuner import StudyRun
+from tests.cluster.conftest import free_port
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+
+SEARCH = {"view.num_frames": {"choice": [4, 6]}, "optim.lr": {"loguniform": [1e-3, 1e-2]}}
+STORE = 100 * 2**20
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory):
+    """The ids of the nodes with a GPU and of those with CPUs alone; each has a disk of its own for copies."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    head = {"num_cpus": 0, "num_gpus": 0, "object_store_memory": STORE, "include_dashboard": True}
+    cluster = Cluster(initialize_head=True, head_node_args=head | {"dashboard_port": free_port()})
+    copies = [tmp_path_factory.mktemp("copies") for _ in range(2)]
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            # Where else the state API looks for it, another cluster may have written its own.
+            patch.delenv("RAY_ADDRESS", raising=False)
+            gpu = [
+                cluster.add_node(
+                    num_cpus=1, num_gpus=1, object_store_memory=STORE,
+                    env_vars={"EVCLIP_RAY_LOCAL": str(folder)},
+                )
+                for folder in copies
+            ]  # fmt: skip
+            cpu = [cluster.add_node(num_cpus=1, num_gpus=0, object_store_memory=STORE) for _ in range(2)]
+            context = ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+            yield {
+                "gpu": [node.node_id for node in gpu],
+                "cpu": [node.node_id for node in cpu],
+                "dashboard": f"http://{context.address_info['webui_url']}",
+                "copies": copies,
+                "cluster": cluster,
+            }
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def tasks_of(nodes, name):
+    """What Ray recorded of the tasks of a name: node, start and end."""
+    from ray.util.state import list_tasks
+
+    found = list_tasks(address=nodes["dashboard"], limit=10_000, detail=True, raise_on_missing_output=False)
+    return [task for task in found if name in task.name and task.node_id and task.start_time_ms]
+
+
+@pytest.fixture
+def study(nodes, tiny_manifest, debug_settings, tmp_path):
+    """Makes a study of two variants of the videos; the first point reads 4 frames, the last one 6."""
+
+    fixed = {"data.manifest": str(tiny_manifest), **debug_settings, "optim.epochs": 1}
+
+    def make(name, *, search=SEARCH, trials=3):
+        options = {"memory_gb": 0.5, "trials": trials, "sampler": "random", "scheduler": "none"}
+        data = {"fixed": fixed, "search": search, "study": {**options, "seed": seed}}
+        return StudyRun(SearchSpace.load("placed", data), tmp_path / name, cache=tmp_path / "cache")
+
+    def frames_of(seed):
+        folder = StudyFolder(tmp_path / f"seed-{seed}")
+        folder.root.mkdir()
+        space = SearchSpace.load("placed", {"fixed": fixed, "search": SEARCH})
+        asked = open_optuna(folder, seed=seed, sampler="random", trials=3)
+        return [space.sample(asked.ask())["view.num_frames"] for _ in range(3)]
+
+    seed = next(seed for seed in range(100) if frames_of(seed) == [4, 6, 6])
+    return make
+
+
+def run(study, on_event=lambda *event: None):
+    import ray
+
+    plan = study.plan([node["Resources"] for node in ray.nodes() if node["Alive"]])
+    study.claim()
+    study.prepare()
+    return study.run(plan, on_event)
+
+
+def plan_of(study, frames):
+    experiment = study.space.experiment({"view.num_frames": frames})
+    return plan_videos(experiment, cache=study.cache), videos_key(experiment)
+
+
+def points(outcome):
+    return {row["trial"]: row["overrides"] for row in outcome.rows}
+
+
+def test_busy_decoding_nodes_are_waited_for_though_others_are_idle(nodes, tiny_manifest, tmp_path):
+    manifest = read_manifest(tiny_manifest)
+    found = prepare_shards(
+        manifest, view=ViewConfig(num_frames=4, height=64, width=64), folder=tmp_path / "shards",
+        rows_per_shard=1, nodes=nodes["cpu"],
+    )  # fmt: skip
+    assert len(found) == len(manifest)
+    where = [task.node_id for task in tasks_of(nodes, "Map(_run)")]
+    assert len(where) > 8
+    assert set(where) == set(nodes["cpu"])
+
+
+def test_trials_start_while_other_videos_are_decoded_where_no_trial_has_a_place(nodes, study, tmp_path):
+    tuned = study("study")
+    other, key = plan_of(tuned, 6)
+    begun_before = len(tasks_of(nodes, "Map(_run)"))
+    seen = []
+    with contextlib.ExitStack() as held:
+        # As another study would that decodes them just now.
+        held.enter_context(building([other.folder("train", tuned.cache)]))
+
+        def on_event(kind, trial, metrics):
+            seen.append((kind, trial, is_prepared(other, tuned.cache)))
+            held.close()
+
+        outcome = run(tuned, on_event)
+    assert {row["state"] for row in outcome.rows} == {"complete"}
+    assert [row["view.num_frames"] for _, row in sorted(points(outcome).items())] == [4, 6, 6]
+    assert seen[0] == ("epoch", "trial-0000", False)
+    decoding = tasks_of(nodes, "Map(_run)")
+    assert len(decoding) >= begun_before + 4
+    assert {task.node_id for task in decoding} <= set(nodes["cpu"])
+    # Tune names the actor by its function, and trains a trial up to each report in a call.
+    trials = tasks_of(nodes, "run_trial.train")
+    assert trials, {task.name for task in tasks_of(nodes, "")}
+    assert {task.node_id for task in trials} <= set(nodes["gpu"])
+    assert min(task.start_time_ms for task in trials) < max(task.end_time_ms for task in decoding)
+    assert tuned.folder.videos(key).is_file()
+    # The very points of a study that waits for everything.
+    tuned = study("waiting")
+    tuned.beside = False
+    assert points(run(tuned)) == points(outcome)
+
+
+def test_a_preparation_that_fails_ends_the_call_with_its_error_and_the_same_call_goes_on(nodes, study):
+    tuned = study("failing")
+    other, _ = plan_of(tuned, 6)
+    in_the_way = other.folder("train", tuned.cache)
+    in_the_way.parent.mkdir(parents=True)
+    in_the_way.write_text("no folder")
+    with pytest.raises(FileExistsError, match=in_the_way.name):
+        run(tuned)
+    in_the_way.unlink()
+    outcome = run(study("failing"))
+    assert outcome.missing == 0
+    assert [point["view.num_frames"] for _, point in sorted(points(outcome).items())] == [4, 6, 6]
+
+
+def test_control_c_ends_a_study_that_waits_for_videos(nodes, study):
+    from ray.util.state import list_actors
+
+    tuned = study("interrupted")
+    other, _ = plan_of(tuned, 6)
+
+    def on_event(kind, trial, metrics):
+        if kind == "ended":
+            threading.Timer(2, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+    with building([other.folder("train", tuned.cache)]):
+        outcome = run(tuned, on_event)
+    assert outcome.interrupted
+    assert outcome.missing == 2
+    makers = [a for a in list_actors(address=nodes["dashboard"]) if a.class_name == "_Maker"]
+    assert {maker.state for maker in makers} == {"DEAD"}
+    outcome = run(study("interrupted"))
+    assert [point["view.num_frames"] for _, point in sorted(points(outcome).items())] == [4, 6, 6]
+
+
+def test_each_node_fetches_a_shard_once_for_all_its_trials(nodes, study, tmp_path):
+    fetched = {}
+
+    def on_event(kind, trial, metrics):
+        for folder in nodes["copies"]:
+            for copy in folder.glob("*.arrow"):
+                fetched.setdefault(copy, set()).add(copy.stat().st_ino)
+
+    before = {copy for folder in nodes["copies"] for copy in folder.glob("*.arrow")}
+    tuned = study("copied", search={"optim.lr": SEARCH["optim.lr"]}, trials=6)
+    outcome = run(tuned, on_event)
+    assert len(outcome.rows) == 6
+    shards = list((tuned.cache / "shards").glob("*/shard-*.arrow"))
+    assert len(shards) == 2
+    for folder in nodes["copies"]:
+        new = set(folder.glob("*.arrow")) - before
+        assert sorted(copy.stat().st_size for copy in new) == sorted(s.stat().st_size for s in shards)
+    assert all(len(inodes) == 1 for inodes in fetched.values())
+
+
+def test_the_rule_finds_these_nodes(nodes):
+    import ray
+
+    alive = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+    assert sorted(decoding_nodes(Need(1, 1, 0), alive)) == sorted(nodes["cpu"])
+
+
+def test_the_loss_of_every_decoding_node_does_not_stop_a_preparation(nodes, tiny_manifest, tmp_path):
+    """Last in this file: it takes the two nodes away."""
+    manifest, killed = read_manifest(tiny_manifest), []
+
+    def kill(done, total):
+        if not killed:
+            killed.extend(nodes["cpu"])
+            for node in nodes["cpu"]:
+                nodes["cluster"].remove_node(node_of(nodes["cluster"], node), allow_graceful=False)
+
+    found = prepare_shards(
+        manifest, view=ViewConfig(num_frames=4, height=64, width=64), folder=tmp_path / "shards",
+        rows_per_shard=1, nodes=nodes["cpu"], progress=kill,
+    )  # fmt: skip
+    assert len(found) == len(manifest)
+
+
+def node_of(cluster, node_id):
+    return next(node for node in cluster.list_all_nodes() if node.node_id == node_id)

@@ -1,0 +1,95 @@
+"""A preparation beside trials: an actor makes variants ready, tells how far it is, and ends with them."""
+
+import time
+
+import pytest
+import torch
+
+from evclip_ray.exclusive import building
+from evclip_ray.training.cached import open_cached
+from evclip_ray.training.placement import Need
+from evclip_ray.training.videos import Videos, plan_videos
+from evclip_ray.tuning.preparation import Preparation, Variant, may_wait
+from evclip_ray.tuning.stopping import Stops
+
+pytestmark = pytest.mark.slow
+NEED = Need(1, 0, 0)
+
+
+@pytest.fixture
+def variants(make_experiment, tmp_path):
+    """Two variants by their names, in a cache of their own."""
+
+    def variant(name, frames):
+        experiment = make_experiment(view__num_frames=frames)
+        plan = plan_videos(experiment, cache=tmp_path / "cache")
+        return Variant(plan, (experiment,), tmp_path / f"{name}.json")
+
+    return {"a": variant("a", 2), "b": variant("b", 4)}
+
+
+def until(found):
+    deadline = time.monotonic() + 200
+    while not found():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_the_variant_that_a_point_waits_for_comes_first_and_warnings_reach_the_user(
+    variants, local_ray, tmp_path, caplog
+):
+    stops, seen = Stops(None, max_epochs=1), []
+    locked = variants["b"].plan.folder("val", tmp_path / "cache")
+    with Preparation(
+        variants, cache=tmp_path / "cache", need=NEED, stops=stops, progress=lambda *news: seen.append(news)
+    ) as preparation:
+        assert preparation.is_ready("something that every trial has")
+        with building([locked]):
+            assert not preparation.is_ready("b")
+            until(lambda: preparation.is_ready("b") or "another process is making it" in caplog.text)
+            assert not variants["a"].noted.exists(), "it was not asked for"
+        until(lambda: preparation.is_ready("b"))
+        assert len(Videos.load(variants["b"].noted).sets["val"]) > 0
+        until(lambda: (preparation.on_step_begin(0, []), variants["a"].noted.exists())[1])
+    assert {doing for doing, _, _ in seen} == {"decoding train", "decoding val"}
+    assert stops.error is None
+
+
+def test_features_are_made_too_where_trials_leave_cpus(make_experiment, local_ray, tmp_path):
+    experiment = make_experiment(view__num_frames=2, data__bank=1)
+    plan = plan_videos(experiment, cache=tmp_path / "cache")
+    variants = {"a": Variant(plan, (experiment,), tmp_path / "a.json")}
+    stops = Stops(None, max_epochs=1)
+
+    class Busy:
+        def work(self):
+            """Say that it has its CPU."""
+
+    with Preparation(variants, cache=tmp_path / "cache", need=NEED, stops=stops) as preparation:
+        trial = local_ray.remote(Busy).options(num_cpus=1).remote()
+        local_ray.get(trial.work.remote())
+        until(lambda: preparation.is_ready("a") or stops.error or variants["a"].noted.exists())
+        local_ray.kill(trial)
+        until(lambda: preparation.is_ready("a") or stops.error)
+    videos = Videos.load(variants["a"].noted)
+    cached = open_cached(experiment, videos, device=torch.device("cpu"))
+    assert {split: set(fields) for split, fields in cached.sets.items()} == {
+        "train": {"video_map"},
+        "val": {"video_map"},
+    }
+
+
+def test_what_cannot_be_made_ends_the_call_with_its_own_error(variants, local_ray, tmp_path):
+    stops = Stops(None, max_epochs=1)
+    in_the_way = variants["a"].plan.folder("train", tmp_path / "cache")
+    in_the_way.parent.mkdir(parents=True)
+    in_the_way.write_text("no folder")
+    with Preparation(variants, cache=tmp_path / "cache", need=NEED, stops=stops) as preparation:
+        assert not preparation.is_ready("a")
+        until(lambda: preparation.is_ready("a") or stops.error)
+    assert type(stops.error) is FileExistsError
+    assert str(in_the_way) in str(stops.error)
+
+
+def test_one_machine_prepares_everything_first(variants, local_ray):
+    assert not may_wait(variants.values(), NEED, in_packs=False)
