@@ -25,6 +25,7 @@ from evclip_ray.terminal import DecodeView, bars, console
     "--out", type=click.Path(path_type=Path), default=None, help="Folder of the run (default: runs/NAME)."
 )
 @click.option("--workers", default=1, show_default=True, help="Training processes (Ray Train, DDP).")
+@click.option("--min-workers", default=None, type=int, help="So many go on where machines are lost.")
 @click.option("--cpus-per-worker", default=1.0, show_default=True)
 @click.option("--gpus-per-worker", default=None, type=float, help="Default: 1 where there are any.")
 @settings
@@ -33,7 +34,7 @@ from evclip_ray.terminal import DecodeView, bars, console
 @click.pass_obj
 def train(
     verbose: bool, config: Path, data: str | None, root: str | None, out: Path | None, workers: int,
-    cpus_per_worker: float, gpus_per_worker: float | None,
+    min_workers: int | None, cpus_per_worker: float, gpus_per_worker: float | None,
     assignments: tuple[str, ...], cache: Path | None, address: str | None,
 ) -> None:  # fmt: skip
     """Train one experiment, for example a study's best.yaml; the same command again resumes it."""
@@ -49,7 +50,8 @@ def train(
         bars() as progress,
     ):
         metrics = train_experiment(
-            experiment, folder=out, cache=cache_folder(cache), machines=machines, workers=workers,
+            experiment, folder=out, cache=cache_folder(cache), machines=machines,
+            on_cluster=address is not None, workers=workers, min_workers=min_workers,
             cpus=cpus_per_worker, gpus=gpus_per_worker, decoding=DecodeView(progress), say=_say_epoch,
         )  # fmt: skip
     console.print(

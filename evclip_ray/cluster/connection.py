@@ -17,9 +17,6 @@ from evclip_ray.config import ConfigError
 # Read by Ray in this process and in those that it starts; a user's own setting stands.
 _DEFAULTS = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    # The Train controller takes one report a poll; its own 2 s would pace fast epochs.
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
     # TensorBoard and the tables are written by the training loop, live, in the study's own folder.
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",

@@ -1,7 +1,9 @@
 """`train`: one experiment from its videos to its checkpoints, in this process or over a Ray Train group."""
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -12,7 +14,10 @@ from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.loop import Metrics, Report, Run
 from evclip_ray.training.placement import GIB, Need, concurrent_trials
 from evclip_ray.training.trainer import train_distributed
-from evclip_ray.training.videos import Progress, plan_videos, prepare
+from evclip_ray.training.videos import Progress, Videos, plan_videos, prepare
+
+_MAX_FAILURES = 2
+_LOOK_SECONDS = 0.5
 
 
 def train_experiment(
@@ -21,13 +26,17 @@ def train_experiment(
     folder: Path,
     cache: Path,
     machines: Sequence[Mapping[str, float]],
+    on_cluster: bool,
     workers: int,
+    min_workers: int | None,
     cpus: float,
     gpus: float | None,
     decoding: Progress | None,
     say: Report,
 ) -> Metrics:
     """Train into `folder`, resuming what it holds; returns the last epoch's metrics.
+
+    One worker trains in this process, or where a cluster's `machines` have what it needs.
 
     Raises:
         ValueError: workers that can never be placed, or a folder of another experiment.
@@ -38,20 +47,54 @@ def train_experiment(
         )
     folder = folder.expanduser().resolve()
     has_gpus = any(node.get("GPU", 0) > 0 for node in machines)
-    need = Need(cpus, float(has_gpus) if gpus is None else gpus, 1.5 * GIB, workers)
+    need = Need(cpus, float(has_gpus) if gpus is None else gpus, 1.5 * GIB, workers, min_workers)
     concurrent_trials(need, machines)
     videos = prepare(plan_videos(experiment, cache=cache), cache=cache, progress=decoding)
     prepare_cached([(experiment, videos)], gpus=need.gpus, progress=decoding)
-    if workers == 1:
-        torch.set_num_threads(max(1, int(machines[0].get("CPU", 1))))
-        return Run.start(experiment, videos, folder=folder).fit(say)
+    if workers > 1 or on_cluster:
+        return _train_elsewhere(experiment, videos, folder=folder, need=need, say=say)
+    torch.set_num_threads(max(1, int(machines[0].get("CPU", 1))))
+    return Run.start(experiment, videos, folder=folder).fit(say)
+
+
+def _train_elsewhere(
+    experiment: ExperimentConfig, videos: Videos, *, folder: Path, need: Need, say: Report
+) -> Metrics:
     videos_file = folder / f"videos-{videos_key(experiment)}.json"
     videos.save(videos_file)
-    zero_shot = folder / "zero_shot.json"
-    train_distributed(experiment, videos_file, folder=folder, zero_shot=zero_shot, need=need, hparams={})
-    history = [
-        json.loads(line) for line in (folder / "history.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
-    for metrics in history:
-        say(metrics)
-    return dict(history[-1])
+    with _telling(folder, say):
+        train_distributed(
+            experiment, videos_file, folder=folder, zero_shot=folder / "zero_shot.json",
+            need=need, hparams={}, max_failures=_MAX_FAILURES,
+        )  # fmt: skip
+    return dict(_history(folder)[-1])
+
+
+@contextlib.contextmanager
+def _telling(folder: Path, say: Report) -> Iterator[None]:
+    """Say each epoch of a run that other processes write, as it comes."""
+    told, ended = len(_history(folder)), threading.Event()
+
+    def follow() -> None:
+        nonlocal told
+        is_last = False
+        while not is_last:
+            is_last = ended.wait(_LOOK_SECONDS)
+            for metrics in _history(folder)[told:]:
+                say(metrics)
+                told += 1
+
+    follower = threading.Thread(target=follow)
+    follower.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        follower.join()
+
+
+def _history(folder: Path) -> list[Metrics]:
+    path = folder / "history.jsonl"
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -1,5 +1,6 @@
 """Ray Train around the loop: N workers of one run, DDP over the adapter, resumed after a lost worker."""
 
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,12 +9,29 @@ from typing import Any
 import ray.train
 import torch
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.v2._internal.execution.scaling_policy.autoscaling_coordinator_client import (
+    TrainAutoscalingCoordinatorClient,
+)
 
+from evclip_ray.artifacts import write_text
 from evclip_ray.training.at_work import tell_runs
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.placement import Need
 
-_RECORDS = ".ray"
+_RECORDS, _RESERVATION = ".ray", "reservation"
+_SETTINGS = {
+    # The controller takes one report a poll; its own 2 s would pace fast epochs.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    # What was decided by the machines of before a loss finds no place, and holds a group up for so long.
+    # Ray looks at the machines every 20 s: decided anew any sooner it would be the same.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30",
+}
+"""Read by Ray where the group is started from, which may be a node of a cluster; a user's own stand."""
+_RESIZE_SECONDS = 60.0
+"""How often a group looks whether machines have joined."""
+_PLACEMENTS = 20
+"""Times that a group may find no place, of 30 s each: ten minutes for a machine to come in a lost one's
+place. Without a limit it would be tried for ever."""
 
 
 def train_distributed(
@@ -24,11 +42,15 @@ def train_distributed(
     zero_shot: Path,
     need: Need,
     hparams: Mapping[str, Any],
+    max_failures: int,
     in_tune: bool = False,
 ) -> None:
-    """Train over `need.workers` processes; history and checkpoints are written to `folder`.
+    """Train over a group of processes; history and checkpoints are written to `folder`.
 
-    A lost worker restarts the group from the last epoch's checkpoint. `in_tune` passes every
+    A lost worker restarts the group from the last epoch's checkpoint, `max_failures` times. With fewer
+    workers at least than at most, it goes on with those that have a place, and grows again where
+    machines join: looked at every minute, at the cost of the epoch that it is in. The numbers are the
+    same whatever their count, to rounding; only dropout and mixup draw otherwise. `in_tune` passes every
     epoch's metrics on to the Tune trial that this is called from.
 
     Raises:
@@ -47,25 +69,44 @@ def train_distributed(
         "hparams": dict(hparams),
         "threads": max(1, int(need.cpus)),
     }
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
     trainer = TorchTrainer(
         _train_worker,
         train_loop_config=config,
         torch_config=TorchConfig(backend="nccl" if need.gpus else "gloo"),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=need.workers, use_gpu=need.gpus > 0, resources_per_worker=dict(need.resources)
+            num_workers=need.workers if need.fewest == need.workers else (need.fewest, need.workers),
+            use_gpu=need.gpus > 0,
+            resources_per_worker=dict(need.resources),
+            elastic_resize_monitor_interval_s=_RESIZE_SECONDS,
         ),
         run_config=ray.train.RunConfig(
             name=_RECORDS,
             storage_path=str(folder),
-            # Without a limit, a group that finds no place would be tried again for ever.
-            failure_config=ray.train.FailureConfig(max_failures=2, controller_failure_limit=3),
+            failure_config=ray.train.FailureConfig(
+                max_failures=max_failures, controller_failure_limit=_PLACEMENTS
+            ),
             callbacks=callbacks,
         ),
     )
+    release_places(folder)
+    write_text(folder / _RECORDS / _RESERVATION, f"train-{trainer.train_run_context.run_id}")
     try:
         trainer.fit()
     finally:
         # Ray Train's own records; the run's are written by the loop, beside it.
+        shutil.rmtree(folder / _RECORDS, ignore_errors=True)
+
+
+def release_places(folder: Path) -> None:
+    """Give back what a group that was killed has reserved, if one was.
+
+    Ray would keep the places for it, and from elastic groups, for three minutes.
+    """
+    reservation = folder / _RECORDS / _RESERVATION
+    if reservation.is_file():
+        TrainAutoscalingCoordinatorClient(reservation.read_text(encoding="utf-8")).cancel_resource_request()
         shutil.rmtree(folder / _RECORDS, ignore_errors=True)
 
 

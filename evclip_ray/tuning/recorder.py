@@ -6,6 +6,7 @@ from typing import Any
 
 from ray import tune
 
+from evclip_ray.training.trainer import release_places
 from evclip_ray.tuning.stopping import Stops
 from evclip_ray.tuning.study import StudyFolder
 
@@ -51,6 +52,7 @@ class Recorder(tune.Callback):
 
     def _end(self, trial: Any, state: str, error: str | None) -> None:
         name = trial.config["folder"]
+        release_places(self._folder.trial(name))
         self._folder.finish(name, state, error)
         self._on_event("ended", name, {**trial.last_result, "state": state, "error": error})
 

@@ -63,7 +63,9 @@ def _train(config: dict[str, Any]) -> None:
     need = Need(**config["need"])
     if need.workers > 1:
         experiment, videos_file, places = _task(config)
-        train_distributed(experiment, videos_file, need=need, in_tune=True, **places)
+        train_distributed(
+            experiment, videos_file, need=need, max_failures=config["max_failures"], in_tune=True, **places
+        )
         return
     torch.set_num_threads(max(1, int(need.cpus)))
     start_run(config).fit(lambda metrics: tune.report(objective(metrics)))

@@ -26,14 +26,13 @@ def _history(folder):
 def test_two_processes_train_a_run_with_the_numbers_of_one(make_experiment, tiny_videos, tmp_path):
     # Parts of different sizes: 18 training videos in batches of at most 7.
     experiment = make_experiment(
-        optim__batch_size=7, data__augment__brightness=0.2, data__augment__contrast=0.2,
+        optim__epochs=1, optim__batch_size=7, data__augment__brightness=0.2, data__augment__contrast=0.2,
         data__augment__low_light=0.5,
     )  # fmt: skip
     tiny_videos.save(tmp_path / "videos.json")
     Run.start(experiment, tiny_videos, folder=tmp_path / "alone").fit(lambda metrics: None)
     torch.multiprocessing.spawn(_worker, args=(2, tmp_path, experiment.model_dump(mode="json")), nprocs=2)
     alone, shared = _history(tmp_path / "alone"), _history(tmp_path / "shared")
-    assert len(alone) == len(shared) == 3
-    for mine, theirs in zip(alone, shared, strict=True):
-        for key in ("train_loss", "grad_norm", "val_loss", "val_top1"):
-            np.testing.assert_allclose(theirs[key], mine[key], rtol=1e-3, err_msg=f"{mine['epoch']}: {key}")
+    assert len(alone) == len(shared) == 1
+    for key in ("train_loss", "grad_norm", "val_loss", "val_top1"):
+        np.testing.assert_allclose(shared[0][key], alone[0][key], rtol=1e-4, err_msg=key)

@@ -8,6 +8,10 @@ import threading
 import time
 
 import pytest
+import ray
+from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import (
+    get_or_create_autoscaling_coordinator,
+)
 
 from evclip_ray.cluster import connect
 from evclip_ray.training.placement import GIB, Need
@@ -49,11 +53,14 @@ def test_a_killed_worker_of_a_group_costs_at_most_the_epoch_it_was_in(make_exper
     tiny_videos.save(tmp_path / "videos.json")
     folder = tmp_path / "run"
     before = set(_worker_pids())
-    killed = []
+    killed, reserved = [], []
 
     def kill_one():
         for _ in range(1200):
             if (folder / "history.jsonl").is_file():
+                name = (folder / ".ray" / "reservation").read_text()
+                coordinator = get_or_create_autoscaling_coordinator()
+                reserved.append(ray.get(coordinator.get_reserved_resources.remote(name)))
                 killed.extend(sorted(set(_worker_pids()) - before)[:1])
                 if killed:
                     os.kill(killed[0], signal.SIGKILL)
@@ -64,8 +71,10 @@ def test_a_killed_worker_of_a_group_costs_at_most_the_epoch_it_was_in(make_exper
     with connect(num_cpus=2, dashboard=True):
         train_distributed(
             experiment, tmp_path / "videos.json", folder=folder, zero_shot=folder / "zero_shot.json",
-            need=Need(1, 0, 0.5 * GIB, workers=2), hparams={},
+            need=Need(1, 0, 0.5 * GIB, workers=2), hparams={}, max_failures=1,
         )  # fmt: skip
     assert killed
+    assert reserved[0], "the places of a group are not kept under the name that is written down"
+    assert not (folder / ".ray").exists()
     epochs = [json.loads(line)["epoch"] for line in (folder / "history.jsonl").read_text().splitlines()]
     assert epochs == list(range(1, 31))
