@@ -117,14 +117,15 @@ def _parts(ladder: Ladder) -> Chart:
         .encode(
             x=alt.X("sum(gmac):Q", title="GMAC of one video", axis=alt.Axis(format="~g", tickCount=6)),
             y=alt.Y("rung:N", title="rung", sort=list(dict.fromkeys(frame["rung"]))),
-            color=alt.Color("part:N", title="part"),
+            # Two of their names beside each other are wider than a phone.
+            color=alt.Color("part:N", title="part", legend=alt.Legend(columns=1)),
             tooltip=tips("rung:N", "part:N", "gmac:Q"),
         )
     )
     return Chart(
         "gmac_by_part", "Where the work is", bars, {"gmac_by_part": frame},
         "Multiply-accumulates (1 MAC = 2 FLOP), counted, attention included.", ("costs.csv",),
-        height=120 + 34 * frame["rung"].nunique(),
+        height=110 + 34 * frame["rung"].nunique() + 16 * frame["part"].nunique(),
     )  # fmt: skip
 
 
