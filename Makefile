@@ -16,8 +16,9 @@ $(VENV)/.installed: setup.py
 quickstart: install
 	$(BIN)/evclip-ray tune search_spaces/quickstart.yaml
 
+# A file's tests stay together: they share its Ray. Each process has some 1.5 GB.
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 slow gpu weights cluster: install
 	$(BIN)/python -m pytest -m $@

@@ -52,6 +52,7 @@ setup(
         "dev": [
             "pytest>=9.0",
             "pytest-timeout>=2.4",
+            "pytest-xdist>=3.8",
             "ruff>=0.17",
             "mypy>=2.4",
             "types-PyYAML",

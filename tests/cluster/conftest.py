@@ -87,7 +87,7 @@ def local_cluster():
         FOLDER=str(folder), PORT=str(cluster.port), CLIENT_PORT=str(cluster.client_port),
         DASHBOARD_PORT=str(cluster.dashboard_port),
     )  # fmt: skip
-    log = folder.with_suffix(".out")
+    log = Path(f"{folder}.out")
     with log.open("w") as stream:
         process = subprocess.Popen(
             ["bash", ROOT / "cluster" / "local.sh"], env=environment,
