@@ -51,6 +51,8 @@ class StudyFolder:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        # A study of a thousand trials has its table written a thousand times.
+        self._ended: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {}
 
     def trial(self, name: str) -> Path:
         """The folder of a trial."""
@@ -163,16 +165,21 @@ class StudyFolder:
     def trials(self) -> Iterator[dict[str, Any]]:
         """The record of every trial that has begun: point, history, and how it ended if it has."""
         for folder in sorted((self.root / "trials").glob("trial-*")):
-            if not (folder / "point.json").is_file():
-                continue
-            ended = read_json(folder / "result.json") if (folder / "result.json").is_file() else {}
-            yield {
-                "trial": folder.name,
-                "overrides": read_json(folder / "point.json")["overrides"],
-                "state": ended.get("state", "running"),
-                "error": ended.get("error"),
-                "history": _history(folder),
-            }
+            if (folder / "point.json").is_file():
+                yield self._read_trial(folder)
+
+    def _read_trial(self, folder: Path) -> dict[str, Any]:
+        """The record of one trial; of one that has ended, read again only where its files are new."""
+        result = folder / "result.json"
+        if not result.is_file():
+            return _record(folder, {})
+        files = (result, folder / "history.jsonl")
+        stamp = tuple(path.stat().st_mtime_ns for path in files if path.is_file())
+        known, record = self._ended.get(folder.name, ((), {}))
+        if known != stamp:
+            record = _record(folder, read_json(result))
+            self._ended[folder.name] = stamp, record
+        return record
 
     def begin(self, name: str, overrides: Mapping[str, Any]) -> None:
         """Write the point of a trial, before anything of it can fail; a paused one is under way again."""
@@ -216,6 +223,16 @@ def _copy_folder(source: Path, target: Path) -> None:
     for item in sorted(source.iterdir()):
         with replacing(target / item.name) as temporary:
             shutil.copyfile(item, temporary)
+
+
+def _record(folder: Path, ended: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "trial": folder.name,
+        "overrides": read_json(folder / "point.json")["overrides"],
+        "state": ended.get("state", "running"),
+        "error": ended.get("error"),
+        "history": _history(folder),
+    }
 
 
 def _history(folder: Path) -> list[dict[str, Any]]:
