@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import ray
 import ray.train
 import torch
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
 from ray.train.v2._internal.execution.scaling_policy.autoscaling_coordinator_client import (
     TrainAutoscalingCoordinatorClient,
 )
@@ -19,6 +21,7 @@ from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.placement import Need
 
 _RECORDS, _RESERVATION = ".ray", "reservation"
+_ADDRESS = "RAY_ADDRESS"
 _SETTINGS = {
     # The controller takes one report a poll; its own 2 s would pace fast epochs.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
@@ -71,6 +74,9 @@ def train_distributed(
     }
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
+    # Whoever frees the places of a stopped group asks Ray by address, which it must be told where other
+    # Rays run in the same machine.
+    ENV_VARS_TO_PROPAGATE.add(_ADDRESS)
     trainer = TorchTrainer(
         _train_worker,
         train_loop_config=config,
@@ -92,9 +98,15 @@ def train_distributed(
     )
     release_places(folder)
     write_text(folder / _RECORDS / _RESERVATION, f"train-{trainer.train_run_context.run_id}")
+    before = os.environ.get(_ADDRESS)
+    os.environ[_ADDRESS] = ray.get_runtime_context().gcs_address
     try:
         trainer.fit()
     finally:
+        if before is None:
+            del os.environ[_ADDRESS]
+        else:
+            os.environ[_ADDRESS] = before
         # Ray Train's own records; the run's are written by the loop, beside it.
         shutil.rmtree(folder / _RECORDS, ignore_errors=True)
 

@@ -14,9 +14,6 @@ from pathlib import Path
 
 from tests.cluster.conftest import command_line, end, shell_environment
 
-# A killed node refuses its head's questions: 5 of them a second apart, not three.
-_QUICK = {"RAY_health_check_initial_delay_ms": "0", "RAY_health_check_period_ms": "1000"}
-
 
 def quiet_port():
     """A free port that no outgoing connection is given meanwhile: those are from 32768 on."""
@@ -64,7 +61,7 @@ class KillableCluster:
         self.folder = Path(tempfile.mkdtemp(prefix="evk.", dir="/tmp"))
         self.address = f"127.0.0.1:{quiet_port()}"
         # With several clusters in one machine Ray's own helpers ask any of them, unless told.
-        self.environment = shell_environment(RAY_AUTH_MODE="disabled", RAY_ADDRESS=self.address, **_QUICK)
+        self.environment = shell_environment(RAY_AUTH_MODE="disabled", RAY_ADDRESS=self.address)
         self.nodes = []
         port = self.address.rpartition(":")[2]
         self.head = Node(
