@@ -18,8 +18,7 @@ FLOORS = {
     "cli": 8, "terminal": 8,
 }  # fmt: skip
 MAY_IMPORT_RAY = {
-    "data/shards.py", "data/nodes.py", "features/extract.py", "features/quiet.py",
-    "training/trainer.py", "training/at_work.py",
+    "data/shards.py", "data/nodes.py", "features/extract.py", "training/trainer.py", "training/at_work.py",
     "tuning/tuner.py", "tuning/search.py", "tuning/scheduler.py", "tuning/stopping.py",
     "tuning/preparation.py", "tuning/recorder.py", "tuning/trial.py", "tuning/packs.py",
     "tuning/packed_trial.py",

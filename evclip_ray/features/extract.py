@@ -21,7 +21,6 @@ from evclip_ray.config import ConfigError
 from evclip_ray.data.shards import ShardSet
 from evclip_ray.exclusive import building
 from evclip_ray.features.encode import Job, ViewJob, is_done, run
-from evclip_ray.features.quiet import hush_restart_warning
 from evclip_ray.features.spec import FeatureSpec
 
 log = logging.getLogger(__name__)
@@ -80,7 +79,6 @@ def _extract(missing: list[Job], total: int, gpus_per_actor: float, progress: Pr
 
     if not ray.is_initialized():
         raise ValueError("preparing features needs Ray, which is not started: call ray.init() first")
-    hush_restart_warning()
     pool = plan_pool([node["Resources"] for node in ray.nodes() if node["Alive"]], gpus_per_actor)
     actors = min(pool.actors, len(missing))
     log.info("making %d of %d feature files by %d actors", len(missing), total, actors)
