@@ -1,5 +1,6 @@
 """A study that ends early and goes on, points that come again, and a folder that is in use."""
 
+import functools
 import json
 import os
 import signal
@@ -15,7 +16,13 @@ from evclip_ray.tuning import stopping
 from evclip_ray.tuning.stopping import Stops
 from evclip_ray.tuning.study import StudyFolder
 
-ONE_AT_A_TIME = [{"CPU": 1.0, "memory": 8.0 * GIB}]
+ONE_AT_A_TIME = [{"CPU": 2.0, "memory": 8.0 * GIB}]
+
+
+@pytest.fixture
+def study(study):
+    """Its trials run one at a time, as each takes both CPUs."""
+    return functools.partial(study, cpus=2)
 
 
 def run(study, on_event=lambda *event: None):
