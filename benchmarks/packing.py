@@ -29,8 +29,9 @@ from evclip_ray.cluster import connect
 from evclip_ray.training.build import autocast_dtype, pick_device
 from evclip_ray.training.cached import prepare_cached
 from evclip_ray.training.experiment import ExperimentConfig
-from evclip_ray.training.loop import Epoch, Pausing, Run
+from evclip_ray.training.loop import Run
 from evclip_ray.training.pack import Pack
+from evclip_ray.training.pauses import Epoch, Pausing
 from evclip_ray.training.videos import Videos, plan_videos, prepare
 
 ALONE, PACKED, PROCESSES = "one after the other", "pack", "processes at once"

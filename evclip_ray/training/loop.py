@@ -41,6 +41,7 @@ from evclip_ray.training.checkpoint import (
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.mask_watch import MaskWatch
 from evclip_ray.training.optim import learning_rate, make_optimizer
+from evclip_ray.training.pauses import Epoch, Loss, Metrics, Pause, Pausing
 from evclip_ray.training.tensorboard import BoardWriter
 from evclip_ray.training.video_scores import VideoScores
 from evclip_ray.training.videos import Videos
@@ -48,31 +49,11 @@ from evclip_ray.training.workers import Workers, summed
 
 log = logging.getLogger(__name__)
 
-Metrics = dict[str, Any]
 Report = Callable[[Metrics], None]
 
 
 class Diverged(ArithmeticError):
     """The loss or the logits are no longer numbers."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Loss:
-    """A pause of a run until `value` has gone backward."""
-
-    value: Tensor
-
-
-@dataclasses.dataclass(frozen=True)
-class Epoch:
-    """A pause of a run until the `metrics` of an epoch have been heard."""
-
-    metrics: Metrics
-
-
-Pause = Ask | Loss | Epoch
-Pausing = Generator[Pause, Any, Metrics]
-"""A computation of a run that pauses, and returns metrics."""
 
 
 @dataclasses.dataclass

@@ -26,7 +26,8 @@ from torch import Tensor
 
 from evclip_ray.evaluation.evaluate import autocast
 from evclip_ray.models.asks import Ask
-from evclip_ray.training.loop import Epoch, Loss, Metrics, Pause, Pausing, Run
+from evclip_ray.training.loop import Run
+from evclip_ray.training.pauses import Epoch, Loss, Metrics, Pause, Pausing
 
 log = logging.getLogger(__name__)
 

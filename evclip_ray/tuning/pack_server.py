@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from evclip_ray.training.at_work import tell_runs
-from evclip_ray.training.loop import Epoch, Metrics
 from evclip_ray.training.pack import Event, Failed, Pack
+from evclip_ray.training.pauses import Epoch, Metrics
 from evclip_ray.tuning.trial import failure, objective, release_memory, start_run, trial_folder
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,8 @@ from evclip_ray.artifacts import read_json, write_text
 from evclip_ray.training.at_work import tell_runs
 from evclip_ray.training.baseline import videos_key, zero_shot_key
 from evclip_ray.training.experiment import ExperimentConfig
-from evclip_ray.training.loop import Metrics, Run
+from evclip_ray.training.loop import Run
+from evclip_ray.training.pauses import Metrics
 from evclip_ray.training.placement import Need
 from evclip_ray.training.trainer import train_distributed
 from evclip_ray.training.videos import Videos

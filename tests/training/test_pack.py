@@ -9,8 +9,9 @@ from safetensors.torch import load_file
 from evclip_ray.models.asks import AskFrameFeatures, AskVideoMap
 from evclip_ray.training.build import build_method
 from evclip_ray.training.experiment import ExperimentConfig
-from evclip_ray.training.loop import Epoch, Run
+from evclip_ray.training.loop import Run
 from evclip_ray.training.pack import Ended, Pack
+from evclip_ray.training.pauses import Epoch
 
 DEVICE = torch.device("cpu")
 
