@@ -179,6 +179,7 @@ def test_nothing_of_the_test_split_is_decoded_by_a_study(call, space, tmp_path, 
     assert splits == {"train", "val"}
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_is_done_and_prints_the_command_that_goes_on(space, tmp_path, tiny_cache):
     study = tmp_path / "study"
     command = [

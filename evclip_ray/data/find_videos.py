@@ -10,15 +10,20 @@ from evclip_ray.data import storage
 from evclip_ray.data.frame_folder import frame_names
 from evclip_ray.data.storage import Place
 
-VIDEO_SUFFIXES = frozenset(
-    (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ts", ".gif")
+_SUFFIXES = frozenset(
+    ("mp4", "m4v", "mov", "avi", "mkv", "webm", "mpg", "mpeg", "wmv", "flv", "3gp", "ts", "gif")
 )
 
 
 class Found(NamedTuple):
-    """A video under a folder, relative to it. `num_frames`: of a folder of frames; None of a file."""
+    """A video under a folder, relative to it.
+
+    `stem`: the name of the file without its suffix, or of the folder. `num_frames`: of a folder of frames;
+    None of a file.
+    """
 
     path: str
+    stem: str
     num_frames: int | None = None
 
 
@@ -29,18 +34,18 @@ def find_videos(root: Place) -> Iterator[Found]:
         StorageError: see `storage`.
     """
     for folder, names in _walk(root):
-        files = [name for name in names if stem(name) != name]
-        yield from (Found(f"{folder}/{name}" if folder else name) for name in files)
+        files = [(name, front) for name in names if (front := stem(name)) != name]
+        yield from (Found(f"{folder}/{name}" if folder else name, front) for name, front in files)
         # Pictures beside videos are no frames.
         num_frames = 0 if files else _num_frames(names)
         if folder and num_frames:
-            yield Found(folder, num_frames)
+            yield Found(folder, stem(folder.rpartition("/")[2]), num_frames)
 
 
 def stem(name: str) -> str:
     """A file's name without the suffix of a video; the name itself if it has none."""
     front, _, end = name.rpartition(".")
-    return front if front and f".{end.lower()}" in VIDEO_SUFFIXES else name
+    return front if front and end.lower() in _SUFFIXES else name
 
 
 def _walk(root: Place) -> Iterator[tuple[str, list[str]]]:

@@ -90,7 +90,9 @@ def _tidied(table: pa.Table, root: Place) -> pa.Table:
     inside = pc.starts_with(table["path"], prefix)
     relative = pc.utf8_slice_codeunits(table["path"], len(prefix))
     paths = pc.if_else(inside, relative, table["path"])
-    return _with(table, "path", pc.replace_substring_regex(paths, r"^(\./+)+", ""))
+    if pc.any(pc.starts_with(paths, "./")).as_py():
+        paths = pc.replace_substring_regex(paths, r"^(\./+)+", "")
+    return _with(table, "path", paths)
 
 
 def _with(table: pa.Table, name: str, values: Any) -> pa.Table:

@@ -276,6 +276,7 @@ def test_actors_are_as_many_as_every_node_has_room_for():
     assert plan_pool([{}], 1.0).actors == 1
 
 
+@pytest.mark.slow
 def test_new_videos_and_another_network_cost_only_themselves(listed, shards, made, tmp_path):
     store, folder = tmp_path / "store", tmp_path / "shards"
     few = prepare_shards(listed, range(8), view=shards.view, folder=folder, num_views=2, rows_per_shard=4)

@@ -130,6 +130,7 @@ def test_a_ladder_leaves_a_study_a_rung_and_the_tables(ladder, tiny_cache, tiny_
         LadderRun(ladder(fixed={"optim.weight_decay": 0.5}), root, cache=tiny_cache).plan(MACHINES)
 
 
+@pytest.mark.slow
 def test_a_rung_that_fails_is_said_and_the_others_go_on(ladder, tiny_cache, tiny_videos, local_ray, tmp_path):
     root = tmp_path / "ladder"
     over = {"backbone.pretrained": ["no_such_weights.pt", "random"]}
@@ -167,6 +168,7 @@ def test_a_rung_that_raises_is_tried_again_and_an_interrupted_one_is_the_last(
     assert table(root, "ladder")[2]["state"] == "finished", "an earlier call's word stays"
 
 
+@pytest.mark.slow
 def test_a_single_rung_is_a_ladder_and_another_can_be_added(
     ladder, tiny_cache, tiny_videos, local_ray, tmp_path
 ):

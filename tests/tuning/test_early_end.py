@@ -67,6 +67,7 @@ def test_no_trial_starts_when_the_time_is_up_before_the_first(study, tmp_path):
     assert outcome.out_of_time
 
 
+@pytest.mark.slow
 def test_a_point_that_comes_again_is_run_with_another_seed_and_judged_by_the_mean(study, tmp_path):
     root, search, short = tmp_path / "study", {"optim.lr": {"choice": [1e-3]}}, {"optim.epochs": 1}
     outcome = run(study(root, search=search, fixed=short, trials=2))
@@ -132,7 +133,10 @@ def test_a_trial_that_ends_by_itself_is_not_paused():
     assert not stops.is_paused("b", {"epoch": 4})
 
 
-def test_the_first_ctrl_c_ends_the_study_and_the_next_one_is_pythons_own():
+def test_the_first_ctrl_c_ends_the_study_and_the_next_one_is_pythons_own(request):
+    # A shell that starts the tests in the background has SIGINT ignored.
+    request.addfinalizer(functools.partial(signal.signal, signal.SIGINT, signal.getsignal(signal.SIGINT)))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     stops = Stops(None, max_epochs=4)
     with stops.on_interrupt():
         signal.raise_signal(signal.SIGINT)

@@ -38,6 +38,7 @@ def run(tiny_manifest, tiny_cache, tiny_videos, local_ray, debug_settings, tmp_p
     return run
 
 
+@pytest.mark.slow
 def test_a_packed_study_has_the_rows_of_an_unpacked_one_and_a_failing_trial_is_alone_in_it(run, tmp_path):
     # Eight heads do not divide the generator's channels when a trial draws 7.
     search = {"method.mask.heads": {"choice": [8, 7]}, "optim.lr": {"loguniform": [1e-3, 1e-2]}}

@@ -63,6 +63,7 @@ def test_a_study_leaves_a_leaderboard_a_best_config_and_the_best_checkpoint(stud
     assert not (root / ".ray").exists()
 
 
+@pytest.mark.slow
 def test_a_trial_that_is_lost_without_a_word_is_asked_again_in_the_same_call(study, tmp_path, monkeypatch):
     asked = []
 
@@ -203,6 +204,7 @@ def test_an_interrupted_point_is_asked_again_in_its_own_folder(study, tmp_path):
     assert all(t.state.is_finished() for t in optuna_study(root).trials)
 
 
+@pytest.mark.slow
 def test_one_seed_gives_the_same_points(study, tmp_path):
     points = []
     for name in ("a", "b"):
@@ -220,6 +222,7 @@ def test_one_seed_gives_the_same_points(study, tmp_path):
     assert points[0] == points[1]
 
 
+@pytest.mark.slow
 def test_a_study_with_a_bank_makes_the_features_of_its_trials_once(study, tiny_cache, tmp_path):
     fixed = {"data.bank": 2, "optim.epochs": 2}
     first = study(tmp_path / "first", trials=3, scheduler="none", fixed=fixed)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-_WHOLE = re.compile(r"[+-]?[0-9]+")
+_SIGNED = re.compile(r"[+-][0-9]+")
 
 
 class ListError(ValueError):
@@ -111,8 +111,8 @@ def read_table(path: Path, columns: Sequence[str], *, delimiter: str = ",") -> I
     reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter, strict=True)
     header: list[str] | None = None
     found = False
-    while (cells := _next_row(reader, path)) is not None:
-        cells = [cell.strip() for cell in cells]
+    for row in _rows(reader, path):
+        cells = [cell.strip() for cell in row]
         line = Line(path, reader.line_num, delimiter.join(cells))
         if not any(cells):
             continue
@@ -150,7 +150,7 @@ def whole_number(line: Line, text: str, what: str) -> int:
     Raises:
         ListError: it is none; `what` it should be is named.
     """
-    if not _WHOLE.fullmatch(text):
+    if not (text.isascii() and text.isdecimal()) and not _SIGNED.fullmatch(text):
         raise line.error(f"{what} must be a whole number, got {text!r}")
     return int(text)
 
@@ -167,11 +167,10 @@ def class_index(line: Line, text: str, count: int, *, first: int = 0) -> int:
     return number - first
 
 
-def _next_row(reader: Any, path: Path) -> list[str] | None:
+def _rows(reader: Any, path: Path) -> Iterator[list[str]]:
     try:
-        cells: list[str] | None = next(reader, None)
+        yield from reader
     except csv.Error as error:
         raise ListError(
             f"{path}, line {reader.line_num}: not a valid CSV ({error}); check its quotes"
         ) from None
-    return cells

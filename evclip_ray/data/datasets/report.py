@@ -121,11 +121,10 @@ class _Collected:
             self._missing.append(row.path)
             return
         part = self._part(row, path)
-        key = (path, row.split, *part)
-        if key in self._kept:
-            self._duplicates.append(f"{row.line.where}: {path} is in {self._kept[key].where} too")
+        earlier = self._kept.setdefault((path, row.split, *part), row.line)
+        if earlier is not row.line:
+            self._duplicates.append(f"{row.line.where}: {path} is in {earlier.where} too")
             return
-        self._kept[key] = row.line
         group = row.group or (facts.group if facts and self._groups_from_names else None)
         self._rows.append((path, self._classes[row.label], row.split, group, *part))
 
@@ -148,7 +147,7 @@ class _Collected:
 
     def _compare(self, row: Listed, said: str | None) -> None:
         label = self._classes[row.label]
-        if said and plain(said) != plain(label):
+        if said and said != label and plain(said) != plain(label):
             told = f"{row.path} is labelled {label!r}, its name says {said!r}"
             self._mislabelled.append(f"{row.line.where}: {told}")
 

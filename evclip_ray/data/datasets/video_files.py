@@ -28,14 +28,14 @@ class VideoFiles:
         self.num_frames: dict[str, int] = {}
         self.unreadable: list[str] = []
         self._by_name: dict[str, list[str]] = collections.defaultdict(list)
-        for path, num_frames in find_videos(self.root):
+        for path, name, num_frames in find_videos(self.root):
             if not _is_utf8(path):
                 self.unreadable.append(path.encode("utf-8", "backslashreplace").decode())
                 continue
             self.paths.add(path)
             if num_frames is not None:
                 self.num_frames[path] = num_frames
-            self._by_name[stem(path.rpartition("/")[2])].append(path)
+            self._by_name[name].append(path)
 
     def find(self, listed: str, *, frames: bool = False) -> str | None:
         """The video that a list means by `listed`, None if there is none.
@@ -51,8 +51,10 @@ class VideoFiles:
         if listed in self.paths:
             return listed
         folder, _, name = listed.rstrip("/").rpartition("/")
-        wanted = [plain(part) for part in reversed(folder.split("/"))] if folder else []
         named = self._by_name.get(stem(name), [])
+        if not folder and len(named) == 1:
+            return named[0]
+        wanted = [plain(part) for part in reversed(folder.split("/"))] if folder else []
         best = 1 if wanted else 0
         found: list[str] = []
         for path in [path for path in named if (path in self.num_frames) == frames] or named:
