@@ -1,21 +1,23 @@
-"""Which videos go into one shard, neighbours in the manifest, and which shards into one task.
+"""Which videos go into one shard, neighbours in the manifest, and how many tasks write the shards.
 
 The work of a video is told by what is known without opening it, so that 650,000 rows are planned in
 seconds. It is counted in frames: those of the video or of its part, as they are decoded to reach the
 sampled ones, and the sampled ones, as these are also converted.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-# Long enough that starting a task costs little beside it (about ten seconds at 320 x 240), short enough
-# that the last one is not waited for, and that a kill loses little.
+# About ten seconds at 320 x 240: short enough that the last one is not waited for, and that a kill loses
+# little.
 _SHARD_FRAMES = 20_000
-# What is done between two reports of progress, a minute or two.
-_TASK_FRAMES = 8 * _SHARD_FRAMES
+# What a task does at least, a minute or two, if there is so much: starting one costs little beside it, and
+# another study need not wait long for its CPU.
+TASK_FRAMES = 8 * _SHARD_FRAMES
 # Without a header read: videos of data sets have about 1 Mbit and 30 frames a second.
 _FRAMES_A_SECOND, _BYTES_A_FRAME = 30, 4_000
 
@@ -53,21 +55,15 @@ def cut(work: Sequence[float] | NDArray[np.float64], *, max_rows: int) -> list[s
     return _slices(bounds, len(work))
 
 
-def share(work: Sequence[float], *, processes: int) -> list[slice]:
-    """The shards of each task, longest first: many at first, as each task costs time, and one at the end.
+def count_tasks(work: Sequence[float], *, processes: int) -> int:
+    """Tasks that write all shards, each one by one until it has done `TASK_FRAMES` or none is left.
 
-    >>> share([1] * 8, processes=2)
-    [slice(0, 2, None), slice(2, 3, None), slice(3, 4, None), ..., slice(7, 8, None)]
+    One more for each process than there are full ones, so that those that begin last are not waited for.
+
+    >>> count_tasks([20_000] * 16, processes=2), count_tasks([20_000], processes=2)
+    (4, 1)
     """
-    bounds = [0]
-    remaining, done = float(sum(work)), 0.0
-    for shard, frames in enumerate(work):
-        if shard > bounds[-1] and done + frames > min(remaining / (2 * processes), _TASK_FRAMES):
-            bounds.append(shard)
-            remaining -= done
-            done = 0.0
-        done += frames
-    return _slices(bounds, len(work))
+    return min(len(work), math.ceil(sum(work) / TASK_FRAMES) + processes)
 
 
 def _slices(bounds: list[int], stop: int) -> list[slice]:

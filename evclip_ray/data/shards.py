@@ -1,8 +1,9 @@
 """Manifest -> Ray Data -> shards of decoded views.
 
-One row of the Ray dataset is some shards to write. Its task decodes their videos one by one, so that a
-bad one costs nobody else's work. A shard's bytes depend on its inputs only, never on the cluster: a
-preparation that was killed is run again, keeps what is finished, and ends with the same files.
+Each task of the Ray dataset takes one shard after another from a queue, so that none waits for the
+others and all end together. It decodes their videos one by one, so that a bad one costs nobody else's
+work. A shard's bytes depend on its inputs only, never on the cluster: a preparation that was killed is
+run again, keeps what is finished, and ends with the same files.
 """
 
 import contextlib
@@ -26,7 +27,8 @@ from evclip_ray.data.decode import decoder_name
 from evclip_ray.data.manifest import Manifest
 from evclip_ray.data.nodes import count_cpus, only_on, require_seen
 from evclip_ray.data.shard_files import ShardJob, is_finished, skip_reasons, write_shard
-from evclip_ray.data.shard_plan import cut, decoding_work, share
+from evclip_ray.data.shard_plan import TASK_FRAMES, count_tasks, cut, decoding_work
+from evclip_ray.data.shard_queue import ShardQueue
 from evclip_ray.data.shard_set import INDEX_SCHEMA, STAGE, ShardSet, open_shards, write_index
 from evclip_ray.data.storage import Place, StorageError
 from evclip_ray.data.view import ViewConfig
@@ -44,29 +46,33 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclasses.dataclass(frozen=True)
-class ShardTask:
-    """Jobs and how they are done: `run` names the preparation, whose attempts at a shard are one story."""
+class Writing:
+    """How shards are written, the same for all tasks.
 
-    jobs: list[ShardJob]
+    `queue`: the actor that gives them out. `run` names the preparation, whose attempts at a shard are one
+    story.
+    """
+
+    queue: Any
     root: Place
     folder: Path
     seconds_per_video: float
     run: str
 
-    def write(self) -> None:
-        """Write the shards that an earlier attempt at this task did not finish."""
-        for job in self._unfinished():
-            require_seen(job, self.root)
-            tried = self.folder / f".{job.file}.{self.run}.attempts"
-            with Attempts(tried, seconds=self.seconds_per_video) as attempts:
-                write_shard(job, root=self.root, folder=self.folder, attempts=attempts)
+    def take(self, task: int, place: int) -> ShardJob | None:
+        """The shard at a place in what a task does, None where it has done all."""
+        # ray.get would give the task's CPU away for as long as it waits.
+        pickled = self.queue.take.remote(task, place).future().result()
+        return None if pickled is None else pickle.loads(pickled)
 
-    def is_done(self) -> bool:
-        """Whether all its shards are there."""
-        return not any(self._unfinished())
-
-    def _unfinished(self) -> Iterator[ShardJob]:
-        return (job for job in self.jobs if not is_finished(self.folder / job.file, job))
+    def write(self, job: ShardJob) -> None:
+        """Write a shard, unless an earlier attempt did."""
+        if is_finished(self.folder / job.file, job):
+            return
+        require_seen(job, self.root)
+        tried = self.folder / f".{job.file}.{self.run}.attempts"
+        with Attempts(tried, seconds=self.seconds_per_video) as attempts:
+            write_shard(job, root=self.root, folder=self.folder, attempts=attempts)
 
 
 def prepare_shards(
@@ -174,25 +180,33 @@ def _write_all(
     if shutil.disk_usage(folder).free < sum(job.num_bytes for job in jobs):
         raise OSError(errno.ENOSPC, "too little space")
     logger.info("%s: writing %d shards by %s", folder, len(jobs), jobs[0].decoder)
-    # What killed a process of an earlier preparation may have been whoever ended that one.
-    run = uuid.uuid4().hex
-    parts = _shared_out(jobs, count_cpus(nodes))
-    tasks = [ShardTask(part, root, folder, seconds_per_video, run) for part in parts]
     try:
-        yield from _run_all(tasks, nodes)
+        yield from _run_all(jobs, root, folder, seconds_per_video, nodes)
     except ray.exceptions.TaskUnschedulableError:
         logger.warning("%s: the nodes for decoding are lost; any node decodes what is left", folder)
-        yield from _run_all([task for task in tasks if not task.is_done()], ())
+        left = [job for job in jobs if not is_finished(folder / job.file, job)]
+        yield from _run_all(left, root, folder, seconds_per_video, ())
 
 
-def _run_all(tasks: list[ShardTask], nodes: Sequence[str]) -> Iterator[int]:
-    """Run the tasks on `nodes`, on any where none is named; yields the number of videos of each."""
+def _run_all(
+    jobs: list[ShardJob], root: Place, folder: Path, seconds_per_video: float, nodes: Sequence[str]
+) -> Iterator[int]:
+    """Write shards on `nodes`, on any where none is named; yields the number of videos of each."""
     import ray.data
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    items = [{"task": pickle.dumps(task)} for task in tasks]
-    blocks = ray.data.from_items(items, override_num_blocks=len(items))
-    dataset = blocks.map(_run, num_cpus=1, **only_on(nodes))
+    # Longest first, so that no long one is waited for while the other processes have nothing left.
+    pickled = [pickle.dumps(job) for job in sorted(jobs, key=lambda job: -job.work)]
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    queue = ray.remote(ShardQueue).options(num_cpus=0, scheduling_strategy=here).remote(pickled)
+    # What killed a process of an earlier preparation may have been whoever ended that one.
+    writing = Writing(queue, root, folder, seconds_per_video, run=uuid.uuid4().hex)
+    count = count_tasks([job.work for job in jobs], processes=count_cpus(nodes))
+    tasks = ray.data.from_items([{"task": number} for number in range(count)], override_num_blocks=count)
+    dataset = tasks.flat_map(_run, fn_kwargs={"writing": writing}, num_cpus=1, **only_on(nodes))
     dataset.context.enable_progress_bars = False
+    # A row is told when it is there, not when there are many.
+    dataset.context.target_max_block_size = 1
     # Another study may have the CPUs for longer than Ray Data would wait.
     dataset.context.execution_no_progress_timeout_s = -1
     for result in dataset.iter_rows():
@@ -203,26 +217,26 @@ def _run_all(tasks: list[ShardTask], nodes: Sequence[str]) -> Iterator[int]:
         yield int(result["videos"])
 
 
-def _shared_out(jobs: list[ShardJob], processes: int) -> list[list[ShardJob]]:
-    """Longest first, so that no long one is waited for while the other processes have nothing left."""
-    ordered = sorted(((job.work, job) for job in jobs), key=lambda pair: -pair[0])
-    parts = share([work for work, _ in ordered], processes=processes)
-    return [[job for _, job in ordered[part]] for part in parts]
+def _run(row: dict[str, Any], *, writing: Writing) -> Iterator[dict[str, Any]]:
+    """One task: write the next shard until it has done enough or none is left; a row for each.
 
-
-def _run(row: dict[str, Any]) -> dict[str, Any]:
-    """One task: write shards. A disk or storage at fault is a result, as Ray would wrap the error."""
-    task: ShardTask = pickle.loads(row["task"])
-    done = {"videos": 0, "full": False, "storage": ""}
-    try:
-        task.write()
-    except StorageError as error:
-        return done | {"storage": str(error)}
-    except OSError as error:
-        if error.errno not in _FULL:
-            raise
-        return done | {"full": True}
-    return done | {"videos": sum(len(job.videos) for job in task.jobs)}
+    A disk or storage at fault is a row, as Ray would wrap the error.
+    """
+    done, place = 0.0, 0
+    while done < TASK_FRAMES and (job := writing.take(row["task"], place)) is not None:
+        told = {"videos": 0, "full": False, "storage": ""}
+        try:
+            writing.write(job)
+        except StorageError as error:
+            yield told | {"storage": str(error)}
+            return
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            yield told | {"full": True}
+            return
+        yield told | {"videos": len(job.videos)}
+        done, place = done + job.work, place + 1
 
 
 @contextlib.contextmanager

@@ -118,7 +118,7 @@ def test_busy_decoding_nodes_are_waited_for_though_others_are_idle(nodes, tiny_m
         rows_per_shard=1, nodes=nodes["cpu"],
     )  # fmt: skip
     assert len(found) == len(manifest)
-    where = [task.node_id for task in tasks_of(nodes, "Map(_run)")]
+    where = [task.node_id for task in tasks_of(nodes, "FlatMap(_run)")]
     assert len(where) > 8
     assert set(where) == set(nodes["cpu"])
 
@@ -126,7 +126,7 @@ def test_busy_decoding_nodes_are_waited_for_though_others_are_idle(nodes, tiny_m
 def test_trials_start_while_other_videos_are_decoded_where_no_trial_has_a_place(nodes, study, tmp_path):
     tuned = study("study")
     other, key = plan_of(tuned, 6)
-    begun_before = len(tasks_of(nodes, "Map(_run)"))
+    begun_before = len(tasks_of(nodes, "FlatMap(_run)"))
     seen = []
     with contextlib.ExitStack() as held:
         # As another study would that decodes them just now.
@@ -140,7 +140,7 @@ def test_trials_start_while_other_videos_are_decoded_where_no_trial_has_a_place(
     assert {row["state"] for row in outcome.rows} == {"complete"}
     assert [row["view.num_frames"] for _, row in sorted(points(outcome).items())] == [4, 6, 6]
     assert seen[0] == ("epoch", "trial-0000", False)
-    decoding = tasks_of(nodes, "Map(_run)")
+    decoding = tasks_of(nodes, "FlatMap(_run)")
     assert len(decoding) >= begun_before + 4
     assert {task.node_id for task in decoding} <= set(nodes["cpu"])
     # Tune names the actor by its function, and trains a trial up to each report in a call.

@@ -19,6 +19,7 @@ from evclip_ray.data.decode import Part, decode_view, decode_views
 from evclip_ray.data.manifest import read_manifest
 from evclip_ray.data.sampling import spread_offsets
 from evclip_ray.data.shard_files import view_seed
+from evclip_ray.data.shard_queue import ShardQueue
 from evclip_ray.data.shards import open_shards, prepare_shards
 from evclip_ray.data.view import ViewConfig
 
@@ -290,15 +291,23 @@ def test_a_full_disk_is_told_apart_from_other_errors(tmp_path, monkeypatch):
 
         return write
 
-    job = SimpleNamespace(file="shard-00000.arrow", videos=[])
-    row = {"task": pickle.dumps(shards.ShardTask([job], tmp_path, tmp_path, 60, "a"))}
+    job = SimpleNamespace(file="shard-00000.arrow", videos=[], work=1.0)
+    writing = shards.Writing(None, tmp_path, tmp_path, 60, "a")
+    monkeypatch.setattr(shards.Writing, "take", lambda self, task, place: job)
     for number in (28, 122):
         monkeypatch.setattr(shards, "write_shard", fail(number))
-        assert shards._run(row)["full"]
+        assert [row["full"] for row in shards._run({"task": 0}, writing=writing)] == [True]
     monkeypatch.setattr(shards, "write_shard", fail(13))
     with pytest.raises(OSError, match="x"):
-        shards._run(row)
+        list(shards._run({"task": 0}, writing=writing))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_queue_gives_each_shard_once_and_the_same_again_to_a_task_that_is_started_anew():
+    queue = ShardQueue([b"long", b"middle", b"short"])
+    assert [queue.take(0, 0), queue.take(1, 0), queue.take(0, 1)] == [b"long", b"middle", b"short"]
+    assert queue.take(1, 1) is None
+    assert [queue.take(0, place) for place in range(3)] == [b"long", b"short", None]
 
 
 def test_a_node_with_another_decoder_refuses_to_mix(manifest, tmp_path):

@@ -32,7 +32,7 @@ def at_the_bad_video(monkeypatch):
     original = shards._run
 
     def let(happen):
-        def run(row):
+        def run(row, *, writing):
             from evclip_ray.data import shard_files
 
             decode = shard_files.decode_views
@@ -44,7 +44,7 @@ def at_the_bad_video(monkeypatch):
 
             shard_files.decode_views = decode_or_not
             try:
-                return original(row)
+                yield from original(row, writing=writing)
             finally:
                 shard_files.decode_views = decode
 

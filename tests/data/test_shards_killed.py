@@ -53,7 +53,7 @@ def decoders_of(driver):
     family = {driver}
     while more := {pid for pid, parent in parents.items() if parent in family} - family:
         family |= more
-    return [pid for pid in family if names.get(pid, "").startswith("ray::Map")]
+    return [pid for pid in family if names.get(pid, "").startswith("ray::FlatMap")]
 
 
 @pytest.fixture(scope="module")

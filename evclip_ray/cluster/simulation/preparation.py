@@ -1,7 +1,7 @@
 """What a study does once before its trials: videos to frame shards, and frames to frozen features.
 
-Shards and tasks are cut by the very functions that cut them in earnest; each core takes the next task
-when it is free, each GPU the next file. A machine that is lost meanwhile is not simulated.
+Shards are cut by the very function that cuts them in earnest; each core takes the next one when it is
+free, each GPU the next file. A machine that is lost meanwhile is not simulated.
 """
 
 from collections import deque
@@ -14,7 +14,7 @@ from simpy.events import ProcessGenerator
 from evclip_ray.cluster.simulation.plan import VideoCosts
 from evclip_ray.cluster.simulation.site import Site
 from evclip_ray.cluster.simulation.timesheet import Doing
-from evclip_ray.data.shard_plan import cut, share
+from evclip_ray.data.shard_plan import cut
 
 
 class Task(NamedTuple):
@@ -33,7 +33,7 @@ def prepare(site: Site) -> ProcessGenerator:
         return
     shards = list(_shards(videos, seed=site.plan.study.seed))
     site.timesheet.enter_all(Doing.DECODING)
-    tasks = deque(decode_tasks(videos, shards, processes=site.cores))
+    tasks = deque(decode_tasks(videos, shards))
     yield site.env.all_of(
         [site.env.process(_decode(site, tasks)) for _ in range(min(site.cores, len(tasks)))]
     )
@@ -58,14 +58,11 @@ def _shards(videos: VideoCosts, *, seed: int) -> Iterator[_Shard]:
         yield _Shard(rows.stop - rows.start, float(work[rows].sum()))
 
 
-def decode_tasks(videos: VideoCosts, shards: list[_Shard], *, processes: int) -> Iterator[Task]:
-    """The tasks of the decoders, longest shards first."""
-    ordered = sorted(shards, key=lambda shard: -shard.work)
-    for part in share([shard.work for shard in ordered], processes=processes):
-        count = sum(shard.videos for shard in ordered[part])
-        work = sum(shard.work for shard in ordered[part])
-        written = count * videos.views * videos.view_bytes
-        yield Task(count * videos.bytes, work * videos.decode_seconds, written)
+def decode_tasks(videos: VideoCosts, shards: list[_Shard]) -> Iterator[Task]:
+    """A task for each shard, the longest first."""
+    for shard in sorted(shards, key=lambda shard: -shard.work):
+        written = shard.videos * videos.views * videos.view_bytes
+        yield Task(shard.videos * videos.bytes, shard.work * videos.decode_seconds, written)
 
 
 def feature_tasks(videos: VideoCosts, shards: list[_Shard]) -> Iterator[Task]:
