@@ -1,4 +1,4 @@
-"""The actor that the tasks ask which shards are still to be written. It imports nothing: it starts at once."""
+"""The actor that tasks ask which shards are still to be written. It imports nothing: it starts at once."""
 
 from collections import defaultdict, deque
 
