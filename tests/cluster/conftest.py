@@ -102,3 +102,19 @@ def local_cluster():
         end(process)
         log.unlink()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A head without CPUs, whose nodes a test may kill and add."""
+    from tests.cluster.killable import KillableCluster
+
+    started = KillableCluster()
+    yield started
+    started.end()
+
+
+@pytest.fixture
+def nodes(cluster):
+    """Two nodes that the test may kill."""
+    return cluster.having(2)

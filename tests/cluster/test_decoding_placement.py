@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,6 +18,7 @@ from evclip_ray.exclusive import building
 from evclip_ray.training.baseline import videos_key
 from evclip_ray.training.placement import Need, decoding_nodes
 from evclip_ray.training.videos import is_prepared, plan_videos
+from evclip_ray.tuning import stopping
 from evclip_ray.tuning.journal import open_optuna
 from evclip_ray.tuning.search_space import SearchSpace
 from evclip_ray.tuning.study import StudyFolder
@@ -77,10 +79,10 @@ def study(nodes, tiny_manifest, debug_settings, tmp_path):
 
     fixed = {"data.manifest": str(tiny_manifest), **debug_settings, "optim.epochs": 1}
 
-    def make(name, *, search=SEARCH, trials=3):
+    def make(name, *, search=SEARCH, trials=3, **call):
         options = {"memory_gb": 0.5, "trials": trials, "sampler": "random", "scheduler": "none"}
         data = {"fixed": fixed, "search": search, "study": {**options, "seed": seed}}
-        return StudyRun(SearchSpace.load("placed", data), tmp_path / name, cache=tmp_path / "cache")
+        return StudyRun(SearchSpace.load("placed", data), tmp_path / name, cache=tmp_path / "cache", **call)
 
     def frames_of(seed):
         folder = StudyFolder(tmp_path / f"seed-{seed}")
@@ -186,6 +188,23 @@ def test_control_c_ends_a_study_that_waits_for_videos(nodes, study):
     makers = [a for a in list_actors(address=nodes["dashboard"]) if a.class_name == "_Maker"]
     assert {maker.state for maker in makers} == {"DEAD"}
     outcome = run(study("interrupted"))
+    assert [point["view.num_frames"] for _, point in sorted(points(outcome).items())] == [4, 6, 6]
+
+
+def test_the_end_of_the_time_ends_a_study_that_waits_for_videos(nodes, study, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(stopping, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    tuned = study("in time", time_budget=3600.0)
+    other, _ = plan_of(tuned, 6)
+
+    def time_passes(kind, trial, metrics):
+        if kind == "ended":
+            now[0] = float("inf")
+
+    with building([other.folder("train", tuned.cache)]):
+        outcome = run(tuned, time_passes)
+    assert (outcome.out_of_time, outcome.interrupted, outcome.missing) == (True, False, 2)
+    outcome = run(study("in time"))
     assert [point["view.num_frames"] for _, point in sorted(points(outcome).items())] == [4, 6, 6]
 
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from evclip_ray.training.loop import Run
-from tests.cluster.killable import KillableCluster, history, wait_until
+from tests.cluster.killable import history, wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 EPOCHS = 12
@@ -17,19 +17,6 @@ EPOCHS = 12
 SETTINGS = {"optim__epochs": EPOCHS, "optim__lr": 1e-3}
 # A group looks for more machines every minute, which no test waits for.
 SOON = "import evclip_ray.training.trainer as t; t._RESIZE_SECONDS = 2; "
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    started = KillableCluster()
-    yield started
-    started.end()
-
-
-@pytest.fixture
-def nodes(cluster):
-    """Two nodes that the test may kill."""
-    return cluster.having(2)
 
 
 @pytest.fixture(scope="module")

@@ -7,24 +7,11 @@ import numpy as np
 import pytest
 import yaml
 
-from tests.cluster.killable import KillableCluster, history, wait_until
+from tests.cluster.killable import history, wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 EPOCHS = 12
 TRIAL = "ImplicitFunc"  # what Ray calls Tune's trials
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    started = KillableCluster()
-    yield started
-    started.end()
-
-
-@pytest.fixture
-def nodes(cluster):
-    """Two nodes that the test may kill."""
-    return cluster.having(2)
 
 
 @pytest.fixture
