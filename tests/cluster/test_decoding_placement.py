@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from evclip_ray.data import shard_plan
 from evclip_ray.data.manifest import read_manifest
 from evclip_ray.data.shards import prepare_shards
 from evclip_ray.data.view import ViewConfig
@@ -113,7 +114,11 @@ def points(outcome):
     return {row["trial"]: row["overrides"] for row in outcome.rows}
 
 
-def test_busy_decoding_nodes_are_waited_for_though_others_are_idle(nodes, tiny_manifest, tmp_path):
+def test_busy_decoding_nodes_are_waited_for_though_others_are_idle(
+    nodes, tiny_manifest, tmp_path, monkeypatch
+):
+    # As many tasks as shards.
+    monkeypatch.setattr(shard_plan, "TASK_FRAMES", 1)
     manifest = read_manifest(tiny_manifest)
     found = prepare_shards(
         manifest, view=ViewConfig(num_frames=4, height=64, width=64), folder=tmp_path / "shards",
@@ -204,6 +209,7 @@ def test_the_end_of_the_time_ends_a_study_that_waits_for_videos(nodes, study, mo
     with building([other.folder("train", tuned.cache)]):
         outcome = run(tuned, time_passes)
     assert (outcome.out_of_time, outcome.interrupted, outcome.missing) == (True, False, 2)
+    now[0] = 0.0
     outcome = run(study("in time"))
     assert [point["view.num_frames"] for _, point in sorted(points(outcome).items())] == [4, 6, 6]
 
