@@ -29,6 +29,21 @@ def count_cpus(nodes: Sequence[str]) -> int:
     return max(1, int(sum(resources.get("CPU", 0) for resources in found)))
 
 
+def refuse_client() -> None:
+    """Find out, before Ray Data's own trace, that it does not run over Ray Client.
+
+    Raises:
+        ValueError: this process speaks to its Ray through ray://.
+    """
+    from ray.util import client
+
+    if client.ray.is_connected():
+        raise ValueError(
+            "videos and features are prepared by Ray Data, which does not run through ray://; give"
+            " --address http://HOST:8265 (the command runs on the cluster as a job), or run it on a node"
+        )
+
+
 def require_seen(job: ShardJob, root: Place) -> None:
     """Find out that this node lacks the videos' storage, before every video counts as a bad one.
 

@@ -25,7 +25,7 @@ from evclip_ray.data import storage
 from evclip_ray.data.attempts import Attempts
 from evclip_ray.data.decode import decoder_name
 from evclip_ray.data.manifest import Manifest
-from evclip_ray.data.nodes import count_cpus, only_on, require_seen
+from evclip_ray.data.nodes import count_cpus, only_on, refuse_client, require_seen
 from evclip_ray.data.shard_files import ShardJob, is_finished, skip_reasons, write_shard
 from evclip_ray.data.shard_plan import TASK_FRAMES, count_tasks, cut, decoding_work
 from evclip_ray.data.shard_queue import ShardQueue
@@ -177,6 +177,7 @@ def _write_all(
 
     if not ray.is_initialized():
         raise ValueError("preparing shards needs Ray, which is not started: call ray.init() first")
+    refuse_client()
     if shutil.disk_usage(folder).free < sum(job.num_bytes for job in jobs):
         raise OSError(errno.ENOSPC, "too little space")
     logger.info("%s: writing %d shards by %s", folder, len(jobs), jobs[0].decoder)

@@ -62,6 +62,14 @@ def test_without_ray_the_message_says_what_to_call(manifest, tmp_path):
         prepare_shards(manifest, folder=tmp_path, **SETTINGS)
 
 
+def test_ray_client_is_refused_with_what_to_give_instead(manifest, tmp_path, monkeypatch, local_ray):
+    from ray.util import client
+
+    monkeypatch.setattr(type(client.ray), "is_connected", lambda self: True)
+    with pytest.raises(ValueError, match="does not run through ray://; give --address http://HOST:8265"):
+        prepare_shards(manifest, folder=tmp_path, **SETTINGS)
+
+
 def test_every_good_video_is_there_with_the_pixels_of_its_view(folder, manifest):
     found = open_shards(folder)
     assert len(found) == 17
