@@ -29,17 +29,20 @@ def count_cpus(nodes: Sequence[str]) -> int:
     return max(1, int(sum(resources.get("CPU", 0) for resources in found)))
 
 
-def refuse_client() -> None:
-    """Find out, before Ray Data's own trace, that it does not run over Ray Client.
+def require_ray(what: str) -> None:
+    """Find out, before Ray Data's own trace, that it cannot prepare `what`.
 
     Raises:
-        ValueError: this process speaks to its Ray through ray://.
+        ValueError: Ray is not started, or this process speaks to it through ray://.
     """
+    import ray
     from ray.util import client
 
+    if not ray.is_initialized():
+        raise ValueError(f"preparing {what} needs Ray, which is not started: call ray.init() first")
     if client.ray.is_connected():
         raise ValueError(
-            "videos and features are prepared by Ray Data, which does not run through ray://; give"
+            f"{what} are prepared by Ray Data, which does not run through ray://; give"
             " --address http://HOST:8265 (the command runs on the cluster as a job), or run it on a node"
         )
 

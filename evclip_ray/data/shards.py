@@ -25,7 +25,7 @@ from evclip_ray.data import storage
 from evclip_ray.data.attempts import Attempts
 from evclip_ray.data.decode import decoder_name
 from evclip_ray.data.manifest import Manifest
-from evclip_ray.data.nodes import count_cpus, only_on, refuse_client, require_seen
+from evclip_ray.data.nodes import count_cpus, only_on, require_ray, require_seen
 from evclip_ray.data.shard_files import ShardJob, is_finished, skip_reasons, write_shard
 from evclip_ray.data.shard_plan import TASK_FRAMES, count_tasks, cut, decoding_work
 from evclip_ray.data.shard_queue import ShardQueue
@@ -170,14 +170,12 @@ def _refuse_other(folder: Path, inputs: dict[str, Any]) -> None:
 def _write_all(
     jobs: list[ShardJob], root: Place, folder: Path, seconds_per_video: float, nodes: Sequence[str]
 ) -> Iterator[int]:
-    """Write the shards on the cluster; yields the number of videos of each task that is done."""
+    """Write the shards on the cluster; yields the number of videos of each that is done."""
     if not jobs:
         return
     import ray
 
-    if not ray.is_initialized():
-        raise ValueError("preparing shards needs Ray, which is not started: call ray.init() first")
-    refuse_client()
+    require_ray("shards")
     if shutil.disk_usage(folder).free < sum(job.num_bytes for job in jobs):
         raise OSError(errno.ENOSPC, "too little space")
     logger.info("%s: writing %d shards by %s", folder, len(jobs), jobs[0].decoder)
@@ -197,12 +195,13 @@ def _run_all(
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     # Longest first, so that no long one is waited for while the other processes have nothing left.
-    pickled = [pickle.dumps(job) for job in sorted(jobs, key=lambda job: -job.work)]
+    ordered = sorted(((job.work, job) for job in jobs), key=lambda pair: -pair[0])
+    pickled = [pickle.dumps(job) for _, job in ordered]
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     queue = ray.remote(ShardQueue).options(num_cpus=0, scheduling_strategy=here).remote(pickled)
     # What killed a process of an earlier preparation may have been whoever ended that one.
     writing = Writing(queue, root, folder, seconds_per_video, run=uuid.uuid4().hex)
-    count = count_tasks([job.work for job in jobs], processes=count_cpus(nodes))
+    count = count_tasks([work for work, _ in ordered], processes=count_cpus(nodes))
     tasks = ray.data.from_items([{"task": number} for number in range(count)], override_num_blocks=count)
     dataset = tasks.flat_map(_run, fn_kwargs={"writing": writing}, num_cpus=1, **only_on(nodes))
     dataset.context.enable_progress_bars = False

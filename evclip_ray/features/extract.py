@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 
 from evclip_ray.config import ConfigError
-from evclip_ray.data.nodes import refuse_client
+from evclip_ray.data.nodes import require_ray
 from evclip_ray.data.shards import ShardSet
 from evclip_ray.exclusive import building
 from evclip_ray.features.encode import Job, ViewJob, is_done, run
@@ -78,9 +78,7 @@ def _extract(missing: list[Job], total: int, gpus_per_actor: float, progress: Pr
     import ray
     import ray.data
 
-    if not ray.is_initialized():
-        raise ValueError("preparing features needs Ray, which is not started: call ray.init() first")
-    refuse_client()
+    require_ray("features")
     pool = plan_pool([node["Resources"] for node in ray.nodes() if node["Alive"]], gpus_per_actor)
     actors = min(pool.actors, len(missing))
     log.info("making %d of %d feature files by %d actors", len(missing), total, actors)
