@@ -23,6 +23,7 @@ from evclip_ray.models.methods.base import Frozen, VideoBatch
 from evclip_ray.models.methods.ev_clip import EVCLIP, EVCLIPConfig
 from evclip_ray.models.video_encoder import load_video_encoder
 from evclip_ray.scaling.memory import peak_bytes
+from evclip_ray.training.build import has_bfloat16
 
 PUBLISHED = "published habits"
 
@@ -97,13 +98,16 @@ def build(arguments: argparse.Namespace) -> Bench:
 
 
 def ways(bench: Bench) -> dict[str, Callable[[], None]]:
-    return {
+    found = {
         PUBLISHED: bench.published_step,
         "text cached": lambda: bench.step(map_cached=False, bfloat16=False),
         "text cached, bf16": lambda: bench.step(map_cached=False, bfloat16=True),
         "text and map cached": lambda: bench.step(map_cached=True, bfloat16=False),
         "text and map cached, bf16": lambda: bench.step(map_cached=True, bfloat16=True),
     }
+    if bench.device.type == "cpu" and not has_bfloat16():
+        return {name: run for name, run in found.items() if not name.endswith("bf16")}
+    return found
 
 
 def parts(bench: Bench) -> dict[str, Callable[[], object]]:
@@ -159,6 +163,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     bench = build(arguments)
+    if arguments.device == "cpu" and not has_bfloat16():
+        print("this processor has no bfloat16, which PyTorch would emulate, slowly: it is not measured\n")
     steps = rounds(ways(bench), bench.device, arguments.rounds)
     pieces = rounds(parts(bench), bench.device, max(1, arguments.rounds // 2))
     memory = {name: peak_mb(run, bench.device) for name, run in ways(bench).items()}

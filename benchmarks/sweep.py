@@ -34,6 +34,7 @@ from evclip_ray.models.attention import SelfAttention
 from evclip_ray.models.clip import FrozenCLIP
 from evclip_ray.models.methods.class_text import class_texts
 from evclip_ray.training.batches import Batches
+from evclip_ray.training.build import has_bfloat16
 from evclip_ray.training.cached import prepare_cached
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.loop import Run
@@ -238,7 +239,9 @@ def compare(arguments: argparse.Namespace, folder: Path) -> None:
     costs: dict[str, dict[str, float]] = {}
     run, built = start(Published, live, few, folder / "published")
     runs["published habits"], costs["published habits"] = run.adopt(data), {"once": 0.0, "trial": built}
-    for precision in ("float32", "bfloat16"):
+    if not has_bfloat16():
+        print("this processor has no bfloat16, which PyTorch would emulate, slowly: it is not measured\n")
+    for precision in ("float32", "bfloat16") if has_bfloat16() else ("float32",):
         name = f"shared, {precision}"
         experiment = experiment_of(data, prompts, precision)
         began = time.perf_counter()

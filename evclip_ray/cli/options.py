@@ -37,22 +37,30 @@ def cache_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def address_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """`--address`; with that of a dashboard the command is submitted to the cluster instead of run here."""
+    """`--address`; from outside a cluster the command is sent there as a job instead of run here.
+
+    Ray Data and Ray Train do not run through Ray Client: its address only tells where jobs are taken.
+    """
 
     @functools.wraps(command)
     def run_or_submit(*arguments: Any, **options: Any) -> Any:
-        if (options["address"] or "").startswith(("http://", "https://")):
+        address = options["address"] or ""
+        if address.startswith("ray://"):
+            from evclip_ray.cluster.connection import dashboard_of
+
+            address = dashboard_of(address)
+        if address.startswith(("http://", "https://")):
             from evclip_ray.cli.submit import run_as_job
 
             context = click.get_current_context()
-            return run_as_job(context, without_address(sys.argv[1:]), address=options["address"])
+            return run_as_job(context, without_address(sys.argv[1:]), address=address)
         return command(*arguments, **options)
 
     return click.option(
         "--address",
         default=None,
-        help="A running Ray cluster: auto, HOST:6379 or ray://HOST:10001; http://HOST:8265 submits a job "
-        "(default: this machine).",
+        help="A running Ray cluster: auto or HOST:6379 on its own machines; from outside http://HOST:8265 "
+        "or ray://HOST:10001, which send the command as a job (default: no cluster, this machine).",
     )(run_or_submit)
 
 

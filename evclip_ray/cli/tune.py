@@ -99,7 +99,8 @@ def tune(
     with connect(
         address, verbose=context.obj, dashboard=searched.study.workers > 1, storage=shared
     ) as machines:
-        plan = run.plan(machines, measure=dry_run)
+        with bars() as progress:
+            plan = run.plan(machines, measure=dry_run, progress=DecodeView(progress))
         console.print(f"study {searched.name} in {run.folder.root}", soft_wrap=True)
         for heading, text in plan.lines():
             console.print(f"  {heading:<10} {text}", soft_wrap=True, markup=False)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import ray
 
@@ -66,37 +67,60 @@ def connect(
 
 
 @contextlib.contextmanager
-def joined(address: str, *, verbose: bool = False) -> Iterator[None]:
-    """A running cluster, whatever its nodes can do, for the time of the block.
+def joined(address: str, *, verbose: bool = False) -> Iterator[Any]:
+    """A running cluster, whatever its nodes can do, for the time of the block; gives what Ray says of it.
 
     Raises:
         ConfigError: nothing answers at `address`, or a Ray of another version.
     """
-    with _session(verbose, lambda told: _join(address, told)):
-        yield
+    with _session(verbose, lambda told: _join(address, told)) as context:
+        yield context
+
+
+def dashboard_of(address: str) -> str:
+    """Where a cluster takes jobs that is known by its Ray Client's address, `ray://HOST:PORT`.
+
+    That is the same host, at the port that the cluster says its dashboard has.
+
+    Raises:
+        ConfigError: nothing answers at `address`, its cluster has no dashboard, or that is not reached.
+    """
+    with joined(address) as context:
+        port = (context.dashboard_url or "").rpartition(":")[2]
+    if not port:
+        raise ConfigError(
+            f"--address {address}: commands run there as jobs, and the cluster has no dashboard to take them;"
+            " start its head with 'ray start --head --include-dashboard=true'"
+        )
+    try:
+        return check_answers(f"http://{urlsplit(address).hostname}:{port}")
+    except ConfigError as error:
+        raise ConfigError(
+            f"--address {address}: commands run there as jobs, which its dashboard takes; {error}"
+        ) from None
 
 
 @contextlib.contextmanager
-def _session(verbose: bool, start: Callable[[dict[str, Any]], None]) -> Iterator[None]:
+def _session(verbose: bool, start: Callable[[dict[str, Any]], Any]) -> Iterator[Any]:
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
     if not verbose:
         os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")
     level = logging.INFO if verbose else logging.ERROR
-    start({"log_to_driver": verbose, "logging_level": level})
+    context = start({"log_to_driver": verbose, "logging_level": level})
     for name in _NOISY:
         logging.getLogger(name).setLevel(level)
     try:
-        yield
+        yield context
     finally:
         ray.shutdown()
 
 
-def _join(address: str, options: Mapping[str, Any]) -> None:
+def _join(address: str, options: Mapping[str, Any]) -> Any:
     # Ray itself waits for two minutes at a dead address, and then ends the process.
     address = check_answers(address)
     try:
-        ray.init(address=address, **options)
+        return ray.init(address=address, **options)
     except ConnectionError as error:
         raise ConfigError(f"--address {address}: no Ray answers there ({error})") from None
     except RuntimeError as error:

@@ -49,8 +49,8 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 class Writing:
     """How shards are written, the same for all tasks.
 
-    `queue`: the actor that gives them out. `run` names the preparation, whose attempts at a shard are one
-    story.
+    `queue`: the actor that gives them out, None where each task's first one is all. `run` names the
+    preparation, whose attempts at a shard are one story.
     """
 
     queue: Any
@@ -59,11 +59,13 @@ class Writing:
     seconds_per_video: float
     run: str
 
-    def take(self, task: int, place: int) -> ShardJob | None:
-        """The shard at a place in what a task does, None where it has done all."""
+    def take(self, task: int, place: int) -> bytes | None:
+        """The shard at a place in what a task does after its first, None where nothing is left for it."""
+        if self.queue is None:
+            return None
         # ray.get would give the task's CPU away for as long as it waits.
-        pickled = self.queue.take.remote(task, place).future().result()
-        return None if pickled is None else pickle.loads(pickled)
+        taken: bytes | None = self.queue.take.remote(task, place).future().result()
+        return taken
 
     def write(self, job: ShardJob) -> None:
         """Write a shard, unless an earlier attempt did."""
@@ -197,13 +199,18 @@ def _run_all(
     # Longest first, so that no long one is waited for while the other processes have nothing left.
     ordered = sorted(((job.work, job) for job in jobs), key=lambda pair: -pair[0])
     pickled = [pickle.dumps(job) for _, job in ordered]
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    queue = ray.remote(ShardQueue).options(num_cpus=0, scheduling_strategy=here).remote(pickled)
+    count = count_tasks([work for work, _ in ordered], processes=count_cpus(nodes))
+    # Each task has its first one with it, so that none waits until the queue's process is up.
+    first, left, queue = pickled[:count], pickled[count:], None
+    if left:
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        queue = ray.remote(ShardQueue).options(num_cpus=0, scheduling_strategy=here).remote(left)
     # What killed a process of an earlier preparation may have been whoever ended that one.
     writing = Writing(queue, root, folder, seconds_per_video, run=uuid.uuid4().hex)
-    count = count_tasks([work for work, _ in ordered], processes=count_cpus(nodes))
-    tasks = ray.data.from_items([{"task": number} for number in range(count)], override_num_blocks=count)
-    dataset = tasks.flat_map(_run, fn_kwargs={"writing": writing}, num_cpus=1, **only_on(nodes))
+    tasks = [{"task": number, "first": job} for number, job in enumerate(first)]
+    dataset = ray.data.from_items(tasks, override_num_blocks=count).flat_map(
+        _run, fn_kwargs={"writing": writing}, num_cpus=1, **only_on(nodes)
+    )
     dataset.context.enable_progress_bars = False
     # A row is told when it is there, not when there are many.
     dataset.context.target_max_block_size = 1
@@ -223,7 +230,9 @@ def _run(row: dict[str, Any], *, writing: Writing) -> Iterator[dict[str, Any]]:
     A disk or storage at fault is a row, as Ray would wrap the error.
     """
     done, place = 0.0, 0
-    while done < TASK_FRAMES and (job := writing.take(row["task"], place)) is not None:
+    taken: bytes | None = row["first"]
+    while taken is not None:
+        job: ShardJob = pickle.loads(taken)
         told = {"videos": 0, "full": False, "storage": ""}
         try:
             writing.write(job)
@@ -236,7 +245,9 @@ def _run(row: dict[str, Any], *, writing: Writing) -> Iterator[dict[str, Any]]:
             yield told | {"full": True}
             return
         yield told | {"videos": len(job.videos)}
-        done, place = done + job.work, place + 1
+        done += job.work
+        taken = writing.take(row["task"], place) if done < TASK_FRAMES else None
+        place += 1
 
 
 @contextlib.contextmanager

@@ -1,5 +1,7 @@
 """From an experiment to the networks it trains: frozen ones shared within the process, one adapter."""
 
+import functools
+import logging
 from collections.abc import Sequence
 
 import torch
@@ -10,6 +12,8 @@ from evclip_ray.models.clip import FrozenCLIP, load_clip
 from evclip_ray.models.methods.base import Frozen, Method, MethodConfig
 from evclip_ray.models.video_encoder import FrozenVideoEncoder, load_video_encoder
 from evclip_ray.training.experiment import BackboneConfig, ExperimentConfig
+
+log = logging.getLogger(__name__)
 
 
 def pick_device() -> torch.device:
@@ -25,7 +29,22 @@ def autocast_dtype(experiment: ExperimentConfig, device: torch.device) -> torch.
     """bfloat16 where `precision` asks for it (`auto`: on a GPU), else None for float32."""
     if experiment.precision == "auto":
         return torch.bfloat16 if device.type == "cuda" else None
+    if experiment.precision == "bfloat16" and device.type == "cpu" and not has_bfloat16():
+        _warn_of_emulation()
     return torch.bfloat16 if experiment.precision == "bfloat16" else None
+
+
+def has_bfloat16() -> bool:
+    """Whether PyTorch computes in bfloat16 on this processor without emulating it."""
+    # What PyTorch asks itself before it hands such a product to oneDNN.
+    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+@functools.cache
+def _warn_of_emulation() -> None:
+    log.warning(
+        "precision=bfloat16: this processor has none and emulates it, some 50 times slower than float32"
+    )
 
 
 def load_backbone(backbone: BackboneConfig, device: torch.device) -> FrozenCLIP:

@@ -50,7 +50,7 @@ def train_experiment(
     has_gpus = any(node.get("GPU", 0) > 0 for node in machines)
     need = Need(cpus, float(has_gpus) if gpus is None else gpus, 1.5 * GIB, workers, min_workers)
     concurrent_trials(need, machines)
-    videos = prepare(plan_videos(experiment, cache=cache), cache=cache, progress=decoding)
+    videos = prepare(plan_videos(experiment, cache=cache, progress=decoding), cache=cache, progress=decoding)
     prepare_cached([(experiment, videos)], gpus=need.gpus, progress=decoding)
     if workers > 1 or on_cluster:
         return _train_elsewhere(experiment, videos, folder=folder, need=need, say=say)

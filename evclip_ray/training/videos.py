@@ -123,13 +123,14 @@ class Videos:
         return cls(sets, classes, features, record["leaking_rows"])
 
 
-def resolve_manifest(data: DataConfig, *, cache: Path) -> Manifest:
+def resolve_manifest(data: DataConfig, *, cache: Path, progress: Progress | None = None) -> Manifest:
     """The manifest of a data section; a synthetic set is written first where it is missing."""
     if data.synthetic is not None:
         from evclip_ray.data.datasets.synthetic import write_synthetic
 
         made = data.synthetic.model_dump()
-        return read_manifest(write_synthetic(cache / "synthetic" / digest(made), **made))
+        told = functools.partial(progress, "making synthetic videos") if progress else None
+        return read_manifest(write_synthetic(cache / "synthetic" / digest(made), **made, progress=told))
     assert data.manifest is not None
     root = _expanded(data.root) if data.root else None
     return read_manifest(_expanded(data.manifest), root=root, allow_leaks=data.allow_leaks)
@@ -163,24 +164,29 @@ def _find_classes(choice: str | None, manifest: Manifest) -> tuple[str, ...] | N
 
 
 def plan_videos(
-    experiment: ExperimentConfig, *, cache: Path, splits: Sequence[str] = ("train", "val")
+    experiment: ExperimentConfig,
+    *,
+    cache: Path,
+    splits: Sequence[str] = ("train", "val"),
+    progress: Progress | None = None,
 ) -> VideoPlan:
-    """Choose the rows of each split.
+    """Choose the rows of each split; `progress`: of making synthetic videos where they are missing.
 
     Raises:
         ValueError: an empty split, a label with fewer videos than `data.shots`, fewer than two labels.
     """
     data = experiment.data
-    protocol = find_protocol(data, resolve_manifest(data, cache=cache), with_shots="train" in splits)
+    found = resolve_manifest(data, cache=cache, progress=progress)
+    protocol = find_protocol(data, found, with_shots="train" in splits)
     sides = {"train": protocol.train, "val": protocol.select, **protocol.read}
     manifest = protocol.read["test"].manifest
     rows = {split: side.rows for split, side in sides.items() if split in splits and side is not None}
     for split, chosen in rows.items():
         if len(chosen) == 0:
-            found = ", ".join(manifest.splits()) or "none"
+            marked = ", ".join(manifest.splits()) or "none"
             raise ValueError(
                 f"{manifest.source}: the {split!r} split must have at least one video, got none "
-                f"(splits found: {found}); mark some rows {split!r} in its split column"
+                f"(splits found: {marked}); mark some rows {split!r} in its split column"
             )
     views = {split: data.train_views if split == "train" else 1 for split in rows}
     return VideoPlan(

@@ -13,7 +13,7 @@ from evclip_ray.training.baseline import videos_key
 from evclip_ray.training.cached import feature_specs
 from evclip_ray.training.estimate import measure_step
 from evclip_ray.training.placement import Need, concurrent_trials
-from evclip_ray.training.videos import VideoPlan, is_prepared, plan_videos
+from evclip_ray.training.videos import Progress, VideoPlan, is_prepared, plan_videos
 from evclip_ray.tuning.cost import StudyCost, duration
 from evclip_ray.tuning.search_space import SearchSpace, flatten
 from evclip_ray.tuning.warm_start import WarmStart
@@ -133,8 +133,11 @@ def plan_study(
     time_budget: float | None,
     warm_start: list[WarmStart],
     measure: bool,
+    progress: Progress | None = None,
 ) -> StudyPlan:
     """Work out a study's plan; `measure` also takes a few training steps here.
+
+    `progress`: of making synthetic videos where they are missing.
 
     Raises:
         ValueError: a trial that can never be placed, or videos that cannot be planned.
@@ -143,7 +146,7 @@ def plan_study(
     variants = {}
     for settings in space.decoded_variants():
         experiment = space.experiment(settings)
-        variants[videos_key(experiment)] = plan_videos(experiment, cache=cache)
+        variants[videos_key(experiment)] = plan_videos(experiment, cache=cache, progress=progress)
     planned = list(variants.values())
     undecoded = sum(
         sum(len(rows) for rows in variant.rows.values())

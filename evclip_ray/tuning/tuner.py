@@ -109,8 +109,16 @@ class StudyRun:
             return self.trials
         return count_missing(self._optuna(), self.trials)
 
-    def plan(self, machines: Sequence[Mapping[str, float]], *, measure: bool = False) -> StudyPlan:
+    def plan(
+        self,
+        machines: Sequence[Mapping[str, float]],
+        *,
+        measure: bool = False,
+        progress: Progress | None = None,
+    ) -> StudyPlan:
         """What is going to happen; nothing is written to the folder.
+
+        `progress`: of making synthetic videos where they are missing.
 
         Raises:
             ValueError: a trial that can never be placed; the folder of another study; an earlier study
@@ -120,7 +128,7 @@ class StudyRun:
         return plan_study(
             self.space, need=self._need, machines=machines, cache=self.cache,
             trials=self.trials, missing=self.missing(), time_budget=self.time_budget,
-            warm_start=self._warm_starts(), measure=measure,
+            warm_start=self._warm_starts(), measure=measure, progress=progress,
         )  # fmt: skip
 
     def _warm_starts(self) -> list[WarmStart]:

@@ -1,11 +1,12 @@
 import contextlib
 import socket
 import threading
+from types import SimpleNamespace
 
 import pytest
 import ray
 
-from evclip_ray.cluster import connect
+from evclip_ray.cluster import connect, connection
 from evclip_ray.cluster.address import check_answers, wait_for_answer
 from evclip_ray.config import ConfigError
 
@@ -34,8 +35,8 @@ def deaf_server():
         thread.start()
         yield server.getsockname()[1]
         server.shutdown(socket.SHUT_RDWR)
-    for connection in kept:
-        connection.close()
+    for one in kept:
+        one.close()
 
 
 def _accept(server, kept):
@@ -97,3 +98,13 @@ def test_an_autoscaling_cluster_has_the_machines_that_it_may_start(tmp_path, mon
 def test_waiting_for_an_address_ends_with_what_is_wrong_there():
     with pytest.raises(ConfigError, match="no Ray answers there"):
         wait_for_answer(f"127.0.0.1:{free_port()}", seconds=0.5)
+
+
+@pytest.mark.parametrize(
+    ("port", "told"), [("", "the cluster has no dashboard"), ("1", "http://h:1: no Ray answers")]
+)
+def test_a_client_address_whose_dashboard_takes_no_jobs_is_one_line(port, told, monkeypatch):
+    context = SimpleNamespace(dashboard_url=f"0.0.0.0:{port}" if port else None)
+    monkeypatch.setattr(connection, "joined", lambda address: contextlib.nullcontext(context))
+    with pytest.raises(ConfigError, match=f"--address ray://h:10001: commands run there as jobs, .*{told}"):
+        connection.dashboard_of("ray://h:10001")

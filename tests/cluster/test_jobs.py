@@ -81,6 +81,15 @@ def test_a_client_that_is_killed_loses_nothing(local_cluster, finished):
     assert (shared / "study" / "leaderboard.csv").is_file()
 
 
+def test_a_clients_address_sends_a_job_too(local_cluster, working_dir, tmp_path):
+    client = f"ray://127.0.0.1:{local_cluster.client_port}"
+    arguments = study(tmp_path / "study", tmp_path / "cache", "--set", "optim.epochs=2", "--address", client)
+    status, printed = local_cluster.evclip_ray(*arguments, cwd=working_dir)
+    assert status == 0, printed
+    assert re.search(rf"^job raysubmit_\w+ at {local_cluster.dashboard}; it goes on", printed, re.M)
+    assert (tmp_path / "study" / "leaderboard.csv").is_file()
+
+
 def test_what_may_not_travel_stays_and_is_told(finished):
     _, printed, _ = finished
     assert "sending 1 files" in printed

@@ -301,13 +301,13 @@ def test_a_full_disk_is_told_apart_from_other_errors(tmp_path, monkeypatch):
 
     job = SimpleNamespace(file="shard-00000.arrow", videos=[], work=1.0)
     writing = shards.Writing(None, tmp_path, tmp_path, 60, "a")
-    monkeypatch.setattr(shards.Writing, "take", lambda self, task, place: job)
+    row = {"task": 0, "first": pickle.dumps(job)}
     for number in (28, 122):
         monkeypatch.setattr(shards, "write_shard", fail(number))
-        assert [row["full"] for row in shards._run({"task": 0}, writing=writing)] == [True]
+        assert [row["full"] for row in shards._run(row, writing=writing)] == [True]
     monkeypatch.setattr(shards, "write_shard", fail(13))
     with pytest.raises(OSError, match="x"):
-        list(shards._run({"task": 0}, writing=writing))
+        list(shards._run(row, writing=writing))
     assert not list(tmp_path.iterdir())
 
 

@@ -5,14 +5,18 @@ every action once, with start, speed and direction drawn at random, so that neit
 place says anything about the class.
 """
 
+import functools
 import logging
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 import pyarrow as pa
+from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from evclip_ray.artifacts import LEDGER, ArtifactError, digest, read_ledger, replacing, write_ledger
@@ -24,6 +28,7 @@ logger = logging.getLogger(__name__)
 Array = NDArray[np.float64]
 Random = np.random.Generator
 Motion = dict[str, Array]
+Progress = Callable[[int, int], None]
 
 _FRAMES_PER_SECOND = 12
 _FORMAT = 1
@@ -65,12 +70,18 @@ ACTIONS: dict[str, Callable[[Array, Random], Motion]] = {
 
 
 def write_synthetic(
-    folder: Path, *, videos_per_class: int = 16, size: int = 96, num_frames: int = 24, seed: int = 0
+    folder: Path,
+    *,
+    videos_per_class: int = 16,
+    size: int = 96,
+    num_frames: int = 24,
+    seed: int = 0,
+    progress: Progress | None = None,
 ) -> Path:
     """Write the videos and their manifest, unless they are there; the path of `manifest.csv`.
 
     `videos_per_class`: also the number of groups, split about 6 : 2 : 2. `size`: side in pixels.
-    One seed gives the same pictures everywhere.
+    One seed gives the same pictures everywhere. `progress` is told how many videos of how many are there.
 
     Raises:
         ValueError: fewer than 3 videos a class (one group a split), a side that is odd or less than
@@ -92,8 +103,13 @@ def write_synthetic(
             raise ArtifactError(f"{folder}: holds other synthetic videos; delete it or name another folder")
         return path
     rows: list[dict[str, Any]] = []
-    for group in range(videos_per_class):
-        rows += _write_group(folder, group, size=size, num_frames=num_frames, seed=seed)
+    write = functools.partial(_write_group, folder, size=size, num_frames=num_frames, seed=seed)
+    # The encoder and most of what numpy does here leave the interpreter free.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for written in pool.map(write, range(videos_per_class)):
+            rows += written
+            if progress is not None:
+                progress(len(rows), videos_per_class * len(ACTIONS))
     manifest = Manifest(pa.Table.from_pylist(rows), folder, str(path))
     write_manifest(assign_splits(manifest, seed=seed), path)
     write_ledger(folder, "synthetic", inputs=inputs, counts={"videos": len(rows)})
@@ -183,7 +199,9 @@ def _write_video(path: Path, frames: NDArray[np.uint8]) -> None:
         stream.pix_fmt = "yuv420p"
         # x264's assembly does not always give the same bytes for the same pictures; its C code does.
         stream.options = {"preset": "veryfast", "crf": "20", "threads": "1", "x264-params": "asm=0"}
+        # A frame's own `reformat` would set the conversion up anew for each.
+        reformatter = VideoReformatter()
         for frame in frames:
-            picture = av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(format="yuv420p")
-            container.mux(stream.encode(picture))
+            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            container.mux(stream.encode(reformatter.reformat(picture, format="yuv420p")))
         container.mux(stream.encode())
