@@ -7,7 +7,7 @@ was made once. Both are the training loop itself with the same seeds and the sam
 losses must agree. A sample of steps is taken in each mode and scaled to the study (8 trials x 20 epochs);
 what is done once is measured whole.
 
-    python benchmarks/sweep.py [--prompts context] [--data FOLDER]
+    python benchmarks/sweep.py [--prompts context] [--data FOLDER] [--out FOLDER]
 """
 
 import argparse
@@ -24,6 +24,7 @@ from typing import Any
 import av
 import numpy as np
 import torch
+from study_cost import draw
 
 from evclip_ray.cluster import connect
 from evclip_ray.data.datasets.class_names import words
@@ -216,6 +217,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--sample", type=int, default=8, help="training videos of a sampled epoch")
     parser.add_argument("--rounds", type=int, default=4, help="sampled epochs of each mode, in turn")
+    parser.add_argument("--out", type=Path, default=None, help="folder of sweep_cost.png")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, connect():
         compare(arguments, Path(folder))
@@ -279,12 +281,14 @@ def show(arguments: argparse.Namespace, modes: dict[str, Mode], size: tuple[int,
         print(f"{name:18s} losses of the first epochs differ by at most {gap:.2g}")
     fast = modes["shared, float32"]
     floor = fast.step * steps * epochs
-    print("\ntrials" + "".join(f"{n:>9d}" for n in (1, 2, 4, 8, 16, 32)))
-    for label, of in (
-        ("shared", lambda n: fast.study(n, epochs, steps, val_videos)),
-        ("floor", lambda n: n * floor),
-    ):
-        print(f"{label:6s}" + "".join(f"{of(n):9.0f}" for n in (1, 2, 4, 8, 16, 32)) + "  seconds, float32")
+    costs = {n: fast.study(n, epochs, steps, val_videos) for n in (1, 2, 4, 8, 16, 32)}
+    print("\ntrials" + "".join(f"{n:>9d}" for n in costs) + "   (float32)")
+    print("shared" + "".join(f"{seconds:9.0f}" for seconds in costs.values()) + " s")
+    print("floor " + "".join(f"{n * floor:9.0f}" for n in costs) + " s, training steps alone")
+    print("ratio " + "".join(f"{seconds / (n * floor):9.2f}" for n, seconds in costs.items()))
+    if arguments.out:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        draw(costs, floor, arguments.out / "sweep_cost.png")
     print("\n" + json.dumps({name: dataclasses.asdict(mode) for name, mode in modes.items()}))
 
 

@@ -4,7 +4,6 @@ import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from evclip_ray.data import storage
 from evclip_ray.data.frame_folder import frame_names
@@ -15,31 +14,22 @@ _SUFFIXES = frozenset(
 )
 
 
-class Found(NamedTuple):
-    """A video under a folder, relative to it.
-
-    `stem`: the name of the file without its suffix, or of the folder. `num_frames`: of a folder of frames;
-    None of a file.
-    """
-
-    path: str
-    stem: str
-    num_frames: int | None = None
-
-
-def find_videos(root: Place) -> Iterator[Found]:
+def find_videos(root: Place) -> Iterator[tuple[str, str, int | None]]:
     """Every video file, and every folder that holds numbered images itself; links are followed.
+
+    Gives its path under `root`; the name of the file without its suffix, or of the folder; and the number
+    of frames in a folder, None of a file.
 
     Raises:
         StorageError: see `storage`.
     """
     for folder, names in _walk(root):
         files = [(name, front) for name in names if (front := stem(name)) != name]
-        yield from (Found(f"{folder}/{name}" if folder else name, front) for name, front in files)
+        yield from ((f"{folder}/{name}" if folder else name, front, None) for name, front in files)
         # Pictures beside videos are no frames.
         num_frames = 0 if files else _num_frames(names)
         if folder and num_frames:
-            yield Found(folder, stem(folder.rpartition("/")[2]), num_frames)
+            yield folder, stem(folder.rpartition("/")[2]), num_frames
 
 
 def stem(name: str) -> str:

@@ -174,7 +174,7 @@ def _explain(error: str) -> str:
 
 
 def _read_folder(folder: Place) -> pa.Table:
-    paths = sorted(found.path for found in find_videos(folder))
+    paths = sorted(path for path, _, _ in find_videos(folder))
     if not paths:
         raise ManifestError(f"{folder}: holds no video; it needs folders named by class, with videos in them")
     parts = [path.split("/") for path in paths]

@@ -1,5 +1,6 @@
 """Kinetics-400, -600 and -700: `label,youtube_id,time_start,time_end,split`."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -94,7 +95,7 @@ def _video(row: Row) -> _Video:
     if cells["split"] not in _SPLITS:
         raise line.error(f"the split must be train, validate or test, got {cells['split']!r}")
     split = _SPLITS[cells["split"]]
-    start, end = _seconds(row, "time_start"), _seconds(row, "time_end")
+    start, end = _seconds(line, cells, "time_start"), _seconds(line, cells, "time_end")
     if not identity or not 0 <= start < end:
         raise line.error("must have a youtube_id, and end after it starts")
     if not label and split != "test":
@@ -102,6 +103,6 @@ def _video(row: Row) -> _Video:
     return _Video(line, label, identity, f"{identity}_{start:06d}_{end:06d}.mp4", split)
 
 
-def _seconds(row: Row, name: str) -> int:
+def _seconds(line: Line, cells: Mapping[str, str], name: str) -> int:
     # Some copies write whole seconds as 12.0.
-    return whole_number(row.line, row.cells[name].removesuffix(".0"), name)
+    return whole_number(line, cells[name].removesuffix(".0"), name)

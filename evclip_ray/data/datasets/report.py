@@ -101,8 +101,10 @@ class _Collected:
         self._frames, self._fps = frames, fps
         self._files, self._classes, self._names = files, tuple(classes), NameReader(classes)
         self._groups_from_names = groups_from_names
-        self._rows: list[tuple[Any, ...]] = []
+        # (path, split and part) of each row of the manifest, and beside it the rest.
         self._kept: dict[tuple[Any, ...], Line] = {}
+        self._labels: list[str] = []
+        self._groups: list[str | None] = []
         self._used: set[str] = set()
         self._missing: list[str] = []
         self._duplicates: list[str] = []
@@ -125,8 +127,8 @@ class _Collected:
         if earlier is not row.line:
             self._duplicates.append(f"{row.line.where}: {path} is in {earlier.where} too")
             return
-        group = row.group or (facts.group if facts and self._groups_from_names else None)
-        self._rows.append((path, self._classes[row.label], row.split, group, *part))
+        self._labels.append(self._classes[row.label])
+        self._groups.append(row.group or (facts.group if facts and self._groups_from_names else None))
 
     def _part(self, row: Listed, path: str) -> tuple[Any, ...]:
         """start_seconds, end_seconds, start_frame, end_frame, fps."""
@@ -156,7 +158,8 @@ class _Collected:
         if not self._kept:
             raise ListError(_nothing_found(files.root, self._missing, len(files.paths)))
         # Official lists may leak; the one who uses the manifest decides.
-        columns = zip(SCHEMA, zip(*self._rows, strict=True), strict=True)
+        paths, splits, *parts = zip(*self._kept, strict=True)
+        columns = zip(SCHEMA, (paths, self._labels, splits, self._groups, *parts), strict=True)
         table = pa.table([pa.array(values, field.type) for field, values in columns], schema=SCHEMA)
         return ImportReport(
             manifest=Manifest(table, files.root, source, allow_leaks=True),
