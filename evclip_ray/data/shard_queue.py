@@ -11,7 +11,7 @@ class ShardQueue:
         self._given: defaultdict[int, list[bytes]] = defaultdict(list)
 
     def take(self, task: int, place: int) -> bytes | None:
-        """What a task does at a `place`, which counts from 0; None where nothing is left for it."""
+        """What a task does at a `place`, from 0, after the one it came with; None where nothing is left."""
         given = self._given[task]
         if place == len(given) and self._left:
             given.append(self._left.popleft())

@@ -225,7 +225,7 @@ def _run_all(
 
 
 def _run(row: dict[str, Any], *, writing: Writing) -> Iterator[dict[str, Any]]:
-    """One task: write the next shard until it has done enough or none is left; a row for each.
+    """One task: write its first shard, then the next one until it has done enough; a row for each.
 
     A disk or storage at fault is a row, as Ray would wrap the error.
     """

@@ -2,24 +2,18 @@ import csv
 import os
 import pickle
 import shutil
-import subprocess
-import tempfile
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from evclip_ray.artifacts import ArtifactError, file_digest, read_ledger
-from evclip_ray.data import shards
 from evclip_ray.data.attempts import Attempts
 from evclip_ray.data.datasets.synthetic import write_synthetic
 from evclip_ray.data.decode import Part, decode_view, decode_views
 from evclip_ray.data.manifest import read_manifest
 from evclip_ray.data.sampling import spread_offsets
 from evclip_ray.data.shard_files import view_seed
-from evclip_ray.data.shard_queue import ShardQueue
 from evclip_ray.data.shards import open_shards, prepare_shards
 from evclip_ray.data.view import ViewConfig
 
@@ -248,74 +242,6 @@ def test_when_no_video_decodes_the_first_reason_is_told(tmp_path, make_manifest,
         prepare_shards(absent, view=VIEW, folder=tmp_path / "shards")
     assert (tmp_path / "shards" / "quarantine.csv").exists()
     assert not (tmp_path / "shards" / "ledger.json").exists()
-
-
-def test_too_little_space_is_said_before_anything_is_decoded(manifest, tmp_path, monkeypatch, local_ray):
-    monkeypatch.setattr(shards.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
-    with pytest.raises(OSError, match="no space for shards"):
-        prepare_shards(manifest, folder=tmp_path, **SETTINGS)
-
-
-@pytest.fixture
-def small_disk():
-    """A disk of 300 kB, of its own; the set takes 442 kB."""
-    # Not under tmp_path, as pytest may remove that before what is mounted there is gone.
-    folder = Path(tempfile.mkdtemp())
-    command = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(folder)]
-    try:
-        mounted = subprocess.run(command, capture_output=True, text=True)
-    except OSError as error:
-        pytest.skip(f"needs a small disk: {error}")
-    if mounted.returncode:
-        folder.rmdir()
-        pytest.skip(f"needs the right to mount a small disk: {mounted.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
-    folder.rmdir()
-
-
-def test_a_disk_that_fills_up_while_shards_are_written_keeps_finished_ones(
-    folder, manifest, small_disk, monkeypatch, local_ray
-):
-    with monkeypatch.context() as patch:
-        # Another program's files fill it, after it was found to have room.
-        patch.setattr(shards.shutil, "disk_usage", lambda folder: SimpleNamespace(free=2**20))
-        with pytest.raises(OSError, match=r"no space for shards \(.* MiB are needed.* make room") as caught:
-            prepare_shards(manifest, folder=small_disk, **SETTINGS)
-    assert caught.value.errno == 28
-    assert caught.value.filename == str(small_disk)
-    finished = contents(small_disk)
-    assert 0 < len(finished) < 5
-    assert {path.name for path in small_disk.iterdir()} == set(finished), "half a shard takes no room"
-    subprocess.run(["mount", "-o", "remount,size=2m", str(small_disk)], check=True)
-    assert len(prepare_shards(manifest, folder=small_disk, **SETTINGS)) == 17
-    assert contents(small_disk) == contents(folder)
-
-
-def test_a_full_disk_is_told_apart_from_other_errors(tmp_path, monkeypatch):
-    def fail(number):
-        def write(job, *, root, folder, attempts):
-            raise OSError(number, "x")
-
-        return write
-
-    job = SimpleNamespace(file="shard-00000.arrow", videos=[], work=1.0)
-    writing = shards.Writing(None, tmp_path, tmp_path, 60, "a")
-    row = {"task": 0, "first": pickle.dumps(job)}
-    for number in (28, 122):
-        monkeypatch.setattr(shards, "write_shard", fail(number))
-        assert [row["full"] for row in shards._run(row, writing=writing)] == [True]
-    monkeypatch.setattr(shards, "write_shard", fail(13))
-    with pytest.raises(OSError, match="x"):
-        list(shards._run(row, writing=writing))
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_queue_gives_each_shard_once_and_the_same_again_to_a_task_that_is_started_anew():
-    queue = ShardQueue([b"long", b"middle", b"short"])
-    assert [queue.take(0, 0), queue.take(1, 0), queue.take(0, 1)] == [b"long", b"middle", b"short"]
-    assert queue.take(1, 1) is None
-    assert [queue.take(0, place) for place in range(3)] == [b"long", b"short", None]
 
 
 def test_a_node_with_another_decoder_refuses_to_mix(manifest, tmp_path):

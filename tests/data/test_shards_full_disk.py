@@ -1,0 +1,93 @@
+import pickle
+import subprocess
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from evclip_ray.artifacts import file_digest
+from evclip_ray.data import shards
+from evclip_ray.data.datasets.synthetic import write_synthetic
+from evclip_ray.data.manifest import read_manifest
+from evclip_ray.data.shards import prepare_shards
+from evclip_ray.data.view import ViewConfig
+
+SETTINGS = {
+    "view": ViewConfig(num_frames=4, height=32, width=32), "num_views": 2, "seed": 5, "rows_per_shard": 4,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory):
+    """18 videos, one of which is noise."""
+    folder = tmp_path_factory.mktemp("videos")
+    manifest = read_manifest(write_synthetic(folder, videos_per_class=3, size=32, num_frames=12))
+    (folder / "spinning_around/001.mp4").write_bytes(b"noise" * 100)
+    return manifest
+
+
+def contents(folder):
+    return {path.name: file_digest(path) for path in folder.glob("*.arrow")}
+
+
+def test_too_little_space_is_said_before_anything_is_decoded(manifest, tmp_path, monkeypatch, local_ray):
+    monkeypatch.setattr(shards.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
+    with pytest.raises(OSError, match="no space for shards"):
+        prepare_shards(manifest, folder=tmp_path, **SETTINGS)
+
+
+@pytest.fixture
+def small_disk():
+    """A disk of 300 kB, of its own; the set takes 442 kB."""
+    # Not under tmp_path, as pytest may remove that before what is mounted there is gone.
+    folder = Path(tempfile.mkdtemp())
+    command = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(folder)]
+    try:
+        mounted = subprocess.run(command, capture_output=True, text=True)
+    except OSError as error:
+        pytest.skip(f"needs a small disk: {error}")
+    if mounted.returncode:
+        folder.rmdir()
+        pytest.skip(f"needs the right to mount a small disk: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    folder.rmdir()
+
+
+def test_a_disk_that_fills_up_while_shards_are_written_keeps_finished_ones(
+    manifest, small_disk, tmp_path, monkeypatch, local_ray
+):
+    with monkeypatch.context() as patch:
+        # Another program's files fill it, after it was found to have room.
+        patch.setattr(shards.shutil, "disk_usage", lambda folder: SimpleNamespace(free=2**20))
+        with pytest.raises(OSError, match=r"no space for shards \(.* MiB are needed.* make room") as caught:
+            prepare_shards(manifest, folder=small_disk, **SETTINGS)
+    assert caught.value.errno == 28
+    assert caught.value.filename == str(small_disk)
+    finished = contents(small_disk)
+    assert 0 < len(finished) < 5
+    assert {path.name for path in small_disk.iterdir()} == set(finished), "half a shard takes no room"
+    subprocess.run(["mount", "-o", "remount,size=2m", str(small_disk)], check=True)
+    assert len(prepare_shards(manifest, folder=small_disk, **SETTINGS)) == 17
+    prepare_shards(manifest, folder=tmp_path, **SETTINGS)
+    assert contents(small_disk) == contents(tmp_path)
+
+
+def test_a_full_disk_is_told_apart_from_other_errors(tmp_path, monkeypatch):
+    def fail(number):
+        def write(job, *, root, folder, attempts):
+            raise OSError(number, "x")
+
+        return write
+
+    job = SimpleNamespace(file="shard-00000.arrow", videos=[], work=1.0)
+    writing = shards.Writing(None, tmp_path, tmp_path, 60, "a")
+    row = {"task": 0, "first": pickle.dumps(job)}
+    for number in (28, 122):
+        monkeypatch.setattr(shards, "write_shard", fail(number))
+        assert [row["full"] for row in shards._run(row, writing=writing)] == [True]
+    monkeypatch.setattr(shards, "write_shard", fail(13))
+    with pytest.raises(OSError, match="x"):
+        list(shards._run(row, writing=writing))
+    assert not list(tmp_path.iterdir())
