@@ -4,7 +4,8 @@ Studies of 1, 2, 4, 8, 16 and 32 trials, one trial at a time on one core, each f
 decodes, encodes what is frozen once, and trains. EV-CLIP, both prompts, tiny towers, a bank of 4 views, on
 the quickstart's videos; a random searcher draws the learning rate alone, so that all trials cost the same.
 The floor of n trials is n times the time of their training steps, forward and backward, with every batch
-already in memory; it is measured before each study, and the median counts. Ray's start is left out.
+already in memory; it is the median of epochs right before and after each study, as the machine's speed
+changes. Ray's start and the making of the toy videos, which a person has, are left out.
 
 Wanted: a straight line, and from 8 trials on at most 1.25 of the floor.
 
@@ -17,7 +18,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -25,6 +26,7 @@ import torch
 
 from evclip_ray.artifacts import provenance
 from evclip_ray.cluster import connect
+from evclip_ray.data.datasets.synthetic import write_synthetic
 from evclip_ray.models.asks import converse
 from evclip_ray.training.cached import prepare_cached
 from evclip_ray.training.experiment import ExperimentConfig
@@ -36,27 +38,68 @@ from evclip_ray.tuning.tuner import StudyRun
 WANTED = 1.25
 
 
-def space_of(trials: int, epochs: int) -> SearchSpace:
+class Study(NamedTuple):
+    """What one study took: seconds by part, and the seconds that the steps of one trial take at least."""
+
+    trials: int
+    parts: dict[str, float]
+    floor_of_a_trial: float
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole study."""
+        return sum(self.parts.values())
+
+    @property
+    def floor(self) -> float:
+        """Seconds that the steps of all trials take at least."""
+        return self.trials * self.floor_of_a_trial
+
+    @property
+    def of_floor(self) -> float:
+        """The study against its floor."""
+        return self.seconds / self.floor
+
+    def __str__(self) -> str:
+        floor = f"floor {self.floor:8.1f} s: {self.of_floor:.2f} of it"
+        return f"{self.trials:>4} trials {self.seconds:8.1f} s, {floor}"
+
+
+def space_of(trials: int, epochs: int, manifest: Path) -> SearchSpace:
     settings = {
-        "data.bank": 4, "optim.epochs": epochs, "method.prompts": "both", "method.mask.depth": 1,
-        "method.context.scale_init": 0.5,
+        "data.synthetic": None, "data.manifest": str(manifest), "data.bank": 4, "optim.epochs": epochs,
+        "method.prompts": "both", "method.mask.depth": 1, "method.context.scale_init": 0.5,
     }  # fmt: skip
     study = {"trials": trials, "scheduler": "none", "sampler": "random"}
     return read_space(find_space("quickstart"), settings, study=study)
 
 
-def study_seconds(trials: int, epochs: int, machines: Any) -> float:
+def study_parts(space: SearchSpace, machines: Any) -> dict[str, float]:
+    """Wall seconds of a study from an empty cache, by what they went into."""
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
-        run = StudyRun(space_of(trials, epochs), Path(folder) / "study", cache=Path(folder) / "cache")
+        run = StudyRun(space, Path(folder) / "study", cache=Path(folder) / "cache")
         plan = run.plan(machines)
         run.claim()
         run.prepare()
-        outcome = run.run(plan, lambda kind, trial, metrics: None)
-        seconds = time.perf_counter() - began
-        assert len(outcome.rows) == trials
+        prepared = time.perf_counter()
+        told: list[float] = []
+        outcome = run.run(plan, lambda kind, trial, metrics: told.append(time.perf_counter()))
+        ended = time.perf_counter()
+        assert len(outcome.rows) == space.study.trials
         assert all(row["state"] == "complete" for row in outcome.rows)
-    return seconds
+        histories = (run.folder.trial(row["trial"]) / "history.jsonl" for row in outcome.rows)
+        epochs = [[json.loads(line) for line in file.read_text().splitlines()] for file in histories]
+    steps = sum(epoch["train_seconds"] for trial in epochs for epoch in trial)
+    whole = sum(epoch["seconds"] for trial in epochs for epoch in trial)
+    first = epochs[0][0]["seconds"]
+    return {
+        "videos and features": prepared - began,
+        "first trial's start": told[0] - prepared - first,
+        "training steps": steps,
+        "validation, checkpoints, board": whole - steps,
+        "between trials and epochs": ended - told[0] + first - whole,
+    }
 
 
 def floor_of(experiment: ExperimentConfig, folder: Path) -> "Floor":
@@ -92,51 +135,61 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None, help="folder of study_cost.json and .png")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    taken, epochs = {}, []
+    found: list[Study] = []
     with tempfile.TemporaryDirectory() as folder, connect(num_cpus=1) as machines:
-        floor = floor_of(space_of(1, arguments.epochs).experiment({"optim.lr": 0.01}), Path(folder))
+        manifest = write_synthetic(Path(folder) / "videos", videos_per_class=60)
+        space = space_of(1, arguments.epochs, manifest)
+        floor = floor_of(space.experiment({"optim.lr": 0.01}), Path(folder))
+        around = [floor.epoch_seconds() for _ in range(3)]
         for trials in arguments.trials:
-            epochs.append(min(floor.epoch_seconds() for _ in range(3)))
-            taken[trials] = study_seconds(trials, arguments.epochs, machines)
-            print(
-                f"{trials:>4} trials {taken[trials]:8.1f} s, an epoch's steps {epochs[-1]:.3f} s", flush=True
-            )
-    a_trial = statistics.median(epochs) * arguments.epochs
-    show(taken, a_trial)
+            parts = study_parts(space_of(trials, arguments.epochs, manifest), machines)
+            after = [floor.epoch_seconds() for _ in range(3)]
+            a_trial = statistics.median(around + after) * arguments.epochs
+            found.append(Study(trials, parts, a_trial))
+            around = after
+            print(found[-1], flush=True)
+    show(found)
     if arguments.out:
         arguments.out.mkdir(parents=True, exist_ok=True)
-        record = {"seconds": taken, "floor_of_a_trial": a_trial, "epochs": epochs, **provenance()}
+        record = {"studies": [study._asdict() for study in found], **provenance()}
         (arguments.out / "study_cost.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
-        draw(taken, a_trial, arguments.out / "study_cost.png")
+        draw(found, arguments.out / "study_cost.png")
 
 
-def show(taken: dict[int, float], a_trial: float) -> None:
-    trials = np.array(list(taken))
-    seconds = np.array(list(taken.values()))
-    slope, start = np.polyfit(trials, seconds, 1) if len(trials) > 1 else (np.nan, np.nan)
-    print(f"\n{'trials':>6} {'study s':>9} {'floor s':>9} {'of floor':>9}")
-    for n, total in taken.items():
-        print(f"{n:>6} {total:9.1f} {n * a_trial:9.1f} {total / (n * a_trial):9.2f}")
+def show(found: list[Study]) -> None:
+    trials = np.array([study.trials for study in found])
+    seconds = np.array([study.seconds for study in found])
+    slope, start = np.polyfit(trials, seconds, 1) if len(found) > 1 else (np.nan, np.nan)
+    a_trial = statistics.median(study.floor_of_a_trial for study in found)
     left = seconds - (slope * trials + start)
     print(
         f"\nline: {start:.1f} s + {slope:.2f} s a trial (floor {a_trial:.2f} s a trial: "
         f"{slope / a_trial:.2f} of it)\n"
         f"farthest point {np.abs(left).max() / seconds.max():.1%} of the longest study off the line"
     )
-    for n, total in taken.items():
-        if n >= 8:
-            reached = total / (n * a_trial)
-            print(f"{n} trials: {reached:.2f} of the floor, wanted at most {WANTED}: {reached <= WANTED}")
+    for study in found:
+        if study.trials >= 8:
+            print(
+                f"{study.trials} trials: {study.of_floor:.2f} of the floor, wanted at most {WANTED}: "
+                f"{study.of_floor <= WANTED}"
+            )
+    print(f"\nwhere the {found[-1].seconds:.0f} s of {found[-1].trials} trials go:")
+    for part, taken in found[-1].parts.items():
+        print(f"{part:<32} {taken:8.1f} s {taken / found[-1].seconds:7.1%}")
 
 
-def draw(taken: dict[int, float], a_trial: float, file: Path) -> None:
+def draw(found: list[Study], file: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    trials = np.array(list(taken))
+    trials = [study.trials for study in found]
     figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
-    axes.plot(trials, list(taken.values()), "o-", color="#0072B2", label="study, from an empty cache")
-    axes.plot(trials, trials * a_trial, "--", color="#D55E00", label="floor: training steps alone")
+    axes.plot(
+        trials, [study.seconds for study in found], "o-", color="#0072B2", label="study, from an empty cache"
+    )
+    axes.plot(
+        trials, [study.floor for study in found], "s--", color="#D55E00", label="floor: training steps alone"
+    )
     axes.set(
         xlabel="trials", ylabel="wall time (s)", title="Cost of a study against its trials", ylim=(0, None)
     )

@@ -167,6 +167,21 @@ def test_a_study_can_be_trained_evaluated_and_its_test_openings_are_counted(call
     assert sum(int(cell) for row in table[1:] for cell in row[1:]) == 6
 
 
+def test_a_run_that_diverges_at_once_says_so_instead_of_a_score(
+    call, debug_settings, tiny_manifest, tmp_path, local_ray
+):
+    config = tmp_path / "wild.yaml"
+    # Without warmup and clipping the first epoch already leads out of float32.
+    wild = {"optim.lr": 1e30, "optim.warmup_epochs": 0, "optim.clip_norm": None}
+    config.write_text(yaml.safe_dump({**debug_settings, "data.manifest": str(tiny_manifest), **wild}))
+    trained = call("train", config, "--out", tmp_path / "run")
+    assert trained.exit_code == 1, trained.output
+    assert "diverged" in trained.output
+    assert "lower optim.lr and give another --out" in trained.output
+    assert "top-1" not in trained.output
+    assert not (tmp_path / "run" / "best").exists()
+
+
 def test_nothing_of_the_test_split_is_decoded_by_a_study(call, space, tmp_path, tmp_path_factory, local_ray):
     cache = tmp_path_factory.mktemp("own-cache")
     tuned = call("tune", space, "--out", tmp_path / "study", "--trials", "1", "--cache", cache)

@@ -83,7 +83,8 @@ def scale(
     workers = max(rung.space.study.workers for rung in ladder.rungs)
     shared = () if dry_run else (run.folder.root, run.cache)
     with connect(address, verbose=context.obj, dashboard=workers > 1, storage=shared) as machines:
-        plans = run.plan(machines, measure=dry_run)
+        with bars() as progress:
+            plans = run.plan(machines, measure=dry_run, progress=DecodeView(progress))
         _show_plans(run, plans, whole=dry_run)
         if dry_run:
             _show_cost(run, plans)

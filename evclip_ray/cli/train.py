@@ -54,6 +54,11 @@ def train(
             on_cluster=address is not None, workers=workers, min_workers=min_workers,
             cpus=cpus_per_worker, gpus=gpus_per_worker, decoding=DecodeView(progress), say=_say_epoch,
         )  # fmt: skip
+    if not metrics["best_epoch"]:
+        raise click.ClickException(
+            "the loss was no number in the first epoch, so nothing was kept; lower optim.lr and give "
+            "another --out"
+        )
     console.print(
         f"best epoch {metrics['best_epoch']}: val top-1 {metrics['best_val_top1']:.3f} "
         f"on {metrics['val_videos']} videos (zero-shot CLIP {metrics['zero_shot_top1']:.3f})\n"

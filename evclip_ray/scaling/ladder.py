@@ -17,6 +17,7 @@ from evclip_ray.scaling.folder import LadderFolder
 from evclip_ray.scaling.rungs import Ladder, Rung
 from evclip_ray.scaling.tables import best_trial, device_seconds, trials_of, write_tables
 from evclip_ray.training.hparams import declare_domains
+from evclip_ray.training.videos import Progress
 from evclip_ray.tuning.cost import StudyCost
 from evclip_ray.tuning.plan import StudyPlan
 from evclip_ray.tuning.study import StudyFolder
@@ -66,8 +67,12 @@ class LadderRun:
         self.device_hours, self.measure = device_hours, measure
         self.rows: list[dict[str, Any]] = []
 
-    def plan(self, machines: Machines, *, measure: bool = False) -> dict[str, StudyPlan]:
+    def plan(
+        self, machines: Machines, *, measure: bool = False, progress: Progress | None = None
+    ) -> dict[str, StudyPlan]:
         """What each rung is going to do; nothing is written to the folder.
+
+        `progress`: of making synthetic videos where they are missing.
 
         Raises:
             ValueError: a trial that can never be placed; the folder of another ladder.
@@ -77,8 +82,9 @@ class LadderRun:
         for rung in self.ladder.rungs:
             study = self._study(rung)
             if self.device_hours is not None:
-                study = self._study(rung, time_budget=self._seconds_left(rung, study.plan(machines)))
-            plans[rung.name] = study.plan(machines, measure=measure)
+                planned = study.plan(machines, progress=progress)
+                study = self._study(rung, time_budget=self._seconds_left(rung, planned))
+            plans[rung.name] = study.plan(machines, measure=measure, progress=progress)
         return plans
 
     def run(
@@ -178,7 +184,7 @@ class LadderRun:
             errors = [row["error"] for row in rows if row["error"]]
             return f"no trial has a score: {errors[0] if errors else 'every one diverged in its first epoch'}"
         if outcome is not None and outcome.missing and not outcome.out_of_time:
-            return f"{outcome.missing:.0f} trials were not run, although nothing interrupted them"
+            return f"trials that did not run, although nothing interrupted them: {outcome.missing:.0f}"
         return None
 
 

@@ -185,8 +185,13 @@ class ExperimentConfig(Config):
 
 
 def read_experiment(path: Path, overrides: Mapping[str, Any] | None = None) -> ExperimentConfig:
-    """The experiment in a YAML file; a relative manifest path counts from the working folder."""
-    return ExperimentConfig.load(read_yaml(path), overrides)
+    """The experiment in a YAML file, its settings nested or by dotted paths, as a search space has them.
+
+    A relative manifest path counts from the working folder.
+    """
+    tree = read_yaml(path)
+    dotted = {name: tree.pop(name) for name in list(tree) if "." in str(name)}
+    return ExperimentConfig.load(tree, {**dotted, **(overrides or {})})
 
 
 def _under(base: dict[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:

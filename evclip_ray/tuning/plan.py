@@ -61,6 +61,7 @@ class StudyPlan:
         space, study, optim = self.space, self.space.study, self.space.experiment().optim
         first = self.variants[0]
         counts = ", ".join(f"{len(rows)} {split}" for split, rows in first.rows.items())
+        several = f"{len(self.variants)} variants; " if len(self.variants) > 1 else ""
         decoding = f"{self.undecoded} videos to decode" if self.undecoded else "decoded already"
         stop = (
             "none is stopped early"
@@ -68,7 +69,7 @@ class StudyPlan:
             else f"{_SCHEDULERS[study.scheduler]} may stop a trial from epoch {study.grace_epochs} on"
         )
         rows = [
-            ("videos", f"{counts}; {len(first.classes)} classes; {len(self.variants)} variants; {decoding}"),
+            ("videos", f"{counts}; {len(first.classes)} classes; {several}{decoding}"),
             ("trials", f"{self._trials()}, {study.sampler} sampler, seed {study.seed}"),
             (
                 "a trial",
