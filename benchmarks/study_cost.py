@@ -153,7 +153,8 @@ def main() -> None:
         arguments.out.mkdir(parents=True, exist_ok=True)
         record = {"studies": [study._asdict() for study in found], **provenance()}
         (arguments.out / "study_cost.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
-        draw(found, arguments.out / "study_cost.png")
+        seconds = {study.trials: study.seconds for study in found}
+        draw(seconds, {study.trials: study.floor for study in found}, arguments.out / "study_cost.png")
 
 
 def show(found: list[Study]) -> None:
@@ -178,18 +179,14 @@ def show(found: list[Study]) -> None:
         print(f"{part:<32} {taken:8.1f} s {taken / found[-1].seconds:7.1%}")
 
 
-def draw(found: list[Study], file: Path) -> None:
+def draw(taken: dict[int, float], floor: dict[int, float], file: Path) -> None:
+    """Seconds of studies, and of their floors, against their trials."""
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    trials = [study.trials for study in found]
     figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
-    axes.plot(
-        trials, [study.seconds for study in found], "o-", color="#0072B2", label="study, from an empty cache"
-    )
-    axes.plot(
-        trials, [study.floor for study in found], "s--", color="#D55E00", label="floor: training steps alone"
-    )
+    axes.plot(*zip(*taken.items(), strict=True), "o-", color="#0072B2", label="study, from an empty cache")
+    axes.plot(*zip(*floor.items(), strict=True), "s--", color="#D55E00", label="floor: training steps alone")
     axes.set(
         xlabel="trials", ylabel="wall time (s)", title="Cost of a study against its trials", ylim=(0, None)
     )

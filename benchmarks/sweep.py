@@ -280,12 +280,12 @@ def show(arguments: argparse.Namespace, modes: dict[str, Mode], size: tuple[int,
         gap = max(abs(a - b) for a, b in zip(mode.losses, slow.losses, strict=False))
         print(f"{name:18s} losses of the first epochs differ by at most {gap:.2g}")
     fast = modes["shared, float32"]
-    floor = fast.step * steps * epochs
     costs = {n: fast.study(n, epochs, steps, val_videos) for n in (1, 2, 4, 8, 16, 32)}
+    floor = {n: n * fast.step * steps * epochs for n in costs}
     print("\ntrials" + "".join(f"{n:>9d}" for n in costs) + "   (float32)")
     print("shared" + "".join(f"{seconds:9.0f}" for seconds in costs.values()) + " s")
-    print("floor " + "".join(f"{n * floor:9.0f}" for n in costs) + " s, training steps alone")
-    print("ratio " + "".join(f"{seconds / (n * floor):9.2f}" for n, seconds in costs.items()))
+    print("floor " + "".join(f"{seconds:9.0f}" for seconds in floor.values()) + " s, training steps alone")
+    print("ratio " + "".join(f"{costs[n] / floor[n]:9.2f}" for n in costs))
     if arguments.out:
         arguments.out.mkdir(parents=True, exist_ok=True)
         draw(costs, floor, arguments.out / "sweep_cost.png")

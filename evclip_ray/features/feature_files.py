@@ -52,9 +52,10 @@ def write_features(path: Path, values: Tensor, key: str) -> None:
 
 
 class Mapped(NamedTuple):
-    """`values` (M, ...), the pages of `file`, not a copy: never write to them."""
+    """`values` (M, ...), the pages of `file`, not a copy: never write to them. `rows`: each of the M."""
 
     values: Tensor
+    rows: tuple[Tensor, ...]
     file: MappedFile
 
 
@@ -66,7 +67,9 @@ def map_file(path: Path, key: str) -> Mapped:
     """
     found = _open(path, key)
     with _read_only_is_meant():
-        return Mapped(torch.from_numpy(found.values).view(getattr(torch, found.dtype)), found.file)
+        values = torch.from_numpy(found.values).view(getattr(torch, found.dtype))
+    # Taken apart once: a row of a tensor costs more than the copy of a small one, in every step.
+    return Mapped(values, values.unbind(), found.file)
 
 
 def map_features(path: Path, key: str) -> Tensor:

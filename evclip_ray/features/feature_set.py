@@ -47,7 +47,7 @@ class FeatureSet:
             ArtifactError: a file that is missing or not what it should be.
         """
         found = [(self._map(key, view), row) for key, row in (self._places[p] for p in positions)]
-        rows = [mapped.values[row] for mapped, row in found]
+        rows = [mapped.rows[row] for mapped, row in found]
         batch = torch.empty((len(rows), *rows[0].shape), dtype=rows[0].dtype, pin_memory=pinned)
         torch.stack(rows, out=batch)
         if once:
@@ -59,7 +59,7 @@ class FeatureSet:
         """Begin to read from disk what `read` will be asked for soon."""
         for key, row in (self._places[p] for p in positions):
             mapped = self._map(key, view)
-            values = mapped.values[row]
+            values = mapped.rows[row]
             mapped.file.ahead(values.data_ptr(), values.nbytes)
 
     @functools.cached_property

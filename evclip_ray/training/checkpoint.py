@@ -3,12 +3,14 @@
     adapter.safetensors     the method's trained tensors, a few MB
     config.json             the experiment, classes, metrics, weights and versions behind them
     optimizer.safetensors   only in a checkpoint to resume from: AdamW's moments by parameter name
+    history.jsonl           only in a checkpoint to resume from: the metrics of every epoch, a line each
     validation.npz          only in the best checkpoint of a run: what it says of each validation video
 
 A checkpoint is written to a temporary folder and renamed, so that a killed worker leaves the old
 one or the new one.
 """
 
+import json
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -20,13 +22,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from evclip_ray.artifacts import ArtifactError, read_json, write_json
+from evclip_ray.artifacts import ArtifactError, read_json, write_json, write_text
 from evclip_ray.models.methods.base import Method
 from evclip_ray.training.video_scores import VideoScores
 
 ADAPTER = "adapter.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 CONFIG = "config.json"
+HISTORY = "history.jsonl"
 
 
 def save_checkpoint(
@@ -36,6 +39,7 @@ def save_checkpoint(
     *,
     optimizer: torch.optim.Optimizer | None = None,
     scores: VideoScores | None = None,
+    history: str | None = None,
 ) -> None:
     """Write a checkpoint whole or not at all; `record` becomes `config.json`."""
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -46,6 +50,8 @@ def save_checkpoint(
             save_file(_moments(method, optimizer), temporary / OPTIMIZER)
         if scores is not None:
             scores.write(temporary)
+        if history is not None:
+            write_text(temporary / HISTORY, history)
         write_json(temporary / CONFIG, dict(record))
         # What is temporary is its maker's alone; a checkpoint may be read by others.
         temporary.chmod(0o755)
@@ -69,6 +75,22 @@ def read_record(folder: Path) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise ArtifactError(f"{folder / CONFIG}: must hold a mapping; it was damaged")
     return record
+
+
+def read_history(folder: Path) -> list[dict[str, Any]]:
+    """The metrics of every epoch, of a checkpoint to resume from.
+
+    Raises:
+        ArtifactError: there are none, or they were damaged.
+    """
+    path = folder / HISTORY
+    cure = f"the run cannot go on; remove {folder.parent} to start it again"
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read ({error.strerror}), so {cure}") from None
+    except ValueError:
+        raise ArtifactError(f"{path}: was damaged, so {cure}") from None
 
 
 def load_adapter(folder: Path, method: Method) -> None:

@@ -32,9 +32,11 @@ from evclip_ray.training.batches import Batches
 from evclip_ray.training.build import autocast_dtype, build_method, pick_device, weights_of
 from evclip_ray.training.cached import Cached, feature_specs, open_cached
 from evclip_ray.training.checkpoint import (
+    HISTORY,
     latest_checkpoint,
     load_adapter,
     load_optimizer,
+    read_history,
     read_record,
     save_checkpoint,
 )  # fmt: skip
@@ -64,7 +66,6 @@ class Progress:
     best_top1: float = 0.0
     best_loss: float | None = None
     best_epoch: int = 0
-    history: list[Metrics] = dataclasses.field(default_factory=list)
 
     def improves(self, top1: float, loss: float) -> bool:
         """Whether an epoch beats the best: higher top-1, or the same with a lower loss."""
@@ -103,6 +104,9 @@ class Run:
             )
         self.batches = self._batches(cached or Cached())
         self.progress = Progress()
+        self.history: list[Metrics] = []
+        # As text: a long run would otherwise write all of it anew after each epoch.
+        self._lines: list[str] = []
         self.watch = MaskWatch()
         self.baseline: Metrics = {}
 
@@ -173,7 +177,7 @@ class Run:
             self.baseline = zero_shot_numbers(
                 self.zero_shot, self.experiment, self.videos, device=self.device
             )
-        last = self.progress.history[-1] if self.progress.history else {}
+        last = self.history[-1] if self.history else {}
         if self.is_done:
             yield Epoch(last)
         with self._board() as board:
@@ -185,8 +189,7 @@ class Run:
     @property
     def is_done(self) -> bool:
         """Whether the last epoch has been trained, or the run has diverged."""
-        history = self.progress.history
-        diverged = bool(history and history[-1].get("diverged"))
+        diverged = bool(self.history and self.history[-1].get("diverged"))
         return diverged or self.progress.epoch >= self.experiment.optim.epochs
 
     def resume(self) -> None:
@@ -199,6 +202,8 @@ class Run:
             raise ArtifactError(
                 f"{self.folder}: holds a run of another experiment; choose another folder or remove it"
             )
+        self.history = read_history(found)
+        self._lines = [json.dumps(metrics) for metrics in self.history]
         load_adapter(found, self.method)
         self.progress = Progress(**record["progress"])
         if not self.is_done:
@@ -208,7 +213,7 @@ class Run:
 
     def _see_masks_again(self) -> None:
         """Those of the last epoch, from which the next one's are said to have drifted."""
-        if "mask_coverage" in self.progress.history[-1]:
+        if "mask_coverage" in self.history[-1]:
             self._validate()
             self.watch.finish()
 
@@ -251,7 +256,8 @@ class Run:
             "leaking_rows": self.videos.leaking_rows,
             "seconds": round(time.perf_counter() - started, 4),
         }
-        progress.history.append(metrics)
+        self.history.append(metrics)
+        self._lines.append(json.dumps(metrics))
         if self.workers.rank == 0:
             self._save(best)
             if board is not None:
@@ -368,9 +374,9 @@ class Run:
             save_checkpoint(self.folder / "best", self.method, record, scores=best)
         # A finished run keeps its tensors, not the moments, which are twice as large.
         optimizer = None if self.is_done else self.optimizer
-        save_checkpoint(self.folder / "last", self.method, record, optimizer=optimizer)
-        lines = [json.dumps(metrics) for metrics in self.progress.history]
-        write_text(self.folder / "history.jsonl", "\n".join(lines) + "\n")
+        history = "\n".join(self._lines) + "\n"
+        save_checkpoint(self.folder / "last", self.method, record, optimizer=optimizer, history=history)
+        write_text(self.folder / HISTORY, history)
 
     def record(self) -> Metrics:
         """What a checkpoint says of itself: settings, classes, progress, weights, versions."""

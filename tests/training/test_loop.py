@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 import torch
@@ -84,6 +85,17 @@ def test_a_folder_of_another_experiment_is_refused(make_experiment, tiny_videos,
         start(make_experiment(optim__epochs=1, optim__lr=0.5), tiny_videos, tmp_path).fit(
             lambda metrics: None
         )
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda file: file.write_text("{")], ids=["missing", "cut"])
+def test_a_checkpoint_without_its_epochs_is_refused_with_the_cure(
+    damage, make_experiment, tiny_videos, tmp_path
+):
+    experiment = make_experiment(optim__epochs=1)
+    start(experiment, tiny_videos, tmp_path).fit(lambda metrics: None)
+    damage(tmp_path / "last" / "history.jsonl")
+    with pytest.raises(ArtifactError, match=f"history.jsonl: .* remove {tmp_path} to start it again"):
+        start(experiment, tiny_videos, tmp_path).fit(lambda metrics: None)
 
 
 def test_a_loss_that_is_no_number_ends_the_run_with_a_finite_report(make_experiment, tiny_videos, tmp_path):

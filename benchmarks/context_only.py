@@ -1,0 +1,153 @@
+"""A trial that trains on kept features alone: EV-CLIP's context prompt on a set of HMDB-51's size.
+
+816 training videos (51 classes, 16 shots) and 204 of validation, 400 epochs, batch 64, ViT-B/16 and
+swin3d_t. What a trial costs does not depend on the values that it reads, so the features are drawn at
+random in the sizes of the real ones, on small videos that this script makes; class text is encoded.
+Wanted: a trial in seconds, without CLIP in memory, and no measurable wait for a batch of 64.
+
+    python benchmarks/context_only.py [--epochs 400] [--trials 3]
+"""
+
+import argparse
+import csv
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from evclip_ray.artifacts import write_ledger
+from evclip_ray.cluster import connect
+from evclip_ray.data.datasets.synthetic import write_synthetic
+from evclip_ray.features.encode import Job, ViewJob, load_network, run
+from evclip_ray.features.feature_files import feature_file, write_features
+from evclip_ray.features.recorded import STAGE, facts
+from evclip_ray.models.frozen import FrozenNetwork
+from evclip_ray.training.build import zero_shot_of
+from evclip_ray.training.cached import _jobs
+from evclip_ray.training.experiment import ExperimentConfig
+from evclip_ray.training.loop import Run
+from evclip_ray.training.videos import Videos, plan_videos, prepare
+
+CLASSES, TRAIN, VAL = 51, 16, 4
+CPU = torch.device("cpu")
+
+
+def experiment_of(manifest: Path, epochs: int, seed: int) -> ExperimentConfig:
+    return ExperimentConfig.load(
+        {
+            "data": {"manifest": str(manifest), "bank": 1},
+            "view": {"num_frames": 8, "height": 64, "width": 64},
+            "backbone": {"name": "ViT-B-16", "pretrained": "random"},
+            "method": {
+                "name": "ev_clip", "prompts": "context",
+                "video_encoder": {"name": "swin3d_t", "weights": "random"},
+            },
+            "optim": {"batch_size": 64, "epochs": epochs},
+            "seed": seed,
+        }
+    )  # fmt: skip
+
+
+def write_videos(folder: Path) -> Path:
+    """Small videos, dealt out to 51 classes; the path of their list."""
+    made = write_synthetic(folder, videos_per_class=CLASSES * (TRAIN + VAL) // 6, size=64, num_frames=8)
+    with made.open(encoding="utf-8", newline="") as stream:
+        paths = [row["path"] for row in csv.DictReader(stream)]
+    manifest = folder / "classes.csv"
+    with manifest.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["path", "label", "split"])
+        for number, path in enumerate(paths):
+            shot, label = divmod(number, CLASSES)
+            writer.writerow([path, f"class number {label}", "train" if shot < TRAIN else "val"])
+    return manifest
+
+
+def write_random(experiment: ExperimentConfig, videos: Videos) -> None:
+    """The feature files of a study of `experiment`: random values, encoded texts."""
+    jobs: dict[str, Job] = {}
+    for asked in (experiment, zero_shot_of(experiment)):
+        jobs |= {job.key: job for job in _jobs(asked, videos, videos.sets, CPU)}
+    generator = torch.Generator().manual_seed(0)
+    for job in jobs.values():
+        if not isinstance(job, ViewJob):
+            run(job, CPU)
+            continue
+        network = load_network(job.spec, CPU)
+        path = feature_file(job.store, job.spec.key, job.key)
+        write_ledger(path.parent, STAGE, inputs=job.spec.inputs, network=facts(network))
+        shards = next(found.shards for found in videos.sets.values() if job.file in found.shards.files())
+        count = len(shards.files()[job.file])
+        size = (8, 512) if job.spec.kind == "frame_features" else (768, 1, 1, 1)
+        write_features(path, torch.randn(count, *size, generator=generator), job.key)
+
+
+def frozen_parameters(run: Run) -> int:
+    """Those of the networks that a trial holds: none of what it reads from disk."""
+    frozen = run.method.frozen
+    networks: list[FrozenNetwork | None] = [frozen.clip, frozen.video_encoder]
+    return sum(p.numel() for network in networks if network for p in network.parameters())
+
+
+def waiting_share(run: Run, rounds: int) -> tuple[float, float]:
+    """Milliseconds a step waits for its batch, and of the rest of the step, at the median."""
+    groups = np.array_split(np.arange(len(run.videos.sets["train"])), run.steps_per_epoch)
+    generator = torch.Generator().manual_seed(0)
+    waited, worked = [], []
+    for _ in range(rounds):
+        stream = run.batches["train"](groups)
+        for group in groups:
+            began = time.perf_counter()
+            batch = next(stream)
+            got = time.perf_counter()
+            step = run._step(batch, rate=1e-4, num_videos=len(group), generator=generator)
+            try:
+                pause = next(step)
+                while True:
+                    pause = step.send(run.answer(pause))
+            except StopIteration:
+                pass
+            waited.append(got - began)
+            worked.append(time.perf_counter() - got)
+    return 1e3 * statistics.median(waited), 1e3 * statistics.median(worked)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--epochs", type=int, default=400)
+    parser.add_argument("--trials", type=int, default=3)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name, connect():
+        folder = Path(name)
+        experiment = experiment_of(write_videos(folder / "videos"), arguments.epochs, 0)
+        videos = prepare(plan_videos(experiment, cache=folder / "cache"), cache=folder / "cache")
+        counts = ", ".join(f"{len(found)} {split}" for split, found in videos.sets.items())
+        print(f"{counts}; {len(videos.classes)} classes; {torch.get_num_threads()} threads")
+        write_random(experiment, videos)
+        for trial in range(arguments.trials):
+            began = time.perf_counter()
+            experiment = experiment_of(Path(experiment.data.manifest or ""), arguments.epochs, trial)
+            run_ = Run.start(experiment, videos, folder=folder / str(trial), zero_shot=folder / "zero.json")
+            built = time.perf_counter() - began
+            run_.fit(lambda metrics: None)
+            whole = time.perf_counter() - began
+            history = run_.history
+            steps = sum(epoch["train_seconds"] for epoch in history)
+            rest = sum(epoch["seconds"] for epoch in history) - steps
+            print(
+                f"trial {trial}: {whole:.1f} s: {built:.2f} to build it, {steps:.1f} in "
+                f"{arguments.epochs} x {run_.steps_per_epoch} steps, {rest:.1f} in validation, checkpoints "
+                f"and tables; frozen parameters in memory: {frozen_parameters(run_):,}",
+                flush=True,
+            )
+        waited, worked = waiting_share(run_, 20)
+        print(f"a step of 64 waits {waited:.3f} ms for its batch and works {worked:.2f} ms")
+
+
+if __name__ == "__main__":
+    main()
