@@ -15,6 +15,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -94,15 +95,32 @@ def frozen_parameters(run: Run) -> int:
     return sum(p.numel() for network in networks if network for p in network.parameters())
 
 
-def waiting_share(run: Run, rounds: int) -> tuple[float, float]:
-    """Milliseconds a step waits for its batch, and of the rest of the step, at the median."""
+class Step(NamedTuple):
+    """Milliseconds of a step: until its batch is read, of its crops, which the device makes, and the rest."""
+
+    waited: float
+    cropped: float
+    worked: float
+
+
+def measured_steps(run: Run, rounds: int) -> list[Step]:
+    cropping = [0.0]
+    cut = run.batches["train"]._cut
+
+    def timed_cut(*arguments: Any) -> torch.Tensor:
+        began = time.perf_counter()
+        views = cut(*arguments)
+        cropping[0] += time.perf_counter() - began
+        return views
+
+    run.batches["train"]._cut = timed_cut  # type: ignore[assignment, method-assign]
     groups = np.array_split(np.arange(len(run.videos.sets["train"])), run.steps_per_epoch)
     generator = torch.Generator().manual_seed(0)
-    waited, worked = [], []
+    steps = []
     for _ in range(rounds):
         stream = run.batches["train"](groups)
         for group in groups:
-            began = time.perf_counter()
+            began, cropping[0] = time.perf_counter(), 0.0
             batch = next(stream)
             got = time.perf_counter()
             step = run._step(batch, rate=1e-4, num_videos=len(group), generator=generator)
@@ -112,14 +130,18 @@ def waiting_share(run: Run, rounds: int) -> tuple[float, float]:
                     pause = step.send(run.answer(pause))
             except StopIteration:
                 pass
-            waited.append(got - began)
-            worked.append(time.perf_counter() - got)
-    return 1e3 * statistics.median(waited), 1e3 * statistics.median(worked)
+            seconds = (got - began - cropping[0], cropping[0], time.perf_counter() - got)
+            steps.append(Step(*(1e3 * taken for taken in seconds)))
+    return steps
 
 
 def say_waiting(what: str, run: Run, rounds: int) -> None:
-    waited, worked = waiting_share(run, rounds)
-    print(f"{what}: a step of 64 waits {waited:.3f} ms for its batch and works {worked:.2f} ms", flush=True)
+    waited, cropped, worked = map(statistics.median, zip(*measured_steps(run, rounds), strict=True))
+    print(
+        f"{what}: a step of 64 waits {waited:.3f} ms to have its batch read, crops for {cropped:.2f} ms "
+        f"and works {worked:.2f} ms",
+        flush=True,
+    )
 
 
 def main() -> None:
