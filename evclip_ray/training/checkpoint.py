@@ -77,8 +77,8 @@ def read_record(folder: Path) -> dict[str, Any]:
     return record
 
 
-def read_history(folder: Path) -> list[dict[str, Any]]:
-    """The metrics of every epoch, of a checkpoint to resume from.
+def read_history(folder: Path, epochs: int) -> list[dict[str, Any]]:
+    """The metrics of every epoch, `epochs` of them, of a checkpoint to resume from.
 
     Raises:
         ArtifactError: there are none, or they were damaged.
@@ -86,11 +86,14 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
     path = folder / HISTORY
     cure = f"the run cannot go on; remove {folder.parent} to start it again"
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        history = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be read ({error.strerror}), so {cure}") from None
     except ValueError:
         raise ArtifactError(f"{path}: was damaged, so {cure}") from None
+    if len(history) != epochs:
+        raise ArtifactError(f"{path}: must have {epochs} epochs, got {len(history)}, so {cure}")
+    return history
 
 
 def load_adapter(folder: Path, method: Method) -> None:

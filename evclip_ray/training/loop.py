@@ -105,7 +105,7 @@ class Run:
         self.batches = self._batches(cached or Cached())
         self.progress = Progress()
         self.history: list[Metrics] = []
-        # As text: a long run would otherwise write all of it anew after each epoch.
+        # As text: a long run would otherwise encode all of it anew after each epoch.
         self._lines: list[str] = []
         self.watch = MaskWatch()
         self.baseline: Metrics = {}
@@ -202,7 +202,7 @@ class Run:
             raise ArtifactError(
                 f"{self.folder}: holds a run of another experiment; choose another folder or remove it"
             )
-        self.history = read_history(found)
+        self.history = read_history(found, record["progress"]["epoch"])
         self._lines = [json.dumps(metrics) for metrics in self.history]
         load_adapter(found, self.method)
         self.progress = Progress(**record["progress"])

@@ -87,7 +87,11 @@ def test_a_folder_of_another_experiment_is_refused(make_experiment, tiny_videos,
         )
 
 
-@pytest.mark.parametrize("damage", [Path.unlink, lambda file: file.write_text("{")], ids=["missing", "cut"])
+@pytest.mark.parametrize(
+    "damage",
+    [Path.unlink, lambda file: file.write_text("{"), lambda file: file.write_text("")],
+    ids=["missing", "cut", "empty"],
+)
 def test_a_checkpoint_without_its_epochs_is_refused_with_the_cure(
     damage, make_experiment, tiny_videos, tmp_path
 ):
