@@ -15,7 +15,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,7 +26,6 @@ from evclip_ray.data.datasets.synthetic import write_synthetic
 from evclip_ray.features.encode import Job, ViewJob, load_network, run
 from evclip_ray.features.feature_files import feature_file, write_features
 from evclip_ray.features.recorded import STAGE, facts
-from evclip_ray.models.asks import converse
 from evclip_ray.models.frozen import FrozenNetwork
 from evclip_ray.training.build import zero_shot_of
 from evclip_ray.training.cached import _jobs, prepare_cached
@@ -97,30 +96,52 @@ def frozen_parameters(run: Run) -> int:
 
 
 class Step(NamedTuple):
-    """Milliseconds of a step: until its batch is there, and the rest."""
+    """Milliseconds of a step: until its batch is read, of its crops, which the device makes, and the rest."""
 
     waited: float
+    cropped: float
     worked: float
 
 
 def measured_steps(run: Run, rounds: int) -> list[Step]:
+    cropping = [0.0]
+    cut = run.batches["train"]._cut
+
+    def timed_cut(*arguments: Any) -> torch.Tensor:
+        began = time.perf_counter()
+        views = cut(*arguments)
+        cropping[0] += time.perf_counter() - began
+        return views
+
+    run.batches["train"]._cut = timed_cut  # type: ignore[assignment, method-assign]
     groups = np.array_split(np.arange(len(run.videos.sets["train"])), run.steps_per_epoch)
     generator = torch.Generator().manual_seed(0)
     steps = []
     for _ in range(rounds):
         stream = run.batches["train"](groups)
         for group in groups:
-            began = time.perf_counter()
+            began, cropping[0] = time.perf_counter(), 0.0
             batch = next(stream)
             got = time.perf_counter()
-            converse(run._step(batch, rate=1e-4, num_videos=len(group), generator=generator), run.answer)
-            steps.append(Step(1e3 * (got - began), 1e3 * (time.perf_counter() - got)))
+            step = run._step(batch, rate=1e-4, num_videos=len(group), generator=generator)
+            try:
+                pause = next(step)
+                while True:
+                    pause = step.send(run.answer(pause))
+            except StopIteration:
+                pass
+            seconds = (got - began - cropping[0], cropping[0], time.perf_counter() - got)
+            steps.append(Step(*(1e3 * taken for taken in seconds)))
     return steps
 
 
 def say_waiting(what: str, run: Run, rounds: int) -> None:
-    waited, worked = map(statistics.median, zip(*measured_steps(run, rounds), strict=True))
-    print(f"{what}: a step of 64 waits {waited:.3f} ms for its batch and works {worked:.2f} ms", flush=True)
+    waited, cropped, worked = map(statistics.median, zip(*measured_steps(run, rounds), strict=True))
+    print(
+        f"{what}: a step of 64 waits {waited:.3f} ms to have its batch read, crops for {cropped:.2f} ms "
+        f"and works {worked:.2f} ms",
+        flush=True,
+    )
 
 
 def main() -> None:

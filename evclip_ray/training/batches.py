@@ -1,13 +1,13 @@
 """The batches of an epoch: pixels only where something is computed from them, features from disk.
 
 Reading is one batch ahead of the step, in a thread, into pinned memory where there is a GPU; cropping
-and normalising happen on the device, and where that is the CPU the thread cuts the views that draw no
-random numbers too. Of a set that does not fit in memory, the disk is asked for the batches after that one.
+and normalising happen on the device. Of a set that does not fit in memory, the disk is asked for the
+batches after that one too.
 """
 
 import functools
 import math
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple, Self
 
@@ -50,12 +50,11 @@ class _Part(NamedTuple):
 
 
 class _Read(NamedTuple):
-    """What was read for a batch: `frames` (B, T, H, W, 3) uint8, or their `views`; `features`: by field."""
+    """What was read for a batch: `frames` (B, T, H, W, 3) uint8 or None; `features`: by field."""
 
     positions: Positions
     frames: Tensor | None
     features: dict[str, Tensor]
-    views: Views | None = None
 
 
 class Batches:
@@ -102,7 +101,7 @@ class Batches:
         parts = [_Part.of(group, workers or Workers()) for group in groups]
         for part, read in zip(parts, self._reads([p.positions for p in parts], view), strict=True):
             # Held until the next batch is asked for, so that other runs in the process may find it.
-            views = self._views(read, part, view, generator)
+            views = None if read.frames is None else self._views(read, part, view, generator)
             yield VideoBatch(
                 None if views is None else views.pixels,
                 labels=torch.from_numpy(self.videos.labels[read.positions]).to(self.device)
@@ -126,7 +125,7 @@ class Batches:
                 for later in groups[asked:until]:
                     reader.submit(self._ask, later, view)
                 asked = max(asked, until)
-                ready, waiting = waiting, reader.submit(self._read_ahead, positions, view)
+                ready, waiting = waiting, reader.submit(self._read, positions, view)
                 if ready is not None:
                     yield ready.result()
             if waiting is not None:
@@ -160,40 +159,24 @@ class Batches:
         features = {kind: found.read(positions, view, **how) for kind, found in self.features.items()}
         return _Read(positions, frames, features)
 
-    def _read_ahead(self, positions: Positions, view: int) -> _Read:
-        read = self._read(positions, view)
-        if self.device.type != "cpu" or self._draws or read.frames is None:
-            return read
-        return read._replace(frames=None, views=self._fixed_views(read.frames, positions, view))
-
-    @property
-    def _draws(self) -> bool:
-        """Whether views are augmented anew each time."""
-        return self.bank is None and self.augment is not None
-
-    def _views(self, read: _Read, part: _Part, view: int, generator: torch.Generator | None) -> Views | None:
-        if read.frames is None:
-            return read.views
-        if not self._draws:
-            return self._fixed_views(read.frames, read.positions, view)
-        labels = [self.videos.shards.labels[p] for p in read.positions]
-        cut = functools.partial(
-            crop_batch, size=self.size, augment=self.augment, generator=generator, labels=labels,
-            first=part.first, total=part.total,
-        )  # fmt: skip
-        frames = read.frames
-        return share_views(self._key(read.positions, view), generator, lambda: cut(self._moved(frames)))
-
-    def _fixed_views(self, frames: Tensor, positions: Positions, view: int) -> Views:
-        cut = functools.partial(cut_views, size=self.size, augment=self.augment)
+    def _views(self, read: _Read, part: _Part, view: int, generator: torch.Generator | None) -> Views:
         shards = self.videos.shards
-        key = self._key(positions, view)
-        return share_views(key, None, lambda: cut(self._moved(frames), shards, positions, view))
+        rows = shards.rows[read.positions].tobytes()
+        key = (shards.folder, rows, view, self.size, self.device, self.bank is None, repr(self.augment))
+        return share_views(key, generator, lambda: self._cut(read, part, view, generator))
 
-    def _key(self, positions: Positions, view: int) -> tuple[Hashable, ...]:
-        shards = self.videos.shards
-        rows = shards.rows[positions].tobytes()
-        return (shards.folder, rows, view, self.size, self.device, repr(self.augment))
+    def _cut(self, read: _Read, part: _Part, view: int, generator: torch.Generator | None) -> Tensor:
+        assert read.frames is not None
+        frames = self._moved(read.frames)
+        if self.bank is None and self.augment is not None:
+            labels = [self.videos.shards.labels[p] for p in read.positions]
+            return crop_batch(
+                frames, size=self.size, augment=self.augment, generator=generator, labels=labels,
+                first=part.first, total=part.total,
+            )  # fmt: skip
+        return cut_views(
+            frames, self.videos.shards, read.positions, view, size=self.size, augment=self.augment
+        )
 
     def _moved(self, values: Tensor) -> Tensor:
         return values.to(self.device, non_blocking=True)

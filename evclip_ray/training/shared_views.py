@@ -5,7 +5,6 @@ read the same batch in the same round.
 """
 
 import dataclasses
-import threading
 import weakref
 from collections.abc import Callable, Hashable
 
@@ -22,8 +21,6 @@ class Views:
 
 
 _IN_USE: weakref.WeakValueDictionary[Hashable, Views] = weakref.WeakValueDictionary()
-# Runs that read ahead are about to cut the same views at the same time: all but the first wait for them.
-_CUTTING = threading.Lock()
 
 
 def share_views(
@@ -31,12 +28,11 @@ def share_views(
 ) -> Views:
     """What `cut()` gives for `key` and the state of `generator`; whoever uses it holds on to it."""
     state = None if generator is None else generator.get_state().numpy().tobytes()
-    with _CUTTING:
-        views = _IN_USE.get((*key, state))
-        if views is None:
-            pixels = cut()
-            views = Views(pixels, None if generator is None else generator.get_state())
-            _IN_USE[(*key, state)] = views
-        elif generator is not None and views.state is not None:
-            generator.set_state(views.state)
-        return views
+    views = _IN_USE.get((*key, state))
+    if views is None:
+        pixels = cut()
+        views = Views(pixels, None if generator is None else generator.get_state())
+        _IN_USE[(*key, state)] = views
+    elif generator is not None and views.state is not None:
+        generator.set_state(views.state)
+    return views

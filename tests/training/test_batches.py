@@ -1,19 +1,14 @@
 """Batches of a set in memory and of one that is larger: the same, read ahead or not."""
 
-import threading
-import time
-
 import numpy as np
 import pytest
 import torch
 
-from evclip_ray.data.transforms import AugmentConfig
 from evclip_ray.features.feature_files import write_features
 from evclip_ray.features.feature_set import FeatureSet
 from evclip_ray.features.spec import video_map
 from evclip_ray.training import batches as module
 from evclip_ray.training.batches import Batches
-from evclip_ray.training.shared_views import share_views
 
 CPU = torch.device("cpu")
 MAPS = video_map("swin3d_debug", "random", backbone="debug", precision="float32", augment=None)
@@ -88,66 +83,3 @@ def test_for_a_gpu_everything_is_read_straight_into_pinned_memory(tiny_videos, m
     assert pinned == [True, True]
     assert torch.equal(read.features["video_map"], maps.read(groups[0], 0))
     assert pinned == [True, True, False]
-
-
-def noting_threads(monkeypatch, name):
-    """The threads that call `name` of the module, in order."""
-    threads, original = [], getattr(module, name)
-
-    def noted(*arguments, **keywords):
-        threads.append(threading.current_thread())
-        return original(*arguments, **keywords)
-
-    monkeypatch.setattr(module, name, noted)
-    return threads
-
-
-def test_on_the_cpu_views_of_a_bank_are_cut_ahead_by_the_reading_thread(tiny_videos, groups, monkeypatch):
-    train, augment = tiny_videos.sets["train"], AugmentConfig()
-    threads = noting_threads(monkeypatch, "cut_views")
-    banked = Batches(train, size=32, device=CPU, augment=augment, bank=2)
-    found = [batch.pixels for batch in banked(groups, view=1, generator=torch.Generator().manual_seed(3))]
-    assert len(threads) == len(groups)
-    assert threading.main_thread() not in threads
-    for group, pixels in zip(groups, found, strict=True):
-        frames = module.read_frames(train.shards, group, 1)
-        wanted = module.cut_views(frames, train.shards, group, 1, size=32, augment=augment)
-        assert torch.equal(pixels, wanted)
-
-
-def test_views_that_are_drawn_anew_are_drawn_in_the_order_of_the_steps(tiny_videos, groups, monkeypatch):
-    """Mixup and the order of an epoch draw from the same generator, between the batches."""
-    train, augment = tiny_videos.sets["train"], AugmentConfig()
-    threads = noting_threads(monkeypatch, "crop_batch")
-    batches = Batches(train, size=32, device=CPU, augment=augment)
-    generator, again = (torch.Generator().manual_seed(3) for _ in range(2))
-    for group, batch in zip(groups, batches(groups, generator=generator), strict=True):
-        drawn = torch.rand(1, generator=generator)
-        frames = module.read_frames(train.shards, group, 0)
-        labels = [train.shards.labels[p] for p in group]
-        wanted = module.crop_batch(frames, size=32, augment=augment, generator=again, labels=labels)
-        assert torch.equal(batch.pixels, wanted)
-        assert torch.equal(drawn, torch.rand(1, generator=again))
-    assert set(threads) == {threading.main_thread()}
-
-
-def test_two_runs_that_read_ahead_cut_a_view_once():
-    cuts = []
-
-    def cut():
-        cuts.append(threading.current_thread())
-        time.sleep(0.2)
-        return torch.zeros(1)
-
-    found = []
-    threads = [
-        threading.Thread(target=lambda: found.append(share_views(("a view", id(cuts)), None, cut)))
-        for _ in range(4)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(cuts) == 1
-    assert len(found) == 4
-    assert all(views is found[0] for views in found)
