@@ -77,11 +77,11 @@ def crop_batch(
     """Square views ready for the networks: (B, T, H, W, 3) uint8 -> (B, T, 3, size, size) float32 in [0, 1].
 
     Without `augment`: a square of side `crop_fraction` * min(H, W), 224 of 256, resized (bilinear,
-    antialiased) when `size` differs; across the shorter side it is in the middle, and along the longer
-    one (the width of a square frame) at `place`, from 0, left or top, to 1. With it: see `AugmentConfig`;
-    `generator` is a CPU one, and `labels` are those of the B videos, by which some are not flipped. Of a
-    batch of `total` videos that several processes share, these are those from `first` on, and are drawn
-    as they would be in the whole.
+    antialiased where it gets smaller) when `size` differs; across the shorter side it is in the middle,
+    and along the longer one (the width of a square frame) at `place`, from 0, left or top, to 1. With it:
+    see `AugmentConfig`; `generator` is a CPU one, and `labels` are those of the B videos, by which some
+    are not flipped. Of a batch of `total` videos that several processes share, these are those from
+    `first` on, and are drawn as they would be in the whole.
 
     Raises:
         ValueError: frames of another shape or type, or augmentation without a generator.
@@ -89,21 +89,16 @@ def crop_batch(
     _check(frames, augment, generator)
     height, width = int(frames.shape[2]), int(frames.shape[3])
     side = max(round(crop_fraction * min(height, width)), 1)
+    views = _views_for(frames, size)
     if augment is None or generator is None:
         along = int(place * (max(height, width) - side))
         across = (min(height, width) - side) // 2
         top, left = (across, along) if width >= height else (along, across)
-        return _resized(_floats(frames[:, :, top : top + side, left : left + side]), size)
+        _fit(views, frames[:, :, top : top + side, left : left + side])
+        return views
     draws = _Draws(generator, first, len(frames), len(frames) if total is None else total)
-    boxes = _draw_boxes(draws, height, width, side, augment)
-    flips = draws.uniform() < augment.flip
-    if labels is not None:
-        flips &= torch.tensor([augment.may_flip(label) for label in labels])
-    views = [
-        _one_view(video, box, flip, size)
-        for video, box, flip in zip(frames, boxes.tolist(), flips.tolist(), strict=True)
-    ]
-    return _coloured(torch.stack(views), augment, draws)
+    _augment(views, frames, side, augment, draws, labels)
+    return views
 
 
 def bank_views(
@@ -119,14 +114,14 @@ def bank_views(
 
     `seeds`: B of them, from `bank_seed`. `labels`: see `crop_batch`.
     """
-    views = [
-        crop_batch(
-            video[None], size=size, augment=augment, crop_fraction=crop_fraction,
-            generator=torch.Generator().manual_seed(seed), labels=[label],
-        )
-        for video, seed, label in zip(frames, seeds, labels or [""] * len(seeds), strict=True)
-    ]  # fmt: skip
-    return torch.cat(views)
+    _check(frames, augment, torch.Generator())
+    side = max(round(crop_fraction * min(frames.shape[2:4])), 1)
+    views = _views_for(frames, size)
+    for number, seed in enumerate(seeds):
+        one = slice(number, number + 1)
+        draws = _Draws(torch.Generator().manual_seed(seed), 0, 1, 1)
+        _augment(views[one], frames[one], side, augment, draws, None if labels is None else labels[one])
+    return views
 
 
 def bank_seed(path: str, row: int, view: int) -> int:
@@ -173,45 +168,61 @@ def _draw_boxes(draws: _Draws, height: int, width: int, side: int, augment: Augm
     return torch.cat([corners, sides[:, None]], dim=1)
 
 
-def _one_view(video: Tensor, box: list[int], flip: bool, size: int) -> Tensor:
-    """(T, H, W, 3) uint8 -> (T, 3, size, size) float32, one crop for all frames."""
-    top, left, side = box
-    view = _resized(_floats(video[None, :, top : top + side, left : left + side]), size)[0]
-    return view.flip(-1) if flip else view
+def _views_for(frames: Tensor, size: int) -> Tensor:
+    """(B, T, 3, size, size) float32, to be written."""
+    batch, num_frames = frames.shape[:2]
+    return torch.empty((batch, num_frames, 3, size, size), device=frames.device)
 
 
-def _floats(frames: Tensor) -> Tensor:
-    """(B, T, H, W, 3) uint8 -> (B, T, 3, H, W) float32 in [0, 1]."""
-    moved = frames.permute(0, 1, 4, 2, 3)
-    # One pass that converts and reorders; .float().contiguous() would write the pixels twice.
-    floats = torch.empty(moved.shape, dtype=torch.float32, device=frames.device)
-    floats.copy_(moved).div_(255)
-    return floats
+def _augment(
+    views: Tensor,
+    frames: Tensor,
+    side: int,
+    augment: AugmentConfig,
+    draws: _Draws,
+    labels: Sequence[str] | None,
+) -> None:
+    """Write a view of each video: one crop, one flip, one colour for all its frames."""
+    boxes = _draw_boxes(draws, int(frames.shape[2]), int(frames.shape[3]), side, augment)
+    flips = draws.uniform() < augment.flip
+    if labels is not None:
+        flips &= torch.tensor([augment.may_flip(label) for label in labels])
+    for number, ((top, left, across), flip) in enumerate(zip(boxes.tolist(), flips.tolist(), strict=True)):
+        one = slice(number, number + 1)
+        _fit(views[one], frames[one, :, top : top + across, left : left + across], flip=flip)
+    _colour(views, augment, draws)
 
 
-def _resized(frames: Tensor, size: int) -> Tensor:
-    """(B, T, 3, H, W) -> (B, T, 3, size, size)."""
-    if frames.shape[-2:] == (size, size):
-        return frames
-    flat: Tensor = functional.interpolate(
-        frames.flatten(0, 1), size=(size, size), mode="bilinear", antialias=True, align_corners=False
-    )
-    return flat.clamp(0, 1).view(*frames.shape[:-2], size, size)
+def _fit(views: Tensor, frames: Tensor, *, flip: bool = False) -> None:
+    """(B, T, side, side, 3) uint8 -> `views`, (B, T, 3, size, size) float32 in [0, 1]."""
+    size, side = views.shape[-1], frames.shape[-2]
+    planes = frames.flatten(0, 1).permute(0, 3, 1, 2)
+    if side < size:
+        # Nothing to smooth, and twice as fast: the colours of a pixel stay side by side in memory.
+        planes = functional.interpolate(planes.float(), size=(size, size), mode="bilinear")
+    elif side > size:
+        floats = planes.to(torch.float32, memory_format=torch.contiguous_format)
+        planes = functional.interpolate(floats, size=(size, size), mode="bilinear", antialias=True)
+    if flip:
+        planes = planes.flip(-1)
+    # Conversion and order in one pass, straight to where the batch lies.
+    views.flatten(0, 1).copy_(planes).div_(255)
+    if side != size:
+        views.clamp_(0, 1)
 
 
-def _coloured(views: Tensor, augment: AugmentConfig, draws: _Draws) -> Tensor:
+def _colour(views: Tensor, augment: AugmentConfig, draws: _Draws) -> None:
     """Brightness, then contrast about the video's own mean grey, then low light, one factor a video."""
     if augment.brightness:
-        views = (views * _factors(views, augment.brightness, draws)).clamp(0, 1)
+        views.mul_(_factors(views, augment.brightness, draws)).clamp_(0, 1)
     if augment.contrast:
         grey = views.mean(dim=(1, 2, 3, 4), keepdim=True)
-        views = (grey + (views - grey) * _factors(views, augment.contrast, draws)).clamp(0, 1)
+        views.sub_(grey).mul_(_factors(views, augment.contrast, draws)).add_(grey).clamp_(0, 1)
     if augment.low_light:
         chosen = draws.uniform() < augment.low_light
         gamma = 1 + (augment.low_light_gamma - 1) * draws.uniform()
         powers = torch.where(chosen, gamma, 1.0).to(views.device)
-        views = views.pow(powers.view(-1, 1, 1, 1, 1))
-    return views
+        views.pow_(powers.view(-1, 1, 1, 1, 1))
 
 
 def _factors(views: Tensor, strength: float, draws: _Draws) -> Tensor:

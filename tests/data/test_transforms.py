@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.nn import functional
 
 from evclip_ray.config import ConfigError
 from evclip_ray.data.transforms import AugmentConfig, crop_batch
@@ -51,6 +52,9 @@ def test_another_size_is_resized_and_stays_in_range():
         views = crop_batch(frames, size=size)
         assert views.shape[-2:] == (size, size)
         assert 0 <= views.min() <= views.max() <= 1
+        middle = frames[0, :, 2:30, 2:30].permute(0, 3, 1, 2) / 255
+        wanted = functional.interpolate(middle, size=(size, size), mode="bilinear", antialias=True)
+        assert torch.allclose(views[0], wanted, atol=2e-5)
 
 
 @pytest.mark.parametrize("crop", ["random_resized", "random"])

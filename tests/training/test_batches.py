@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from evclip_ray.data.transforms import AugmentConfig
 from evclip_ray.features.feature_files import write_features
 from evclip_ray.features.feature_set import FeatureSet
 from evclip_ray.features.spec import video_map
@@ -83,3 +84,17 @@ def test_for_a_gpu_everything_is_read_straight_into_pinned_memory(tiny_videos, m
     assert pinned == [True, True]
     assert torch.equal(read.features["video_map"], maps.read(groups[0], 0))
     assert pinned == [True, True, False]
+
+
+def test_views_that_are_drawn_anew_are_drawn_in_the_order_of_the_steps(tiny_videos, groups):
+    """Mixup and the order of an epoch draw from the same generator, between the batches."""
+    train, augment = tiny_videos.sets["train"], AugmentConfig()
+    batches = Batches(train, size=32, device=CPU, augment=augment)
+    generator, again = (torch.Generator().manual_seed(3) for _ in range(2))
+    for group, batch in zip(groups, batches(groups, generator=generator), strict=True):
+        drawn = torch.rand(1, generator=generator)
+        frames = module.read_frames(train.shards, group, 0)
+        labels = [train.shards.labels[p] for p in group]
+        wanted = module.crop_batch(frames, size=32, augment=augment, generator=again, labels=labels)
+        assert torch.equal(batch.pixels, wanted)
+        assert torch.equal(drawn, torch.rand(1, generator=again))

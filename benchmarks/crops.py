@@ -1,0 +1,70 @@
+"""Views of a bank, cut and resized straight into their batch, against the plain way of doing it.
+
+The plain way: each video cut, converted, resized with antialiasing and flipped by itself, then put together.
+Both ways in turn, one thread, the same views to 2e-5.
+
+    python benchmarks/crops.py [--repeats 15]
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from evclip_ray.data.transforms import AugmentConfig, _draw_boxes, _Draws, bank_views
+
+AUGMENT = AugmentConfig()
+
+
+def plain_views(frames: Tensor, size: int) -> Tensor:
+    """(B, T, H, W, 3) uint8 -> (B, T, 3, size, size) float32, view by view."""
+    views = []
+    height, width = frames.shape[2:4]
+    for seed, video in enumerate(frames):
+        draws = _Draws(torch.Generator().manual_seed(seed), 0, 1, 1)
+        side = round(0.875 * min(height, width))
+        ((top, left, across),) = _draw_boxes(draws, height, width, side, AUGMENT).tolist()
+        planes = video[:, top : top + across, left : left + across].permute(0, 3, 1, 2).float() / 255
+        resized = functional.interpolate(planes, size=(size, size), mode="bilinear", antialias=True)
+        views.append(resized.flip(-1) if draws.uniform() < AUGMENT.flip else resized)
+    return torch.stack(views).clamp(0, 1)
+
+
+def our_views(frames: Tensor, size: int) -> Tensor:
+    return bank_views(frames, size=size, augment=AUGMENT, seeds=range(len(frames)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--repeats", type=int, default=15)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    for side, size, batch in ((72, 64, 16), (256, 224, 16), (256, 336, 8)):
+        shape = (batch, 8, side, side, 3)
+        frames = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        ways: dict[str, Callable[[Tensor, int], Tensor]] = {"plain": plain_views, "ours": our_views}
+        taken: dict[str, list[float]] = {way: [] for way in ways}
+        found: dict[str, Tensor] = {}
+        for _ in range(arguments.repeats):
+            for way, cut in ways.items():
+                began = time.perf_counter()
+                found[way] = cut(frames, size)
+                taken[way].append(1e3 * (time.perf_counter() - began) / batch)
+        apart = (found["ours"] - found["plain"]).abs().max().item()
+        assert apart < 2e-5, apart
+        plain, ours = (statistics.median(taken[way]) for way in ("plain", "ours"))
+        print(
+            f"{side} -> {size}: plain {plain:.2f} ms a video of 8 frames, ours {ours:.2f}: "
+            f"{plain / ours:.2f} times faster, {apart:.1e} apart",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
