@@ -1,19 +1,24 @@
 """What a study costs against its number of trials, beside the floor: the trainable part alone.
 
-Studies of 1, 2, 4, 8, 16 and 32 trials, one trial at a time on one core, each from an empty cache: it
-decodes, encodes what is frozen once, and trains. EV-CLIP, both prompts, tiny towers, a bank of 4 views, on
-the quickstart's videos; a random searcher draws the learning rate alone, so that all trials cost the same.
-The floor of n trials is n times the time of their training steps, forward and backward, with every batch
-already in memory; it is the median of epochs right before and after each study, as the machine's speed
-changes. Ray's start and the making of the toy videos, which a person has, are left out.
+Studies of 1, 2, 4, 8, 16 and 32 trials, one trial at a time, each from an empty cache: it decodes, encodes
+what is frozen once, and trains. EV-CLIP, both prompts; a random searcher draws the learning rate alone, so
+that all trials cost the same. `--study tiny` is tiny towers, a bank of 4 views and the quickstart's videos,
+on one core; `--study published` is that of sweep.py: ViT-B/32 and swin3d_t with random weights, batch 2, on
+UT-Interaction, on all cores (a trial of 20 epochs takes a quarter of an hour on two cores: with fewer epochs
+what is done once weighs more). The floor of n trials is n times the time of their training steps, forward
+and backward, with every batch already in memory; it is the median of epochs right before and after each
+study, as the machine's speed changes. Ray's start and the making of the toy videos, which a person has,
+are left out.
 
 Wanted: a straight line, and from 8 trials on at most 1.25 of the floor.
 
     python benchmarks/study_cost.py [--trials 1 2 4 8 16 32] [--epochs 20] [--out FOLDER]
+    python benchmarks/study_cost.py --study published --trials 8 --epochs 4
 """
 
 import argparse
 import json
+import os
 import statistics
 import tempfile
 import time
@@ -36,6 +41,7 @@ from evclip_ray.tuning.search_space import SearchSpace, find_space, read_space
 from evclip_ray.tuning.tuner import StudyRun
 
 WANTED = 1.25
+UT_INTERACTION = Path(__file__).resolve().parents[2] / "shared" / "data" / "ut_interaction_set1"
 
 
 class Study(NamedTuple):
@@ -65,12 +71,22 @@ class Study(NamedTuple):
         return f"{self.trials:>4} trials {self.seconds:8.1f} s, {floor}"
 
 
-def space_of(trials: int, epochs: int, manifest: Path) -> SearchSpace:
-    settings = {
-        "data.synthetic": None, "data.manifest": str(manifest), "data.bank": 4, "optim.epochs": epochs,
-        "method.prompts": "both", "method.mask.depth": 1, "method.context.scale_init": 0.5,
+TINY = {
+    "data.synthetic": None, "data.bank": 4, "method.mask.depth": 1, "method.context.scale_init": 0.5,
+}  # fmt: skip
+PUBLISHED = TINY | {
+    "data.bank": 1, "data.root": str(UT_INTERACTION), "view.height": 256, "view.width": 256,
+    "backbone.name": "ViT-B-32", "method.video_encoder.name": "swin3d_t",
+    "method.normalization": "imagenet", "optim.batch_size": 2, "optim.eval_batch_size": 2,
+}  # fmt: skip
+
+
+def space_of(trials: int, epochs: int, manifest: Path, cpus: int) -> SearchSpace:
+    kind = PUBLISHED if manifest.is_relative_to(UT_INTERACTION) else TINY
+    settings = kind | {
+        "data.manifest": str(manifest), "optim.epochs": epochs, "method.prompts": "both",
     }  # fmt: skip
-    study = {"trials": trials, "scheduler": "none", "sampler": "random"}
+    study = {"trials": trials, "scheduler": "none", "sampler": "random", "cpus": cpus}
     return read_space(find_space("quickstart"), settings, study=study)
 
 
@@ -130,19 +146,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--study", choices=["tiny", "published"], default="tiny")
     parser.add_argument("--trials", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--out", type=Path, default=None, help="folder of study_cost.json and .png")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
+    cpus = 1 if arguments.study == "tiny" else os.cpu_count() or 1
+    torch.set_num_threads(cpus)
     found: list[Study] = []
-    with tempfile.TemporaryDirectory() as folder, connect(num_cpus=1) as machines:
-        manifest = write_synthetic(Path(folder) / "videos", videos_per_class=60)
-        space = space_of(1, arguments.epochs, manifest)
+    with tempfile.TemporaryDirectory() as folder, connect(num_cpus=cpus) as machines:
+        manifest = UT_INTERACTION / "manifest.csv"
+        if arguments.study == "tiny":
+            manifest = write_synthetic(Path(folder) / "videos", videos_per_class=60)
+        space = space_of(1, arguments.epochs, manifest, cpus)
         floor = floor_of(space.experiment({"optim.lr": 0.01}), Path(folder))
         around = [floor.epoch_seconds() for _ in range(3)]
         for trials in arguments.trials:
-            parts = study_parts(space_of(trials, arguments.epochs, manifest), machines)
+            parts = study_parts(space_of(trials, arguments.epochs, manifest, cpus), machines)
             after = [floor.epoch_seconds() for _ in range(3)]
             a_trial = statistics.median(around + after) * arguments.epochs
             found.append(Study(trials, parts, a_trial))
