@@ -41,7 +41,7 @@ def write_features(path: Path, values: Tensor, key: str) -> None:
         OSError: the disk is full, or the folder cannot be written to.
     """
     dtype = str(values.dtype).removeprefix("torch.")
-    stored = values.detach().cpu().contiguous().view(_CARRIERS[dtype]).numpy()
+    stored = bits(values.detach().cpu().contiguous())
     flat = pa.FixedSizeListArray.from_arrays(pa.array(stored.reshape(-1)), int(np.prod(stored.shape[1:])))
     tensor = pa.fixed_shape_tensor(flat.type.value_type, stored.shape[1:])
     metadata = {_KEY: key.encode(), _DIGEST: _digest(stored).encode(), _DTYPE: dtype.encode()}
@@ -51,12 +51,27 @@ def write_features(path: Path, values: Tensor, key: str) -> None:
         writer.write_batch(batch)
 
 
+def bits(values: Tensor) -> NDArray[np.generic]:
+    """The memory of a tensor on the CPU, as it travels."""
+    carrier = _CARRIERS[str(values.dtype).removeprefix("torch.")]
+    found: NDArray[np.generic] = values.view(carrier).numpy()
+    return found
+
+
 class Mapped(NamedTuple):
-    """`values` (M, ...), the pages of `file`, not a copy: never write to them. `rows`: each of the M."""
+    """`values` (M, ...), the pages of `file`, not a copy: never write to them. `rows`: the M rows' `bits`."""
 
     values: Tensor
-    rows: tuple[Tensor, ...]
+    rows: tuple[NDArray[np.generic], ...]
     file: MappedFile
+
+    def ahead(self, row: int) -> None:
+        """Begin to read a row from disk."""
+        self.file.ahead(self.rows[row].ctypes.data, self.rows[row].nbytes)
+
+    def done(self, row: int) -> None:
+        """Let a row go from this process's memory."""
+        self.file.done(self.rows[row].ctypes.data, self.rows[row].nbytes)
 
 
 def map_file(path: Path, key: str) -> Mapped:
@@ -69,7 +84,7 @@ def map_file(path: Path, key: str) -> Mapped:
     with _read_only_is_meant():
         values = torch.from_numpy(found.values).view(getattr(torch, found.dtype))
     # Taken apart once: a row of a tensor costs more than the copy of a small one, in every step.
-    return Mapped(values, values.unbind(), found.file)
+    return Mapped(values, tuple(found.values), found.file)
 
 
 def map_features(path: Path, key: str) -> Tensor:

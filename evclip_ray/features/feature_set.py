@@ -13,7 +13,7 @@ from torch import Tensor
 
 from evclip_ray.data.local_copies import nearby
 from evclip_ray.data.shards import ShardSet, open_shards
-from evclip_ray.features.feature_files import Mapped, feature_file, is_sound, map_file
+from evclip_ray.features.feature_files import Mapped, bits, feature_file, is_sound, map_file
 from evclip_ray.features.spec import FeatureSpec, view_key
 from evclip_ray.features.views import Positions
 
@@ -47,20 +47,21 @@ class FeatureSet:
             ArtifactError: a file that is missing or not what it should be.
         """
         found = [(self._map(key, view), row) for key, row in (self._places[p] for p in positions)]
-        rows = [mapped.rows[row] for mapped, row in found]
-        batch = torch.empty((len(rows), *rows[0].shape), dtype=rows[0].dtype, pin_memory=pinned)
-        torch.stack(rows, out=batch)
-        if once:
-            for (mapped, _), values in zip(found, rows, strict=True):
-                mapped.file.done(values.data_ptr(), values.nbytes)
+        values = found[0][0].values
+        batch = torch.empty((len(found), *values.shape[1:]), dtype=values.dtype, pin_memory=pinned)
+        # Not by torch: its copies start a team of OpenMP threads for the thread that reads, which leaves
+        # more threads than cores, and then the team of the thread that trains sleeps between its loops.
+        copies = bits(batch)
+        for slot, (mapped, row) in enumerate(found):
+            copies[slot] = mapped.rows[row]
+            if once:
+                mapped.done(row)
         return batch
 
     def ahead(self, positions: Positions, view: int = 0) -> None:
         """Begin to read from disk what `read` will be asked for soon."""
         for key, row in (self._places[p] for p in positions):
-            mapped = self._map(key, view)
-            values = mapped.rows[row]
-            mapped.file.ahead(values.data_ptr(), values.nbytes)
+            self._map(key, view).ahead(row)
 
     @functools.cached_property
     def bytes_per_view(self) -> int:

@@ -1,5 +1,8 @@
 """Batches of a set in memory and of one that is larger: the same, read ahead or not."""
 
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +15,7 @@ from evclip_ray.training import batches as module
 from evclip_ray.training.batches import Batches
 
 CPU = torch.device("cpu")
+TASKS = Path("/proc/self/task")
 MAPS = video_map("swin3d_debug", "random", backbone="debug", precision="float32", augment=None)
 
 
@@ -98,3 +102,21 @@ def test_views_that_are_drawn_anew_are_drawn_in_the_order_of_the_steps(tiny_vide
         wanted = module.crop_batch(frames, size=32, augment=augment, generator=again, labels=labels)
         assert torch.equal(batch.pixels, wanted)
         assert torch.equal(drawn, torch.rand(1, generator=again))
+
+
+@pytest.mark.skipif(not TASKS.is_dir(), reason="counts threads as Linux shows them")
+def test_the_thread_that_reads_starts_no_team_of_its_own(tiny_videos, tmp_path):
+    """With one of OpenMP's, there would be more threads than cores, and each step would be slower."""
+    large = FeatureSet(tmp_path, MAPS, tiny_videos.sets["train"].shards, 1)
+    for path in large.files():
+        write_features(path, torch.zeros(64, 64, 8, 16, 16), path.stem)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        with ThreadPoolExecutor(1) as reader:
+            reader.submit(int).result()
+            before = len(list(TASKS.iterdir()))
+            assert reader.submit(large.read, range(8)).result().shape == (8, 64, 8, 16, 16)
+            assert len(list(TASKS.iterdir())) == before
+    finally:
+        torch.set_num_threads(threads)
