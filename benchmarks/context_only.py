@@ -26,6 +26,7 @@ from evclip_ray.data.datasets.synthetic import write_synthetic
 from evclip_ray.features.encode import Job, ViewJob, load_network, run
 from evclip_ray.features.feature_files import feature_file, write_features
 from evclip_ray.features.recorded import STAGE, facts
+from evclip_ray.models.asks import converse
 from evclip_ray.models.frozen import FrozenNetwork
 from evclip_ray.training.build import zero_shot_of
 from evclip_ray.training.cached import _jobs, prepare_cached
@@ -123,13 +124,7 @@ def measured_steps(run: Run, rounds: int) -> list[Step]:
             began, cropping[0] = time.perf_counter(), 0.0
             batch = next(stream)
             got = time.perf_counter()
-            step = run._step(batch, rate=1e-4, num_videos=len(group), generator=generator)
-            try:
-                pause = next(step)
-                while True:
-                    pause = step.send(run.answer(pause))
-            except StopIteration:
-                pass
+            converse(run._step(batch, rate=1e-4, num_videos=len(group), generator=generator), run.answer)
             seconds = (got - began - cropping[0], cropping[0], time.perf_counter() - got)
             steps.append(Step(*(1e3 * taken for taken in seconds)))
     return steps

@@ -22,6 +22,7 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,21 +72,19 @@ class Study(NamedTuple):
         return f"{self.trials:>4} trials {self.seconds:8.1f} s, {floor}"
 
 
-TINY = {
-    "data.synthetic": None, "data.bank": 4, "method.mask.depth": 1, "method.context.scale_init": 0.5,
+TINY: dict[str, Any] = {
+    "data.synthetic": None, "data.bank": 4,
+    "method.prompts": "both", "method.mask.depth": 1, "method.context.scale_init": 0.5,
 }  # fmt: skip
 PUBLISHED = TINY | {
-    "data.bank": 1, "data.root": str(UT_INTERACTION), "view.height": 256, "view.width": 256,
+    "data.bank": 1, "data.root": str(UT_INTERACTION),
+    "data.manifest": str(UT_INTERACTION / "manifest.csv"), "view.height": 256, "view.width": 256,
     "backbone.name": "ViT-B-32", "method.video_encoder.name": "swin3d_t",
     "method.normalization": "imagenet", "optim.batch_size": 2, "optim.eval_batch_size": 2,
 }  # fmt: skip
 
 
-def space_of(trials: int, epochs: int, manifest: Path, cpus: int) -> SearchSpace:
-    kind = PUBLISHED if manifest.is_relative_to(UT_INTERACTION) else TINY
-    settings = kind | {
-        "data.manifest": str(manifest), "optim.epochs": epochs, "method.prompts": "both",
-    }  # fmt: skip
+def space_of(trials: int, settings: Mapping[str, Any], cpus: int) -> SearchSpace:
     study = {"trials": trials, "scheduler": "none", "sampler": "random", "cpus": cpus}
     return read_space(find_space("quickstart"), settings, study=study)
 
@@ -155,14 +154,16 @@ def main() -> None:
     torch.set_num_threads(cpus)
     found: list[Study] = []
     with tempfile.TemporaryDirectory() as folder, connect(num_cpus=cpus) as machines:
-        manifest = UT_INTERACTION / "manifest.csv"
+        settings = PUBLISHED
         if arguments.study == "tiny":
             manifest = write_synthetic(Path(folder) / "videos", videos_per_class=60)
-        space = space_of(1, arguments.epochs, manifest, cpus)
+            settings = TINY | {"data.manifest": str(manifest)}
+        settings = settings | {"optim.epochs": arguments.epochs}
+        space = space_of(1, settings, cpus)
         floor = floor_of(space.experiment({"optim.lr": 0.01}), Path(folder))
         around = [floor.epoch_seconds() for _ in range(3)]
         for trials in arguments.trials:
-            parts = study_parts(space_of(trials, arguments.epochs, manifest, cpus), machines)
+            parts = study_parts(space_of(trials, settings, cpus), machines)
             after = [floor.epoch_seconds() for _ in range(3)]
             a_trial = statistics.median(around + after) * arguments.epochs
             found.append(Study(trials, parts, a_trial))
@@ -180,14 +181,15 @@ def main() -> None:
 def show(found: list[Study]) -> None:
     trials = np.array([study.trials for study in found])
     seconds = np.array([study.seconds for study in found])
-    slope, start = np.polyfit(trials, seconds, 1) if len(found) > 1 else (np.nan, np.nan)
-    a_trial = statistics.median(study.floor_of_a_trial for study in found)
-    left = seconds - (slope * trials + start)
-    print(
-        f"\nline: {start:.1f} s + {slope:.2f} s a trial (floor {a_trial:.2f} s a trial: "
-        f"{slope / a_trial:.2f} of it)\n"
-        f"farthest point {np.abs(left).max() / seconds.max():.1%} of the longest study off the line"
-    )
+    if len(found) > 1:
+        slope, start = np.polyfit(trials, seconds, 1)
+        a_trial = statistics.median(study.floor_of_a_trial for study in found)
+        left = seconds - (slope * trials + start)
+        print(
+            f"\nline: {start:.1f} s + {slope:.2f} s a trial (floor {a_trial:.2f} s a trial: "
+            f"{slope / a_trial:.2f} of it)\n"
+            f"farthest point {np.abs(left).max() / seconds.max():.1%} of the longest study off the line"
+        )
     for study in found:
         if study.trials >= 8:
             print(

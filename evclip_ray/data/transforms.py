@@ -86,7 +86,9 @@ def crop_batch(
     Raises:
         ValueError: frames of another shape or type, or augmentation without a generator.
     """
-    _check(frames, augment, generator)
+    _check(frames)
+    if augment is not None and (generator is None or generator.device.type != "cpu"):
+        raise ValueError("augmentation draws from a CPU generator: pass generator=torch.Generator()")
     height, width = int(frames.shape[2]), int(frames.shape[3])
     side = max(round(crop_fraction * min(height, width)), 1)
     views = _views_for(frames, size)
@@ -114,13 +116,14 @@ def bank_views(
 
     `seeds`: B of them, from `bank_seed`. `labels`: see `crop_batch`.
     """
-    _check(frames, augment, torch.Generator())
+    _check(frames)
     side = max(round(crop_fraction * min(frames.shape[2:4])), 1)
     views = _views_for(frames, size)
-    for number, seed in enumerate(seeds):
-        one = slice(number, number + 1)
+    # A part of one video each; strictly, as what is not written would be what memory happened to hold.
+    parts = zip(views.split(1), frames.split(1), seeds, labels or [""] * len(seeds), strict=True)
+    for view, video, seed, label in parts:
         draws = _Draws(torch.Generator().manual_seed(seed), 0, 1, 1)
-        _augment(views[one], frames[one], side, augment, draws, None if labels is None else labels[one])
+        _augment(view, video, side, augment, draws, [label])
     return views
 
 
@@ -133,11 +136,9 @@ def bank_seed(path: str, row: int, view: int) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big")
 
 
-def _check(frames: Tensor, augment: AugmentConfig | None, generator: torch.Generator | None) -> None:
+def _check(frames: Tensor) -> None:
     if frames.dtype != torch.uint8 or frames.ndim != 5 or frames.shape[-1] != 3:
         raise ValueError(f"frames must be (B, T, H, W, 3) uint8, got {tuple(frames.shape)} {frames.dtype}")
-    if augment is not None and (generator is None or generator.device.type != "cpu"):
-        raise ValueError("augmentation draws from a CPU generator: pass generator=torch.Generator()")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,9 +188,9 @@ def _augment(
     flips = draws.uniform() < augment.flip
     if labels is not None:
         flips &= torch.tensor([augment.may_flip(label) for label in labels])
-    for number, ((top, left, across), flip) in enumerate(zip(boxes.tolist(), flips.tolist(), strict=True)):
-        one = slice(number, number + 1)
-        _fit(views[one], frames[one, :, top : top + across, left : left + across], flip=flip)
+    parts = zip(views.split(1), frames.split(1), boxes.tolist(), flips.tolist(), strict=True)
+    for view, video, (top, left, across), flip in parts:
+        _fit(view, video[:, :, top : top + across, left : left + across], flip=flip)
     _colour(views, augment, draws)
 
 

@@ -33,6 +33,12 @@ def test_a_label_with_a_direction_is_never_flipped(frames):
     assert torch.equal(bank_views(frames, size=28, augment=augment, seeds=[1, 2, 3], labels=labels), views)
 
 
+def test_a_bank_needs_a_seed_and_a_label_for_every_video(frames):
+    for few in ({"seeds": [1, 2]}, {"seeds": [1, 2, 3], "labels": ["jump"]}):
+        with pytest.raises(ValueError, match="zip"):
+            bank_views(frames, size=28, augment=AugmentConfig(), **few)
+
+
 def test_the_words_of_a_data_set_are_its_own_and_whole():
     assert AugmentConfig().may_flip("leftover food")
     assert not AugmentConfig(flip_except="clockwise, kitchen sink").may_flip("turning Clockwise")

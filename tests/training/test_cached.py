@@ -33,6 +33,7 @@ CASES = {
     "motion, late": {"method": {"name": "motion_prompts", "mode": "late"}},
     "motion": {"method": {"name": "motion_prompts", "num_vectors": 2}},
     "coop": {"method": {"name": "coop", "num_vectors": 2}},
+    "in bfloat16": {"method__prompts": "both", "precision": "bfloat16"},
 }
 WITHOUT_NETWORKS = ["context", "own colours", "linear probe", "prototype", "motion, late"]
 
@@ -67,28 +68,15 @@ def epochs(folder):
     return [{name: json.loads(line)[name] for name in names} for line in lines]
 
 
-def assert_same_numbers(cached, computed, videos, folder, tolerance):
-    for name, experiment in (("cached", cached), ("computed", computed)):
-        Run.start(experiment, videos, folder=folder / name).fit(lambda metrics: None)
-    for one, other in zip(epochs(folder / "cached"), epochs(folder / "computed"), strict=True):
-        assert one == pytest.approx(other, rel=tolerance, abs=tolerance)
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_a_run_on_cached_features_gives_the_numbers_of_one_that_computes_them(
     experiments, videos, tmp_path, case
 ):
-    assert_same_numbers(experiments(case), experiments(case, data__features=[]), videos, tmp_path, 2e-3)
-
-
-# Most processors have no bfloat16, and PyTorch's emulation of it takes a minute here.
-@pytest.mark.slow
-def test_so_does_one_in_bfloat16(experiments, tiny_videos, local_ray, tmp_path):
-    found = dataclasses.replace(tiny_videos, features=tmp_path / "features")
-    cached = experiments("both", precision="bfloat16")
-    prepare_cached([(cached, found)], gpus=0)
-    computed = experiments("both", precision="bfloat16", data__features=[])
-    assert_same_numbers(cached, computed, found, tmp_path, 0.05)
+    Run.start(experiments(case), videos, folder=tmp_path / "cached").fit(lambda metrics: None)
+    Run.start(experiments(case, data__features=[]), videos, folder=tmp_path / "computed").fit(lambda m: None)
+    tolerance = 0.05 if "bfloat16" in case else 2e-3
+    for cached, computed in zip(epochs(tmp_path / "cached"), epochs(tmp_path / "computed"), strict=True):
+        assert cached == pytest.approx(computed, rel=tolerance, abs=tolerance)
 
 
 @pytest.mark.parametrize("case", WITHOUT_NETWORKS)
