@@ -124,7 +124,7 @@ def measured_steps(run: Run, rounds: int) -> list[Step]:
             began, cropping[0] = time.perf_counter(), 0.0
             batch = next(stream)
             got = time.perf_counter()
-            converse(run._step(batch, rate=1e-4, num_videos=len(group), generator=generator), run.answer)
+            converse(run.step(batch, rate=1e-4, num_videos=len(group), generator=generator), run.answer)
             seconds = (got - began - cropping[0], cropping[0], time.perf_counter() - got)
             steps.append(Step(*(1e3 * taken for taken in seconds)))
     return steps

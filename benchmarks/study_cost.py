@@ -136,7 +136,7 @@ class Floor:
         generator = torch.Generator().manual_seed(0)
         began = time.perf_counter()
         for group, batch in self.batches:
-            step = self.run._step(batch, rate=1e-3, num_videos=len(group), generator=generator)
+            step = self.run.step(batch, rate=1e-3, num_videos=len(group), generator=generator)
             converse(step, self.run.answer)
         return time.perf_counter() - began
 

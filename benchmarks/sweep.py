@@ -33,6 +33,7 @@ from evclip_ray.data.sampling import frame_indices
 from evclip_ray.models.asks import converse
 from evclip_ray.models.attention import SelfAttention
 from evclip_ray.models.clip import FrozenCLIP
+from evclip_ray.models.methods.base import Steps, VideoBatch
 from evclip_ray.models.methods.class_text import class_texts
 from evclip_ray.training.batches import Batches
 from evclip_ray.training.build import has_bfloat16
@@ -91,25 +92,19 @@ class Published(Run):
         for batches in self.batches.values():
             batches.__class__, batches.root = EveryFrame, root
         names = [words(label) for label in self.videos.classes]
-        self.texts = class_texts(names, self.experiment.method.template)
+        texts = class_texts(names, self.experiment.method.template)
+        steps = self.method.steps
+
+        def steps_with_text(batch: VideoBatch) -> Steps:
+            self.method.text_features = self.method.frozen.clip.encode_text(texts)
+            return (yield from steps(batch))
+
+        self.method.steps = steps_with_text
         return self
 
     def _epoch(self, board: Any) -> Any:
         with published_habits(self.method.frozen.clip):
             return (yield from super()._epoch(board))
-
-    def _step(self, *arguments: Any, **keywords: Any) -> Any:
-        self._encode_text()
-        return super()._step(*arguments, **keywords)
-
-    def _validate(self) -> Any:
-        # Once for each batch, as published: the text tower is part of the model's forward.
-        for _ in range(-(-len(self.videos.sets["val"]) // self.experiment.optim.eval_batch_size)):
-            self._encode_text()
-        return super()._validate()
-
-    def _encode_text(self) -> None:
-        self.method.text_features = self.method.frozen.clip.encode_text(self.texts)
 
 
 @contextlib.contextmanager

@@ -12,21 +12,18 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from evclip_ray.artifacts import ArtifactError, provenance, write_text
-from evclip_ray.data.mixup import Mixed, mix
-from evclip_ray.evaluation.evaluate import Scores, autocast, score
-from evclip_ray.evaluation.metrics import ClassificationState
-from evclip_ray.models.asks import Ask, converse, within
-from evclip_ray.models.methods.base import Method, MethodOutput, Steps, VideoBatch
+from evclip_ray.evaluation.evaluate import autocast
+from evclip_ray.models.asks import Ask, converse
+from evclip_ray.models.methods.base import Method
 from evclip_ray.training.baseline import zero_shot_numbers
 from evclip_ray.training.batches import Batches
 from evclip_ray.training.build import autocast_dtype, build_method, pick_device, weights_of
@@ -40,22 +37,20 @@ from evclip_ray.training.checkpoint import (
     read_record,
     save_checkpoint,
 )  # fmt: skip
+from evclip_ray.training.diverged import Diverged
 from evclip_ray.training.experiment import ExperimentConfig
-from evclip_ray.training.mask_watch import MaskWatch
-from evclip_ray.training.optim import learning_rate, make_optimizer
+from evclip_ray.training.optim import learning_rate
 from evclip_ray.training.pauses import Epoch, Loss, Metrics, Pause, Pausing
+from evclip_ray.training.step import TrainingStep
 from evclip_ray.training.tensorboard import BoardWriter
+from evclip_ray.training.validation import Validation
 from evclip_ray.training.video_scores import VideoScores
 from evclip_ray.training.videos import Videos
-from evclip_ray.training.workers import Workers, summed
+from evclip_ray.training.workers import Workers
 
 log = logging.getLogger(__name__)
 
 Report = Callable[[Metrics], None]
-
-
-class Diverged(ArithmeticError):
-    """The loss or the logits are no longer numbers."""
 
 
 @dataclasses.dataclass
@@ -91,9 +86,7 @@ class Run:
         self.hparams = dict(hparams or {})
         self.device = next(method.parameters()).device
         self.dtype = autocast_dtype(experiment, self.device)
-        self.optimizer = make_optimizer(method.parameters(), experiment.optim)
         self.workers = Workers.here()
-        self.model = self.workers.wrap(method, self.device)
         self.steps_per_epoch = math.ceil(len(videos.sets["train"]) / experiment.optim.batch_size)
         smallest = len(videos.sets["train"]) // self.steps_per_epoch
         count = self.workers.count
@@ -103,11 +96,17 @@ class Run:
                 "raise optim.batch_size or lower --workers"
             )
         self.batches = self._batches(cached or Cached())
+        self.step = TrainingStep(
+            method, experiment, workers=self.workers, device=self.device, dtype=self.dtype
+        )
+        self.validate = Validation(
+            method, videos, self.batches["val"],
+            batch_size=experiment.optim.eval_batch_size, dtype=self.dtype, workers=self.workers,
+        )  # fmt: skip
         self.progress = Progress()
         self.history: list[Metrics] = []
         # As text: a long run would otherwise encode all of it anew after each epoch.
         self._lines: list[str] = []
-        self.watch = MaskWatch()
         self.baseline: Metrics = {}
 
     @classmethod
@@ -207,22 +206,22 @@ class Run:
         load_adapter(found, self.method)
         self.progress = Progress(**record["progress"])
         if not self.is_done:
-            load_optimizer(found, self.method, self.optimizer)
+            load_optimizer(found, self.method, self.step.optimizer)
             self._see_masks_again()
         log.info("%s: resuming after epoch %d", self.folder, self.progress.epoch)
 
     def _see_masks_again(self) -> None:
         """Those of the last epoch, from which the next one's are said to have drifted."""
         if "mask_coverage" in self.history[-1]:
-            self._validate()
-            self.watch.finish()
+            self.validate()
+            self.validate.watch.finish()
 
     def _epoch(self, board: BoardWriter | None) -> Pausing:
         started = time.perf_counter()
         epoch = self.progress.epoch
         try:
             trained = yield from self._train(epoch)
-            state, scores = self._validate()
+            state, scores = self.validate()
         except Diverged as problem:
             log.warning("%s: epoch %d: %s; the run ends here", self.folder, epoch + 1, problem)
             return self._finish_epoch({"diverged": True}, board, started)
@@ -230,14 +229,14 @@ class Run:
         if better:
             self.progress.best_top1, self.progress.best_loss = state.top1, state.log_loss
             self.progress.best_epoch = epoch + 1
-        masks, strips = self.watch.finish()
+        masks, strips = self.validate.watch.finish()
         scored = {"val_top1": state.top1, "val_top5": state.top5, "val_loss": state.log_loss, **masks}
         if board is not None:
             board.validated(
                 state, scores, self.videos.classes, strips,
                 epoch=epoch + 1, last=self.experiment.optim.epochs,
             )  # fmt: skip
-        best = self._of_each_video(scores) if better else None
+        best = self.validate.of_each_video(scores) if better else None
         return self._finish_epoch({**trained, **scored}, board, started, best=best)
 
     def _finish_epoch(
@@ -265,7 +264,7 @@ class Run:
         return metrics
 
     def _train(self, epoch: int) -> Pausing:
-        self.model.train()
+        self.method.train()
         train = self.videos.sets["train"]
         generator = torch.Generator().manual_seed(_seed(self.experiment.seed, epoch))
         # Dropout draws from torch's own state, each worker's another.
@@ -283,7 +282,7 @@ class Run:
                 epoch * self.steps_per_epoch + step,
                 steps_per_epoch=self.steps_per_epoch, optim=self.experiment.optim,
             )  # fmt: skip
-            terms, norm = yield from self._step(batch, rate=rate, num_videos=len(group), generator=generator)
+            terms, norm = yield from self.step(batch, rate=rate, num_videos=len(group), generator=generator)
             norms.append(norm)
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0.0) + value * len(group) / len(train)
@@ -297,83 +296,12 @@ class Run:
             "train_seconds": elapsed,
         }
 
-    def _losses(
-        self, batch: VideoBatch, generator: torch.Generator
-    ) -> Generator[Ask, Tensor, dict[str, Tensor]]:
-        labels = batch.labels
-        assert labels is not None
-        mixed: Mixed | None = None
-        if self.experiment.data.augment.mixup and batch.pixels is not None:
-            mixed = mix(batch.pixels, alpha=self.experiment.data.augment.mixup, generator=generator)
-            batch = dataclasses.replace(batch, pixels=mixed.pixels)
-        output = yield from within(lambda: autocast(self.device, self.dtype), self._forward(batch))
-        terms = self.method.losses(output, labels)
-        if mixed is None:
-            return terms
-        return mixed.loss_terms(terms, self.method.losses(output, labels[mixed.partners]))
-
-    def _forward(self, batch: VideoBatch) -> Steps:
-        if self.workers.count == 1:
-            return (yield from self.method.steps(batch))
-        # Gradients are averaged by a forward of DistributedDataParallel's own.
-        output: MethodOutput = self.model(batch)
-        return output
-
-    def _step(
-        self, batch: VideoBatch, *, rate: float, num_videos: int, generator: torch.Generator
-    ) -> Generator[Ask | Loss, Any, tuple[dict[str, float], float]]:
-        assert batch.labels is not None
-        # DDP takes the mean over workers; with this share it is the mean over the batch's videos.
-        share = len(batch.labels) * self.workers.count / num_videos
-        terms = yield from self._losses(batch, generator)
-        loss = torch.stack([term.float() for term in terms.values()]).sum() * share
-        self.optimizer.zero_grad(set_to_none=True)
-        yield Loss(loss)
-        limit = self.experiment.optim.clip_norm
-        norm = torch.nn.utils.clip_grad_norm_(self.method.parameters(), limit if limit else math.inf)
-        _require_finite(loss, norm)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
-        means = summed(torch.stack([t.detach().float() for t in terms.values()]) * share / self.workers.count)
-        return dict(zip(terms, means.tolist(), strict=True)), float(norm)
-
-    def _validate(self) -> tuple[ClassificationState, Scores]:
-        """The sums over all workers, and what this worker's share of the videos was given."""
-        val = self.videos.sets["val"]
-        mine = self._own_videos()
-        scores = score(
-            self.method, val.shards, val.labels, device=self.device,
-            batch_size=self.experiment.optim.eval_batch_size, dtype=self.dtype, positions=mine,
-            batches=self.batches["val"], watch=self.watch,
-        )  # fmt: skip
-        finite = summed(torch.tensor([float(not scores.is_finite)]))
-        if finite.item() > 0:
-            raise Diverged("validation logits are not finite")
-        num_classes = len(self.videos.classes)
-        state = scores.state if len(mine) else ClassificationState.empty(num_classes)
-        total = summed(torch.from_numpy(state.packed())).numpy()
-        return ClassificationState.unpacked(total, num_classes), scores
-
-    def _of_each_video(self, scores: Scores) -> VideoScores:
-        """What all workers found of every validation video, from this one's share."""
-        val = self.videos.sets["val"]
-        found = np.zeros((2, len(val)))
-        if len(scores.labels):
-            found[:, self._own_videos()] = scores.right, scores.log_loss
-        right, log_loss = summed(torch.from_numpy(found)).numpy()
-        return VideoScores(val.key, right > 0, log_loss.astype(np.float32))
-
-    def _own_videos(self) -> NDArray[np.int64]:
-        """The validation videos that this worker scores."""
-        return np.arange(len(self.videos.sets["val"]))[self.workers.rank :: self.workers.count]
-
     def _save(self, best: VideoScores | None) -> None:
         record = self.record()
         if best is not None:
             save_checkpoint(self.folder / "best", self.method, record, scores=best)
         # A finished run keeps its tensors, not the moments, which are twice as large.
-        optimizer = None if self.is_done else self.optimizer
+        optimizer = None if self.is_done else self.step.optimizer
         history = "\n".join(self._lines) + "\n"
         save_checkpoint(self.folder / "last", self.method, record, optimizer=optimizer, history=history)
         write_text(self.folder / HISTORY, history)
@@ -404,9 +332,3 @@ class Run:
 
 def _seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
-
-
-def _require_finite(loss: Tensor, norm: Tensor) -> None:
-    bad = torch.tensor([float(not (torch.isfinite(loss) and torch.isfinite(norm)))])
-    if summed(bad).item() > 0:
-        raise Diverged("the loss or its gradient is not finite")
