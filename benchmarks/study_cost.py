@@ -210,7 +210,11 @@ def draw(taken: dict[int, float], floor: dict[int, float], file: Path) -> None:
     axes.plot(*zip(*taken.items(), strict=True), "o-", color="#0072B2", label="study, from an empty cache")
     axes.plot(*zip(*floor.items(), strict=True), "s--", color="#D55E00", label="floor: training steps alone")
     axes.set(
-        xlabel="trials", ylabel="wall time (s)", title="Cost of a study against its trials", ylim=(0, None)
+        xlabel="trials",
+        ylabel="wall time (s)",
+        title="Cost of a study against its trials",
+        xlim=(0, None),
+        ylim=(0, None),
     )
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
