@@ -8,7 +8,8 @@ it would have had alone, up to rounding: matrix products of another size may add
 order, augmentation, dropout, optimiser, schedule and checkpoints are each member's own.
 
 Members come and go between rounds, and may differ in anything: what cannot be computed together (another
-backbone, another number of frames for the video network) is computed in turn.
+backbone, another number of frames for the video network) is computed in turn. On a CPU, so is what gains
+nothing together: frames that are many already for each member.
 
 Memory may not hold all at once. Then the members that were computing together begin again from their
 last epochs, in groups of half the size. A member that fails, or whose numbers are no longer numbers, is
@@ -25,11 +26,15 @@ import torch
 from torch import Tensor
 
 from evclip_ray.evaluation.evaluate import autocast
-from evclip_ray.models.asks import Ask
+from evclip_ray.models.asks import Ask, AskFrameFeatures, AskVideoMap
 from evclip_ray.training.loop import Run
 from evclip_ray.training.pauses import Epoch, Loss, Metrics, Pause, Pausing
 
 log = logging.getLogger(__name__)
+
+# Some twenty frames of 224 pixels. More at once are no faster than one after the other there, as the cores
+# are busy already, and hold more memory, which the system takes back and gives anew in every step.
+_VALUES_ON_A_CPU = 3 * 2**20
 
 StartRun = Callable[[], Run]
 """Makes a run; called again when it begins again from its last epoch."""
@@ -202,15 +207,38 @@ def _step_together(group: list[Member]) -> None:
         # The first round of a run, or the first after an epoch that was heard.
         if not isinstance(member.pause, Ask | Loss):
             member.go_on()
-    while asking := [member for member in group if isinstance(member.pause, Ask)]:
-        turn = min(_ask(member).turn for member in asking)
-        for together in _by_key(member for member in asking if _ask(member).turn == turn):
+    # Without a gradient: nothing of it is kept, and members may want the very same.
+    _answer_turn(group, AskVideoMap.turn)
+    for part in list(_parts(group)):
+        _answer_turn(part, AskFrameFeatures.turn)
+        losing = [member for member in part if isinstance(member.pause, Loss)]
+        if losing:
+            torch.autograd.backward([_loss(member) for member in losing])
+        for member in losing:
+            member.go_on()
+
+
+def _answer_turn(group: list[Member], turn: int) -> None:
+    while asking := [m for m in group if isinstance(m.pause, Ask) and m.pause.turn == turn]:
+        for together in _by_key(asking):
             _answer(together)
-    losing = [member for member in group if isinstance(member.pause, Loss)]
-    if losing:
-        torch.autograd.backward([_loss(member) for member in losing])
-    for member in losing:
-        member.go_on()
+
+
+def _parts(group: list[Member]) -> Iterator[list[Member]]:
+    """Whose frames go through a network at once: on a GPU all, on a CPU as long as that gains anything."""
+    part: list[Member] = []
+    values = 0
+    for member in group:
+        more = 0
+        if isinstance(member.pause, AskFrameFeatures) and member.pause.images.device.type == "cpu":
+            more = member.pause.images.numel()
+        if part and values + more > _VALUES_ON_A_CPU:
+            yield part
+            part, values = [], 0
+        part.append(member)
+        values += more
+    if part:
+        yield part
 
 
 def _answer(members: list[Member]) -> None:

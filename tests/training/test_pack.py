@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from evclip_ray.models.asks import AskFrameFeatures, AskVideoMap
+from evclip_ray.training import pack
 from evclip_ray.training.build import build_method
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.loop import Run
@@ -125,6 +126,18 @@ def test_every_member_of_a_pack_is_the_run_that_it_is_alone(alone, mixed, togeth
     assert {name: type(event) for name, event in ended.items()} == dict.fromkeys(MIXED, Ended)
     assert sorted(told) == [("one", 1), ("one", 2), ("three", 1), ("three", 2), ("two", 1)]
     assert max(together) == 3, "all frames of a step go through the tower together"
+    for name in MIXED:
+        assert_same_run(alone / name, tmp_path / name)
+
+
+@pytest.mark.parametrize(("frames", "most"), [(1, 1), (45, 2), (99, 3)])
+def test_on_a_cpu_no_more_frames_are_computed_at_once_than_gain_by_it(
+    alone, mixed, together, tmp_path, monkeypatch, frames, most
+):
+    """Members of at most 24, 20 and 16 frames a step."""
+    monkeypatch.setattr(pack, "_VALUES_ON_A_CPU", frames * 3 * 64**2)
+    train(mixed)
+    assert max(together) == most
     for name in MIXED:
         assert_same_run(alone / name, tmp_path / name)
 
