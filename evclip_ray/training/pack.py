@@ -19,6 +19,7 @@ out by itself: no gradient of its loss flows into another's.
 import contextlib
 import dataclasses
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -26,7 +27,7 @@ import torch
 from torch import Tensor
 
 from evclip_ray.evaluation.evaluate import autocast
-from evclip_ray.models.asks import Ask, AskFrameFeatures, AskVideoMap
+from evclip_ray.models.asks import Ask, AskFrameFeatures
 from evclip_ray.training.loop import Run
 from evclip_ray.training.pauses import Epoch, Loss, Metrics, Pause, Pausing
 
@@ -208,9 +209,9 @@ def _step_together(group: list[Member]) -> None:
         if not isinstance(member.pause, Ask | Loss):
             member.go_on()
     # Without a gradient: nothing of it is kept, and members may want the very same.
-    _answer_turn(group, AskVideoMap.turn)
+    _answer_asks(group, before=AskFrameFeatures.turn)
     for part in list(_parts(group)):
-        _answer_turn(part, AskFrameFeatures.turn)
+        _answer_asks(part)
         losing = [member for member in part if isinstance(member.pause, Loss)]
         if losing:
             torch.autograd.backward([_loss(member) for member in losing])
@@ -218,9 +219,11 @@ def _step_together(group: list[Member]) -> None:
             member.go_on()
 
 
-def _answer_turn(group: list[Member], turn: int) -> None:
-    while asking := [m for m in group if isinstance(m.pause, Ask) and m.pause.turn == turn]:
-        for together in _by_key(asking):
+def _answer_asks(group: list[Member], *, before: float = math.inf) -> None:
+    """Until nobody asks any more, those of an earlier turn first; only of turns `before` this one."""
+    while asking := [m for m in group if isinstance(m.pause, Ask) and m.pause.turn < before]:
+        turn = min(_ask(member).turn for member in asking)
+        for together in _by_key(member for member in asking if _ask(member).turn == turn):
             _answer(together)
 
 
