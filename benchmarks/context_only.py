@@ -26,7 +26,6 @@ from evclip_ray.data.datasets.synthetic import write_synthetic
 from evclip_ray.features.encode import Job, ViewJob, load_network, run
 from evclip_ray.features.feature_files import feature_file, write_features
 from evclip_ray.features.recorded import STAGE, facts
-from evclip_ray.models.asks import converse
 from evclip_ray.models.frozen import FrozenNetwork
 from evclip_ray.training.build import zero_shot_of
 from evclip_ray.training.cached import _jobs, prepare_cached
@@ -124,7 +123,7 @@ def measured_steps(run: Run, rounds: int) -> list[Step]:
             began, cropping[0] = time.perf_counter(), 0.0
             batch = next(stream)
             got = time.perf_counter()
-            converse(run.step(batch, rate=1e-4, num_videos=len(group), generator=generator), run.answer)
+            run.step(batch, rate=1e-4, num_videos=len(group), generator=generator)
             seconds = (got - began - cropping[0], cropping[0], time.perf_counter() - got)
             steps.append(Step(*(1e3 * taken for taken in seconds)))
     return steps

@@ -33,7 +33,6 @@ import torch
 from evclip_ray.artifacts import provenance
 from evclip_ray.cluster import connect
 from evclip_ray.data.datasets.synthetic import write_synthetic
-from evclip_ray.models.asks import converse
 from evclip_ray.training.cached import prepare_cached
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.loop import Run
@@ -136,8 +135,7 @@ class Floor:
         generator = torch.Generator().manual_seed(0)
         began = time.perf_counter()
         for group, batch in self.batches:
-            step = self.run.step(batch, rate=1e-3, num_videos=len(group), generator=generator)
-            converse(step, self.run.answer)
+            self.run.step(batch, rate=1e-3, num_videos=len(group), generator=generator)
         return time.perf_counter() - began
 
 

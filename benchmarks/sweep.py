@@ -30,10 +30,9 @@ from evclip_ray.cluster import connect
 from evclip_ray.data.datasets.class_names import words
 from evclip_ray.data.decode import Fitting
 from evclip_ray.data.sampling import frame_indices
-from evclip_ray.models.asks import converse
 from evclip_ray.models.attention import SelfAttention
 from evclip_ray.models.clip import FrozenCLIP
-from evclip_ray.models.methods.base import Steps, VideoBatch
+from evclip_ray.models.methods.base import MethodOutput, VideoBatch
 from evclip_ray.models.methods.class_text import class_texts
 from evclip_ray.training.batches import Batches
 from evclip_ray.training.build import has_bfloat16
@@ -93,18 +92,18 @@ class Published(Run):
             batches.__class__, batches.root = EveryFrame, root
         names = [words(label) for label in self.videos.classes]
         texts = class_texts(names, self.experiment.method.template)
-        steps = self.method.steps
+        forward = self.method.forward
 
-        def steps_with_text(batch: VideoBatch) -> Steps:
+        def forward_with_text(batch: VideoBatch) -> MethodOutput:
             self.method.text_features = self.method.frozen.clip.encode_text(texts)
-            return (yield from steps(batch))
+            return forward(batch)
 
-        self.method.steps = steps_with_text
+        self.method.forward = forward_with_text
         return self
 
     def _epoch(self, board: Any) -> Any:
         with published_habits(self.method.frozen.clip):
-            return (yield from super()._epoch(board))
+            return super()._epoch(board)
 
 
 @contextlib.contextmanager
@@ -168,7 +167,7 @@ def measure(runs: dict[str, Run], rounds: int) -> dict[str, list[dict[str, Any]]
     taken: dict[str, list[dict[str, Any]]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
-            taken[name].append(converse(run._epoch(None), run.answer))
+            taken[name].append(run._epoch(None))
     return taken
 
 

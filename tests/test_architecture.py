@@ -20,8 +20,7 @@ FLOORS = {
 MAY_IMPORT_RAY = {
     "data/shards.py", "data/nodes.py", "features/extract.py", "training/trainer.py", "training/at_work.py",
     "tuning/tuner.py", "tuning/search.py", "tuning/scheduler.py", "tuning/stopping.py",
-    "tuning/preparation.py", "tuning/recorder.py", "tuning/trial.py", "tuning/packs.py",
-    "tuning/packed_trial.py",
+    "tuning/preparation.py", "tuning/recorder.py", "tuning/trial.py",
     "cluster/connection.py", "cluster/address.py", "cluster/nodes.py", "cluster/launcher.py",
     "cluster/jobs.py", "cluster/status.py", "cluster/fetch.py", "cluster/simulation/trials.py",
 }  # fmt: skip

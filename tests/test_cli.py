@@ -91,6 +91,16 @@ def test_a_mistake_is_one_line_that_names_the_cure(call, tmp_path, monkeypatch, 
     assert message in lines[0]
 
 
+def test_pack_option_names_the_replacement(call):
+    result = call("tune", "quickstart", "--pack", "4")
+    assert result.exit_code == 2
+    assert result.output.strip().splitlines()[-1] == (
+        "Error: `--pack`: trial packing was removed. "
+        "Let trials share a GPU with --gpus-per-worker 0.25 (four trials per GPU)."
+    )
+    assert "--pack" not in call("tune", "--help").output
+
+
 def test_verify_names_the_broken_video_and_exits_with_1(call, tiny_manifest, tmp_path):
     whole = call("manifest", "verify", tiny_manifest)
     assert whole.exit_code == 0

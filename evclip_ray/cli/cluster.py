@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 
 _GIB = 1024**3
 # What Ray calls by the name of our code.
-_NAMES = {
-    "run_trial": "a trial", "PackActor": "a pack of trials", "RayTrainWorker": "a worker of a trial",
-}  # fmt: skip
+_NAMES = {"run_trial": "a trial", "RayTrainWorker": "a worker of a trial"}
 _ADDRESS = click.option(
     "--address",
     default=None,

@@ -26,6 +26,13 @@ if TYPE_CHECKING:
     from evclip_ray.tuning.tuner import Outcome
 
 
+def _refuse_pack(context: click.Context, option: click.Parameter, value: str | None) -> None:
+    from evclip_ray.tuning.search_space import PACKING_REMOVED
+
+    if value is not None:
+        raise click.UsageError(f"`--pack`: {PACKING_REMOVED}")
+
+
 @click.command(
     epilog=example(
         "evclip-ray tune search_spaces/debug.yaml --data videos/manifest.csv --trials 16 --out studies/mine"
@@ -55,7 +62,7 @@ if TYPE_CHECKING:
 @click.option("--seed", type=int, default=None, help="Seed of the searcher.")
 @click.option("--workers", type=int, default=None, help="Training processes of one trial.")
 @click.option("--min-workers", type=int, default=None, help="So many go on where machines are lost.")
-@click.option("--pack", type=int, default=None, help="Trials that train in one process, frames together.")
+@click.option("--pack", default=None, hidden=True, expose_value=False, callback=_refuse_pack)
 @click.option("--cpus-per-worker", type=float, default=None)
 @click.option("--gpus-per-worker", type=float, default=None)
 @click.option(
@@ -69,7 +76,7 @@ if TYPE_CHECKING:
 def tune(
     context: click.Context, space: str, data: str | None, root: str | None, out: Path | None,
     trials: int | None, time_budget: float | None, warm_start: tuple[Path, ...], seed: int | None,
-    workers: int | None, min_workers: int | None, pack: int | None, cpus_per_worker: float | None,
+    workers: int | None, min_workers: int | None, cpus_per_worker: float | None,
     gpus_per_worker: float | None, price_per_hour: float | None, dry_run: bool,
     assignments: tuple[str, ...], cache: Path | None, address: str | None,
 ) -> None:  # fmt: skip
@@ -79,7 +86,7 @@ def tune(
     from evclip_ray.tuning.tuner import StudyRun
 
     study = {
-        "trials": trials, "seed": seed, "workers": workers, "min_workers": min_workers, "pack": pack,
+        "trials": trials, "seed": seed, "workers": workers, "min_workers": min_workers,
         "cpus": cpus_per_worker, "gpus": gpus_per_worker, "price_per_hour": price_per_hour,
     }  # fmt: skip
     searched = read_space(

@@ -11,7 +11,7 @@ from ray._private.state import available_resources_per_node
 from ray.util.state import list_actors, list_tasks
 
 from evclip_ray.config import ConfigError
-from evclip_ray.training.at_work import runs_of
+from evclip_ray.training.at_work import run_of
 
 GIB = 1024**3
 _LIMIT = 1000
@@ -109,7 +109,7 @@ def _work(names: Mapping[str, str]) -> list[Work]:
         node, cpus, gpus = _place(actor, names)
         if cpus or gpus:
             name = actor.repr_name or actor.class_name
-            counts["actor", name, runs_of(actor.actor_id), node, cpus, gpus] += 1
+            counts["actor", name, run_of(actor.actor_id), node, cpus, gpus] += 1
     for task in tasks:
         if task.type == "NORMAL_TASK":
             counts["task", task.name, "", *_place(task, names)] += 1

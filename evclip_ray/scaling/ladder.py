@@ -201,8 +201,8 @@ def _seconds(cost: StudyCost) -> float:
 
 
 def _devices(plan: StudyPlan) -> float:
-    """Devices of one trial; those of a pack share what the pack has."""
-    return (plan.need.gpus or plan.need.cpus) * plan.need.workers / plan.space.study.pack
+    """Return the number of devices of one trial."""
+    return (plan.need.gpus or plan.need.cpus) * plan.need.workers
 
 
 def _last_finished(states: Sequence[RungState]) -> str | None:

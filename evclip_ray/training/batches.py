@@ -21,7 +21,6 @@ from evclip_ray.data.transforms import AugmentConfig, crop_batch
 from evclip_ray.features.feature_set import FeatureSet
 from evclip_ray.features.views import cut_views, read_frames
 from evclip_ray.models.methods.base import VideoBatch
-from evclip_ray.training.shared_views import Views, share_views
 from evclip_ray.training.videos import VideoSet
 from evclip_ray.training.workers import Workers
 
@@ -100,10 +99,8 @@ class Batches:
         """
         parts = [_Part.of(group, workers or Workers()) for group in groups]
         for part, read in zip(parts, self._reads([p.positions for p in parts], view), strict=True):
-            # Held until the next batch is asked for, so that other runs in the process may find it.
-            views = None if read.frames is None else self._views(read, part, view, generator)
             yield VideoBatch(
-                None if views is None else views.pixels,
+                None if read.frames is None else self._cut(read, part, view, generator),
                 labels=torch.from_numpy(self.videos.labels[read.positions]).to(self.device)
                 if self.labelled
                 else None,
@@ -158,12 +155,6 @@ class Batches:
         frames = read_frames(self.videos.shards, positions, view, **how) if self.pixels else None
         features = {kind: found.read(positions, view, **how) for kind, found in self.features.items()}
         return _Read(positions, frames, features)
-
-    def _views(self, read: _Read, part: _Part, view: int, generator: torch.Generator | None) -> Views:
-        shards = self.videos.shards
-        rows = shards.rows[read.positions].tobytes()
-        key = (shards.folder, rows, view, self.size, self.device, self.bank is None, repr(self.augment))
-        return share_views(key, generator, lambda: self._cut(read, part, view, generator))
 
     def _cut(self, read: _Read, part: _Part, view: int, generator: torch.Generator | None) -> Tensor:
         assert read.frames is not None

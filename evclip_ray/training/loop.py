@@ -1,9 +1,8 @@
 """The training loop: plain torch, no Ray. Epochs, validation, checkpoints, resumption.
 
-A run is a generator: it pauses where a frozen network is to compute, where its loss is to go backward,
-and where an epoch is to be reported. `fit` answers a run alone, and the same loop serves a local run, a
-Tune trial and a Ray Train worker; a `Pack` answers several at once. Everything random is drawn from
-(seed, epoch), so a run resumed from its last epoch takes the steps that it would have taken.
+It reports through a callable, so that the same loop serves a local run, a Tune trial and a Ray Train
+worker. Everything random is drawn from (seed, epoch), so a run resumed from its last epoch takes the
+steps that it would have taken.
 """
 
 import contextlib
@@ -18,11 +17,8 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from evclip_ray.artifacts import ArtifactError, provenance, write_text
-from evclip_ray.evaluation.evaluate import autocast
-from evclip_ray.models.asks import Ask, converse
 from evclip_ray.models.methods.base import Method
 from evclip_ray.training.baseline import zero_shot_numbers
 from evclip_ray.training.batches import Batches
@@ -40,8 +36,7 @@ from evclip_ray.training.checkpoint import (
 from evclip_ray.training.diverged import Diverged
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.optim import learning_rate
-from evclip_ray.training.pauses import Epoch, Loss, Metrics, Pause, Pausing
-from evclip_ray.training.step import TrainingStep
+from evclip_ray.training.step import Metrics, TrainingStep
 from evclip_ray.training.tensorboard import BoardWriter
 from evclip_ray.training.validation import Validation
 from evclip_ray.training.video_scores import VideoScores
@@ -142,35 +137,16 @@ class Run:
         }  # fmt: skip
 
     def fit(self, report: Report) -> Metrics:
-        """Train to the last epoch, from the last checkpoint if there is one; returns the last metrics.
+        """Train to the last epoch, from the last checkpoint if there is one; return the last metrics.
 
         `report` is called after every epoch, on every worker (once, for a run that was finished
         already). A run whose loss stops being a number ends there, reports its best epoch so far and
         says so by `diverged`. The zero-shot numbers are written first, if they are not there.
         """
-
-        def answer(pause: Pause) -> Tensor | None:
-            if not isinstance(pause, Epoch):
-                return self.answer(pause)
-            report(pause.metrics)
-            return None
-
-        return converse(self.steps(), answer)
-
-    def answer(self, pause: Ask | Loss) -> Tensor | None:
-        """What this run would answer itself, alone."""
-        if isinstance(pause, Ask):
-            with autocast(self.device, self.dtype):
-                return pause.answer()
-        pause.value.backward()  # type: ignore[no-untyped-call]
-        return None
-
-    def steps(self) -> Pausing:
-        """`fit`, pausing for whoever answers several runs at once."""
         with self.workers.alone(self.folder):
-            return (yield from self._steps())
+            return self._fit(report)
 
-    def _steps(self) -> Pausing:
+    def _fit(self, report: Report) -> Metrics:
         self.resume()
         if self.workers.rank == 0:
             self.baseline = zero_shot_numbers(
@@ -178,11 +154,11 @@ class Run:
             )
         last = self.history[-1] if self.history else {}
         if self.is_done:
-            yield Epoch(last)
+            report(last)
         with self._board() as board:
             while not self.is_done:
-                last = yield from self._epoch(board)
-                yield Epoch(last)
+                last = self._epoch(board)
+                report(last)
         return last
 
     @property
@@ -216,11 +192,11 @@ class Run:
             self.validate()
             self.validate.watch.finish()
 
-    def _epoch(self, board: BoardWriter | None) -> Pausing:
+    def _epoch(self, board: BoardWriter | None) -> Metrics:
         started = time.perf_counter()
         epoch = self.progress.epoch
         try:
-            trained = yield from self._train(epoch)
+            trained = self._train(epoch)
             state, scores = self.validate()
         except Diverged as problem:
             log.warning("%s: epoch %d: %s; the run ends here", self.folder, epoch + 1, problem)
@@ -263,7 +239,7 @@ class Run:
                 board.epoch(metrics)
         return metrics
 
-    def _train(self, epoch: int) -> Pausing:
+    def _train(self, epoch: int) -> Metrics:
         self.method.train()
         train = self.videos.sets["train"]
         generator = torch.Generator().manual_seed(_seed(self.experiment.seed, epoch))
@@ -282,7 +258,7 @@ class Run:
                 epoch * self.steps_per_epoch + step,
                 steps_per_epoch=self.steps_per_epoch, optim=self.experiment.optim,
             )  # fmt: skip
-            terms, norm = yield from self.step(batch, rate=rate, num_videos=len(group), generator=generator)
+            terms, norm = self.step(batch, rate=rate, num_videos=len(group), generator=generator)
             norms.append(norm)
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0.0) + value * len(group) / len(train)

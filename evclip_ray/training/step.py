@@ -1,11 +1,7 @@
-"""A training step: the loss of a batch, its gradient, the update of what is trained.
-
-A step is a generator: it pauses where a frozen network is to compute and where its loss is to go backward.
-"""
+"""A training step: the loss of a batch, its gradient, the update of the trained parameters."""
 
 import dataclasses
 import math
-from collections.abc import Generator
 from typing import Any
 
 import torch
@@ -13,13 +9,14 @@ from torch import Tensor
 
 from evclip_ray.data.mixup import Mixed, mix
 from evclip_ray.evaluation.evaluate import autocast
-from evclip_ray.models.asks import Ask, within
-from evclip_ray.models.methods.base import Method, MethodOutput, Steps, VideoBatch
+from evclip_ray.models.methods.base import Method, VideoBatch
 from evclip_ray.training.diverged import require_finite
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.optim import make_optimizer
-from evclip_ray.training.pauses import Loss
 from evclip_ray.training.workers import Workers, summed
+
+Metrics = dict[str, Any]
+"""Metrics of an epoch, by name."""
 
 
 class TrainingStep:
@@ -41,10 +38,11 @@ class TrainingStep:
 
     def __call__(
         self, batch: VideoBatch, *, rate: float, num_videos: int, generator: torch.Generator
-    ) -> Generator[Ask | Loss, Any, tuple[dict[str, float], float]]:
-        """The loss terms of a batch of `num_videos`, their mean over all workers, and the gradient's norm.
+    ) -> tuple[dict[str, float], float]:
+        """Train on a batch of `num_videos`; return the loss terms and the gradient norm.
 
-        `batch`: this worker's videos of it; `rate`: the learning rate; mixup draws from `generator`.
+        The loss terms are averaged over all workers. `batch`: this worker's part of the videos; `rate`: the
+        learning rate. Mixup draws from `generator`.
 
         Raises:
             Diverged: the loss or its gradient is not finite; nothing is updated.
@@ -52,10 +50,10 @@ class TrainingStep:
         assert batch.labels is not None
         # DDP takes the mean over workers; with this share it is the mean over the batch's videos.
         share = len(batch.labels) * self.workers.count / num_videos
-        terms = yield from self._losses(batch, generator)
+        terms = self._losses(batch, generator)
         loss = torch.stack([term.float() for term in terms.values()]).sum() * share
         self.optimizer.zero_grad(set_to_none=True)
-        yield Loss(loss)
+        loss.backward()  # type: ignore[no-untyped-call]
         limit = self.experiment.optim.clip_norm
         norm = torch.nn.utils.clip_grad_norm_(self.method.parameters(), limit if limit else math.inf)
         require_finite(bool(torch.isfinite(loss) and torch.isfinite(norm)), "the loss or its gradient is")
@@ -65,24 +63,16 @@ class TrainingStep:
         means = summed(torch.stack([t.detach().float() for t in terms.values()]) * share / self.workers.count)
         return dict(zip(terms, means.tolist(), strict=True)), float(norm)
 
-    def _losses(
-        self, batch: VideoBatch, generator: torch.Generator
-    ) -> Generator[Ask, Tensor, dict[str, Tensor]]:
+    def _losses(self, batch: VideoBatch, generator: torch.Generator) -> dict[str, Tensor]:
         labels = batch.labels
         assert labels is not None
         mixed: Mixed | None = None
         if self.experiment.data.augment.mixup and batch.pixels is not None:
             mixed = mix(batch.pixels, alpha=self.experiment.data.augment.mixup, generator=generator)
             batch = dataclasses.replace(batch, pixels=mixed.pixels)
-        output = yield from within(lambda: autocast(self.device, self.dtype), self._forward(batch))
+        with autocast(self.device, self.dtype):
+            output = self.model(batch)
         terms = self.method.losses(output, labels)
         if mixed is None:
             return terms
         return mixed.loss_terms(terms, self.method.losses(output, labels[mixed.partners]))
-
-    def _forward(self, batch: VideoBatch) -> Steps:
-        if self.workers.count == 1:
-            return (yield from self.method.steps(batch))
-        # Gradients are averaged by a forward of DistributedDataParallel's own.
-        output: MethodOutput = self.model(batch)
-        return output

@@ -12,8 +12,8 @@ from evclip_ray.training.baseline import videos_key
 from evclip_ray.training.cached import prepare_cached
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.loop import Report, Run
-from evclip_ray.training.pauses import Metrics
 from evclip_ray.training.placement import GIB, Need, concurrent_trials
+from evclip_ray.training.step import Metrics
 from evclip_ray.training.trainer import train_distributed
 from evclip_ray.training.videos import Progress, Videos, plan_videos, prepare
 

@@ -16,7 +16,7 @@ from ray.train.v2._internal.execution.scaling_policy.autoscaling_coordinator_cli
 )
 
 from evclip_ray.artifacts import write_text
-from evclip_ray.training.at_work import tell_runs
+from evclip_ray.training.at_work import tell_run
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.placement import Need
 
@@ -127,7 +127,7 @@ def _train_worker(config: dict[str, Any]) -> dict[str, Any]:
     from evclip_ray.training.videos import Videos
 
     torch.set_num_threads(config["threads"])
-    tell_runs([Path(config["folder"])])
+    tell_run(Path(config["folder"]))
     experiment = ExperimentConfig.load(config["experiment"])
     videos = Videos.load(Path(config["videos"]))
     run = Run.start(

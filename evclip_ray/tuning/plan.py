@@ -32,7 +32,7 @@ _SCHEDULERS = {"asha": "ASHA", "hyperband": "Hyperband"}
 class StudyPlan:
     """The facts of a study before it starts. `trials`, `missing`: infinite where only the time limits them.
 
-    `time_budget`: seconds; `cost` is None where no step was measured.
+    `concurrent`: trials that run at once; `time_budget`: seconds; `cost` is None where no step was measured.
     """
 
     space: SearchSpace
@@ -82,14 +82,7 @@ class StudyPlan:
         return rows + (self.cost.lines(self.time_budget) if self.cost else [])
 
     def _resources(self) -> str:
-        if self.space.study.pack == 1:
-            return f"{self.need} a trial; {self.concurrent} at once"
-        return f"{self.need} a pack of {self.space.study.pack} trials; {self.packs} packs at once"
-
-    @property
-    def packs(self) -> int:
-        """Processes at once that trials share, `study.pack` of them each."""
-        return self.concurrent // self.space.study.pack
+        return f"{self.need} a trial; {self.concurrent} at once"
 
     def _trials(self) -> str:
         limit = "" if self.time_budget is None else f" in {duration(self.time_budget)}"
@@ -143,7 +136,7 @@ def plan_study(
     Raises:
         ValueError: a trial that can never be placed, or videos that cannot be planned.
     """
-    packs = concurrent_trials(need, machines)
+    concurrent = concurrent_trials(need, machines)
     variants = {}
     for settings in space.decoded_variants():
         experiment = space.experiment(settings)
@@ -154,11 +147,11 @@ def plan_study(
         for variant in planned
         if not is_prepared(variant, cache)
     )
-    cost = _measure_cost(space, variants, need, packs, missing) if measure else None
+    cost = _measure_cost(space, variants, need, concurrent, missing) if measure else None
     return StudyPlan(
         space,
         need,
-        packs * space.study.pack,
+        concurrent,
         planned,
         undecoded,
         trials,
@@ -170,7 +163,7 @@ def plan_study(
 
 
 def _measure_cost(
-    space: SearchSpace, variants: Mapping[str, VideoPlan], need: Need, packs: int, trials: float
+    space: SearchSpace, variants: Mapping[str, VideoPlan], need: Need, concurrent: int, trials: float
 ) -> StudyCost:
     first = next(iter(variants.values()))
     experiment = space.experiment(next(space.decoded_variants()))
@@ -178,8 +171,7 @@ def _measure_cost(
     return StudyCost(
         step, need, experiment.optim.epochs, _steps_per_epoch(space, first), len(first.rows["val"]),
         _frozen_views(space, variants, step.device), trials,
-        # The trials of a pack are not promised to be faster than one after the other.
-        int(max(1, min(packs, trials))), space.study.price_per_hour,
+        int(max(1, min(concurrent, trials))), space.study.price_per_hour,
     )  # fmt: skip
 
 

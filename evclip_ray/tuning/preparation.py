@@ -51,15 +51,9 @@ def make_ready(
     prepare_cached(made, gpus=need.gpus, progress=progress)
 
 
-def may_wait(variants: Collection[Variant], need: Need, *, in_packs: bool) -> bool:
-    """Whether some of `variants` may be made ready beside trials that read others.
-
-    A pack holds its GPUs from the first trial to the last: features that need some would never get any.
-    """
-    needs_gpus = need.gpus > 0 and any(
-        experiment.data.bank is not None for variant in variants for experiment in variant.experiments
-    )
-    return len(variants) > 1 and bool(decoding_nodes(need, _alive())) and not (in_packs and needs_gpus)
+def may_wait(variants: Collection[Variant], need: Need) -> bool:
+    """Return whether some of `variants` may be prepared while trials that read others run."""
+    return len(variants) > 1 and bool(decoding_nodes(need, _alive()))
 
 
 def _alive() -> dict[str, Mapping[str, float]]:

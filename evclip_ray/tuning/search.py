@@ -13,7 +13,6 @@ from ray.tune.search.optuna import OptunaSearch
 from evclip_ray.config import ConfigError
 from evclip_ray.training.baseline import videos_key
 from evclip_ray.tuning.journal import EVIDENCE
-from evclip_ray.tuning.packs import Packer, kind_of
 from evclip_ray.tuning.search_space import SearchSpace, without_seed
 from evclip_ray.tuning.stopping import Stops
 from evclip_ray.tuning.study import OBJECTIVE, StudyFolder
@@ -58,14 +57,13 @@ class StudySearch(OptunaSearch):
         room: Callable[[], int],
         missing: float = math.inf,
         is_ready: Callable[[str], bool] = lambda videos: True,
-        packer: Packer | None = None,
     ) -> None:
         super().__init__(
             space=space.sample, metric=OBJECTIVE, mode="max",
             sampler=study.sampler, storage=study._storage, study_name=study.study_name,
         )  # fmt: skip
         self._search_space, self._folder, self._max_epochs, self._stops = space, folder, max_epochs, stops
-        self._packer, self._room, self._planned = packer, room, 0
+        self._room, self._planned = room, 0
         self._unasked, self._is_ready, self._held = missing, is_ready, list[_Point]()
         self._begun = {trial["trial"]: trial["overrides"] for trial in folder.trials()}
         self._elsewhere = [
@@ -81,7 +79,7 @@ class StudySearch(OptunaSearch):
         """The next point as `{"folder": ..., "overrides": {...}}`, or that there is no time for one.
 
         None where as many run as were planned and as the machines of this moment have room for, or where
-        the videos of none are ready. With packs, `"pack"` names the one that the trial joins.
+        the videos of none are ready.
         """
         if self._stops.is_over:
             return str(self.FINISHED)
@@ -93,10 +91,7 @@ class StudySearch(OptunaSearch):
             return None
         self._ot_trials[trial_id] = point.trial
         self._folder.begin(point.folder, point.overrides)
-        config = {"folder": point.folder, "overrides": point.overrides}
-        if self._packer is not None:
-            config["pack"] = self._packer.place(trial_id, kind_of(self._search_space, point.overrides))
-        return config
+        return {"folder": point.folder, "overrides": point.overrides}
 
     def _next_ready(self) -> _Point | None:
         """The point asked for first whose videos are ready, if there is one; further ones are held."""
@@ -154,8 +149,6 @@ class StudySearch(OptunaSearch):
         if trial_id in self._completed_trials or trial_id not in self._ot_trials:
             return
         self._completed_trials.add(trial_id)
-        if self._packer is not None:
-            self._packer.free(trial_id)
         trial = self._ot_trials[trial_id]
         last = result or {}
         value = last.get(OBJECTIVE)

@@ -32,6 +32,11 @@ from evclip_ray.tuning.distributions import Distribution, Suggests
 _DECODED = ("data.", "view.")
 """Paths that change which pixels are decoded: they must be choices, so that each is decoded once."""
 
+PACKING_REMOVED = (
+    "trial packing was removed. Let trials share a GPU with --gpus-per-worker 0.25 (four trials per GPU)."
+)
+"""The replacement of the removed setting `study.pack` and option `--pack`."""
+
 
 class StudyConfig(Config):
     """How a space is searched."""
@@ -49,24 +54,21 @@ class StudyConfig(Config):
     cpus: float = Field(1, gt=0, description="CPUs of one worker")
     gpus: float | None = Field(None, ge=0, description="GPUs of one worker; None: 1 where there are any")
     memory_gb: float = Field(1.5, gt=0, description="memory of one worker")
-    pack: int = Field(
-        1, ge=1, description="trials that train in one process, frames together; its CPUs and GPUs are theirs"
-    )
     max_failures: int = Field(2, ge=0, description="restarts of a trial whose worker died")
     warm_points: int = Field(3, ge=0, description="best points of an earlier study that are run first")
     price_per_hour: float | None = Field(
         None, ge=0, description="of one GPU, or of one CPU where trials have no GPU; for the estimate"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_replacement_of_packs(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and "pack" in data:
+            raise ValueError(f"`study.pack`: {PACKING_REMOVED}")
+        return data
+
     @model_validator(mode="after")
-    def _packs_and_groups_are_possible(self) -> Self:
-        if self.pack > 1 and self.workers > 1:
-            raise ValueError(
-                f"a pack is one process, and a trial of {self.workers} workers is none: "
-                f"set workers or pack to 1, got pack {self.pack}"
-            )
-        if self.trials is not None and self.pack > self.trials:
-            raise ValueError(f"pack must be at most the number of trials, {self.trials}; got {self.pack}")
+    def _groups_are_possible(self) -> Self:
         self.need([])
         return self
 
@@ -112,6 +114,8 @@ class SearchSpace:
                 raise ConfigError(f"{name}: {key!r} is no part of a search space; {nearest(key, known)}")
         pinned = dict(overrides or {})
         fixed = override({}, {**(data.get("fixed") or {}), **pinned})
+        if "study.pack" in flatten(fixed):
+            raise ConfigError(f"`study.pack`: {PACKING_REMOVED}")
         listed = data.get("search") or {}
         search = tuple(Distribution.parse(path, spec) for path, spec in listed.items() if path not in pinned)
         space = cls(name, fixed, search, StudyConfig.load(data.get("study") or {}, study))

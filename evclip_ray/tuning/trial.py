@@ -11,12 +11,12 @@ import torch
 from ray import tune
 
 from evclip_ray.artifacts import read_json, write_text
-from evclip_ray.training.at_work import tell_runs
+from evclip_ray.training.at_work import tell_run
 from evclip_ray.training.baseline import videos_key, zero_shot_key
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.loop import Run
-from evclip_ray.training.pauses import Metrics
 from evclip_ray.training.placement import Need
+from evclip_ray.training.step import Metrics
 from evclip_ray.training.trainer import train_distributed
 from evclip_ray.training.videos import Videos
 from evclip_ray.tuning.study import OBJECTIVE, StudyFolder
@@ -30,29 +30,28 @@ def run_trial(config: dict[str, Any]) -> None:
     failed, with its traceback in `error.txt`: the same error would meet it again, while a process
     that dies is restarted by Tune and goes on after its last epoch.
     """
-    tell_runs([trial_folder(config)])
+    tell_run(_folder(config))
     try:
         _train(config)
     except Exception as error:
-        tune.report(failure(config, error))
+        tune.report(_failure(config, error))
     finally:
-        tell_runs([])
-        release_memory()
+        tell_run(None)
+        _release_memory()
 
 
-def failure(config: dict[str, Any], error: Exception) -> Metrics:
-    """What is reported of a trial that raised; its traceback is written to its folder."""
-    write_text(trial_folder(config) / "error.txt", "".join(traceback.format_exception(error)))
+def _failure(config: dict[str, Any], error: Exception) -> Metrics:
+    """Write the traceback of a failed trial to its folder; return the metrics to report."""
+    write_text(_folder(config) / "error.txt", "".join(traceback.format_exception(error)))
     message = " ".join(f"{type(error).__name__}: {error}".split())
     return {"epoch": 0, OBJECTIVE: math.nan, "error": message}
 
 
-def trial_folder(config: dict[str, Any]) -> Path:
-    """Where a trial writes to."""
+def _folder(config: dict[str, Any]) -> Path:
     return StudyFolder(Path(config["study"])).trial(config["folder"])
 
 
-def release_memory() -> None:
+def _release_memory() -> None:
     """Give a trial's memory back: kept, it would grow this process by some 50 MB a trial."""
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
@@ -62,20 +61,15 @@ def release_memory() -> None:
 
 def _train(config: dict[str, Any]) -> None:
     need = Need(**config["need"])
+    experiment, videos_file, places = _task(config)
     if need.workers > 1:
-        experiment, videos_file, places = _task(config)
         train_distributed(
             experiment, videos_file, need=need, max_failures=config["max_failures"], in_tune=True, **places
         )
         return
     torch.set_num_threads(max(1, int(need.cpus)))
-    start_run(config).fit(lambda metrics: tune.report(objective(metrics)))
-
-
-def start_run(config: dict[str, Any]) -> Run:
-    """The run of a trial in this process."""
-    experiment, videos_file, places = _task(config)
-    return Run.start(experiment, Videos.load(videos_file), **places)
+    run = Run.start(experiment, Videos.load(videos_file), **places)
+    run.fit(lambda metrics: tune.report(_with_objective(metrics)))
 
 
 def _task(config: dict[str, Any]) -> tuple[ExperimentConfig, Path, dict[str, Any]]:
@@ -84,7 +78,7 @@ def _task(config: dict[str, Any]) -> tuple[ExperimentConfig, Path, dict[str, Any
     experiment = ExperimentConfig.load(read_json(study.fixed), overrides)
     zero_shot = study.zero_shot(zero_shot_key(experiment))
     hparams = {**_compared(experiment), **overrides}
-    places = {"folder": trial_folder(config), "zero_shot": zero_shot, "hparams": hparams}
+    places = {"folder": _folder(config), "zero_shot": zero_shot, "hparams": hparams}
     return experiment, study.videos(videos_key(experiment)), places
 
 
@@ -96,6 +90,5 @@ def _compared(experiment: ExperimentConfig) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def objective(metrics: Metrics) -> Metrics:
-    """The metrics of an epoch as Tune is told them."""
+def _with_objective(metrics: Metrics) -> Metrics:
     return {**metrics, OBJECTIVE: metrics["best_val_top1"]}

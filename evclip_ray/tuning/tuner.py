@@ -7,7 +7,6 @@ A study can therefore be resumed after any kill, as often as one likes, and with
 began with.
 """
 
-import contextlib
 import dataclasses
 import math
 import shutil
@@ -27,8 +26,6 @@ from evclip_ray.training.hparams import declare_domains
 from evclip_ray.training.placement import Need, room_for
 from evclip_ray.training.videos import Progress, check_space, plan_videos
 from evclip_ray.tuning.journal import count_missing, open_optuna, recover
-from evclip_ray.tuning.packed_trial import run_packed_trial
-from evclip_ray.tuning.packs import Packer, start_packs
 from evclip_ray.tuning.plan import StudyPlan, frozen_variants, plan_study
 from evclip_ray.tuning.preparation import Preparation, Variant, make_ready, may_wait
 from evclip_ray.tuning.recorder import OnEvent, Recorder
@@ -176,8 +173,7 @@ class StudyRun:
             plans = {key: variant.plan for key, variant in variants.items()}
             check_space(plans.values(), cache=self.cache)
             self.folder.note(measured={key: measured_on(plan) for key, plan in plans.items()})
-            in_packs = self.space.study.pack > 1
-            if self.beside and may_wait(variants.values(), self._need, in_packs=in_packs):
+            if self.beside and may_wait(variants.values(), self._need):
                 self._left = variants
             else:
                 make_ready(variants.values(), cache=self.cache, need=self._need, progress=progress)
@@ -227,11 +223,10 @@ class StudyRun:
         while (missing := count_missing(study, self.trials)) not in (0, before) and not stops.is_over:
             before = missing
             recover(study, self.folder)
-            with _packs(plan, missing) as packer:
-                _fit(
-                    self.space, self.folder, study, plan=plan, missing=missing, stops=stops,
-                    beside=beside, packer=packer, on_event=on_event,
-                )  # fmt: skip
+            _fit(
+                self.space, self.folder, study, plan=plan, missing=missing, stops=stops,
+                beside=beside, on_event=on_event,
+            )  # fmt: skip
 
     def _take_in(self, study: optuna.Study) -> None:
         for found in self._warm_starts():
@@ -252,16 +247,15 @@ def _fit(
     missing: float,
     stops: Stops,
     beside: Preparation,
-    packer: Packer | None,
     on_event: OnEvent,
 ) -> None:
     epochs, need = plan.epochs, plan.need
     search = StudySearch(
         space, study, folder, max_epochs=epochs, stops=stops, missing=missing, is_ready=beside.is_ready,
-        room=lambda: _room_now(plan), packer=packer,
+        room=lambda: _room_now(need),
     )  # fmt: skip
     tuner = tune.Tuner(
-        tune.with_resources(run_trial if packer is None else run_packed_trial, _bundle(plan)),
+        tune.with_resources(run_trial, _bundle(need)),
         param_space={
             "study": str(folder.root.resolve()), "need": dataclasses.asdict(need),
             "max_failures": space.study.max_failures,
@@ -288,24 +282,13 @@ def _fit(
         shutil.rmtree(folder.root / _TUNE, ignore_errors=True)
 
 
-def _room_now(plan: StudyPlan) -> int:
-    """Trials that the machines of this moment have room for; packs are started once, as many as planned."""
-    if plan.space.study.pack > 1:
-        return plan.concurrent
-    return room_for(plan.need, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+def _room_now(need: Need) -> int:
+    """Return the number of trials that fit on the machines that are up now."""
+    return room_for(need, [node["Resources"] for node in ray.nodes() if node["Alive"]])
 
 
-def _packs(plan: StudyPlan, missing: float) -> contextlib.AbstractContextManager[Packer | None]:
-    study = plan.space.study
-    if study.pack == 1:
-        return contextlib.nullcontext()
-    count = int(min(plan.packs, missing))
-    return start_packs(count, size=study.pack, need=plan.need, max_failures=study.max_failures)
-
-
-def _bundle(plan: StudyPlan) -> Any:
-    if plan.need.workers == 1 and plan.space.study.pack == 1:
-        return plan.need.resources
-    # The driver of a group of workers takes no CPU, or drivers would starve their own workers; a trial
-    # of a pack only passes on what the pack does.
+def _bundle(need: Need) -> Any:
+    if need.workers == 1:
+        return need.resources
+    # The driver of a group of workers takes no CPU, or drivers would starve their own workers.
     return {"CPU": 0, "node:__internal_head__": 0.001}

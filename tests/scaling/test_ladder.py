@@ -197,9 +197,6 @@ def test_device_hours_are_of_a_rungs_trials_whenever_they_ran(
     plan = run.plan(MACHINES)["debug"]
     assert plan.time_budget == pytest.approx(1800), "two CPUs spend an hour in half of one"
     assert math.isinf(plan.missing)
-    packed = ladder({"backbone.name": ["debug"]}, trials=None, pack=2)
-    shared = LadderRun(packed, tmp_path / "packed", cache=tiny_cache, device_hours=1.0).plan(MACHINES)
-    assert shared["debug"].time_budget == pytest.approx(1800), "trials of a pack share its CPU"
     run.folder.claim(made.identity())
     trial = run.folder.rung("debug") / "trials" / "trial-0000"
     trial.mkdir(parents=True)

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from evclip_ray.training.loop import Run
 
 HOLD = """
@@ -17,7 +19,9 @@ with building([folder]):
 """
 
 
-def test_a_run_waits_for_whoever_writes_to_its_folder_still(make_experiment, tiny_videos, tmp_path, caplog):
+def test_a_run_waits_for_whoever_writes_to_its_folder_still(
+    make_experiment, tiny_videos, tmp_path, caplog, monkeypatch
+):
     folder = tmp_path / "run"
     folder.mkdir()
     run = Run.start(make_experiment(optim__epochs=1), tiny_videos, folder=folder)
@@ -25,18 +29,25 @@ def test_a_run_waits_for_whoever_writes_to_its_folder_still(make_experiment, tin
         [sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True
     ) as other:
         assert other.stdout.readline() == "held\n"
-        steps = run.steps()
-        next(steps)
-        assert (folder / "written").is_file()
+        seen, resume = [], run.resume
+
+        def look():
+            seen.append((folder / "written").is_file())
+            resume()
+
+        monkeypatch.setattr(run, "resume", look)
+        run.fit(lambda metrics: None)
+        assert seen == [True], "the run reads its folder only after the other process has left it"
         assert f"{folder}: another process is making it" in caplog.text
-        assert not (folder / "history.jsonl").exists()
-        steps.close()
 
 
 def test_a_run_that_is_given_up_lets_its_folder_go(make_experiment, tiny_videos, tmp_path, caplog):
     experiment = make_experiment(optim__epochs=1)
-    given_up = Run.start(experiment, tiny_videos, folder=tmp_path / "run").steps()
-    next(given_up)
-    given_up.close()
+
+    def give_up(metrics):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Run.start(experiment, tiny_videos, folder=tmp_path / "run").fit(give_up)
     Run.start(experiment, tiny_videos, folder=tmp_path / "run").fit(lambda metrics: None)
     assert "another process" not in caplog.text

@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from evclip_ray.artifacts import ArtifactError
 from evclip_ray.training.build import build_method
+from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.loop import Run
 
 
@@ -116,6 +117,18 @@ def test_a_loss_that_is_no_number_ends_the_run_with_a_finite_report(make_experim
 def test_the_seed_decides_the_run(make_experiment, tiny_videos, tmp_path):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         start(make_experiment(seed=seed, optim__epochs=1), tiny_videos, tmp_path / name).fit(
+            lambda metrics: None
+        )
+    losses = {name: history(tmp_path / name)[0]["train_loss"] for name in "abc"}
+    assert losses["a"] == losses["b"] != losses["c"]
+
+
+def test_the_seed_decides_dropout(make_experiment, tiny_videos, tmp_path):
+    settings = make_experiment(optim__epochs=1).model_dump(mode="json")
+    settings["method"] = {"name": "aim", "dropout": 0.5}
+    for name, seed in (("a", 0), ("b", 0), ("c", 3)):
+        torch.rand(1)  # the run must not depend on the random state before it
+        start(ExperimentConfig.load({**settings, "seed": seed}), tiny_videos, tmp_path / name).fit(
             lambda metrics: None
         )
     losses = {name: history(tmp_path / name)[0]["train_loss"] for name in "abc"}

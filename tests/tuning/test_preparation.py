@@ -92,4 +92,4 @@ def test_what_cannot_be_made_ends_the_call_with_its_own_error(variants, local_ra
 
 
 def test_one_machine_prepares_everything_first(variants, local_ray):
-    assert not may_wait(variants.values(), NEED, in_packs=False)
+    assert not may_wait(variants.values(), NEED)

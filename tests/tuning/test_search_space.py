@@ -126,3 +126,17 @@ def test_every_shipped_space_is_valid_and_found_by_name_anywhere(name, tmp_path,
 def test_a_space_that_does_not_exist_lists_what_is_shipped():
     with pytest.raises(ConfigError, match="nearest valid name is 'quickstart'"):
         find_space("quickstrat")
+
+
+REPLACEMENT = r"^`study.pack`: trial packing was removed. .*--gpus-per-worker 0.25 \(four trials per GPU\).$"
+
+
+def test_space_with_pack_names_the_replacement():
+    with pytest.raises(ConfigError, match=REPLACEMENT):
+        space({"optim.lr": {"uniform": [0.1, 1]}}, pack=4)
+
+
+def test_setting_study_pack_names_the_replacement():
+    data = {"fixed": FIXED, "search": {"optim.lr": {"uniform": [0.1, 1]}}}
+    with pytest.raises(ConfigError, match=REPLACEMENT):
+        SearchSpace.load("mine", data, {"study.pack": 4})

@@ -8,7 +8,7 @@ backbone by accident. Gradients still pass through a frozen tower; frozen is not
 
 import abc
 import dataclasses
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from torch import Tensor, nn
@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from evclip_ray.config import Config
 
 if TYPE_CHECKING:
-    from evclip_ray.models.asks import Ask
     from evclip_ray.models.clip import FrozenCLIP
     from evclip_ray.models.video_encoder import FrozenVideoEncoder
 
@@ -69,10 +68,6 @@ class MethodOutput:
     extra: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
 
 
-Steps = Generator["Ask", Tensor, MethodOutput]
-"""A forward that waits for the frozen networks: it yields what it asks of them and is sent the answers."""
-
-
 class Method(nn.Module, abc.ABC):
     """Base of all methods. Subclasses register only what they train."""
 
@@ -89,15 +84,6 @@ class Method(nn.Module, abc.ABC):
     @abc.abstractmethod
     def forward(self, batch: VideoBatch) -> MethodOutput:
         """Logits of a batch over the method's classes, and what its losses need."""
-
-    def steps(self, batch: VideoBatch) -> Steps:
-        """`forward`, waiting where a frozen network can answer several methods at once.
-
-        By default it waits for nothing: what this method needs of the frozen networks is its own.
-        """
-        yield from ()
-        output: MethodOutput = self(batch)
-        return output
 
     @abc.abstractmethod
     def losses(self, output: MethodOutput, labels: Tensor) -> dict[str, Tensor]:

@@ -19,21 +19,12 @@ from pydantic import Field
 from torch import Tensor
 
 from evclip_ray.config import Config
-from evclip_ray.models.asks import Answered, Ask, AskFrameFeatures, AskVideoMap, converse
 from evclip_ray.models.frozen import without_autocast
-from evclip_ray.models.methods.base import (
-    Cacheable,
-    Frozen,
-    Method,
-    MethodConfig,
-    MethodOutput,
-    Steps,
-    VideoBatch,
-)  # fmt: skip
+from evclip_ray.models.methods.base import Cacheable, Frozen, Method, MethodConfig, MethodOutput, VideoBatch
 from evclip_ray.models.methods.class_text import Template, class_logits, class_texts, mean_feature
 from evclip_ray.models.methods.context_prompt import ContextGenerator
 from evclip_ray.models.methods.ev_clip_published import import_published, load_published_state
-from evclip_ray.models.methods.frames import Normalization, prepare_frames
+from evclip_ray.models.methods.frames import Normalization, prepare_frames, read_frames
 from evclip_ray.models.methods.gather import gather_rows
 from evclip_ray.models.methods.mask_prompt import MaskGenerator
 from evclip_ray.models.video_encoder import FrozenVideoEncoder, map_size
@@ -185,16 +176,12 @@ class EVCLIP(Method):
         return self.frozen.video_encoder
 
     def forward(self, batch: VideoBatch) -> MethodOutput:
-        """Logits of B videos; `pixels` are not read where what is cached of them is enough."""
-        return converse(self.steps(batch), Ask.answer)
-
-    def steps(self, batch: VideoBatch) -> Steps:
-        """`forward`, waiting for the video map and for the features of the masked frames."""
-        video_map = yield from self._video_map(batch)
+        """Return the logits of B videos; `pixels` may be None if the cached features are sufficient."""
+        video_map = self._video_map(batch)
         mask = None
         if self.mask_generator is not None:
             mask = _resized(self.mask_generator(video_map), self.frozen.clip.image_size)
-        frames = yield from self._frame_features(batch, mask)
+        frames = self._frame_features(batch, mask)
         context = None if self.context_generator is None else self.context_generator(video_map)
         tokens = frames if context is None else torch.cat([context.float(), frames.float()], dim=1)
         video_features = mean_feature(tokens)
@@ -214,19 +201,19 @@ class EVCLIP(Method):
             terms["consistency"] = self.consistency_weight * consistency_loss(output.frame_features)
         return terms
 
-    def _video_map(self, batch: VideoBatch) -> Answered:
+    def _video_map(self, batch: VideoBatch) -> Tensor:
         if batch.video_map is not None:
             return batch.video_map
         if batch.pixels is None:
             raise ValueError("EV-CLIP reads a video from pixels or from a cached map; the batch has neither")
-        return (yield AskVideoMap(self._encoder, batch.pixels))
+        video_map: Tensor = self._encoder(self._encoder.prepare(batch.pixels))
+        return video_map
 
-    def _frame_features(self, batch: VideoBatch, mask: Tensor | None) -> Answered:
-        if mask is None and batch.frame_features is not None:
-            return batch.frame_features
+    def _frame_features(self, batch: VideoBatch, mask: Tensor | None) -> Tensor:
+        if mask is None:
+            return read_frames(self.frozen.clip, batch, self.normalization)
         images = prepare_frames(self.frozen.clip, batch.pixels, self.normalization)
-        masked = images if mask is None else images * mask[:, None, None]
-        return (yield AskFrameFeatures(self.frozen.clip, masked))
+        return self.frozen.clip.encode_frames(images * mask[:, None, None])
 
 
 def _declared(prompts: Prompts) -> frozenset[Cacheable]:
