@@ -20,11 +20,11 @@ import torch
 from evclip_ray.artifacts import provenance
 from evclip_ray.cluster import connect
 from evclip_ray.config import read_yaml
-from evclip_ray.evaluation.intervals import SeedMean, over_seeds
-from evclip_ray.training.cached import prepare_cached
+from evclip_ray.metrics.intervals import SeedMean, over_seeds
+from evclip_ray.training.datamodule import Videos, plan_videos, prepare
 from evclip_ray.training.experiment import ExperimentConfig
+from evclip_ray.training.frozen_cache import prepare_cached
 from evclip_ray.training.loop import Run
-from evclip_ray.training.videos import Videos, plan_videos, prepare
 
 HERE = Path(__file__).resolve()
 UT_INTERACTION = HERE.parents[2] / "shared" / "data" / "ut_interaction_set1"

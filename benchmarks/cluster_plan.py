@@ -1,6 +1,6 @@
 """How long a study takes on 1 to 1,000 GPUs, what they wait for, and where more of them stop helping.
 
-`simulate` reads a YAML of what each part costs (evclip_ray/cluster/simulation/plan.py says which), of which
+`simulate` reads a YAML of what each part costs (benchmarks/simulation/plan.py says which), of which
 every section says where its numbers are from; --costs puts measured sections in place of some of it.
 `validate` runs real studies on clusters of several nodes in this one machine (cluster/local.sh), and
 compares their time with the simulated one. Their trials wait in place of training (benchmarks/driver.py), as
@@ -32,11 +32,11 @@ from typing import Any
 import matplotlib
 import yaml
 from driver import GRACE_EPOCHS
+from simulation.plan import ClusterPlan
+from simulation.scaling import speed_up, where_it_stops
+from simulation.study import Simulated, simulate
+from simulation.timesheet import BUSY, Doing
 
-from evclip_ray.cluster.simulation.plan import ClusterPlan
-from evclip_ray.cluster.simulation.scaling import speed_up, where_it_stops
-from evclip_ray.cluster.simulation.study import Simulated, simulate
-from evclip_ray.cluster.simulation.timesheet import BUSY, Doing
 from evclip_ray.config import override, parse_assignments, read_yaml
 from evclip_ray.tuning.cost import duration
 

@@ -22,16 +22,16 @@ import torch
 
 from evclip_ray.artifacts import write_ledger
 from evclip_ray.cluster import connect
-from evclip_ray.data.datasets.synthetic import write_synthetic
+from evclip_ray.data.synthetic import write_synthetic
+from evclip_ray.features.cached_networks import STAGE, facts
 from evclip_ray.features.encode import Job, ViewJob, load_network, run
-from evclip_ray.features.feature_files import feature_file, write_features
-from evclip_ray.features.recorded import STAGE, facts
+from evclip_ray.features.format import feature_file, write_features
 from evclip_ray.models.frozen import FrozenNetwork
 from evclip_ray.training.build import zero_shot_of
-from evclip_ray.training.cached import _jobs, prepare_cached
+from evclip_ray.training.datamodule import Videos, plan_videos, prepare
 from evclip_ray.training.experiment import ExperimentConfig
+from evclip_ray.training.frozen_cache import _jobs, prepare_cached
 from evclip_ray.training.loop import Run
-from evclip_ray.training.videos import Videos, plan_videos, prepare
 
 CLASSES, TRAIN, VAL = 51, 16, 4
 CPU = torch.device("cpu")

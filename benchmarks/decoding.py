@@ -27,11 +27,11 @@ from typing import Any
 import pyarrow as pa
 
 from evclip_ray.cluster import connect
-from evclip_ray.data.decode import VideoError, decode_views, decoder_name, part_in
-from evclip_ray.data.manifest import Manifest, read_manifest
-from evclip_ray.data.shard_files import view_seed
-from evclip_ray.data.shards import prepare_shards
-from evclip_ray.data.view import ViewConfig
+from evclip_ray.data.manifest.manifest import Manifest, read_manifest
+from evclip_ray.data.shards.format import view_seed
+from evclip_ray.data.shards.prepare import prepare_shards
+from evclip_ray.data.video.decode import VideoError, decode_views, decoder_name, part_in
+from evclip_ray.data.video.view import ViewConfig
 
 UT_INTERACTION = Path(__file__).resolve().parents[2] / "shared" / "data" / "ut_interaction_set1"
 CORES = len(os.sched_getaffinity(0))

@@ -27,12 +27,12 @@ import ray
 import yaml
 from ray import tune
 from ray.tune.execution.tune_controller import TuneController
+from simulation.curves import Curves
 
 from evclip_ray.cluster import connect
-from evclip_ray.cluster.simulation.curves import Curves
 from evclip_ray.tuning import tuner
 from evclip_ray.tuning.search_space import SearchSpace, find_space, read_space
-from evclip_ray.tuning.study import OBJECTIVE
+from evclip_ray.tuning.study_folder import OBJECTIVE
 from evclip_ray.tuning.tuner import StudyRun
 
 TIMES = "times.json"

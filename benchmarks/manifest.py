@@ -15,10 +15,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from evclip_ray.data.datasets import import_dataset
-from evclip_ray.data.leaks import refuse_leaks
-from evclip_ray.data.manifest import read_manifest, write_manifest
-from evclip_ray.data.splits import few_shot
+from evclip_ray.data.importers import import_dataset
+from evclip_ray.data.manifest.leaks import refuse_leaks
+from evclip_ray.data.manifest.manifest import read_manifest, write_manifest
+from evclip_ray.data.manifest.splits import few_shot
 
 CLASSES = 700
 

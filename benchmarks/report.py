@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "reports"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
 from made_studies import write_evaluation, write_journal, write_study
 

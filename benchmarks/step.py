@@ -22,7 +22,7 @@ from evclip_ray.models.clip import load_clip
 from evclip_ray.models.methods.base import Frozen, VideoBatch
 from evclip_ray.models.methods.ev_clip import EVCLIP, EVCLIPConfig
 from evclip_ray.models.video_encoder import load_video_encoder
-from evclip_ray.scaling.memory import peak_bytes
+from evclip_ray.profiling.memory import peak_bytes
 from evclip_ray.training.build import has_bfloat16
 
 PUBLISHED = "published habits"

@@ -26,14 +26,14 @@ import pyarrow as pa
 import torch
 
 from evclip_ray.artifacts import write_ledger
-from evclip_ray.data.shard_files import schema
-from evclip_ray.data.shard_set import STAGE, ShardSet, open_shards, write_index
-from evclip_ray.data.view import ViewConfig
-from evclip_ray.features.feature_files import write_features
-from evclip_ray.features.feature_set import FeatureSet
+from evclip_ray.data.shards.dataset import STAGE, ShardSet, open_shards, write_index
+from evclip_ray.data.shards.format import schema
+from evclip_ray.data.video.view import ViewConfig
+from evclip_ray.features.dataset import FeatureSet
+from evclip_ray.features.format import write_features
 from evclip_ray.features.spec import video_map
-from evclip_ray.training.batches import Batches
-from evclip_ray.training.videos import VideoSet
+from evclip_ray.training.datamodule import VideoSet
+from evclip_ray.training.loader import Batches
 
 MAP, BATCH, ROWS, VIEWS = (768, 4, 7, 7), 16, 128, 2
 ROW_BYTES = int(np.prod(MAP)) * 2

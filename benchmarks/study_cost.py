@@ -32,11 +32,11 @@ import torch
 
 from evclip_ray.artifacts import provenance
 from evclip_ray.cluster import connect
-from evclip_ray.data.datasets.synthetic import write_synthetic
-from evclip_ray.training.cached import prepare_cached
+from evclip_ray.data.synthetic import write_synthetic
+from evclip_ray.training.datamodule import plan_videos, prepare
 from evclip_ray.training.experiment import ExperimentConfig
+from evclip_ray.training.frozen_cache import prepare_cached
 from evclip_ray.training.loop import Run
-from evclip_ray.training.videos import plan_videos, prepare
 from evclip_ray.tuning.search_space import SearchSpace, find_space, read_space
 from evclip_ray.tuning.tuner import StudyRun
 

@@ -27,19 +27,19 @@ import torch
 from study_cost import draw
 
 from evclip_ray.cluster import connect
-from evclip_ray.data.datasets.class_names import words
-from evclip_ray.data.decode import Fitting
-from evclip_ray.data.sampling import frame_indices
+from evclip_ray.data.importers.class_names import words
+from evclip_ray.data.video.decode import Fitting
+from evclip_ray.data.video.sampling import frame_indices
 from evclip_ray.models.attention import SelfAttention
 from evclip_ray.models.clip import FrozenCLIP
+from evclip_ray.models.layers.class_text import class_texts
 from evclip_ray.models.methods.base import MethodOutput, VideoBatch
-from evclip_ray.models.methods.class_text import class_texts
-from evclip_ray.training.batches import Batches
 from evclip_ray.training.build import has_bfloat16
-from evclip_ray.training.cached import prepare_cached
+from evclip_ray.training.datamodule import Videos, VideoSet, plan_videos, prepare
 from evclip_ray.training.experiment import ExperimentConfig
+from evclip_ray.training.frozen_cache import prepare_cached
+from evclip_ray.training.loader import Batches
 from evclip_ray.training.loop import Run
-from evclip_ray.training.videos import Videos, VideoSet, plan_videos, prepare
 
 UT_INTERACTION = Path(__file__).resolve().parents[2] / "shared" / "data" / "ut_interaction_set1"
 CLASSES = 101

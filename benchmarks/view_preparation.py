@@ -16,9 +16,9 @@ from typing import Any
 import av
 import numpy as np
 
-from evclip_ray.data.decode import Fitting, decode_view, decoder_name, probe
-from evclip_ray.data.sampling import frame_indices
-from evclip_ray.data.view import ViewConfig
+from evclip_ray.data.video.decode import Fitting, decode_view, decoder_name, probe
+from evclip_ray.data.video.sampling import frame_indices
+from evclip_ray.data.video.view import ViewConfig
 
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073], dtype=np.float32)
 STD = np.array([0.26862954, 0.26130258, 0.27577711], dtype=np.float32)

@@ -1,6 +1,6 @@
 """What a study or a ladder left, as pandas frames and figures: in a notebook, and for the report.
 
-    from evclip_ray.reports.results import Study
+    from evclip_ray.results import Study
 
     study = Study.load("studies/mine")
     study.trials.sort_values("val_loss").head()
@@ -22,7 +22,7 @@ import pandas as pd
 from evclip_ray.artifacts import LEDGER, ArtifactError, read_json, read_ledger
 from evclip_ray.tuning.importance import recorded_importance
 from evclip_ray.tuning.leaderboard import SCORES, leaderboard
-from evclip_ray.tuning.study import StudyFolder
+from evclip_ray.tuning.study_folder import StudyFolder
 
 if TYPE_CHECKING:
     from evclip_ray.reports.document import Drawing
@@ -122,7 +122,7 @@ class Study:
 
     def figures(self) -> "dict[str, Drawing]":
         """The report's figures, by name; a notebook shows each."""
-        from evclip_ray.reports.study_charts import study_charts
+        from evclip_ray.reports.charts.study import study_charts
 
         return {chart.name: chart.altair() for chart in study_charts(self)}
 
@@ -188,7 +188,7 @@ class Ladder:
 
     def figures(self) -> "dict[str, Drawing]":
         """The report's figures over the rungs, by name."""
-        from evclip_ray.reports.ladder_charts import ladder_charts
+        from evclip_ray.reports.charts.ladder import ladder_charts
 
         return {chart.name: chart.altair() for chart in ladder_charts(self)}
 

@@ -69,7 +69,7 @@ def debug_settings():
 @pytest.fixture(scope="session")
 def tiny_manifest(tmp_path_factory):
     """A manifest of 30 small videos of six actions, with a split column."""
-    from evclip_ray.data.datasets.synthetic import write_synthetic
+    from evclip_ray.data.synthetic import write_synthetic
 
     return write_synthetic(tmp_path_factory.mktemp("tiny"), videos_per_class=5, size=64, num_frames=12)
 
@@ -96,7 +96,7 @@ def make_experiment(tiny_manifest):
 def tiny_videos(make_experiment, tiny_cache):
     """The tiny training and validation videos, decoded once for the session."""
     from evclip_ray.cluster import connect
-    from evclip_ray.training.videos import plan_videos, prepare
+    from evclip_ray.training.datamodule import plan_videos, prepare
 
     plan = plan_videos(make_experiment(), cache=tiny_cache)
     with connect(num_cpus=2):

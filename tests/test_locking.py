@@ -6,12 +6,12 @@ import sys
 
 import pytest
 
-from evclip_ray.exclusive import building, lock_file
+from evclip_ray.locking import building, lock_file
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from evclip_ray.exclusive import building
+from evclip_ray.locking import building
 with building([Path(sys.argv[1])]):
     print("held", flush=True)
     time.sleep(float(sys.argv[2]))

@@ -33,7 +33,7 @@ def test_an_installed_wheel_brings_the_command_and_the_search_spaces(tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         entry = next(name for name in archive.namelist() if name.endswith("entry_points.txt"))
         assert "evclip-ray = evclip_ray.cli:main" in archive.read(entry).decode()
-        assert {f"evclip_ray/reports/page/report.{kind}" for kind in ("html.j2", "css", "js")} <= {
+        assert {f"evclip_ray/reports/render/page/report.{kind}" for kind in ("html.j2", "css", "js")} <= {
             *archive.namelist()
         }
         archive.extractall(tmp_path / "site")

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 from simpy.events import ProcessGenerator
 
-from evclip_ray.cluster.simulation.plan import VideoCosts
-from evclip_ray.cluster.simulation.site import Site
-from evclip_ray.cluster.simulation.timesheet import Doing
-from evclip_ray.data.shard_plan import cut
+from evclip_ray.data.shards.planning import cut
+from simulation.plan import VideoCosts
+from simulation.site import Site
+from simulation.timesheet import Doing
 
 
 class Task(NamedTuple):

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from evclip_ray.cluster.simulation.study import Simulated
+from simulation.study import Simulated
 
 _HALF = 0.5
 

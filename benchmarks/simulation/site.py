@@ -4,10 +4,10 @@ import dataclasses
 
 import simpy
 
-from evclip_ray.cluster.simulation.link import Link
-from evclip_ray.cluster.simulation.nodes import Node
-from evclip_ray.cluster.simulation.plan import ClusterPlan
-from evclip_ray.cluster.simulation.timesheet import Timesheet
+from simulation.link import Link
+from simulation.nodes import Node
+from simulation.plan import ClusterPlan
+from simulation.timesheet import Timesheet
 
 
 @dataclasses.dataclass

@@ -4,12 +4,12 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evclip_ray.cluster.simulation.curves import Curves
-from evclip_ray.cluster.simulation.plan import ClusterPlan
-from evclip_ray.cluster.simulation.preparation import prepare
-from evclip_ray.cluster.simulation.site import Site
-from evclip_ray.cluster.simulation.timesheet import BUSY, Doing
-from evclip_ray.cluster.simulation.trials import TrialRecord, Trials
+from simulation.curves import Curves
+from simulation.plan import ClusterPlan
+from simulation.preparation import prepare
+from simulation.site import Site
+from simulation.timesheet import BUSY, Doing
+from simulation.trials import TrialRecord, Trials
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,12 +16,12 @@ import simpy
 from ray.tune.schedulers import TrialScheduler
 from simpy.events import ProcessGenerator
 
-from evclip_ray.cluster.simulation.curves import Curves
-from evclip_ray.cluster.simulation.site import Site
-from evclip_ray.cluster.simulation.timesheet import Doing
 from evclip_ray.tuning.scheduler import make_scheduler
 from evclip_ray.tuning.search_space import SearchSpace
-from evclip_ray.tuning.study import OBJECTIVE, StudyFolder
+from evclip_ray.tuning.study_folder import OBJECTIVE, StudyFolder
+from simulation.curves import Curves
+from simulation.site import Site
+from simulation.timesheet import Doing
 
 Survives = Generator[simpy.Event, Any, bool]
 """Simulated time; whether the machine is still there after it."""

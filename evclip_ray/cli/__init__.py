@@ -12,6 +12,7 @@ from evclip_ray.cli.check import check
 from evclip_ray.cli.cluster import cluster_group
 from evclip_ray.cli.cost import cost
 from evclip_ray.cli.data import manifest, shards
+from evclip_ray.cli.display import console
 from evclip_ray.cli.evaluate import evaluate, import_checkpoint
 from evclip_ray.cli.options import INTERRUPTED, this_command
 from evclip_ray.cli.report import report
@@ -20,7 +21,6 @@ from evclip_ray.cli.shift import shift
 from evclip_ray.cli.submit import submit
 from evclip_ray.cli.train import train
 from evclip_ray.cli.tune import tune
-from evclip_ray.terminal import console
 
 
 class OneLineErrors(click.Group):

@@ -16,7 +16,7 @@ def cache_group() -> None:
 @cache_option
 def cache_ls(cache: Path | None) -> None:
     """List what is kept: its key, of which network, how large."""
-    from evclip_ray.features.store import entries
+    from evclip_ray.features.cache_admin import entries
 
     for entry in entries(cache_folder(cache) / "features"):
         click.echo(
@@ -30,7 +30,7 @@ def cache_ls(cache: Path | None) -> None:
 @cache_option
 def cache_rm(key: str, cache: Path | None) -> None:
     """Remove the features whose KEY, or its beginning, `cache ls` shows."""
-    from evclip_ray.features.store import remove
+    from evclip_ray.features.cache_admin import remove
 
     entry = remove(cache_folder(cache) / "features", key)
     click.echo(f"removed {entry.folder.name}: {entry.kind} of {entry.network}")
@@ -41,7 +41,7 @@ def cache_rm(key: str, cache: Path | None) -> None:
 @click.pass_context
 def cache_verify(context: click.Context, cache: Path | None) -> None:
     """Compare every file with its digest. Exit status 1 if any is damaged; a study makes it again."""
-    from evclip_ray.features.store import damaged, entries
+    from evclip_ray.features.cache_admin import damaged, entries
 
     kept = list(entries(cache_folder(cache) / "features"))
     broken = [path for entry in kept for path in damaged(entry)]

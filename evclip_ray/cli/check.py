@@ -14,7 +14,7 @@ def check() -> None:
     import torch
 
     from evclip_ray.artifacts import provenance
-    from evclip_ray.data.decode import decoder_name
+    from evclip_ray.data.video.decode import decoder_name
     from evclip_ray.tuning.search_space import read_space, shipped_spaces
 
     found = provenance()["versions"]

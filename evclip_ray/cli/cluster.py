@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import click
 from rich.table import Table
 
+from evclip_ray.cli.display import console
 from evclip_ray.cli.options import example
-from evclip_ray.terminal import console
 
 if TYPE_CHECKING:
-    from evclip_ray.cluster.needs import Needs
+    from evclip_ray.cluster.lint.needs import Needs
     from evclip_ray.cluster.status import NodeUse, Work
     from evclip_ray.tuning.search_space import SearchSpace
 
@@ -49,8 +49,8 @@ def check(
     crds: tuple[Path, ...], address: str | None,
 ) -> None:  # fmt: skip
     """Check FILE (ray up, Kubernetes or Slurm) without a cloud; with --address the cluster that runs."""
-    from evclip_ray.cluster.check import check_file
-    from evclip_ray.cluster.needs import Needs
+    from evclip_ray.cluster.lint.check import check_file
+    from evclip_ray.cluster.lint.needs import Needs
     from evclip_ray.config import ConfigError
 
     if file is None and address is None:

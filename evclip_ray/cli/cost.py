@@ -5,9 +5,9 @@ from typing import Any
 
 import click
 
+from evclip_ray.cli.display import console, rows_table
 from evclip_ray.cli.options import example, settings
 from evclip_ray.config import parse_assignments
-from evclip_ray.terminal import console, rows_table
 
 
 @click.command(
@@ -32,8 +32,8 @@ def cost(
 ) -> None:  # fmt: skip
     """Parameters, GMAC of each part, checkpoint size; time, memory and energy of a step here."""
     from evclip_ray.artifacts import provenance, write_json
-    from evclip_ray.scaling.cost import count_cost
-    from evclip_ray.scaling.measure import measure_cost
+    from evclip_ray.profiling.counted import count_cost
+    from evclip_ray.profiling.measured import measure_cost
     from evclip_ray.training.experiment import ExperimentConfig
 
     named = {"method.name": method} | ({"backbone.name": backbone} if backbone else {})

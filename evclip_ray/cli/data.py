@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from evclip_ray.cli.display import DecodeView, bars, console
 from evclip_ray.cli.options import (
     address_option,
     cache_folder,
@@ -15,7 +16,6 @@ from evclip_ray.cli.options import (
     sources,
 )
 from evclip_ray.config import parse_assignments
-from evclip_ray.terminal import DecodeView, bars, console
 
 
 @click.group()
@@ -30,8 +30,8 @@ def manifest() -> None:
 @click.pass_context
 def verify(context: click.Context, file: str, root: str | None, workers: int) -> None:
     """Decode every video once and say which are broken, and how. Exit status 1 if any is."""
-    from evclip_ray.data.manifest import read_manifest
-    from evclip_ray.data.verify import verify_manifest
+    from evclip_ray.data.manifest.integrity import verify_manifest
+    from evclip_ray.data.manifest.manifest import read_manifest
 
     listed = read_manifest(file, root=root)
     broken = 0
@@ -74,9 +74,9 @@ def import_manifest(
     DATASET: ucf101, hmdb51, arid, egtea, epic_kitchens, ssv2, kinetics, or a form of list: path_label,
     mmaction, ez_clip, ev_clip_shots. Its own options go to --set, as in --set version=1.5.
     """
-    from evclip_ray.data.datasets import import_dataset
-    from evclip_ray.data.leaks import refuse_leaks
-    from evclip_ray.data.manifest import write_manifest
+    from evclip_ray.data.importers import import_dataset
+    from evclip_ray.data.manifest.leaks import refuse_leaks
+    from evclip_ray.data.manifest.manifest import write_manifest
 
     options = {"lists": lists, "split": split}
     given = {name: value for name, value in options.items() if value is not None}
@@ -114,8 +114,8 @@ def shards(
 ) -> None:  # fmt: skip
     """Decode videos into Arrow shards ahead of time; finished shards are kept."""
     from evclip_ray.cluster import connect
+    from evclip_ray.training.datamodule import plan_videos, prepare
     from evclip_ray.training.experiment import ExperimentConfig
-    from evclip_ray.training.videos import plan_videos, prepare
 
     cache = cache_folder(cache)
     experiment = ExperimentConfig.load({}, {**sources(data, root), **parse_assignments(assignments)})

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from evclip_ray.cli.display import DecodeView, bars, console, rows_table
 from evclip_ray.cli.options import (
     address_option,
     cache_folder,
@@ -16,13 +17,12 @@ from evclip_ray.cli.options import (
     warn_random,
 )
 from evclip_ray.config import parse_assignments
-from evclip_ray.terminal import DecodeView, bars, console, rows_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from evclip_ray.deploy.assess import Assessment
-    from evclip_ray.evaluation.intervals import IntervalKind
+    from evclip_ray.evaluation.evaluate import Assessment
+    from evclip_ray.metrics.intervals import IntervalKind
 
 _SCORED = {"adapted": "adapted", "zero_shot": "zero-shot CLIP"}
 
@@ -67,10 +67,10 @@ def evaluate(
     Several checkpoints, of runs that differ in their seed, also give the mean and its interval.
     """
     from evclip_ray.cluster import connect
-    from evclip_ray.deploy.assess import assess
-    from evclip_ray.deploy.reading import plan_reading
-    from evclip_ray.evaluation.views import EvaluationViews
-    from evclip_ray.training.videos import is_prepared, prepare
+    from evclip_ray.evaluation.evaluate import assess
+    from evclip_ray.evaluation.plan import plan_reading
+    from evclip_ray.metrics.multi_view import EvaluationViews
+    from evclip_ray.training.datamodule import is_prepared, prepare
 
     cache = cache_folder(cache)
     overrides = {**sources(data, root), **parse_assignments(assignments)}
@@ -118,7 +118,7 @@ def import_checkpoint(
     cache: Path | None,
 ) -> None:
     """Take over a published EV-CLIP model file; its classes are those of --data."""
-    from evclip_ray.deploy import import_checkpoint as published
+    from evclip_ray.evaluation import import_checkpoint as published
 
     overrides = {**sources(data, root), **parse_assignments(assignments)}
     record = published.import_checkpoint(file, out, overrides, cache=cache_folder(cache))
@@ -131,7 +131,7 @@ def import_checkpoint(
 
 
 def _show_assessments(sides: "dict[str, Assessment]") -> None:
-    from evclip_ray.deploy.means import harmonic
+    from evclip_ray.evaluation.seed_means import harmonic
 
     for side, found in sides.items():
         warn_random(found.weights)
@@ -164,7 +164,7 @@ def _show_means(
     checkpoints: "Sequence[Path]", found: "list[dict[str, Assessment]]", interval: "IntervalKind", out: Path
 ) -> None:
     from evclip_ray.artifacts import write_csv
-    from evclip_ray.deploy.means import not_seeds_of_one, over_checkpoints
+    from evclip_ray.evaluation.seed_means import not_seeds_of_one, over_checkpoints
 
     rows = [mean.row() for mean in over_checkpoints(found, interval=interval)]
     console.print(rows_table(f"Means over {len(found)} checkpoints, 95 % {interval} intervals", rows))

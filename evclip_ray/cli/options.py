@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
+from evclip_ray.cli.display import console
 from evclip_ray.config import ConfigError
-from evclip_ray.terminal import console
 
 INTERRUPTED = 130
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
+from evclip_ray.cli.display import console
 from evclip_ray.cli.options import cache_folder, cache_option, example
-from evclip_ray.terminal import console
 
 
 @click.command(epilog=example("evclip-ray report studies/mine --evaluation studies/mine/best-test"))
@@ -35,8 +35,8 @@ def report(
 
     What the models are needed for is computed once, on validation videos, and kept beside the report.
     """
-    from evclip_ray.reports.compose import compose
-    from evclip_ray.reports.write import write_report
+    from evclip_ray.reports.build import compose
+    from evclip_ray.reports.render.write import write_report
 
     composed = compose(
         results, out=out, evaluations=evaluations, shifts=shifts, videos=videos, seed=seed,

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from evclip_ray.cli.display import DecodeView, StudyView, bars, console, rows_table
 from evclip_ray.cli.options import (
     INTERRUPTED,
     address_option,
@@ -17,7 +18,6 @@ from evclip_ray.cli.options import (
     this_command,
 )
 from evclip_ray.config import ConfigError, parse_assignments
-from evclip_ray.terminal import DecodeView, StudyView, bars, console, rows_table
 
 if TYPE_CHECKING:
     from evclip_ray.scaling.ladder import LadderRun, RungState
@@ -66,7 +66,7 @@ def scale(
     """One study a rung of a ladder, and how accuracy grows with cost; the same command again resumes."""
     from evclip_ray.cluster import connect
     from evclip_ray.scaling.ladder import LadderRun
-    from evclip_ray.scaling.rungs import Ladder
+    from evclip_ray.scaling.ladder_steps import Ladder
     from evclip_ray.tuning.search_space import find_space
 
     ladder = Ladder.read(
@@ -94,7 +94,7 @@ def scale(
 
 
 def _over(backbones: str | None, over: str | None) -> dict[str, list[Any]] | None:
-    from evclip_ray.scaling.rungs import BACKBONE, parse_over
+    from evclip_ray.scaling.ladder_steps import BACKBONE, parse_over
 
     if backbones is not None and over is not None:
         raise ConfigError("--ladder and --over both name the rungs; give one of them")

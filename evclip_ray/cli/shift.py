@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from evclip_ray.cli.display import DecodeView, bars, console, rows_table
 from evclip_ray.cli.options import (
     address_option,
     cache_folder,
@@ -15,7 +16,6 @@ from evclip_ray.cli.options import (
     warn_random,
 )
 from evclip_ray.config import parse_assignments
-from evclip_ray.terminal import DecodeView, bars, console, rows_table
 
 
 @click.command(
@@ -57,11 +57,11 @@ def shift(
     The measures are our own, not those of a paper.
     """
     from evclip_ray.cluster import connect
-    from evclip_ray.deploy.compare_sets import comparison_inputs, measure_sets, plan_sets
-    from evclip_ray.evaluation.association import read_predictions
-    from evclip_ray.evaluation.domain_shift import TITLES, claim, compare, explain, write
-    from evclip_ray.reports.shift_figures import draw_shift
-    from evclip_ray.training.videos import is_prepared, prepare
+    from evclip_ray.domain_shift.association import read_predictions
+    from evclip_ray.domain_shift.compare import TITLES, claim, compare, explain, write
+    from evclip_ray.evaluation.domain_shift import comparison_inputs, measure_sets, plan_sets
+    from evclip_ray.reports.charts.domain_shift import draw_shift
+    from evclip_ray.training.datamodule import is_prepared, prepare
 
     cache, given = cache_folder(cache), parse_assignments(assignments)
     claim(out)

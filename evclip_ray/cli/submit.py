@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from evclip_ray.cli.display import console
 from evclip_ray.cli.job_command import JobCommand
 from evclip_ray.cli.options import INTERRUPTED, example
 from evclip_ray.config import ConfigError
-from evclip_ray.terminal import console
 
 if TYPE_CHECKING:
-    from evclip_ray.cluster.jobs import Jobs, JobState
+    from evclip_ray.cluster.jobs.client import Jobs, JobState
 
 DASHBOARD = "http://127.0.0.1:8265"
 
@@ -71,8 +71,8 @@ def run_as_job(
     working_dir: Path = Path(), follow: bool = True,
 ) -> None:  # fmt: skip
     """Send `arguments`, a whole command, to the cluster, and end with the job's exit status."""
-    from evclip_ray.cluster.jobs import Jobs
-    from evclip_ray.cluster.working_dir import select_files
+    from evclip_ray.cluster.jobs.client import Jobs
+    from evclip_ray.cluster.jobs.working_dir import select_files
 
     command = JobCommand.parse(arguments)
     packed = select_files(working_dir.resolve(), named=command.local_files(working_dir))
@@ -111,7 +111,7 @@ def _follow(context: click.Context, jobs: "Jobs", job: str) -> None:
 @click.pass_obj
 def status(given: dict[str, Any], job: str | None) -> None:
     """How a job is, or all of them."""
-    from evclip_ray.cluster.jobs import Jobs
+    from evclip_ray.cluster.jobs.client import Jobs
 
     jobs = Jobs(given["address"])
     for state in [jobs.state(job)] if job else jobs.all():
@@ -123,7 +123,7 @@ def status(given: dict[str, Any], job: str | None) -> None:
 @click.pass_context
 def logs(context: click.Context, job: str) -> None:
     """What a job printed, and, unless --no-follow, what it goes on to print."""
-    from evclip_ray.cluster.jobs import Jobs
+    from evclip_ray.cluster.jobs.client import Jobs
 
     jobs = Jobs(context.obj["address"])
     if context.obj["follow"]:
@@ -137,7 +137,7 @@ def logs(context: click.Context, job: str) -> None:
 @click.pass_obj
 def stop(given: dict[str, Any], job: str) -> None:
     """End a job; what it finished is kept, and the same command goes on."""
-    from evclip_ray.cluster.jobs import Jobs
+    from evclip_ray.cluster.jobs.client import Jobs
 
     _say(Jobs(given["address"]).stop(job))
 
@@ -154,8 +154,8 @@ def fetch(given: dict[str, Any], job: str, out: Path, through: str | None) -> No
     """Bring the folder that a job writes here, as the new folder OUT."""
     from urllib.parse import urlsplit
 
-    from evclip_ray.cluster.fetch import fetch as fetch_folder
-    from evclip_ray.cluster.jobs import Jobs
+    from evclip_ray.cluster.jobs.client import Jobs
+    from evclip_ray.cluster.jobs.fetch import fetch as fetch_folder
 
     state = Jobs(given["address"]).state(job)
     if state.out is None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from evclip_ray.cli.display import DecodeView, bars, console
 from evclip_ray.cli.options import (
     address_option,
     cache_folder,
@@ -15,7 +16,6 @@ from evclip_ray.cli.options import (
     sources,
 )
 from evclip_ray.config import parse_assignments
-from evclip_ray.terminal import DecodeView, bars, console
 
 
 @click.command(epilog=example("evclip-ray train studies/debug/best.yaml --set seed=1 --out runs/best-seed1"))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from evclip_ray.cli.display import DecodeView, StudyView, bars, console, leaderboard_table, zero_shot_line
 from evclip_ray.cli.duration import DURATION
 from evclip_ray.cli.options import (
     INTERRUPTED,
@@ -20,7 +21,6 @@ from evclip_ray.cli.options import (
     warn_random,
 )
 from evclip_ray.config import parse_assignments
-from evclip_ray.terminal import DecodeView, StudyView, bars, console, leaderboard_table, zero_shot_line
 
 if TYPE_CHECKING:
     from evclip_ray.tuning.tuner import Outcome

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import ray
 
 from evclip_ray.cluster.address import check_answers
-from evclip_ray.cluster.machines import possible_machines
+from evclip_ray.cluster.autoscaler import possible_machines
 from evclip_ray.cluster.nodes import check_nodes
 from evclip_ray.config import ConfigError
 

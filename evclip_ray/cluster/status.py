@@ -11,7 +11,7 @@ from ray._private.state import available_resources_per_node
 from ray.util.state import list_actors, list_tasks
 
 from evclip_ray.config import ConfigError
-from evclip_ray.training.at_work import run_of
+from evclip_ray.training.run_registry import run_of
 
 GIB = 1024**3
 _LIMIT = 1000

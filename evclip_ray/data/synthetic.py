@@ -20,8 +20,8 @@ from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from evclip_ray.artifacts import LEDGER, ArtifactError, digest, read_ledger, replacing, write_ledger
-from evclip_ray.data.manifest import Manifest, write_manifest
-from evclip_ray.data.splits import assign_splits
+from evclip_ray.data.manifest.manifest import Manifest, write_manifest
+from evclip_ray.data.manifest.splits import assign_splits
 
 logger = logging.getLogger(__name__)
 

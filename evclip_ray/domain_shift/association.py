@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from evclip_ray.evaluation.effect_size import Estimate, area_under_curve
+from evclip_ray.metrics.effect_size import Estimate, area_under_curve
 
 Rows = list[dict[str, str]]
 

@@ -17,14 +17,19 @@ import torch
 from numpy.typing import NDArray
 
 from evclip_ray.artifacts import LEDGER, read_ledger, write_csv, write_ledger
-from evclip_ray.data.shards import ShardSet
+from evclip_ray.data.shards.prepare import ShardSet
 from evclip_ray.data.transforms import crop_batch
-from evclip_ray.evaluation import association
-from evclip_ray.evaluation.effect_size import shift
-from evclip_ray.evaluation.evaluate import autocast
-from evclip_ray.evaluation.feature_distance import feature_distances
-from evclip_ray.evaluation.semantic_factors import class_similarity, granularity, nearest_classes, over_chance
-from evclip_ray.evaluation.visual_factors import VISUAL_FACTORS, visual_factors
+from evclip_ray.domain_shift import association
+from evclip_ray.domain_shift.feature_distance import feature_distances
+from evclip_ray.domain_shift.semantic_factors import (
+    class_similarity,
+    granularity,
+    nearest_classes,
+    over_chance,
+)
+from evclip_ray.domain_shift.visual_factors import VISUAL_FACTORS, visual_factors
+from evclip_ray.metrics.effect_size import shift
+from evclip_ray.metrics.scoring import autocast
 from evclip_ray.models.methods.base import VideoBatch
 from evclip_ray.models.methods.zero_shot import ZeroShot
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from evclip_ray.evaluation.intervals import wilson_interval
-from evclip_ray.evaluation.metrics import ClassificationState
+from evclip_ray.metrics.classification import ClassificationState
+from evclip_ray.metrics.intervals import wilson_interval
 
 Array = NDArray[np.float64]
 

@@ -10,7 +10,7 @@ import itertools
 import numpy as np
 from numpy.typing import NDArray
 
-from evclip_ray.evaluation.global_motion import motion_between
+from evclip_ray.domain_shift.global_motion import motion_between
 
 Array = NDArray[np.float64]
 

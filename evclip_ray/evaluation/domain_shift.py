@@ -10,12 +10,12 @@ import numpy as np
 
 from evclip_ray.artifacts import file_digest
 from evclip_ray.config import ConfigError
-from evclip_ray.data.datasets.class_names import words
-from evclip_ray.evaluation.domain_shift import Domain, measure, set_names
+from evclip_ray.data.importers.class_names import words
+from evclip_ray.domain_shift.compare import Domain, measure, set_names
 from evclip_ray.models.methods.zero_shot import ZeroShot, ZeroShotConfig
 from evclip_ray.training.build import autocast_dtype, build_method, pick_device, weights_of
+from evclip_ray.training.datamodule import Progress, VideoPlan, Videos, plan_videos
 from evclip_ray.training.experiment import ExperimentConfig
-from evclip_ray.training.videos import Progress, VideoPlan, Videos, plan_videos
 
 DEFAULTS: dict[str, Any] = {
     "method": {"name": "zero_shot"},

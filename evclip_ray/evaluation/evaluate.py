@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 
 from evclip_ray.artifacts import LEDGER, ArtifactError, read_ledger, write_csv, write_ledger
-from evclip_ray.deploy.reading import Reading
-from evclip_ray.evaluation.evaluate import Scores, summary
-from evclip_ray.evaluation.views import score_views
+from evclip_ray.evaluation.plan import Reading
+from evclip_ray.metrics.multi_view import score_views
+from evclip_ray.metrics.scoring import Scores, summary
 from evclip_ray.models.methods.base import Method
 from evclip_ray.training.build import autocast_dtype, build_method, pick_device, weights_of, zero_shot_of
 from evclip_ray.training.checkpoint import load_adapter, read_record
+from evclip_ray.training.datamodule import Videos
 from evclip_ray.training.experiment import ExperimentConfig
-from evclip_ray.training.videos import Videos
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,18 +20,18 @@ from torch.nn import functional as F
 
 from evclip_ray.artifacts import LEDGER, file_digest, read_json, read_ledger, replacing, write_json
 from evclip_ray.data.transforms import crop_batch
-from evclip_ray.deploy.assess import assess, load_trained
-from evclip_ray.deploy.reading import Reading, plan_reading
-from evclip_ray.evaluation.evaluate import autocast
-from evclip_ray.evaluation.views import EvaluationViews
+from evclip_ray.evaluation.evaluate import assess, load_trained
+from evclip_ray.evaluation.plan import Reading, plan_reading
+from evclip_ray.metrics.multi_view import EvaluationViews
+from evclip_ray.metrics.scoring import autocast
 from evclip_ray.models.methods.base import Method, VideoBatch
 from evclip_ray.models.video_encoder import IMAGENET_MEAN
-from evclip_ray.training.baseline import videos_key
 from evclip_ray.training.build import autocast_dtype, build_method, pick_device, zero_shot_of
 from evclip_ray.training.checkpoint import ADAPTER, read_record
+from evclip_ray.training.datamodule import Videos, is_prepared, prepare
 from evclip_ray.training.experiment import ExperimentConfig
-from evclip_ray.training.videos import Videos, is_prepared, prepare
-from evclip_ray.tuning.study import StudyFolder
+from evclip_ray.training.zero_shot import videos_key
+from evclip_ray.tuning.study_folder import StudyFolder
 
 FOLDER, RECORD, ARRAYS = "masks", "masks.json", "masks.npz"
 SIDE = 128

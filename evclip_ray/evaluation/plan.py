@@ -12,13 +12,13 @@ from typing import Any
 
 from evclip_ray.artifacts import ArtifactError
 from evclip_ray.config import ConfigError, nearest
-from evclip_ray.data.leaks import refuse_seen
-from evclip_ray.data.splits import assign_splits
-from evclip_ray.evaluation.protocols import TRANSFERS, Protocol, Side, already_trained, zero_shot
-from evclip_ray.evaluation.views import EvaluationViews
+from evclip_ray.data.manifest.leaks import refuse_seen
+from evclip_ray.data.manifest.protocols import TRANSFERS, Protocol, Side, already_trained, zero_shot
+from evclip_ray.data.manifest.splits import assign_splits
+from evclip_ray.metrics.multi_view import EvaluationViews
 from evclip_ray.training.checkpoint import read_record
+from evclip_ray.training.datamodule import VideoPlan, find_protocol, plan_videos, resolve_manifest
 from evclip_ray.training.experiment import DataConfig, ExperimentConfig
-from evclip_ray.training.videos import VideoPlan, find_protocol, plan_videos, resolve_manifest
 
 log = logging.getLogger(__name__)
 

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evclip_ray.deploy.assess import Assessment
-from evclip_ray.evaluation.intervals import IntervalKind, SeedMean, over_seeds
-from evclip_ray.evaluation.metrics import harmonic_mean
+from evclip_ray.evaluation.evaluate import Assessment
+from evclip_ray.metrics.classification import harmonic_mean
+from evclip_ray.metrics.intervals import IntervalKind, SeedMean, over_seeds
 from evclip_ray.training.checkpoint import read_record
 
 METRICS = ("top1", "top5", "mean_class_accuracy")

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from evclip_ray.artifacts import LEDGER, ArtifactError, read_ledger
-from evclip_ray.features.feature_files import SUFFIX, is_sound
-from evclip_ray.features.recorded import STAGE
+from evclip_ray.features.cached_networks import STAGE
+from evclip_ray.features.format import SUFFIX, is_sound
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from torch import Tensor
 
 from evclip_ray.artifacts import read_ledger
-from evclip_ray.features.feature_files import feature_file, map_features
+from evclip_ray.features.format import feature_file, map_features
 from evclip_ray.features.spec import FeatureSpec, text_key
 from evclip_ray.models.clip import FrozenCLIP
 from evclip_ray.models.frozen import FrozenNetwork

@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from evclip_ray.data.local_copies import nearby
-from evclip_ray.data.shards import ShardSet, open_shards
-from evclip_ray.features.feature_files import Mapped, bits, feature_file, is_sound, map_file
+from evclip_ray.data.shards.node_cache import nearby
+from evclip_ray.data.shards.prepare import ShardSet, open_shards
+from evclip_ray.features.format import Mapped, bits, feature_file, is_sound, map_file
 from evclip_ray.features.spec import FeatureSpec, view_key
-from evclip_ray.features.views import Positions
+from evclip_ray.features.view_cache import Positions
 
 # As for frames: each map holds a file descriptor.
 _OPEN_FILES = 256

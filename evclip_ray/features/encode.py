@@ -11,14 +11,14 @@ from torch import Tensor
 
 from evclip_ray.artifacts import LEDGER, write_ledger
 from evclip_ray.config import ConfigError
-from evclip_ray.data.shards import ShardSet, open_shards
-from evclip_ray.features.feature_files import feature_file, is_sound, write_features
-from evclip_ray.features.recorded import STAGE, facts
+from evclip_ray.data.shards.prepare import ShardSet, open_shards
+from evclip_ray.features.cached_networks import STAGE, facts
+from evclip_ray.features.format import feature_file, is_sound, write_features
 from evclip_ray.features.spec import FeatureSpec, text_key, view_key
-from evclip_ray.features.views import cut_views, read_frames
+from evclip_ray.features.view_cache import cut_views, read_frames
 from evclip_ray.models.clip import FrozenCLIP, load_clip
+from evclip_ray.models.layers.frames import read_frames as encode_frames
 from evclip_ray.models.methods.base import VideoBatch
-from evclip_ray.models.methods.frames import read_frames as encode_frames
 from evclip_ray.models.video_encoder import FrozenVideoEncoder, load_video_encoder
 
 log = logging.getLogger(__name__)

@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 import torch
 
 from evclip_ray.config import ConfigError
-from evclip_ray.data.nodes import require_ray
-from evclip_ray.data.shards import ShardSet
-from evclip_ray.exclusive import building
+from evclip_ray.data.shards.prepare import ShardSet
+from evclip_ray.data.shards.ray_nodes import require_ray
 from evclip_ray.features.encode import Job, ViewJob, is_done, run
 from evclip_ray.features.spec import FeatureSpec
+from evclip_ray.locking import building
 
 log = logging.getLogger(__name__)
 

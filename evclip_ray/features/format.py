@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evclip_ray.artifacts import ArtifactError, replacing
-from evclip_ray.data.mapped_files import MappedFile
+from evclip_ray.data.shards.memory_map import MappedFile
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from evclip_ray.artifacts import digest, file_digest
 from evclip_ray.data.transforms import AugmentConfig
 from evclip_ray.models.backbones import find_backbone
-from evclip_ray.models.methods.frames import Normalization
+from evclip_ray.models.layers.frames import Normalization
 
 Kind = Literal["frame_features", "video_map", "video_mean", "class_text"]
 Precision = Literal["float32", "bfloat16"]

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from evclip_ray.data.shards import ShardSet
+from evclip_ray.data.shards.prepare import ShardSet
 from evclip_ray.data.transforms import AugmentConfig, bank_seed, bank_views, crop_batch
 
 Positions = Sequence[int] | npt.NDArray[np.int64]

@@ -16,9 +16,9 @@ import torch
 from pydantic import Field
 
 from evclip_ray.config import Config, ConfigError
-from evclip_ray.data.shards import ShardSet
+from evclip_ray.data.shards.prepare import ShardSet
 from evclip_ray.data.transforms import crop_batch
-from evclip_ray.evaluation.evaluate import Batches, Scores, score
+from evclip_ray.metrics.scoring import Batches, Scores, score
 from evclip_ray.models.methods.base import Method, VideoBatch
 
 Average = Literal["probability", "logit"]

@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from evclip_ray.data.shards import ShardSet
+from evclip_ray.data.shards.prepare import ShardSet
 from evclip_ray.data.transforms import crop_batch
-from evclip_ray.evaluation.intervals import wilson_interval
-from evclip_ray.evaluation.metrics import ClassificationState
+from evclip_ray.metrics.classification import ClassificationState
+from evclip_ray.metrics.intervals import wilson_interval
 from evclip_ray.models.methods.base import Method, MethodOutput, VideoBatch
 
 Batches = Callable[[list[npt.NDArray[np.int64]]], Iterator[VideoBatch]]

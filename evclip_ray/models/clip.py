@@ -23,7 +23,7 @@ from evclip_ray.models.attention import quicken
 from evclip_ray.models.backbones import Backbone, build, find_backbone
 from evclip_ray.models.clip_names import open_clip_names
 from evclip_ray.models.frozen import META, RANDOM, FrozenNetwork, random_weights, without_autocast
-from evclip_ray.models.pixels import prepare
+from evclip_ray.models.preprocess import prepare
 from evclip_ray.models.weight_files import read_tensors
 
 Tokenizer = Callable[..., Tensor]

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from evclip_ray.config import ConfigError
 from evclip_ray.models.clip_names import find_backbone_of
-from evclip_ray.models.methods.context_prompt import ContextGenerator
-from evclip_ray.models.methods.mask_prompt import MaskGenerator
+from evclip_ray.models.layers.context_prompt import ContextGenerator
+from evclip_ray.models.layers.mask_prompt import MaskGenerator
 from evclip_ray.models.video_encoder import FrozenVideoEncoder, find_encoder_of, video_encoder_from_state
 from evclip_ray.models.weight_files import read_tensors
 

@@ -20,7 +20,7 @@ from torchvision.models.video import SwinTransformer3d
 from evclip_ray.artifacts import file_digest
 from evclip_ray.config import ConfigError, nearest
 from evclip_ray.models.frozen import META, RANDOM, FrozenNetwork, random_weights
-from evclip_ray.models.pixels import prepare
+from evclip_ray.models.preprocess import prepare
 from evclip_ray.models.weight_files import read_tensors
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

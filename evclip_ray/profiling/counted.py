@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from evclip_ray.models.methods.base import Method, VideoBatch
-from evclip_ray.scaling.flops import DistinctLabels, PartCounter
+from evclip_ray.profiling.flops import DistinctLabels, PartCounter
 from evclip_ray.training.build import build_method
 from evclip_ray.training.checkpoint import ADAPTER, save_checkpoint
 from evclip_ray.training.experiment import ExperimentConfig

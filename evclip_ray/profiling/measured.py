@@ -18,11 +18,11 @@ import numpy as np
 import torch
 
 from evclip_ray.config import ConfigError
-from evclip_ray.evaluation.evaluate import autocast
+from evclip_ray.metrics.scoring import autocast
 from evclip_ray.models.frozen import RANDOM
-from evclip_ray.scaling.cost import random_batch, training_loss
-from evclip_ray.scaling.energy import EnergyMeter
-from evclip_ray.scaling.memory import peak_bytes
+from evclip_ray.profiling.counted import random_batch, training_loss
+from evclip_ray.profiling.energy import EnergyMeter
+from evclip_ray.profiling.memory import peak_bytes
 from evclip_ray.training.build import autocast_dtype, build_method, pick_device
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.optim import make_optimizer

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from evclip_ray.evaluation.evaluate import autocast
+from evclip_ray.metrics.scoring import autocast
+from evclip_ray.models.layers.frames import Normalization, read_frames
 from evclip_ray.models.methods.base import Frozen, VideoBatch
-from evclip_ray.models.methods.frames import Normalization, read_frames
 from evclip_ray.training.build import autocast_dtype, build_method, pick_device, weights_of
-from evclip_ray.training.cached import feature_specs
 from evclip_ray.training.experiment import ExperimentConfig
+from evclip_ray.training.frozen_cache import feature_specs
 from evclip_ray.training.optim import make_optimizer
 
 

@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evclip_ray.artifacts import LEDGER, read_json
-from evclip_ray.deploy.mask_views import look_at_best, look_at_evaluation
+from evclip_ray.evaluation.mask_views import look_at_best, look_at_evaluation
 from evclip_ray.reports.document import Report
-from evclip_ray.reports.evaluations import Evaluation, anchor
-from evclip_ray.reports.ladder_report import ladder_report
-from evclip_ray.reports.results import Ladder, Study, open_results
-from evclip_ray.reports.shift_section import shift_section
-from evclip_ray.reports.study_report import study_report
-from evclip_ray.reports.write import check_writable, data_folder
+from evclip_ray.reports.render.write import check_writable, data_folder
+from evclip_ray.reports.sections.domain_shift import shift_section
+from evclip_ray.reports.sections.evaluation import Evaluation, anchor
+from evclip_ray.reports.sections.ladder import ladder_report
+from evclip_ray.reports.sections.study import study_report
+from evclip_ray.results import Ladder, Study, open_results
 
 REPORT = "report.html"
 BEST = "best-val"

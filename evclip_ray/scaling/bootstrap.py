@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from evclip_ray.training.video_scores import VideoScores
+from evclip_ray.training.per_video_scores import VideoScores
 
 Floats = NDArray[np.float64]
 RESAMPLES = 1000

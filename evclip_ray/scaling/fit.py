@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from evclip_ray.scaling.resample import Floats, Score, how_drawn, is_number, middle, resampled_top1
+from evclip_ray.scaling.bootstrap import Floats, Score, how_drawn, is_number, middle, resampled_top1
 
 NEEDED = {"power_law": 3, "saturating": 4}
 """Rungs of different costs, at least: one more than the curve has parameters."""

@@ -13,14 +13,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evclip_ray.scaling.folder import LadderFolder
-from evclip_ray.scaling.rungs import Ladder, Rung
+from evclip_ray.scaling.ladder_folder import LadderFolder
+from evclip_ray.scaling.ladder_steps import Ladder, Rung
 from evclip_ray.scaling.tables import best_trial, device_seconds, trials_of, write_tables
-from evclip_ray.training.hparams import declare_domains
-from evclip_ray.training.videos import Progress
+from evclip_ray.training.datamodule import Progress
+from evclip_ray.training.tensorboard.hparams import declare_domains
 from evclip_ray.tuning.cost import StudyCost
 from evclip_ray.tuning.plan import StudyPlan
-from evclip_ray.tuning.study import StudyFolder
+from evclip_ray.tuning.study_folder import StudyFolder
 from evclip_ray.tuning.tuner import Outcome, StudyRun
 
 log = logging.getLogger(__name__)

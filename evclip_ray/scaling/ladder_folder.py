@@ -29,7 +29,7 @@ from evclip_ray.artifacts import (
     write_ledger,
     write_text,
 )  # fmt: skip
-from evclip_ray.tuning.study import StudyFolder
+from evclip_ray.tuning.study_folder import StudyFolder
 
 STAGE = "ladder"
 _OURS = {".lock", ".owner.json"}

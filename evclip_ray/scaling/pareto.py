@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evclip_ray.scaling.resample import is_number
+from evclip_ray.scaling.bootstrap import is_number
 
 FRONTS = {
     "pareto_latency": ("latency_seconds",),

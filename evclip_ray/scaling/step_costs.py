@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from evclip_ray.artifacts import digest, read_json, write_json
-from evclip_ray.scaling.cost import count_cost
-from evclip_ray.scaling.folder import LadderFolder
-from evclip_ray.scaling.measure import measure_cost
-from evclip_ray.scaling.rungs import Rung
+from evclip_ray.profiling.counted import count_cost
+from evclip_ray.profiling.measured import measure_cost
+from evclip_ray.scaling.ladder_folder import LadderFolder
+from evclip_ray.scaling.ladder_steps import Rung
 from evclip_ray.training.checkpoint import CONFIG, read_record
 from evclip_ray.training.experiment import ExperimentConfig
 

@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evclip_ray.artifacts import write_json
+from evclip_ray.scaling.bootstrap import Score, how_drawn, is_number, middle, resampled_top1
 from evclip_ray.scaling.fit import fit_costs
-from evclip_ray.scaling.folder import LadderFolder
+from evclip_ray.scaling.ladder_folder import LadderFolder
+from evclip_ray.scaling.ladder_steps import Ladder, Rung
 from evclip_ray.scaling.pareto import FRONTS, mark_fronts
-from evclip_ray.scaling.resample import Score, how_drawn, is_number, middle, resampled_top1
-from evclip_ray.scaling.rung_costs import (
+from evclip_ray.scaling.step_costs import (
     COST_COLUMNS,
     COUNTED,
     MEASURED_STEPS,
@@ -22,13 +23,12 @@ from evclip_ray.scaling.rung_costs import (
     cost_of,
     cost_rows,
 )
-from evclip_ray.scaling.rungs import Ladder, Rung
 from evclip_ray.scaling.transfer import best_values, slope
 from evclip_ray.training.checkpoint import CONFIG, latest_checkpoint, read_record
-from evclip_ray.training.video_scores import VideoScores
+from evclip_ray.training.per_video_scores import VideoScores
 from evclip_ray.tuning.importance import parameter_importance
 from evclip_ray.tuning.leaderboard import MEASURED, leaderboard
-from evclip_ray.tuning.study import StudyFolder
+from evclip_ray.tuning.study_folder import StudyFolder
 
 COSTS = ("inference_gmac", "total_parameters", "trainable_parameters", "latency_seconds", "train_videos")
 """What accuracy is drawn over. Settings are said to move with the first in which the rungs differ."""

@@ -13,8 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from evclip_ray.evaluation.intervals import wilson_interval
-from evclip_ray.scaling.resample import RESAMPLES, Floats, Score, how_drawn, is_number, middle, resampled_top1
+from evclip_ray.metrics.intervals import wilson_interval
+from evclip_ray.scaling.bootstrap import (
+    RESAMPLES,
+    Floats,
+    Score,
+    how_drawn,
+    is_number,
+    middle,
+    resampled_top1,
+)
 from evclip_ray.tuning.distributions import Distribution
 
 NEEDED_RUNGS = 3

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from evclip_ray.config import ConfigError
-from evclip_ray.data.datasets.class_names import words
+from evclip_ray.data.importers.class_names import words
 from evclip_ray.models.clip import FrozenCLIP, load_clip
 from evclip_ray.models.methods.base import Frozen, Method, MethodConfig
 from evclip_ray.models.video_encoder import FrozenVideoEncoder, load_video_encoder

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from evclip_ray.artifacts import ArtifactError, read_json, write_json, write_text
 from evclip_ray.models.methods.base import Method
-from evclip_ray.training.video_scores import VideoScores
+from evclip_ray.training.per_video_scores import VideoScores
 
 ADAPTER = "adapter.safetensors"
 OPTIMIZER = "optimizer.safetensors"

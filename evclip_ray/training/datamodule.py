@@ -17,14 +17,14 @@ import numpy as np
 import numpy.typing as npt
 
 from evclip_ray.artifacts import digest, read_json, write_json
-from evclip_ray.data.datasets.class_names import read_class_names
-from evclip_ray.data.leaks import find_leaks, refuse_leaks
-from evclip_ray.data.manifest import Manifest, read_manifest
-from evclip_ray.data.shards import ShardSet, open_shards, prepare_shards
+from evclip_ray.data.importers.class_names import read_class_names
+from evclip_ray.data.manifest import protocols
+from evclip_ray.data.manifest.leaks import find_leaks, refuse_leaks
+from evclip_ray.data.manifest.manifest import Manifest, read_manifest
+from evclip_ray.data.shards.prepare import ShardSet, open_shards, prepare_shards
 from evclip_ray.data.storage import Place, is_uri
-from evclip_ray.data.view import ViewConfig
-from evclip_ray.evaluation import protocols
-from evclip_ray.exclusive import building
+from evclip_ray.data.video.view import ViewConfig
+from evclip_ray.locking import building
 from evclip_ray.training.experiment import DataConfig, ExperimentConfig
 
 log = logging.getLogger(__name__)
@@ -126,7 +126,7 @@ class Videos:
 def resolve_manifest(data: DataConfig, *, cache: Path, progress: Progress | None = None) -> Manifest:
     """The manifest of a data section; a synthetic set is written first where it is missing."""
     if data.synthetic is not None:
-        from evclip_ray.data.datasets.synthetic import write_synthetic
+        from evclip_ray.data.synthetic import write_synthetic
 
         made = data.synthetic.model_dump()
         told = functools.partial(progress, "making synthetic videos") if progress else None

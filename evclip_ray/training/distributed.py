@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from evclip_ray.exclusive import building
+from evclip_ray.locking import building
 from evclip_ray.models.methods.base import Method
 
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from evclip_ray.training.workers import summed
+from evclip_ray.training.distributed import summed
 
 
 class Diverged(ArithmeticError):

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from evclip_ray.config import Config, ConfigError, nearest, override, read_yaml
 from evclip_ray.data.transforms import AugmentConfig
-from evclip_ray.data.view import ViewConfig
+from evclip_ray.data.video.view import ViewConfig
 from evclip_ray.models.methods.base import MethodConfig
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -12,20 +12,20 @@ from pathlib import Path
 
 import torch
 
-from evclip_ray.data.datasets.class_names import words
+from evclip_ray.data.importers.class_names import words
 from evclip_ray.features import spec as specs
+from evclip_ray.features.cached_networks import RecordedCLIP, RecordedVideoEncoder, WithRecordedTexts
+from evclip_ray.features.dataset import FeatureSet
 from evclip_ray.features.encode import Job, TextJob, run
 from evclip_ray.features.extract import prepare_features, view_jobs
-from evclip_ray.features.feature_files import feature_file
-from evclip_ray.features.feature_set import FeatureSet
-from evclip_ray.features.recorded import RecordedCLIP, RecordedVideoEncoder, WithRecordedTexts
+from evclip_ray.features.format import feature_file
 from evclip_ray.features.spec import FeatureSpec, text_key
 from evclip_ray.models.clip import FrozenCLIP
+from evclip_ray.models.layers.class_text import class_texts
 from evclip_ray.models.methods.base import Frozen
-from evclip_ray.models.methods.class_text import class_texts
 from evclip_ray.training.build import autocast_dtype, load_backbone, load_encoder, zero_shot_of
+from evclip_ray.training.datamodule import Videos
 from evclip_ray.training.experiment import ExperimentConfig
-from evclip_ray.training.videos import Videos
 
 log = logging.getLogger(__name__)
 

@@ -16,13 +16,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from evclip_ray.data.mapped_files import memory_bytes
+from evclip_ray.data.shards.memory_map import memory_bytes
 from evclip_ray.data.transforms import AugmentConfig, crop_batch
-from evclip_ray.features.feature_set import FeatureSet
-from evclip_ray.features.views import cut_views, read_frames
+from evclip_ray.features.dataset import FeatureSet
+from evclip_ray.features.view_cache import cut_views, read_frames
 from evclip_ray.models.methods.base import VideoBatch
-from evclip_ray.training.videos import VideoSet
-from evclip_ray.training.workers import Workers
+from evclip_ray.training.datamodule import VideoSet
+from evclip_ray.training.distributed import Workers
 
 Positions = npt.NDArray[np.int64]
 

@@ -20,10 +20,7 @@ import torch
 
 from evclip_ray.artifacts import ArtifactError, provenance, write_text
 from evclip_ray.models.methods.base import Method
-from evclip_ray.training.baseline import zero_shot_numbers
-from evclip_ray.training.batches import Batches
 from evclip_ray.training.build import autocast_dtype, build_method, pick_device, weights_of
-from evclip_ray.training.cached import Cached, feature_specs, open_cached
 from evclip_ray.training.checkpoint import (
     HISTORY,
     latest_checkpoint,
@@ -33,15 +30,18 @@ from evclip_ray.training.checkpoint import (
     read_record,
     save_checkpoint,
 )  # fmt: skip
+from evclip_ray.training.datamodule import Videos
+from evclip_ray.training.distributed import Workers
 from evclip_ray.training.diverged import Diverged
 from evclip_ray.training.experiment import ExperimentConfig
+from evclip_ray.training.frozen_cache import Cached, feature_specs, open_cached
+from evclip_ray.training.loader import Batches
 from evclip_ray.training.optim import learning_rate
+from evclip_ray.training.per_video_scores import VideoScores
 from evclip_ray.training.step import Metrics, TrainingStep
-from evclip_ray.training.tensorboard import BoardWriter
+from evclip_ray.training.tensorboard.writer import BoardWriter
 from evclip_ray.training.validation import Validation
-from evclip_ray.training.video_scores import VideoScores
-from evclip_ray.training.videos import Videos
-from evclip_ray.training.workers import Workers
+from evclip_ray.training.zero_shot import zero_shot_numbers
 
 log = logging.getLogger(__name__)
 

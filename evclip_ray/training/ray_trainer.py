@@ -16,9 +16,9 @@ from ray.train.v2._internal.execution.scaling_policy.autoscaling_coordinator_cli
 )
 
 from evclip_ray.artifacts import write_text
-from evclip_ray.training.at_work import tell_run
 from evclip_ray.training.experiment import ExperimentConfig
-from evclip_ray.training.placement import Need
+from evclip_ray.training.resources import Need
+from evclip_ray.training.run_registry import tell_run
 
 _RECORDS, _RESERVATION = ".ray", "reservation"
 _ADDRESS = "RAY_ADDRESS"
@@ -123,8 +123,8 @@ def release_places(folder: Path) -> None:
 
 
 def _train_worker(config: dict[str, Any]) -> dict[str, Any]:
+    from evclip_ray.training.datamodule import Videos
     from evclip_ray.training.loop import Run
-    from evclip_ray.training.videos import Videos
 
     torch.set_num_threads(config["threads"])
     tell_run(Path(config["folder"]))

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import torch
 
-from evclip_ray.training.baseline import videos_key
-from evclip_ray.training.cached import prepare_cached
+from evclip_ray.training.datamodule import Progress, Videos, plan_videos, prepare
 from evclip_ray.training.experiment import ExperimentConfig
+from evclip_ray.training.frozen_cache import prepare_cached
 from evclip_ray.training.loop import Report, Run
-from evclip_ray.training.placement import GIB, Need, concurrent_trials
+from evclip_ray.training.ray_trainer import train_distributed
+from evclip_ray.training.resources import GIB, Need, concurrent_trials
 from evclip_ray.training.step import Metrics
-from evclip_ray.training.trainer import train_distributed
-from evclip_ray.training.videos import Progress, Videos, plan_videos, prepare
+from evclip_ray.training.zero_shot import videos_key
 
 _MAX_FAILURES = 2
 _LOOK_SECONDS = 0.5

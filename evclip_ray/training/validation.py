@@ -4,15 +4,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from evclip_ray.evaluation.evaluate import Scores, score
-from evclip_ray.evaluation.metrics import ClassificationState
+from evclip_ray.metrics.classification import ClassificationState
+from evclip_ray.metrics.scoring import Scores, score
 from evclip_ray.models.methods.base import Method
-from evclip_ray.training.batches import Batches
+from evclip_ray.training.datamodule import Videos
+from evclip_ray.training.distributed import Workers, summed
 from evclip_ray.training.diverged import require_finite
-from evclip_ray.training.mask_watch import MaskWatch
-from evclip_ray.training.video_scores import VideoScores
-from evclip_ray.training.videos import Videos
-from evclip_ray.training.workers import Workers, summed
+from evclip_ray.training.loader import Batches
+from evclip_ray.training.per_video_scores import VideoScores
+from evclip_ray.training.tensorboard.mask_stats import MaskWatch
 
 
 class Validation:

@@ -6,12 +6,12 @@ from typing import Any
 import torch
 
 from evclip_ray.artifacts import digest, read_json, write_json
-from evclip_ray.evaluation.evaluate import Scores, score, summary
-from evclip_ray.training.batches import Batches
+from evclip_ray.metrics.scoring import Scores, score, summary
 from evclip_ray.training.build import autocast_dtype, build_method, weights_of, zero_shot_of
-from evclip_ray.training.cached import open_cached
+from evclip_ray.training.datamodule import Videos
 from evclip_ray.training.experiment import ExperimentConfig
-from evclip_ray.training.videos import Videos
+from evclip_ray.training.frozen_cache import open_cached
+from evclip_ray.training.loader import Batches
 
 
 def videos_key(experiment: ExperimentConfig) -> str:

@@ -6,9 +6,9 @@ from typing import Any
 
 from ray import tune
 
-from evclip_ray.training.trainer import release_places
-from evclip_ray.tuning.stopping import Stops
-from evclip_ray.tuning.study import StudyFolder
+from evclip_ray.training.ray_trainer import release_places
+from evclip_ray.tuning.stopper import Stops
+from evclip_ray.tuning.study_folder import StudyFolder
 
 OnEvent = Callable[[str, str, dict[str, Any]], None]
 """Called with what happened ("epoch" or "ended"), the trial's folder name and its metrics."""

@@ -3,8 +3,8 @@
 import dataclasses
 import math
 
-from evclip_ray.training.estimate import StepCost
-from evclip_ray.training.placement import Need
+from evclip_ray.profiling.step_time import StepCost
+from evclip_ray.training.resources import Need
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,8 +19,8 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FixedTrial
 
-from evclip_ray.tuning.journal import EVIDENCE, STUDY_NAME
 from evclip_ray.tuning.leaderboard import MEASURED
+from evclip_ray.tuning.optuna_storage import EVIDENCE, STUDY_NAME
 from evclip_ray.tuning.search_space import SearchSpace, flatten, without_seed
 
 EVALUATOR = "PED-ANOVA, best quarter against all"

@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from evclip_ray.evaluation.intervals import over_seeds, wilson_interval
+from evclip_ray.metrics.intervals import over_seeds, wilson_interval
 from evclip_ray.tuning.search_space import without_seed
 
 MEASURED = ("complete", "stopped", "diverged")

@@ -9,7 +9,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from evclip_ray.tuning.study import StudyFolder
+from evclip_ray.tuning.study_folder import StudyFolder
 
 log = logging.getLogger(__name__)
 STUDY_NAME = "evclip-ray"

@@ -18,11 +18,11 @@ from ray import tune
 from ray.exceptions import RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from evclip_ray.training.cached import prepare_cached
+from evclip_ray.training.datamodule import Progress, VideoPlan, prepare
 from evclip_ray.training.experiment import ExperimentConfig
-from evclip_ray.training.placement import Need, decoding_nodes
-from evclip_ray.training.videos import Progress, VideoPlan, prepare
-from evclip_ray.tuning.stopping import Stops
+from evclip_ray.training.frozen_cache import prepare_cached
+from evclip_ray.training.resources import Need, decoding_nodes
+from evclip_ray.tuning.stopper import Stops
 
 log = logging.getLogger(__name__)
 

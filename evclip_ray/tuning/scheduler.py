@@ -13,7 +13,7 @@ from typing import Any
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
 from evclip_ray.tuning.search_space import SearchSpace
-from evclip_ray.tuning.study import FINISHED, OBJECTIVE, StudyFolder
+from evclip_ray.tuning.study_folder import FINISHED, OBJECTIVE, StudyFolder
 
 
 def make_scheduler(space: SearchSpace, folder: StudyFolder, *, max_epochs: int) -> TrialScheduler:

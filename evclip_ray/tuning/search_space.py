@@ -26,7 +26,7 @@ from pydantic import Field, model_validator
 
 from evclip_ray.config import Config, ConfigError, Overrides, nearest, override, read_yaml
 from evclip_ray.training.experiment import ExperimentConfig
-from evclip_ray.training.placement import GIB, Need
+from evclip_ray.training.resources import GIB, Need
 from evclip_ray.tuning.distributions import Distribution, Suggests
 
 _DECODED = ("data.", "view.")

@@ -11,11 +11,11 @@ from optuna.trial import TrialState
 from ray.tune.search.optuna import OptunaSearch
 
 from evclip_ray.config import ConfigError
-from evclip_ray.training.baseline import videos_key
-from evclip_ray.tuning.journal import EVIDENCE
+from evclip_ray.training.zero_shot import videos_key
+from evclip_ray.tuning.optuna_storage import EVIDENCE
 from evclip_ray.tuning.search_space import SearchSpace, without_seed
-from evclip_ray.tuning.stopping import Stops
-from evclip_ray.tuning.study import OBJECTIVE, StudyFolder
+from evclip_ray.tuning.stopper import Stops
+from evclip_ray.tuning.study_folder import OBJECTIVE, StudyFolder
 
 _FEW = 4
 """Points that are asked for at most while others wait for their videos, where fewer trials run at once."""

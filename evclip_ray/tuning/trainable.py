@@ -11,15 +11,15 @@ import torch
 from ray import tune
 
 from evclip_ray.artifacts import read_json, write_text
-from evclip_ray.training.at_work import tell_run
-from evclip_ray.training.baseline import videos_key, zero_shot_key
+from evclip_ray.training.datamodule import Videos
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.loop import Run
-from evclip_ray.training.placement import Need
+from evclip_ray.training.ray_trainer import train_distributed
+from evclip_ray.training.resources import Need
+from evclip_ray.training.run_registry import tell_run
 from evclip_ray.training.step import Metrics
-from evclip_ray.training.trainer import train_distributed
-from evclip_ray.training.videos import Videos
-from evclip_ray.tuning.study import OBJECTIVE, StudyFolder
+from evclip_ray.training.zero_shot import videos_key, zero_shot_key
+from evclip_ray.tuning.study_folder import OBJECTIVE, StudyFolder
 
 
 def run_trial(config: dict[str, Any]) -> None:

@@ -20,21 +20,21 @@ import ray
 from ray import tune
 
 from evclip_ray.artifacts import write_json
-from evclip_ray.training.baseline import videos_key
+from evclip_ray.training.datamodule import Progress, check_space, plan_videos
 from evclip_ray.training.experiment import ExperimentConfig
-from evclip_ray.training.hparams import declare_domains
-from evclip_ray.training.placement import Need, room_for
-from evclip_ray.training.videos import Progress, check_space, plan_videos
-from evclip_ray.tuning.journal import count_missing, open_optuna, recover
+from evclip_ray.training.resources import Need, room_for
+from evclip_ray.training.tensorboard.hparams import declare_domains
+from evclip_ray.training.zero_shot import videos_key
+from evclip_ray.tuning.callbacks import OnEvent, Recorder
+from evclip_ray.tuning.optuna_storage import count_missing, open_optuna, recover
 from evclip_ray.tuning.plan import StudyPlan, frozen_variants, plan_study
 from evclip_ray.tuning.preparation import Preparation, Variant, make_ready, may_wait
-from evclip_ray.tuning.recorder import OnEvent, Recorder
 from evclip_ray.tuning.scheduler import make_scheduler
-from evclip_ray.tuning.search import StudySearch
 from evclip_ray.tuning.search_space import SearchSpace
-from evclip_ray.tuning.stopping import Stops
-from evclip_ray.tuning.study import StudyFolder
-from evclip_ray.tuning.trial import run_trial
+from evclip_ray.tuning.searcher import StudySearch
+from evclip_ray.tuning.stopper import Stops
+from evclip_ray.tuning.study_folder import StudyFolder
+from evclip_ray.tuning.trainable import run_trial
 from evclip_ray.tuning.warm_start import WarmStart, apply_warm_start, measured_on, read_warm_start
 
 _TUNE = ".ray"

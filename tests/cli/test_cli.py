@@ -198,7 +198,7 @@ def test_nothing_of_the_test_split_is_decoded_by_a_study(call, space, tmp_path, 
     assert tuned.exit_code == 0, tuned.output
     splits = set()
     for ledger in cache.glob("shards/*/ledger.json"):
-        from evclip_ray.data.shards import open_shards
+        from evclip_ray.data.shards.prepare import open_shards
 
         splits |= set(open_shards(ledger.parent).splits)
     assert splits == {"train", "val"}

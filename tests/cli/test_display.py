@@ -3,15 +3,15 @@ import io
 import pytest
 from rich.console import Console
 
-from evclip_ray import terminal
-from evclip_ray.terminal import StudyView, bars
+from evclip_ray.cli import display
+from evclip_ray.cli.display import StudyView, bars
 
 
 @pytest.fixture
 def told(monkeypatch):
     """What was printed so far."""
     printed = io.StringIO()
-    monkeypatch.setattr(terminal, "console", Console(file=printed, width=140, highlight=False))
+    monkeypatch.setattr(display, "console", Console(file=printed, width=140, highlight=False))
     return printed.getvalue
 
 

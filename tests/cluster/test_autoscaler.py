@@ -1,6 +1,6 @@
 import pytest
 
-from evclip_ray.cluster.machines import possible_machines, worker_machines
+from evclip_ray.cluster.autoscaler import possible_machines, worker_machines
 from evclip_ray.config import ConfigError
 
 CONFIG = """

@@ -11,18 +11,18 @@ from types import SimpleNamespace
 
 import pytest
 
-from evclip_ray.data import shard_plan
-from evclip_ray.data.manifest import read_manifest
-from evclip_ray.data.shards import prepare_shards
-from evclip_ray.data.view import ViewConfig
-from evclip_ray.exclusive import building
-from evclip_ray.training.baseline import videos_key
-from evclip_ray.training.placement import Need, decoding_nodes
-from evclip_ray.training.videos import is_prepared, plan_videos
-from evclip_ray.tuning import stopping
-from evclip_ray.tuning.journal import open_optuna
+from evclip_ray.data.manifest.manifest import read_manifest
+from evclip_ray.data.shards import planning
+from evclip_ray.data.shards.prepare import prepare_shards
+from evclip_ray.data.video.view import ViewConfig
+from evclip_ray.locking import building
+from evclip_ray.training.datamodule import is_prepared, plan_videos
+from evclip_ray.training.resources import Need, decoding_nodes
+from evclip_ray.training.zero_shot import videos_key
+from evclip_ray.tuning import stopper
+from evclip_ray.tuning.optuna_storage import open_optuna
 from evclip_ray.tuning.search_space import SearchSpace
-from evclip_ray.tuning.study import StudyFolder
+from evclip_ray.tuning.study_folder import StudyFolder
 from evclip_ray.tuning.tuner import StudyRun
 from tests.cluster.conftest import free_port
 
@@ -118,7 +118,7 @@ def test_busy_decoding_nodes_are_waited_for_though_others_are_idle(
     nodes, tiny_manifest, tmp_path, monkeypatch
 ):
     # As many tasks as shards.
-    monkeypatch.setattr(shard_plan, "TASK_FRAMES", 1)
+    monkeypatch.setattr(planning, "TASK_FRAMES", 1)
     manifest = read_manifest(tiny_manifest)
     found = prepare_shards(
         manifest, view=ViewConfig(num_frames=4, height=64, width=64), folder=tmp_path / "shards",
@@ -198,7 +198,7 @@ def test_control_c_ends_a_study_that_waits_for_videos(nodes, study):
 
 def test_the_end_of_the_time_ends_a_study_that_waits_for_videos(nodes, study, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(stopping, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(stopper, "time", SimpleNamespace(monotonic=lambda: now[0]))
     tuned = study("in time", time_budget=3600.0)
     other, _ = plan_of(tuned, 6)
 

@@ -7,16 +7,16 @@ import signal
 import numpy as np
 import pytest
 import yaml
+from tests.cluster.killable import history, wait_until
 
 from evclip_ray.training.loop import Run
-from tests.cluster.killable import history, wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 EPOCHS = 12
 # Small steps: with large ones rounding grows from epoch to epoch.
 SETTINGS = {"optim__epochs": EPOCHS, "optim__lr": 1e-3}
 # A group looks for more machines every minute, which no test waits for.
-SOON = "import evclip_ray.training.trainer as t; t._RESIZE_SECONDS = 2; "
+SOON = "import evclip_ray.training.ray_trainer as t; t._RESIZE_SECONDS = 2; "
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from evclip_ray.data.manifest import Manifest
+from evclip_ray.data.manifest.manifest import Manifest
 
 
 @pytest.fixture(scope="session")

@@ -6,11 +6,11 @@ import fsspec
 import pytest
 
 from evclip_ray.data import storage
-from evclip_ray.data.decode import VideoError, decode_view
-from evclip_ray.data.find_videos import find_videos
-from evclip_ray.data.manifest import Manifest, ManifestError, read_manifest
+from evclip_ray.data.manifest.discovery import find_videos
+from evclip_ray.data.manifest.manifest import Manifest, ManifestError, read_manifest
 from evclip_ray.data.storage import StorageError, identities, is_uri, locate, place
-from evclip_ray.data.view import ViewConfig
+from evclip_ray.data.video.decode import VideoError, decode_view
+from evclip_ray.data.video.view import ViewConfig
 
 VIEW = ViewConfig(num_frames=4, height=32, width=32)
 

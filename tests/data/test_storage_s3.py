@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from evclip_ray.data import storage
-from evclip_ray.data.datasets import import_dataset
-from evclip_ray.data.decode import decode_view, probe
-from evclip_ray.data.leaks import find_leaks
-from evclip_ray.data.manifest import read_manifest, write_manifest
-from evclip_ray.data.shards import prepare_shards
+from evclip_ray.data.importers import import_dataset
+from evclip_ray.data.manifest.integrity import verify_manifest
+from evclip_ray.data.manifest.leaks import find_leaks
+from evclip_ray.data.manifest.manifest import read_manifest, write_manifest
+from evclip_ray.data.shards.prepare import prepare_shards
 from evclip_ray.data.storage import StorageError
-from evclip_ray.data.verify import verify_manifest
-from evclip_ray.data.view import ViewConfig
+from evclip_ray.data.video.decode import decode_view, probe
+from evclip_ray.data.video.view import ViewConfig
 
 server = pytest.importorskip("moto.server", reason="needs moto[server], a local server of S3's protocol")
 s3fs = pytest.importorskip("s3fs", reason="needs s3fs")

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 
 from evclip_ray.artifacts import ArtifactError, file_digest, read_ledger
-from evclip_ray.data.datasets.synthetic import ACTIONS, write_synthetic
-from evclip_ray.data.decode import decode_view, probe
-from evclip_ray.data.manifest import read_manifest
-from evclip_ray.data.view import ViewConfig
+from evclip_ray.data.manifest.manifest import read_manifest
+from evclip_ray.data.synthetic import ACTIONS, write_synthetic
+from evclip_ray.data.video.decode import decode_view, probe
+from evclip_ray.data.video.view import ViewConfig
 
 SMALL = {"videos_per_class": 5, "size": 64, "num_frames": 16}
 

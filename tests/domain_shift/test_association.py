@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from evclip_ray.evaluation.association import associate, matched, read_predictions
+from evclip_ray.domain_shift.association import associate, matched, read_predictions
 
 
 def rows(paths, adapted, zero_shot=None):

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from evclip_ray.artifacts import ArtifactError, write_ledger
-from evclip_ray.data.datasets.synthetic import write_synthetic
-from evclip_ray.data.manifest import read_manifest
-from evclip_ray.data.shards import prepare_shards
-from evclip_ray.data.view import ViewConfig
-from evclip_ray.evaluation.domain_shift import compare, explain, measure, set_names, write
+from evclip_ray.data.manifest.manifest import read_manifest
+from evclip_ray.data.shards.prepare import prepare_shards
+from evclip_ray.data.synthetic import write_synthetic
+from evclip_ray.data.video.view import ViewConfig
+from evclip_ray.domain_shift.compare import compare, explain, measure, set_names, write
 from evclip_ray.models.clip import load_clip
 from evclip_ray.models.methods.base import Frozen
 from evclip_ray.models.methods.zero_shot import ZeroShotConfig

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from evclip_ray.evaluation.feature_distance import feature_distances, frechet_distance, principal_plane
+from evclip_ray.domain_shift.feature_distance import feature_distances, frechet_distance, principal_plane
 
 
 def names(count, prefix="v"):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from evclip_ray.evaluation.global_motion import motion_between
+from evclip_ray.domain_shift.global_motion import motion_between
 
 
 @pytest.fixture

@@ -3,7 +3,12 @@ import math
 import numpy as np
 import pytest
 
-from evclip_ray.evaluation.semantic_factors import class_similarity, granularity, nearest_classes, over_chance
+from evclip_ray.domain_shift.semantic_factors import (
+    class_similarity,
+    granularity,
+    nearest_classes,
+    over_chance,
+)
 
 
 def at(*degrees):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from evclip_ray.evaluation.visual_factors import VISUAL_FACTORS, visual_factors
+from evclip_ray.domain_shift.visual_factors import VISUAL_FACTORS, visual_factors
 
 
 @pytest.fixture

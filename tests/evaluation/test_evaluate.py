@@ -8,12 +8,12 @@ import torch
 from click.testing import CliRunner
 
 from evclip_ray.cli import main
-from evclip_ray.deploy.assess import load_trained
-from evclip_ray.evaluation.evaluate import score
+from evclip_ray.evaluation.evaluate import load_trained
+from evclip_ray.metrics.scoring import score
 from evclip_ray.training.checkpoint import read_record
+from evclip_ray.training.datamodule import plan_videos, prepare
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.loop import Run
-from evclip_ray.training.videos import plan_videos, prepare
 
 
 @pytest.fixture(scope="module")

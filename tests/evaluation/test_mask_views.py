@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from evclip_ray.artifacts import ArtifactError, read_json, read_ledger, write_json, write_ledger
-from evclip_ray.deploy.mask_views import look_at_best, look_at_evaluation
-from evclip_ray.training.baseline import videos_key
+from evclip_ray.evaluation.mask_views import look_at_best, look_at_evaluation
+from evclip_ray.training.datamodule import plan_videos, prepare
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.loop import Run
-from evclip_ray.training.videos import plan_videos, prepare
-from evclip_ray.tuning.study import StudyFolder
+from evclip_ray.training.zero_shot import videos_key
+from evclip_ray.tuning.study_folder import StudyFolder
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ import shutil
 import pytest
 
 from evclip_ray.artifacts import write_json
-from evclip_ray.data.manifest import ManifestError
-from evclip_ray.deploy.reading import plan_reading
+from evclip_ray.data.manifest.manifest import ManifestError
+from evclip_ray.evaluation.plan import plan_reading
 from evclip_ray.training.checkpoint import ADAPTER, CONFIG
 
 

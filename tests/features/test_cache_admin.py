@@ -4,9 +4,9 @@ from click.testing import CliRunner
 
 from evclip_ray.artifacts import ArtifactError
 from evclip_ray.cli import main
+from evclip_ray.features.cache_admin import remove
 from evclip_ray.features.encode import TextJob, run
 from evclip_ray.features.spec import class_text
-from evclip_ray.features.store import remove
 
 
 def call(*arguments):

@@ -12,16 +12,16 @@ import torch
 
 from evclip_ray.artifacts import ArtifactError
 from evclip_ray.config import ConfigError
-from evclip_ray.data.manifest import read_manifest
-from evclip_ray.data.shards import prepare_shards
+from evclip_ray.data.manifest.manifest import read_manifest
+from evclip_ray.data.shards.prepare import prepare_shards
 from evclip_ray.data.transforms import AugmentConfig
-from evclip_ray.data.view import ViewConfig
+from evclip_ray.data.video.view import ViewConfig
+from evclip_ray.features.dataset import FeatureSet
 from evclip_ray.features.encode import TextJob, in_batches, is_done, run
 from evclip_ray.features.extract import plan_pool, prepare_features, view_jobs
-from evclip_ray.features.feature_files import feature_file
-from evclip_ray.features.feature_set import FeatureSet
+from evclip_ray.features.format import feature_file
 from evclip_ray.features.spec import class_text, frame_features, video_map
-from evclip_ray.features.views import cut_views, read_frames
+from evclip_ray.features.view_cache import cut_views, read_frames
 from evclip_ray.models.clip import load_clip
 
 CPU = torch.device("cpu")
@@ -123,7 +123,7 @@ def test_a_damaged_or_foreign_file_is_made_again_alone(shards, made, tmp_path):
 MAKES = """
 import pickle, sys, torch
 from pathlib import Path
-from evclip_ray.exclusive import building
+from evclip_ray.locking import building
 from evclip_ray.features.encode import run
 torch.set_num_threads(1)
 jobs = pickle.loads(Path(sys.argv[1]).read_bytes())

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from evclip_ray.artifacts import ArtifactError
-from evclip_ray.features.feature_files import is_sound, map_features, write_features
+from evclip_ray.features.format import is_sound, map_features, write_features
 from evclip_ray.features.spec import class_text, frame_features, video_map, view_key
 
 VALUES = torch.randn(3, 4, 8, generator=torch.Generator().manual_seed(0))

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from evclip_ray.evaluation.metrics import TICKS, ClassificationState, harmonic_mean
+from evclip_ray.metrics.classification import TICKS, ClassificationState, harmonic_mean
 
 NUM_CLASSES = 9
 

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from evclip_ray.evaluation.effect_size import area_under_curve, shift
+from evclip_ray.metrics.effect_size import area_under_curve, shift
 
 
 def names(count, prefix="v"):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from evclip_ray.evaluation.intervals import bootstrap_interval, over_seeds, t_interval, wilson_interval
+from evclip_ray.metrics.intervals import bootstrap_interval, over_seeds, t_interval, wilson_interval
 
 # Two-sided 95 % points of Student's t, from published tables.
 T_TABLE = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 9: 2.262, 10: 2.228, 30: 2.042, 120: 1.980}

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from evclip_ray.config import ConfigError
-from evclip_ray.evaluation.views import EvaluationViews, average_logits, score_views
+from evclip_ray.metrics.multi_view import EvaluationViews, average_logits, score_views
 from evclip_ray.models.methods.base import MethodOutput
 
 

@@ -11,9 +11,9 @@ from examination import CASES, CLASSES, TRAINED, built, total_loss, train, video
 from torch import Tensor
 
 from evclip_ray.models.clip import FrozenCLIP, load_clip
+from evclip_ray.models.layers.towers import TextTower
 from evclip_ray.models.methods import METHODS
 from evclip_ray.models.methods.base import Frozen, Method, VideoBatch
-from evclip_ray.models.methods.towers import TextTower
 
 INSIDE_A_VIT = ("ez_clip", "st_adapter", "aim")
 ON_A_RESNET = [case for case in TRAINED if not case.startswith(INSIDE_A_VIT)]

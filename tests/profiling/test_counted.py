@@ -10,12 +10,12 @@ from torch import nn
 
 from evclip_ray.cli import main
 from evclip_ray.models.clip import load_clip
-from evclip_ray.scaling import measure
-from evclip_ray.scaling.cost import count_cost
-from evclip_ray.scaling.energy import EnergyMeter
-from evclip_ray.scaling.flops import PartCounter
-from evclip_ray.scaling.measure import measure_cost
-from evclip_ray.scaling.memory import peak_bytes
+from evclip_ray.profiling import measured
+from evclip_ray.profiling.counted import count_cost
+from evclip_ray.profiling.energy import EnergyMeter
+from evclip_ray.profiling.flops import PartCounter
+from evclip_ray.profiling.measured import measure_cost
+from evclip_ray.profiling.memory import peak_bytes
 from evclip_ray.training.build import build_method
 from evclip_ray.training.checkpoint import ADAPTER, save_checkpoint
 from evclip_ray.training.experiment import ExperimentConfig
@@ -187,7 +187,7 @@ def test_energy_is_read_from_the_card_or_said_to_be_unknown(monkeypatch):
 
 
 def test_energy_is_taken_over_long_enough_for_a_counter_that_ticks_slowly(monkeypatch):
-    monkeypatch.setattr(measure, "ENERGY_SECONDS", 0.2)
+    monkeypatch.setattr(measured, "ENERGY_SECONDS", 0.2)
     started, runs = time.monotonic(), []
 
     class Ticking:
@@ -201,7 +201,7 @@ def test_energy_is_taken_over_long_enough_for_a_counter_that_ticks_slowly(monkey
         runs.append(1)
         time.sleep(0.001)
 
-    found = measure.joules_per_video(run, Ticking(), size=2, device=torch.device("cpu"))
+    found = measured.joules_per_video(run, Ticking(), size=2, device=torch.device("cpu"))
     taken = found * 2 * len(runs)
     assert taken in (10.0, 20.0, 30.0), "whole ticks of the counter"
     assert len(runs) > 20

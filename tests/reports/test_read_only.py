@@ -10,8 +10,8 @@ from made_studies import write_evaluation, write_journal, write_ladder, write_st
 
 from evclip_ray.artifacts import ArtifactError
 from evclip_ray.cli import main
-from evclip_ray.reports.results import Ladder, Study
-from evclip_ray.scaling.folder import LadderFolder
+from evclip_ray.results import Ladder, Study
+from evclip_ray.scaling.ladder_folder import LadderFolder
 
 CAPABILITY_VERSION_3 = 0x20080522
 CAP_DAC_OVERRIDE = 1

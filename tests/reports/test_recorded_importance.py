@@ -1,8 +1,8 @@
 import pytest
 from made_studies import write_journal, write_study
 
-from evclip_ray.reports.results import Study
-from evclip_ray.reports.study_charts import study_charts
+from evclip_ray.reports.charts.study import study_charts
+from evclip_ray.results import Study
 
 
 def test_a_finished_study_says_from_its_journal_what_mattered(tmp_path):

@@ -5,11 +5,11 @@ import shutil
 import pytest
 from made_studies import write_evaluation, write_ladder, write_study
 
-from evclip_ray.reports.evaluations import Evaluation
-from evclip_ray.reports.ladder_report import ladder_report
-from evclip_ray.reports.results import Ladder, Study
-from evclip_ray.reports.study_report import study_report
-from evclip_ray.reports.write import write_report
+from evclip_ray.reports.render.write import write_report
+from evclip_ray.reports.sections.evaluation import Evaluation
+from evclip_ray.reports.sections.ladder import ladder_report
+from evclip_ray.reports.sections.study import study_report
+from evclip_ray.results import Ladder, Study
 
 DRAWN = (
     "[...document.querySelectorAll('[data-chart]')].every(e => ['light', 'dark'].includes(e.dataset.drawn))"

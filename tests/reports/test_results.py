@@ -5,7 +5,7 @@ import pytest
 from made_studies import SEARCH, write_study
 
 from evclip_ray.artifacts import ArtifactError, write_ledger
-from evclip_ray.reports.results import Ladder, Study, open_results
+from evclip_ray.results import Ladder, Study, open_results
 
 
 def test_a_study_gives_its_trials_and_epochs_as_frames(tmp_path):

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from evclip_ray.artifacts import LEDGER
-from evclip_ray.reports.results import Study
+from evclip_ray.results import Study
 
 STATUSES = ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING"]
 pytestmark = pytest.mark.slow

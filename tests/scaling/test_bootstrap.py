@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from evclip_ray.scaling.resample import Score, how_drawn, middle, resampled_top1
-from evclip_ray.training.video_scores import VideoScores
+from evclip_ray.scaling.bootstrap import Score, how_drawn, middle, resampled_top1
+from evclip_ray.training.per_video_scores import VideoScores
 
 MANY = 20_000
 

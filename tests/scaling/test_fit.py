@@ -2,8 +2,8 @@ import math
 
 import pytest
 
+from evclip_ray.scaling.bootstrap import Score
 from evclip_ray.scaling.fit import RungScore, fit, fit_costs
-from evclip_ray.scaling.resample import Score
 
 COSTS = [1.0, 4.0, 16.0, 64.0, 256.0]
 

@@ -13,10 +13,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from evclip_ray.artifacts import ArtifactError, read_json, write_ledger
 from evclip_ray.cli import main
 from evclip_ray.scaling.ladder import LadderRun, RungState, total_seconds
-from evclip_ray.scaling.rungs import Ladder
+from evclip_ray.scaling.ladder_steps import Ladder
 from evclip_ray.scaling.tables import best_trial, write_tables
-from evclip_ray.training.placement import GIB
-from evclip_ray.tuning.study import StudyFolder
+from evclip_ray.training.resources import GIB
+from evclip_ray.tuning.study_folder import StudyFolder
 from evclip_ray.tuning.tuner import Outcome, identity
 
 MACHINES = [{"CPU": 2.0, "memory": 8.0 * GIB}]

@@ -2,7 +2,7 @@ import pytest
 import yaml
 
 from evclip_ray.config import ConfigError
-from evclip_ray.scaling.rungs import Ladder, parse_over
+from evclip_ray.scaling.ladder_steps import Ladder, parse_over
 from evclip_ray.tuning.search_space import shipped_spaces
 
 SPACE = {

@@ -3,9 +3,9 @@ import math
 import numpy as np
 import pytest
 
-from evclip_ray.scaling.resample import Score
+from evclip_ray.scaling.bootstrap import Score
 from evclip_ray.scaling.transfer import best_values, slope
-from evclip_ray.training.video_scores import VideoScores
+from evclip_ray.training.per_video_scores import VideoScores
 from evclip_ray.tuning.distributions import Distribution
 
 LR = Distribution.parse("optim.lr", {"loguniform": [1e-5, 1.0]})

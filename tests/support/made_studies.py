@@ -5,7 +5,7 @@ import math
 import random
 
 from evclip_ray.artifacts import read_json, write_json, write_ledger, write_text
-from evclip_ray.evaluation.intervals import wilson_interval
+from evclip_ray.metrics.intervals import wilson_interval
 
 SEARCH = {
     "method.mask.depth": "int(1, 4) when method.prompts in ['both', 'mask']",

@@ -10,7 +10,7 @@ from evclip_ray.training.loop import Run
 HOLD = """
 import sys, time
 from pathlib import Path
-from evclip_ray.exclusive import building
+from evclip_ray.locking import building
 folder = Path(sys.argv[1])
 with building([folder]):
     print("held", flush=True)

@@ -7,9 +7,9 @@ import shutil
 import pytest
 
 from evclip_ray.config import ConfigError
-from evclip_ray.data.manifest import ManifestError
+from evclip_ray.data.manifest.manifest import ManifestError
+from evclip_ray.training.datamodule import Videos, plan_videos, prepare
 from evclip_ray.training.experiment import ExperimentConfig
-from evclip_ray.training.videos import Videos, plan_videos, prepare
 
 
 @pytest.fixture

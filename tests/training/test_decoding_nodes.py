@@ -4,9 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from evclip_ray.training import videos
-from evclip_ray.training.placement import Need, decoding_nodes
-from evclip_ray.training.videos import check_space, plan_videos
+from evclip_ray.training import datamodule
+from evclip_ray.training.datamodule import check_space, plan_videos
+from evclip_ray.training.resources import Need, decoding_nodes
 
 GPUS = {"CPU": 8.0, "GPU": 2.0, "memory": 8e9}
 CPUS = {"CPU": 8.0, "memory": 8e9}
@@ -36,7 +36,7 @@ def test_space_for_the_shards_of_all_variants_is_asked_for_before_the_first_vide
     needed = each.pop() * 72 * 72 * 3 * (4 + 8)
 
     def free(size):
-        monkeypatch.setattr(videos.shutil, "disk_usage", lambda folder: SimpleNamespace(free=size))
+        monkeypatch.setattr(datamodule.shutil, "disk_usage", lambda folder: SimpleNamespace(free=size))
 
     free(needed)
     check_space(plans, cache=tmp_path)

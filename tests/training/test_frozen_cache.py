@@ -11,7 +11,7 @@ from evclip_ray.data.transforms import AugmentConfig, bank_seed, bank_views, cro
 from evclip_ray.models.clip import FrozenCLIP
 from evclip_ray.models.video_encoder import FrozenVideoEncoder
 from evclip_ray.training.build import build_method
-from evclip_ray.training.cached import open_cached, prepare_cached
+from evclip_ray.training.frozen_cache import open_cached, prepare_cached
 from evclip_ray.training.loop import Run
 
 CPU = torch.device("cpu")
@@ -86,7 +86,7 @@ def test_where_all_is_cached_no_frozen_network_is_loaded(experiments, videos, tm
 
     for name in ("load_clip", "load_video_encoder"):
         monkeypatch.setattr(f"evclip_ray.training.build.{name}", refuse)
-    monkeypatch.setattr("evclip_ray.data.shards.ShardSet.frames", refuse)
+    monkeypatch.setattr("evclip_ray.data.shards.prepare.ShardSet.frames", refuse)
     run = Run.start(experiments(case), videos, folder=tmp_path)
     assert run.fit(lambda metrics: None)["epoch"] == 3
     assert run.record()["weights"]["clip"] == "random"

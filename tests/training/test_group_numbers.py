@@ -6,9 +6,9 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from evclip_ray.training.datamodule import Videos
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.loop import Run
-from evclip_ray.training.videos import Videos
 
 
 def _worker(rank, world, folder, settings):

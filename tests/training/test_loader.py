@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from evclip_ray.data.transforms import AugmentConfig
-from evclip_ray.features.feature_files import write_features
-from evclip_ray.features.feature_set import FeatureSet
+from evclip_ray.features.dataset import FeatureSet
+from evclip_ray.features.format import write_features
 from evclip_ray.features.spec import video_map
-from evclip_ray.training import batches as module
-from evclip_ray.training.batches import Batches
+from evclip_ray.training import loader as module
+from evclip_ray.training.loader import Batches
 
 CPU = torch.device("cpu")
 TASKS = Path("/proc/self/task")

@@ -166,7 +166,7 @@ from pathlib import Path
 from evclip_ray.training.build import build_method
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.loop import Run
-from evclip_ray.training.videos import Videos
+from evclip_ray.training.datamodule import Videos
 import json
 experiment = ExperimentConfig.load(json.loads(Path(sys.argv[1]).read_text()))
 videos = Videos.load(Path(sys.argv[2]))
@@ -202,8 +202,8 @@ def test_a_run_whose_process_is_killed_resumes_after_its_last_epoch(make_experim
 def _train_as_rank(rank, world, meeting, files):
     import torch.distributed as dist
 
+    from evclip_ray.training.datamodule import Videos
     from evclip_ray.training.experiment import ExperimentConfig
-    from evclip_ray.training.videos import Videos
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world)

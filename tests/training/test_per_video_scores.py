@@ -6,7 +6,7 @@ import pytest
 
 from evclip_ray.artifacts import ArtifactError
 from evclip_ray.training.loop import Run
-from evclip_ray.training.video_scores import FILE, VideoScores
+from evclip_ray.training.per_video_scores import FILE, VideoScores
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from ray.train.v2._internal.execution.scaling_policy.autoscaling_coordinator_cli
     TrainAutoscalingCoordinatorClient,
 )
 
-from evclip_ray.training.trainer import release_places
+from evclip_ray.training.ray_trainer import release_places
 
 
 def test_what_a_killed_group_reserved_is_given_back_once(local_ray, tmp_path):

@@ -1,6 +1,6 @@
 import pytest
 
-from evclip_ray.training.placement import GIB, Need, concurrent_trials, room_for
+from evclip_ray.training.resources import GIB, Need, concurrent_trials, room_for
 
 NODE = {"CPU": 16.0, "GPU": 2.0, "memory": 64.0 * GIB}
 

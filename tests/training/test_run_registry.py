@@ -2,7 +2,7 @@ from pathlib import Path
 
 import ray
 
-from evclip_ray.training.at_work import run_of, tell_run
+from evclip_ray.training.run_registry import run_of, tell_run
 
 TRIAL = Path("studies/mine/trials/trial-0003")
 

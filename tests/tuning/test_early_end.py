@@ -11,10 +11,10 @@ from types import SimpleNamespace
 import pytest
 
 from evclip_ray.artifacts import ArtifactError
-from evclip_ray.training.placement import GIB
-from evclip_ray.tuning import stopping
-from evclip_ray.tuning.stopping import Stops
-from evclip_ray.tuning.study import StudyFolder
+from evclip_ray.training.resources import GIB
+from evclip_ray.tuning import stopper
+from evclip_ray.tuning.stopper import Stops
+from evclip_ray.tuning.study_folder import StudyFolder
 
 ONE_AT_A_TIME = [{"CPU": 2.0, "memory": 8.0 * GIB}]
 
@@ -41,7 +41,7 @@ def test_when_the_time_is_up_a_trial_is_paused_at_its_epoch_and_the_next_call_go
     study, tmp_path, monkeypatch
 ):
     root, now = tmp_path / "study", [0.0]
-    monkeypatch.setattr(stopping, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(stopper, "time", SimpleNamespace(monotonic=lambda: now[0]))
     options = {"trials": 2, "scheduler": "none", "fixed": {"optim.epochs": 4}}
 
     def time_passes(kind, trial, metrics):
@@ -108,7 +108,7 @@ def test_a_resumed_study_stops_a_trial_by_what_the_finished_ones_reached(study, 
 def test_a_folder_in_use_is_refused_with_who_has_it_and_free_once_that_is_killed(tmp_path):
     folder = StudyFolder(tmp_path)
     code = (
-        "import pathlib, sys, time; from evclip_ray.tuning.study import StudyFolder\n"
+        "import pathlib, sys, time; from evclip_ray.tuning.study_folder import StudyFolder\n"
         "with StudyFolder(pathlib.Path(sys.argv[1])).lock(): print('held', flush=True); time.sleep(600)"
     )
     with subprocess.Popen(

@@ -14,8 +14,8 @@ from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator impor
 )
 
 from evclip_ray.cluster import connect
-from evclip_ray.training.placement import GIB, Need
-from evclip_ray.training.trainer import train_distributed
+from evclip_ray.training.ray_trainer import train_distributed
+from evclip_ray.training.resources import GIB, Need
 from evclip_ray.tuning.search_space import SearchSpace
 from evclip_ray.tuning.tuner import StudyRun
 

@@ -3,12 +3,12 @@
 import optuna
 import pytest
 
-from evclip_ray.training.baseline import videos_key
-from evclip_ray.tuning.journal import open_optuna
-from evclip_ray.tuning.search import StudySearch
+from evclip_ray.training.zero_shot import videos_key
+from evclip_ray.tuning.optuna_storage import open_optuna
 from evclip_ray.tuning.search_space import SearchSpace
-from evclip_ray.tuning.stopping import Stops
-from evclip_ray.tuning.study import StudyFolder
+from evclip_ray.tuning.searcher import StudySearch
+from evclip_ray.tuning.stopper import Stops
+from evclip_ray.tuning.study_folder import StudyFolder
 
 SEARCH = {"view.num_frames": {"choice": [4, 8]}, "optim.lr": {"loguniform": [1e-3, 1e-2]}}
 

@@ -6,7 +6,7 @@ import math
 import pytest
 from rich.console import Console
 
-from evclip_ray.terminal import leaderboard_table
+from evclip_ray.cli.display import leaderboard_table
 from evclip_ray.tuning.leaderboard import SCORES, as_csv, leaderboard
 
 

@@ -4,7 +4,7 @@ import csv
 import dataclasses
 
 from evclip_ray.training.loop import Run
-from evclip_ray.tuning.study import StudyFolder
+from evclip_ray.tuning.study_folder import StudyFolder
 
 
 def test_every_row_of_the_leaderboard_says_how_many_rows_leak(make_experiment, tiny_videos, tmp_path):

@@ -5,12 +5,12 @@ import time
 import pytest
 import torch
 
-from evclip_ray.exclusive import building
-from evclip_ray.training.cached import open_cached
-from evclip_ray.training.placement import Need
-from evclip_ray.training.videos import Videos, plan_videos
+from evclip_ray.locking import building
+from evclip_ray.training.datamodule import Videos, plan_videos
+from evclip_ray.training.frozen_cache import open_cached
+from evclip_ray.training.resources import Need
 from evclip_ray.tuning.preparation import Preparation, Variant, may_wait
-from evclip_ray.tuning.stopping import Stops
+from evclip_ray.tuning.stopper import Stops
 
 pytestmark = pytest.mark.slow
 NEED = Need(1, 0, 0)

@@ -8,7 +8,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from evclip_ray.tuning.scheduler import make_scheduler
 from evclip_ray.tuning.search_space import SearchSpace
-from evclip_ray.tuning.study import OBJECTIVE, StudyFolder
+from evclip_ray.tuning.study_folder import OBJECTIVE, StudyFolder
 
 EPOCHS = 9
 

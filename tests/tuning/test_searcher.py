@@ -1,10 +1,10 @@
 """The searcher's bound on how many trials run at once."""
 
-from evclip_ray.tuning.journal import open_optuna
-from evclip_ray.tuning.search import StudySearch
+from evclip_ray.tuning.optuna_storage import open_optuna
 from evclip_ray.tuning.search_space import SearchSpace
-from evclip_ray.tuning.stopping import Stops
-from evclip_ray.tuning.study import StudyFolder
+from evclip_ray.tuning.searcher import StudySearch
+from evclip_ray.tuning.stopper import Stops
+from evclip_ray.tuning.study_folder import StudyFolder
 
 
 def test_a_node_that_joins_makes_room_for_a_trial_more_than_planned(tmp_path):

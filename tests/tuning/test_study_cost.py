@@ -2,8 +2,8 @@
 
 import pytest
 
-from evclip_ray.training.estimate import StepCost, measure_step
-from evclip_ray.training.placement import GIB, Need
+from evclip_ray.profiling.step_time import StepCost, measure_step
+from evclip_ray.training.resources import GIB, Need
 from evclip_ray.tuning.cost import StudyCost, duration
 
 STEP = StepCost(

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from evclip_ray.tuning import study
-from evclip_ray.tuning.study import StudyFolder
+from evclip_ray.tuning import study_folder
+from evclip_ray.tuning.study_folder import StudyFolder
 
 
 @pytest.fixture
@@ -34,8 +34,8 @@ def test_an_ended_trial_is_read_once(folder, monkeypatch):
     folder.finish("trial-0000", "complete")
     folder.finish("trial-0001", "stopped")
     read = []
-    history = study._history
-    monkeypatch.setattr(study, "_history", lambda path: read.append(path.name) or history(path))
+    history = study_folder._history
+    monkeypatch.setattr(study_folder, "_history", lambda path: read.append(path.name) or history(path))
     for _ in range(3):
         assert states(folder)["trial-0000"] == ("complete", 2)
     assert read == ["trial-0002"] * 3

@@ -13,13 +13,13 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from evclip_ray.artifacts import ArtifactError
-from evclip_ray.features.store import entries
+from evclip_ray.features.cache_admin import entries
 from evclip_ray.training.build import build_method
 from evclip_ray.training.checkpoint import load_adapter
 from evclip_ray.training.experiment import read_experiment
-from evclip_ray.training.placement import GIB
+from evclip_ray.training.resources import GIB
 from evclip_ray.tuning import tuner
-from evclip_ray.tuning.journal import STUDY_NAME
+from evclip_ray.tuning.optuna_storage import STUDY_NAME
 
 MACHINES = [{"CPU": 2.0, "memory": 8.0 * GIB}]
 

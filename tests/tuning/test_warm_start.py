@@ -9,10 +9,10 @@ from optuna.trial import TrialState
 
 from evclip_ray.artifacts import write_json
 from evclip_ray.config import ConfigError
-from evclip_ray.training.baseline import videos_key
-from evclip_ray.tuning.journal import EVIDENCE, count_missing
+from evclip_ray.training.zero_shot import videos_key
+from evclip_ray.tuning.optuna_storage import EVIDENCE, count_missing
 from evclip_ray.tuning.search_space import SearchSpace
-from evclip_ray.tuning.study import StudyFolder
+from evclip_ray.tuning.study_folder import StudyFolder
 from evclip_ray.tuning.tuner import StudyRun, identity
 from evclip_ray.tuning.warm_start import apply_warm_start, read_warm_start
 

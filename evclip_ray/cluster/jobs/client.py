@@ -20,7 +20,7 @@ import requests
 from ray.job_submission import JobDetails, JobSubmissionClient
 
 from evclip_ray.cluster.address import check_answers
-from evclip_ray.cluster.working_dir import Packed
+from evclip_ray.cluster.jobs.working_dir import Packed
 from evclip_ray.config import ConfigError
 
 # It would tell of each upload, in words of its own.

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from evclip_ray.artifacts import LEDGER
-from evclip_ray.cluster.problems import holds_secret
+from evclip_ray.cluster.lint.problems import holds_secret
 from evclip_ray.config import ConfigError
 
 MOST_BYTES = 100 * 10**6

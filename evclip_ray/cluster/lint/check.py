@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from evclip_ray.cluster.crd import read_schemas
-from evclip_ray.cluster.kubernetes import KINDS, manifest_problems
-from evclip_ray.cluster.launcher import launcher_problems
-from evclip_ray.cluster.needs import Needs
-from evclip_ray.cluster.problems import Problem, common_problems, read_documents, read_text
-from evclip_ray.cluster.slurm import slurm_problems
+from evclip_ray.cluster.lint.crd import read_schemas
+from evclip_ray.cluster.lint.kubernetes import KINDS, manifest_problems
+from evclip_ray.cluster.lint.launcher import launcher_problems
+from evclip_ray.cluster.lint.needs import Needs
+from evclip_ray.cluster.lint.problems import Problem, common_problems, read_documents, read_text
+from evclip_ray.cluster.lint.slurm import slurm_problems
 from evclip_ray.config import ConfigError
 
 

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evclip_ray.cluster.kuberay_schema import SCHEMAS, Schema
-from evclip_ray.cluster.problems import read_documents
+from evclip_ray.cluster.lint.kuberay_schema import SCHEMAS, Schema
+from evclip_ray.cluster.lint.problems import read_documents
 from evclip_ray.config import ConfigError
 
 _VERSION = "v1"

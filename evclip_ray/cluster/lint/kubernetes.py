@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from evclip_ray import __version__
-from evclip_ray.cluster.kuberay_schema import SCHEMAS, Schema
-from evclip_ray.cluster.needs import Needs
-from evclip_ray.cluster.problems import Document, Problem, Where
-from evclip_ray.cluster.schema import dotted, schema_problems
+from evclip_ray.cluster.lint.kuberay_schema import SCHEMAS, Schema
+from evclip_ray.cluster.lint.needs import Needs
+from evclip_ray.cluster.lint.problems import Document, Problem, Where
+from evclip_ray.cluster.lint.schema import dotted, schema_problems
 from evclip_ray.config import nearest
 
 KINDS = (*SCHEMAS, "PersistentVolumeClaim", "ConfigMap", "NetworkPolicy")

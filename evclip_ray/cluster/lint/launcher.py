@@ -11,10 +11,10 @@ from typing import Any
 import ray.autoscaler
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from evclip_ray.cluster import launcher_commands, launcher_nodes
-from evclip_ray.cluster.needs import Needs
-from evclip_ray.cluster.problems import Document, Problem
-from evclip_ray.cluster.schema import schema_problems
+from evclip_ray.cluster.lint import launcher_commands, launcher_nodes
+from evclip_ray.cluster.lint.needs import Needs
+from evclip_ray.cluster.lint.problems import Document, Problem
+from evclip_ray.cluster.lint.schema import schema_problems
 from evclip_ray.config import nearest
 
 _PROVIDERS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {

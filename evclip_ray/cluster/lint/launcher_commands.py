@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from evclip_ray import __version__
-from evclip_ray.cluster.needs import Needs
-from evclip_ray.cluster.problems import Document, Problem
+from evclip_ray.cluster.lint.needs import Needs
+from evclip_ray.cluster.lint.problems import Document, Problem
 
 _STARTS = ("head_start_ray_commands", "worker_start_ray_commands")
 _PORT = re.compile(r"--([a-z-]*port)[= ](\d+)")

@@ -4,11 +4,11 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from evclip_ray.cluster.machine_types import MACHINE_TYPES, WITHOUT_BFLOAT16, MachineType
-from evclip_ray.cluster.machines import worker_machines
-from evclip_ray.cluster.needs import DISK_GB, Needs
-from evclip_ray.cluster.problems import Document, Problem
-from evclip_ray.training.placement import GIB
+from evclip_ray.cluster.autoscaler import worker_machines
+from evclip_ray.cluster.lint.machine_types import MACHINE_TYPES, WITHOUT_BFLOAT16, MachineType
+from evclip_ray.cluster.lint.needs import DISK_GB, Needs
+from evclip_ray.cluster.lint.problems import Document, Problem
+from evclip_ray.training.resources import GIB
 
 _TYPES = "available_node_types"
 _MACHINE_KEYS = ("InstanceType", "machineType", "vmSize")

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evclip_ray.training.placement import Need, concurrent_trials
+from evclip_ray.training.resources import Need, concurrent_trials
 
 if TYPE_CHECKING:
     # Reading a space needs torch; checking a file does not.

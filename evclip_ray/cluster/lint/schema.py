@@ -5,7 +5,7 @@ from typing import Any
 
 import jsonschema
 
-from evclip_ray.cluster.problems import Document, Problem
+from evclip_ray.cluster.lint.problems import Document, Problem
 from evclip_ray.config import nearest
 
 

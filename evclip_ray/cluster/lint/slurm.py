@@ -3,9 +3,9 @@
 import re
 from collections.abc import Iterator
 
-from evclip_ray.cluster.needs import Needs
-from evclip_ray.cluster.problems import Problem
-from evclip_ray.training.placement import GIB
+from evclip_ray.cluster.lint.needs import Needs
+from evclip_ray.cluster.lint.problems import Problem
+from evclip_ray.training.resources import GIB
 
 _DIRECTIVE = re.compile(r"#SBATCH\s+--([a-z-]+)(?:[= ](\S+))?")
 _KNOWN_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "": 2**20}

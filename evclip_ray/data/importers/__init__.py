@@ -15,20 +15,20 @@ from evclip_ray.config import ConfigError, nearest
 from evclip_ray.data.storage import Place, place
 
 if TYPE_CHECKING:
-    from evclip_ray.data.datasets.report import ImportReport
+    from evclip_ray.data.importers.import_report import ImportReport
 
 DATASETS = {
-    "ucf101": "evclip_ray.data.datasets.ucf101:import_ucf101",
-    "hmdb51": "evclip_ray.data.datasets.hmdb51:import_hmdb51",
-    "arid": "evclip_ray.data.datasets.arid:import_arid",
-    "egtea": "evclip_ray.data.datasets.egtea:import_egtea",
-    "epic_kitchens": "evclip_ray.data.datasets.epic_kitchens:import_epic_kitchens",
-    "ssv2": "evclip_ray.data.datasets.ssv2:import_ssv2",
-    "kinetics": "evclip_ray.data.datasets.kinetics:import_kinetics",
-    "path_label": "evclip_ray.data.datasets.path_label:import_path_label",
-    "mmaction": "evclip_ray.data.datasets.mmaction:import_mmaction",
-    "ez_clip": "evclip_ray.data.datasets.ez_clip:import_ez_clip",
-    "ev_clip_shots": "evclip_ray.data.datasets.ev_clip_shots:import_ev_clip_shots",
+    "ucf101": "evclip_ray.data.importers.ucf101:import_ucf101",
+    "hmdb51": "evclip_ray.data.importers.hmdb51:import_hmdb51",
+    "arid": "evclip_ray.data.importers.arid:import_arid",
+    "egtea": "evclip_ray.data.importers.egtea:import_egtea",
+    "epic_kitchens": "evclip_ray.data.importers.epic_kitchens:import_epic_kitchens",
+    "ssv2": "evclip_ray.data.importers.ssv2:import_ssv2",
+    "kinetics": "evclip_ray.data.importers.kinetics:import_kinetics",
+    "path_label": "evclip_ray.data.importers.path_label:import_path_label",
+    "mmaction": "evclip_ray.data.importers.mmaction:import_mmaction",
+    "ez_clip": "evclip_ray.data.importers.ez_clip:import_ez_clip",
+    "ev_clip_shots": "evclip_ray.data.importers.ev_clip_shots:import_ev_clip_shots",
 }
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from evclip_ray.data.datasets.lists import Line, ListError, read_lines, read_table, whole_number
+from evclip_ray.data.importers.annotation_files import Line, ListError, read_lines, read_table, whole_number
 
 _UCF = re.compile(r"v_(?P<label>[^_]+)_(?P<group>g\d+)_c\d+", re.ASCII)
 # <source>_<class>_<visible body>_<camera>_<people>_<viewpoint>_<quality>_<number>

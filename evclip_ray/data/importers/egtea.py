@@ -5,8 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from evclip_ray.data.datasets.class_names import ordered_classes
-from evclip_ray.data.datasets.lists import (
+from evclip_ray.data.importers.annotation_files import (
     Line,
     class_index,
     find_list,
@@ -14,7 +13,8 @@ from evclip_ray.data.datasets.lists import (
     read_lines,
     whole_number,
 )
-from evclip_ray.data.datasets.report import ImportReport, Listed, build_report, check_choice, places
+from evclip_ray.data.importers.class_names import ordered_classes
+from evclip_ray.data.importers.import_report import ImportReport, Listed, build_report, check_choice, places
 from evclip_ray.data.storage import Place
 
 # <session>-<start ms>-<end ms>-F<start frame>-F<end frame>; a session is person, recipe run and dish.

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from evclip_ray.data.datasets.class_names import ordered_classes
-from evclip_ray.data.datasets.lists import Line, class_index, find_list, read_table, whole_number
-from evclip_ray.data.datasets.report import ImportReport, Listed, build_report, check_choice, places
+from evclip_ray.data.importers.annotation_files import Line, class_index, find_list, read_table, whole_number
+from evclip_ray.data.importers.class_names import ordered_classes
+from evclip_ray.data.importers.import_report import ImportReport, Listed, build_report, check_choice, places
 from evclip_ray.data.storage import Place
 
 _TIME = re.compile(r"(\d+):([0-5]?\d):([0-5]?\d(?:\.\d+)?)", re.ASCII)

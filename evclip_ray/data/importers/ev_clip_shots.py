@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from evclip_ray.data.datasets.class_names import ordered_classes, read_class_names
-from evclip_ray.data.datasets.lists import Line, ListError, class_index, find_list, read_table
-from evclip_ray.data.datasets.path_label import ListFiles, listed_rows, path_label
-from evclip_ray.data.datasets.report import ImportReport, Listed, build_report
+from evclip_ray.data.importers.annotation_files import Line, ListError, class_index, find_list, read_table
+from evclip_ray.data.importers.class_names import ordered_classes, read_class_names
+from evclip_ray.data.importers.import_report import ImportReport, Listed, build_report
+from evclip_ray.data.importers.path_label import ListFiles, listed_rows, path_label
 from evclip_ray.data.storage import Place
 
 _RECORD = ("dassl.data.datasets.base_dataset", "Datum_video")

@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from evclip_ray.data.datasets.class_names import words
-from evclip_ray.data.datasets.lists import ListError, read_lines
-from evclip_ray.data.datasets.report import ImportReport, Listed, build_report, check_choice, places
+from evclip_ray.data.importers.annotation_files import ListError, read_lines
+from evclip_ray.data.importers.class_names import words
+from evclip_ray.data.importers.import_report import ImportReport, Listed, build_report, check_choice, places
 from evclip_ray.data.storage import Place
 
 _LIST = re.compile(r"(?P<label>.+)_test_split(?P<split>[123])\.txt")

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from evclip_ray.config import ConfigError
-from evclip_ray.data.datasets.class_names import NameReader, plain
-from evclip_ray.data.datasets.lists import Line, ListError
-from evclip_ray.data.datasets.video_files import VideoFiles
-from evclip_ray.data.manifest import Manifest
-from evclip_ray.data.manifest_checks import SCHEMA
+from evclip_ray.data.importers.annotation_files import Line, ListError
+from evclip_ray.data.importers.class_names import NameReader, plain
+from evclip_ray.data.importers.video_files import VideoFiles
+from evclip_ray.data.manifest.manifest import Manifest
+from evclip_ray.data.manifest.validation import SCHEMA
 from evclip_ray.data.storage import Place
 
 

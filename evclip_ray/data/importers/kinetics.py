@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from evclip_ray.data.datasets.class_names import ordered_classes
-from evclip_ray.data.datasets.lists import Line, ListError, Row, read_table, whole_number
-from evclip_ray.data.datasets.report import ImportReport, Listed, build_report, check_choice, places
+from evclip_ray.data.importers.annotation_files import Line, ListError, Row, read_table, whole_number
+from evclip_ray.data.importers.class_names import ordered_classes
+from evclip_ray.data.importers.import_report import ImportReport, Listed, build_report, check_choice, places
 from evclip_ray.data.storage import Place
 
 _COLUMNS = ("label", "youtube_id", "time_start", "time_end", "split")

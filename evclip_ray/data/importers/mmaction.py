@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from evclip_ray.data.datasets.path_label import ListFiles, frames_label, import_lists, path_label
-from evclip_ray.data.datasets.report import ImportReport
+from evclip_ray.data.importers.import_report import ImportReport
+from evclip_ray.data.importers.path_label import ListFiles, frames_label, import_lists, path_label
 from evclip_ray.data.storage import Place
 
 

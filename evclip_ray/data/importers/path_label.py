@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from evclip_ray.config import ConfigError
-from evclip_ray.data.datasets.class_names import read_class_names
-from evclip_ray.data.datasets.lists import Line, class_index, find_list, read_lines, whole_number
-from evclip_ray.data.datasets.report import ImportReport, Listed, build_report
+from evclip_ray.data.importers.annotation_files import Line, class_index, find_list, read_lines, whole_number
+from evclip_ray.data.importers.class_names import read_class_names
+from evclip_ray.data.importers.import_report import ImportReport, Listed, build_report
 from evclip_ray.data.storage import Place
 
 # A path may hold blanks and commas: the id is what follows the last of them.

@@ -4,8 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from evclip_ray.data.datasets.class_names import ordered_classes, plain
-from evclip_ray.data.datasets.lists import (
+from evclip_ray.data.importers.annotation_files import (
     Line,
     ListError,
     find_list,
@@ -13,7 +12,8 @@ from evclip_ray.data.datasets.lists import (
     read_lines,
     whole_number,
 )
-from evclip_ray.data.datasets.report import ImportReport, Listed, build_report, check_choice, places
+from evclip_ray.data.importers.class_names import ordered_classes, plain
+from evclip_ray.data.importers.import_report import ImportReport, Listed, build_report, check_choice, places
 from evclip_ray.data.storage import Place
 
 _OLD = "something-something-v2-"

@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from evclip_ray.data.datasets.class_names import ordered_classes, plain
-from evclip_ray.data.datasets.lists import Line, class_index, find_list, read_lines, whole_number
-from evclip_ray.data.datasets.report import ImportReport, Listed, build_report, check_choice, places
+from evclip_ray.data.importers.annotation_files import Line, class_index, find_list, read_lines, whole_number
+from evclip_ray.data.importers.class_names import ordered_classes, plain
+from evclip_ray.data.importers.import_report import ImportReport, Listed, build_report, check_choice, places
 from evclip_ray.data.storage import Place
 
 # Folder HandstandPushups holds files called v_HandStandPushups: names are compared by their letters.

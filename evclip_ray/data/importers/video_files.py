@@ -3,9 +3,9 @@
 import collections
 
 from evclip_ray.data import storage
-from evclip_ray.data.datasets.class_names import plain
-from evclip_ray.data.datasets.lists import ListError
-from evclip_ray.data.find_videos import find_videos, stem
+from evclip_ray.data.importers.annotation_files import ListError
+from evclip_ray.data.importers.class_names import plain
+from evclip_ray.data.manifest.discovery import find_videos, stem
 from evclip_ray.data.storage import Place
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from evclip_ray.data import storage
-from evclip_ray.data.frame_folder import frame_names
 from evclip_ray.data.storage import Place
+from evclip_ray.data.video.frame_folder import frame_names
 
 _SUFFIXES = frozenset(
     ("mp4", "m4v", "mov", "avi", "mkv", "webm", "mpg", "mpeg", "wmv", "flv", "3gp", "ts", "gif")

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from evclip_ray.data.decode import Video, VideoInfo, describe, open_video, part_in, part_of
-from evclip_ray.data.manifest import Manifest
-from evclip_ray.data.video_reader import VideoError
+from evclip_ray.data.manifest.manifest import Manifest
+from evclip_ray.data.video.decode import Video, VideoInfo, describe, open_video, part_in, part_of
+from evclip_ray.data.video.reader import VideoError
 
 # A header rounds the duration, and a last frame may last long: only a clear gap is a cut file.
 _CUT = 0.9

@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from evclip_ray.data import storage
-from evclip_ray.data.manifest import Manifest, ManifestError
-from evclip_ray.data.manifest_checks import SPLITS, shared_between_splits
+from evclip_ray.data.manifest.manifest import Manifest, ManifestError
+from evclip_ray.data.manifest.validation import SPLITS, shared_between_splits
 from evclip_ray.data.storage import Place
 
 logger = logging.getLogger(__name__)

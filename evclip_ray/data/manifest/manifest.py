@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from pyarrow import csv, parquet
 
 from evclip_ray.artifacts import replacing
-from evclip_ray.data import manifest_checks, storage
-from evclip_ray.data.find_videos import find_videos
-from evclip_ray.data.manifest_checks import SCHEMA, SPLITS, ManifestError
+from evclip_ray.data import storage
+from evclip_ray.data.manifest import validation
+from evclip_ray.data.manifest.discovery import find_videos
+from evclip_ray.data.manifest.validation import SCHEMA, SPLITS, ManifestError
 from evclip_ray.data.storage import Place
 
 __all__ = ["SCHEMA", "SPLITS", "Manifest", "ManifestError", "read_manifest", "write_manifest"]
@@ -50,9 +51,7 @@ class Manifest:
     def __post_init__(self) -> None:
         root = storage.place(self.root)
         root = root.absolute() if isinstance(root, Path) else root
-        table = manifest_checks.checked(
-            self.table, root=root, source=self.source, allow_leaks=self.allow_leaks
-        )
+        table = validation.checked(self.table, root=root, source=self.source, allow_leaks=self.allow_leaks)
         object.__setattr__(self, "root", root)
         object.__setattr__(self, "table", table)
 

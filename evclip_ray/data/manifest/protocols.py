@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from evclip_ray.data import splits
-from evclip_ray.data.datasets.class_names import plain
-from evclip_ray.data.manifest import SPLITS, Manifest, ManifestError
+from evclip_ray.data.importers.class_names import plain
+from evclip_ray.data.manifest import splits
+from evclip_ray.data.manifest.manifest import SPLITS, Manifest, ManifestError
 
 Indices = NDArray[np.int64]
 

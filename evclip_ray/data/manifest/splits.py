@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from evclip_ray.data.manifest import Manifest
+from evclip_ray.data.manifest.manifest import Manifest
 
 Indices = NDArray[np.int64]
 

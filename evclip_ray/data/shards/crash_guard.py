@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Self
 
-from evclip_ray.data.video_reader import VideoError
+from evclip_ray.data.video.reader import VideoError
 
 _CRASH, _TIMEOUT = "Fatal Python error: ", "Timeout ("
 _START = b"start\n"

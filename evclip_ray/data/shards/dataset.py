@@ -11,9 +11,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from evclip_ray.artifacts import ArtifactError, read_ledger, replacing
-from evclip_ray.data.local_copies import nearby
-from evclip_ray.data.mapped_files import MappedFile
-from evclip_ray.data.view import ViewConfig
+from evclip_ray.data.shards.memory_map import MappedFile
+from evclip_ray.data.shards.node_cache import nearby
+from evclip_ray.data.video.view import ViewConfig
 
 STAGE = "shards"
 INDEX = "index.arrow"

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 
 from evclip_ray.artifacts import digest, replacing
 from evclip_ray.data import storage
-from evclip_ray.data.attempts import Attempts
-from evclip_ray.data.decode import VideoError, decode_views, decoder_name, part_in
-from evclip_ray.data.sampling import spread_offsets
-from evclip_ray.data.shard_plan import decoding_work
+from evclip_ray.data.shards.crash_guard import Attempts
+from evclip_ray.data.shards.planning import decoding_work
 from evclip_ray.data.storage import Place
-from evclip_ray.data.view import ViewConfig
+from evclip_ray.data.video.decode import VideoError, decode_views, decoder_name, part_in
+from evclip_ray.data.video.sampling import spread_offsets
+from evclip_ray.data.video.view import ViewConfig
 
 _FORMAT = 1
 _KEY, _SKIPPED = b"evclip_ray.key", b"evclip_ray.skipped"

@@ -22,16 +22,16 @@ from numpy.typing import NDArray
 
 from evclip_ray.artifacts import LEDGER, ArtifactError, digest, read_ledger, write_csv, write_ledger
 from evclip_ray.data import storage
-from evclip_ray.data.attempts import Attempts
-from evclip_ray.data.decode import decoder_name
-from evclip_ray.data.manifest import Manifest
-from evclip_ray.data.nodes import count_cpus, only_on, require_ray, require_seen
-from evclip_ray.data.shard_files import ShardJob, is_finished, skip_reasons, write_shard
-from evclip_ray.data.shard_plan import TASK_FRAMES, count_tasks, cut, decoding_work
-from evclip_ray.data.shard_queue import ShardQueue
-from evclip_ray.data.shard_set import INDEX_SCHEMA, STAGE, ShardSet, open_shards, write_index
+from evclip_ray.data.manifest.manifest import Manifest
+from evclip_ray.data.shards.crash_guard import Attempts
+from evclip_ray.data.shards.dataset import INDEX_SCHEMA, STAGE, ShardSet, open_shards, write_index
+from evclip_ray.data.shards.format import ShardJob, is_finished, skip_reasons, write_shard
+from evclip_ray.data.shards.planning import TASK_FRAMES, count_tasks, cut, decoding_work
+from evclip_ray.data.shards.ray_nodes import count_cpus, only_on, require_ray, require_seen
+from evclip_ray.data.shards.shard_queue import ShardQueue
 from evclip_ray.data.storage import Place, StorageError
-from evclip_ray.data.view import ViewConfig
+from evclip_ray.data.video.decode import decoder_name
+from evclip_ray.data.video.view import ViewConfig
 
 __all__ = ["ShardSet", "open_shards", "prepare_shards"]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from evclip_ray.data import storage
-from evclip_ray.data.shard_files import ShardJob
+from evclip_ray.data.shards.format import ShardJob
 from evclip_ray.data.storage import Place, StorageError
 
 _LABEL = "ray.io/node-id"

@@ -18,12 +18,13 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
-from evclip_ray.data import storage, torchcodec_reader
-from evclip_ray.data.frame_folder import FrameFolder
-from evclip_ray.data.sampling import frame_indices
+from evclip_ray.data import storage
 from evclip_ray.data.storage import Place
-from evclip_ray.data.video_reader import VideoError, VideoReader, WrongIndexError
-from evclip_ray.data.view import Decoder, ViewConfig
+from evclip_ray.data.video import torchcodec_backend
+from evclip_ray.data.video.frame_folder import FrameFolder
+from evclip_ray.data.video.reader import VideoError, VideoReader, WrongIndexError
+from evclip_ray.data.video.sampling import frame_indices
+from evclip_ray.data.video.view import Decoder, ViewConfig
 
 __all__ = [
     "Part", "VideoError", "VideoInfo", "decode_frames", "decode_view", "decode_views", "decoder_name",
@@ -77,7 +78,7 @@ def decoder_name(decoder: Decoder = "pyav") -> str:
     codec = ".".join(str(part) for part in av.library_versions["libavcodec"])
     # PyAV reads what torchcodec cannot, and Pillow the images of folders of frames.
     others = f"pyav {av.__version__} / libavcodec {codec} / pillow {PIL.__version__}"
-    return others if decoder == "pyav" else f"{torchcodec_reader.name()} / {others}"
+    return others if decoder == "pyav" else f"{torchcodec_backend.name()} / {others}"
 
 
 def part_in(row: dict[str, Any]) -> Part:
@@ -236,7 +237,7 @@ def _read(
 ) -> Frames:
     fitting, wanted = Fitting(height, width, fit), indices.ravel().tolist()
     if decoder == "torchcodec" and isinstance(video, VideoReader):
-        found = torchcodec_reader.read(video, wanted, fitting)
+        found = torchcodec_backend.read(video, wanted, fitting)
     else:
         found = video.read(wanted, fitting)
     frames = np.stack([found[index] for index in wanted])

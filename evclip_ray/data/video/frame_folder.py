@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from evclip_ray.data import storage
-from evclip_ray.data.packet_index import FrameIndex
 from evclip_ray.data.storage import Place
-from evclip_ray.data.video_reader import DEFAULT_FPS, Convert, VideoError
+from evclip_ray.data.video.packet_index import FrameIndex
+from evclip_ray.data.video.reader import DEFAULT_FPS, Convert, VideoError
 
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"))
 

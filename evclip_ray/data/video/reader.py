@@ -16,8 +16,8 @@ from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from evclip_ray.data import storage
-from evclip_ray.data.packet_index import FrameIndex, index_of_all, index_of_part
 from evclip_ray.data.storage import Place, StorageError
+from evclip_ray.data.video.packet_index import FrameIndex, index_of_all, index_of_part
 
 Convert = Callable[[VideoFrame], NDArray[np.uint8]]
 

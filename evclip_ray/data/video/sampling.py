@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from evclip_ray.data.view import ViewConfig
+from evclip_ray.data.video.view import ViewConfig
 
 Indices = NDArray[np.int64]
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evclip_ray.data import storage
-from evclip_ray.data.video_reader import Convert, VideoReader
+from evclip_ray.data.video.reader import Convert, VideoReader
 
 logger = logging.getLogger(__name__)
 

@@ -5,8 +5,8 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from evclip_ray.models.layers.class_text import class_logits, mean_feature
 from evclip_ray.models.methods.base import Frozen, MethodOutput
-from evclip_ray.models.methods.class_text import class_logits, mean_feature
 
 Head = Literal["text", "linear"]
 """"text": cosines with the class texts, so that training starts from CLIP; "linear": as published."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from evclip_ray.config import ConfigError
 from evclip_ray.models.clip import FrozenCLIP
-from evclip_ray.models.methods.class_text import class_texts
+from evclip_ray.models.layers.class_text import class_texts
 
 _EMPTY = 0
 

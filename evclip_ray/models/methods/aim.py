@@ -19,12 +19,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from evclip_ray.models.methods.adapter import Adapter
+from evclip_ray.models.layers.adapter import Adapter
+from evclip_ray.models.layers.class_text import Template, class_texts
+from evclip_ray.models.layers.frames import Normalization, prepare_frames
+from evclip_ray.models.layers.heads import Head, LinearHead, TextHead
+from evclip_ray.models.layers.towers import ImageTower, attend
 from evclip_ray.models.methods.base import Cacheable, Frozen, Method, MethodConfig, MethodOutput, VideoBatch
-from evclip_ray.models.methods.class_text import Template, class_texts
-from evclip_ray.models.methods.frames import Normalization, prepare_frames
-from evclip_ray.models.methods.heads import Head, LinearHead, TextHead
-from evclip_ray.models.methods.towers import ImageTower, attend
 
 
 class AIMConfig(MethodConfig):

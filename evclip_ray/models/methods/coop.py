@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from evclip_ray.models.layers.class_text import class_logits, mean_feature
+from evclip_ray.models.layers.frames import Normalization, read_frames
+from evclip_ray.models.layers.prompted_text import prompt_start, prompted_tokens, with_vectors
+from evclip_ray.models.layers.text_cache import TextMemo
+from evclip_ray.models.layers.towers import TextTower
 from evclip_ray.models.methods.base import Cacheable, Frozen, Method, MethodConfig, MethodOutput, VideoBatch
-from evclip_ray.models.methods.class_text import class_logits, mean_feature
-from evclip_ray.models.methods.frames import Normalization, read_frames
-from evclip_ray.models.methods.prompted_text import prompt_start, prompted_tokens, with_vectors
-from evclip_ray.models.methods.text_memo import TextMemo
-from evclip_ray.models.methods.towers import TextTower
 
 _STD = 0.02
 

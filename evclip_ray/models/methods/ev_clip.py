@@ -20,13 +20,13 @@ from torch import Tensor
 
 from evclip_ray.config import Config
 from evclip_ray.models.frozen import without_autocast
+from evclip_ray.models.layers.class_text import Template, class_logits, class_texts, mean_feature
+from evclip_ray.models.layers.context_prompt import ContextGenerator
+from evclip_ray.models.layers.frames import Normalization, prepare_frames, read_frames
+from evclip_ray.models.layers.gather import gather_rows
+from evclip_ray.models.layers.mask_prompt import MaskGenerator
 from evclip_ray.models.methods.base import Cacheable, Frozen, Method, MethodConfig, MethodOutput, VideoBatch
-from evclip_ray.models.methods.class_text import Template, class_logits, class_texts, mean_feature
-from evclip_ray.models.methods.context_prompt import ContextGenerator
-from evclip_ray.models.methods.ev_clip_published import import_published, load_published_state
-from evclip_ray.models.methods.frames import Normalization, prepare_frames, read_frames
-from evclip_ray.models.methods.gather import gather_rows
-from evclip_ray.models.methods.mask_prompt import MaskGenerator
+from evclip_ray.models.released_ev_clip import import_published, load_published_state
 from evclip_ray.models.video_encoder import FrozenVideoEncoder, map_size
 
 __all__ = [

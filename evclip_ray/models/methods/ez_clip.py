@@ -27,15 +27,15 @@ from pydantic import Field
 from torch import Tensor, nn
 from torchvision.ops import stochastic_depth
 
-from evclip_ray.models.methods.adapter import Adapter
+from evclip_ray.models.layers.adapter import Adapter
+from evclip_ray.models.layers.class_descriptions import read_descriptions
+from evclip_ray.models.layers.class_text import Template, class_logits, class_texts, mean_feature
+from evclip_ray.models.layers.frames import Normalization, prepare_frames
+from evclip_ray.models.layers.gather import gather_rows
+from evclip_ray.models.layers.text_cache import TextMemo
+from evclip_ray.models.layers.towers import ImageTower, TextTower, attend, think
 from evclip_ray.models.methods.base import Frozen, Method, MethodConfig, MethodOutput, VideoBatch
-from evclip_ray.models.methods.class_descriptions import read_descriptions
-from evclip_ray.models.methods.class_text import Template, class_logits, class_texts, mean_feature
 from evclip_ray.models.methods.ez_clip_losses import matching_loss, motion_loss
-from evclip_ray.models.methods.frames import Normalization, prepare_frames
-from evclip_ray.models.methods.gather import gather_rows
-from evclip_ray.models.methods.text_memo import TextMemo
-from evclip_ray.models.methods.towers import ImageTower, TextTower, attend, think
 
 Prompts = Literal["deep", "shallow", "none"]
 Rate = Annotated[float, Field(ge=0, lt=1)]

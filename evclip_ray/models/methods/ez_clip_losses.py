@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from evclip_ray.models.methods.gather import gather_rows
+from evclip_ray.models.layers.gather import gather_rows
 
 _SHARPNESS = 10.0
 

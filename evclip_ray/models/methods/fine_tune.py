@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from evclip_ray.models.layers.class_text import Template, class_texts, mean_feature
+from evclip_ray.models.layers.frames import Normalization, prepare_frames
+from evclip_ray.models.layers.text_cache import TextMemo
+from evclip_ray.models.layers.towers import TextTower
 from evclip_ray.models.methods.base import Frozen, Method, MethodConfig, MethodOutput, VideoBatch
-from evclip_ray.models.methods.class_text import Template, class_texts, mean_feature
-from evclip_ray.models.methods.frames import Normalization, prepare_frames
-from evclip_ray.models.methods.text_memo import TextMemo
-from evclip_ray.models.methods.towers import TextTower
 
 
 class FineTuneConfig(MethodConfig):

@@ -11,9 +11,9 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from evclip_ray.models.layers.class_text import class_texts
+from evclip_ray.models.layers.frames import Normalization, read_frames
 from evclip_ray.models.methods.base import Cacheable, Frozen, Method, MethodConfig, MethodOutput, VideoBatch
-from evclip_ray.models.methods.class_text import class_texts
-from evclip_ray.models.methods.frames import Normalization, read_frames
 
 
 class LinearProbeConfig(MethodConfig):

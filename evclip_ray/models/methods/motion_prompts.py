@@ -26,12 +26,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from evclip_ray.config import ConfigError
+from evclip_ray.models.layers.class_text import Template, class_logits, class_texts
+from evclip_ray.models.layers.frames import Normalization, read_frames
+from evclip_ray.models.layers.motion_streams import CrossAttention, TwoStreams
+from evclip_ray.models.layers.prompted_text import prompt_start, prompted_tokens, with_vectors
+from evclip_ray.models.layers.towers import TextTower
 from evclip_ray.models.methods.base import Cacheable, Frozen, Method, MethodConfig, MethodOutput, VideoBatch
-from evclip_ray.models.methods.class_text import Template, class_logits, class_texts
-from evclip_ray.models.methods.frames import Normalization, read_frames
-from evclip_ray.models.methods.motion_streams import CrossAttention, TwoStreams
-from evclip_ray.models.methods.prompted_text import prompt_start, prompted_tokens, with_vectors
-from evclip_ray.models.methods.towers import TextTower
 
 Count = Annotated[int, Field(ge=1)]
 

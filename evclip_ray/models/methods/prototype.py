@@ -15,9 +15,9 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from evclip_ray.models.layers.class_text import Template, class_logits, class_texts, mean_feature
+from evclip_ray.models.layers.frames import Normalization, read_frames
 from evclip_ray.models.methods.base import Cacheable, Frozen, Method, MethodConfig, MethodOutput, VideoBatch
-from evclip_ray.models.methods.class_text import Template, class_logits, class_texts, mean_feature
-from evclip_ray.models.methods.frames import Normalization, read_frames
 
 
 class PrototypeConfig(MethodConfig):

@@ -8,9 +8,9 @@ from typing import Literal
 
 from torch import Tensor
 
+from evclip_ray.models.layers.class_text import Template, class_logits, class_texts, mean_feature
+from evclip_ray.models.layers.frames import Normalization, read_frames
 from evclip_ray.models.methods.base import Cacheable, Frozen, Method, MethodConfig, MethodOutput, VideoBatch
-from evclip_ray.models.methods.class_text import Template, class_logits, class_texts, mean_feature
-from evclip_ray.models.methods.frames import Normalization, read_frames
 
 
 class ZeroShotConfig(MethodConfig):

@@ -14,9 +14,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from evclip_ray.artifacts import replacing
-from evclip_ray.evaluation.domain_shift import Domain, Row, Tables
-from evclip_ray.evaluation.feature_distance import principal_plane
-from evclip_ray.evaluation.visual_factors import VISUAL_FACTORS
+from evclip_ray.domain_shift.compare import Domain, Row, Tables
+from evclip_ray.domain_shift.feature_distance import principal_plane
+from evclip_ray.domain_shift.visual_factors import VISUAL_FACTORS
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _LINES = ("-", "--", "-.", ":")

@@ -3,24 +3,26 @@
 import altair as alt
 import pandas as pd
 
-from evclip_ray.reports import ladder_frames as frames
+from evclip_ray.reports.charts import ladder_data
+from evclip_ray.reports.charts.study import accuracy, named, tips
 from evclip_ray.reports.document import Chart
-from evclip_ray.reports.results import Ladder, brief
-from evclip_ray.reports.study_charts import accuracy, named, tips
+from evclip_ray.results import Ladder, brief
 
 _TABLE, _FITS = "ladder.csv", "fits.json"
 
 
 def ladder_charts(ladder: Ladder) -> list[Chart]:
     """Every chart that the rungs so far allow; none of a ladder without a scored rung."""
-    if frames.scored_rungs(ladder).empty:
+    if ladder_data.scored_rungs(ladder).empty:
         return []
-    charts = [_over_cost(ladder, cost) for cost in frames.costs_that_differ(ladder)]
-    charts += [_front(ladder, cost) for cost in frames.FRONTS if not frames.over_cost(ladder, cost).empty]
-    if not frames.gmac_by_part(ladder).empty:
+    charts = [_over_cost(ladder, cost) for cost in ladder_data.costs_that_differ(ladder)]
+    charts += [
+        _front(ladder, cost) for cost in ladder_data.FRONTS if not ladder_data.over_cost(ladder, cost).empty
+    ]
+    if not ladder_data.gmac_by_part(ladder).empty:
         charts.append(_parts(ladder))
     charts.append(_trials(ladder))
-    if not frames.importance(ladder).empty:
+    if not ladder_data.importance(ladder).empty:
         charts.append(_importance(ladder))
     moving = ladder.table("transfer")
     paths = [] if moving.empty else list(dict.fromkeys(moving.loc[moving["best"].notna(), "path"]))
@@ -28,11 +30,17 @@ def ladder_charts(ladder: Ladder) -> list[Chart]:
 
 
 def _over_cost(ladder: Ladder, cost: str) -> Chart:
-    frame, curves, name = frames.over_cost(ladder, cost), frames.fitted_curves(ladder, cost), f"ladder_{cost}"
+    frame, curves, name = (
+        ladder_data.over_cost(ladder, cost),
+        ladder_data.fitted_curves(ladder, cost),
+        f"ladder_{cost}",
+    )
     x = alt.X(
-        "cost:Q", title=f"{frames.COSTS[cost]} (log scale)", axis=alt.Axis(format=_ticks(cost), tickCount=5),
+        "cost:Q",
+        title=f"{ladder_data.COSTS[cost]} (log scale)",
+        axis=alt.Axis(format=_ticks(cost), tickCount=5),
         scale=alt.Scale(type="log", nice=False, padding=30),
-    )  # fmt: skip
+    )
     layers, data = [], {name: frame}
     if not curves.empty:
         fitted = alt.Chart(named(f"{name}_fits")).encode(
@@ -44,10 +52,10 @@ def _over_cost(ladder: Ladder, cost: str) -> Chart:
     base = alt.Chart(named(name)).encode(x=x)
     layers += [_interval(base), *_marks(base, len(frame))]
     return Chart(
-        name, f"Accuracy over {frames.COSTS[cost].partition(',')[0]}", alt.layer(*layers), data,
+        name, f"Accuracy over {ladder_data.COSTS[cost].partition(',')[0]}", alt.layer(*layers), data,
         "A circle is a rung's best trial with its 95 % Wilson interval, a diamond zero-shot CLIP on the same "
         "videos. The best of many trials on few videos flatters itself, on every rung alike.",
-        (_TABLE, _FITS), small=cost != frames.costs_that_differ(ladder)[0],
+        (_TABLE, _FITS), small=cost != ladder_data.costs_that_differ(ladder)[0],
     )  # fmt: skip
 
 
@@ -88,10 +96,10 @@ def _marks(base: alt.Chart, count: int) -> list[alt.Chart]:
 
 
 def _front(ladder: Ladder, cost: str) -> Chart:
-    frame, name = frames.over_cost(ladder, cost), f"pareto_{cost}"
-    frame = frame.assign(front=frame[frames.FRONTS[cost]].astype(str).str.lower() == "true")
+    frame, name = ladder_data.over_cost(ladder, cost), f"pareto_{cost}"
+    frame = frame.assign(front=frame[ladder_data.FRONTS[cost]].astype(str).str.lower() == "true")
     x = alt.X(
-        "cost:Q", title=frames.COSTS[cost], axis=alt.Axis(format=_ticks(cost), tickCount=4),
+        "cost:Q", title=ladder_data.COSTS[cost], axis=alt.Axis(format=_ticks(cost), tickCount=4),
         scale=alt.Scale(zero=False, padding=30),
     )  # fmt: skip
     base = alt.Chart(named(name)).encode(x=x)
@@ -103,14 +111,14 @@ def _front(ladder: Ladder, cost: str) -> Chart:
     # A layer without a row has no extent, which Vega warns of.
     layers = [line] if frame["front"].any() else []
     return Chart(
-        name, f"Pareto front: {frames.COSTS[cost].partition(',')[0]}",
+        name, f"Pareto front: {ladder_data.COSTS[cost].partition(',')[0]}",
         alt.layer(*layers, _interval(base), *_marks(base, len(frame))), {name: frame},
         "The line joins the rungs that no other beats in both.", (_TABLE,), small=True,
     )  # fmt: skip
 
 
 def _parts(ladder: Ladder) -> Chart:
-    frame = frames.gmac_by_part(ladder)
+    frame = ladder_data.gmac_by_part(ladder)
     bars = (
         alt.Chart(named("gmac_by_part"))
         .mark_bar()
@@ -130,7 +138,7 @@ def _parts(ladder: Ladder) -> Chart:
 
 
 def _trials(ladder: Ladder) -> Chart:
-    frame = frames.all_trials(ladder)
+    frame = ladder_data.all_trials(ladder)
     order = list(ladder.rungs)
     strip = (
         alt.Chart(named("rung_trials"))
@@ -150,7 +158,7 @@ def _trials(ladder: Ladder) -> Chart:
 
 
 def _importance(ladder: Ladder) -> Chart:
-    frame = frames.importance(ladder)
+    frame = ladder_data.importance(ladder)
     base = alt.Chart(named("importance")).encode(
         x=alt.X("rung:N", title="rung", sort=list(ladder.rungs), axis=alt.Axis(labelAngle=0)),
         y=alt.Y("path:N", title=None, axis=alt.Axis(labelLimit=180)),
@@ -169,7 +177,7 @@ def _importance(ladder: Ladder) -> Chart:
 
 
 def _transfer(ladder: Ladder, path: str) -> Chart:
-    frame, name = frames.transfer(ladder, path), "transfer_" + path.replace(".", "_")
+    frame, name = ladder_data.transfer(ladder, path), "transfer_" + path.replace(".", "_")
     numbers = pd.to_numeric(frame["best"], errors="coerce")
     base = alt.Chart(named(name)).encode(
         x=alt.X("rung:N", title="rung", sort=list(ladder.rungs), axis=alt.Axis(labelAngle=0))

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from evclip_ray.reports.results import Ladder
+from evclip_ray.results import Ladder
 
 COSTS = {
     "inference_gmac": "GMAC of one video",

@@ -10,11 +10,11 @@ with the reader's scheme. Many marks are drawn on a canvas, few as SVG.
 import altair as alt
 import pandas as pd
 
-from evclip_ray.reports import frames
+from evclip_ray.reports.charts import study_data
+from evclip_ray.reports.charts.study_data import Axis
+from evclip_ray.reports.charts.theme import STATE_SHAPES, STATES
 from evclip_ray.reports.document import Chart
-from evclip_ray.reports.frames import Axis
-from evclip_ray.reports.results import Study
-from evclip_ray.reports.theme import STATE_SHAPES, STATES
+from evclip_ray.results import Study
 
 TRIALS = "trials/*/history.jsonl"
 _FEW = 40
@@ -30,10 +30,10 @@ def study_charts(study: Study) -> list[Chart]:
     found = [_history(study)]
     if "importance" in study.importance and study.importance["importance"].notna().any():
         found.append(_importance(study))
-    if frames.axes(study):
+    if study_data.axes(study):
         found.append(_parallel(study))
-    found += [_slice(study, axis) for axis in frames.axes(study)]
-    curves = frames.curves(study)
+    found += [_slice(study, axis) for axis in study_data.axes(study)]
+    curves = study_data.curves(study)
     found.append(_curves(study, curves, "val_top1", "validation top-1", "curves_top1"))
     if study.epochs["val_loss"].notna().any():
         found.append(_curves(study, curves, "val_loss", "validation loss, nats", "curves_loss"))
@@ -78,7 +78,7 @@ def tips(*fields: str, **formats: str) -> list[alt.Tooltip]:
 
 
 def _history(study: Study) -> Chart:
-    frame, zero = frames.history(study), frames.baselines(study)
+    frame, zero = study_data.history(study), study_data.baselines(study)
     x = alt.X("number:Q", title="trial, in the order that they began", axis=whole_axis(frame["number"]))
     base = alt.Chart(named("history")).encode(x=x)
     band = base.mark_area(style="band", interpolate="step-after").encode(
@@ -124,7 +124,7 @@ def _baseline_layers() -> list[alt.Chart]:
 
 
 def _slice(study: Study, axis: Axis) -> Chart:
-    frame = frames.slices(study, axis)
+    frame = study_data.slices(study, axis)
     name = "slice_" + axis.path.replace(".", "_")
     base = alt.Chart(named(name)).encode(x=_slice_x(axis, frame["value"]))
     points = base.mark_point(size=40, filled=True, opacity=0.8).encode(
@@ -149,7 +149,7 @@ def _slice_x(axis: Axis, values: pd.Series) -> alt.X:
 
 
 def _parallel(study: Study) -> Chart:
-    lines, marks = frames.parallel(study)
+    lines, marks = study_data.parallel(study)
     order = list(dict.fromkeys(lines["axis"]))
     x = alt.X(
         "axis:N", title=None, sort=order, scale=alt.Scale(type="point", padding=0.35),
@@ -214,7 +214,7 @@ def _curves(study: Study, frame: pd.DataFrame, field: str, title: str, name: str
         layers.append(marks.encode(shape=state_shape(ended), tooltip=said))
     says = "A line is a trial, the thick one the best; a mark is where one was stopped early or failed."
     if len(frame) < study.epochs["val_top1"].notna().sum():
-        says += f" At most {frames.MOST_EPOCHS} epochs of each are drawn; the folder has all."
+        says += f" At most {study_data.MOST_EPOCHS} epochs of each are drawn; the folder has all."
     return Chart(name, f"Learning curves: {title}", alt.layer(*layers), {"curves": frame}, says, (TRIALS,))
 
 

@@ -7,8 +7,8 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from evclip_ray.evaluation.intervals import wilson_interval
-from evclip_ray.reports.results import Study, brief
+from evclip_ray.metrics.intervals import wilson_interval
+from evclip_ray.results import Study, brief
 
 Kind = Literal["log", "linear", "whole", "category"]
 

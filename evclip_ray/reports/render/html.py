@@ -11,8 +11,8 @@ import vl_convert
 
 from evclip_ray import __version__
 from evclip_ray.reports import document
+from evclip_ray.reports.charts.theme import vega_config
 from evclip_ray.reports.document import Chart, Report, Table
-from evclip_ray.reports.theme import vega_config
 
 _CANVAS_FROM = 1500
 """Rows of a chart from which on it is drawn on a canvas: that many SVG elements make a page scroll badly."""
@@ -85,4 +85,6 @@ def _vega() -> str:
 
 
 def _page_file(name: str) -> str:
-    return (importlib.resources.files("evclip_ray.reports") / "page" / name).read_text(encoding="utf-8")
+    return (importlib.resources.files("evclip_ray.reports.render") / "page" / name).read_text(
+        encoding="utf-8"
+    )

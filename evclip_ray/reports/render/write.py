@@ -10,8 +10,8 @@ import pandas as pd
 
 from evclip_ray.artifacts import ArtifactError, write_csv, write_text
 from evclip_ray.reports.document import Block, Chart, Note, Pictures, Report, Table, shown
-from evclip_ray.reports.html import render_html
-from evclip_ray.reports.sources import Sources
+from evclip_ray.reports.render.html import render_html
+from evclip_ray.reports.sections.sources import Sources
 
 
 def write_report(report: Report, out: Path, *, root: Path) -> list[Path]:

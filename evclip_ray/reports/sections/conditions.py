@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from evclip_ray.reports.document import Table
-from evclip_ray.reports.results import Study
+from evclip_ray.results import Study
 
 _UNKNOWN = "not recorded"
 DIFFERS = "differs by rung"

@@ -6,9 +6,9 @@ from pathlib import Path
 import pandas as pd
 
 from evclip_ray.artifacts import LEDGER, read_ledger
-from evclip_ray.evaluation.domain_shift import STAGE, TITLES
+from evclip_ray.domain_shift.compare import STAGE, TITLES
 from evclip_ray.reports.document import Block, Picture, Pictures, Section, Table
-from evclip_ray.reports.sources import Sources
+from evclip_ray.reports.sections.sources import Sources
 
 
 def shift_section(folder: Path) -> Section:

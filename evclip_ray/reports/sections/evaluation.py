@@ -8,11 +8,11 @@ import altair as alt
 import pandas as pd
 
 from evclip_ray.artifacts import LEDGER, ArtifactError, read_ledger
-from evclip_ray.reports import frames
+from evclip_ray.reports.charts import study_data
+from evclip_ray.reports.charts.masks import mask_pictures
+from evclip_ray.reports.charts.study import named, tips
 from evclip_ray.reports.document import Block, Chart, Note, Section, Table, with_interval
-from evclip_ray.reports.mask_pictures import mask_pictures
-from evclip_ray.reports.sources import Sources
-from evclip_ray.reports.study_charts import named, tips
+from evclip_ray.reports.sections.sources import Sources
 
 _FIFTHS = [0, 0.2, 0.4, 0.6, 0.8, 1]
 _LABELLED = 20
@@ -110,7 +110,7 @@ def numbers_table(found: Evaluation) -> Table:
 
 def gains_chart(found: Evaluation) -> Chart:
     """Accuracy of every class before and after."""
-    frame, name = frames.gains(found.table("per_class")), f"gains_{found.name}"
+    frame, name = study_data.gains(found.table("per_class")), f"gains_{found.name}"
     base = alt.Chart(named(name)).encode(y=alt.Y("class:N", title=None, sort=list(frame["class"])))
     accuracies = alt.X(
         "zero_shot:Q", title="accuracy", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(values=_FIFTHS)
@@ -137,7 +137,7 @@ def gains_chart(found: Evaluation) -> Chart:
 def confusion_chart(found: Evaluation) -> Chart:
     """The confusion matrix of the adapted CLIP."""
     table, name = found.table("confusion"), f"confusion_{found.name}"
-    frame, order = frames.confusion(table), list(table.columns[1:])
+    frame, order = study_data.confusion(table), list(table.columns[1:])
     names = alt.Axis(labelAngle=-45, labelLimit=90, labelOverlap=len(order) > _SPARED)
     base = alt.Chart(named(name)).encode(
         x=alt.X("predicted:N", title="predicted", sort=order, axis=names),

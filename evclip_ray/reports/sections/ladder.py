@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from evclip_ray.artifacts import LEDGER
-from evclip_ray.reports import ladder_frames as frames
-from evclip_ray.reports.conditions import (
+from evclip_ray.reports.charts import ladder_data
+from evclip_ray.reports.charts.ladder import ladder_charts
+from evclip_ray.reports.charts.study import study_charts
+from evclip_ray.reports.document import Block, Chart, Note, Report, Section, Table, with_interval
+from evclip_ray.reports.sections.conditions import (
     DIFFERS,
     brief_line,
     conditions_table,
@@ -15,12 +18,9 @@ from evclip_ray.reports.conditions import (
     study_conditions,
     weights,
 )
-from evclip_ray.reports.document import Block, Chart, Note, Report, Section, Table, with_interval
-from evclip_ray.reports.evaluations import Evaluation, anchor, evaluation_section
-from evclip_ray.reports.ladder_charts import ladder_charts
-from evclip_ray.reports.results import RUNGS, Ladder, Study
-from evclip_ray.reports.study_charts import study_charts
-from evclip_ray.reports.study_report import leaderboard_table
+from evclip_ray.reports.sections.evaluation import Evaluation, anchor, evaluation_section
+from evclip_ray.reports.sections.study import leaderboard_table
+from evclip_ray.results import RUNGS, Ladder, Study
 
 
 def ladder_report(
@@ -76,7 +76,7 @@ def _first_blocks(ladder: Ladder) -> list[Block]:
     if frame.empty:
         return [Note("No rung has begun yet, so there is nothing to draw.", loud=True)]
     blocks: list[Block] = []
-    if frames.scored_rungs(ladder).empty:
+    if ladder_data.scored_rungs(ladder).empty:
         blocks.append(
             Note("No rung has a trial with a finished epoch, so there is nothing to draw.", loud=True)
         )
@@ -84,8 +84,8 @@ def _first_blocks(ladder: Ladder) -> list[Block]:
     failed = frame[frame["state"] == "failed"] if "state" in frame else frame.head(0)
     blocks += [Note(f"Rung {row['rung']} failed: {row['error']}", loud=True) for _, row in failed.iterrows()]
     for name, title, found in (
-        ("fits", "Accuracy over cost, fitted", frames.fits_table(ladder)),
-        ("slopes", "How the best settings move", frames.slopes_table(ladder)),
+        ("fits", "Accuracy over cost, fitted", ladder_data.fits_table(ladder)),
+        ("slopes", "How the best settings move", ladder_data.slopes_table(ladder)),
     ):
         if not found.empty:
             blocks.append(Table(name, title, found, sources=("fits.json",)))
@@ -125,7 +125,7 @@ def _chart_sections(ladder: Ladder) -> list[Section]:
         "search": "The searches", "transfer": "Where each rung has a setting best",
     }  # fmt: skip
     important = ladder.table("importance")
-    if "search" in groups and frames.importance(ladder).empty and not important.empty:
+    if "search" in groups and ladder_data.importance(ladder).empty and not important.empty:
         why = important.groupby("rung")["status"].first()
         said = "; ".join(f"{rung}: {status}" for rung, status in why.items())
         remarks.append(Note(f"Hyperparameter importance: {said}."))

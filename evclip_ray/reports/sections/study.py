@@ -6,17 +6,17 @@ from typing import Any
 import pandas as pd
 
 from evclip_ray.artifacts import LEDGER
-from evclip_ray.reports.conditions import (
+from evclip_ray.reports.charts.study import TRIALS, study_charts, zero_files
+from evclip_ray.reports.document import Block, Note, Report, Section, Table, shown, with_interval
+from evclip_ray.reports.sections.conditions import (
     brief_line,
     conditions_table,
     random_warning,
     study_conditions,
     weights,
 )
-from evclip_ray.reports.document import Block, Note, Report, Section, Table, shown, with_interval
-from evclip_ray.reports.evaluations import Evaluation, evaluation_section
-from evclip_ray.reports.results import Study, brief
-from evclip_ray.reports.study_charts import TRIALS, study_charts, zero_files
+from evclip_ray.reports.sections.evaluation import Evaluation, evaluation_section
+from evclip_ray.results import Study, brief
 
 _MOST_SETTINGS = 8
 """Searched settings that the leaderboard sets out; the fold and the CSV have all."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from evclip_ray.models.methods.base import MethodOutput, VideoBatch
-from evclip_ray.training.pictures import Pixels, mask_strip
+from evclip_ray.training.tensorboard.images import Pixels, mask_strip
 
 SHOWN_VIDEOS = 4
 

@@ -10,10 +10,10 @@ from typing import Any, Self
 
 import numpy as np
 
-from evclip_ray.evaluation.evaluate import Scores
-from evclip_ray.evaluation.metrics import ClassificationState
-from evclip_ray.training.hparams import session_end, session_start
-from evclip_ray.training.pictures import Pixels, confusion_picture, jpeg
+from evclip_ray.metrics.classification import ClassificationState
+from evclip_ray.metrics.scoring import Scores
+from evclip_ray.training.tensorboard.hparams import session_end, session_start
+from evclip_ray.training.tensorboard.images import Pixels, confusion_picture, jpeg
 
 LAYOUT = {
     "Is it learning?": {

@@ -2,8 +2,7 @@
 
 import pytest
 import simpy
-
-from evclip_ray.cluster.simulation.link import Link
+from simulation.link import Link
 
 
 def ends(transfers, *, total, each):

@@ -1,8 +1,8 @@
 """Where a simulated study stops scaling, and what it says is the reason."""
 
-from evclip_ray.cluster.simulation.plan import ClusterPlan
-from evclip_ray.cluster.simulation.scaling import last_efficient, where_it_stops
-from evclip_ray.cluster.simulation.study import simulate
+from simulation.plan import ClusterPlan
+from simulation.scaling import last_efficient, where_it_stops
+from simulation.study import simulate
 
 PLAN = {
     "study": {"trials": 32, "scheduler": "none"},

@@ -1,10 +1,9 @@
 """Decoding and frozen features of a simulated study."""
 
 import pytest
-
-from evclip_ray.cluster.simulation.plan import ClusterPlan
-from evclip_ray.cluster.simulation.study import simulate
-from evclip_ray.cluster.simulation.timesheet import Doing
+from simulation.plan import ClusterPlan
+from simulation.study import simulate
+from simulation.timesheet import Doing
 
 PLAN = {
     "study": {"trials": 1, "scheduler": "none"},

@@ -4,12 +4,12 @@ import math
 
 import pytest
 from ray.tune.schedulers import AsyncHyperBandScheduler
+from simulation.plan import ClusterPlan
+from simulation.study import simulate
+from simulation.timesheet import Doing
 
-from evclip_ray.cluster.simulation.plan import ClusterPlan
-from evclip_ray.cluster.simulation.study import simulate
-from evclip_ray.cluster.simulation.timesheet import Doing
 from evclip_ray.config import ConfigError
-from evclip_ray.tuning.study import OBJECTIVE
+from evclip_ray.tuning.study_folder import OBJECTIVE
 
 PLAN = {
     "study": {"trials": 20, "scheduler": "none"},
@@ -75,7 +75,7 @@ def test_it_stops_the_trials_that_rays_own_scheduler_stops_on_the_same_results()
     )
     from types import SimpleNamespace
 
-    from evclip_ray.cluster.simulation.curves import Curves
+    from simulation.curves import Curves
 
     curves, known = Curves(epochs=9, seed=0), {}
     for trial, epoch, decision in found.heard:

@@ -20,7 +20,7 @@ def working_dir(tmp_path_factory):
     """A space of a person's own, beside what must not travel."""
     folder = tmp_path_factory.mktemp("work")
     (folder / "mine.yaml").write_text(
-        (Path(__file__).parents[2] / "search_spaces/quickstart.yaml").read_text()
+        (Path(__file__).parents[3] / "search_spaces/quickstart.yaml").read_text()
     )
     (folder / ".env").write_text("KEY=1")
     (folder / "server.pem").write_text("key")

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from evclip_ray.cluster import working_dir
-from evclip_ray.cluster.working_dir import select_files
+from evclip_ray.cluster.jobs.client import working_dir
+from evclip_ray.cluster.jobs.working_dir import select_files
 from evclip_ray.config import ConfigError
 
 

@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from evclip_ray.cluster.check import check_file
-from evclip_ray.cluster.kubernetes import quantity
-from evclip_ray.cluster.needs import Needs
-from evclip_ray.cluster.problems import holds_secret, read_documents
+from evclip_ray.cluster.lint.check import check_file
+from evclip_ray.cluster.lint.kubernetes import quantity
+from evclip_ray.cluster.lint.needs import Needs
+from evclip_ray.cluster.lint.problems import holds_secret, read_documents
 from evclip_ray.config import ConfigError
 from evclip_ray.tuning.search_space import SearchSpace, find_space, read_space
 
-FOLDER = Path(__file__).resolve().parents[2] / "cluster"
+FOLDER = Path(__file__).resolve().parents[3] / "cluster"
 YAMLS = sorted(FOLDER.glob("*.yaml"))
 CHECKED = [*YAMLS, FOLDER / "slurm.sh"]
 ALL = [*CHECKED, FOLDER / "local.sh", FOLDER / "Dockerfile"]

@@ -1,9 +1,9 @@
 import pytest
 import yaml
 
-from evclip_ray.cluster.check import check_file
-from evclip_ray.cluster.crd import closed
-from evclip_ray.cluster.needs import Needs
+from evclip_ray.cluster.lint.check import check_file
+from evclip_ray.cluster.lint.crd import closed
+from evclip_ray.cluster.lint.needs import Needs
 from evclip_ray.config import ConfigError
 
 SPEC = {

@@ -11,7 +11,7 @@ import pytest
 from tests.cluster.conftest import free_port, shell_environment
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
-SCRIPT = Path(__file__).resolve().parents[2] / "cluster" / "slurm.sh"
+SCRIPT = Path(__file__).resolve().parents[3] / "cluster" / "slurm.sh"
 SRUN = """#!/bin/bash
 while [[ $1 == --* ]]; do
     [[ $1 == --nodelist=* ]] && echo "${1#--nodelist=} $*" >>"$STUB_LOG"

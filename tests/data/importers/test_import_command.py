@@ -5,7 +5,7 @@ import pytest
 from click.testing import CliRunner
 
 from evclip_ray.cli import main
-from evclip_ray.data.manifest import read_manifest
+from evclip_ray.data.manifest.manifest import read_manifest
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ import types
 import pytest
 
 from evclip_ray.config import ConfigError
-from evclip_ray.data.datasets import import_dataset
-from evclip_ray.data.datasets.class_names import NameReader, plain, read_class_names, words
-from evclip_ray.data.datasets.ev_clip_shots import read_shots
-from evclip_ray.data.datasets.lists import ListError
-from evclip_ray.data.leaks import find_leaks
+from evclip_ray.data.importers import import_dataset
+from evclip_ray.data.importers.annotation_files import ListError
+from evclip_ray.data.importers.class_names import NameReader, plain, read_class_names, words
+from evclip_ray.data.importers.ev_clip_shots import read_shots
+from evclip_ray.data.manifest.leaks import find_leaks
 
 RECORD = "dassl.data.datasets.base_dataset"
 

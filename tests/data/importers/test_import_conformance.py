@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from evclip_ray.config import ConfigError
-from evclip_ray.data.datasets import DATASETS, import_dataset
-from evclip_ray.data.datasets.lists import ListError
+from evclip_ray.data.importers import DATASETS, import_dataset
+from evclip_ray.data.importers.annotation_files import ListError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from evclip_ray.config import ConfigError
-from evclip_ray.data.datasets import import_dataset
-from evclip_ray.data.datasets.lists import ListError
-from evclip_ray.data.leaks import find_leaks
+from evclip_ray.data.importers import import_dataset
+from evclip_ray.data.importers.annotation_files import ListError
+from evclip_ray.data.manifest.leaks import find_leaks
 
 EPIC = (
     "narration_id,participant_id,video_id,narration_timestamp,start_timestamp,stop_timestamp,start_frame,"

@@ -1,6 +1,6 @@
 import numpy as np
 
-from evclip_ray.data.verify import verify_manifest
+from evclip_ray.data.manifest.integrity import verify_manifest
 
 
 def test_broken_videos_are_named_with_their_reasons(tmp_path, write_video, make_manifest):
@@ -32,7 +32,7 @@ def test_broken_videos_are_named_with_their_reasons(tmp_path, write_video, make_
 
 
 def test_every_real_video_is_whole(shared):
-    from evclip_ray.data.manifest import read_manifest
+    from evclip_ray.data.manifest.manifest import read_manifest
 
     manifest = read_manifest(shared / "data" / "ut_interaction_set1" / "manifest.csv")
     assert [report.reason for report in verify_manifest(manifest, workers=2) if not report.ok] == []

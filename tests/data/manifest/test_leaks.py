@@ -4,9 +4,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from evclip_ray.data.leaks import find_leaks, find_seen, refuse_leaks, refuse_seen
-from evclip_ray.data.manifest import SCHEMA, Manifest, ManifestError, read_manifest, write_manifest
-from evclip_ray.data.splits import assign_splits, few_shot
+from evclip_ray.data.manifest.leaks import find_leaks, find_seen, refuse_leaks, refuse_seen
+from evclip_ray.data.manifest.manifest import SCHEMA, Manifest, ManifestError, read_manifest, write_manifest
+from evclip_ray.data.manifest.splits import assign_splits, few_shot
 
 
 @pytest.fixture

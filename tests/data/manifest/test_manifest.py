@@ -3,7 +3,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from evclip_ray.data.manifest import Manifest, ManifestError, read_manifest, write_manifest
+from evclip_ray.data.manifest.manifest import Manifest, ManifestError, read_manifest, write_manifest
 
 ROWS = "path,label,split,group\na/1.mp4,wave,train,g1\na/2.mp4,run,val,g2\nb/3.mp4,wave,test,g3\n"
 

@@ -7,9 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from evclip_ray.data.manifest import Manifest, ManifestError
-from evclip_ray.evaluation import protocols
-from evclip_ray.evaluation.protocols import Side, already_trained, closed_set, few_shot
+from evclip_ray.data.manifest.manifest import Manifest, ManifestError, protocols
+from evclip_ray.data.manifest.protocols import Side, already_trained, closed_set, few_shot
 
 CLASSES = ("Pour", "Run", "brush_hair", "kick ball", "walk")
 

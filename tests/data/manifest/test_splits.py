@@ -3,7 +3,7 @@ import collections
 import numpy as np
 import pytest
 
-from evclip_ray.data.splits import assign_splits, few_shot
+from evclip_ray.data.manifest.splits import assign_splits, few_shot
 
 
 def counted(manifest):

@@ -5,13 +5,13 @@ import sys
 
 import pytest
 
-from evclip_ray.data.attempts import Attempts
-from evclip_ray.data.video_reader import VideoError
+from evclip_ray.data.shards.crash_guard import Attempts
+from evclip_ray.data.video.reader import VideoError
 
 DIE_AT_VIDEO_1 = """
 import os, signal, sys, time
 from pathlib import Path
-from evclip_ray.data.attempts import Attempts
+from evclip_ray.data.shards.crash_guard import Attempts
 with Attempts(Path(sys.argv[1]), seconds=0.2) as attempts:
     with attempts.at(0, "a.mp4"):
         pass

@@ -2,7 +2,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from evclip_ray.data.mapped_files import MappedFile, memory_bytes
+from evclip_ray.data.shards.memory_map import MappedFile, memory_bytes
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from evclip_ray.artifacts import ArtifactError
-from evclip_ray.data import local_copies
-from evclip_ray.data.local_copies import LOCAL, nearby
+from evclip_ray.data.shards import node_cache
+from evclip_ray.data.shards.node_cache import LOCAL, nearby
 
 Disk = collections.namedtuple("Disk", "total used free")
 
@@ -29,7 +29,7 @@ def near(tmp_path, monkeypatch):
     """The folder of copies, none yet; what this process holds is let go after the test."""
     monkeypatch.setenv(LOCAL, str(tmp_path / "near"))
     held = collections.OrderedDict()
-    monkeypatch.setattr(local_copies, "_leases", held)
+    monkeypatch.setattr(node_cache, "_leases", held)
     yield tmp_path / "near"
     let_go(held)
 
@@ -50,7 +50,7 @@ def small_disk(monkeypatch, near, room):
         used = sum(path.stat().st_size for path in near.glob("*.arrow"))
         return Disk(room, used, room - used)
 
-    monkeypatch.setattr(local_copies.shutil, "disk_usage", usage)
+    monkeypatch.setattr(node_cache.shutil, "disk_usage", usage)
 
 
 def test_without_the_setting_a_file_is_read_where_it_is(far, monkeypatch):
@@ -82,7 +82,7 @@ def test_a_damaged_copy_is_refused_and_one_cut_short_is_fetched_again(far, near)
 FETCH = """
 import sys
 from pathlib import Path
-from evclip_ray.data.local_copies import nearby
+from evclip_ray.data.shards.node_cache import nearby
 for name in sys.argv[1:]:
     print(nearby(Path(name)).stat().st_ino)
 """
@@ -101,7 +101,7 @@ def test_a_short_disk_loses_what_was_used_longest_ago_and_never_what_is_read(far
     first, second = nearby(far[0]), nearby(far[1])
     assert nearby(far[2]) == far[2], "both copies are being read"
     assert "no room for a copy" in caplog.text
-    let_go(local_copies._leases)
+    let_go(node_cache._leases)
     os.utime(first, (1, 1))
     os.utime(second, (2, 2))
     third = nearby(far[2])

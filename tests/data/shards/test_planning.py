@@ -2,7 +2,7 @@ import heapq
 
 import numpy as np
 
-from evclip_ray.data.shard_plan import count_tasks, cut, decoding_work
+from evclip_ray.data.shards.planning import count_tasks, cut, decoding_work
 
 ROW = dict.fromkeys(["start_seconds", "end_seconds", "start_frame", "end_frame", "bytes"])
 

@@ -8,14 +8,14 @@ import pyarrow as pa
 import pytest
 
 from evclip_ray.artifacts import ArtifactError, file_digest, read_ledger
-from evclip_ray.data.attempts import Attempts
-from evclip_ray.data.datasets.synthetic import write_synthetic
-from evclip_ray.data.decode import Part, decode_view, decode_views
-from evclip_ray.data.manifest import read_manifest
-from evclip_ray.data.sampling import spread_offsets
-from evclip_ray.data.shard_files import view_seed
-from evclip_ray.data.shards import open_shards, prepare_shards
-from evclip_ray.data.view import ViewConfig
+from evclip_ray.data.manifest.manifest import read_manifest
+from evclip_ray.data.shards.crash_guard import Attempts
+from evclip_ray.data.shards.format import view_seed
+from evclip_ray.data.shards.prepare import open_shards, prepare_shards
+from evclip_ray.data.synthetic import write_synthetic
+from evclip_ray.data.video.decode import Part, decode_view, decode_views
+from evclip_ray.data.video.sampling import spread_offsets
+from evclip_ray.data.video.view import ViewConfig
 
 VIEW = ViewConfig(num_frames=4, height=32, width=32)
 SETTINGS = {"view": VIEW, "num_views": 2, "seed": 5, "rows_per_shard": 4}
@@ -245,7 +245,7 @@ def test_when_no_video_decodes_the_first_reason_is_told(tmp_path, make_manifest,
 
 
 def test_a_node_with_another_decoder_refuses_to_mix(manifest, tmp_path):
-    from evclip_ray.data.shard_files import ShardJob, write_shard
+    from evclip_ray.data.shards.format import ShardJob, write_shard
 
     job = ShardJob("shard-00000.arrow", [], VIEW, 1, 0, "another decoder 1.0")
     with (

@@ -8,11 +8,11 @@ import time
 import pytest
 
 from evclip_ray.artifacts import file_digest, read_ledger
-from evclip_ray.data import shards
-from evclip_ray.data.datasets.synthetic import write_synthetic
-from evclip_ray.data.manifest import read_manifest
-from evclip_ray.data.shards import open_shards, prepare_shards
-from evclip_ray.data.view import ViewConfig
+from evclip_ray.data.manifest.manifest import read_manifest
+from evclip_ray.data.shards import prepare
+from evclip_ray.data.shards.prepare import open_shards, prepare_shards
+from evclip_ray.data.synthetic import write_synthetic
+from evclip_ray.data.video.view import ViewConfig
 
 SETTINGS = {"view": ViewConfig(num_frames=2, height=32, width=32), "rows_per_shard": 4}
 BAD = "spinning_around/001.mp4"
@@ -29,26 +29,26 @@ def manifest(tmp_path_factory):
 @pytest.fixture
 def at_the_bad_video(monkeypatch):
     """Lets the processes that decode do something when they come to the bad video."""
-    original = shards._run
+    original = prepare._run
 
     def let(happen):
         def run(row, *, writing):
-            from evclip_ray.data import shard_files
+            from evclip_ray.data.shards import format
 
-            decode = shard_files.decode_views
+            decode = format.decode_views
 
             def decode_or_not(path, **options):
                 if str(path).endswith(BAD):
                     happen()
                 return decode(path, **options)
 
-            shard_files.decode_views = decode_or_not
+            format.decode_views = decode_or_not
             try:
                 yield from original(row, writing=writing)
             finally:
-                shard_files.decode_views = decode
+                format.decode_views = decode
 
-        monkeypatch.setattr(shards, "_run", run)
+        monkeypatch.setattr(prepare, "_run", run)
 
     return let
 

@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import pytest
 
 from evclip_ray.artifacts import file_digest
-from evclip_ray.data import shards
-from evclip_ray.data.datasets.synthetic import write_synthetic
-from evclip_ray.data.manifest import read_manifest
-from evclip_ray.data.shards import prepare_shards
-from evclip_ray.data.view import ViewConfig
+from evclip_ray.data.manifest.manifest import read_manifest
+from evclip_ray.data.shards import prepare
+from evclip_ray.data.shards.prepare import prepare_shards
+from evclip_ray.data.synthetic import write_synthetic
+from evclip_ray.data.video.view import ViewConfig
 
 SETTINGS = {
     "view": ViewConfig(num_frames=4, height=32, width=32), "num_views": 2, "seed": 5, "rows_per_shard": 4,
@@ -32,7 +32,7 @@ def contents(folder):
 
 
 def test_too_little_space_is_said_before_anything_is_decoded(manifest, tmp_path, monkeypatch, local_ray):
-    monkeypatch.setattr(shards.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
+    monkeypatch.setattr(prepare.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
     with pytest.raises(OSError, match="no space for shards"):
         prepare_shards(manifest, folder=tmp_path, **SETTINGS)
 
@@ -60,7 +60,7 @@ def test_a_disk_that_fills_up_while_shards_are_written_keeps_finished_ones(
 ):
     with monkeypatch.context() as patch:
         # Another program's files fill it, after it was found to have room.
-        patch.setattr(shards.shutil, "disk_usage", lambda folder: SimpleNamespace(free=2**20))
+        patch.setattr(prepare.shutil, "disk_usage", lambda folder: SimpleNamespace(free=2**20))
         with pytest.raises(OSError, match=r"no space for shards \(.* MiB are needed.* make room") as caught:
             prepare_shards(manifest, folder=small_disk, **SETTINGS)
     assert caught.value.errno == 28
@@ -82,12 +82,12 @@ def test_a_full_disk_is_told_apart_from_other_errors(tmp_path, monkeypatch):
         return write
 
     job = SimpleNamespace(file="shard-00000.arrow", videos=[], work=1.0)
-    writing = shards.Writing(None, tmp_path, tmp_path, 60, "a")
+    writing = prepare.Writing(None, tmp_path, tmp_path, 60, "a")
     row = {"task": 0, "first": pickle.dumps(job)}
     for number in (28, 122):
-        monkeypatch.setattr(shards, "write_shard", fail(number))
-        assert [row["full"] for row in shards._run(row, writing=writing)] == [True]
-    monkeypatch.setattr(shards, "write_shard", fail(13))
+        monkeypatch.setattr(prepare, "write_shard", fail(number))
+        assert [row["full"] for row in prepare._run(row, writing=writing)] == [True]
+    monkeypatch.setattr(prepare, "write_shard", fail(13))
     with pytest.raises(OSError, match="x"):
-        list(shards._run(row, writing=writing))
+        list(prepare._run(row, writing=writing))
     assert not list(tmp_path.iterdir())

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from evclip_ray.artifacts import file_digest
-from evclip_ray.data.shards import open_shards
+from evclip_ray.data.shards.prepare import open_shards
 
 pytestmark = pytest.mark.slow
 
@@ -19,9 +19,9 @@ PREPARE = """
 import sys
 from pathlib import Path
 from evclip_ray.cluster import connect
-from evclip_ray.data.manifest import read_manifest
-from evclip_ray.data.shards import prepare_shards
-from evclip_ray.data.view import ViewConfig
+from evclip_ray.data.manifest.manifest import read_manifest
+from evclip_ray.data.shards.prepare import prepare_shards
+from evclip_ray.data.video.view import ViewConfig
 with connect(num_cpus=2):
     prepare_shards(
         read_manifest(Path(sys.argv[1])), view=ViewConfig(num_frames=8, height=128, width=128),

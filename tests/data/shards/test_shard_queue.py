@@ -1,4 +1,4 @@
-from evclip_ray.data.shard_queue import ShardQueue
+from evclip_ray.data.shards.shard_queue import ShardQueue
 
 
 def test_a_queue_gives_each_shard_once_and_the_same_again_to_a_task_that_is_started_anew():

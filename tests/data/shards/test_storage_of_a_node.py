@@ -5,12 +5,12 @@ import platform
 import numpy as np
 import pytest
 
-from evclip_ray.data.datasets.synthetic import write_synthetic
-from evclip_ray.data.manifest import read_manifest
-from evclip_ray.data.nodes import only_on, require_seen
-from evclip_ray.data.shards import _plan, _videos
+from evclip_ray.data.manifest.manifest import read_manifest
+from evclip_ray.data.shards.prepare import _plan, _videos
+from evclip_ray.data.shards.ray_nodes import only_on, require_seen
 from evclip_ray.data.storage import StorageError
-from evclip_ray.data.view import ViewConfig
+from evclip_ray.data.synthetic import write_synthetic
+from evclip_ray.data.video.view import ViewConfig
 
 VIEW = ViewConfig(num_frames=4, height=32, width=32)
 

@@ -7,8 +7,8 @@ import av
 import numpy as np
 import pytest
 
-from evclip_ray.data import packet_index, video_reader
-from evclip_ray.data.decode import (
+from evclip_ray.data.video import packet_index, reader
+from evclip_ray.data.video.decode import (
     Fitting,
     VideoError,
     decode_frames,
@@ -17,8 +17,8 @@ from evclip_ray.data.decode import (
     decoder_name,
     probe,
 )
-from evclip_ray.data.sampling import frame_indices
-from evclip_ray.data.view import ViewConfig
+from evclip_ray.data.video.sampling import frame_indices
+from evclip_ray.data.video.view import ViewConfig
 
 SMALL = {"height": 32, "width": 32}
 ALT_REF = {"auto-alt-ref": "1", "lag-in-frames": "8"}
@@ -62,12 +62,12 @@ def test_a_view_is_the_frames_that_sampling_names(video, decoded):
 def test_seeking_decodes_fewer_frames_than_all(tmp_path, write_video, monkeypatch):
     path = write_video(tmp_path / "v.mp4", num_frames=200, options={"g": "10", "sc_threshold": "0"})
     given = []
-    advance = video_reader._advance
+    advance = reader._advance
 
     def counting(frames, time):
         return advance((given.append(frame.pts) or frame for frame in frames), time)
 
-    monkeypatch.setattr(video_reader, "_advance", counting)
+    monkeypatch.setattr(reader, "_advance", counting)
     decode_frames(path, [5, 195], **SMALL)
     assert len(given) < 20
 
@@ -75,8 +75,8 @@ def test_seeking_decodes_fewer_frames_than_all(tmp_path, write_video, monkeypatc
 def test_only_the_frames_asked_for_are_converted(tmp_path, write_video):
     path = write_video(tmp_path / "v.mp4")
     converted = []
-    with video_reader.VideoReader(path) as reader:
-        reader.read([3, 30, 3], lambda frame: converted.append(frame.pts) or np.zeros(1, np.uint8))
+    with reader.VideoReader(path) as video:
+        video.read([3, 30, 3], lambda frame: converted.append(frame.pts) or np.zeros(1, np.uint8))
     assert len(converted) == 2
 
 
@@ -108,7 +108,7 @@ def test_an_index_that_promises_too_much_falls_back_to_a_full_decode(
 def test_frames_that_were_counted_are_read_with_or_without_keeping_them(
     tmp_path, write_video, decoded, monkeypatch, kept_bytes
 ):
-    monkeypatch.setattr(video_reader, "_KEPT_BYTES", kept_bytes)
+    monkeypatch.setattr(reader, "_KEPT_BYTES", kept_bytes)
     path = write_video(tmp_path / "v.avi", codec="mpeg4")
     whole = decoded(path, Fitting(32, 32, "crop"))
     assert (decode_frames(path, [39, 0, 20], **SMALL) == whole[[39, 0, 20]]).all()

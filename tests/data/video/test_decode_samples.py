@@ -5,8 +5,8 @@ import csv
 import numpy as np
 import pytest
 
-from evclip_ray.data.decode import Fitting, VideoError, decode_frames, decode_view, probe
-from evclip_ray.data.view import ViewConfig
+from evclip_ray.data.video.decode import Fitting, VideoError, decode_frames, decode_view, probe
+from evclip_ray.data.video.view import ViewConfig
 
 
 @pytest.fixture(scope="module")

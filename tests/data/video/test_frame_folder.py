@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evclip_ray.data.decode import VideoError, decode_frames, decode_view, decode_views, probe
-from evclip_ray.data.frame_folder import FrameFolder, frame_names
-from evclip_ray.data.leaks import find_leaks
-from evclip_ray.data.sampling import frame_indices
+from evclip_ray.data.manifest.integrity import verify_manifest
+from evclip_ray.data.manifest.leaks import find_leaks
 from evclip_ray.data.storage import identities
-from evclip_ray.data.verify import verify_manifest
-from evclip_ray.data.view import ViewConfig
+from evclip_ray.data.video.decode import VideoError, decode_frames, decode_view, decode_views, probe
+from evclip_ray.data.video.frame_folder import FrameFolder, frame_names
+from evclip_ray.data.video.sampling import frame_indices
+from evclip_ray.data.video.view import ViewConfig
 
 SIZE = {"height": 48, "width": 64}
 VIEW = ViewConfig(num_frames=4, **SIZE)

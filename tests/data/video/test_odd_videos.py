@@ -6,9 +6,9 @@ import av
 import numpy as np
 import pytest
 
-from evclip_ray.data.decode import Fitting, VideoError, decode_frames, decode_view, probe
-from evclip_ray.data.verify import verify_manifest
-from evclip_ray.data.view import ViewConfig
+from evclip_ray.data.manifest.integrity import verify_manifest
+from evclip_ray.data.video.decode import Fitting, VideoError, decode_frames, decode_view, probe
+from evclip_ray.data.video.view import ViewConfig
 
 VIEW = ViewConfig(num_frames=4, height=32, width=32)
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from evclip_ray.data.sampling import frame_indices, spread_offsets
-from evclip_ray.data.view import ViewConfig
+from evclip_ray.data.video.sampling import frame_indices, spread_offsets
+from evclip_ray.data.video.view import ViewConfig
 
 SIZES = [1, 2, 8, 16]
 EVERY_VIEW = [ViewConfig(num_frames=t, sampling=s) for t in SIZES for s in ("segments", "window")]

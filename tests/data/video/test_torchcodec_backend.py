@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from evclip_ray.data.decode import Fitting, decode_frames, decode_view, decoder_name
-from evclip_ray.data.view import ViewConfig
+from evclip_ray.data.video.decode import Fitting, decode_frames, decode_view, decoder_name
+from evclip_ray.data.video.view import ViewConfig
 
 
 @pytest.fixture(autouse=True)

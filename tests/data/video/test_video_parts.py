@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from evclip_ray.data import packet_index, video_reader
-from evclip_ray.data.decode import Fitting, decode_view, part_of
-from evclip_ray.data.sampling import frame_indices
-from evclip_ray.data.video_reader import VideoError, VideoReader
-from evclip_ray.data.view import ViewConfig
+from evclip_ray.data.video import packet_index, reader
+from evclip_ray.data.video.decode import Fitting, decode_view, part_of
+from evclip_ray.data.video.reader import VideoError, VideoReader
+from evclip_ray.data.video.sampling import frame_indices
+from evclip_ray.data.video.view import ViewConfig
 
 VIEW = ViewConfig(num_frames=4, height=32, width=32)
 FILES = {
@@ -101,12 +101,12 @@ def test_times_count_from_the_first_frame_though_the_stream_starts_later(tmp_pat
 def test_a_part_seeks_past_what_it_does_not_need(tmp_path, write_video, monkeypatch):
     path = write_video(tmp_path / "v.mp4", num_frames=300, options={"g": "10", "sc_threshold": "0"})
     given = []
-    advance = video_reader._advance
+    advance = reader._advance
 
     def counting(frames, time):
         return advance((given.append(frame.pts) or frame for frame in frames), time)
 
-    monkeypatch.setattr(video_reader, "_advance", counting)
+    monkeypatch.setattr(reader, "_advance", counting)
     decode_view(path, view=VIEW, start_seconds=8.0, end_seconds=8.5)
     assert len(given) < 30
     assert np.min(given) > 0

@@ -1,7 +1,7 @@
 import pytest
 
 from evclip_ray.config import ConfigError
-from evclip_ray.data.view import ViewConfig
+from evclip_ray.data.video.view import ViewConfig
 
 
 def test_a_view_stores_t_frames_of_its_size():

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from evclip_ray.config import ConfigError
 from evclip_ray.models.clip import FrozenCLIP
-from evclip_ray.models.methods.class_text import class_logits, class_texts, mean_feature
+from evclip_ray.models.layers.class_text import class_logits, class_texts, mean_feature
 from evclip_ray.models.methods.zero_shot import ZeroShotConfig
 
 

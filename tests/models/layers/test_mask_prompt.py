@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from evclip_ray.models.methods.context_prompt import ContextGenerator
-from evclip_ray.models.methods.mask_prompt import EPS, MaskGenerator, rescaled
+from evclip_ray.models.layers.context_prompt import ContextGenerator
+from evclip_ray.models.layers.mask_prompt import EPS, MaskGenerator, rescaled
 
 MASK = {(768, 8): 5_660_845, (768, 16): 5_660_897, (1024, 8): 10_020_031, (1024, 16): 10_020_083}
 CONTEXT = {

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from evclip_ray.config import ConfigError
 from evclip_ray.models.clip import FrozenCLIP
-from evclip_ray.models.methods.gather import gather_rows
-from evclip_ray.models.methods.text_memo import TextMemo
-from evclip_ray.models.methods.towers import ImageTower, TextTower, attend, think
+from evclip_ray.models.layers.gather import gather_rows
+from evclip_ray.models.layers.text_cache import TextMemo
+from evclip_ray.models.layers.towers import ImageTower, TextTower, attend, think
 
 VISION = {"image_size": 32, "patch_size": 16, "width": 64, "layers": 2, "head_width": 32}
 TEXT = {"context_length": 12, "vocab_size": 100, "width": 32, "heads": 2, "layers": 2}

@@ -22,7 +22,7 @@ from evclip_ray.models.methods.ev_clip import (
     import_published,
     load_published_state,
 )
-from evclip_ray.models.methods.ev_clip_published import read_published
+from evclip_ray.models.released_ev_clip import read_published
 from evclip_ray.models.video_encoder import FrozenVideoEncoder, video_encoder_from_state
 
 VARIANTS = ["both", "mask", "context"]

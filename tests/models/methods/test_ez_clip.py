@@ -12,9 +12,9 @@ from torch import Tensor
 
 from evclip_ray.config import ConfigError
 from evclip_ray.models.clip import FrozenCLIP
+from evclip_ray.models.layers.class_descriptions import read_descriptions
+from evclip_ray.models.layers.class_text import class_logits, mean_feature
 from evclip_ray.models.methods.base import Frozen, VideoBatch
-from evclip_ray.models.methods.class_descriptions import read_descriptions
-from evclip_ray.models.methods.class_text import class_logits, mean_feature
 from evclip_ray.models.methods.ez_clip import EZCLIP, EZCLIPConfig
 from evclip_ray.models.methods.ez_clip_losses import matching_loss, motion_loss
 from evclip_ray.models.methods.zero_shot import ZeroShotConfig

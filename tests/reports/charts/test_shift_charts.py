@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evclip_ray.evaluation.domain_shift import Domain, compare, explain
-from evclip_ray.evaluation.visual_factors import VISUAL_FACTORS
-from evclip_ray.reports.shift_figures import draw_shift
+from evclip_ray.domain_shift.compare import Domain, compare, explain
+from evclip_ray.domain_shift.visual_factors import VISUAL_FACTORS
+from evclip_ray.reports.charts.domain_shift import draw_shift
 
 
 def domain(name, offset, classes=4):

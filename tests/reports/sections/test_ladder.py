@@ -3,10 +3,10 @@ from click.testing import CliRunner
 from made_studies import write_evaluation, write_ladder
 
 from evclip_ray.cli import main
-from evclip_ray.reports import ladder_frames as frames
-from evclip_ray.reports.ladder_charts import ladder_charts
-from evclip_ray.reports.ladder_report import ladder_report
-from evclip_ray.reports.results import Ladder
+from evclip_ray.reports.charts import ladder_data
+from evclip_ray.reports.charts.ladder import ladder_charts
+from evclip_ray.reports.sections.ladder import ladder_report
+from evclip_ray.results import Ladder
 
 
 @pytest.fixture
@@ -19,16 +19,16 @@ def titles(report):
 
 
 def test_rungs_stand_in_their_order_with_what_they_cost(ladder):
-    frame = frames.over_cost(ladder, "inference_gmac")
+    frame = ladder_data.over_cost(ladder, "inference_gmac")
     assert list(frame["rung"]) == ["small", "middle", "large"]
     assert frame["cost"].is_monotonic_increasing
-    assert "train_videos" not in frames.costs_that_differ(ladder)
+    assert "train_videos" not in ladder_data.costs_that_differ(ladder)
 
 
 def test_a_fit_is_drawn_where_there_is_one_and_explained_where_not(ladder):
-    assert set(frames.fitted_curves(ladder, "inference_gmac")["form"]) == {"power law"}
-    assert frames.fitted_curves(ladder, "latency_seconds").empty
-    statuses = list(frames.fits_table(ladder)["status"])
+    assert set(ladder_data.fitted_curves(ladder, "inference_gmac")["form"]) == {"power law"}
+    assert ladder_data.fitted_curves(ladder, "latency_seconds").empty
+    statuses = list(ladder_data.fits_table(ladder)["status"])
     assert statuses == ["fitted", "not enough rungs: 3 of different cost, 4 are needed"]
 
 

@@ -5,7 +5,7 @@ from PIL import Image
 
 from evclip_ray.artifacts import ArtifactError, write_ledger
 from evclip_ray.cli import main
-from evclip_ray.reports.shift_section import shift_section
+from evclip_ray.reports.sections.domain_shift import shift_section
 
 
 @pytest.fixture

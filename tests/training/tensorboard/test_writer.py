@@ -9,12 +9,12 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from evclip_ray.evaluation.evaluate import Scores
+from evclip_ray.metrics.scoring import Scores
 from evclip_ray.models.methods.base import MethodOutput, VideoBatch
-from evclip_ray.training.hparams import declare_domains
-from evclip_ray.training.mask_watch import MaskWatch
-from evclip_ray.training.pictures import coloured, confusion_picture, mask_strip
-from evclip_ray.training.tensorboard import BoardWriter
+from evclip_ray.training.tensorboard.hparams import declare_domains
+from evclip_ray.training.tensorboard.images import coloured, confusion_picture, mask_strip
+from evclip_ray.training.tensorboard.mask_stats import MaskWatch
+from evclip_ray.training.tensorboard.writer import BoardWriter
 
 CLASSES = ("shake hands", "hug", "kick")
 
