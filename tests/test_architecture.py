@@ -7,7 +7,7 @@ import evclip_ray
 
 PACKAGE = Path(evclip_ray.__file__).parent
 LAYERS = {
-    "config": 0, "artifacts": 0, "locking": 0, "claimed_folder": 0, "records": 0, "class_names": 0,
+    "config": 0, "optional": 0, "artifacts": 0, "locking": 0, "claimed_folder": 0, "records": 0, "class_names": 0,
     "data": 1, "models": 1,
     "features": 2, "metrics": 2,
     "training": 3, "domain_shift": 3,
