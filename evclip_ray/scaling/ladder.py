@@ -202,7 +202,7 @@ def _seconds(cost: StudyCost) -> float:
 
 def _devices(plan: StudyPlan) -> float:
     """Return the number of devices of one trial."""
-    return (plan.need.gpus or plan.need.cpus) * plan.need.workers
+    return (plan.request.gpus or plan.request.cpus) * plan.request.workers
 
 
 def _last_finished(states: Sequence[RungState]) -> str | None:

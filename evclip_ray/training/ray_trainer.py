@@ -17,7 +17,7 @@ from ray.train.v2._internal.execution.scaling_policy.autoscaling_coordinator_cli
 
 from evclip_ray.artifacts import write_text
 from evclip_ray.training.experiment import ExperimentConfig
-from evclip_ray.training.resources import Need
+from evclip_ray.training.resources import ResourceRequest
 from evclip_ray.training.run_registry import tell_run
 
 _RECORDS, _RESERVATION = ".ray", "reservation"
@@ -43,7 +43,7 @@ def train_distributed(
     *,
     folder: Path,
     zero_shot: Path,
-    need: Need,
+    request: ResourceRequest,
     hparams: Mapping[str, Any],
     max_failures: int,
     in_tune: bool = False,
@@ -70,7 +70,7 @@ def train_distributed(
         "folder": str(folder),
         "zero_shot": str(zero_shot),
         "hparams": dict(hparams),
-        "threads": max(1, int(need.cpus)),
+        "threads": max(1, int(request.cpus)),
     }
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -80,11 +80,13 @@ def train_distributed(
     trainer = TorchTrainer(
         _train_worker,
         train_loop_config=config,
-        torch_config=TorchConfig(backend="nccl" if need.gpus else "gloo"),
+        torch_config=TorchConfig(backend="nccl" if request.gpus else "gloo"),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=need.workers if need.fewest == need.workers else (need.fewest, need.workers),
-            use_gpu=need.gpus > 0,
-            resources_per_worker=dict(need.resources),
+            num_workers=request.workers
+            if request.fewest == request.workers
+            else (request.fewest, request.workers),
+            use_gpu=request.gpus > 0,
+            resources_per_worker=dict(request.resources),
             elastic_resize_monitor_interval_s=_RESIZE_SECONDS,
         ),
         run_config=ray.train.RunConfig(

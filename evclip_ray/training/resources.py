@@ -8,7 +8,7 @@ GIB = 1024**3
 
 
 @dataclasses.dataclass(frozen=True)
-class Need:
+class ResourceRequest:
     """What one worker of a trial needs. `memory`: bytes.
 
     A trial has `workers` of them; where machines are lost it goes on with `min_workers` (None: all).
@@ -46,12 +46,12 @@ class Need:
         return f"{count} workers of {each}"
 
 
-def room_for(need: Need, nodes: Sequence[Mapping[str, float]]) -> int:
+def trial_slots(request: ResourceRequest, nodes: Sequence[Mapping[str, float]]) -> int:
     """Trials of which every worker has a place on `nodes` at once."""
-    return _workers(need, nodes) // need.workers
+    return _workers(request, nodes) // request.workers
 
 
-def concurrent_trials(need: Need, nodes: Sequence[Mapping[str, float]]) -> int:
+def concurrent_trials(request: ResourceRequest, nodes: Sequence[Mapping[str, float]]) -> int:
     """Trials that run at once on `nodes` (each a mapping of Ray resources).
 
     Workers may spread over nodes; a single worker must fit on one. The scarcest of CPU, GPU and
@@ -62,36 +62,38 @@ def concurrent_trials(need: Need, nodes: Sequence[Mapping[str, float]]) -> int:
     Raises:
         ValueError: not even one trial fits, with the numbers.
     """
-    workers = _workers(need, nodes)
-    if workers < need.fewest:
+    workers = _workers(request, nodes)
+    if workers < request.fewest:
         have = "; ".join(_describe(node) for node in nodes) or "no machine"
         raise ValueError(
-            f"a trial needs {need}, which can never be placed: the cluster has {have} "
-            f"(room for {workers} of {need.fewest} workers); lower --cpus-per-worker, --gpus-per-worker, "
+            f"a trial needs {request}, which can never be placed: the cluster has {have} "
+            f"(room for {workers} of {request.fewest} workers); lower --cpus-per-worker, --gpus-per-worker, "
             "--workers or study.memory_gb, or add machines"
         )
-    return max(1, room_for(need, nodes))
+    return max(1, trial_slots(request, nodes))
 
 
-def decoding_nodes(need: Need, nodes: Mapping[str, Mapping[str, float]]) -> list[str]:
+def decoding_nodes(request: ResourceRequest, nodes: Mapping[str, Mapping[str, float]]) -> list[str]:
     """The ids of the nodes that decode: those with CPUs on which no worker of a trial has a place.
 
     Empty where there is none, as on one machine: then decoding goes anywhere, before the trials.
 
-    >>> decoding_nodes(Need(1, 1, 0), {"a": {"CPU": 8, "GPU": 4}, "b": {"CPU": 8}, "c": {}})
+    >>> decoding_nodes(ResourceRequest(1, 1, 0), {"a": {"CPU": 8, "GPU": 4}, "b": {"CPU": 8}, "c": {}})
     ['b']
     """
-    return [name for name, node in nodes.items() if node.get("CPU", 0) >= 1 and not _workers_on(need, node)]
+    return [
+        name for name, node in nodes.items() if node.get("CPU", 0) >= 1 and not _workers_on(request, node)
+    ]
 
 
-def _workers(need: Need, nodes: Sequence[Mapping[str, float]]) -> int:
-    return sum(_workers_on(need, node) for node in nodes)
+def _workers(request: ResourceRequest, nodes: Sequence[Mapping[str, float]]) -> int:
+    return sum(_workers_on(request, node) for node in nodes)
 
 
-def _workers_on(need: Need, node: Mapping[str, float]) -> int:
+def _workers_on(request: ResourceRequest, node: Mapping[str, float]) -> int:
     return min(
         # A hair of slack, so that three thirds of a GPU are a GPU.
-        (math.floor(node.get(name, 0.0) / amount + 1e-9) for name, amount in need.resources.items()),
+        (math.floor(node.get(name, 0.0) / amount + 1e-9) for name, amount in request.resources.items()),
         default=0,
     )
 

@@ -13,7 +13,7 @@ from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.frozen_cache import prepare_cached
 from evclip_ray.training.loop import Report, Run
 from evclip_ray.training.ray_trainer import train_distributed
-from evclip_ray.training.resources import GIB, Need, concurrent_trials
+from evclip_ray.training.resources import GIB, ResourceRequest, concurrent_trials
 from evclip_ray.training.step import Metrics
 from evclip_ray.training.zero_shot import videos_key
 
@@ -48,25 +48,27 @@ def train_experiment(
         )
     folder = folder.expanduser().resolve()
     has_gpus = any(node.get("GPU", 0) > 0 for node in machines)
-    need = Need(cpus, float(has_gpus) if gpus is None else gpus, 1.5 * GIB, workers, min_workers)
-    concurrent_trials(need, machines)
+    request = ResourceRequest(
+        cpus, float(has_gpus) if gpus is None else gpus, 1.5 * GIB, workers, min_workers
+    )
+    concurrent_trials(request, machines)
     videos = prepare(plan_videos(experiment, cache=cache, progress=decoding), cache=cache, progress=decoding)
-    prepare_cached([(experiment, videos)], gpus=need.gpus, progress=decoding)
+    prepare_cached([(experiment, videos)], gpus=request.gpus, progress=decoding)
     if workers > 1 or on_cluster:
-        return _train_elsewhere(experiment, videos, folder=folder, need=need, say=say)
+        return _train_elsewhere(experiment, videos, folder=folder, request=request, say=say)
     torch.set_num_threads(max(1, int(machines[0].get("CPU", 1))))
     return Run.start(experiment, videos, folder=folder).fit(say)
 
 
 def _train_elsewhere(
-    experiment: ExperimentConfig, videos: Videos, *, folder: Path, need: Need, say: Report
+    experiment: ExperimentConfig, videos: Videos, *, folder: Path, request: ResourceRequest, say: Report
 ) -> Metrics:
     videos_file = folder / f"videos-{videos_key(experiment)}.json"
     videos.save(videos_file)
     with _telling(folder, say):
         train_distributed(
             experiment, videos_file, folder=folder, zero_shot=folder / "zero_shot.json",
-            need=need, hparams={}, max_failures=_MAX_FAILURES,
+            request=request, hparams={}, max_failures=_MAX_FAILURES,
         )  # fmt: skip
     return dict(_history(folder)[-1])
 

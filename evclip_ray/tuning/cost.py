@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 from evclip_ray.profiling.step_time import StepCost
-from evclip_ray.training.resources import Need
+from evclip_ray.training.resources import ResourceRequest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,7 +16,7 @@ class StudyCost:
     """
 
     step: StepCost
-    need: Need
+    request: ResourceRequest
     epochs: int
     steps_per_epoch: int
     val_videos: int
@@ -84,12 +84,12 @@ class StudyCost:
         return f"{duration(seconds)}, {self._paid(self._hours(seconds, shared=shared))}"
 
     def _hours(self, seconds: float, *, shared: bool = False) -> float:
-        devices = self.need.gpus or self.need.cpus
+        devices = self.request.gpus or self.request.cpus
         # The shared work is done by one process, on a whole device.
-        return seconds / 3600 * (max(1.0, devices) if shared else devices * self.need.workers)
+        return seconds / 3600 * (max(1.0, devices) if shared else devices * self.request.workers)
 
     def _paid(self, hours: float) -> str:
-        said = f"{hours:.3g} {'GPU' if self.need.gpus else 'CPU'}-hours"
+        said = f"{hours:.3g} {'GPU' if self.request.gpus else 'CPU'}-hours"
         return said if self.price is None else f"{said} ({hours * self.price:.2f} at {self.price:g} an hour)"
 
 

@@ -12,7 +12,7 @@ from evclip_ray.config import ConfigError
 from evclip_ray.profiling.step_time import measure_step
 from evclip_ray.training.datamodule import Progress, VideoPlan, is_prepared, plan_videos
 from evclip_ray.training.frozen_cache import feature_specs
-from evclip_ray.training.resources import Need, concurrent_trials
+from evclip_ray.training.resources import ResourceRequest, concurrent_trials
 from evclip_ray.training.zero_shot import videos_key
 from evclip_ray.tuning.cost import StudyCost, duration
 from evclip_ray.tuning.search_space import SearchSpace, flatten
@@ -36,7 +36,7 @@ class StudyPlan:
     """
 
     space: SearchSpace
-    need: Need
+    request: ResourceRequest
     concurrent: int
     variants: list[VideoPlan]
     undecoded: int
@@ -82,7 +82,7 @@ class StudyPlan:
         return rows + (self.cost.lines(self.time_budget) if self.cost else [])
 
     def _resources(self) -> str:
-        return f"{self.need} a trial; {self.concurrent} at once"
+        return f"{self.request} a trial; {self.concurrent} at once"
 
     def _trials(self) -> str:
         limit = "" if self.time_budget is None else f" in {duration(self.time_budget)}"
@@ -119,7 +119,7 @@ def _is_allowed(space: SearchSpace, point: dict[str, Any]) -> bool:
 def plan_study(
     space: SearchSpace,
     *,
-    need: Need,
+    request: ResourceRequest,
     machines: Sequence[Mapping[str, float]],
     cache: Path,
     trials: float,
@@ -136,7 +136,7 @@ def plan_study(
     Raises:
         ValueError: a trial that can never be placed, or videos that cannot be planned.
     """
-    concurrent = concurrent_trials(need, machines)
+    concurrent = concurrent_trials(request, machines)
     variants = {}
     for settings in space.decoded_variants():
         experiment = space.experiment(settings)
@@ -147,10 +147,10 @@ def plan_study(
         for variant in planned
         if not is_prepared(variant, cache)
     )
-    cost = _measure_cost(space, variants, need, concurrent, missing) if measure else None
+    cost = _measure_cost(space, variants, request, concurrent, missing) if measure else None
     return StudyPlan(
         space,
-        need,
+        request,
         concurrent,
         planned,
         undecoded,
@@ -163,13 +163,17 @@ def plan_study(
 
 
 def _measure_cost(
-    space: SearchSpace, variants: Mapping[str, VideoPlan], need: Need, concurrent: int, trials: float
+    space: SearchSpace,
+    variants: Mapping[str, VideoPlan],
+    request: ResourceRequest,
+    concurrent: int,
+    trials: float,
 ) -> StudyCost:
     first = next(iter(variants.values()))
     experiment = space.experiment(next(space.decoded_variants()))
-    step = measure_step(experiment, first.classes, cpus=need.cpus)
+    step = measure_step(experiment, first.classes, cpus=request.cpus)
     return StudyCost(
-        step, need, experiment.optim.epochs, _steps_per_epoch(space, first), len(first.rows["val"]),
+        step, request, experiment.optim.epochs, _steps_per_epoch(space, first), len(first.rows["val"]),
         _frozen_views(space, variants, step.device), trials,
         int(max(1, min(concurrent, trials))), space.study.price_per_hour,
     )  # fmt: skip

@@ -21,7 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from evclip_ray.training.datamodule import Progress, VideoPlan, prepare
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.frozen_cache import prepare_cached
-from evclip_ray.training.resources import Need, decoding_nodes
+from evclip_ray.training.resources import ResourceRequest, decoding_nodes
 from evclip_ray.tuning.stopper import Stops
 
 log = logging.getLogger(__name__)
@@ -39,21 +39,21 @@ class Variant:
 
 
 def make_ready(
-    variants: Iterable[Variant], *, cache: Path, need: Need, progress: Progress | None = None
+    variants: Iterable[Variant], *, cache: Path, request: ResourceRequest, progress: Progress | None = None
 ) -> None:
-    """Decode the videos, once, then make the features that trials, each of a `need`, read from disk."""
+    """Decode the videos, once, then make the features that trials, each of a `request`, read from disk."""
     made = []
     for variant in variants:
-        nodes = decoding_nodes(need, _alive())
+        nodes = decoding_nodes(request, _alive())
         videos = prepare(variant.plan, cache=cache, nodes=nodes, progress=progress)
         videos.save(variant.noted)
         made += [(experiment, videos) for experiment in variant.experiments]
-    prepare_cached(made, gpus=need.gpus, progress=progress)
+    prepare_cached(made, gpus=request.gpus, progress=progress)
 
 
-def may_wait(variants: Collection[Variant], need: Need) -> bool:
+def may_wait(variants: Collection[Variant], request: ResourceRequest) -> bool:
     """Return whether some of `variants` may be prepared while trials that read others run."""
-    return len(variants) > 1 and bool(decoding_nodes(need, _alive()))
+    return len(variants) > 1 and bool(decoding_nodes(request, _alive()))
 
 
 def _alive() -> dict[str, Mapping[str, float]]:
@@ -73,11 +73,11 @@ class Preparation(tune.Callback):
         variants: Mapping[str, Variant],
         *,
         cache: Path,
-        need: Need,
+        request: ResourceRequest,
         stops: Stops,
         progress: Progress | None = None,
     ) -> None:
-        self._left, self._cache, self._need = dict(variants), cache, need
+        self._left, self._cache, self._request = dict(variants), cache, request
         self._stops, self._progress = stops, progress
         self._wanted: dict[str, None] = {}
         self._maker: Any = None
@@ -128,7 +128,7 @@ class Preparation(tune.Callback):
             self._maker = ray.remote(_Maker).options(**options).remote()
             self._news = self._maker.news.remote()
         key = next(key for key in (*self._wanted, *self._left) if key in self._left)
-        made = self._maker.make.remote(self._left[key], self._cache, self._need)
+        made = self._maker.make.remote(self._left[key], self._cache, self._request)
         self._making = (key, made)
 
     def _is_made(self, key: str, made: Any) -> bool:
@@ -169,9 +169,9 @@ class _Maker:
         self._said = _Said()
         logging.getLogger("evclip_ray").addHandler(self._said)
 
-    def make(self, variant: Variant, cache: Path, need: Need) -> None:
+    def make(self, variant: Variant, cache: Path, request: ResourceRequest) -> None:
         """Make a variant ready."""
-        make_ready([variant], cache=cache, need=need, progress=self._note)
+        make_ready([variant], cache=cache, request=request, progress=self._note)
 
     def _note(self, doing: str, done: int, total: int) -> None:
         self._news[doing] = (done, total)

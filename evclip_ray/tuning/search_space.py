@@ -26,7 +26,7 @@ from pydantic import Field, model_validator
 
 from evclip_ray.config import Config, ConfigError, Overrides, nearest, override, read_yaml
 from evclip_ray.training.experiment import ExperimentConfig
-from evclip_ray.training.resources import GIB, Need
+from evclip_ray.training.resources import GIB, ResourceRequest
 from evclip_ray.tuning.distributions import Distribution, Suggests
 
 _DECODED = ("data.", "view.")
@@ -69,10 +69,10 @@ class StudyConfig(Config):
 
     @model_validator(mode="after")
     def _groups_are_possible(self) -> Self:
-        self.need([])
+        self.request([])
         return self
 
-    def need(self, machines: Sequence[Mapping[str, float]]) -> Need:
+    def request(self, machines: Sequence[Mapping[str, float]]) -> ResourceRequest:
         """What a trial asks for; of GPUs one a worker where the machines have any.
 
         Raises:
@@ -81,7 +81,7 @@ class StudyConfig(Config):
         gpus = self.gpus
         if gpus is None:
             gpus = float(any(machine.get("GPU", 0) > 0 for machine in machines))
-        return Need(self.cpus, gpus, self.memory_gb * GIB, self.workers, self.min_workers)
+        return ResourceRequest(self.cpus, gpus, self.memory_gb * GIB, self.workers, self.min_workers)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ from evclip_ray.training.datamodule import Videos
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.loop import Run
 from evclip_ray.training.ray_trainer import train_distributed
-from evclip_ray.training.resources import Need
+from evclip_ray.training.resources import ResourceRequest
 from evclip_ray.training.run_registry import tell_run
 from evclip_ray.training.step import Metrics
 from evclip_ray.training.zero_shot import videos_key, zero_shot_key
@@ -60,14 +60,19 @@ def _release_memory() -> None:
 
 
 def _train(config: dict[str, Any]) -> None:
-    need = Need(**config["need"])
+    request = ResourceRequest(**config["request"])
     experiment, videos_file, places = _task(config)
-    if need.workers > 1:
+    if request.workers > 1:
         train_distributed(
-            experiment, videos_file, need=need, max_failures=config["max_failures"], in_tune=True, **places
+            experiment,
+            videos_file,
+            request=request,
+            max_failures=config["max_failures"],
+            in_tune=True,
+            **places,
         )
         return
-    torch.set_num_threads(max(1, int(need.cpus)))
+    torch.set_num_threads(max(1, int(request.cpus)))
     run = Run.start(experiment, Videos.load(videos_file), **places)
     run.fit(lambda metrics: tune.report(_with_objective(metrics)))
 

@@ -22,7 +22,7 @@ from ray import tune
 from evclip_ray.artifacts import write_json
 from evclip_ray.training.datamodule import Progress, check_space, plan_videos
 from evclip_ray.training.experiment import ExperimentConfig
-from evclip_ray.training.resources import Need, room_for
+from evclip_ray.training.resources import ResourceRequest, trial_slots
 from evclip_ray.training.tensorboard.hparams import declare_domains
 from evclip_ray.training.zero_shot import videos_key
 from evclip_ray.tuning.callbacks import OnEvent, Recorder
@@ -85,7 +85,7 @@ class StudyRun:
         self._deadline = None if time_budget is None else time.monotonic() + time_budget
         self._earlier = [path.expanduser().resolve() for path in warm_start]
         self._measured: dict[str, str] = {}
-        self._need: Need | None = None
+        self._request: ResourceRequest | None = None
         self._left: dict[str, Variant] = {}
 
     @property
@@ -121,9 +121,9 @@ class StudyRun:
             ValueError: a trial that can never be placed; the folder of another study; an earlier study
                 that is none.
         """
-        self._need = self.space.study.need(machines)
+        self._request = self.space.study.request(machines)
         return plan_study(
-            self.space, need=self._need, machines=machines, cache=self.cache,
+            self.space, request=self._request, machines=machines, cache=self.cache,
             trials=self.trials, missing=self.missing(), time_budget=self.time_budget,
             warm_start=self._warm_starts(), measure=measure, progress=progress,
         )  # fmt: skip
@@ -167,16 +167,16 @@ class StudyRun:
         Raises:
             OSError: there is no space for all of it.
         """
-        assert self._need is not None, "a study is planned before it is prepared"
+        assert self._request is not None, "a study is planned before it is prepared"
         with self.folder.lock():
             variants = self._variants()
             plans = {key: variant.plan for key, variant in variants.items()}
             check_space(plans.values(), cache=self.cache)
             self.folder.note(measured={key: measured_on(plan) for key, plan in plans.items()})
-            if self.beside and may_wait(variants.values(), self._need):
+            if self.beside and may_wait(variants.values(), self._request):
                 self._left = variants
             else:
-                make_ready(variants.values(), cache=self.cache, need=self._need, progress=progress)
+                make_ready(variants.values(), cache=self.cache, request=self._request, progress=progress)
 
     def _variants(self) -> dict[str, Variant]:
         """What trials of the same videos read, by the key of these."""
@@ -204,7 +204,7 @@ class StudyRun:
             self._take_in(study)
             stops = Stops(self._deadline, max_epochs=plan.epochs)
             beside = Preparation(
-                self._left, cache=self.cache, need=plan.need, stops=stops, progress=progress
+                self._left, cache=self.cache, request=plan.request, stops=stops, progress=progress
             )  # fmt: skip
             with beside:
                 self._run_missing(study, plan, stops, beside, on_event)
@@ -249,15 +249,15 @@ def _fit(
     beside: Preparation,
     on_event: OnEvent,
 ) -> None:
-    epochs, need = plan.epochs, plan.need
+    epochs, request = plan.epochs, plan.request
     search = StudySearch(
         space, study, folder, max_epochs=epochs, stops=stops, missing=missing, is_ready=beside.is_ready,
-        room=lambda: _room_now(need),
+        room=lambda: _slots_now(request),
     )  # fmt: skip
     tuner = tune.Tuner(
-        tune.with_resources(run_trial, _bundle(need)),
+        tune.with_resources(run_trial, _bundle(request)),
         param_space={
-            "study": str(folder.root.resolve()), "need": dataclasses.asdict(need),
+            "study": str(folder.root.resolve()), "request": dataclasses.asdict(request),
             "max_failures": space.study.max_failures,
         },
         tune_config=tune.TuneConfig(
@@ -265,7 +265,7 @@ def _fit(
             num_samples=-1 if math.isinf(missing) else int(missing),
             max_concurrent_trials=plan.concurrent,
             # A stopped driver of a Train group is still taking it down, and cannot be reused.
-            reuse_actors=need.workers == 1,
+            reuse_actors=request.workers == 1,
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
         run_config=tune.RunConfig(
@@ -282,13 +282,13 @@ def _fit(
         shutil.rmtree(folder.root / _TUNE, ignore_errors=True)
 
 
-def _room_now(need: Need) -> int:
+def _slots_now(request: ResourceRequest) -> int:
     """Return the number of trials that fit on the machines that are up now."""
-    return room_for(need, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+    return trial_slots(request, [node["Resources"] for node in ray.nodes() if node["Alive"]])
 
 
-def _bundle(need: Need) -> Any:
-    if need.workers == 1:
-        return need.resources
+def _bundle(request: ResourceRequest) -> Any:
+    if request.workers == 1:
+        return request.resources
     # The driver of a group of workers takes no CPU, or drivers would starve their own workers.
     return {"CPU": 0, "node:__internal_head__": 0.001}

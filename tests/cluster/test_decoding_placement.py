@@ -17,7 +17,7 @@ from evclip_ray.data.shards.prepare import prepare_shards
 from evclip_ray.data.video.view import ViewConfig
 from evclip_ray.locking import building
 from evclip_ray.training.datamodule import is_prepared, plan_videos
-from evclip_ray.training.resources import Need, decoding_nodes
+from evclip_ray.training.resources import ResourceRequest, decoding_nodes
 from evclip_ray.training.zero_shot import videos_key
 from evclip_ray.tuning import stopper
 from evclip_ray.tuning.optuna_storage import open_optuna
@@ -238,7 +238,7 @@ def test_the_rule_finds_these_nodes(nodes):
     import ray
 
     alive = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
-    assert sorted(decoding_nodes(Need(1, 1, 0), alive)) == sorted(nodes["cpu"])
+    assert sorted(decoding_nodes(ResourceRequest(1, 1, 0), alive)) == sorted(nodes["cpu"])
 
 
 def test_the_loss_of_every_decoding_node_does_not_stop_a_preparation(nodes, tiny_manifest, tmp_path):

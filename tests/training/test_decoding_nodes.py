@@ -6,7 +6,7 @@ import pytest
 
 from evclip_ray.training import datamodule
 from evclip_ray.training.datamodule import check_space, plan_videos
-from evclip_ray.training.resources import Need, decoding_nodes
+from evclip_ray.training.resources import ResourceRequest, decoding_nodes
 
 GPUS = {"CPU": 8.0, "GPU": 2.0, "memory": 8e9}
 CPUS = {"CPU": 8.0, "memory": 8e9}
@@ -15,17 +15,17 @@ HEAD = {"memory": 8e9}
 
 def test_nodes_without_the_gpus_of_a_trial_decode_and_those_without_cpus_do_not():
     nodes = {"head": HEAD, "a": GPUS, "b": CPUS, "c": CPUS}
-    assert decoding_nodes(Need(1, 1, 1e9), nodes) == ["b", "c"]
-    assert decoding_nodes(Need(1, 0.25, 1e9, workers=4), nodes) == ["b", "c"]
+    assert decoding_nodes(ResourceRequest(1, 1, 1e9), nodes) == ["b", "c"]
+    assert decoding_nodes(ResourceRequest(1, 0.25, 1e9, workers=4), nodes) == ["b", "c"]
 
 
 def test_where_trials_fit_on_every_node_none_is_kept_for_decoding():
-    assert decoding_nodes(Need(1, 0, 1e9), {"head": HEAD, "a": GPUS, "b": CPUS}) == []
-    assert decoding_nodes(Need(1, 1, 1e9), {"a": GPUS}) == []
+    assert decoding_nodes(ResourceRequest(1, 0, 1e9), {"head": HEAD, "a": GPUS, "b": CPUS}) == []
+    assert decoding_nodes(ResourceRequest(1, 1, 1e9), {"a": GPUS}) == []
 
 
 def test_a_node_too_small_for_a_trial_decodes():
-    assert decoding_nodes(Need(4, 0, 1e9), {"a": CPUS, "b": {"CPU": 2.0, "memory": 8e9}}) == ["b"]
+    assert decoding_nodes(ResourceRequest(4, 0, 1e9), {"a": CPUS, "b": {"CPU": 2.0, "memory": 8e9}}) == ["b"]
 
 
 def test_space_for_the_shards_of_all_variants_is_asked_for_before_the_first_video(

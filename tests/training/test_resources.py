@@ -1,56 +1,58 @@
 import pytest
 
-from evclip_ray.training.resources import GIB, Need, concurrent_trials, room_for
+from evclip_ray.training.resources import GIB, ResourceRequest, concurrent_trials, trial_slots
 
 NODE = {"CPU": 16.0, "GPU": 2.0, "memory": 64.0 * GIB}
 
 
 @pytest.mark.parametrize(
-    ("need", "nodes", "expected"),
+    ("resources", "nodes", "expected"),
     [
-        (Need(1, 0, GIB), [NODE], 16),
-        (Need(1, 1, GIB), [NODE], 2),
-        (Need(1, 0.5, GIB), [NODE], 4),
-        (Need(1, 1 / 3, GIB), [NODE], 6),
-        (Need(1, 0, 30 * GIB), [NODE], 2),
-        (Need(4, 1, GIB), [NODE, {"CPU": 8.0, "memory": 64.0 * GIB}], 2),
-        (Need(1, 1, GIB, workers=4), [NODE, NODE], 1),
-        (Need(2, 1, GIB, workers=2), [NODE, NODE], 2),
-        (Need(1, 1, GIB, workers=4, min_workers=1), [NODE, NODE, NODE], 1),
-        (Need(1, 1, GIB, workers=4, min_workers=1), [NODE], 1),
+        (ResourceRequest(1, 0, GIB), [NODE], 16),
+        (ResourceRequest(1, 1, GIB), [NODE], 2),
+        (ResourceRequest(1, 0.5, GIB), [NODE], 4),
+        (ResourceRequest(1, 1 / 3, GIB), [NODE], 6),
+        (ResourceRequest(1, 0, 30 * GIB), [NODE], 2),
+        (ResourceRequest(4, 1, GIB), [NODE, {"CPU": 8.0, "memory": 64.0 * GIB}], 2),
+        (ResourceRequest(1, 1, GIB, workers=4), [NODE, NODE], 1),
+        (ResourceRequest(2, 1, GIB, workers=2), [NODE, NODE], 2),
+        (ResourceRequest(1, 1, GIB, workers=4, min_workers=1), [NODE, NODE, NODE], 1),
+        (ResourceRequest(1, 1, GIB, workers=4, min_workers=1), [NODE], 1),
     ],
 )
-def test_the_scarcest_resource_decides_how_many_run_at_once(need, nodes, expected):
-    assert concurrent_trials(need, nodes) == expected
+def test_the_scarcest_resource_decides_how_many_run_at_once(resources, nodes, expected):
+    assert concurrent_trials(resources, nodes) == expected
 
 
 @pytest.mark.parametrize(
-    ("need", "nodes"),
+    ("resources", "nodes"),
     [
-        (Need(1, 4, GIB), [NODE, NODE]),  # no single machine has four
-        (Need(32, 0, GIB), [NODE]),
-        (Need(1, 0, 100 * GIB), [NODE]),
-        (Need(1, 1, GIB, workers=5), [NODE, NODE]),
-        (Need(1, 1, GIB, workers=8, min_workers=3), [NODE]),
-        (Need(1, 0, GIB), []),
+        (ResourceRequest(1, 4, GIB), [NODE, NODE]),  # no single machine has four
+        (ResourceRequest(32, 0, GIB), [NODE]),
+        (ResourceRequest(1, 0, 100 * GIB), [NODE]),
+        (ResourceRequest(1, 1, GIB, workers=5), [NODE, NODE]),
+        (ResourceRequest(1, 1, GIB, workers=8, min_workers=3), [NODE]),
+        (ResourceRequest(1, 0, GIB), []),
     ],
 )
-def test_a_trial_that_can_never_be_placed_says_the_numbers(need, nodes):
+def test_a_trial_that_can_never_be_placed_says_the_numbers(resources, nodes):
     with pytest.raises(ValueError, match="can never be placed: the cluster has"):
-        concurrent_trials(need, nodes)
+        concurrent_trials(resources, nodes)
 
 
 def test_room_is_counted_in_whole_groups():
-    need = Need(1, 1, GIB, workers=4, min_workers=1)
-    assert [room_for(need, [NODE] * count) for count in (0, 1, 2, 4)] == [0, 0, 1, 2]
+    resources = ResourceRequest(1, 1, GIB, workers=4, min_workers=1)
+    assert [trial_slots(resources, [NODE] * count) for count in (0, 1, 2, 4)] == [0, 0, 1, 2]
 
 
 @pytest.mark.parametrize("fewest", [0, 3])
 def test_fewer_workers_than_one_or_more_than_all_are_refused(fewest):
     with pytest.raises(ValueError, match=f"min_workers must be from 1 to workers, 2; got {fewest}"):
-        Need(1, 0, GIB, workers=2, min_workers=fewest)
+        ResourceRequest(1, 0, GIB, workers=2, min_workers=fewest)
 
 
 def test_a_group_says_between_how_many_it_has():
-    assert str(Need(1, 0, GIB, workers=4, min_workers=2)) == "2 to 4 workers of 1 CPU, 0 GPU, 1.0 GiB"
-    assert str(Need(1, 0, GIB, workers=4, min_workers=4)) == "4 workers of 1 CPU, 0 GPU, 1.0 GiB"
+    assert (
+        str(ResourceRequest(1, 0, GIB, workers=4, min_workers=2)) == "2 to 4 workers of 1 CPU, 0 GPU, 1.0 GiB"
+    )
+    assert str(ResourceRequest(1, 0, GIB, workers=4, min_workers=4)) == "4 workers of 1 CPU, 0 GPU, 1.0 GiB"

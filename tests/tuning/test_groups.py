@@ -15,7 +15,7 @@ from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator impor
 
 from evclip_ray.cluster import connect
 from evclip_ray.training.ray_trainer import train_distributed
-from evclip_ray.training.resources import GIB, Need
+from evclip_ray.training.resources import GIB, ResourceRequest
 from evclip_ray.tuning.search_space import SearchSpace
 from evclip_ray.tuning.tuner import StudyRun
 
@@ -71,7 +71,7 @@ def test_a_killed_worker_of_a_group_costs_at_most_the_epoch_it_was_in(make_exper
     with connect(num_cpus=2, dashboard=True):
         train_distributed(
             experiment, tmp_path / "videos.json", folder=folder, zero_shot=folder / "zero_shot.json",
-            need=Need(1, 0, 0.5 * GIB, workers=2), hparams={}, max_failures=1,
+            request=ResourceRequest(1, 0, 0.5 * GIB, workers=2), hparams={}, max_failures=1,
         )  # fmt: skip
     assert killed
     assert reserved[0], "the places of a group are not kept under the name that is written down"

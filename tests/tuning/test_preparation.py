@@ -8,12 +8,12 @@ import torch
 from evclip_ray.locking import building
 from evclip_ray.training.datamodule import Videos, plan_videos
 from evclip_ray.training.frozen_cache import open_cached
-from evclip_ray.training.resources import Need
+from evclip_ray.training.resources import ResourceRequest
 from evclip_ray.tuning.preparation import Preparation, Variant, may_wait
 from evclip_ray.tuning.stopper import Stops
 
 pytestmark = pytest.mark.slow
-NEED = Need(1, 0, 0)
+REQUEST = ResourceRequest(1, 0, 0)
 
 
 @pytest.fixture
@@ -41,7 +41,11 @@ def test_the_variant_that_a_point_waits_for_comes_first_and_warnings_reach_the_u
     stops, seen = Stops(None, max_epochs=1), []
     locked = variants["b"].plan.folder("val", tmp_path / "cache")
     with Preparation(
-        variants, cache=tmp_path / "cache", need=NEED, stops=stops, progress=lambda *news: seen.append(news)
+        variants,
+        cache=tmp_path / "cache",
+        request=REQUEST,
+        stops=stops,
+        progress=lambda *news: seen.append(news),
     ) as preparation:
         assert preparation.is_ready("something that every trial has")
         with building([locked]):
@@ -65,7 +69,7 @@ def test_features_are_made_too_where_trials_leave_cpus(make_experiment, local_ra
         def work(self):
             """Say that it has its CPU."""
 
-    with Preparation(variants, cache=tmp_path / "cache", need=NEED, stops=stops) as preparation:
+    with Preparation(variants, cache=tmp_path / "cache", request=REQUEST, stops=stops) as preparation:
         trial = local_ray.remote(Busy).options(num_cpus=1).remote()
         local_ray.get(trial.work.remote())
         until(lambda: preparation.is_ready("a") or stops.error or variants["a"].noted.exists())
@@ -84,7 +88,7 @@ def test_what_cannot_be_made_ends_the_call_with_its_own_error(variants, local_ra
     in_the_way = variants["a"].plan.folder("train", tmp_path / "cache")
     in_the_way.parent.mkdir(parents=True)
     in_the_way.write_text("no folder")
-    with Preparation(variants, cache=tmp_path / "cache", need=NEED, stops=stops) as preparation:
+    with Preparation(variants, cache=tmp_path / "cache", request=REQUEST, stops=stops) as preparation:
         assert not preparation.is_ready("a")
         until(lambda: preparation.is_ready("a") or stops.error)
     assert type(stops.error) is FileExistsError
@@ -92,4 +96,4 @@ def test_what_cannot_be_made_ends_the_call_with_its_own_error(variants, local_ra
 
 
 def test_one_machine_prepares_everything_first(variants, local_ray):
-    assert not may_wait(variants.values(), NEED)
+    assert not may_wait(variants.values(), REQUEST)

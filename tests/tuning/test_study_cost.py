@@ -3,7 +3,7 @@
 import pytest
 
 from evclip_ray.profiling.step_time import StepCost, measure_step
-from evclip_ray.training.resources import GIB, Need
+from evclip_ray.training.resources import GIB, ResourceRequest
 from evclip_ray.tuning.cost import StudyCost, duration
 
 STEP = StepCost(
@@ -15,9 +15,16 @@ STEP = StepCost(
 
 def cost(**changes):
     facts = {
-        "step": STEP, "need": Need(1, 0.5, GIB), "epochs": 10, "steps_per_epoch": 40, "val_videos": 20,
-        "frozen_views": {"video_map": 1000}, "trials": 8, "concurrent": 2, "price": 3.0,
-    }  # fmt: skip
+        "step": STEP,
+        "request": ResourceRequest(1, 0.5, GIB),
+        "epochs": 10,
+        "steps_per_epoch": 40,
+        "val_videos": 20,
+        "frozen_views": {"video_map": 1000},
+        "trials": 8,
+        "concurrent": 2,
+        "price": 3.0,
+    }
     return StudyCost(**{**facts, **changes})
 
 
@@ -42,7 +49,7 @@ def test_the_trials_that_fit_are_those_after_the_frozen_work():
 
 
 def test_without_gpus_cpus_are_counted_and_without_a_price_no_money():
-    said = dict(cost(need=Need(4, 0, GIB, workers=2), price=None).lines())
+    said = dict(cost(request=ResourceRequest(4, 0, GIB, workers=2), price=None).lines())
     assert said["a trial"] == "15 min, 2 CPU-hours"
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evclip_ray.training.resources import Need, concurrent_trials
+from evclip_ray.training.resources import ResourceRequest, concurrent_trials
 
 if TYPE_CHECKING:
     # Reading a space needs torch; checking a file does not.
@@ -24,19 +24,19 @@ class Needs:
 
     def asks_gpus(self, machines: Sequence[Mapping[str, float]]) -> bool:
         """Whether trials would ask for GPUs on these machines."""
-        return self.need(machines).gpus > 0
+        return self.request(machines).gpus > 0
 
-    def need(self, machines: Sequence[Mapping[str, float]]) -> Need:
+    def request(self, machines: Sequence[Mapping[str, float]]) -> ResourceRequest:
         """What a worker of a trial asks for; as the study itself decides it."""
         assert self.space is not None
-        return self.space.study.need(machines)
+        return self.space.study.request(machines)
 
     def placement_problem(self, machines: Sequence[Mapping[str, float]]) -> str | None:
         """Why no trial of the space can ever be placed on these machines, if so."""
         if self.space is None:
             return None
         try:
-            concurrent_trials(self.need(machines), machines)
+            concurrent_trials(self.request(machines), machines)
         except ValueError as error:
             return str(error)
         return None
