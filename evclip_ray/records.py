@@ -1,0 +1,225 @@
+"""Records that cross layers: epoch metrics, trials and leaderboard rows, and the table of all epoch metrics.
+
+The training loop writes one `EpochMetrics` per epoch. A study reads them back as the history of a
+`TrialRecord` and ranks its trials as `LeaderboardRow`s. `METRICS` describes each metric once, for
+TensorBoard, the leaderboard, the terminal and the report. To add a metric: add a row to `METRICS` and put
+its value into the record that the loop writes.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any, Literal, Self
+
+
+class TrialState(StrEnum):
+    """State of a trial, as written in its `result.json`. A trial without that file is running."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    COMPLETE = "complete"
+    STOPPED = "stopped"
+    DIVERGED = "diverged"
+    FAILED = "failed"
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the trial will not go on: it is neither running nor paused."""
+        return self not in (TrialState.RUNNING, TrialState.PAUSED)
+
+    @property
+    def has_final_score(self) -> bool:
+        """Whether the trial ended with a score that counts, also if it was stopped early or diverged."""
+        return self.has_ended and self is not TrialState.FAILED
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """Description of one metric of an epoch.
+
+    Args:
+        name: Key in `history.jsonl` and column of `Study.epochs`.
+        tag: TensorBoard tag; empty for a metric that is not drawn.
+        label: Short name for headings and legends.
+        column: Column of `leaderboard.csv` and `Study.trials`; empty for none.
+        unit: Unit, empty for a share or a count.
+        direction: Which values are better. TensorBoard compares the runs of a study by the metrics that
+            have a direction.
+    """
+
+    name: str
+    tag: str = ""
+    label: str = ""
+    column: str = ""
+    unit: str = ""
+    direction: Literal["max", "min", ""] = ""
+
+    @property
+    def title(self) -> str:
+        """Title of an axis: "validation loss, nats"."""
+        split = "validation " if self.name.startswith("val_") else ""
+        return f"{split}{self.label}" + (f", {self.unit}" if self.unit else "")
+
+
+_TABLE = (
+    Metric("epoch",          "",                    "epoch"),
+    Metric("train_loss",     "train/loss",          "training loss",     unit="nats", direction="min"),
+    Metric("grad_norm",      "run/grad_norm",       "gradient norm"),
+    Metric("lr",             "run/lr",              "learning rate"),
+    Metric("step_seconds",   "run/step_seconds",    "training step",     unit="s"),
+    Metric("train_seconds",  "train/seconds",       "training time",     "train_seconds", "s"),
+    Metric("val_top1",       "val/top1",            "top-1",             "val_top1", direction="max"),
+    Metric("val_top5",       "val/top5",            "top-5",             "val_top5", direction="max"),
+    Metric("val_loss",       "val/loss",            "loss",              "val_loss", "nats", "min"),
+    Metric("mask_coverage",  "mask/coverage",       "mask coverage"),
+    Metric("mask_entropy",   "mask/entropy",        "mask entropy"),
+    Metric("mask_drift",     "mask/drift",          "mask change"),
+    Metric("best_val_top1",  "val/best_top1",       "best top-1",        direction="max"),
+    # Loss of the epoch with the best top-1, not the lowest loss: it has no direction.
+    Metric("best_val_loss",  "val/best_loss",       "loss of the best epoch", unit="nats"),
+    Metric("best_epoch",     "run/best_epoch",      "best epoch",        "best_epoch"),
+    Metric("zero_shot_top1", "val/zero_shot_top1",  "zero-shot",         "zero_shot_top1"),
+    Metric("val_videos",     "",                    "validation videos"),
+    Metric("leaking_rows",   "",                    "leaking rows",      "leaking_rows"),
+    Metric("seconds",        "run/seconds",         "seconds",           "seconds", "s"),
+)  # fmt: skip
+METRICS: dict[str, Metric] = {metric.name: metric for metric in _TABLE}
+"""Metrics of an epoch by name. A method's loss terms are not listed, see `EpochMetrics.loss_terms`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EpochMetrics:
+    """Metrics of one epoch: one line of `history.jsonl`, or a run without a finished epoch if empty.
+
+    `values` holds the line as it is on disk: the order of its keys, and keys that only other versions of
+    this package know. The properties tolerate keys that older versions did not write.
+    """
+
+    values: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Self:
+        """Wrap a decoded line of `history.jsonl`, or a result that Tune passes on."""
+        return cls(dict(record))
+
+    def to_record(self) -> dict[str, Any]:
+        """Return the plain mapping, for JSON and for Tune."""
+        return dict(self.values)
+
+    @property
+    def epoch(self) -> int:
+        """Number of the epoch, from 1; 0 if none is finished."""
+        return int(self.values.get("epoch", 0))
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the run ended in this epoch because a loss or a logit was not finite."""
+        return bool(self.values.get("diverged"))
+
+    @property
+    def val_top1(self) -> float:
+        """Validation top-1; NaN if the epoch has none."""
+        return self.number("val_top1")
+
+    @property
+    def best_val_top1(self) -> float:
+        """Best validation top-1 up to this epoch; 0 before the first finished epoch."""
+        return float(self.values.get("best_val_top1") or 0.0)
+
+    @property
+    def best_epoch(self) -> int:
+        """Number of the best epoch, from 1; 0 if no epoch has a score."""
+        return int(self.values.get("best_epoch") or 0)
+
+    @property
+    def val_videos(self) -> int:
+        """Number of validation videos."""
+        return int(self.values.get("val_videos", 0))
+
+    @property
+    def loss_terms(self) -> dict[str, float]:
+        """The method's loss terms by name, read from the keys `train_<term>`."""
+        terms = [name for name in self.values if name.startswith("train_") and name not in METRICS]
+        return {name.removeprefix("train_"): self.values[name] for name in terms}
+
+    def number(self, name: str, missing: float = math.nan) -> float:
+        """Return a metric as a float; `missing` if the epoch does not have it or it is null."""
+        value = self.values.get(name)
+        return missing if value is None else float(value)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrialRecord:
+    """A trial of a study as its folder has it: point, state, and the metrics of each finished epoch."""
+
+    trial: str
+    overrides: dict[str, Any]
+    state: TrialState = TrialState.RUNNING
+    error: str | None = None
+    history: tuple[EpochMetrics, ...] = ()
+
+    @property
+    def last(self) -> EpochMetrics:
+        """Metrics of the last epoch; empty if no epoch is finished."""
+        return self.history[-1] if self.history else EpochMetrics()
+
+    @property
+    def best(self) -> EpochMetrics:
+        """Metrics of the best epoch; empty if no epoch has a finite validation top-1."""
+        number = self.last.best_epoch
+        best = self.history[number - 1] if number else EpochMetrics()
+        return best if math.isfinite(best.val_top1) else EpochMetrics()
+
+
+@dataclasses.dataclass(frozen=True)
+class LeaderboardRow:
+    """One trial on the leaderboard. The scores are those of its best epoch.
+
+    A trial without a finished epoch (`best_epoch` 0) has scores of 0 and an infinite loss, so that it is
+    ranked last; tables leave these cells empty. `point_*` are over all seeds of the trial's point. `extra`
+    holds the further metrics that have a column in `METRICS`.
+    """
+
+    trial: str
+    overrides: dict[str, Any] = dataclasses.field(default_factory=dict)
+    state: TrialState = TrialState.RUNNING
+    error: str | None = None
+    rank: int = 0
+    val_top1: float = 0.0
+    val_top1_low: float = math.nan
+    val_top1_high: float = math.nan
+    zero_shot_top1: float = math.nan
+    val_top5: float = 0.0
+    val_loss: float = math.inf
+    best_epoch: int = 0
+    epochs: int = 0
+    last_top1: float = 0.0
+    leaking_rows: int = 0
+    train_seconds: float = 0.0
+    seconds: float = 0.0
+    point_seeds: int = 0
+    point_top1: float = 0.0
+    point_top1_low: float = math.nan
+    point_top1_high: float = math.nan
+    val_videos: int = 0
+    extra: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    def columns(self) -> dict[str, Any]:
+        """Return the columns of `leaderboard.csv` before those of the searched settings, in order."""
+        names = [field.name for field in dataclasses.fields(self) if field.name not in _NOT_COLUMNS]
+        own = {name: getattr(self, name) for name in ("rank", "trial", "state", *names)}
+        return {**own, "state": str(self.state), **self.extra}
+
+
+_NOT_COLUMNS = {"rank", "trial", "state", "overrides", "error", "val_videos", "extra"}
+
+
+def random_weights_warning(weights: Mapping[str, str]) -> str | None:
+    """Return the warning about random weights, or None if all weights are trained ones.
+
+    Args:
+        weights: Origin of each network's weights, by part: `{"clip": "random"}`.
+    """
+    parts = " and ".join(part for part, origin in weights.items() if origin == "random")
+    return f"RANDOM WEIGHTS in {parts}: these numbers do not reflect a trained CLIP." if parts else None
