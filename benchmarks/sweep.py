@@ -26,8 +26,8 @@ import numpy as np
 import torch
 from study_cost import draw
 
+from evclip_ray.class_names import split_words
 from evclip_ray.cluster import connect
-from evclip_ray.data.importers.class_names import words
 from evclip_ray.data.video.decode import Fitting
 from evclip_ray.data.video.sampling import frame_indices
 from evclip_ray.models.attention import SelfAttention
@@ -90,7 +90,7 @@ class Published(Run):
         """Read the videos under `root`, and the class names as text, in every step."""
         for batches in self.batches.values():
             batches.__class__, batches.root = EveryFrame, root
-        names = [words(label) for label in self.videos.classes]
+        names = [split_words(label) for label in self.videos.classes]
         texts = class_texts(names, self.experiment.method.template)
         forward = self.method.forward
 

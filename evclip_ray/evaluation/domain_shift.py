@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from evclip_ray.artifacts import file_digest
+from evclip_ray.class_names import split_words
 from evclip_ray.config import ConfigError
-from evclip_ray.data.importers.class_names import words
 from evclip_ray.domain_shift.compare import Domain, measure, set_names
 from evclip_ray.models.methods.zero_shot import ZeroShot, ZeroShotConfig
 from evclip_ray.training.build import autocast_dtype, build_method, pick_device, weights_of
@@ -85,7 +85,7 @@ def measure_sets(
         method = build_method(experiment, videos.classes)
         assert isinstance(method, ZeroShot)
         domain = measure(
-            chosen.name, found.shards, found.labels, [words(label) for label in videos.classes], method,
+            chosen.name, found.shards, found.labels, [split_words(label) for label in videos.classes], method,
             device=device, batch_size=experiment.optim.eval_batch_size,
             dtype=autocast_dtype(experiment, device),
             progress=functools.partial(progress, f"measuring {chosen.name}") if progress else None,

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
+from evclip_ray.class_names import split_words
 from evclip_ray.config import ConfigError
-from evclip_ray.data.importers.class_names import words
 from evclip_ray.models.clip import FrozenCLIP, load_clip
 from evclip_ray.models.methods.base import Frozen, Method, MethodConfig
 from evclip_ray.models.video_encoder import FrozenVideoEncoder, load_video_encoder
@@ -78,7 +78,7 @@ def build_method(
         ConfigError: two labels that read the same as words.
     """
     device = device or pick_device()
-    names = [words(label) for label in classes]
+    names = [split_words(label) for label in classes]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ConfigError(f"class names must differ as words, these do not: {', '.join(twice)}")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from evclip_ray.data.importers.class_names import words
+from evclip_ray.class_names import split_words
 from evclip_ray.features import spec as specs
 from evclip_ray.features.cached_networks import RecordedCLIP, RecordedVideoEncoder, WithRecordedTexts
 from evclip_ray.features.dataset import FeatureSet
@@ -144,7 +144,7 @@ def _texts(experiment: ExperimentConfig, classes: Sequence[str]) -> tuple[str, .
     template = getattr(experiment.method, "template", None)
     if template is None or "class_text" not in experiment.method.caches:
         return None
-    return tuple(class_texts([words(label) for label in classes], template))
+    return tuple(class_texts([split_words(label) for label in classes], template))
 
 
 def _jobs(

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from evclip_ray.class_names import split_words
 from evclip_ray.data.importers.annotation_files import (
     Line,
     class_index,
@@ -12,7 +13,7 @@ from evclip_ray.data.importers.annotation_files import (
     read_table,
     whole_number,
 )
-from evclip_ray.data.importers.class_names import ordered_classes, words
+from evclip_ray.data.importers.class_names import ordered_classes
 from evclip_ray.data.importers.import_report import ImportReport, Listed, build_report, check_choice, places
 from evclip_ray.data.storage import Place
 
@@ -67,7 +68,7 @@ def _ug2(folders: list[Path], num_classes: int) -> Iterator[Listed]:
 def _classes(folders: list[Path]) -> tuple[str, ...]:
     path = find_optional([place for folder in folders for place in (folder, folder.parent)], *_TABLES)
     if path is None:
-        return tuple(words(name) for name in _ACTIONS)
+        return tuple(split_words(name) for name in _ACTIONS)
     return ordered_classes(path, _named(path), first=0)
 
 

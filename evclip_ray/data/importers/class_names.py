@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from evclip_ray.class_names import normalized_name, split_words
 from evclip_ray.data.importers.annotation_files import Line, ListError, read_lines, read_table, whole_number
 
 _UCF = re.compile(r"v_(?P<label>[^_]+)_(?P<group>g\d+)_c\d+", re.ASCII)
@@ -13,7 +14,6 @@ _UCF = re.compile(r"v_(?P<label>[^_]+)_(?P<group>g\d+)_c\d+", re.ASCII)
 _HMDB = re.compile(r"(?P<head>.+)_[fhlu]_[cn]m_np\d+_(?:ba|fr|le|ri)_(?:bad|goo|med)_\d+", re.ASCII)
 _ARID = re.compile(r"(?P<label>[^_]+)_\d+_\d+", re.ASCII)
 
-_BETWEEN = re.compile(r"[\W_]+")
 _ID_NAME = re.compile(r"(\d+)\s+(\S.*)", re.ASCII)
 _ID_COLUMNS = ("id", "sno", "index")
 _NAME_COLUMNS = ("name", "key", "classname", "class", "label")
@@ -24,28 +24,6 @@ class Named(NamedTuple):
 
     label: str
     group: str | None = None
-
-
-def words(name: str) -> str:
-    """A class name as words; only one CamelCase word is split and lowered, anything else keeps its letters.
-
-    >>> words("ApplyEyeMakeup"), words("shake_hands"), words("TaiChi"), words("push ups")
-    ('apply eye makeup', 'shake hands', 'tai chi', 'push ups')
-    """
-    name = name.replace("_", " ").strip()
-    if " " not in name and re.search(r"[a-z][A-Z]", name):
-        name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name).lower()
-    return re.sub(r"\s+", " ", name)
-
-
-def plain(name: str) -> str:
-    """The letters and digits alone: "HandStandPushups", "handstand pushups" and "Handstand_Pushups" agree."""
-    return name.casefold() if name.isalnum() else _without_signs(name)
-
-
-@functools.lru_cache(maxsize=1 << 16)
-def _without_signs(name: str) -> str:
-    return _BETWEEN.sub("", name).casefold() or name
 
 
 def ordered_classes(
@@ -61,13 +39,15 @@ def ordered_classes(
     found: dict[int, str] = {}
     seen: dict[str, int] = {}
     for line, number, name in named:
-        if not plain(name):
+        if not normalized_name(name):
             raise line.error(f"class {number} has no name")
         if number in found:
             raise line.error(f"class id {number} is listed twice, as {found[number]!r} too")
-        if plain(name) in seen:
-            raise line.error(f"class name {name!r} is listed twice, with id {seen[plain(name)]} too")
-        found[number], seen[plain(name)] = words(name), number
+        if normalized_name(name) in seen:
+            raise line.error(
+                f"class name {name!r} is listed twice, with id {seen[normalized_name(name)]} too"
+            )
+        found[number], seen[normalized_name(name)] = split_words(name), number
     if not found:
         raise ListError(f"{path}: names no class; download it again")
     start = first if first is not None else min(found)
@@ -112,14 +92,14 @@ def read_class_names(path: Path) -> tuple[str, ...]:
 def plain_cells(header: str) -> dict[str, str]:
     """Column name -> its letters and digits, of a comma-separated header."""
     cells = [cell.strip().strip('"') for cell in header.split(",")]
-    return {cell: plain(cell) for cell in cells}
+    return {cell: normalized_name(cell) for cell in cells}
 
 
 class NameReader:
     """Reads the class, and the source video, out of file and folder names."""
 
     def __init__(self, classes: Sequence[str]) -> None:
-        self._classes = {plain(name): name for name in classes}
+        self._classes = {normalized_name(name): name for name in classes}
         self._by_folder = functools.cache(self._folder)
 
     def read(self, path: str) -> Named | None:
@@ -157,5 +137,5 @@ class NameReader:
         return None
 
     def _named(self, label: str, source: str | None) -> Named | None:
-        known = self._classes.get(plain(label))
+        known = self._classes.get(normalized_name(label))
         return Named(known, source and f"{known}/{source}") if known else None

@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from evclip_ray.class_names import split_words
 from evclip_ray.data.importers.annotation_files import ListError, read_lines
-from evclip_ray.data.importers.class_names import words
 from evclip_ray.data.importers.import_report import ImportReport, Listed, build_report, check_choice, places
 from evclip_ray.data.storage import Place
 
@@ -35,7 +35,7 @@ def import_hmdb51(root: Place, *, split: int = 1, lists: Path | None = None) -> 
                 " download the official lists again"
             )
         rows += _rows(found[label, split], index)
-    classes = tuple(words(label) for label in labels)
+    classes = tuple(split_words(label) for label in labels)
     return build_report(rows, classes, root=root, source=f"hmdb51 split {split}", groups_from_names=True)
 
 

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from evclip_ray.class_names import normalized_name
 from evclip_ray.config import ConfigError
 from evclip_ray.data.importers.annotation_files import Line, ListError
-from evclip_ray.data.importers.class_names import NameReader, plain
+from evclip_ray.data.importers.class_names import NameReader
 from evclip_ray.data.importers.video_files import VideoFiles
 from evclip_ray.data.manifest.manifest import Manifest
 from evclip_ray.data.manifest.validation import SCHEMA
@@ -149,7 +150,7 @@ class _Collected:
 
     def _compare(self, row: Listed, said: str | None) -> None:
         label = self._classes[row.label]
-        if said and said != label and plain(said) != plain(label):
+        if said and said != label and normalized_name(said) != normalized_name(label):
             told = f"{row.path} is labelled {label!r}, its name says {said!r}"
             self._mislabelled.append(f"{row.line.where}: {told}")
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+from evclip_ray.class_names import normalized_name
 from evclip_ray.data.importers.annotation_files import (
     Line,
     ListError,
@@ -12,7 +13,7 @@ from evclip_ray.data.importers.annotation_files import (
     read_lines,
     whole_number,
 )
-from evclip_ray.data.importers.class_names import ordered_classes, plain
+from evclip_ray.data.importers.class_names import ordered_classes
 from evclip_ray.data.importers.import_report import ImportReport, Listed, build_report, check_choice, places
 from evclip_ray.data.storage import Place
 
@@ -63,7 +64,7 @@ def _rows(path: Path, split: str, classes: tuple[str, ...]) -> list[Listed]:
     found = read_json(path)
     if not isinstance(found, list):
         raise ListError(f"{path}: must be a list of videos; download it again")
-    indices = {plain(name): index for index, name in enumerate(classes)}
+    indices = {normalized_name(name): index for index, name in enumerate(classes)}
     rows = []
     for number, item in enumerate(found, start=1):
         line = Line(path, number, str(item), "item")
@@ -79,7 +80,7 @@ def _item(line: Line, item: Any) -> tuple[str, str]:
 
 
 def _answers(path: Path, classes: tuple[str, ...]) -> list[Listed]:
-    indices = {plain(name): index for index, name in enumerate(classes)}
+    indices = {normalized_name(name): index for index, name in enumerate(classes)}
     rows = []
     for line in read_lines(path):
         identity, semicolon, template = line.text.strip().partition(";")
@@ -90,7 +91,7 @@ def _answers(path: Path, classes: tuple[str, ...]) -> list[Listed]:
 
 
 def _listed(line: Line, identity: str, template: str, split: str, indices: dict[str, int]) -> Listed:
-    name = plain(template.replace("[", "").replace("]", ""))
+    name = normalized_name(template.replace("[", "").replace("]", ""))
     if not identity or name not in indices:
         raise line.error("the id must not be blank, and the template without its brackets be in labels.json")
     return Listed(line, f"{identity}.webm", indices[name], split)

@@ -4,8 +4,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from evclip_ray.class_names import normalized_name
 from evclip_ray.data.importers.annotation_files import Line, class_index, find_list, read_lines, whole_number
-from evclip_ray.data.importers.class_names import ordered_classes, plain
+from evclip_ray.data.importers.class_names import ordered_classes
 from evclip_ray.data.importers.import_report import ImportReport, Listed, build_report, check_choice, places
 from evclip_ray.data.storage import Place
 
@@ -44,7 +45,7 @@ def _classes(path: Path) -> tuple[str, ...]:
 
 
 def _rows(path: Path, split: str, classes: tuple[str, ...]) -> Iterator[Listed]:
-    indices = {plain(name): index for index, name in enumerate(classes)}
+    indices = {normalized_name(name): index for index, name in enumerate(classes)}
     for line in read_lines(path):
         video, _, number = line.text.strip().partition(".avi")
         match = _VIDEO.fullmatch(f"{video}.avi")
@@ -53,8 +54,8 @@ def _rows(path: Path, split: str, classes: tuple[str, ...]) -> Iterator[Listed]:
         # Test lists name no class: it is that of the folder.
         if number.strip() or split == "train":
             label = class_index(line, number.strip(), len(classes), first=1)
-        elif plain(match["folder"]) in indices:
-            label = indices[plain(match["folder"])]
+        elif normalized_name(match["folder"]) in indices:
+            label = indices[normalized_name(match["folder"])]
         else:
             raise line.error(f"class {match['folder']!r} is not in classInd.txt")
         yield Listed(line, f"{video}.avi", label, split)

@@ -2,9 +2,9 @@
 
 import collections
 
+from evclip_ray.class_names import normalized_name
 from evclip_ray.data import storage
 from evclip_ray.data.importers.annotation_files import ListError
-from evclip_ray.data.importers.class_names import plain
 from evclip_ray.data.manifest.discovery import find_videos, stem
 from evclip_ray.data.storage import Place
 
@@ -54,7 +54,7 @@ class VideoFiles:
         named = self._by_name.get(stem(name), [])
         if not folder and len(named) == 1:
             return named[0]
-        wanted = [plain(part) for part in reversed(folder.split("/"))] if folder else []
+        wanted = [normalized_name(part) for part in reversed(folder.split("/"))] if folder else []
         best = 1 if wanted else 0
         found: list[str] = []
         for path in [path for path in named if (path in self.num_frames) == frames] or named:
@@ -74,7 +74,7 @@ def _common(wanted: list[str], path: str) -> int:
     """The number of folders of `path` that agree, from the innermost on."""
     count = 0
     for one, other in zip(wanted, reversed(path.split("/")[:-1]), strict=False):
-        if one != plain(other):
+        if one != normalized_name(other):
             break
         count += 1
     return count

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from evclip_ray.data.importers.class_names import plain
+from evclip_ray.class_names import normalized_name
 from evclip_ray.data.manifest import splits
 from evclip_ray.data.manifest.manifest import SPLITS, Manifest, ManifestError
 
@@ -116,8 +116,8 @@ def base_to_novel(trained: Protocol, target: Manifest, *, split: str = "test") -
         ValueError: a trained class is not in `target`, or no other is.
     """
     base, base_names = of_classes(target, trained.classes)
-    known = {plain(name) for name in trained.classes}
-    others = [name for name in target.classes if plain(name) not in known]
+    known = {normalized_name(name) for name in trained.classes}
+    others = [name for name in target.classes if normalized_name(name) not in known]
     if not others:
         raise ValueError(f"{target.source}: every class was trained, so none is novel; train some, read all")
     novel, novel_names = of_classes(target, others)
@@ -142,15 +142,15 @@ def cross_domain(trained: Protocol, target: Manifest, *, split: str = "test") ->
     Raises:
         ValueError: fewer than two classes are shared.
     """
-    there = {plain(name) for name in target.classes}
-    shared = [name for name in trained.classes if plain(name) in there]
+    there = {normalized_name(name) for name in target.classes}
+    shared = [name for name in trained.classes if normalized_name(name) in there]
     if len(shared) < 2:
         raise ValueError(
             f"{target.source}: shares {len(shared)} of the {len(trained.classes)} trained classes, needs at"
             f" least two; its own are {', '.join(target.classes[:5])}, ..."
         )
     manifest, _ = of_classes(target, shared)
-    manifest = _spelled(manifest, {plain(name): name for name in shared})
+    manifest = _spelled(manifest, {normalized_name(name): name for name in shared})
     side = Side(manifest, _read_rows(manifest, split), tuple(shared))
     return _reading("cross_domain", trained, {"test": side})
 
@@ -182,14 +182,14 @@ def of_classes(manifest: Manifest, classes: Sequence[str]) -> tuple[Manifest, tu
     Raises:
         ValueError: a class has no video, or two are spelled alike.
     """
-    spelled = {plain(name): name for name in manifest.classes}
-    absent = [name for name in classes if plain(name) not in spelled]
+    spelled = {normalized_name(name): name for name in manifest.classes}
+    absent = [name for name in classes if normalized_name(name) not in spelled]
     if absent:
         raise ValueError(
             f"{manifest.source}: has no video of {len(absent)} of {len(classes)} classes:"
             f" {', '.join(absent[:5])}; leave them out, or give the list that names them so"
         )
-    names = tuple(spelled[plain(name)] for name in classes)
+    names = tuple(spelled[normalized_name(name)] for name in classes)
     if len(spelled) < len(manifest.classes) or len(set(names)) < len(names):
         raise ValueError(f"{manifest.source}: two classes differ in case or signs only; rename one")
     chosen = pc.is_in(manifest.table["label"], value_set=pa.array(names))
@@ -218,7 +218,7 @@ def _read_rows(target: Manifest, split: str) -> Indices:
 
 
 def _spelled(manifest: Manifest, names: dict[str, str]) -> Manifest:
-    labels = [names[plain(label)] for label in manifest.column("label")]
+    labels = [names[normalized_name(label)] for label in manifest.column("label")]
     position = manifest.table.column_names.index("label")
     table = manifest.table.set_column(position, "label", pa.array(labels, pa.string()))
     return dataclasses.replace(manifest, table=table)

@@ -4,6 +4,7 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
+from evclip_ray.class_names import normalized_name
 from evclip_ray.config import ConfigError, nearest
 
 _NAME_COLUMNS = ("classname", "class", "name", "label", "action", "category")
@@ -24,11 +25,11 @@ def read_descriptions(path: Path, class_names: Sequence[str]) -> list[str]:
     described = _described(path)
     texts = []
     for name in class_names:
-        text = described.get(_plain(name))
+        text = described.get(normalized_name(name))
         if not text:
             raise ConfigError(
                 f"{path}: class {name!r} has no description; add a row, or correct its name "
-                f"({nearest(_plain(name), list(described))})"
+                f"({nearest(normalized_name(name), list(described))})"
             )
         texts.append(text)
     return texts
@@ -37,13 +38,13 @@ def read_descriptions(path: Path, class_names: Sequence[str]) -> list[str]:
 def _described(path: Path) -> dict[str, str]:
     rows = _rows(path)
     header = rows[0]
-    named = _column(path, header, "class name", [_plain(cell) in _NAME_COLUMNS for cell in header])
+    named = _column(path, header, "class name", [normalized_name(cell) in _NAME_COLUMNS for cell in header])
     told = _column(path, header, "description", [_is_text(cell) for cell in header])
     described: dict[str, str] = {}
     for row in rows[1:]:
         if len(row) <= max(named, told):
             raise ConfigError(f"{path}: a row must have {len(header)} cells, got {row!r}")
-        key, text = _plain(row[named]), " ".join(row[told].split())
+        key, text = normalized_name(row[named]), " ".join(row[told].split())
         if described.setdefault(key, text) != text:
             raise ConfigError(f"{path}: class {row[named]!r} is described twice; keep one row")
     return described
@@ -72,8 +73,4 @@ def _column(path: Path, header: list[str], what: str, matches: list[bool]) -> in
 
 
 def _is_text(cell: str) -> bool:
-    return any(part in _plain(cell) for part in _TEXT_COLUMNS)
-
-
-def _plain(name: str) -> str:
-    return "".join(letter for letter in name.casefold() if letter.isalnum())
+    return any(part in normalized_name(cell) for part in _TEXT_COLUMNS)

@@ -7,10 +7,11 @@ import types
 
 import pytest
 
+from evclip_ray.class_names import normalized_name
 from evclip_ray.config import ConfigError
 from evclip_ray.data.importers import import_dataset
 from evclip_ray.data.importers.annotation_files import ListError
-from evclip_ray.data.importers.class_names import NameReader, plain, read_class_names, words
+from evclip_ray.data.importers.class_names import NameReader, read_class_names
 from evclip_ray.data.importers.ev_clip_shots import read_shots
 from evclip_ray.data.manifest.leaks import find_leaks
 
@@ -173,7 +174,7 @@ def test_mmaction_lists_of_videos(write):
 )
 def test_class_tables_come_in_many_forms(tmp_path, text):
     (tmp_path / "t.txt").write_text(text)
-    assert [plain(name) for name in read_class_names(tmp_path / "t.txt")] == ["applyeyemakeup", "kickball"]
+    assert [normalized_name(name) for name in read_class_names(tmp_path / "t.txt")] == ["applyeyemakeup", "kickball"]
 
 
 @pytest.mark.parametrize(
@@ -197,18 +198,6 @@ def test_broken_class_tables_are_refused(tmp_path, text, message):
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(ListError, match=message):
         read_class_names(tmp_path / "t.csv")
-
-
-def test_class_names_are_words():
-    assert words("ApplyEyeMakeup") == "apply eye makeup"
-    assert words("Shake__hands ") == "Shake hands"
-    assert words("Putting something") == "Putting something"
-    assert [words(name) for name in ("push", "TaiChi", "YoYo", "Cut tomato")] == [
-        "push",
-        "tai chi",
-        "yo yo",
-        "Cut tomato",
-    ]
 
 
 @pytest.mark.parametrize(
