@@ -67,6 +67,25 @@ def override(tree: Mapping[str, Any], overrides: Overrides) -> dict[str, Any]:
     return result
 
 
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the leaves of a nested mapping by dotted path, the inverse of `override`.
+
+    Args:
+        tree: Nested mapping. An empty mapping has no leaves.
+        prefix: Text in front of every path.
+
+    >>> flatten({"optim": {"lr": 1}, "seed": 2})
+    {'optim.lr': 1, 'seed': 2}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
 def parse_assignments(assignments: tuple[str, ...]) -> dict[str, Any]:
     """`("optim.lr=3e-4", ...)` as overrides; values are read as YAML."""
     parsed: dict[str, Any] = {}

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from evclip_ray.config import flatten
 from evclip_ray.evaluation.evaluate import Assessment
 from evclip_ray.metrics.classification import harmonic_mean
 from evclip_ray.metrics.intervals import IntervalKind, SeedMean, over_seeds
@@ -68,7 +69,7 @@ def not_seeds_of_one(checkpoints: Sequence[Path]) -> list[str]:
 
     A checkpoint whose seed is another's is named too: two readings of one run are no two runs.
     """
-    flat = [dict(_flat(read_record(checkpoint)["experiment"])) for checkpoint in checkpoints]
+    flat = [flatten(read_record(checkpoint)["experiment"]) for checkpoint in checkpoints]
     paths = sorted({path for settings in flat for path in settings})
     seeds = {"seed", "data.split_seed"}
     found = [
@@ -78,11 +79,3 @@ def not_seeds_of_one(checkpoints: Sequence[Path]) -> list[str]:
     ]
     drawn = [tuple(settings.get(path) for path in sorted(seeds)) for settings in flat]
     return found + (["the same seed"] if len(set(drawn)) < len(drawn) else [])
-
-
-def _flat(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{above}{name}.")
-        else:
-            yield f"{above}{name}", value

@@ -18,8 +18,8 @@ from typing import Any, Self
 
 import yaml
 
-from evclip_ray.config import ConfigError, Overrides, nearest, read_yaml
-from evclip_ray.tuning.search_space import SearchSpace, flatten
+from evclip_ray.config import ConfigError, Overrides, flatten, nearest, read_yaml
+from evclip_ray.tuning.search_space import SearchSpace
 
 BACKBONE = "backbone.name"
 _PARTS = ["over", "rungs"]

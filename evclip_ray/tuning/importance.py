@@ -19,9 +19,10 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FixedTrial
 
+from evclip_ray.config import flatten
 from evclip_ray.tuning.leaderboard import MEASURED
 from evclip_ray.tuning.optuna_storage import EVIDENCE, STUDY_NAME
-from evclip_ray.tuning.search_space import SearchSpace, flatten, without_seed
+from evclip_ray.tuning.search_space import SearchSpace, without_seed
 
 EVALUATOR = "PED-ANOVA, best quarter against all"
 NEEDED_TRIALS = 8

@@ -24,7 +24,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from evclip_ray.config import Config, ConfigError, Overrides, nearest, override, read_yaml
+from evclip_ray.config import Config, ConfigError, Overrides, flatten, nearest, override, read_yaml
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.resources import GIB, ResourceRequest
 from evclip_ray.tuning.distributions import Distribution, Suggests
@@ -240,18 +240,3 @@ def read_space(
 def without_seed(overrides: Overrides) -> dict[str, Any]:
     """A point, whatever the seed that it is run with."""
     return {path: value for path, value in overrides.items() if path != "seed"}
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A tree as dotted paths.
-
-    >>> flatten({"optim": {"lr": 1}, "seed": 2})
-    {'optim.lr': 1, 'seed': 2}
-    """
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

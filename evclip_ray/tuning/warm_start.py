@@ -17,13 +17,13 @@ import optuna
 from optuna.trial import FixedTrial, TrialState
 
 from evclip_ray.artifacts import LEDGER, digest, read_json
-from evclip_ray.config import ConfigError
+from evclip_ray.config import ConfigError, flatten
 from evclip_ray.training.datamodule import VideoPlan
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.zero_shot import videos_key
 from evclip_ray.tuning.leaderboard import MEASURED, leaderboard
 from evclip_ray.tuning.optuna_storage import EVIDENCE
-from evclip_ray.tuning.search_space import SearchSpace, flatten, without_seed
+from evclip_ray.tuning.search_space import SearchSpace, without_seed
 from evclip_ray.tuning.study_folder import StudyFolder
 
 POINT = "warm_point"
