@@ -1,8 +1,7 @@
-"""What every stage leaves behind: a folder with a `ledger.json`, written to a temporary name and renamed.
+"""Folders of the stages: `ledger.json`, and files that are written to a temporary name and renamed.
 
-The ledger says what went in (a digest), with which config, how many rows came out, which were
-skipped and why, and which versions did the work. The next stage reads it, refuses a mismatch and
-skips what is done.
+The ledger of a stage has the digest of its inputs, its config, row counts, skipped rows with reasons, and
+versions. The next stage reads it, refuses a mismatch and skips finished work.
 """
 
 import contextlib
@@ -22,31 +21,39 @@ from typing import Any
 
 LEDGER = "ledger.json"
 _RECORDED = (
-    "evclip-ray", "torch", "torchvision", "open_clip_torch", "ray", "optuna", "pyarrow", "numpy", "av"
-)  # fmt: skip
+    "evclip-ray",
+    "torch",
+    "torchvision",
+    "open_clip_torch",
+    "ray",
+    "optuna",
+    "pyarrow",
+    "numpy",
+    "av",
+)
 
 
 class ArtifactError(ValueError):
-    """A stage folder that is missing, foreign, or was made from other inputs."""
+    """Error of a stage folder or file that is missing, damaged, or was made from other inputs."""
 
 
 def digest(value: Any) -> str:
-    """SHA-256, 16 hex digits, of a JSON-like value; the same whatever the order of its keys."""
+    """Return the SHA-256 of a JSON-like value, 16 hex digits. The order of keys does not matter."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256, 16 hex digits, of a file's bytes."""
+    """Return the SHA-256 of a file's bytes, 16 hex digits."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` to write to; renamed over `path` on success, removed on failure.
+    """Yield a temporary path in the folder of `path`, to be renamed to `path`; removed on failure.
 
-    A reader therefore sees the old file or the whole new one, never a part.
+    A reader sees either the old or the complete new file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -61,37 +68,100 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` whole or not at all."""
+    """Write a text file atomically."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_csv(path: Path, header: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
-    """Write a table whole or not at all; what is None or not a number is an empty cell."""
+def format_csv(header: Sequence[str], rows: Iterable[Iterable[Any]], *, digits: int | None = None) -> str:
+    """Format a table as CSV. None and NaN become empty cells.
+
+    Args:
+        header: Names of the columns.
+        rows: Cells of each row.
+        digits: Significant digits of floats; all digits if None.
+    """
+
+    def cell(value: Any) -> Any:
+        if value is None or value != value:  # NaN differs from itself
+            return ""
+        return f"{value:.{digits}g}" if digits is not None and isinstance(value, float) else value
+
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
-    writer.writerows(["" if cell is None or cell != cell else cell for cell in row] for row in rows)
-    write_text(path, text.getvalue())
+    writer.writerows([cell(value) for value in row] for row in rows)
+    return text.getvalue()
+
+
+def write_csv(
+    path: Path, header: Sequence[str], rows: Iterable[Iterable[Any]], *, digits: int | None = None
+) -> None:
+    """Write a table as a CSV file atomically, see `format_csv`."""
+    write_text(path, format_csv(header, rows, digits=digits))
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file whole or not at all."""
+    """Write a JSON file atomically."""
     write_text(path, json.dumps(value, indent=1, default=str) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file.
+    """Return the value in a JSON file.
 
     Raises:
-        ArtifactError: the file is missing or is not JSON.
+        ArtifactError: The file is missing or is not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError:
-        raise ArtifactError(f"{path}: is not JSON; it was damaged or is not ours") from None
+        raise ArtifactError(
+            f"{path}: is not valid JSON; the file is damaged or was not written by evclip-ray"
+        ) from None
+
+
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """Return the epochs in a `history.jsonl`, one JSON record per line; empty if the file is missing.
+
+    Raises:
+        ArtifactError: A line is not JSON.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return []
+    lines, records = text.splitlines(), []
+    for number, line in enumerate(lines, start=1):
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            # The loop replaces the whole file, but a copy of a running study may end within a line.
+            if number == len(lines) and not text.endswith("\n"):
+                break
+            raise ArtifactError(f"{path}: line {number} is not JSON; the file is damaged") from None
+    return records
+
+
+def check_writable(folder: Path, hint: str) -> None:
+    """Create a folder if it is missing and check that files can be written to it.
+
+    Args:
+        folder: Folder to check.
+        hint: What the user should do if it is not writable, the end of the error message.
+
+    Raises:
+        ArtifactError: The folder cannot be written to.
+    """
+    # A trial write, because os.access is wrong for read-only mounts and for root.
+    probe = folder / f".write-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise ArtifactError(f"{folder}: cannot be written to ({error.strerror}); {hint}") from None
 
 
 def write_ledger(
@@ -103,7 +173,16 @@ def write_ledger(
     skipped: Sequence[Mapping[str, Any]] = (),
     **extra: Any,
 ) -> dict[str, Any]:
-    """Write `folder/ledger.json` and return it; `key` is the digest of `inputs`."""
+    """Write `ledger.json` and return its content.
+
+    Args:
+        folder: Folder of the stage.
+        stage: Name of the stage, checked by `read_ledger`.
+        inputs: Everything that decides the stage's output; its digest is the ledger's `key`.
+        counts: Numbers of rows.
+        skipped: Skipped rows with reasons.
+        **extra: Further entries.
+    """
     ledger = {
         "stage": stage,
         "key": digest(inputs),
@@ -119,21 +198,21 @@ def write_ledger(
 
 
 def read_ledger(folder: Path, stage: str) -> dict[str, Any]:
-    """The ledger of a folder that `stage` made.
+    """Return the ledger of a folder of `stage`.
 
     Raises:
-        ArtifactError: no ledger, or another stage's.
+        ArtifactError: The folder has no ledger, or one of another stage.
     """
     ledger = read_json(folder / LEDGER)
-    found = ledger.get("stage") if isinstance(ledger, dict) else None
-    if found != stage:
-        raise ArtifactError(f"{folder}: must be a {stage!r} folder, its ledger says {found!r}")
+    actual = ledger.get("stage") if isinstance(ledger, dict) else None
+    if actual != stage:
+        raise ArtifactError(f"{folder}: must be a {stage!r} folder, its ledger says {actual!r}")
     return dict(ledger)
 
 
 @functools.cache
 def provenance() -> dict[str, Any]:
-    """Library versions and the git revision of this source tree (None outside a checkout)."""
+    """Return library versions and the git revision of this source tree (None outside a checkout)."""
     versions = {}
     for name in _RECORDED:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -142,14 +221,15 @@ def provenance() -> dict[str, Any]:
 
 
 def _git_revision() -> str | None:
-    here = Path(__file__).resolve().parent
-    if not (here.parent / ".git").exists():
+    package = Path(__file__).resolve().parent
+    # An installed package may lie in somebody else's git repository, whose revision would be wrong here.
+    if not (package.parent / ".git").exists():
         return None
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
     try:
-        found = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            cwd=here, capture_output=True, text=True, timeout=10, check=True,
-        )  # fmt: skip
+        described = subprocess.run(
+            command, cwd=package, capture_output=True, text=True, timeout=10, check=True
+        )
     except (OSError, subprocess.SubprocessError):
         return None
-    return found.stdout.strip()
+    return described.stdout.strip()

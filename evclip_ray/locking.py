@@ -1,7 +1,7 @@
-"""One process at a time: whoever else wants to make the same folder waits, on any node that shares it.
+"""Lock for folders that several processes may build: one builds, the others wait, on all nodes that share it.
 
-The lock is the operating system's hold on an open file (`flock`; over NFS, the server's lease). It ends
-with the process that holds it, however that ends, so that a killed builder leaves none behind.
+It is an operating-system lock on an open file (`flock`; over NFS, the server's lease). The operating system
+releases it when the process ends, also by SIGKILL, so that a killed builder leaves no lock behind.
 """
 
 import contextlib
@@ -14,37 +14,40 @@ from filelock import FileLock, Timeout
 
 log = logging.getLogger(__name__)
 
-_LOOK_SECONDS = 0.2
+_POLL_SECONDS = 0.2
 
 
 def lock_file(folder: Path) -> Path:
-    """The file that is locked for `folder`: beside it and never removed, as another may be waiting on it."""
+    """Return the lock file of `folder`, in its parent folder.
+
+    It is never removed: a waiting process holds it open, and a new file would be another lock.
+    """
     return folder.parent / f".{folder.name}.lock"
 
 
 @contextlib.contextmanager
 def building(folders: Iterable[Path]) -> Iterator[None]:
-    """Be the only one to make `folders` for the time of the block; waits for others, and says so.
+    """Hold the locks of `folders` during the block. Waiting for another process is logged.
 
-    What was missing before the block may have been made by another while this waited: look again within.
-    A folder whose parent cannot be written to takes no lock: nothing is made there, and who tries is told.
+    Check again inside the block which folders exist: another process may have built them meanwhile.
+    No lock is taken for a folder whose parent is not writable, since nothing can be built there.
     """
-    with contextlib.ExitStack() as held:
-        # In one order everywhere: two who want the same folders never wait for each other.
+    with contextlib.ExitStack() as locks:
+        # All processes lock in the same order, so that two of them cannot wait for each other.
         for folder in sorted(set(folders)):
             if _is_writable(folder.parent):
-                held.enter_context(_held(folder))
+                locks.enter_context(_locked(folder))
         yield
 
 
 @contextlib.contextmanager
-def _held(folder: Path) -> Iterator[None]:
+def _locked(folder: Path) -> Iterator[None]:
     lock = FileLock(lock_file(folder), mode=0o666, thread_local=False)
     try:
         lock.acquire(timeout=0)
     except Timeout:
         log.warning("%s: another process is making it; waiting until it is done", folder)
-        lock.acquire(poll_interval=_LOOK_SECONDS)
+        lock.acquire(poll_interval=_POLL_SECONDS)
     try:
         yield
     finally:
