@@ -26,9 +26,9 @@ def shared() -> Path:
     return folder.resolve()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def local_ray():
-    """A Ray of this machine's own, two CPUs, for the tests of one module."""
+    """One local Ray with two CPUs per test process: starting Ray takes five seconds on two cores."""
     import ray
 
     ray.init(
@@ -93,14 +93,12 @@ def make_experiment(tiny_manifest):
 
 
 @pytest.fixture(scope="session")
-def tiny_videos(make_experiment, tiny_cache):
+def tiny_videos(make_experiment, tiny_cache, local_ray):
     """The tiny training and validation videos, decoded once for the session."""
-    from evclip_ray.cluster import connect
     from evclip_ray.training.datamodule import plan_videos, prepare
 
     plan = plan_videos(make_experiment(), cache=tiny_cache)
-    with connect(num_cpus=2):
-        return prepare(plan, cache=tiny_cache)
+    return prepare(plan, cache=tiny_cache)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""From an experiment to the networks it trains: frozen ones shared within the process, one adapter."""
+"""Networks of an experiment: frozen ones, shared within the process, and one adapter."""
 
 import functools
 import logging
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 def pick_device() -> torch.device:
-    """The GPU that this process may use, else the CPU."""
+    """Return the GPU that this process may use, or else the CPU."""
     return (
         torch.device("cuda", torch.cuda.current_device())
         if torch.cuda.is_available()
@@ -26,7 +26,7 @@ def pick_device() -> torch.device:
 
 
 def autocast_dtype(experiment: ExperimentConfig, device: torch.device) -> torch.dtype | None:
-    """bfloat16 where `precision` asks for it (`auto`: on a GPU), else None for float32."""
+    """Return bfloat16 if `precision` requests it (`auto`: on a GPU only), or None for float32."""
     if experiment.precision == "auto":
         return torch.bfloat16 if device.type == "cuda" else None
     if experiment.precision == "bfloat16" and device.type == "cpu" and not has_bfloat16():
@@ -35,28 +35,34 @@ def autocast_dtype(experiment: ExperimentConfig, device: torch.device) -> torch.
 
 
 def has_bfloat16() -> bool:
-    """Whether PyTorch computes in bfloat16 on this processor without emulating it."""
-    # What PyTorch asks itself before it hands such a product to oneDNN.
+    """Return whether PyTorch computes in bfloat16 on this processor without emulation."""
+    # PyTorch runs the same check before it passes a bfloat16 product to oneDNN.
     return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 @functools.cache
 def _warn_of_emulation() -> None:
     log.warning(
-        "precision=bfloat16: this processor has none and emulates it, some 50 times slower than float32"
+        "precision=bfloat16: this processor has no bfloat16 units and emulates them, about 50 times slower "
+        "than float32. Use precision=float32 on this machine."
     )
 
 
 def load_backbone(backbone: BackboneConfig, device: torch.device) -> FrozenCLIP:
-    """The frozen CLIP of an experiment; loaded once per process and kept."""
+    """Load the frozen CLIP of an experiment. The process keeps it for later calls."""
     return load_clip(
-        backbone.name, backbone.pretrained, device=str(device),
+        backbone.name,
+        backbone.pretrained,
+        device=str(device),
         activation_checkpointing=backbone.activation_checkpointing,
-    )  # fmt: skip
+    )
 
 
 def load_encoder(method: MethodConfig, device: torch.device) -> FrozenVideoEncoder | None:
-    """The frozen video network that a method reads, if it reads one; loaded once per process and kept."""
+    """Load the frozen video network of a method, or return None for a method without one.
+
+    The process keeps the network for later calls.
+    """
     if not method.needs_video_encoder:
         return None
     encoder = method.video_encoder  # type: ignore[attr-defined]
@@ -70,31 +76,40 @@ def build_method(
     device: torch.device | None = None,
     frozen: Frozen | None = None,
 ) -> Method:
-    """The method of an experiment over its frozen networks, initialised by the experiment's seed.
+    """Build the method of an experiment, initialised with the experiment's seed.
 
-    `frozen`: the networks, where they are not all to be loaded.
+    Args:
+        experiment: Settings of the run.
+        classes: Labels in index order.
+        device: Device of the method; by default the GPU, or else the CPU.
+        frozen: Frozen networks; by default they are loaded. A run on cached features passes fewer.
 
     Raises:
-        ConfigError: two labels that read the same as words.
+        ConfigError: Two labels give the same words, so that CLIP's texts for them would be equal.
     """
     device = device or pick_device()
     names = [split_words(label) for label in classes]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ConfigError(f"class names must differ as words, these do not: {', '.join(twice)}")
+    duplicates = sorted({name for name in names if names.count(name) > 1})
+    if duplicates:
+        raise ConfigError(
+            f"class names must differ as words; several labels read: {', '.join(duplicates)}. "
+            "Rename or merge these labels in the manifest."
+        )
     if frozen is None:
         frozen = Frozen(load_backbone(experiment.backbone, device), load_encoder(experiment.method, device))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(experiment.seed)
         method = experiment.method.build(
-            frozen, class_names=names, num_frames=experiment.view.num_frames,
+            frozen,
+            class_names=names,
+            num_frames=experiment.view.num_frames,
             image_size=frozen.clip.image_size,
-        )  # fmt: skip
+        )
     return method.to(device)
 
 
 def zero_shot_of(experiment: ExperimentConfig) -> ExperimentConfig:
-    """The same experiment without adaptation: its template and normalisation, nothing trained."""
+    """Return the experiment with the zero-shot method and the same template and normalisation."""
     settings = {"name": "zero_shot"}
     kind = MethodConfig.resolve(settings)
     shared = kind.model_fields.keys() - {"name"}
@@ -105,8 +120,8 @@ def zero_shot_of(experiment: ExperimentConfig) -> ExperimentConfig:
 
 
 def weights_of(frozen: Frozen) -> dict[str, str]:
-    """Where the frozen weights came from: a tag, a file's digest, or "random"."""
-    found = {"clip": frozen.clip.weights}
+    """Return the origin of the frozen weights by network: a tag, a file's digest, or "random"."""
+    weights = {"clip": frozen.clip.weights}
     if frozen.video_encoder is not None:
-        found["video_encoder"] = frozen.video_encoder.weights
-    return found
+        weights["video_encoder"] = frozen.video_encoder.weights
+    return weights

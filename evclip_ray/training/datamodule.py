@@ -1,8 +1,8 @@
-"""From an experiment's data section to decoded videos: which rows, decoded once, opened by every run.
+"""Decoded videos of an experiment: the rows of each split, decoded once and opened by every run.
 
-`plan_videos` reads the manifest and asks the protocol which rows train and select. `prepare`
-decodes what is missing (through Ray) and opens the rest. The test split is never part of a plan
-for training; `evaluate` asks for it by name.
+`plan_videos` reads the manifest and lets the protocol choose the rows that train and select. `prepare`
+decodes missing videos through Ray and opens the others. A plan for training never contains the test
+split; only `evaluate` requests it by name.
 """
 
 import dataclasses
@@ -30,16 +30,22 @@ from evclip_ray.training.experiment import DataConfig, ExperimentConfig
 log = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is done to which split, videos done, videos in all."""
+"""Callback with the current work, such as "decoding train", the videos done and the videos in total."""
 
 
 @dataclasses.dataclass(frozen=True)
 class VideoPlan:
-    """The rows of each split that an experiment reads, and how they are decoded.
+    """Rows of each split that an experiment reads, and the settings of decoding.
 
-    `spread`: whether the views of a video are spread evenly over it, or drawn but for the first.
-    `seconds_per_video`: what decoding one may take.
-    `trained_on`: rows whose videos another manifest had in training, where leaks are allowed.
+    Attributes:
+        manifest: List of videos.
+        rows: Rows of the manifest by split.
+        classes: Labels in index order.
+        view: Sampling and size of a view.
+        num_views: Temporal views of a video, by split.
+        spread: Whether the views of a video are spread evenly; otherwise all but the first are random.
+        seconds_per_video: Time limit of decoding one video, in seconds.
+        trained_on: Rows whose videos another manifest has in training, if leaks are allowed.
     """
 
     manifest: Manifest
@@ -52,7 +58,7 @@ class VideoPlan:
     trained_on: frozenset[int] = frozenset()
 
     def folder(self, split: str, cache: Path) -> Path:
-        """Where the shards of a split are or will be; the same videos and view give the same folder."""
+        """Return the folder of a split's shards. The same videos and view give the same folder."""
         chosen = self.manifest.select(self.rows[split])
         key = digest(
             {
@@ -67,20 +73,20 @@ class VideoPlan:
 
     @property
     def leaking_rows(self) -> int:
-        """Rows that a leak reaches; 0 unless `data.allow_leaks` lets them be."""
+        """Number of rows affected by leaks between splits; 0 unless `data.allow_leaks` is set."""
         if not self.manifest.allow_leaks:
             return 0
         return len(self.trained_on.union(*(leak.rows for leak in find_leaks(self.manifest))))
 
     @property
     def key(self) -> str:
-        """Digest of everything that decides which pixels a run sees."""
+        """Digest of everything that determines the pixels of a run."""
         return digest({split: str(self.folder(split, Path())) for split in sorted(self.rows)})
 
 
 @dataclasses.dataclass(frozen=True)
 class VideoSet:
-    """The decoded videos of one split: shards, and the class index of each video."""
+    """Decoded videos of one split: shards, and the class index of each video."""
 
     shards: ShardSet
     labels: npt.NDArray[np.int64]
@@ -90,16 +96,19 @@ class VideoSet:
 
     @property
     def key(self) -> str:
-        """Digest of which videos these are and in which order, whatever their frames."""
+        """Digest of the videos and their order. It does not depend on the frames."""
         return digest([self.shards.paths, self.shards.labels])
 
 
 @dataclasses.dataclass(frozen=True)
 class Videos:
-    """The decoded splits of an experiment.
+    """Decoded splits of an experiment.
 
-    `classes`: labels in index order; `features`: where frozen features of them are kept, if they are;
-    `leaking_rows`: see `VideoPlan`, the mark of every number that comes from them.
+    Attributes:
+        sets: Videos by split.
+        classes: Labels in index order.
+        features: Folder of cached features, or None.
+        leaking_rows: See `VideoPlan.leaking_rows`; written with every number that depends on them.
     """
 
     sets: dict[str, VideoSet]
@@ -108,29 +117,32 @@ class Videos:
     leaking_rows: int = 0
 
     def save(self, path: Path) -> None:
-        """Write where the shards are, for other processes to `Videos.load`."""
-        folders = {split: str(found.shards.folder) for split, found in self.sets.items()}
+        """Write the folders of the shards, so that other processes can open them with `Videos.load`."""
+        folders = {split: str(videos.shards.folder) for split, videos in self.sets.items()}
         record = {"classes": self.classes, "folders": folders, "features": self.features}
         write_json(path, record | {"leaking_rows": self.leaking_rows})
 
     @classmethod
     def load(cls, path: Path) -> "Videos":
-        """Open the shards that `save` wrote down."""
+        """Open the shards that `save` recorded."""
         record = read_json(path)
         classes = tuple(record["classes"])
-        sets = {split: _open(open_shards(Path(at)), classes) for split, at in record["folders"].items()}
+        sets = {
+            split: _open(open_shards(Path(folder)), classes) for split, folder in record["folders"].items()
+        }
         features = Path(record["features"]) if record["features"] else None
         return cls(sets, classes, features, record["leaking_rows"])
 
 
 def resolve_manifest(data: DataConfig, *, cache: Path, progress: Progress | None = None) -> Manifest:
-    """The manifest of a data section; a synthetic set is written first where it is missing."""
+    """Read the manifest of a data section. Missing synthetic videos are written first."""
     if data.synthetic is not None:
         from evclip_ray.data.synthetic import write_synthetic
 
-        made = data.synthetic.model_dump()
-        told = functools.partial(progress, "making synthetic videos") if progress else None
-        return read_manifest(write_synthetic(cache / "synthetic" / digest(made), **made, progress=told))
+        settings = data.synthetic.model_dump()
+        report = functools.partial(progress, "making synthetic videos") if progress else None
+        folder = cache / "synthetic" / digest(settings)
+        return read_manifest(write_synthetic(folder, **settings, progress=report))
     assert data.manifest is not None
     root = _expanded(data.root) if data.root else None
     return read_manifest(_expanded(data.manifest), root=root, allow_leaks=data.allow_leaks)
@@ -141,9 +153,13 @@ def _expanded(place: str) -> Place:
 
 
 def find_protocol(data: DataConfig, manifest: Manifest, *, with_shots: bool = True) -> protocols.Protocol:
-    """Which videos train and select, and which are kept for the test, as a data section asks.
+    """Return the videos that train, select and test under the settings of a data section.
 
-    `with_shots`: whether `data.shots` are drawn, which a manifest without training videos does not allow.
+    Args:
+        data: Data section of an experiment.
+        manifest: List of videos.
+        with_shots: Whether to draw `data.shots` videos per class. A manifest without training videos
+            cannot be drawn from.
     """
     classes = _find_classes(data.classes, manifest)
     shares = {"val_fraction": data.val_fraction, "test_fraction": data.test_fraction}
@@ -170,23 +186,32 @@ def plan_videos(
     splits: Sequence[str] = ("train", "val"),
     progress: Progress | None = None,
 ) -> VideoPlan:
-    """Choose the rows of each split; `progress`: of making synthetic videos where they are missing.
+    """Choose the rows of each split.
+
+    Args:
+        experiment: Settings of the run.
+        cache: Folder of synthetic videos.
+        splits: Splits to plan.
+        progress: Progress of writing missing synthetic videos.
 
     Raises:
-        ValueError: an empty split, a label with fewer videos than `data.shots`, fewer than two labels.
+        ValueError: A split is empty, a label has fewer videos than `data.shots`, or there are fewer than
+            two labels.
     """
     data = experiment.data
-    found = resolve_manifest(data, cache=cache, progress=progress)
-    protocol = find_protocol(data, found, with_shots="train" in splits)
-    sides = {"train": protocol.train, "val": protocol.select, **protocol.read}
+    listed = resolve_manifest(data, cache=cache, progress=progress)
+    protocol = find_protocol(data, listed, with_shots="train" in splits)
+    eval_sets = {"train": protocol.train, "val": protocol.select, **protocol.read}
     manifest = protocol.read["test"].manifest
-    rows = {split: side.rows for split, side in sides.items() if split in splits and side is not None}
-    for split, chosen in rows.items():
-        if len(chosen) == 0:
+    rows = {
+        split: chosen.rows for split, chosen in eval_sets.items() if split in splits and chosen is not None
+    }
+    for split, split_rows in rows.items():
+        if len(split_rows) == 0:
             marked = ", ".join(manifest.splits()) or "none"
             raise ValueError(
-                f"{manifest.source}: the {split!r} split must have at least one video, got none "
-                f"(splits found: {marked}); mark some rows {split!r} in its split column"
+                f"{manifest.source}: the {split!r} split is empty (splits in the list: {marked}). "
+                f"Mark some rows as {split!r} in the column `split`."
             )
     views = {split: data.train_views if split == "train" else 1 for split in rows}
     return VideoPlan(
@@ -197,12 +222,16 @@ def plan_videos(
 def prepare(
     plan: VideoPlan, *, cache: Path, nodes: Sequence[str] = (), progress: Progress | None = None
 ) -> Videos:
-    """Decode what is missing of each split, open the rest, and say how many videos were skipped.
+    """Decode the missing videos of each split and open its shards. Logs the number of skipped videos.
 
-    `nodes`: ids of those that decode, by default any.
+    Args:
+        plan: Rows of each split.
+        cache: Folder of shards and cached features.
+        nodes: Ids of the Ray nodes that decode; by default any.
+        progress: Progress of decoding.
 
     Raises:
-        ManifestError: two splits of the manifest share a video's bytes, and leaks are not allowed.
+        ManifestError: Two splits contain the bytes of the same video, and leaks are not allowed.
     """
     if not is_prepared(plan, cache):
         refuse_leaks(plan.manifest, allow=plan.manifest.allow_leaks)
@@ -211,22 +240,30 @@ def prepare(
         folder = plan.folder(split, cache)
         with building([folder]):
             shards = prepare_shards(
-                plan.manifest, rows, view=plan.view, folder=folder,
-                num_views=plan.num_views[split], seed=None if plan.spread else 0,
-                seconds_per_video=plan.seconds_per_video, nodes=nodes,
+                plan.manifest,
+                rows,
+                view=plan.view,
+                folder=folder,
+                num_views=plan.num_views[split],
+                seed=None if plan.spread else 0,
+                seconds_per_video=plan.seconds_per_video,
+                nodes=nodes,
                 progress=functools.partial(progress, f"decoding {split}") if progress else None,
-            )  # fmt: skip
+            )
         if shards.skipped:
             log.warning(
-                "%d of %d %s videos could not be decoded and are left out; reasons in %s",
-                len(shards.skipped), len(rows), split, shards.folder / "quarantine.csv",
-            )  # fmt: skip
+                "%d of %d %s videos could not be decoded and are skipped; see %s for the reasons",
+                len(shards.skipped),
+                len(rows),
+                split,
+                shards.folder / "quarantine.csv",
+            )
         sets[split] = _open(shards, plan.classes)
     return Videos(sets, plan.classes, cache / "features", plan.leaking_rows)
 
 
 def is_prepared(plan: VideoPlan, cache: Path) -> bool:
-    """Whether every split has been decoded already."""
+    """Return whether every split is decoded."""
     return all(_is_decoded(plan.folder(split, cache)) for split in plan.rows)
 
 
@@ -235,10 +272,12 @@ def _is_decoded(folder: Path) -> bool:
 
 
 def check_space(plans: Iterable[VideoPlan], *, cache: Path) -> None:
-    """Find out before the first video, not after hours, whether the shards of all `plans` have room.
+    """Check that the disk has space for the shards of all plans.
+
+    The check runs before the first video is decoded, so that a full disk does not end hours of work.
 
     Raises:
-        OSError: they have not, with what is needed and what is free.
+        OSError: The free space is too small. The message gives the needed and the free space.
     """
     needed = {
         plan.folder(split, cache): len(rows) * plan.num_views[split] * int(np.prod(plan.view.shape))
@@ -253,7 +292,7 @@ def check_space(plans: Iterable[VideoPlan], *, cache: Path) -> None:
         raise OSError(
             errno.ENOSPC,
             f"no space for the shards of {len(missing)} sets of videos ({unwritten / 2**30:.1f} GiB are "
-            f"needed, {free / 2**30:.1f} GiB are free): make room, or name another folder by --cache",
+            f"needed, {free / 2**30:.1f} GiB are free). Free some space or name another folder by --cache.",
             str(cache),
         )
 

@@ -1,4 +1,4 @@
-"""The group of processes that train one run together: who one is in it, sums over it, its gradients."""
+"""Processes that train one run together: ranks, sums, gradients, and the end of a diverged run."""
 
 import contextlib
 import dataclasses
@@ -15,29 +15,30 @@ from evclip_ray.models.methods.base import Method
 
 @dataclasses.dataclass(frozen=True)
 class Workers:
-    """A process's `rank` among `count`; a run by itself is the first of one."""
+    """Position of this process in its group. A run in one process has rank 0 of 1."""
 
     rank: int = 0
     count: int = 1
 
     @classmethod
     def here(cls) -> "Workers":
-        """The group that this process is in."""
+        """Return the group of this process."""
         return cls(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else cls()
 
     @contextlib.contextmanager
     def alone(self, folder: Path) -> Iterator[None]:
-        """Have a run's folder to this group for the time of the block; waits for whoever has it.
+        """Reserve a run's folder for this group during the block. Waits for another holder.
 
-        A process that was lost sight of may be writing there still: one of a killed command, which its
-        cluster has not ended yet, or one on a node that is cut off.
+        Another process may still write there: one of a killed command that the cluster has not ended yet,
+        or one on a node that lost its connection.
         """
         with building([folder] if self.rank == 0 else ()):
-            summed(torch.zeros(1))  # nobody reads before the first one has it
+            # A barrier: no worker reads the folder before rank 0 holds the lock.
+            summed(torch.zeros(1))
             yield
 
     def wrap(self, method: Method, device: torch.device) -> torch.nn.Module:
-        """`method`, its gradients the mean over the workers where there are several."""
+        """Return `method`, wrapped so that its gradients are the mean over the workers."""
         if self.count == 1:
             return method
         ids = [device.index] if device.type == "cuda" else None
@@ -45,9 +46,28 @@ class Workers:
 
 
 def summed(values: Tensor) -> Tensor:
-    """The sum of `values` over the workers, on the CPU."""
+    """Return the sum of `values` over the workers, on the CPU."""
     if dist.is_initialized():
         on_device = values.cuda() if dist.get_backend() == "nccl" else values.clone()
         dist.all_reduce(on_device)
         return on_device.cpu()
     return values.cpu()
+
+
+class Diverged(ArithmeticError):
+    """The loss, its gradient or the logits are NaN or infinite."""
+
+
+def require_finite(is_finite: bool, subject: str) -> None:
+    """Raise on every worker if a value is not finite on any of them. All workers must call this together.
+
+    Args:
+        is_finite: Whether the value is finite on this worker.
+        subject: Subject and verb of the message, such as "the loss is".
+
+    Raises:
+        Diverged: The value is NaN or infinite on at least one worker.
+    """
+    # All workers must leave the loop together, or the others would wait for this one's gradients.
+    if summed(torch.tensor([float(not is_finite)])).item() > 0:
+        raise Diverged(f"{subject} not finite")

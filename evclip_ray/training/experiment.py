@@ -1,8 +1,7 @@
-"""The experiment: every setting of one run, as one validated tree.
+"""Settings of one run, as one validated tree.
 
-`ExperimentConfig` plus overrides is a run. The sections are the floors of the house: which videos
-(`data`, `view`), which frozen CLIP (`backbone`), which adaptation (`method`), how it is trained
-(`optim`), and the run's `seed` and `precision`.
+An `ExperimentConfig` plus overrides is a run. Its sections are the videos (`data`, `view`), the frozen CLIP
+(`backbone`), the adaptation (`method`), the training (`optim`), and the run's `seed` and `precision`.
 """
 
 from collections.abc import Mapping
@@ -17,8 +16,8 @@ from evclip_ray.data.video.view import ViewConfig
 from evclip_ray.models.methods.base import MethodConfig
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # The published EV-CLIP recipe for UCF101, HMDB51 and EGTEA at 8 frames (learning rate scales
-    # with the batch: 4e-4 at 64): crops without flips, one-epoch constant warm-up, cosine by epoch.
+    # Published EV-CLIP recipe for UCF101, HMDB51 and EGTEA with 8 frames: crops without flips, one warm-up
+    # epoch at a constant rate, cosine by epoch. The learning rate scales with the batch: 4e-4 at 64.
     "published": {
         "view.sampling": "window",
         "view.window_frames": 32,
@@ -43,74 +42,114 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 class SyntheticConfig(Config):
-    """The quickstart's own video set: made on the spot, real mp4 files."""
+    """Synthetic videos for a first try: real mp4 files, written into the cache."""
 
-    videos_per_class: int = Field(24, ge=5)
-    size: int = Field(96, ge=32, description="side in pixels")
-    num_frames: int = Field(24, ge=4)
+    videos_per_class: int = Field(24, ge=5, description="videos of each of the six classes")
+    size: int = Field(96, ge=32, description="side of a frame in pixels")
+    num_frames: int = Field(24, ge=4, description="frames of a video")
 
 
 class DataConfig(Config):
-    """Which videos, and which of them train and select."""
+    """Videos of an experiment, and the rule that splits them.
 
-    manifest: str | None = Field(None, description="CSV, Parquet, or a folder of class folders")
-    root: str | None = Field(None, description="folder the manifest's paths are relative to")
-    synthetic: SyntheticConfig | None = None
+    `data.cached_views` is another name of `data.bank`.
+    """
+
+    manifest: str | None = Field(
+        None, description="CSV or Parquet list, or a folder with one folder per class"
+    )
+    root: str | None = Field(None, description="folder that relative paths of the manifest start from")
+    synthetic: SyntheticConfig | None = Field(None, description="synthetic videos instead of a manifest")
     classes: str | None = Field(
-        None, description="'base' (the more frequent half), 'novel' (the rest) or a file of names; None: all"
+        None,
+        description="'base' (the more frequent half), 'novel' (the others) or a file of class names; "
+        "None uses all classes",
     )
-    shots: int | None = Field(None, ge=1, description="training videos per class; None takes all")
-    nested_shots: bool = Field(True, description="whether K shots are among the 2K of the same seed")
+    shots: int | None = Field(None, ge=1, description="training videos per class; None uses all")
+    nested_shots: bool = Field(
+        True, description="whether the K-shot videos are part of the 2K-shot videos of the same seed"
+    )
     allow_leaks: bool = Field(
-        False, description="read a published protocol whose splits share videos; its rows are marked"
+        False,
+        description="accept a published protocol whose splits share videos; the affected rows are counted "
+        "with every number",
     )
-    val_fraction: float = Field(0.2, gt=0, lt=1)
-    test_fraction: float = Field(0.2, gt=0, lt=1)
-    split_seed: int = 0
-    train_views: int = Field(1, ge=1, description="stored temporal views of a training video")
+    val_fraction: float = Field(
+        0.2,
+        gt=0,
+        lt=1,
+        description="share of the training videos held out for validation, if no split is given",
+    )
+    test_fraction: float = Field(
+        0.2, gt=0, lt=1, description="share of all videos held out for the test, if no split is given"
+    )
+    split_seed: int = Field(0, description="seed of the splits and of the shots")
+    train_views: int = Field(1, ge=1, description="decoded temporal views of a training video")
     seconds_per_video: float = Field(
-        600, gt=0, description="what decoding one video may take; one that takes longer is left out"
+        600, gt=0, description="time limit of decoding one video in seconds; slower videos are skipped"
     )
-    augment: AugmentConfig = AugmentConfig()
+    augment: AugmentConfig = Field(AugmentConfig(), description="random augmentation of training views")
     bank: int | None = Field(
-        None, ge=1, description="augmented views of a training video, drawn once; None draws anew each epoch"
+        None,
+        ge=1,
+        description="cached augmented views of a training video, whose frozen features are computed once; "
+        "None draws a new view in every epoch, and only class texts are cached",
     )
     features: tuple[Literal["frame_features", "video_map"], ...] | None = Field(
-        None, description="frozen features read from disk, with a bank; None: all that the method declares"
+        None,
+        description="features read from the cache, with data.bank; None reads all that the method declares",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_cached_views(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping) or "cached_views" not in data:
+            return data
+        settings = dict(data)
+        cached_views = settings.pop("cached_views")
+        if settings.get("bank") not in (None, cached_views):
+            raise ValueError(
+                f"data.bank and data.cached_views are the same setting, got {settings['bank']} and "
+                f"{cached_views}. Set one of them."
+            )
+        return {**settings, "bank": cached_views}
 
     @model_validator(mode="after")
     def _features_have_fixed_views(self) -> Self:
         if self.features and self.bank is None:
             raise ValueError(
-                f"features {list(self.features)} cannot be kept: without a bank every epoch draws new crops; "
-                "set data.bank, for example 4"
+                f"features {list(self.features)} cannot be cached, because every epoch draws new views. "
+                "Set data.bank, for example to 4."
             )
         if self.bank is not None and self.augment.mixup:
             raise ValueError(
-                f"augment.mixup mixes pixels anew in every step, so that no bank holds them; got mixup"
-                f" {self.augment.mixup} and bank {self.bank}: set one of them to 0 or null"
+                f"augment.mixup ({self.augment.mixup}) mixes pixels in every step, which cached views "
+                f"(data.bank, {self.bank}) do not allow. Set augment.mixup to 0 or data.bank to null."
             )
         if self.bank is not None and self.bank < self.train_views:
             raise ValueError(
-                f"bank must be at least train_views, or stored views are never seen; got {self.bank} < "
-                f"{self.train_views}"
+                f"data.bank ({self.bank}) must be at least data.train_views ({self.train_views}); otherwise "
+                "some decoded views are never used"
             )
         return self
 
     @model_validator(mode="after")
     def _has_one_source(self) -> Self:
         if (self.manifest is None) == (self.synthetic is None):
-            raise ValueError("data needs a manifest (--data FILE or data.manifest) or a synthetic section")
+            raise ValueError("data needs either a manifest (--data FILE or data.manifest) or data.synthetic")
         return self
 
 
 class BackboneConfig(Config):
-    """Which frozen CLIP."""
+    """Frozen CLIP."""
 
-    name: str = "ViT-B-16"
-    pretrained: str | None = Field(None, description="tag, local file or 'random'; None: the usual tag")
-    activation_checkpointing: bool = False
+    name: str = Field("ViT-B-16", description="row of BACKBONES, or any open_clip name")
+    pretrained: str | None = Field(
+        None, description="tag, local file or 'random'; None uses the backbone's usual tag"
+    )
+    activation_checkpointing: bool = Field(
+        False, description="recompute activations in the backward pass: less memory, slower steps"
+    )
 
     @model_validator(mode="after")
     def _is_known(self) -> Self:
@@ -121,17 +160,19 @@ class BackboneConfig(Config):
 
 
 class OptimConfig(Config):
-    """AdamW with warm-up and cosine decay."""
+    """AdamW with warm-up and cosine decay; see `learning_rate` for the two schedules."""
 
-    lr: float = Field(4e-4, gt=0)
-    weight_decay: float = Field(0.05, ge=0)
-    epochs: int = Field(50, ge=1)
+    lr: float = Field(4e-4, gt=0, description="learning rate after the warm-up")
+    weight_decay: float = Field(0.05, ge=0, description="AdamW's weight decay of every trained tensor")
+    epochs: int = Field(50, ge=1, description="epochs of a run that is not stopped early")
     batch_size: int = Field(16, ge=1, description="videos per step, over all workers")
-    eval_batch_size: int = Field(32, ge=1)
-    warmup_epochs: float = Field(1.0, ge=0)
-    warmup_lr: float = Field(0.0, ge=0)
-    schedule: Literal["cosine_by_step", "cosine_by_epoch"] = "cosine_by_step"
-    clip_norm: float | None = Field(1.0, gt=0)
+    eval_batch_size: int = Field(32, ge=1, description="videos per batch of validation and evaluation")
+    warmup_epochs: float = Field(1.0, ge=0, description="epochs of the warm-up")
+    warmup_lr: float = Field(0.0, ge=0, description="learning rate at the start of the warm-up")
+    schedule: Literal["cosine_by_step", "cosine_by_epoch"] = Field(
+        "cosine_by_step", description="'cosine_by_epoch' is the published schedule"
+    )
+    clip_norm: float | None = Field(1.0, gt=0, description="largest norm of the gradient; None does not clip")
 
 
 def _method(data: Any) -> Any:
@@ -141,22 +182,32 @@ def _method(data: Any) -> Any:
 
 
 class ExperimentConfig(Config):
-    """Every setting of one run."""
+    """Settings of one run.
+
+    Example:
+        >>> experiment = ExperimentConfig.load(
+        ...     {"data": {"manifest": "videos.csv"}}, {"optim.lr": 3e-4, "method.prompts": "mask"}
+        ... )
+        >>> experiment.optim.lr
+        0.0003
+    """
 
     data: DataConfig
     view: ViewConfig = ViewConfig()
     backbone: BackboneConfig = BackboneConfig()
     method: Annotated[SerializeAsAny[MethodConfig], BeforeValidator(_method)]
     optim: OptimConfig = OptimConfig()
-    seed: int = Field(0, ge=0)
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    seed: int = Field(0, ge=0, description="seed of the adapter, the order of videos and augmentation")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="format of matrix products; 'auto' is bfloat16 on a GPU and float32 on a CPU"
+    )
 
     @model_validator(mode="after")
     def _frames_fit_the_video_encoder(self) -> Self:
         if self.method.needs_video_encoder and self.view.num_frames % 2:
             raise ValueError(
-                "view.num_frames must be even, the video encoder reads pairs of frames; "
-                f"got {self.view.num_frames}"
+                f"view.num_frames must be even, because the video encoder reads pairs of frames; got "
+                f"{self.view.num_frames}"
             )
         return self
 
@@ -165,14 +216,23 @@ class ExperimentConfig(Config):
         for name in self.data.features or ():
             if name not in self.method.caches:
                 raise ValueError(
-                    f"data.features: {name} of method {self.method.name!r} as configured is no constant of a "
-                    f"view, or is not read; it can keep {sorted(self.method.caches) or 'nothing'}"
+                    f"data.features: method {self.method.name!r} with these settings cannot cache {name!r}; "
+                    f"it can cache {sorted(self.method.caches) or 'nothing'}"
                 )
         return self
 
     @classmethod
     def load(cls, data: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Self:
-        """Validate a tree that may start from a `preset`; its own values and `overrides` come after."""
+        """Validate a tree of settings.
+
+        Args:
+            data: Nested settings. A key `preset` starts from one of `PRESETS`; the other keys replace its
+                values.
+            overrides: Dotted path -> value. They replace the values of `data`.
+
+        Raises:
+            ConfigError: A setting is unknown or has an invalid value.
+        """
         tree = override(data, overrides or {})
         preset = tree.pop("preset", None)
         tree.setdefault("method", {"name": "ev_clip"})
@@ -185,9 +245,13 @@ class ExperimentConfig(Config):
 
 
 def read_experiment(path: Path, overrides: Mapping[str, Any] | None = None) -> ExperimentConfig:
-    """The experiment in a YAML file, its settings nested or by dotted paths, as a search space has them.
+    """Read an experiment from a YAML file with nested settings, dotted paths, or both.
 
-    A relative manifest path counts from the working folder.
+    A relative manifest path starts from the working folder, not from the folder of the file.
+
+    Args:
+        path: YAML file.
+        overrides: Dotted path -> value. They replace the values of the file.
     """
     tree = read_yaml(path)
     dotted = {name: tree.pop(name) for name in list(tree) if "." in str(name)}

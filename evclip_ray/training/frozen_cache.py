@@ -1,8 +1,8 @@
-"""What of a run's frozen work is read from disk: planned, made once for many runs, opened by each.
+"""Cached features of a run: planned and computed once for many runs, opened by each.
 
-With a bank of views (`data.bank`) a training video has fixed views, as a validation video always has,
-and what the frozen networks say of them is a constant. Which of it a run reads is what its method
-declares. Where that is all that it needs, the networks are not even loaded.
+With cached augmented views (`data.bank`) a training video has a fixed number of views, as a validation
+video always has. The outputs of the frozen networks for these views are then constants. A run reads those
+that its method declares in `caches`. A method that needs nothing else does not load the networks.
 """
 
 import dataclasses
@@ -14,9 +14,9 @@ import torch
 
 from evclip_ray.class_names import split_words
 from evclip_ray.features import spec as specs
-from evclip_ray.features.cached_networks import RecordedCLIP, RecordedVideoEncoder, WithRecordedTexts
+from evclip_ray.features.cached_networks import CachedCLIP, CachedVideoEncoder, CLIPWithCachedTexts
 from evclip_ray.features.dataset import FeatureSet
-from evclip_ray.features.encode import Job, TextJob, run
+from evclip_ray.features.encode import Job, TextJob, run_job
 from evclip_ray.features.extract import prepare_features, view_jobs
 from evclip_ray.features.format import feature_file
 from evclip_ray.features.spec import FeatureSpec, text_key
@@ -34,10 +34,12 @@ Progress = Callable[[str, int, int], None]
 
 @dataclasses.dataclass(frozen=True)
 class Cached:
-    """What a run reads from disk.
+    """Cached features of a run, and the networks that it still needs.
 
-    `sets`: split -> field of VideoBatch -> features; `networks`: what is left of the frozen ones, None for
-    all of them; `needs_pixels`: whether something is still computed from pixels.
+    Attributes:
+        sets: Split -> field of `VideoBatch` -> features.
+        networks: Frozen networks, or stand-ins that read cached results; None loads all of them.
+        needs_pixels: Whether the method still computes something from pixels.
     """
 
     sets: dict[str, dict[str, FeatureSet]] = dataclasses.field(default_factory=dict)
@@ -51,9 +53,12 @@ def prepare_cached(
     gpus: float,
     progress: Progress | None = None,
 ) -> None:
-    """Make, once, all that the runs of `experiments` and the zero-shot numbers beside them will read.
+    """Compute the features that the runs of `experiments` and their zero-shot baselines will read.
 
-    `gpus`: those of one trial; 0 means that trials run on the CPU.
+    Args:
+        experiments: Experiments with their decoded videos.
+        gpus: GPUs of one trial; 0 means that trials run on the CPU.
+        progress: Called with the text "encoding features", the number of finished jobs and of all jobs.
     """
     device = torch.device("cuda" if gpus else "cpu")
     jobs: list[Job] = []
@@ -72,9 +77,15 @@ def prepare_cached(
 def open_cached(
     experiment: ExperimentConfig, videos: Videos, *, device: torch.device, splits: Iterable[str] | None = None
 ) -> Cached:
-    """What an experiment reads from disk of `splits` (all by default); nothing where nothing was prepared.
+    """Open the cached features of an experiment. Returns an empty `Cached` if none were prepared.
 
-    Without a bank that is its class texts alone, which the first run that asks for them encodes.
+    Without cached views only class texts are cached; the first run that needs them encodes them.
+
+    Args:
+        experiment: Settings of the run.
+        videos: Its decoded videos.
+        device: Device of the run.
+        splits: Splits to open; by default all of them.
     """
     if videos.features is None:
         return Cached()
@@ -93,7 +104,7 @@ def open_cached(
     if texts is not None:
         spec = _text_spec(experiment)
         files.append(feature_file(store, spec.key, text_key(spec, texts)))
-    # Whether they are sound was looked at when the study started.
+    # Their checksums were verified when the study started; here it is enough that they exist.
     if not all(path.is_file() for path in files):
         return Cached()
     networks = _networks(experiment, videos, next(iter(sets.values())), store, device)
@@ -101,33 +112,40 @@ def open_cached(
 
 
 def feature_specs(experiment: ExperimentConfig, split: str, device: torch.device) -> dict[str, FeatureSpec]:
-    """What a run of an experiment on `device` reads of a split: the field of VideoBatch -> its spec."""
+    """Return the specs of the features that a run on `device` reads, by field of `VideoBatch`."""
     data, method, backbone = experiment.data, experiment.method, experiment.backbone
     fields = _fields(experiment)
     precision: specs.Precision = "bfloat16" if autocast_dtype(experiment, device) else "float32"
     augment = data.augment if split == "train" else None
-    found = {}
+    by_field = {}
     if "frame_features" in fields:
-        found["frame_features"] = specs.frame_features(
-            backbone.name, backbone.pretrained, precision=precision,
-            normalization=getattr(method, "normalization", "own"), augment=augment,
-        )  # fmt: skip
+        by_field["frame_features"] = specs.frame_features(
+            backbone.name,
+            backbone.pretrained,
+            precision=precision,
+            normalization=getattr(method, "normalization", "own"),
+            augment=augment,
+        )
     if "video_map" in fields:
         encoder = method.video_encoder  # type: ignore[attr-defined]
-        found["video_map"] = specs.video_map(
-            encoder.name, encoder.weights, backbone=backbone.name, precision=precision, augment=augment,
+        by_field["video_map"] = specs.video_map(
+            encoder.name,
+            encoder.weights,
+            backbone=backbone.name,
+            precision=precision,
+            augment=augment,
             mean="video_mean" in method.caches,
-        )  # fmt: skip
-    return found
+        )
+    return by_field
 
 
 def _fields(experiment: ExperimentConfig) -> frozenset[str]:
-    """The fields of VideoBatch that are read from disk."""
+    """Return the fields of `VideoBatch` that are read from disk."""
     if experiment.data.bank is None:
         return frozenset()
     declared = experiment.method.caches & {"frame_features", "video_map"}
-    asked = experiment.data.features
-    return declared if asked is None else declared & set(asked)
+    requested = experiment.data.features
+    return declared if requested is None else declared & set(requested)
 
 
 def _is_enough(experiment: ExperimentConfig) -> bool:
@@ -140,7 +158,7 @@ def _num_views(experiment: ExperimentConfig, split: str) -> int:
 
 
 def _texts(experiment: ExperimentConfig, classes: Sequence[str]) -> tuple[str, ...] | None:
-    """The class texts that are constants of a method, None where it has none."""
+    """Return the class texts that are constants of the method, or None if it trains them."""
     template = getattr(experiment.method, "template", None)
     if template is None or "class_text" not in experiment.method.caches:
         return None
@@ -166,16 +184,16 @@ def _jobs(
 
 
 def _keep_texts(experiment: ExperimentConfig, videos: Videos, device: torch.device) -> bool:
-    """Encode the class texts of a run without a bank, if nobody has; whether they are on disk."""
+    """Encode the class texts of a run without cached views. Returns whether they are on disk."""
     texts = _texts(experiment, videos.classes)
     if videos.features is None or texts is None:
         return False
-    # The network that the run loads in any case; kept in this process.
+    # The run needs this network in any case, and the process keeps it.
     load_backbone(experiment.backbone, device)
     try:
-        run(TextJob(videos.features, _text_spec(experiment), texts), device)
+        run_job(TextJob(videos.features, _text_spec(experiment), texts), device)
     except OSError as problem:
-        log.warning("class texts are encoded by each run: they cannot be kept (%s)", problem)
+        log.warning("class texts cannot be cached (%s); each run encodes them again", problem)
         return False
     return True
 
@@ -191,16 +209,16 @@ def _networks(
     store: Path,
     device: torch.device,
 ) -> Frozen:
-    """The frozen networks of a run, each loaded only if something of it is still to be computed."""
+    """Return the frozen networks of a run. A network whose results are all cached is not loaded."""
     method, texts = experiment.method, _texts(experiment, videos.classes)
-    recorded_texts = None if texts is None else _text_spec(experiment)
+    cached_texts = None if texts is None else _text_spec(experiment)
     clip: FrozenCLIP
     if "frame_features" in sets and "class_text" in method.caches:
-        clip = RecordedCLIP(store, sets["frame_features"].spec, recorded_texts)
+        clip = CachedCLIP(store, sets["frame_features"].spec, cached_texts)
     else:
         clip = load_backbone(experiment.backbone, device)
-        if recorded_texts is not None:
-            clip = WithRecordedTexts(clip, store, recorded_texts)
+        if cached_texts is not None:
+            clip = CLIPWithCachedTexts(clip, store, cached_texts)
     if "video_map" in sets:
-        return Frozen(clip, RecordedVideoEncoder(store, sets["video_map"].spec))
+        return Frozen(clip, CachedVideoEncoder(store, sets["video_map"].spec))
     return Frozen(clip, load_encoder(method, device))

@@ -1,8 +1,8 @@
-"""The batches of an epoch: pixels only where something is computed from them, features from disk.
+"""Batches of an epoch: pixels for the methods that need them, cached features from disk.
 
-Reading is one batch ahead of the step, in a thread, into pinned memory where there is a GPU; cropping
-and normalising happen on the device. Of a set that does not fit in memory, the disk is asked for the
-batches after that one too.
+A thread reads one batch ahead of the training step, into pinned memory if there is a GPU. Cropping and
+normalising run on the device. For a set that does not fit in memory, the pages of later batches are
+requested from the disk as well.
 """
 
 import functools
@@ -19,7 +19,7 @@ from torch import Tensor
 from evclip_ray.data.shards.memory_map import memory_bytes
 from evclip_ray.data.transforms import AugmentConfig, crop_batch
 from evclip_ray.features.dataset import FeatureSet
-from evclip_ray.features.view_cache import cut_views, read_frames
+from evclip_ray.features.view_cache import crop_views, read_frames
 from evclip_ray.models.methods.base import VideoBatch
 from evclip_ray.training.datamodule import VideoSet
 from evclip_ray.training.distributed import Workers
@@ -27,14 +27,15 @@ from evclip_ray.training.distributed import Workers
 Positions = npt.NDArray[np.int64]
 
 
-# Of memory: a larger set would push itself, or the trials, out of it.
-_SHARE = 0.5
-# In flight from disk: enough to keep it busy, and at least two batches.
+_MEMORY_SHARE = 0.5
+"""Share of the memory that a set may fill. A larger one would evict its own pages, or swap out the trials."""
+
 _AHEAD_BYTES = 2**26
+"""Bytes requested ahead from the disk: enough to keep it busy. At least two batches are requested."""
 
 
 class _Part(NamedTuple):
-    """The `positions` of a batch that one worker computes: those from `first` on, of `total`."""
+    """Share of a batch that one worker computes: rows `first`, `first + 1`, ... of `total`."""
 
     positions: Positions
     first: int
@@ -42,14 +43,14 @@ class _Part(NamedTuple):
 
     @classmethod
     def of(cls, group: Positions, workers: Workers) -> Self:
-        """A worker's part of a batch, as even as can be."""
+        """Split a batch as evenly as possible and return this worker's part."""
         parts = np.array_split(group, workers.count)
         first = sum(len(part) for part in parts[: workers.rank])
         return cls(parts[workers.rank], first, len(group))
 
 
 class _Read(NamedTuple):
-    """What was read for a batch: `frames` (B, T, H, W, 3) uint8 or None; `features`: by field."""
+    """Data read for one batch: `frames` (B, T, H, W, 3) uint8 or None, and `features` by field name."""
 
     positions: Positions
     frames: Tensor | None
@@ -57,11 +58,17 @@ class _Read(NamedTuple):
 
 
 class Batches:
-    """Makes the batches of one split on `device`.
+    """Iterator over the batches of one split.
 
-    `size`: side of the views in pixels; `augment`: None for the fixed view; `bank`: views of a video, None
-    to augment anew each time; `features`: by field of VideoBatch; `pixels`: whether the method reads any;
-    `labelled`: whether batches hold their labels, as those of training do.
+    Args:
+        videos: The decoded videos of the split.
+        size: Side of a view in pixels.
+        device: Device that crops the views and receives the batch.
+        augment: Random augmentation; None gives the fixed view.
+        bank: Number of cached augmented views per video; None draws a new view every time.
+        features: Cached features, by field of `VideoBatch`.
+        pixels: Whether the method reads pixels.
+        labelled: Whether a batch holds its labels, as in training.
     """
 
     def __init__(
@@ -82,7 +89,7 @@ class Batches:
 
     @property
     def num_views(self) -> int:
-        """Views that epochs go through in turn."""
+        """Number of views that successive epochs cycle through."""
         return self.bank or self.videos.shards.num_views
 
     def __call__(
@@ -93,9 +100,14 @@ class Batches:
         generator: torch.Generator | None = None,
         workers: Workers | None = None,
     ) -> Iterator[VideoBatch]:
-        """A batch of view `view` of each group of positions; fresh augmentation draws from `generator`.
+        """Yield one batch per group of positions.
 
-        Of each group `workers` share, this one's part, augmented as it would be in the whole.
+        Args:
+            groups: Positions of the videos of each batch.
+            view: Index of the view to read.
+            generator: Source of fresh augmentation.
+            workers: Processes that share each batch. The part of this process is augmented as it would be
+                in the whole batch.
         """
         parts = [_Part.of(group, workers or Workers()) for group in groups]
         for part, read in zip(parts, self._reads([p.positions for p in parts], view), strict=True):
@@ -109,19 +121,20 @@ class Batches:
 
     def _reads(self, groups: Sequence[Positions], view: int) -> Iterator[_Read]:
         if not self.pixels and not self.streams:
-            # A few kilobytes from mapped pages: less than it costs to hand them over between threads.
+            # A few kilobytes from mapped pages cost less than a hand-over between threads.
             yield from (self._read(positions, view) for positions in groups)
             return
         distance = self._distance(groups)
         with ThreadPoolExecutor(1) as reader:
-            asked = 0
+            requested = 0
             waiting: Future[_Read] | None = None
             for number, positions in enumerate(groups):
-                # The first batch is not kept waiting until all of those after it are asked for.
+                # The request window grows by two batches per step, so that the first batch does not wait
+                # for the requests of all later ones.
                 until = min(number + distance, 2 * number + 2) if distance else 0
-                for later in groups[asked:until]:
-                    reader.submit(self._ask, later, view)
-                asked = max(asked, until)
+                for later in groups[requested:until]:
+                    reader.submit(self._prefetch, later, view)
+                requested = max(requested, until)
                 ready, waiting = waiting, reader.submit(self._read, positions, view)
                 if ready is not None:
                     yield ready.result()
@@ -130,30 +143,30 @@ class Batches:
 
     @functools.cached_property
     def streams(self) -> bool:
-        """Whether the split is too large to stay in memory, and is read from disk in every epoch."""
-        features = sum(found.bytes_per_view * found.num_views for found in self.features.values())
+        """Whether the split is too large for the memory, so that every epoch reads it from the disk."""
+        features = sum(one.bytes_per_view * one.num_views for one in self.features.values())
         shards = self.videos.shards
         frames = math.prod(shards.view.shape) * shards.num_views if self.pixels else 0
-        return len(self.videos) * (features + frames) > _SHARE * memory_bytes()
+        return len(self.videos) * (features + frames) > _MEMORY_SHARE * memory_bytes()
 
     def _distance(self, groups: Sequence[Positions]) -> int:
-        """How many batches ahead the disk is asked for; 0 where the set is in memory."""
+        """Return the number of batches to request ahead; 0 if the set stays in memory."""
         if not self.streams or not len(groups):
             return 0
-        each = sum(found.bytes_per_view for found in self.features.values())
-        each += math.prod(self.videos.shards.view.shape) if self.pixels else 0
-        return max(2, _AHEAD_BYTES // (each * max(len(groups[0]), 1)))
+        bytes_per_video = sum(one.bytes_per_view for one in self.features.values())
+        bytes_per_video += math.prod(self.videos.shards.view.shape) if self.pixels else 0
+        return max(2, _AHEAD_BYTES // (bytes_per_video * max(len(groups[0]), 1)))
 
-    def _ask(self, positions: Positions, view: int) -> None:
+    def _prefetch(self, positions: Positions, view: int) -> None:
         if self.pixels:
-            self.videos.shards.ahead(positions, view % self.videos.shards.num_views)
-        for found in self.features.values():
-            found.ahead(positions, view)
+            self.videos.shards.prefetch(positions, view % self.videos.shards.num_views)
+        for one in self.features.values():
+            one.prefetch(positions, view)
 
     def _read(self, positions: Positions, view: int) -> _Read:
-        how = {"pinned": self.device.type == "cuda", "once": self.streams}
-        frames = read_frames(self.videos.shards, positions, view, **how) if self.pixels else None
-        features = {kind: found.read(positions, view, **how) for kind, found in self.features.items()}
+        options = {"pinned": self.device.type == "cuda", "release": self.streams}
+        frames = read_frames(self.videos.shards, positions, view, **options) if self.pixels else None
+        features = {field: one.read(positions, view, **options) for field, one in self.features.items()}
         return _Read(positions, frames, features)
 
     def _cut(self, read: _Read, part: _Part, view: int, generator: torch.Generator | None) -> Tensor:
@@ -162,10 +175,15 @@ class Batches:
         if self.bank is None and self.augment is not None:
             labels = [self.videos.shards.labels[p] for p in read.positions]
             return crop_batch(
-                frames, size=self.size, augment=self.augment, generator=generator, labels=labels,
-                first=part.first, total=part.total,
-            )  # fmt: skip
-        return cut_views(
+                frames,
+                size=self.size,
+                augment=self.augment,
+                generator=generator,
+                labels=labels,
+                first=part.first,
+                total=part.total,
+            )
+        return crop_views(
             frames, self.videos.shards, read.positions, view, size=self.size, augment=self.augment
         )
 

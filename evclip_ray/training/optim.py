@@ -1,4 +1,4 @@
-"""AdamW over the adapter, and the learning rate of every step."""
+"""AdamW over the adapter, and the learning rate of each step."""
 
 import math
 from collections.abc import Iterable
@@ -10,14 +10,28 @@ from evclip_ray.training.experiment import OptimConfig
 
 
 def learning_rate(step: int, *, steps_per_epoch: int, optim: OptimConfig) -> float:
-    """The learning rate of optimiser step `step` (from 0).
+    """Return the learning rate of optimiser step `step`.
 
-    `cosine_by_step` (ours): linear from `warmup_lr` to `lr` over the warm-up, then
-    lr (1 + cos(pi p)) / 2 with p the fraction done of what remains; it ends at 0.
+    `cosine_by_step` (ours) rises linearly from `warmup_lr` to `lr` during the warm-up, then follows
 
-    `cosine_by_epoch` (published EV-CLIP): `warmup_lr` as a constant during the warm-up epochs W,
-    then lr (1 + cos(pi (e - W) / epochs)) / 2 in epoch e; the last epochs of the curve are cut off
-    by the warm-up, as they are in the published runs.
+        lr (1 + cos(pi p)) / 2
+
+    where
+        p    share of the steps after the warm-up that are done, 0 to 1; the rate ends at 0.
+
+    `cosine_by_epoch` (published EV-CLIP) stays at `warmup_lr` during the warm-up, then follows
+
+        lr (1 + cos(pi (e - W) / epochs)) / 2
+
+    where
+        e    epoch, from 0
+        W    number of warm-up epochs. The curve is shifted by W and cut off at the end, as in the
+             published runs, so that the rate does not reach 0.
+
+    Args:
+        step: Optimiser step, from 0.
+        steps_per_epoch: Optimiser steps in one epoch.
+        optim: Settings of the schedule.
     """
     if optim.schedule == "cosine_by_epoch":
         epoch = step // steps_per_epoch
@@ -33,7 +47,7 @@ def learning_rate(step: int, *, steps_per_epoch: int, optim: OptimConfig) -> flo
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], optim: OptimConfig) -> torch.optim.AdamW:
-    """AdamW (0.9, 0.999); weight decay on every trained tensor, as published."""
+    """Return AdamW with betas (0.9, 0.999) and weight decay on every trained tensor, as published."""
     return torch.optim.AdamW(
         list(parameters), lr=optim.lr, betas=(0.9, 0.999), weight_decay=optim.weight_decay
     )

@@ -1,10 +1,10 @@
-"""What a checkpoint says of each validation video, kept beside it: which it has right, and how sure it is.
+"""Scores of a checkpoint on each validation video, stored in the checkpoint's folder.
 
     validation.npz    `right` (V,) bool; `log_loss` (V,) float32, -log p(true class) in nats;
                       `videos`, a digest of the V paths and labels in their order
 
-Runs that were scored on the same videos can so be compared video by video: what one finds hard the
-other often does too, and their difference is known better than either number.
+Runs that were scored on the same videos can be compared video by video. Two runs often fail on the same
+videos, so that the interval of a paired difference is narrower than that of either accuracy.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ FILE = "validation.npz"
 
 @dataclasses.dataclass(frozen=True)
 class VideoScores:
-    """`videos`: which they are, as a digest; `right` and `log_loss` (V,): of each, in order."""
+    """Digest of V videos, and `right` and `log_loss` (V,) of each in order."""
 
     videos: str
     right: NDArray[np.bool_]
@@ -30,10 +30,10 @@ class VideoScores:
 
     @classmethod
     def read(cls, checkpoint: Path) -> Self | None:
-        """Those of a checkpoint; None where it was written without.
+        """Read the scores of a checkpoint. Returns None for a checkpoint without scores.
 
         Raises:
-            ArtifactError: damaged.
+            ArtifactError: The file is damaged.
         """
         path = checkpoint / FILE
         if not path.is_file():
@@ -42,8 +42,10 @@ class VideoScores:
             with np.load(path) as saved:
                 return cls(str(saved["videos"]), saved["right"], saved["log_loss"])
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise ArtifactError(f"{path}: cannot be read ({error}); it was damaged, remove it") from None
+            raise ArtifactError(
+                f"{path}: cannot be read ({error}). The file is damaged; remove it."
+            ) from None
 
     def write(self, checkpoint: Path) -> None:
-        """Into a checkpoint's folder."""
+        """Write the scores into a checkpoint's folder."""
         np.savez_compressed(checkpoint / FILE, videos=self.videos, right=self.right, log_loss=self.log_loss)

@@ -1,4 +1,4 @@
-"""Ray Train around the loop: N workers of one run, DDP over the adapter, resumed after a lost worker."""
+"""Ray Train around the training loop: one run on several workers, resumed after a worker is lost."""
 
 import os
 import shutil
@@ -18,23 +18,23 @@ from ray.train.v2._internal.execution.scaling_policy.autoscaling_coordinator_cli
 from evclip_ray.artifacts import write_text
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.resources import ResourceRequest
-from evclip_ray.training.run_registry import tell_run
+from evclip_ray.training.run_registry import register_run
 
 _RECORDS, _RESERVATION = ".ray", "reservation"
 _ADDRESS = "RAY_ADDRESS"
 _SETTINGS = {
-    # The controller takes one report a poll; its own 2 s would pace fast epochs.
+    # The controller accepts one report per poll. Its default of 2 s would slow down short epochs.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    # What was decided by the machines of before a loss finds no place, and holds a group up for so long.
-    # Ray looks at the machines every 20 s: decided anew any sooner it would be the same.
+    # After a node is lost, a placement that was decided before the loss cannot be met and blocks the group
+    # for this time. Ray refreshes its list of machines every 20 s, so that a shorter time gains nothing.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30",
 }
-"""Read by Ray where the group is started from, which may be a node of a cluster; a user's own stand."""
+"""Ray Train settings, set in the process that starts the group. A user's own values take precedence."""
 _RESIZE_SECONDS = 60.0
-"""How often a group looks whether machines have joined."""
+"""Interval at which an elastic group checks for new machines."""
 _PLACEMENTS = 20
-"""Times that a group may find no place, of 30 s each: ten minutes for a machine to come in a lost one's
-place. Without a limit it would be tried for ever."""
+"""Failed placements of a group, 30 s each: a replacement machine has ten minutes to join. Ray's default is
+to retry without a limit."""
 
 
 def train_distributed(
@@ -48,16 +48,26 @@ def train_distributed(
     max_failures: int,
     in_tune: bool = False,
 ) -> None:
-    """Train over a group of processes; history and checkpoints are written to `folder`.
+    """Train one run on a group of processes. History and checkpoints are written to `folder`.
 
-    A lost worker restarts the group from the last epoch's checkpoint, `max_failures` times. With fewer
-    workers at least than at most, it goes on with those that have a place, and grows again where
-    machines join: looked at every minute, at the cost of the epoch that it is in. The numbers are the
-    same whatever their count, to rounding; only dropout and mixup draw otherwise. `in_tune` passes every
-    epoch's metrics on to the Tune trial that this is called from.
+    A lost worker restarts the group from the checkpoint of the last epoch. An elastic group (`min_workers`
+    below `workers`) continues with the workers that can be placed and grows again when machines join; each
+    change of size costs the epoch in progress. The numbers do not depend on the number of workers, up to
+    rounding. Exceptions are dropout and mixup, which draw other random numbers.
+
+    Args:
+        experiment: Settings of the run.
+        videos_file: File written by `Videos.save`.
+        folder: Folder of the run.
+        zero_shot: File of the zero-shot numbers.
+        request: Workers of the run and the resources of each.
+        hparams: Values for TensorBoard's HParams tab, by setting.
+        max_failures: Restarts of the group after lost workers.
+        in_tune: Report the metrics of every epoch to the Tune trial that calls this function.
 
     Raises:
-        ray.train.TrainingFailedError: the group failed more often than it may, or found no place.
+        ray.train.TrainingFailedError: The group failed more than `max_failures` times, or could not be
+            placed within ten minutes.
     """
     callbacks: list[Any] = []
     if in_tune:
@@ -74,8 +84,8 @@ def train_distributed(
     }
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
-    # Whoever frees the places of a stopped group asks Ray by address, which it must be told where other
-    # Rays run in the same machine.
+    # The process that releases the reservation of a stopped group connects to Ray by address. Without
+    # this variable it could reach another Ray on the same machine.
     ENV_VARS_TO_PROPAGATE.add(_ADDRESS)
     trainer = TorchTrainer(
         _train_worker,
@@ -109,14 +119,14 @@ def train_distributed(
             del os.environ[_ADDRESS]
         else:
             os.environ[_ADDRESS] = before
-        # Ray Train's own records; the run's are written by the loop, beside it.
+        # Ray Train's own records. The loop writes the records of the run into `folder` itself.
         shutil.rmtree(folder / _RECORDS, ignore_errors=True)
 
 
 def release_places(folder: Path) -> None:
-    """Give back what a group that was killed has reserved, if one was.
+    """Release the resources that a killed group has reserved, if there was one.
 
-    Ray would keep the places for it, and from elastic groups, for three minutes.
+    Ray would hold the resources for three minutes, during which no other group could be placed on them.
     """
     reservation = folder / _RECORDS / _RESERVATION
     if reservation.is_file():
@@ -129,13 +139,17 @@ def _train_worker(config: dict[str, Any]) -> dict[str, Any]:
     from evclip_ray.training.loop import Run
 
     torch.set_num_threads(config["threads"])
-    tell_run(Path(config["folder"]))
+    register_run(Path(config["folder"]))
     experiment = ExperimentConfig.load(config["experiment"])
     videos = Videos.load(Path(config["videos"]))
     run = Run.start(
-        experiment, videos, device=get_device(), folder=Path(config["folder"]),
-        zero_shot=Path(config["zero_shot"]), hparams=config["hparams"],
-    )  # fmt: skip
+        experiment,
+        videos,
+        device=get_device(),
+        folder=Path(config["folder"]),
+        zero_shot=Path(config["zero_shot"]),
+        hparams=config["hparams"],
+    )
     return run.fit(_report)
 
 

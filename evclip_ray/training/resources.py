@@ -1,4 +1,4 @@
-"""How many trials fit, from what each machine has and what a trial needs. Pure arithmetic."""
+"""Number of trials that fit on the machines. Pure arithmetic, without Ray."""
 
 import dataclasses
 import math
@@ -9,9 +9,14 @@ GIB = 1024**3
 
 @dataclasses.dataclass(frozen=True)
 class ResourceRequest:
-    """What one worker of a trial needs. `memory`: bytes.
+    """Resources of a trial.
 
-    A trial has `workers` of them; where machines are lost it goes on with `min_workers` (None: all).
+    Attributes:
+        cpus: CPUs of one worker.
+        gpus: GPUs of one worker; a fraction shares a GPU.
+        memory: Memory of one worker in bytes.
+        workers: Training processes of the trial.
+        min_workers: Workers with which the trial continues after machines are lost; None waits for all.
     """
 
     cpus: float
@@ -23,18 +28,18 @@ class ResourceRequest:
     def __post_init__(self) -> None:
         if not 1 <= self.fewest <= self.workers:
             raise ValueError(
-                f"min_workers must be from 1 to workers, {self.workers}; got {self.fewest}: "
-                "lower --min-workers or raise --workers"
+                f"min_workers must be between 1 and workers ({self.workers}), got {self.fewest}. "
+                "Lower --min-workers or raise --workers."
             )
 
     @property
     def fewest(self) -> int:
-        """Workers without which a trial waits."""
+        """Smallest number of workers with which the trial runs."""
         return self.workers if self.min_workers is None else self.min_workers
 
     @property
     def resources(self) -> dict[str, float]:
-        """As Ray names them, without the zeros."""
+        """Resources of one worker under Ray's names, without zeros."""
         named = {"CPU": self.cpus, "GPU": self.gpus, "memory": self.memory}
         return {name: amount for name, amount in named.items() if amount > 0}
 
@@ -47,36 +52,40 @@ class ResourceRequest:
 
 
 def trial_slots(request: ResourceRequest, nodes: Sequence[Mapping[str, float]]) -> int:
-    """Trials of which every worker has a place on `nodes` at once."""
+    """Return the number of trials whose workers all fit on `nodes` at the same time."""
     return _workers(request, nodes) // request.workers
 
 
 def concurrent_trials(request: ResourceRequest, nodes: Sequence[Mapping[str, float]]) -> int:
-    """Trials that run at once on `nodes` (each a mapping of Ray resources).
+    """Return the number of trials that run at the same time on `nodes`.
 
-    Workers may spread over nodes; a single worker must fit on one. The scarcest of CPU, GPU and
-    memory decides, node by node. Places are counted for whole groups: fewer workers are for a node's
-    loss, and two halves of a group train no faster than one after the other. One trial runs as soon as
-    its fewest workers fit.
+    Workers may spread over nodes, but a single worker must fit on one node. On each node the scarcest of
+    CPU, GPU and memory decides. Slots are counted for trials with all their workers: `min_workers` is for
+    lost nodes, since two half groups train no faster than two full ones one after the other. At least one
+    trial runs as soon as `min_workers` fit.
+
+    Args:
+        request: Resources of one trial.
+        nodes: Ray resources of each node, such as `{"CPU": 8, "GPU": 1, "memory": 3.2e10}`.
 
     Raises:
-        ValueError: not even one trial fits, with the numbers.
+        ValueError: Not even one trial fits.
     """
     workers = _workers(request, nodes)
     if workers < request.fewest:
-        have = "; ".join(_describe(node) for node in nodes) or "no machine"
+        available = "; ".join(_describe(node) for node in nodes) or "no machine"
         raise ValueError(
-            f"a trial needs {request}, which can never be placed: the cluster has {have} "
-            f"(room for {workers} of {request.fewest} workers); lower --cpus-per-worker, --gpus-per-worker, "
-            "--workers or study.memory_gb, or add machines"
+            f"a trial needs {request}, but the cluster has {available}, which fits {workers} of "
+            f"{request.fewest} workers. Lower --cpus-per-worker, --gpus-per-worker, --workers or "
+            "study.memory_gb, or add machines."
         )
     return max(1, trial_slots(request, nodes))
 
 
 def decoding_nodes(request: ResourceRequest, nodes: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """The ids of the nodes that decode: those with CPUs on which no worker of a trial has a place.
+    """Return the ids of the nodes that decode: those with a CPU on which no worker of a trial fits.
 
-    Empty where there is none, as on one machine: then decoding goes anywhere, before the trials.
+    An empty list, as on one machine, means that decoding runs on any node before the trials start.
 
     >>> decoding_nodes(ResourceRequest(1, 1, 0), {"a": {"CPU": 8, "GPU": 4}, "b": {"CPU": 8}, "c": {}})
     ['b']
@@ -92,7 +101,7 @@ def _workers(request: ResourceRequest, nodes: Sequence[Mapping[str, float]]) -> 
 
 def _workers_on(request: ResourceRequest, node: Mapping[str, float]) -> int:
     return min(
-        # A hair of slack, so that three thirds of a GPU are a GPU.
+        # The tolerance lets three workers with a third of a GPU share one GPU despite rounding.
         (math.floor(node.get(name, 0.0) / amount + 1e-9) for name, amount in request.resources.items()),
         default=0,
     )

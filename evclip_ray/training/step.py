@@ -10,8 +10,7 @@ from torch import Tensor
 from evclip_ray.data.mixup import Mixed, mix
 from evclip_ray.metrics.scoring import autocast
 from evclip_ray.models.methods.base import Method, VideoBatch
-from evclip_ray.training.distributed import Workers, summed
-from evclip_ray.training.diverged import require_finite
+from evclip_ray.training.distributed import Workers, require_finite, summed
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.optim import make_optimizer
 

@@ -1,4 +1,4 @@
-"""`train`: one experiment from its videos to its checkpoints, in this process or over a Ray Train group."""
+"""Training of one experiment, from its videos to its checkpoints."""
 
 import contextlib
 import json
@@ -18,7 +18,7 @@ from evclip_ray.training.step import Metrics
 from evclip_ray.training.zero_shot import videos_key
 
 _MAX_FAILURES = 2
-_LOOK_SECONDS = 0.5
+_POLL_SECONDS = 0.5
 
 
 def train_experiment(
@@ -35,16 +35,29 @@ def train_experiment(
     decoding: Progress | None,
     say: Report,
 ) -> Metrics:
-    """Train into `folder`, resuming what it holds; returns the last epoch's metrics.
+    """Train one experiment, or resume it, and return the metrics of the last epoch.
 
-    One worker trains in this process, or where a cluster's `machines` have what it needs.
+    A run with one worker trains in this process, unless `on_cluster` is set.
+
+    Args:
+        experiment: Settings of the run.
+        folder: Folder of the run; checkpoints in it are resumed.
+        cache: Folder of decoded videos and cached features.
+        machines: Ray resources of each machine.
+        on_cluster: Whether `machines` belong to a running cluster, which then places the worker.
+        workers: Training processes.
+        min_workers: Workers with which training continues after machines are lost; None waits for all.
+        cpus: CPUs of one worker.
+        gpus: GPUs of one worker; None means 1 if any machine has a GPU.
+        decoding: Progress of decoding and of cached features.
+        say: Called with the metrics of each epoch.
 
     Raises:
-        ValueError: workers that can never be placed, or a folder of another experiment.
+        ValueError: The workers do not fit on the machines, or the folder belongs to another experiment.
     """
     if not experiment.method.trains:
         raise ValueError(
-            f"method {experiment.method.name!r} has nothing to train; evaluate shows its numbers"
+            f"method {experiment.method.name!r} has nothing to train; `evclip-ray evaluate` gives its numbers"
         )
     folder = folder.expanduser().resolve()
     has_gpus = any(node.get("GPU", 0) > 0 for node in machines)
@@ -55,37 +68,42 @@ def train_experiment(
     videos = prepare(plan_videos(experiment, cache=cache, progress=decoding), cache=cache, progress=decoding)
     prepare_cached([(experiment, videos)], gpus=request.gpus, progress=decoding)
     if workers > 1 or on_cluster:
-        return _train_elsewhere(experiment, videos, folder=folder, request=request, say=say)
+        return _train_in_workers(experiment, videos, folder=folder, request=request, say=say)
     torch.set_num_threads(max(1, int(machines[0].get("CPU", 1))))
     return Run.start(experiment, videos, folder=folder).fit(say)
 
 
-def _train_elsewhere(
+def _train_in_workers(
     experiment: ExperimentConfig, videos: Videos, *, folder: Path, request: ResourceRequest, say: Report
 ) -> Metrics:
     videos_file = folder / f"videos-{videos_key(experiment)}.json"
     videos.save(videos_file)
-    with _telling(folder, say):
+    with _following(folder, say):
         train_distributed(
-            experiment, videos_file, folder=folder, zero_shot=folder / "zero_shot.json",
-            request=request, hparams={}, max_failures=_MAX_FAILURES,
-        )  # fmt: skip
+            experiment,
+            videos_file,
+            folder=folder,
+            zero_shot=folder / "zero_shot.json",
+            request=request,
+            hparams={},
+            max_failures=_MAX_FAILURES,
+        )
     return dict(_history(folder)[-1])
 
 
 @contextlib.contextmanager
-def _telling(folder: Path, say: Report) -> Iterator[None]:
-    """Say each epoch of a run that other processes write, as it comes."""
-    told, ended = len(_history(folder)), threading.Event()
+def _following(folder: Path, say: Report) -> Iterator[None]:
+    """Report each epoch of a run that other processes write, as soon as it is in the history file."""
+    num_reported, ended = len(_history(folder)), threading.Event()
 
     def follow() -> None:
-        nonlocal told
+        nonlocal num_reported
         is_last = False
         while not is_last:
-            is_last = ended.wait(_LOOK_SECONDS)
-            for metrics in _history(folder)[told:]:
+            is_last = ended.wait(_POLL_SECONDS)
+            for metrics in _history(folder)[num_reported:]:
                 say(metrics)
-                told += 1
+                num_reported += 1
 
     follower = threading.Thread(target=follow)
     follower.start()

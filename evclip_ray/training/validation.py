@@ -8,8 +8,7 @@ from evclip_ray.metrics.classification import ClassificationState
 from evclip_ray.metrics.scoring import Scores, score
 from evclip_ray.models.methods.base import Method
 from evclip_ray.training.datamodule import Videos
-from evclip_ray.training.distributed import Workers, summed
-from evclip_ray.training.diverged import require_finite
+from evclip_ray.training.distributed import Workers, require_finite, summed
 from evclip_ray.training.loader import Batches
 from evclip_ray.training.per_video_scores import VideoScores
 from evclip_ray.training.tensorboard.mask_stats import MaskWatch

@@ -16,7 +16,7 @@ from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.loop import Run
 from evclip_ray.training.ray_trainer import train_distributed
 from evclip_ray.training.resources import ResourceRequest
-from evclip_ray.training.run_registry import tell_run
+from evclip_ray.training.run_registry import register_run
 from evclip_ray.training.step import Metrics
 from evclip_ray.training.zero_shot import videos_key, zero_shot_key
 from evclip_ray.tuning.study_folder import OBJECTIVE, StudyFolder
@@ -30,13 +30,13 @@ def run_trial(config: dict[str, Any]) -> None:
     failed, with its traceback in `error.txt`: the same error would meet it again, while a process
     that dies is restarted by Tune and goes on after its last epoch.
     """
-    tell_run(_folder(config))
+    register_run(_folder(config))
     try:
         _train(config)
     except Exception as error:
         tune.report(_failure(config, error))
     finally:
-        tell_run(None)
+        register_run(None)
         _release_memory()
 
 

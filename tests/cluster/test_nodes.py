@@ -95,7 +95,7 @@ def test_a_cluster_without_the_gpus_that_a_space_asks_for_is_told(local_cluster,
     )
     assert status == 1
     assert "4 GPU" in printed
-    assert "can never be placed" in printed
+    assert "but the cluster has" in printed
 
 
 @pytest.mark.cluster

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from evclip_ray.config import ConfigError
-from evclip_ray.data.transforms import AugmentConfig, bank_views, crop_batch
+from evclip_ray.data.transforms import AugmentConfig, cached_views, crop_batch
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.tuning.search_space import read_space
 
@@ -30,13 +30,13 @@ def test_a_label_with_a_direction_is_never_flipped(frames):
     assert torch.equal(views[0], plain[0])
     assert torch.equal(views[1], plain[1].flip(-1))
     assert torch.equal(views[2], plain[2])
-    assert torch.equal(bank_views(frames, size=28, augment=augment, seeds=[1, 2, 3], labels=labels), views)
+    assert torch.equal(cached_views(frames, size=28, augment=augment, seeds=[1, 2, 3], labels=labels), views)
 
 
 def test_a_bank_needs_a_seed_and_a_label_for_every_video(frames):
     for few in ({"seeds": [1, 2]}, {"seeds": [1, 2, 3], "labels": ["jump"]}):
         with pytest.raises(ValueError, match="zip"):
-            bank_views(frames, size=28, augment=AugmentConfig(), **few)
+            cached_views(frames, size=28, augment=AugmentConfig(), **few)
 
 
 def test_the_words_of_a_data_set_are_its_own_and_whole():
@@ -98,5 +98,5 @@ def test_every_switch_can_be_searched(tmp_path):
 
 def test_mixup_and_a_bank_are_refused_together():
     data = {"manifest": "a.csv", "bank": 2, "augment": {"mixup": 0.4}}
-    with pytest.raises(ConfigError, match=r"no bank holds them; got mixup 0.4 and bank 2"):
+    with pytest.raises(ConfigError, match=r"augment.mixup \(0.4\) mixes pixels .* \(data.bank, 2\)"):
         ExperimentConfig.load({"data": data})

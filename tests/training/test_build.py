@@ -9,12 +9,12 @@ from evclip_ray.training.experiment import ExperimentConfig
 
 @pytest.mark.parametrize("precision", ["auto", "float32", "bfloat16"])
 @pytest.mark.parametrize("has", [True, False])
-def test_bfloat16_that_a_processor_emulates_is_said_once(precision, has, monkeypatch, caplog):
+def test_emulated_bfloat16_warns_once(precision, has, monkeypatch, caplog):
     monkeypatch.setattr(build, "has_bfloat16", lambda: has)
     build._warn_of_emulation.cache_clear()
     experiment = ExperimentConfig.load({"data": {"manifest": "videos.csv"}, "precision": precision})
     with caplog.at_level(logging.WARNING):
         found = {build.autocast_dtype(experiment, torch.device("cpu")) for _ in range(3)}
     assert found == {torch.bfloat16 if precision == "bfloat16" else None}
-    told = [record for record in caplog.records if "emulates it" in record.getMessage()]
+    told = [record for record in caplog.records if "emulates them" in record.getMessage()]
     assert len(told) == (precision == "bfloat16" and not has)

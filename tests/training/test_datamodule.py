@@ -1,4 +1,4 @@
-"""Which videos an experiment names, before any is decoded."""
+"""Choice of the videos of an experiment, before any is decoded."""
 
 import csv
 import dataclasses
@@ -25,7 +25,7 @@ def labels(plan, split):
     return {column[row] for row in plan.rows[split]}
 
 
-def test_base_and_novel_classes_are_halves_that_share_nothing(plan):
+def test_base_and_novel_classes_are_disjoint_halves(plan):
     whole, base, novel = plan(), plan(data__classes="base"), plan(data__classes="novel")
     assert len(base.classes) == len(novel.classes) == 3
     assert set(base.classes) | set(novel.classes) == set(whole.classes)
@@ -34,7 +34,7 @@ def test_base_and_novel_classes_are_halves_that_share_nothing(plan):
         assert not labels(base, split) & labels(novel, split)
 
 
-def test_a_file_of_names_gives_the_classes_and_their_order(plan, tmp_path):
+def test_file_of_names_sets_classes_and_order(plan, tmp_path):
     names = plan().classes
     chosen = (names[4], names[1])
     (tmp_path / "names.csv").write_text(f"id,name\n0,{chosen[0]}\n1,{chosen[1].upper()}\n")
@@ -44,13 +44,13 @@ def test_a_file_of_names_gives_the_classes_and_their_order(plan, tmp_path):
     assert labels(found, "train") == set(chosen)
 
 
-def test_only_the_splits_that_are_asked_for_are_named(plan):
+def test_plan_contains_only_requested_splits(plan):
     assert set(plan().rows) == {"train", "val"}
     assert set(plan(splits=("test",), data__shots=2).rows) == {"test"}
 
 
 def leaky_copy(manifest, folder):
-    """The videos and their manifest, with the bytes of a training video under a name in test."""
+    """Videos and a manifest whose test split has the bytes of a training video under another name."""
     shutil.copytree(manifest.parent, folder)
     with (folder / manifest.name).open() as stream:
         rows = list(csv.DictReader(stream))
@@ -59,9 +59,7 @@ def leaky_copy(manifest, folder):
     return folder / manifest.name
 
 
-def test_one_video_under_two_names_in_two_splits_is_refused_before_it_is_decoded(
-    plan, tiny_manifest, tmp_path
-):
+def test_same_bytes_in_two_splits_are_refused_before_decoding(plan, tiny_manifest, tmp_path):
     copy = str(leaky_copy(tiny_manifest, tmp_path / "copy"))
     refused = plan(data__manifest=copy)
     assert refused.leaking_rows == 0
@@ -70,7 +68,7 @@ def test_one_video_under_two_names_in_two_splits_is_refused_before_it_is_decoded
     assert plan(data__manifest=copy, data__allow_leaks=True).leaking_rows == 2
 
 
-def test_a_file_in_two_splits_is_refused_unless_leaks_are_allowed(plan, tiny_manifest, tmp_path):
+def test_file_in_two_splits_is_refused_unless_leaks_allowed(plan, tiny_manifest, tmp_path):
     rows = tiny_manifest.read_text().splitlines()
     trained = next(row for row in rows if '"train"' in row)
     path = tmp_path / "leaky.csv"
@@ -81,12 +79,12 @@ def test_a_file_in_two_splits_is_refused_unless_leaks_are_allowed(plan, tiny_man
     assert plan(**settings, data__allow_leaks=True).leaking_rows >= 2
 
 
-def test_the_mark_of_leaks_goes_with_the_decoded_videos(tiny_videos, tmp_path):
+def test_leaking_rows_are_saved_with_the_decoded_videos(tiny_videos, tmp_path):
     assert tiny_videos.leaking_rows == 0
     dataclasses.replace(tiny_videos, leaking_rows=3).save(tmp_path / "videos.json")
     assert Videos.load(tmp_path / "videos.json").leaking_rows == 3
 
 
-def test_a_setting_that_is_misspelled_names_the_nearest():
+def test_misspelled_setting_names_the_nearest():
     with pytest.raises(ConfigError, match=r"nearest valid name is 'data.allow_leaks'"):
         ExperimentConfig.load({"data": {"manifest": "a.csv", "allow_leak": True}})

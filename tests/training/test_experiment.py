@@ -6,19 +6,19 @@ from evclip_ray.training.experiment import ExperimentConfig
 DATA = {"data": {"manifest": "videos.csv"}}
 
 
-def test_the_defaults_are_the_published_prompts():
+def test_defaults_are_the_published_prompts():
     experiment = ExperimentConfig.load(DATA)
     assert experiment.method.name == "ev_clip"
     assert experiment.method.prompts == "both"
     assert experiment.method.template == "A video of {}."
 
 
-def test_a_config_survives_json():
+def test_config_round_trips_through_json():
     experiment = ExperimentConfig.load(DATA, {"method.mask.depth": 3, "optim.lr": 0.1})
     assert ExperimentConfig.load(experiment.model_dump(mode="json")) == experiment
 
 
-def test_a_preset_comes_before_the_settings_beside_it():
+def test_preset_is_replaced_by_explicit_settings():
     experiment = ExperimentConfig.load({**DATA, "preset": "published"}, {"optim.lr": 1e-5})
     assert experiment.optim.lr == 1e-5
     assert experiment.optim.epochs == 500
@@ -32,11 +32,19 @@ def test_a_preset_comes_before_the_settings_beside_it():
         ({"backbone.name": "ViT-B-17"}, "nearest valid name is 'ViT-B-16'"),
         ({"method.mask.dept": 2}, "nearest valid name is 'method.mask.depth'"),
         ({"view.num_frames": 5}, "view.num_frames must be even"),
-        ({"data.manifest": None}, "needs a manifest"),
+        ({"data.manifest": None}, "needs either a manifest"),
         ({"preset": "publishd"}, "nearest valid name is 'published'"),
         ({"optim.epochs": 0}, "greater than or equal to 1"),
     ],
 )
-def test_a_wrong_setting_is_named_with_the_cure(overrides, message):
+def test_wrong_setting_names_the_path_and_the_fix(overrides, message):
     with pytest.raises(ConfigError, match=message):
         ExperimentConfig.load(DATA, overrides)
+
+
+def test_cached_views_is_another_name_of_bank():
+    experiment = ExperimentConfig.load(DATA, {"data.cached_views": 4})
+    assert experiment.data.bank == 4
+    assert "cached_views" not in experiment.model_dump()["data"]
+    with pytest.raises(ConfigError, match="same setting, got 4 and 8"):
+        ExperimentConfig.load(DATA, {"data.cached_views": 8, "data.bank": 4})

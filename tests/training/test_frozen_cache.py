@@ -1,4 +1,4 @@
-"""Runs that read the frozen networks' work from disk: the same numbers, without the networks."""
+"""Runs on cached features give the numbers of runs that compute them, without loading the networks."""
 
 import dataclasses
 import json
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from evclip_ray.config import ConfigError
-from evclip_ray.data.transforms import AugmentConfig, bank_seed, bank_views, crop_batch
+from evclip_ray.data.transforms import AugmentConfig, cached_view_seed, cached_views, crop_batch
 from evclip_ray.models.clip import FrozenCLIP
 from evclip_ray.models.video_encoder import FrozenVideoEncoder
 from evclip_ray.training.build import build_method
@@ -40,7 +40,7 @@ WITHOUT_NETWORKS = ["context", "own colours", "linear probe", "prototype", "moti
 
 @pytest.fixture(scope="module")
 def experiments(make_experiment):
-    """The cases, each with a bank of two views."""
+    """Experiments by case name, each with two cached views."""
 
     def make(case, **more):
         settings = {**BANK, **CASES[case], **more}
@@ -56,7 +56,7 @@ def experiments(make_experiment):
 
 @pytest.fixture(scope="module")
 def videos(tiny_videos, experiments, local_ray, tmp_path_factory):
-    """The tiny videos with the features of every case."""
+    """Tiny videos with the cached features of every case."""
     found = dataclasses.replace(tiny_videos, features=tmp_path_factory.mktemp("features"))
     prepare_cached([(experiments(case), found) for case in CASES], gpus=0)
     return found
@@ -69,9 +69,7 @@ def epochs(folder):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_run_on_cached_features_gives_the_numbers_of_one_that_computes_them(
-    experiments, videos, tmp_path, case
-):
+def test_cached_run_has_the_numbers_of_a_computed_run(experiments, videos, tmp_path, case):
     Run.start(experiments(case), videos, folder=tmp_path / "cached").fit(lambda metrics: None)
     Run.start(experiments(case, data__features=[]), videos, folder=tmp_path / "computed").fit(lambda m: None)
     tolerance = 0.05 if "bfloat16" in case else 2e-3
@@ -80,7 +78,7 @@ def test_a_run_on_cached_features_gives_the_numbers_of_one_that_computes_them(
 
 
 @pytest.mark.parametrize("case", WITHOUT_NETWORKS)
-def test_where_all_is_cached_no_frozen_network_is_loaded(experiments, videos, tmp_path, monkeypatch, case):
+def test_fully_cached_run_loads_no_frozen_network(experiments, videos, tmp_path, monkeypatch, case):
     def refuse(*arguments, **keywords):
         raise AssertionError("a frozen network was loaded")
 
@@ -92,7 +90,7 @@ def test_where_all_is_cached_no_frozen_network_is_loaded(experiments, videos, tm
     assert run.record()["weights"]["clip"] == "random"
 
 
-def test_a_mask_reads_its_map_from_disk_and_its_frames_from_the_same_crop(experiments, videos, monkeypatch):
+def test_mask_run_reads_the_map_of_the_same_crop(experiments, videos, monkeypatch):
     monkeypatch.setattr(FrozenVideoEncoder, "forward", lambda *a: pytest.fail("the encoder was run"))
     run = Run.start(experiments("both"), videos, folder=videos.features / "unused")
     assert isinstance(run.method.frozen.clip, FrozenCLIP)
@@ -106,21 +104,26 @@ def test_a_mask_reads_its_map_from_disk_and_its_frames_from_the_same_crop(experi
     torch.testing.assert_close(batch.video_map, expected, atol=1e-3, rtol=1e-2)
 
 
-def test_a_context_reads_the_mean_of_the_map_and_no_more(experiments, videos, tmp_path):
+def test_context_run_reads_only_the_mean_of_the_map(experiments, videos, tmp_path):
     run = Run.start(experiments("context"), videos, folder=tmp_path)
     batch = next(run.batches["train"]([torch.arange(2).numpy()]))
     assert batch.video_map.shape == (2, 128, 1, 1, 1)
     assert batch.pixels is None
 
 
-def test_a_view_of_a_bank_is_the_same_in_any_batch_and_views_differ():
+def test_cached_view_does_not_depend_on_the_batch():
     frames = torch.randint(0, 255, (3, 4, 40, 60, 3), dtype=torch.uint8)
     augment = AugmentConfig(brightness=0.3, contrast=0.3)
-    seeds = [bank_seed("a.mp4", row, 1) for row in range(3)]
-    together = bank_views(frames, size=32, augment=augment, seeds=seeds)
-    alone = [bank_views(frames[i : i + 1], size=32, augment=augment, seeds=[seeds[i]]) for i in (2, 0)]
+    seeds = [cached_view_seed("a.mp4", row, 1) for row in range(3)]
+    together = cached_views(frames, size=32, augment=augment, seeds=seeds)
+    alone = [cached_views(frames[i : i + 1], size=32, augment=augment, seeds=[seeds[i]]) for i in (2, 0)]
     assert torch.equal(together[[2, 0]], torch.cat(alone))
-    others = {bank_seed("a.mp4", 0, 0), bank_seed("b.mp4", 0, 1), bank_seed("a.mp4", 1, 1), seeds[0]}
+    others = {
+        cached_view_seed("a.mp4", 0, 0),
+        cached_view_seed("b.mp4", 0, 1),
+        cached_view_seed("a.mp4", 1, 1),
+        seeds[0],
+    }
     assert len(others) == 4
     drawn = crop_batch(
         frames[:1], size=32, augment=augment, generator=torch.Generator().manual_seed(seeds[0])
@@ -128,7 +131,7 @@ def test_a_view_of_a_bank_is_the_same_in_any_batch_and_views_differ():
     assert torch.equal(together[:1], drawn)
 
 
-def test_epochs_go_through_the_bank_from_where_the_seed_says(experiments, videos, tmp_path, monkeypatch):
+def test_epochs_cycle_through_views_from_the_seed(experiments, videos, tmp_path, monkeypatch):
     run = Run.start(experiments("context", seed=1, data__bank=2), videos, folder=tmp_path)
     seen = []
     read = run.batches["train"].features["frame_features"].read
@@ -142,14 +145,14 @@ def test_epochs_go_through_the_bank_from_where_the_seed_says(experiments, videos
     assert firsts == [1, 0, 1]
 
 
-def test_what_was_not_prepared_is_computed_and_said(experiments, videos, tmp_path, caplog):
+def test_missing_features_are_computed_with_a_warning(experiments, videos, tmp_path, caplog):
     run = Run.start(experiments("context", data__augment__flip=0.25), videos, folder=tmp_path)
     assert "were not prepared" in caplog.text
     assert run.fit(lambda metrics: None)["epoch"] == 3
     assert open_cached(experiments("context", data__bank=None), videos, device=CPU).needs_pixels
 
 
-def test_without_a_bank_the_class_texts_are_encoded_once(experiments, tiny_videos, tmp_path, monkeypatch):
+def test_class_texts_without_cached_views_are_encoded_once(experiments, tiny_videos, tmp_path, monkeypatch):
     experiment = experiments("both", data__bank=None, optim__epochs=1)
     videos = dataclasses.replace(tiny_videos, features=tmp_path / "features")
     first = Run.start(experiment, videos, folder=tmp_path / "first")
@@ -167,26 +170,24 @@ def test_without_a_bank_the_class_texts_are_encoded_once(experiments, tiny_video
     assert first.fit(lambda metrics: None)["epoch"] == 1
 
 
-def test_class_texts_that_cannot_be_kept_are_said_and_cost_the_run_nothing_else(
-    experiments, tiny_videos, tmp_path, caplog
-):
+def test_class_texts_on_a_full_disk_only_warn(experiments, tiny_videos, tmp_path, caplog):
     (tmp_path / "file").write_text("")
     videos = dataclasses.replace(tiny_videos, features=tmp_path / "file" / "features")
     run = Run.start(experiments("both", data__bank=None), videos, folder=tmp_path / "run")
-    assert "class texts are encoded by each run" in caplog.text
+    assert "class texts cannot be cached" in caplog.text
     assert run.batches["train"].pixels
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_config_declares_what_its_method_does(experiments, videos, case):
+def test_config_and_method_declare_the_same_caches(experiments, videos, case):
     experiment = experiments(case)
     assert experiment.method.caches == build_method(experiment, videos.classes, device=CPU).caches
 
 
-def test_features_that_cannot_be_kept_are_refused_with_the_reason(make_experiment):
+def test_uncacheable_features_are_refused_with_the_reason(make_experiment):
     with pytest.raises(ConfigError, match=r"frame_features.*'ev_clip'.*\['class_text', 'video_map'\]"):
         make_experiment(data__bank=2, data__features=["frame_features"], method__prompts="both")
-    with pytest.raises(ConfigError, match=r"draws new crops; set data\.bank"):
+    with pytest.raises(ConfigError, match=r"every epoch draws new views. Set data\.bank"):
         make_experiment(data__features=["video_map"])
-    with pytest.raises(ConfigError, match="at least train_views"):
+    with pytest.raises(ConfigError, match=r"must be at least data\.train_views"):
         make_experiment(data__bank=2, data__train_views=3)

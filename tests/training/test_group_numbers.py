@@ -1,4 +1,4 @@
-"""Two processes that train one run, by torch alone: the numbers of one."""
+"""Numbers of a run in two processes, without Ray (distributed.py): those of one process."""
 
 import json
 
@@ -23,7 +23,7 @@ def _history(folder):
     return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
 
 
-def test_two_processes_train_a_run_with_the_numbers_of_one(make_experiment, tiny_videos, tmp_path):
+def test_two_processes_give_the_numbers_of_one(make_experiment, tiny_videos, tmp_path):
     # Parts of different sizes: 18 training videos in batches of at most 7.
     experiment = make_experiment(
         optim__epochs=1, optim__batch_size=7, data__augment__brightness=0.2, data__augment__contrast=0.2,

@@ -1,4 +1,4 @@
-"""Batches of a set in memory and of one that is larger: the same, read ahead or not."""
+"""Batches of a set in memory and of a larger one: equal, with and without prefetching."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,7 +21,7 @@ MAPS = video_map("swin3d_debug", "random", backbone="debug", precision="float32"
 
 @pytest.fixture(scope="module")
 def maps(tiny_videos, tmp_path_factory):
-    """Maps of two views of the training videos, drawn at random."""
+    """Random maps of two views of the training videos."""
     found = FeatureSet(tmp_path_factory.mktemp("store"), MAPS, tiny_videos.sets["train"].shards, 2)
     for number, path in enumerate(found.files()):
         rows = torch.randn(64, 16, 2, 2, 2, generator=torch.Generator().manual_seed(number))
@@ -31,7 +31,7 @@ def maps(tiny_videos, tmp_path_factory):
 
 @pytest.fixture
 def groups(tiny_videos):
-    """The training videos in pairs, in no order."""
+    """Training videos in pairs, shuffled."""
     order = np.random.default_rng(0).permutation(len(tiny_videos.sets["train"]))
     return np.array_split(order, len(order) // 2)
 
@@ -44,7 +44,7 @@ def made(videos, maps, *, pixels, device=CPU):
 
 
 @pytest.mark.parametrize("pixels", [False, True])
-def test_a_set_larger_than_memory_gives_the_same_batches(tiny_videos, maps, groups, monkeypatch, pixels):
+def test_set_larger_than_memory_gives_the_same_batches(tiny_videos, maps, groups, monkeypatch, pixels):
     within = made(tiny_videos, maps, pixels=pixels)
     assert not within.streams
     expected = list(within(groups, view=1))
@@ -58,11 +58,11 @@ def test_a_set_larger_than_memory_gives_the_same_batches(tiny_videos, maps, grou
         assert not pixels or torch.equal(found.pixels, wanted.pixels)
 
 
-def test_the_disk_is_asked_for_a_batch_while_the_one_before_is_read(tiny_videos, maps, groups, monkeypatch):
+def test_prefetch_runs_ahead_of_reading(tiny_videos, maps, groups, monkeypatch):
     monkeypatch.setattr(module, "memory_bytes", lambda: 1000)
     monkeypatch.setattr(module, "_AHEAD_BYTES", 0)
     done = []
-    for name in ("ahead", "read"):
+    for name in ("prefetch", "read"):
         original = getattr(FeatureSet, name)
 
         def noted(self, positions, view, name=name, original=original, **keywords):
@@ -72,14 +72,14 @@ def test_the_disk_is_asked_for_a_batch_while_the_one_before_is_read(tiny_videos,
         monkeypatch.setattr(FeatureSet, name, noted)
     assert len(list(made(tiny_videos, maps, pixels=False)(groups))) == len(groups)
     for number, group in enumerate(groups):
-        asked, read = done.index(("ahead", tuple(group))), done.index(("read", tuple(group)))
+        asked, read = done.index(("prefetch", tuple(group))), done.index(("read", tuple(group)))
         between = {what for what in done[asked:read] if what[0] == "read"}
         assert asked < read
         assert len(between) >= min(number, 1)
     assert len(done) == 2 * len(groups)
 
 
-def test_for_a_gpu_everything_is_read_straight_into_pinned_memory(tiny_videos, maps, groups, monkeypatch):
+def test_gpu_batches_are_read_into_pinned_memory(tiny_videos, maps, groups, monkeypatch):
     pinned, empty = [], torch.empty
     monkeypatch.setattr(
         torch, "empty", lambda *a, pin_memory=False, **k: pinned.append(pin_memory) or empty(*a, **k)
@@ -90,8 +90,8 @@ def test_for_a_gpu_everything_is_read_straight_into_pinned_memory(tiny_videos, m
     assert pinned == [True, True, False]
 
 
-def test_views_that_are_drawn_anew_are_drawn_in_the_order_of_the_steps(tiny_videos, groups):
-    """Mixup and the order of an epoch draw from the same generator, between the batches."""
+def test_fresh_views_are_drawn_in_step_order(tiny_videos, groups):
+    """Mixup and the order of an epoch draw from the same generator between batches."""
     train, augment = tiny_videos.sets["train"], AugmentConfig()
     batches = Batches(train, size=32, device=CPU, augment=augment)
     generator, again = (torch.Generator().manual_seed(3) for _ in range(2))
@@ -105,8 +105,8 @@ def test_views_that_are_drawn_anew_are_drawn_in_the_order_of_the_steps(tiny_vide
 
 
 @pytest.mark.skipif(not TASKS.is_dir(), reason="counts threads as Linux shows them")
-def test_the_thread_that_reads_starts_no_team_of_its_own(tiny_videos, tmp_path):
-    """With one of OpenMP's, there would be more threads than cores, and each step would be slower."""
+def test_reading_thread_starts_no_openmp_team(tiny_videos, tmp_path):
+    """A second OpenMP team would mean more threads than cores, which slows down every step."""
     large = FeatureSet(tmp_path, MAPS, tiny_videos.sets["train"].shards, 1)
     for path in large.files():
         write_features(path, torch.zeros(64, 64, 8, 16, 16), path.stem)

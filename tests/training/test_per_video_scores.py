@@ -16,7 +16,7 @@ def run_folder(make_experiment, tiny_videos, tmp_path_factory):
     return folder
 
 
-def test_the_best_checkpoint_says_which_videos_it_has_right(run_folder, tiny_videos):
+def test_best_checkpoint_stores_right_videos(run_folder, tiny_videos):
     found, val = VideoScores.read(run_folder / "best"), tiny_videos.sets["val"]
     history = [json.loads(line) for line in (run_folder / "history.jsonl").read_text().splitlines()]
     best = history[history[-1]["best_epoch"] - 1]
@@ -27,12 +27,12 @@ def test_the_best_checkpoint_says_which_videos_it_has_right(run_folder, tiny_vid
     assert VideoScores.read(run_folder / "last") is None
 
 
-def test_other_videos_have_another_key(tiny_videos):
+def test_other_videos_have_another_digest(tiny_videos):
     keys = {split: found.key for split, found in tiny_videos.sets.items()}
     assert len(set(keys.values())) == len(keys)
 
 
-def test_a_checkpoint_without_them_has_none_and_a_damaged_one_says_so(run_folder, tmp_path):
+def test_missing_scores_are_none_and_damaged_ones_raise(run_folder, tmp_path):
     assert VideoScores.read(tmp_path) is None
     shutil.copy(run_folder / "best" / FILE, tmp_path)
     whole = (tmp_path / FILE).read_bytes()
@@ -42,7 +42,7 @@ def test_a_checkpoint_without_them_has_none_and_a_damaged_one_says_so(run_folder
             VideoScores.read(tmp_path)
 
 
-def test_a_thousand_videos_take_a_few_kilobytes(tmp_path):
+def test_thousand_videos_take_a_few_kilobytes(tmp_path):
     rng = np.random.default_rng(0)
     scores = VideoScores("0123", rng.random(1000) < 0.5, rng.random(1000, np.float32))
     scores.write(tmp_path)

@@ -1,4 +1,4 @@
-"""Two studies that decode the same videos at once, in processes of their own; the first may be killed."""
+"""Two processes that decode the same videos at the same time (datamodule.py); the first may be killed."""
 
 import json
 import signal
@@ -27,7 +27,7 @@ with connect(num_cpus=1):
 
 @pytest.fixture
 def start(make_experiment, tmp_path):
-    """Starts a process that decodes into one cache."""
+    """Return a function that starts a process which decodes into the shared cache."""
     settings = json.dumps(make_experiment().model_dump(mode="json"))
 
     def started():
@@ -41,7 +41,7 @@ def shards_of(cache):
     return {path.name: file_digest(path) for path in cache.rglob("shard-*.arrow")}
 
 
-def test_one_decodes_and_the_other_reuses(start, tmp_path):
+def test_one_process_decodes_and_the_other_reuses(start, tmp_path):
     both = [start(), start()]
     said = [process.communicate()[0].splitlines() for process in both]
     assert [process.returncode for process in both] == [0, 0]
@@ -51,7 +51,7 @@ def test_one_decodes_and_the_other_reuses(start, tmp_path):
     assert {line.rsplit(" ", 2)[0] for line in done} == {"decoding train", "decoding val"}
 
 
-def test_when_the_first_is_killed_the_other_goes_on(start, tmp_path):
+def test_second_process_continues_after_a_kill(start, tmp_path):
     with start() as first:
         assert first.stdout.readline() == "ready\n"
         second = start()

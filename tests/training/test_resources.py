@@ -20,7 +20,7 @@ NODE = {"CPU": 16.0, "GPU": 2.0, "memory": 64.0 * GIB}
         (ResourceRequest(1, 1, GIB, workers=4, min_workers=1), [NODE], 1),
     ],
 )
-def test_the_scarcest_resource_decides_how_many_run_at_once(resources, nodes, expected):
+def test_scarcest_resource_limits_concurrent_trials(resources, nodes, expected):
     assert concurrent_trials(resources, nodes) == expected
 
 
@@ -35,23 +35,23 @@ def test_the_scarcest_resource_decides_how_many_run_at_once(resources, nodes, ex
         (ResourceRequest(1, 0, GIB), []),
     ],
 )
-def test_a_trial_that_can_never_be_placed_says_the_numbers(resources, nodes):
-    with pytest.raises(ValueError, match="can never be placed: the cluster has"):
+def test_trial_that_never_fits_names_the_numbers(resources, nodes):
+    with pytest.raises(ValueError, match="but the cluster has"):
         concurrent_trials(resources, nodes)
 
 
-def test_room_is_counted_in_whole_groups():
+def test_slots_are_counted_in_whole_groups():
     resources = ResourceRequest(1, 1, GIB, workers=4, min_workers=1)
     assert [trial_slots(resources, [NODE] * count) for count in (0, 1, 2, 4)] == [0, 0, 1, 2]
 
 
 @pytest.mark.parametrize("fewest", [0, 3])
-def test_fewer_workers_than_one_or_more_than_all_are_refused(fewest):
-    with pytest.raises(ValueError, match=f"min_workers must be from 1 to workers, 2; got {fewest}"):
+def test_min_workers_out_of_range_is_refused(fewest):
+    with pytest.raises(ValueError, match=f"min_workers must be between 1 and workers \\(2\\), got {fewest}"):
         ResourceRequest(1, 0, GIB, workers=2, min_workers=fewest)
 
 
-def test_a_group_says_between_how_many_it_has():
+def test_request_prints_its_range_of_workers():
     assert (
         str(ResourceRequest(1, 0, GIB, workers=4, min_workers=2)) == "2 to 4 workers of 1 CPU, 0 GPU, 1.0 GiB"
     )

@@ -2,16 +2,16 @@ from pathlib import Path
 
 import ray
 
-from evclip_ray.training.run_registry import run_of, tell_run
+from evclip_ray.training.run_registry import register_run, run_of
 
 TRIAL = Path("studies/mine/trials/trial-0003")
 
 
-def test_an_actor_says_which_trial_it_trains_and_when_no_more(local_ray):
+def test_actor_registers_and_clears_its_trial(local_ray):
     @ray.remote(num_cpus=0)
     class Trainer:
         def train(self, folder):
-            tell_run(folder)
+            register_run(folder)
             return ray.get_runtime_context().get_actor_id()
 
     trainer = Trainer.remote()
@@ -24,6 +24,6 @@ def test_an_actor_says_which_trial_it_trains_and_when_no_more(local_ray):
     ray.kill(trainer)
 
 
-def test_outside_of_an_actor_nothing_is_said(local_ray):
-    tell_run(TRIAL)
+def test_registration_outside_an_actor_does_nothing(local_ray):
+    register_run(TRIAL)
     assert run_of("no actor") == ""

@@ -13,7 +13,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from evclip_ray.artifacts import ArtifactError
-from evclip_ray.features.cache_admin import entries
+from evclip_ray.features.cache_admin import list_entries
 from evclip_ray.training.build import build_method
 from evclip_ray.training.checkpoint import load_adapter
 from evclip_ray.training.experiment import read_experiment
@@ -115,7 +115,7 @@ def test_a_folder_that_cannot_be_written_to_is_refused(study, tmp_path):
 
 def test_a_trial_that_can_never_be_placed_fails_before_anything_starts(study, tmp_path):
     with pytest.raises(
-        ValueError, match=r"a trial needs 1 CPU, 4 GPU.*can never be placed: the cluster has 2 CPU"
+        ValueError, match=r"a trial needs 1 CPU, 4 GPU.*but the cluster has 2 CPU"
     ):
         study(tmp_path / "study", trials=1, gpus=4).plan(MACHINES)
     assert not (tmp_path / "study").exists()
@@ -229,7 +229,7 @@ def test_a_study_with_a_bank_makes_the_features_of_its_trials_once(study, tiny_c
     outcome, _ = run(first)
     assert [row["state"] for row in outcome.rows] == ["complete"] * 3
     made = {path: path.stat().st_mtime_ns for path in (tiny_cache / "features").rglob("*.arrow")}
-    kept = {(entry.kind, entry.views) for entry in entries(tiny_cache / "features")}
+    kept = {(entry.kind, entry.views) for entry in list_entries(tiny_cache / "features")}
     of_views = ("frame_features", "video_map", "video_mean")
     assert kept == {(kind, views) for kind in of_views for views in ("bank", "fixed")} | {
         ("class_text", "fixed")

@@ -170,7 +170,7 @@ def test_a_space_that_asks_for_gpus_needs_machines_with_them(tmp_path):
     text = re.sub(r"  gpu_worker:.*?(?=  # Decodes)", "", path.read_text(), flags=re.S)
     path.write_text(text)
     (problem,) = check_file(path, Needs(space_of(gpus=1)))
-    assert "can never be placed" in problem.text
+    assert "but the cluster has" in problem.text
     assert "available_node_types" in path.read_text().splitlines()[problem.line - 1]
 
 

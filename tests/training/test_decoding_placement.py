@@ -1,4 +1,4 @@
-"""Which nodes of a cluster decode, and whether there is room for what they write."""
+"""Nodes of a cluster that decode (resources.py), and disk space for the shards (datamodule.py)."""
 
 from types import SimpleNamespace
 
@@ -13,24 +13,22 @@ CPUS = {"CPU": 8.0, "memory": 8e9}
 HEAD = {"memory": 8e9}
 
 
-def test_nodes_without_the_gpus_of_a_trial_decode_and_those_without_cpus_do_not():
+def test_nodes_without_gpus_decode_and_nodes_without_cpus_do_not():
     nodes = {"head": HEAD, "a": GPUS, "b": CPUS, "c": CPUS}
     assert decoding_nodes(ResourceRequest(1, 1, 1e9), nodes) == ["b", "c"]
     assert decoding_nodes(ResourceRequest(1, 0.25, 1e9, workers=4), nodes) == ["b", "c"]
 
 
-def test_where_trials_fit_on_every_node_none_is_kept_for_decoding():
+def test_no_node_is_reserved_when_trials_fit_everywhere():
     assert decoding_nodes(ResourceRequest(1, 0, 1e9), {"head": HEAD, "a": GPUS, "b": CPUS}) == []
     assert decoding_nodes(ResourceRequest(1, 1, 1e9), {"a": GPUS}) == []
 
 
-def test_a_node_too_small_for_a_trial_decodes():
+def test_node_too_small_for_a_trial_decodes():
     assert decoding_nodes(ResourceRequest(4, 0, 1e9), {"a": CPUS, "b": {"CPU": 2.0, "memory": 8e9}}) == ["b"]
 
 
-def test_space_for_the_shards_of_all_variants_is_asked_for_before_the_first_video(
-    make_experiment, tmp_path, monkeypatch
-):
+def test_space_for_all_shards_is_checked_before_decoding(make_experiment, tmp_path, monkeypatch):
     plans = [plan_videos(make_experiment(view__num_frames=frames), cache=tmp_path) for frames in (4, 8)]
     each = {len(plan.rows["train"]) + len(plan.rows["val"]) for plan in plans}
     needed = each.pop() * 72 * 72 * 3 * (4 + 8)

@@ -1,4 +1,4 @@
-"""What a group that was killed had reserved of the cluster."""
+"""Resources that a killed worker group had reserved (ray_trainer.py)."""
 
 import ray
 from ray.train import ScalingConfig
@@ -9,7 +9,7 @@ from ray.train.v2._internal.execution.scaling_policy.autoscaling_coordinator_cli
 from evclip_ray.training.ray_trainer import release_places
 
 
-def test_what_a_killed_group_reserved_is_given_back_once(local_ray, tmp_path):
+def test_reservation_of_a_killed_group_is_released_once(local_ray, tmp_path):
     def reserved():
         return ray.get(client._autoscaling_coordinator.get_reserved_resources.remote("train-gone"))
 
