@@ -1,3 +1,57 @@
-"""evclip-ray: find the EV-CLIP prompts that work best on your own videos."""
+"""evclip-ray: find the EV-CLIP prompts that work best on your own videos.
+
+The public API is what this module lists in `__all__`, and the methods and attributes of these objects that
+have no leading underscore. All other modules are private: they may change in any release.
+
+Example::
+
+    import evclip_ray
+
+    study = evclip_ray.tune("quickstart", trials=8, out="studies/first")
+    result = evclip_ray.evaluate(study.root / "best", split="test")
+
+Names are imported when they are first used, so `import evclip_ray` loads neither torch nor Ray.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from evclip_ray.api import evaluate, train, tune
+    from evclip_ray.results import Ladder, Study
+    from evclip_ray.training.experiment import ExperimentConfig
+    from evclip_ray.tuning.search_space import SearchSpace
 
 __version__ = "0.1.0"
+__all__ = [
+    "ExperimentConfig",
+    "Ladder",
+    "SearchSpace",
+    "Study",
+    "__version__",
+    "evaluate",
+    "train",
+    "tune",
+]
+
+_MODULES = {
+    "ExperimentConfig": "training.experiment",
+    "Ladder": "results",
+    "SearchSpace": "tuning.search_space",
+    "Study": "results",
+    "evaluate": "api",
+    "train": "api",
+    "tune": "api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # Stored, so that the next access does not come here.
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

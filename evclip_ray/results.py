@@ -26,16 +26,21 @@ from evclip_ray.tuning.study_folder import StudyFolder
 
 if TYPE_CHECKING:
     from evclip_ray.reports.document import Drawing
+    from evclip_ray.tuning.tuner import Outcome
 
 RUNGS = "rungs"
 
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """One study. `root`: its folder, wherever it is now; `ledger`: what it is."""
+    """One study. `root`: its folder, wherever it is now; `ledger`: what it is.
+
+    `outcome`: how the call of `evclip_ray.tune` ended that returned this study; None for a loaded one.
+    """
 
     root: Path
     ledger: dict[str, Any]
+    outcome: "Outcome | None" = None
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

@@ -7,7 +7,8 @@ import evclip_ray
 
 PACKAGE = Path(evclip_ray.__file__).parent
 LAYERS = {
-    "config": 0, "optional": 0, "artifacts": 0, "locking": 0, "claimed_folder": 0, "records": 0, "class_names": 0,
+    "config": 0, "optional": 0, "artifacts": 0, "locking": 0, "claimed_folder": 0, "records": 0,
+    "class_names": 0, "formatting": 0,
     "data": 1, "models": 1,
     "features": 2, "metrics": 2,
     "training": 3, "domain_shift": 3,
@@ -15,7 +16,8 @@ LAYERS = {
     "tuning": 5,
     "scaling": 6, "evaluation": 6, "results": 6, "world": 6,
     "reports": 7, "cluster": 7,
-    "cli": 8,
+    "api": 8,
+    "cli": 9,
 }  # fmt: skip
 """Package or top-level module -> layer. A module imports lower layers and its own package only."""
 

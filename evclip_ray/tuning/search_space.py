@@ -118,9 +118,21 @@ class SearchSpace:
             raise ConfigError(f"`study.pack`: {PACKING_REMOVED}")
         listed = data.get("search") or {}
         search = tuple(Distribution.parse(path, spec) for path, spec in listed.items() if path not in pinned)
-        space = cls(name, fixed, search, StudyConfig.load(data.get("study") or {}, study))
-        space._check()
-        return space
+        return cls(name, fixed, search, StudyConfig.load(data.get("study") or {}, study))._checked()
+
+    def replace(self, overrides: Overrides | None = None, *, study: Mapping[str, Any] | None = None) -> Self:
+        """Return this space with settings pinned by `overrides` and with study settings replaced.
+
+        Raises:
+            ConfigError: A setting is unknown or out of its range.
+        """
+        pinned = dict(overrides or {})
+        return type(self)(
+            self.name,
+            override(self.fixed, pinned),
+            tuple(distribution for distribution in self.search if distribution.path not in pinned),
+            StudyConfig.load(self.study.model_dump(), study),
+        )._checked()
 
     def experiment(self, overrides: Overrides | None = None) -> ExperimentConfig:
         """The experiment of one point."""
@@ -167,7 +179,7 @@ class SearchSpace:
         """The value of every setting that a `when` may name, drawn ones on top."""
         return {**flatten(self.fixed), **drawn}
 
-    def _check(self) -> None:
+    def _checked(self) -> Self:
         base: dict[str, Any] = {}
         for position, distribution in enumerate(self.search):
             self._check_conditions(distribution, position)
@@ -186,6 +198,7 @@ class SearchSpace:
                     self._check_point({**base, **needed, distribution.path: value})
                 except ConfigError as error:
                     raise ConfigError(f"search.{distribution.path} = {value!r}: {error}") from None
+        return self
 
     def _check_point(self, overrides: Overrides) -> None:
         method = self.experiment(overrides).method

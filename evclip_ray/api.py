@@ -1,0 +1,451 @@
+"""Functions of the public API. The commands of the same names call them and print what they return.
+
+Imports stand inside the functions: `import evclip_ray` and `evclip-ray --help` load neither torch nor Ray.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import logging
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from evclip_ray.evaluation.evaluate import Assessment
+    from evclip_ray.metrics.intervals import IntervalKind
+    from evclip_ray.results import Study
+    from evclip_ray.training.datamodule import Progress, VideoPlan
+    from evclip_ray.training.experiment import ExperimentConfig
+    from evclip_ray.tuning.callbacks import OnEvent
+    from evclip_ray.tuning.plan import StudyPlan
+    from evclip_ray.tuning.search_space import SearchSpace
+    from evclip_ray.tuning.tuner import Outcome, StudyRun
+
+log = logging.getLogger(__name__)
+
+
+def tune(
+    space: "str | Path | SearchSpace",
+    *,
+    data: str | Path | None = None,
+    root: str | Path | None = None,
+    out: str | Path | None = None,
+    trials: int | None = None,
+    time_budget: float | None = None,
+    warm_start: Sequence[str | Path] = (),
+    seed: int | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    study: Mapping[str, Any] | None = None,
+    cache: str | Path | None = None,
+    address: str | None = None,
+    progress: "Progress | None" = None,
+    on_trial: "OnEvent | None" = None,
+) -> "Study":
+    """Search a space and return the study. The same call again resumes it.
+
+    Example::
+
+        study = evclip_ray.tune("quickstart", trials=8, out="studies/first")
+        study.trials[["trial", "val_top1", "zero_shot_top1"]].head()
+
+    Ctrl-C and the end of the time budget end the call early; finished trials stay on disk. Then
+    `study.outcome` has `interrupted` or `out_of_time` set and counts the `missing` trials.
+
+    Args:
+        space: Search space, the path of its YAML file, or the name of a shipped one (`"quickstart"`).
+        data: Manifest (CSV or Parquet), or a folder with one folder of videos per class.
+        root: Folder or URI that the paths in the manifest are relative to.
+        out: Folder of the study; by default `studies/NAME`.
+        trials: Number of trials, including those of earlier calls. Default: 16, without limit if there is a
+            time budget.
+        time_budget: Seconds after which no trial starts and running trials are paused.
+        warm_start: Folders of earlier studies, whose best points are run first.
+        seed: Seed of the sampler.
+        overrides: Settings of all trials by dotted path: `{"optim.epochs": 10}`.
+        study: Further settings of the `study` section: `{"gpus": 0.25}` lets four trials share a GPU.
+        cache: Folder of decoded videos and cached features, see `cache_folder`.
+        address: Running Ray cluster (`"auto"` or `"HOST:6379"`). By default Ray is started on this machine.
+        progress: Called with (description, done, total) while videos and features are prepared.
+        on_trial: Called with ("epoch" or "ended", trial, metrics).
+
+    Raises:
+        ValueError: A setting is invalid, videos cannot be read, a trial fits on no machine, or `out` is the
+            folder of another study.
+    """
+    from evclip_ray.results import Study
+
+    settings = {**(study or {}), **_given(trials=trials, seed=seed)}
+    run = open_study(
+        space,
+        out=out,
+        overrides={**source_overrides(data, root), **(overrides or {})},
+        study=settings,
+        cache=cache,
+        warm_start=warm_start,
+        time_budget=time_budget,
+    )
+    outcome = run_study(run, address=address, progress=progress, watch=lambda plan: on_trial or _ignore)
+    assert outcome is not None
+    if outcome.interrupted:
+        log.warning("study %s was interrupted; the same call resumes it", run.folder.root)
+    elif problem := shortfall(run, outcome):
+        log.warning("study %s: %s", run.folder.root, problem)
+    return dataclasses.replace(Study.load(run.folder.root), outcome=outcome)
+
+
+def open_study(
+    space: "str | Path | SearchSpace",
+    *,
+    out: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    study: Mapping[str, Any] | None = None,
+    cache: str | Path | None = None,
+    warm_start: Sequence[str | Path] = (),
+    time_budget: float | None = None,
+) -> "StudyRun":
+    """Return a study that has not started: its space with overrides, and its folder. See `tune`."""
+    from evclip_ray.tuning.search_space import SearchSpace, find_space, read_space
+    from evclip_ray.tuning.tuner import StudyRun
+
+    if isinstance(space, SearchSpace):
+        searched = space.replace(overrides, study=study)
+    else:
+        searched = read_space(find_space(str(space)), overrides, study=study)
+    return StudyRun(
+        searched,
+        Path(out or Path("studies") / searched.name),
+        cache=cache_folder(cache),
+        warm_start=[Path(folder) for folder in warm_start],
+        time_budget=time_budget,
+    )
+
+
+def run_study(
+    run: "StudyRun",
+    *,
+    address: str | None = None,
+    verbose: bool = False,
+    dry_run: bool = False,
+    progress: "Progress | None" = None,
+    watch: "Callable[[StudyPlan], OnEvent]" = lambda plan: _ignore,
+) -> "Outcome | None":
+    """Plan a study, prepare its videos and run the missing trials; return None after a dry run.
+
+    Args:
+        run: Study, see `open_study`. If no trial is missing, only its leaderboard is written.
+        address: Running Ray cluster; None starts Ray on this machine.
+        verbose: Show the log of Ray.
+        dry_run: Stop after planning. The plan then has the cost of a measured training step.
+        progress: Called with (description, done, total) while videos and features are prepared.
+        watch: Called with the plan; returns the receiver of the trials' events.
+    """
+    from evclip_ray.cluster import connect
+    from evclip_ray.tuning.tuner import Outcome
+
+    _refuse_job_address(address)
+    if run.missing() == 0:
+        return Outcome(run.folder.write_leaderboard(), missing=0)
+    # A group of several workers frees the processes of a stopped trial through the dashboard.
+    has_groups = run.space.study.workers > 1
+    shared = () if dry_run else (run.folder.root, run.cache)
+    with connect(address, verbose=verbose, dashboard=has_groups, storage=shared) as machines:
+        plan = run.plan(machines, measure=dry_run, progress=progress)
+        on_trial = watch(plan)
+        if dry_run:
+            return None
+        run.claim()
+        run.prepare(progress)
+        return run.run(plan, on_trial, progress)
+
+
+def shortfall(run: "StudyRun", outcome: "Outcome") -> str | None:
+    """Return why an uninterrupted study has not enough finished trials, or None."""
+    if outcome.out_of_time and outcome.missing:
+        paused = sum(row["state"] == "paused" for row in outcome.rows)
+        remaining = "" if math.isinf(outcome.missing) else f", {outcome.missing:.0f} trials remain to be run"
+        return f"the time budget is used up: {paused} trials are paused{remaining}"
+    if outcome.missing:
+        return (
+            f"{outcome.missing:.0f} of {run.trials:.0f} trials were not run although nothing interrupted the "
+            "study. Run it again; --verbose shows the log of Ray"
+        )
+    if outcome.rows and all(row["state"] == "failed" for row in outcome.rows):
+        return f"every trial failed. The first error: {outcome.rows[0]['error']}"
+    return None
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedRun:
+    """Result of one training. `metrics`: those of the last epoch, with the best epoch and its scores."""
+
+    folder: Path
+    metrics: Mapping[str, Any]
+
+    @property
+    def checkpoint(self) -> Path:
+        """Folder of the best epoch's checkpoint, for `evaluate`."""
+        return self.folder / "best"
+
+
+def train(
+    experiment: "str | Path | ExperimentConfig",
+    *,
+    data: str | Path | None = None,
+    root: str | Path | None = None,
+    out: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    workers: int = 1,
+    min_workers: int | None = None,
+    cpus_per_worker: float = 1.0,
+    gpus_per_worker: float | None = None,
+    cache: str | Path | None = None,
+    address: str | None = None,
+    verbose: bool = False,
+    progress: "Progress | None" = None,
+    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+) -> TrainedRun:
+    """Train one experiment and return its run. The same call again resumes it.
+
+    Example::
+
+        run = evclip_ray.train("studies/first/best.yaml", overrides={"seed": 1}, out="runs/seed1")
+        run.metrics["best_val_top1"]
+
+    Args:
+        experiment: Experiment, or the path of its YAML file, such as the `best.yaml` of a study.
+        data: Manifest (CSV or Parquet), or a folder with one folder of videos per class.
+        root: Folder or URI that the paths in the manifest are relative to.
+        out: Folder of the run; by default `runs/NAME`, where NAME is that of the file.
+        overrides: Settings by dotted path: `{"optim.epochs": 10}`.
+        workers: Number of training processes (DDP in Ray Train).
+        min_workers: Keep training with at least this many workers after machines are lost.
+        cpus_per_worker: CPUs of each worker.
+        gpus_per_worker: GPUs of each worker; by default 1 if a machine has any.
+        cache: Folder of decoded videos and cached features, see `cache_folder`.
+        address: Running Ray cluster (`"auto"` or `"HOST:6379"`). By default Ray is started on this machine.
+        verbose: Show the log of Ray.
+        progress: Called with (description, done, total) while videos and features are prepared.
+        on_epoch: Called with the metrics of each epoch.
+
+    Raises:
+        ValueError: A setting is invalid, videos cannot be read, workers fit on no machine, `out` belongs to
+            another experiment, or the loss became NaN in the first epoch.
+    """
+    from evclip_ray.cluster import connect
+    from evclip_ray.config import ConfigError
+    from evclip_ray.training.experiment import ExperimentConfig, read_experiment
+    from evclip_ray.training.train import train_experiment
+
+    _refuse_job_address(address)
+    settings = {**source_overrides(data, root), **(overrides or {})}
+    if isinstance(experiment, ExperimentConfig):
+        if out is None:
+            raise ConfigError("train: an experiment that is not a file needs a folder for its run; give out=")
+        config = ExperimentConfig.load(experiment.model_dump(mode="json"), settings)
+    else:
+        config = read_experiment(Path(experiment), settings)
+        out = out or Path("runs") / Path(experiment).stem
+    folder, cache = Path(out).expanduser().resolve(), cache_folder(cache)
+    with connect(address, verbose=verbose, dashboard=workers > 1, storage=(folder, cache)) as machines:
+        metrics = train_experiment(
+            config,
+            folder=folder,
+            cache=cache,
+            machines=machines,
+            on_cluster=address is not None,
+            workers=workers,
+            min_workers=min_workers,
+            cpus=cpus_per_worker,
+            gpus=gpus_per_worker,
+            decoding=progress,
+            say=on_epoch or _ignore,
+        )
+    if not metrics["best_epoch"]:
+        raise ValueError(
+            "the loss became NaN in the first epoch and no checkpoint was saved. "
+            "Lower optim.lr and choose a new --out"
+        )
+    return TrainedRun(folder, metrics)
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoredCheckpoint:
+    """Scores of one checkpoint, by evaluation set of the protocol. `folder` has the tables."""
+
+    checkpoint: Path
+    folder: Path
+    sets: "Mapping[str, Assessment]"
+
+    @functools.cached_property
+    def videos(self) -> "pd.DataFrame":
+        """One row per video: its path, its label and the predicted class names."""
+        import pandas as pd
+
+        tables = []
+        for name in self.sets:
+            folder = self.folder if len(self.sets) == 1 else self.folder / name
+            table = pd.read_csv(folder / "predictions.csv", dtype=str, keep_default_na=False)
+            tables.append(table.assign(checkpoint=str(self.checkpoint), set=name))
+        return pd.concat(tables, ignore_index=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationResult:
+    """Scores of checkpoints. `means`: one row per set, method and metric, with intervals over checkpoints."""
+
+    checkpoints: tuple[ScoredCheckpoint, ...]
+    means: "pd.DataFrame"
+
+    @property
+    def videos(self) -> "pd.DataFrame":
+        """One row per checkpoint and video: its path, its label and the predicted class names."""
+        import pandas as pd
+
+        return pd.concat([scored.videos for scored in self.checkpoints], ignore_index=True)
+
+
+def evaluate(
+    checkpoints: str | Path | Sequence[str | Path],
+    *,
+    data: str | Path | None = None,
+    root: str | Path | None = None,
+    split: str = "test",
+    protocol: str = "closed_set",
+    views: str = "1x1",
+    average: str = "probability",
+    interval: "IntervalKind" = "t",
+    out: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    cache: str | Path | None = None,
+    address: str | None = None,
+    verbose: bool = False,
+    progress: "Progress | None" = None,
+    on_checkpoint: Callable[[ScoredCheckpoint], None] | None = None,
+) -> EvaluationResult:
+    """Score checkpoints and zero-shot CLIP on the same views of one split.
+
+    Example::
+
+        result = evclip_ray.evaluate("studies/first/best", split="test", views="4x3")
+        result.means
+        result.videos.query("adapted != label")
+
+    Args:
+        checkpoints: One checkpoint folder, or several of runs that differ in their seed.
+        data: Manifest or folder of class folders; by default the videos of the training.
+        root: Folder or URI that the paths in the manifest are relative to.
+        split: Split to score. Each evaluation of a split is counted in the ledger of its folder.
+        protocol: `closed_set`, `cross_dataset`, `cross_domain`, `base_to_novel` or `zero_shot`.
+        views: Views per video, TEMPORALxSPATIAL: `"4x3"`.
+        average: What is averaged over views: `"probability"` or `"logit"`.
+        interval: Interval of the means over checkpoints: `"t"` (Student) or `"bootstrap"`.
+        out: Folder of the tables, with several checkpoints a folder for each. Default: `CHECKPOINT-SPLIT`.
+        overrides: Settings by dotted path.
+        cache: Folder of decoded videos and cached features, see `cache_folder`.
+        address: Running Ray cluster that decodes videos. By default Ray is started on this machine.
+        verbose: Show the log of Ray.
+        progress: Called with (description, done, total) while videos are decoded.
+        on_checkpoint: Called after each checkpoint.
+
+    Raises:
+        ValueError: A checkpoint cannot be read, its classes do not fit the protocol, or its frozen weights
+            differ from those of the training.
+    """
+    import pandas as pd
+
+    from evclip_ray.artifacts import write_csv
+    from evclip_ray.evaluation.evaluate import assess
+    from evclip_ray.evaluation.plan import plan_reading
+    from evclip_ray.evaluation.seed_means import over_checkpoints
+    from evclip_ray.metrics.multi_view import EvaluationViews
+    from evclip_ray.training.datamodule import prepare
+
+    _refuse_job_address(address)
+    folders = [Path(c) for c in ([checkpoints] if isinstance(checkpoints, str | Path) else checkpoints)]
+    settings = {**source_overrides(data, root), **(overrides or {})}
+    cache, parsed_views = cache_folder(cache), EvaluationViews.parse(views, average)
+    results = []
+    for number, checkpoint in enumerate(folders):
+        plan = plan_reading(
+            checkpoint, settings, split=split, cache=cache, protocol=protocol, views=parsed_views
+        )
+        with ray_if_needed(plan.plans.values(), cache=cache, address=address, verbose=verbose):
+            videos = {
+                name: prepare(video_plan, cache=cache, progress=progress)
+                for name, video_plan in plan.plans.items()
+            }
+        tables = Path(out) if out else checkpoint.with_name(f"{checkpoint.name}-{split}")
+        if out and len(folders) > 1:
+            tables = Path(out) / f"{number}-{checkpoint.parent.name}"
+        results.append(ScoredCheckpoint(checkpoint, tables, assess(plan, videos, out=tables)))
+        if on_checkpoint is not None:
+            on_checkpoint(results[-1])
+    rows = [mean.row() for mean in over_checkpoints([each.sets for each in results], interval=interval)]
+    if len(folders) > 1:
+        path = Path(out or folders[0].parent) / "means.csv"
+        write_csv(path, list(rows[0]), (row.values() for row in rows))
+    return EvaluationResult(tuple(results), pd.DataFrame(rows))
+
+
+@contextlib.contextmanager
+def ray_if_needed(
+    plans: "Iterable[VideoPlan]", *, cache: Path, address: str | None, verbose: bool
+) -> Iterator[None]:
+    """Connect to Ray if a plan has videos that are not decoded yet: starting Ray takes seconds."""
+    from evclip_ray.cluster import connect
+    from evclip_ray.training.datamodule import is_prepared
+
+    if all(is_prepared(plan, cache) for plan in plans):
+        yield
+    else:
+        with connect(address, verbose=verbose):
+            yield
+
+
+def cache_folder(cache: str | Path | None = None) -> Path:
+    """Return the folder of decoded videos and cached features, which all runs share.
+
+    Args:
+        cache: The folder. Default: `$EVCLIP_RAY_CACHE`, then `$XDG_CACHE_HOME/evclip-ray`, then
+            `~/.cache/evclip-ray`.
+    """
+    user = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "evclip-ray"
+    return Path(cache or os.environ.get("EVCLIP_RAY_CACHE") or user).expanduser().resolve()
+
+
+def source_overrides(data: str | Path | None, root: str | Path | None) -> dict[str, Any]:
+    """Return the overrides that `data` and `root` stand for, with absolute paths."""
+    overrides: dict[str, Any] = {}
+    if data is not None:
+        overrides |= {"data.manifest": _absolute(data), "data.synthetic": None}
+    if root is not None:
+        overrides["data.root"] = _absolute(root)
+    return overrides
+
+
+def _absolute(path: str | Path) -> str:
+    # A study's best.yaml must work from any folder; a URI stays as it is.
+    return str(path) if "://" in str(path) else str(Path(path).expanduser().resolve())
+
+
+def _given(**settings: Any) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def _ignore(*arguments: Any) -> None:
+    """Receive an event and drop it."""
+
+
+def _refuse_job_address(address: str | None) -> None:
+    from evclip_ray.config import ConfigError
+
+    if address is not None and "://" in address:
+        raise ConfigError(
+            f"address {address}: a dashboard or Ray Client address takes jobs only. Run the program on a "
+            "machine of the cluster with address='auto', or send a command with evclip-ray submit"
+        )

@@ -1,0 +1,98 @@
+"""Formatting of numbers, sizes, durations and dotted paths for people and for CSV files."""
+
+import math
+from collections.abc import Collection
+from typing import Any
+
+# Tails of dotted paths that are ambiguous without the name in front of them: `mask.depth`, `adapter.depth`.
+_AMBIGUOUS = {"depth", "heads", "width", "name", "window", "tokens"}
+# Sections of an experiment whose settings are recognised by their last name alone.
+_PLAIN_SECTIONS = {"optim", "data", "view"}
+
+
+def short(value: Any, missing: str | None = None) -> str:
+    """Format a value with at most three significant digits.
+
+    Args:
+        value: Number or setting; only floats are rounded.
+        missing: Text for None and NaN; by default they are formatted as any other value.
+
+    >>> [short(v) for v in (0.00031234, 16, "both")]
+    ['0.000312', '16', 'both']
+    """
+    if missing is not None and is_missing(value):
+        return missing
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def csv_cell(value: Any) -> Any:
+    """Return a value for a CSV cell: floats with six significant digits, None and NaN empty."""
+    if is_missing(value):
+        return ""
+    return f"{value:.6g}" if isinstance(value, float) else value
+
+
+def with_interval(value: float, low: float, high: float, missing: str = "–") -> str:
+    """Format a score with its interval, or alone where the interval is missing.
+
+    >>> with_interval(0.182, 0.051, 0.477)
+    '0.182 (0.05 to 0.48)'
+    """
+    if is_missing(value):
+        return missing
+    return f"{value:.3f}" + ("" if is_missing(low) else f" ({low:.2f} to {high:.2f})")
+
+
+def duration(seconds: float) -> str:
+    """Format a duration in seconds, minutes or hours.
+
+    >>> [duration(s) for s in (12, 600, 9000)]
+    ['12 s', '10 min', '2.5 h']
+    """
+    if seconds < 90:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def megabytes(num_bytes: float, digits: int = 1) -> str:
+    """Format a file size in megabytes of 1e6 bytes."""
+    return f"{num_bytes / 1e6:,.{digits}f} MB"
+
+
+def binary_size(num_bytes: float) -> str:
+    """Format a size of disk or memory in GiB, or in MiB below one GiB."""
+    return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.1f} MiB"
+
+
+def brief_path(path: str) -> str:
+    """Shorten a dotted path for a label.
+
+    >>> [brief_path(p) for p in ("optim.lr", "method.mask.depth")]
+    ['lr', 'mask.depth']
+    """
+    parts = path.split(".")
+    return parts[-1] if parts[0] in _PLAIN_SECTIONS else ".".join(parts[-2:]).removeprefix("method.")
+
+
+def unique_tail(path: str, paths: Collection[str]) -> str:
+    """Return the shortest unambiguous tail of a dotted path for a column heading.
+
+    Args:
+        path: One of `paths`.
+        paths: All paths that have a column in the same table.
+
+    >>> unique_tail("optim.lr", ["optim.lr", "method.mask.depth"])
+    'lr'
+    """
+    parts = path.split(".")
+    for length in range(1, len(parts)):
+        tail = ".".join(parts[-length:])
+        is_unique = sum(other == tail or other.endswith(f".{tail}") for other in paths) == 1
+        if is_unique and tail not in _AMBIGUOUS:
+            return tail
+    return path
+
+
+def is_missing(value: Any) -> bool:
+    """Return whether a value is None or NaN."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
