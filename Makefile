@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
 
-.PHONY: install quickstart test slow gpu weights cluster check lint benchmarks
+.PHONY: install quickstart test slow gpu weights cluster check lint benchmarks docs doctest
 
 install: $(VENV)/.installed
 
@@ -29,6 +29,18 @@ lint: install
 	$(BIN)/mypy
 
 check: lint test
+
+# The examples in docstrings, of the package and of the documentation's own script.
+doctest: install
+	$(BIN)/python -m pytest --doctest-modules evclip_ray docs/make_inventories.py
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	touch $@
+
+# Needs no network once it is installed: external references are resolved by docs/inventories.
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
 benchmarks: install
 	for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
