@@ -1,8 +1,8 @@
-"""BACKBONES: our name of a CLIP variant -> how open_clip calls it, and its sizes.
+"""Table of CLIP variants: our name -> open_clip's name, weights and sizes.
 
-Any other open_clip name is taken as it is. A row's architecture is the one its weights were trained
-with (OpenAI's need QuickGELU: with GELU the features are off by 2 %); to ask for an open_clip
-architecture literally although a row has its name, write `open_clip:ViT-B-16`.
+Every other open_clip name is accepted as well. The architecture of a row is the one that its weights were
+trained with: OpenAI's weights need QuickGELU, and GELU changes the features by 2 %. `open_clip:ViT-B-16`
+selects open_clip's architecture literally where a row has the same name.
 """
 
 import contextlib
@@ -26,11 +26,15 @@ _QUICKGELU = "-quickgelu"
 
 @dataclasses.dataclass(frozen=True)
 class Backbone:
-    """A CLIP variant.
+    """CLIP variant.
 
-    `open_clip`: name of the architecture, less its `-quickgelu`; `pretrained`: default weights, an
-    open_clip tag; `quickgelu`: the activation of those weights; `image_size`: side in pixels;
-    `embed_dim`: D; `gmac`: multiply-accumulates of the image tower, 1e9 a frame, None when not known.
+    Attributes:
+        open_clip: open_clip's name of the architecture without the suffix `-quickgelu`.
+        pretrained: open_clip tag of the default weights.
+        quickgelu: Whether these weights were trained with QuickGELU.
+        image_size: Side of the input in pixels.
+        embed_dim: Dimension D of the shared space.
+        gmac: Multiply-accumulate operations of the image tower per frame, in 1e9; None if unknown.
     """
 
     open_clip: str
@@ -41,7 +45,11 @@ class Backbone:
     gmac: float | None
 
     def architecture(self, pretrained: str | None) -> str:
-        """The open_clip name whose activation is that of the weights `pretrained` (a tag, a file, None)."""
+        """Return open_clip's name of the architecture with the activation of the given weights.
+
+        Args:
+            pretrained: open_clip tag, file, or None.
+        """
         tag = open_clip.get_pretrained_cfg(self.open_clip, pretrained or "")
         quickgelu = bool(tag.get("quick_gelu", False)) if tag else self.quickgelu
         return self.open_clip + (_QUICKGELU if quickgelu else "")
@@ -60,26 +68,31 @@ BACKBONES: dict[str, Backbone] = {
 }
 
 _DEBUG_SIZES = {"debug_small": (32, 1), "debug": (64, 2), "debug_large": (128, 4)}
-"""Width and layers of the image tower; the text tower is the same."""
+"""Width and layers of the image tower. All three share the same text tower."""
 
 
 def _debug_config(width: int, layers: int) -> dict[str, Any]:
     return {
         "embed_dim": 64,
         "vision_cfg": {
-            "image_size": 64, "patch_size": 16, "width": width, "layers": layers, "head_width": 32
+            "image_size": 64,
+            "patch_size": 16,
+            "width": width,
+            "layers": layers,
+            "head_width": 32,
         },
         "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2},
-        # What training brings CLIP to; at open_clip's own start, 14.3, no learning rate carries over.
+        # The value of a trained CLIP. With open_clip's initial value, 14.3, learning rates that work on the
+        # debug towers would not carry over to trained ones.
         "init_logit_scale": math.log(100),
-    }  # fmt: skip
+    }
 
 
 def find_backbone(name: str) -> Backbone:
-    """The row called `name`, or one made from the open_clip config of that name.
+    """Return the row called `name`, or a row made from open_clip's config of that name.
 
     Raises:
-        ConfigError: open_clip has no such architecture either (the nearest name is given).
+        ConfigError: open_clip has no such architecture either. The message gives the nearest name.
     """
     literal = name.removeprefix(_LITERAL)
     if literal == name and name in BACKBONES:
@@ -100,10 +113,12 @@ def find_backbone(name: str) -> Backbone:
 
 
 def build(architecture: str, pretrained: str | None = None, *, device: str = "cpu") -> nn.Module:
-    """The open_clip model of that name.
+    """Build an open_clip model.
 
-    `pretrained`: a tag, None for random weights; `device`: "meta" costs no memory,
-    for counting.
+    Args:
+        architecture: open_clip's name, or one of the debug sizes.
+        pretrained: open_clip tag; None gives random weights.
+        device: Device of the weights; "meta" needs no memory and serves for counting operations.
     """
     with torch.device(device), _without_random_notice():
         if architecture in _DEBUG_SIZES:
@@ -120,21 +135,22 @@ def build(architecture: str, pretrained: str | None = None, *, device: str = "cp
 
 @contextlib.contextmanager
 def _without_random_notice() -> Iterator[None]:
-    # open_clip says it of every model that it is not itself given the weights of, to the root logger;
-    # where weights do stay random, we say so.
-    def is_news(record: logging.LogRecord) -> bool:
+    # open_clip logs this for every model whose weights we load ourselves, on the root logger. Where weights
+    # stay random, `random_weights` logs it.
+    def is_relevant(record: logging.LogRecord) -> bool:
         return "Model initialized randomly" not in record.getMessage()
 
     root = logging.getLogger()
-    root.addFilter(is_news)
+    root.addFilter(is_relevant)
     try:
         yield
     finally:
-        root.removeFilter(is_news)
+        root.removeFilter(is_relevant)
 
 
 def _colours(architecture: str, pretrained: str | None) -> dict[str, tuple[float, ...]]:
-    # open_clip knows them by tag; without one it would give a SigLIP, say, the colours of OpenAI's CLIP.
+    # open_clip stores the colours per tag. Without a tag it would normalise a SigLIP with the colours of
+    # OpenAI's CLIP.
     tags = open_clip.list_pretrained_tags_by_model(architecture)
     if pretrained or not tags:
         return {}

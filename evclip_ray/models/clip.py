@@ -1,8 +1,10 @@
-"""FrozenCLIP: the two towers of a CLIP, never trained, always in evaluation mode.
+"""Frozen CLIP: an image tower and a text tower, never trained and always in evaluation mode.
 
-Frozen is not `no_grad`: a mask on the pixels gets its gradient *through* the image tower. So
-`prepare` (pixels to what the tower reads) and `encode_frames` are two calls, differentiable both,
-and a mask goes between them. Class names are constants, so text is encoded without gradient.
+Frozen does not mean `no_grad`: a mask on the pixels gets its gradient *through* the image tower. So
+`prepare` (resizing and normalising) and `encode_frames` are two differentiable calls, and a mask is applied
+between them. Class names are constants, so text is encoded without gradient.
+
+Licences: OpenAI's CLIP weights are MIT. Other open_clip tags have licences of their own; see the model cards.
 """
 
 import functools
@@ -19,7 +21,7 @@ from torch import Tensor, nn
 
 from evclip_ray.artifacts import file_digest
 from evclip_ray.config import ConfigError
-from evclip_ray.models.attention import quicken
+from evclip_ray.models.attention import use_batch_first_attention
 from evclip_ray.models.backbones import Backbone, build, find_backbone
 from evclip_ray.models.clip_names import open_clip_names
 from evclip_ray.models.frozen import META, RANDOM, FrozenNetwork, random_weights, without_autocast
@@ -33,10 +35,15 @@ _TEXTS_AT_ONCE = 256
 
 
 class FrozenCLIP(FrozenNetwork):
-    """A CLIP model that nothing can train or put into training mode.
+    """CLIP model that cannot be trained or put into training mode.
 
-    `embed_dim`: D; `image_size`: S, pixels; `context_length`: tokens; `mean`, `std`: of each colour.
-    `logit_scale`: the factor itself (100 in a trained CLIP), not its logarithm.
+    Attributes:
+        embed_dim: Dimension D of the shared space.
+        image_size: Side S of the input in pixels.
+        context_length: Longest text in tokens.
+        mean: Mean of each colour that the input is normalised with.
+        std: Standard deviation of each colour.
+        logit_scale: Factor of the logits (100 in a trained CLIP), not its logarithm.
     """
 
     model: Any
@@ -45,7 +52,7 @@ class FrozenCLIP(FrozenNetwork):
         self, model: nn.Module, tokenizer: Tokenizer, *, name: str, embed_dim: int, weights: str
     ) -> None:
         super().__init__(name=name, weights=weights)
-        quicken(model)
+        use_batch_first_attention(model)
         self.model = model.requires_grad_(False)
         self.train(False)
         self.tokenizer = tokenizer
@@ -61,67 +68,80 @@ class FrozenCLIP(FrozenNetwork):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the image tower's weights; the text tower's are float32."""
-        found: torch.dtype = next(self.model.visual.parameters()).dtype
-        return found
+        """Number format of the image tower. The text tower is always float32."""
+        dtype: torch.dtype = next(self.model.visual.parameters()).dtype
+        return dtype
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
-        found: torch.device = self.model.logit_scale.device
-        return found
+        """Device of the weights."""
+        device: torch.device = self.model.logit_scale.device
+        return device
 
     def prepare(
         self, pixels: Tensor, *, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
     ) -> Tensor:
-        """(B, T, 3, H, W) in [0, 1] -> (B, T, 3, S, S): resized (bicubic, antialiased), normalised.
+        """Resize (bicubic, antialiased) and normalise frames.
 
-        `mean`, `std`: of each colour, the model's own when None.
+        Args:
+            pixels: (B, T, 3, H, W) in [0, 1].
+            mean: Mean of each colour; None uses the model's own.
+            std: Standard deviation of each colour; None uses the model's own.
+
+        Returns:
+            (B, T, 3, S, S).
         """
         return prepare(pixels, self.image_size, mean=mean or self.mean, std=std or self.std)
 
     def encode_frames(self, images: Tensor) -> Tensor:
-        """(B, T, 3, S, S) prepared -> (B, T, D), un-normalised; differentiable with respect to `images`."""
+        """Return the features (B, T, D) of prepared images (B, T, 3, S, S), un-normalised.
+
+        The result is differentiable with respect to `images`.
+        """
         views, frames = images.shape[:2]
         features: Tensor = self.model.encode_image(images.flatten(0, 1).to(self.dtype))
         per_video: Tensor = features.unflatten(0, (views, frames))
         return per_video
 
     def encode_text(self, texts: Sequence[str], *, allow_truncation: bool = False) -> Tensor:
-        """N texts -> (N, D) float32, L2-normalised, without gradient.
+        """Return the features (N, D) of N texts: float32, L2-normalised, without gradient.
+
+        Args:
+            texts: N texts.
+            allow_truncation: Whether to cut a text that is longer than the context.
 
         Raises:
-            ValueError: a text is longer than the context and `allow_truncation` is False.
+            ValueError: A text is longer than the context and `allow_truncation` is False.
         """
         return F.normalize(self.encode_text_raw(texts, allow_truncation=allow_truncation), dim=-1)
 
     @torch.no_grad()
     def encode_text_raw(self, texts: Sequence[str], *, allow_truncation: bool = False) -> Tensor:
-        """As `encode_text`, un-normalised."""
+        """Return the features of `encode_text` before normalisation."""
         tokens = self.tokenize(texts, allow_truncation=allow_truncation).to(self.device)
-        # Class embeddings are made once and used always: not worth a rounding to bfloat16.
+        # Class embeddings are computed once and used in every step, so bfloat16 would save no time here.
         with without_autocast(self.device):
             chunks = [self.model.encode_text(chunk) for chunk in tokens.split(_TEXTS_AT_ONCE)]
         return torch.cat(chunks)
 
     def tokenize(self, texts: Sequence[str], *, allow_truncation: bool = False) -> Tensor:
-        """N texts -> (N, L) int64; raises as `encode_text` does."""
+        """Return the tokens (N, L) int64 of N texts. Raises the errors of `encode_text`."""
         if not texts:
-            raise ValueError("there must be at least one text to encode, got none")
+            raise ValueError("at least one text is needed, got none")
         tokens = self.tokenizer(list(texts), context_length=self.context_length)
         if not allow_truncation:
             self._refuse_overflow(texts, tokens)
         return tokens
 
     def _refuse_overflow(self, texts: Sequence[str], tokens: Tensor) -> None:
-        # Every tokenizer puts its end token where it cuts, so a cut text differs from its longer self.
+        # A tokenizer ends a cut text with its end token. With one more token of context, a text that was
+        # cut therefore has another token at that position.
         longer = self.tokenizer(list(texts), context_length=self.context_length + 1)[:, :-1]
         cut = (longer != tokens).any(dim=1).nonzero().flatten().tolist()
         if cut:
             raise ValueError(
-                f"a text must fit in {self.name}'s context of {self.context_length} tokens; "
-                f"too long: {texts[cut[0]][:80]!r} ({len(cut)} of {len(texts)}). "
-                "Shorten the name or the template"
+                f"{len(cut)} of {len(texts)} texts are longer than the {self.context_length} tokens of "
+                f"{self.name}, the first: {texts[cut[0]][:80]!r}. Shorten the class name or the template."
             )
 
 
@@ -133,19 +153,19 @@ def load_clip(
     dtype: torch.dtype = torch.float32,
     activation_checkpointing: bool = False,
 ) -> FrozenCLIP:
-    """The frozen CLIP called `name`, kept for this process: the trials of a study load it once.
+    """Load a frozen CLIP. The process keeps it, so that the trials of a study load it once.
 
     Args:
-        name: a row of BACKBONES or an open_clip architecture.
-        pretrained: an open_clip tag, a local file (safetensors, state dict, OpenAI archive,
-            a published EV-CLIP), "random",
-            or None for the row's tag. Random weights depend on the name alone.
-        dtype: of the image tower; text is always encoded in float32.
-        device: "meta" gives a network without weights or memory, to count what it costs.
-        activation_checkpointing: recompute the image tower in the backward pass instead of storing it.
+        name: Row of BACKBONES, or an open_clip architecture.
+        pretrained: open_clip tag, local file (safetensors, state dict, OpenAI archive, published EV-CLIP),
+            "random", or None for the row's tag. Random weights depend on the name alone.
+        device: Device of the weights. "meta" gives a network without memory, for counting operations.
+        dtype: Number format of the image tower; text is always encoded in float32.
+        activation_checkpointing: Recompute the image tower in the backward pass, which needs less memory
+            and more time.
 
     Raises:
-        ConfigError: unknown name or weights, or weights that cannot be fetched or do not fit.
+        ConfigError: The name or the weights are unknown, cannot be downloaded, or do not fit.
     """
     return _load(name, pretrained, str(device), dtype, activation_checkpointing)
 
@@ -176,12 +196,14 @@ def _model(name: str, backbone: Backbone, pretrained: str | None, *, device: str
         path = Path(pretrained)
         return _model_from_file(name, backbone, path), f"file:{file_digest(path)}"
     known = ", ".join([*tags, RANDOM])
-    raise ConfigError(f"backbone {name}: weights must be a local file or one of {known}; got {pretrained!r}")
+    raise ConfigError(
+        f"backbone {name}: unknown weights {pretrained!r}. Give a local file or one of {known}."
+    )
 
 
 def _model_without_weights(architecture: str) -> nn.Module:
     model = build(architecture, device=META)
-    # These two are read as numbers.
+    # FrozenCLIP converts these two to Python numbers, which tensors on the meta device do not allow.
     model.logit_scale = nn.Parameter(torch.zeros(()))
     if model.logit_bias is not None:
         model.logit_bias = nn.Parameter(torch.zeros(()))
@@ -198,8 +220,8 @@ def _tagged_model(name: str, backbone: Backbone, tag: str) -> nn.Module:
         return build(backbone.architecture(tag), tag)
     except (RuntimeError, OSError) as error:
         raise ConfigError(
-            f"backbone {name}: the weights {tag!r} could not be fetched ({str(error).splitlines()[0]}). "
-            f"Give a local file as `pretrained`, or ask for untrained weights with pretrained={RANDOM!r}"
+            f"backbone {name}: the weights {tag!r} could not be downloaded ({str(error).splitlines()[0]}). "
+            f"Set backbone.pretrained to a local file, or to {RANDOM!r} for untrained weights."
         ) from error
 
 
@@ -214,10 +236,10 @@ def _model_from_file(name: str, backbone: Backbone, path: Path) -> nn.Module:
             open_clip.load_checkpoint(model, path)
         return model
     except Exception as error:
-        # Unpickling, safetensors and open_clip's conversions each raise kinds of their own.
+        # Unpickling, safetensors and open_clip's conversions raise unrelated kinds of errors.
         reason = " ".join(str(error).split())[:400]
         raise ConfigError(
-            f"{path}: does not hold the weights of {architecture} ({name}): {reason}"
+            f"{path}: does not contain the weights of {architecture} ({name}): {reason}"
         ) from error
 
 
@@ -243,8 +265,8 @@ def _tokenizer(architecture: str) -> Tokenizer:
         )
     except (ImportError, OSError, RuntimeError) as error:
         raise ConfigError(
-            f"backbone {architecture}: its tokenizer comes from the Hugging Face hub and cannot be had "
-            f"({str(error).splitlines()[0]}). Install `transformers` and fetch it once with a network"
+            f"backbone {architecture}: the tokenizer could not be downloaded from the Hugging Face hub "
+            f"({str(error).splitlines()[0]}). Install `transformers` and download it once with a network."
         ) from error
     return tokenizer
 
@@ -252,12 +274,15 @@ def _tokenizer(architecture: str) -> Tokenizer:
 def _checkpoint_activations(clip: FrozenCLIP) -> None:
     visual = clip.model.visual
     if isinstance(visual, ModifiedResNet):
-        raise ConfigError(f"backbone {clip.name}: a ResNet has no activation checkpointing; switch it off")
+        raise ConfigError(
+            f"backbone {clip.name}: a ResNet has no activation checkpointing. "
+            "Set backbone.activation_checkpointing to false."
+        )
     visual.set_grad_checkpointing(True)
 
 
 def _side(image_size: int | Sequence[int], name: str) -> int:
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     if height != width:
-        raise ConfigError(f"backbone {name}: its input must be square, it is {height} x {width}")
+        raise ConfigError(f"backbone {name}: the input must be square, but is {height} x {width} pixels")
     return int(height)

@@ -1,4 +1,4 @@
-"""CLIP towers inside a published EV-CLIP checkpoint: their names, and which backbone they are."""
+"""CLIP towers inside a published EV-CLIP checkpoint: names of tensors and the matching backbone."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,10 @@ _IMAGE, _TEXT, _SCALE = "image_encoder.", "text_encoder.", "logit_scale"
 
 
 def open_clip_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The CLIP tensors of `state` under open_clip's names; empty when it holds no published towers."""
+    """Rename the CLIP tensors of a published checkpoint to open_clip's names.
+
+    Returns an empty dict if `state` contains no published towers.
+    """
     state = {key.removeprefix("module."): value for key, value in state.items()}
     if not any(key.startswith(_IMAGE) for key in state):
         return {}
@@ -26,13 +29,13 @@ def open_clip_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def find_backbone_of(state: Mapping[str, Tensor]) -> str | None:
-    """The row of BACKBONES whose image tower has the shapes of that in `state`."""
-    found = _visual_shapes(open_clip_names(state))
-    if not found:
+    """Return the row of BACKBONES whose image tower has the shapes of `state`, or None."""
+    shapes = _visual_shapes(open_clip_names(state))
+    if not shapes:
         return None
     for name, row in BACKBONES.items():
         model = build(row.architecture(None), device="meta")
-        if _visual_shapes(model.state_dict()) == found:
+        if _visual_shapes(model.state_dict()) == shapes:
             return name
     return None
 
@@ -41,6 +44,6 @@ def _visual_shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {
         key: tuple(value.shape)
         for key, value in state.items()
-        # Some releases leave out this counter, which evaluation does not read.
+        # Some releases omit this counter, which evaluation mode does not use.
         if key.startswith("visual.") and not key.endswith("num_batches_tracked")
     }

@@ -1,4 +1,4 @@
-"""What the frozen networks share: they never train, and random weights are seeded and never silent."""
+"""Base of the frozen networks, and random weights that are reproducible and never silent."""
 
 import contextlib
 import logging
@@ -11,19 +11,21 @@ from torch import nn
 logger = logging.getLogger(__name__)
 
 RANDOM = "random"
-"""The name of untrained weights, which must be asked for."""
+"""Name of untrained weights. They are used only when requested by this name."""
 
 META = "meta"
-"""torch's device of tensors that have a shape and no memory."""
+"""torch's device for tensors with a shape and without memory."""
 
 _SEED = 0
 
 
 class FrozenNetwork(nn.Module):
-    """A network that stays as it was loaded, whatever `train()` or an optimiser is called on.
+    """Network that keeps its loaded state when `train()` or an optimiser is called on a parent module.
 
-    `name`: of the network; `weights`: where they come from: a tag such as "openai", "file:" and
-    the SHA-256 of the file, or "random".
+    Attributes:
+        name: Name of the network.
+        weights: Origin of the weights: a tag such as "openai", "file:" and the SHA-256 of the file, or
+            "random".
     """
 
     def __init__(self, *, name: str, weights: str) -> None:
@@ -33,29 +35,29 @@ class FrozenNetwork(nn.Module):
 
     @property
     def is_random(self) -> bool:
-        """Whether the weights were never trained."""
+        """Whether the weights are untrained."""
         return self.weights == RANDOM
 
     def train(self, mode: bool = True) -> Self:
-        """Stay in evaluation mode: batch-norm statistics and drop-path are part of what is frozen."""
+        """Stay in evaluation mode, so that batch-norm statistics and drop-path stay frozen too."""
         return super().train(False)
 
 
 @contextlib.contextmanager
 def random_weights(name: str) -> Iterator[None]:
-    """Where a network called `name` is built with weights that are the same in every process.
+    """Seed the weights of a network that is built inside the block, equally in every process.
 
-    The global random state is left as it was.
+    The global random state is restored afterwards.
     """
-    logger.warning("%s has RANDOM weights: nothing it computes means anything", name)
+    logger.warning("%s has RANDOM weights: its outputs are meaningless", name)
     with torch.random.fork_rng(devices=[]):
-        # Not torch.manual_seed, which would also reseed the accelerators, that fork_rng leaves out here.
+        # torch.manual_seed would also reseed the GPUs, whose state fork_rng does not restore here.
         torch.default_generator.manual_seed(_SEED)
         yield
 
 
 def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """Where autocast, if it is on, is off; the meta device has none."""
+    """Return a context in which autocast is off. The meta device has no autocast."""
     if device.type == META:
         return contextlib.nullcontext()
     return torch.autocast(device.type, enabled=False)

@@ -1,4 +1,4 @@
-"""From pixels to what a network reads: its size, its colours."""
+"""Resizing and normalisation of frames for a network."""
 
 from collections.abc import Sequence
 
@@ -7,12 +7,21 @@ from torch import Tensor
 
 
 def prepare(pixels: Tensor, size: int, *, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """(B, T, 3, H, W) in [0, 1] -> (B, T, 3, size, size): resized, then normalised colour by colour.
+    """Resize frames (bicubic, antialiased, clamped to [0, 1]) and normalise each colour.
 
-    Bicubic with antialiasing, clamped to [0, 1]; nothing is resampled that already has its size.
+    Frames that already have the size are not resampled.
+
+    Args:
+        pixels: (B, T, 3, H, W) float in [0, 1].
+        size: Side of the result in pixels.
+        mean: Mean of each colour.
+        std: Standard deviation of each colour.
+
+    Returns:
+        (B, T, 3, size, size).
 
     Raises:
-        ValueError: not a batch of videos in floating point.
+        ValueError: `pixels` is not a batch of videos in floating point.
     """
     if pixels.ndim != 5 or pixels.shape[2] != 3 or not pixels.is_floating_point():
         raise ValueError(

@@ -1,8 +1,11 @@
-"""The frozen video network that the prompts are read from: a 3D Swin transformer.
+"""Frozen video network that the prompts are computed from: a 3D Swin transformer.
 
-Omnivore's trunk and torchvision's `swin3d` are one network under two sets of names, so one module
-takes both kinds of weights. Omnivore's larger size looks 16 frame pairs far, torchvision's 8; that
-is read off the checkpoint.
+Omnivore's trunk and torchvision's `swin3d` are the same network under two sets of names, so one module loads
+both kinds of weights. The attention window of Omnivore's larger size spans 16 frame pairs, that of
+torchvision 8. The window is derived from the checkpoint.
+
+Licences: torchvision's Kinetics weights follow the terms of Kinetics; Omnivore's weights are CC-BY-NC 4.0. A
+checkpoint that was trained on them inherits the non-commercial terms.
 """
 
 import dataclasses
@@ -29,16 +32,23 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 _PATCH = (2, 4, 4)
 _WINDOW = (8, 7, 7)
 _PUBLISHED_TRUNK = "image_prompt_learner.enc.trunk."
-"""Where a published EV-CLIP checkpoint keeps the video network."""
+"""Prefix of the video network in a published EV-CLIP checkpoint."""
 _BIAS_TABLE = "features.0.0.attn.relative_position_bias_table"
 
 
 @dataclasses.dataclass(frozen=True)
 class Swin3D:
-    """Sizes of a 3D Swin transformer; `image_size`: side in pixels; `tags`: weights by our names.
+    """Sizes of a 3D Swin transformer.
 
-    `reads_differences`: patches hold the second frame of a pair less the first, not normalised, so
-    that even random weights see what moves and how much; a trained network learns such filters.
+    Attributes:
+        embed_dim: Channels after the patch embedding.
+        depths: Blocks of each stage.
+        num_heads: Attention heads of each stage.
+        image_size: Side of the input in pixels.
+        reads_differences: Whether a patch is the difference of the two frames of a pair, without
+            normalisation. Random weights then still respond to motion; a trained network learns such
+            filters.
+        tags: torchvision's name of the weights, by our name.
     """
 
     embed_dim: int
@@ -50,11 +60,15 @@ class Swin3D:
 
     @property
     def dim(self) -> int:
-        """Channels of the last map, D_z."""
+        """Number of channels D_z of the last map."""
         return self.embed_dim << (len(self.depths) - 1)
 
     def build(self, window: tuple[int, int, int] = _WINDOW) -> SwinTransformer3d:
-        """The network, without its classifier; `window`: frame pairs x patches x patches."""
+        """Build the network without its classifier.
+
+        Args:
+            window: Attention window in frame pairs x patches x patches.
+        """
         network = SwinTransformer3d(
             list(_PATCH),
             self.embed_dim,
@@ -77,14 +91,19 @@ VIDEO_ENCODERS: dict[str, Swin3D] = {
     "swin3d_b": Swin3D(
         128, (2, 2, 18, 2), (4, 8, 16, 32), tags={**_K400, "imagenet22k": "KINETICS400_IMAGENET22K_V1"}
     ),
-    # The smallest that a published checkpoint can be whole with: to test reading one.
+    # The smallest size with all parts of a published checkpoint, for tests that read one.
     "swin3d_nano": Swin3D(16, (2, 2, 2, 2), (1, 2, 4, 8)),
     "swin3d_debug": Swin3D(16, (1, 1, 1, 1), (1, 2, 4, 8), image_size=64, reads_differences=True),
 }
 
 
 class FrozenVideoEncoder(FrozenNetwork):
-    """A video network read at its last map. `dim`: D_z; `image_size`: side in pixels."""
+    """Video network up to its last map.
+
+    Attributes:
+        dim: Number of channels D_z of the map.
+        image_size: Side of the input in pixels.
+    """
 
     mean = IMAGENET_MEAN
     std = IMAGENET_STD
@@ -99,14 +118,25 @@ class FrozenVideoEncoder(FrozenNetwork):
     def prepare(
         self, pixels: Tensor, *, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
     ) -> Tensor:
-        """(B, T, 3, H, W) in [0, 1] -> (B, T, 3, S, S), normalised by ImageNet's colours when not told."""
+        """Resize and normalise frames.
+
+        Args:
+            pixels: (B, T, 3, H, W) in [0, 1].
+            mean: Mean of each colour; None uses ImageNet's.
+            std: Standard deviation of each colour; None uses ImageNet's.
+
+        Returns:
+            (B, T, 3, S, S).
+        """
         return prepare(pixels, self.image_size, mean=mean or self.mean, std=std or self.std)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, T, 3, H, W) prepared -> (B, D_z, T/2, h, w), the last map after its layer norm.
+        """Return the last map (B, D_z, T/2, h, w) of prepared images (B, T, 3, S, S).
+
+        The map is taken after the final layer norm.
 
         Raises:
-            ValueError: T is odd; the patches are two frames long.
+            ValueError: T is odd. A patch spans two frames.
         """
         network = self.network
         num_frames = images.shape[1]
@@ -126,7 +156,7 @@ def _read_differences(network: SwinTransformer3d) -> None:
 
 
 def map_size(image_size: int) -> tuple[int, int]:
-    """(h, w) of the last map: patches of 4 pixels, halved three times, rounding up.
+    """Return (h, w) of the last map: patches of 4 pixels, halved three times and rounded up.
 
     >>> map_size(224), map_size(64)
     ((7, 7), (2, 2))
@@ -142,16 +172,17 @@ def load_video_encoder(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> FrozenVideoEncoder:
-    """The frozen video encoder called `name`, kept for this process.
+    """Load a frozen video encoder. The process keeps it for later calls.
 
     Args:
-        name: a row of VIDEO_ENCODERS.
-        weights: one of the row's tags, a local file (Omnivore's or torchvision's names; safetensors or a
-            state dict), or "random", which depends on the name alone.
-        device: "meta" gives a network without weights or memory, to count what it costs.
+        name: Row of VIDEO_ENCODERS.
+        weights: One of the row's tags, a local file (Omnivore's or torchvision's names; safetensors or a
+            state dict), or "random". Random weights depend on the name alone.
+        device: Device of the weights. "meta" gives a network without memory, for counting operations.
+        dtype: Number format of the weights.
 
     Raises:
-        ConfigError: unknown name or weights, or weights that cannot be fetched or do not fit.
+        ConfigError: The name or the weights are unknown, cannot be downloaded, or do not fit.
     """
     return _load(name, weights, str(device), dtype)
 
@@ -182,7 +213,7 @@ def _encoder(name: str, weights: str) -> FrozenVideoEncoder:
     if not path.is_file():
         known = ", ".join([*row.tags, RANDOM])
         raise ConfigError(
-            f"video encoder {name}: weights must be a local file or one of {known}; got {weights!r}"
+            f"video encoder {name}: unknown weights {weights!r}. Give a local file or one of {known}."
         )
     return video_encoder_from_state(
         read_tensors(path), name, weights=f"file:{file_digest(path)}", source=weights
@@ -192,26 +223,32 @@ def _encoder(name: str, weights: str) -> FrozenVideoEncoder:
 def video_encoder_from_state(
     state: Mapping[str, Tensor], name: str, *, weights: str, source: str = "the state dict"
 ) -> FrozenVideoEncoder:
-    """The encoder called `name` with the tensors of `state`, under Omnivore's or torchvision's names.
+    """Build an encoder from a state dict under Omnivore's or torchvision's names.
+
+    Args:
+        state: Tensors by name.
+        name: Row of VIDEO_ENCODERS.
+        weights: Origin of the tensors, recorded with every result.
+        source: Name of the file or object in error messages.
 
     Raises:
-        ConfigError: tensors that are missing, foreign, or of another size.
+        ConfigError: Tensors are missing, unknown, or of another size.
     """
     row = VIDEO_ENCODERS[name]
     state = torchvision_names(state)
     network = row.build(_window_of(state))
     misfits = _misfits(network, state)
     if misfits:
-        raise ConfigError(f"{source}: does not hold the weights of {name}: {misfits}")
+        raise ConfigError(f"{source}: does not contain the weights of {name}: {misfits}")
     network.load_state_dict(dict(state), strict=False)
     return FrozenVideoEncoder(network, name=name, image_size=row.image_size, weights=weights)
 
 
 def find_encoder_of(state: Mapping[str, Tensor]) -> str:
-    """The row of VIDEO_ENCODERS that the tensors of `state` fit.
+    """Return the name of the row of VIDEO_ENCODERS that the tensors of `state` fit.
 
     Raises:
-        ConfigError: none; the misfits of the nearest one are named.
+        ConfigError: No row fits. The message lists the differences from the nearest row.
     """
     state = torchvision_names(state)
     misfits = {}
@@ -221,7 +258,7 @@ def find_encoder_of(state: Mapping[str, Tensor]) -> str:
         if not misfits[name]:
             return name
     name = min(misfits, key=lambda name: len(misfits[name]))
-    raise ConfigError(f"it holds no video encoder that we know; {name} is nearest: {misfits[name]}")
+    raise ConfigError(f"contains no known video encoder; the nearest is {name}: {misfits[name]}")
 
 
 _OMNIVORE_NAMES = (
@@ -233,9 +270,9 @@ _OMNIVORE_NAMES = (
 
 
 def torchvision_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """An Omnivore trunk's tensors under torchvision's names; torchvision's own pass through.
+    """Rename the tensors of an Omnivore trunk to torchvision's names. Names of torchvision are kept.
 
-    What is not read is left out: classifiers, the depth channel's patches, index tables.
+    Unused tensors are dropped: classifiers, the patches of the depth channel and index tables.
     """
     state = {key.removeprefix("module."): value for key, value in state.items()}
     if any(key.startswith(_PUBLISHED_TRUNK) for key in state):
@@ -258,7 +295,7 @@ def _is_index(key: str) -> bool:
 
 
 def _window_of(state: Mapping[str, Tensor]) -> tuple[int, int, int]:
-    # The table has a row for each offset inside a window of t x 7 x 7: (2t - 1) * 13 * 13.
+    # The table has one row per offset inside a window of t x 7 x 7: (2t - 1) * 13 * 13 rows.
     table = state.get(_BIAS_TABLE)
     _, height, width = _WINDOW
     offsets = (2 * height - 1) * (2 * width - 1)
@@ -288,7 +325,7 @@ def _fetch(name: str, tag: str) -> Mapping[str, Tensor]:
         state: Mapping[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True)
     except (URLError, OSError, RuntimeError) as error:
         raise ConfigError(
-            f"video encoder {name}: the weights {tag!r} could not be fetched from {weights.url} ({error}). "
-            f"Give a local file as `weights`, or ask for untrained weights with weights={RANDOM!r}"
+            f"video encoder {name}: the weights {tag!r} could not be downloaded from {weights.url} "
+            f"({error}). Set method.video_encoder.weights to a local file, or to {RANDOM!r} for untrained weights."
         ) from error
     return state

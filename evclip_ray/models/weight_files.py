@@ -1,4 +1,4 @@
-"""Read somebody's weights: tensors only, never code."""
+"""Reading of weight files: tensors only, never code."""
 
 import pickle
 from collections.abc import Mapping
@@ -12,14 +12,14 @@ from torch import Tensor
 from evclip_ray.config import ConfigError
 
 _LEVELS = ("trunk", "state_dict", "model")
-"""Under which key releases keep their tensors, when not at the top: Omnivore, Dassl, others."""
+"""Keys under which releases nest their tensors: Omnivore, Dassl and others."""
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file or of a `torch.save`d state dict, on the CPU.
+    """Read the tensors of a safetensors file or of a state dict saved with `torch.save`, on the CPU.
 
     Raises:
-        ConfigError: missing, unreadable, holding objects other than tensors, or no tensors.
+        ConfigError: The file is missing or unreadable, or contains other objects or no tensors.
     """
     try:
         if path.suffix == ".safetensors":
@@ -29,8 +29,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
     except (RuntimeError, EOFError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
         raise ConfigError(
-            f"{path}: must be a safetensors file or a state dict of plain tensors; "
-            f"it was not read ({str(error).splitlines()[0][:200]})"
+            f"{path}: cannot be read as a safetensors file or a state dict of plain tensors "
+            f"({str(error).splitlines()[0][:200]})"
         ) from error
     return _tensors(content, path)
 
@@ -40,8 +40,8 @@ def _tensors(content: object, path: Path) -> dict[str, Tensor]:
         if isinstance(content, Mapping) and isinstance(content.get(level), Mapping):
             content = content[level]
     if not isinstance(content, Mapping):
-        raise ConfigError(f"{path}: must hold a state dict, it holds a {type(content).__name__}")
+        raise ConfigError(f"{path}: must contain a state dict, but contains a {type(content).__name__}")
     tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
     if not tensors:
-        raise ConfigError(f"{path}: must hold a state dict, it holds no tensors")
+        raise ConfigError(f"{path}: must contain a state dict, but contains no tensors")
     return {key.removeprefix("module."): value for key, value in tensors.items()}

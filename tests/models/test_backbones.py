@@ -9,7 +9,7 @@ FAMILIES = ("ViT-H-14", "ViT-B-16-SigLIP", "ViT-B-16-SigLIP2", "EVA02-B-16", "Mo
 
 
 @pytest.mark.parametrize("name", [*BACKBONES, *FAMILIES])
-def test_every_backbone_builds_with_the_sizes_that_it_states_and_passes_gradients(name: str) -> None:
+def test_every_backbone_has_its_stated_sizes_and_gradients(name: str) -> None:
     row = find_backbone(name)
     model = build(row.architecture(row.pretrained), device="meta").eval()
     images = torch.zeros(2, 3, row.image_size, row.image_size, device="meta", requires_grad=True)
@@ -19,7 +19,7 @@ def test_every_backbone_builds_with_the_sizes_that_it_states_and_passes_gradient
 
 
 @pytest.mark.parametrize("name", list(BACKBONES))
-def test_the_stated_compute_is_what_a_frame_costs(name: str) -> None:
+def test_stated_gmac_is_the_cost_of_a_frame(name: str) -> None:
     row = BACKBONES[name]
     model = build(row.architecture(row.pretrained), device="meta").eval()
     with FlopCounterMode(display=False) as counter:
@@ -27,7 +27,7 @@ def test_the_stated_compute_is_what_a_frame_costs(name: str) -> None:
     assert counter.get_total_flops() / 2e9 == pytest.approx(row.gmac, rel=5e-3)
 
 
-def test_openai_weights_get_the_activation_that_they_were_trained_with() -> None:
+def test_openai_weights_use_their_activation() -> None:
     row = BACKBONES["ViT-B-16"]
     assert row.architecture("openai") == "ViT-B-16-quickgelu"
     assert row.architecture("laion2b_s34b_b88k") == "ViT-B-16"
@@ -36,13 +36,13 @@ def test_openai_weights_get_the_activation_that_they_were_trained_with() -> None
     assert find_backbone("ViT-B-16-quickgelu").architecture(None) == "ViT-B-16-quickgelu"
 
 
-def test_the_colours_of_a_family_do_not_depend_on_where_its_weights_come_from() -> None:
+def test_colours_do_not_depend_on_the_origin_of_weights() -> None:
     siglip = build("ViT-B-16-SigLIP", device="meta")
     assert siglip.visual.preprocess_cfg["mean"] == (0.5, 0.5, 0.5)
     mobile = build("MobileCLIP-S1", device="meta")
     assert mobile.visual.preprocess_cfg["mean"] == (0.0, 0.0, 0.0)
 
 
-def test_an_unknown_backbone_is_refused_with_the_nearest_name() -> None:
+def test_unknown_backbone_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"'ViT-B-61' is unknown; the nearest valid name is 'ViT-B-16'"):
         find_backbone("ViT-B-61")

@@ -41,7 +41,7 @@ def wrapped(model: nn.Module, *, embed_dim: int) -> FrozenCLIP:
     return FrozenCLIP(model, tokenizer, name="tiny", embed_dim=embed_dim, weights="random")
 
 
-def test_random_weights_are_the_same_in_every_process_and_never_silent() -> None:
+def test_random_weights_are_reproducible_and_never_silent() -> None:
     runs = [
         subprocess.run(
             [sys.executable, "-c", DIGEST.format(seed=seed)], capture_output=True, text=True, check=True
@@ -53,7 +53,7 @@ def test_random_weights_are_the_same_in_every_process_and_never_silent() -> None
     assert "video encoder swin3d_debug has RANDOM weights" in runs[0].stderr
 
 
-def test_a_backbone_is_loaded_once_a_process(clip: FrozenCLIP) -> None:
+def test_backbone_is_loaded_once_per_process(clip: FrozenCLIP) -> None:
     assert load_clip("debug", pretrained="random") is clip
     assert clip.is_random
     assert clip.weights == "random"
@@ -76,14 +76,14 @@ def test_frozen_stays_frozen_through_train_and_a_step(make) -> None:
     assert all(torch.equal(before[key], value) for key, value in clip.state_dict().items())
 
 
-def test_frames_are_encoded_one_by_one_in_their_order(clip: FrozenCLIP, pixels: Tensor) -> None:
+def test_frames_are_encoded_independently_in_order(clip: FrozenCLIP, pixels: Tensor) -> None:
     images = clip.prepare(pixels)
     features = clip.encode_frames(images)
     assert features.shape == (3, 8, 64)
     torch.testing.assert_close(features[1, 5], clip.encode_frames(images[1:2, 5:6])[0, 0])
 
 
-def test_prepare_normalises_by_its_own_colours_and_leaves_a_fitting_size_alone(clip: FrozenCLIP) -> None:
+def test_prepare_normalises_without_resampling_a_fitting_size(clip: FrozenCLIP) -> None:
     grey = torch.full((1, 2, 3, 64, 64), 0.5)
     images = clip.prepare(grey)
     expected = [(0.5 - mean) / std for mean, std in zip(clip.mean, clip.std, strict=True)]
@@ -100,12 +100,12 @@ def test_prepare_resizes_within_the_range_of_pixels(clip: FrozenCLIP) -> None:
 
 
 @pytest.mark.parametrize("pixels", [torch.zeros(2, 3, 64, 64), torch.zeros(1, 2, 3, 64, 64).byte()])
-def test_what_is_not_a_batch_of_float_videos_is_refused(clip: FrozenCLIP, pixels: Tensor) -> None:
+def test_prepare_refuses_other_shapes_and_types(clip: FrozenCLIP, pixels: Tensor) -> None:
     with pytest.raises(ValueError, match=r"pixels must be \(B, T, 3, H, W\) float in \[0, 1\]"):
         clip.prepare(pixels)
 
 
-def test_text_is_normalised_without_gradient_and_the_same_under_autocast(clip: FrozenCLIP) -> None:
+def test_text_is_normalised_and_unchanged_by_autocast(clip: FrozenCLIP) -> None:
     texts = ["A video of diving.", "A video of archery."]
     features = clip.encode_text(texts)
     with torch.autocast("cpu", torch.bfloat16):
@@ -116,25 +116,27 @@ def test_text_is_normalised_without_gradient_and_the_same_under_autocast(clip: F
     torch.testing.assert_close(features.norm(dim=-1), torch.ones(2))
 
 
-def test_texts_beyond_a_chunk_come_back_in_their_order(clip: FrozenCLIP) -> None:
+def test_texts_of_several_chunks_keep_their_order(clip: FrozenCLIP) -> None:
     texts = [f"class {index}" for index in range(300)]
     torch.testing.assert_close(clip.encode_text(texts)[290:], clip.encode_text(texts[290:]))
 
 
-def test_a_text_that_overflows_the_context_is_named(clip: FrozenCLIP) -> None:
+def test_text_longer_than_the_context_is_named(clip: FrozenCLIP) -> None:
     fits, overflows = "word " * 75, "far " * 76
     assert clip.encode_text([fits]).shape == (1, 64)
-    with pytest.raises(ValueError, match=r"context of 77 tokens; too long: 'far far"):
+    with pytest.raises(
+        ValueError, match=r"1 of . texts are longer than the 77 tokens of debug, the first: 'far far"
+    ):
         clip.encode_text([fits, overflows])
     assert clip.encode_text([overflows], allow_truncation=True).shape == (1, 64)
 
 
-def test_no_texts_are_refused(clip: FrozenCLIP) -> None:
+def test_empty_list_of_texts_is_refused(clip: FrozenCLIP) -> None:
     with pytest.raises(ValueError, match="at least one text"):
         clip.encode_text([])
 
 
-def test_half_precision_holds_for_the_image_tower_only(pixels: Tensor, clip: FrozenCLIP) -> None:
+def test_half_precision_applies_to_the_image_tower_only(pixels: Tensor, clip: FrozenCLIP) -> None:
     half = load_clip("debug", "random", dtype=torch.bfloat16)
     assert half.encode_frames(half.prepare(pixels)).dtype == torch.bfloat16
     assert torch.equal(half.encode_text(["diving"]), clip.encode_text(["diving"]))
@@ -173,7 +175,7 @@ def test_weights_come_from_a_local_file_and_carry_its_digest(tmp_path: Path, nam
 
 
 class Archive(nn.Module):
-    """The tensors of a module in half precision, under the same names, as OpenAI stores them."""
+    """Tensors of a module in half precision under the same names, as in an OpenAI archive."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -186,7 +188,7 @@ class Archive(nn.Module):
         return x
 
 
-def test_an_openai_archive_is_read(tmp_path: Path) -> None:
+def test_openai_archive_is_read(tmp_path: Path) -> None:
     model = build("debug")
     archive = Archive(model)
     for name in ("input_resolution", "context_length", "vocab_size"):
@@ -198,7 +200,7 @@ def test_an_openai_archive_is_read(tmp_path: Path) -> None:
     assert all(torch.equal(loaded[key], value.half().float()) for key, value in model.state_dict().items())
 
 
-def test_the_towers_of_a_published_checkpoint_are_read(tmp_path: Path) -> None:
+def test_towers_of_a_published_checkpoint_are_read(tmp_path: Path) -> None:
     state = debug_state()
     published = {
         "logit_scale"
@@ -214,13 +216,13 @@ def test_the_towers_of_a_published_checkpoint_are_read(tmp_path: Path) -> None:
     assert all(torch.equal(loaded[key], value) for key, value in state.items())
 
 
-def test_a_file_of_something_else_is_refused_by_name(tmp_path: Path) -> None:
+def test_file_with_other_content_is_named(tmp_path: Path) -> None:
     foreign = saved({"weight": torch.zeros(2)}, tmp_path / "foreign.pt")
-    with pytest.raises(ConfigError, match=r"foreign\.pt: does not hold the weights of debug"):
+    with pytest.raises(ConfigError, match=r"foreign\.pt: does not contain the weights of debug"):
         load_clip("debug", foreign)
 
 
-def test_a_pickle_that_runs_code_is_refused(tmp_path: Path) -> None:
+def test_pickle_that_runs_code_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "code.pt"
     torch.save({"weight": print}, path)
     with pytest.raises(ConfigError, match=r"code\.pt: .*state dict of plain tensors"):
@@ -228,34 +230,40 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path: Path) -> None:
 
 
 def test_unknown_weights_are_refused_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match=r"must be a local file or one of random; got 'openai'"):
+    with pytest.raises(ConfigError, match=r"unknown weights 'openai'. Give a local file or one of random"):
         load_clip("debug", "openai")
-    with pytest.raises(ConfigError, match=r"one of laion2b_s32b_b79k, .*random; got None"):
+    with pytest.raises(
+        ConfigError, match=r"unknown weights None. Give a local file or one of laion2b_s32b_b79k, .*random"
+    ):
         load_clip("ViT-H-14")
 
 
-def test_weights_that_cannot_be_fetched_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_download_of_weights_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ConfigError, match=r"'openai' could not be fetched .*local file.*pretrained='random'"):
+    with pytest.raises(
+        ConfigError, match=r"'openai' could not be downloaded .*pretrained to a local file, or to 'random'"
+    ):
         load_clip("RN50")
 
 
-def test_a_tokenizer_that_cannot_be_had_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_download_of_a_tokenizer_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     def unavailable(name: str) -> None:
         raise OSError("no network")
 
     monkeypatch.setattr(open_clip, "get_tokenizer", unavailable)
-    with pytest.raises(ConfigError, match=r"tokenizer comes from the Hugging Face hub .*no network"):
+    with pytest.raises(
+        ConfigError, match=r"tokenizer could not be downloaded from the Hugging Face hub .*no network"
+    ):
         load_clip("debug", "random", dtype=torch.float64)
 
 
-def test_a_resnet_has_no_activation_checkpointing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resnet_refuses_activation_checkpointing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("evclip_ray.models.clip.build", lambda _: tiny_resnet().model)
     with pytest.raises(ConfigError, match="no activation checkpointing"):
         load_clip("RN50x4", "random", activation_checkpointing=True)
 
 
-def test_a_sigmoid_model_over_timm_keeps_its_bias() -> None:
+def test_sigmoid_model_keeps_its_bias() -> None:
     model = tiny_siglip()
     clip = wrapped(model, embed_dim=16)
     assert clip.logit_bias == pytest.approx(-10)
@@ -276,6 +284,6 @@ def tiny_siglip() -> nn.Module:
     return model
 
 
-def test_texts_may_be_any_sequence(clip: FrozenCLIP) -> None:
+def test_encode_text_accepts_any_sequence(clip: FrozenCLIP) -> None:
     texts: Sequence[str] = ("a", "b")
     assert clip.encode_text(texts).shape == (2, 64)

@@ -25,7 +25,7 @@ def encoder() -> FrozenVideoEncoder:
 
 
 def omnivore_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse of the mapping under test, with what an Omnivore trunk holds besides."""
+    """Apply the inverse of the mapping under test and add the other tensors of an Omnivore trunk."""
     renamed = {"depth_patch_embed.proj.weight": torch.zeros(1)}
     for key, value in state.items():
         stage = re.match(r"features\.(\d)\.", key)
@@ -46,7 +46,7 @@ def nano_state(window: tuple[int, int, int] = (8, 7, 7)) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("name", ["swin3d_t", "swin3d_s", "swin3d_b"])
-def test_the_rows_are_torchvisions_networks_without_the_classifier(name: str) -> None:
+def test_rows_are_torchvision_networks_without_classifier(name: str) -> None:
     with torch.device("meta"):
         theirs = getattr(video, name)().state_dict()
         ours = VIDEO_ENCODERS[name].build().state_dict()
@@ -56,7 +56,7 @@ def test_the_rows_are_torchvisions_networks_without_the_classifier(name: str) ->
     assert VIDEO_ENCODERS[name].dim == ours["norm.weight"].shape[0]
 
 
-def test_the_map_is_the_normed_last_stage(encoder: FrozenVideoEncoder, pixels: Tensor) -> None:
+def test_map_is_the_normalised_last_stage(encoder: FrozenVideoEncoder, pixels: Tensor) -> None:
     video_map = encoder(encoder.prepare(pixels))
     assert video_map.shape == (3, encoder.dim, 4, *map_size(encoder.image_size))
     # Freshly made, the norm's weights are ones and zeros: every position has mean 0 and variance 1.
@@ -65,16 +65,16 @@ def test_the_map_is_the_normed_last_stage(encoder: FrozenVideoEncoder, pixels: T
 
 
 @pytest.mark.parametrize("side", [64, 100, 224])
-def test_map_size_is_the_size_of_the_map(encoder: FrozenVideoEncoder, side: int) -> None:
+def test_map_size_matches_the_map(encoder: FrozenVideoEncoder, side: int) -> None:
     assert encoder(torch.rand(1, 2, 3, side, side)).shape[-2:] == map_size(side)
 
 
-def test_an_odd_number_of_frames_is_refused(encoder: FrozenVideoEncoder) -> None:
+def test_odd_number_of_frames_is_refused(encoder: FrozenVideoEncoder) -> None:
     with pytest.raises(ValueError, match="T must be even, got 7"):
         encoder(torch.rand(1, 7, 3, 64, 64))
 
 
-def test_nothing_drops_paths_whatever_train_is_called_on(encoder: FrozenVideoEncoder, pixels: Tensor) -> None:
+def test_drop_path_stays_off_after_train(encoder: FrozenVideoEncoder, pixels: Tensor) -> None:
     images = encoder.prepare(pixels)
     before = encoder(images)
     nn.Sequential(encoder).train()
@@ -83,7 +83,7 @@ def test_nothing_drops_paths_whatever_train_is_called_on(encoder: FrozenVideoEnc
     assert not any(parameter.requires_grad for parameter in encoder.parameters())
 
 
-def test_it_is_loaded_once_a_process_and_in_half_precision_where_asked(pixels: Tensor) -> None:
+def test_encoder_is_loaded_once_per_process_and_precision(pixels: Tensor) -> None:
     encoder = load_video_encoder("swin3d_debug", weights="random")
     assert load_video_encoder("swin3d_debug", "random") is encoder
     assert encoder.is_random
@@ -100,7 +100,7 @@ def test_omnivore_weights_give_the_map_of_torchvision_names() -> None:
     assert torchvision_names(omnivore_names(state)).keys() == torchvision_names(state).keys()
 
 
-def test_a_window_of_sixteen_frame_pairs_is_read_off_the_weights() -> None:
+def test_window_of_16_frame_pairs_follows_from_the_weights() -> None:
     wide = nano_state(window=(16, 7, 7))
     encoder = video_encoder_from_state(omnivore_names(wide), "swin3d_nano", weights="test")
     assert encoder.network.features[0][0].attn.window_size == [16, 7, 7]
@@ -116,7 +116,7 @@ def test_a_window_of_sixteen_frame_pairs_is_read_off_the_weights() -> None:
     assert not torch.allclose(encoder(long), cropped(long))
 
 
-def test_weights_come_from_omnivores_file(tmp_path: Path) -> None:
+def test_weights_are_read_from_an_omnivore_file(tmp_path: Path) -> None:
     state = nano_state()
     path = tmp_path / "swin_omnivore.torch"
     torch.save({"trunk": omnivore_names(state), "heads": {"video.1.weight": torch.zeros(1)}}, path)
@@ -125,47 +125,51 @@ def test_weights_come_from_omnivores_file(tmp_path: Path) -> None:
     assert torch.equal(encoder.network.norm.weight, state["norm.weight"])
 
 
-def test_weights_come_from_torchvisions_file_with_its_classifier(tmp_path: Path) -> None:
+def test_weights_are_read_from_a_torchvision_file(tmp_path: Path) -> None:
     state = nano_state() | {"head.weight": torch.zeros(400, 128), "head.bias": torch.zeros(400)}
     torch.save(state, tmp_path / "swin3d.pth")
     encoder = load_video_encoder("swin3d_nano", str(tmp_path / "swin3d.pth"))
     assert torch.equal(encoder.network.norm.weight, state["norm.weight"])
 
 
-def test_a_wrong_file_is_refused_naming_what_does_not_fit(tmp_path: Path) -> None:
+def test_wrong_file_names_the_misfits(tmp_path: Path) -> None:
     state = nano_state() | {"foreign": torch.zeros(1), "norm.bias": torch.zeros(3)}
     del state["norm.weight"]
     torch.save(state, tmp_path / "wrong.pth")
     expected = (
-        r"wrong\.pth: does not hold the weights of swin3d_nano: 1 missing \(norm\.weight\); "
+        r"wrong\.pth: does not contain the weights of swin3d_nano: 1 missing \(norm\.weight\); "
         r"1 unexpected \(foreign\); 1 of another size \(norm\.bias\)"
     )
     with pytest.raises(ConfigError, match=expected):
         load_video_encoder("swin3d_nano", str(tmp_path / "wrong.pth"))
 
 
-def test_the_row_of_a_state_dict_is_found() -> None:
+def test_find_encoder_of_returns_the_row_of_a_state_dict() -> None:
     with torch.device("meta"):
         state = VIDEO_ENCODERS["swin3d_b"].build((16, 7, 7)).state_dict()
     assert find_encoder_of(omnivore_names(state)) == "swin3d_b"
-    with pytest.raises(ConfigError, match="no video encoder that we know"):
+    with pytest.raises(ConfigError, match="contains no known video encoder"):
         find_encoder_of({"weight": torch.zeros(1)})
 
 
-def test_unknown_names_and_weights_are_refused_with_the_known_ones() -> None:
+def test_unknown_names_and_weights_list_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="'swin3d_x' is unknown; the nearest valid name is 'swin3d_"):
         load_video_encoder("swin3d_x")
-    with pytest.raises(ConfigError, match="local file or one of kinetics400, random; got 'imagenet'"):
+    with pytest.raises(
+        ConfigError, match="unknown weights 'imagenet'. Give a local file or one of kinetics400, random"
+    ):
         load_video_encoder("swin3d_t", "imagenet")
-    with pytest.raises(ConfigError, match="local file or one of random; got 'kinetics400'"):
+    with pytest.raises(
+        ConfigError, match="unknown weights 'kinetics400'. Give a local file or one of random"
+    ):
         load_video_encoder("swin3d_debug")
 
 
-def test_weights_that_cannot_be_fetched_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_download_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(*args: object, **kwargs: object) -> None:
         raise URLError("no network")
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", unreachable)
-    expected = r"'kinetics400' could not be fetched from https://.*no network.*local file.*weights='random'"
+    expected = r"'kinetics400' could not be downloaded from https://.*no network.*weights to a local file, or to 'random'"
     with pytest.raises(ConfigError, match=expected):
         load_video_encoder("swin3d_t")

@@ -7,7 +7,7 @@ from evclip_ray.config import ConfigError
 from evclip_ray.models.weight_files import read_tensors
 
 
-def test_tensors_are_found_at_the_level_where_a_release_keeps_them(tmp_path: Path) -> None:
+def test_tensors_of_nested_releases_are_read(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pth"
     torch.save({"epoch": 3, "state_dict": {"module.weight": torch.ones(2), "note": "text"}}, path)
     state = read_tensors(path)
@@ -18,12 +18,12 @@ def test_tensors_are_found_at_the_level_where_a_release_keeps_them(tmp_path: Pat
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ([torch.ones(2)], "it holds a list"),
-        ({"epoch": 3}, "it holds no tensors"),
+        ([torch.ones(2)], "contains a list"),
+        ({"epoch": 3}, "contains no tensors"),
         ({"weight": print}, "state dict of plain tensors"),
     ],
 )
-def test_what_is_not_a_state_dict_is_refused(tmp_path: Path, content: object, reason: str) -> None:
+def test_other_content_is_refused(tmp_path: Path, content: object, reason: str) -> None:
     path = tmp_path / "checkpoint.pth"
     torch.save(content, path)
     with pytest.raises(ConfigError, match=rf"checkpoint\.pth: .*{reason}"):
@@ -31,13 +31,13 @@ def test_what_is_not_a_state_dict_is_refused(tmp_path: Path, content: object, re
 
 
 @pytest.mark.parametrize("name", ["broken.pth", "broken.safetensors"])
-def test_a_broken_file_is_refused_in_one_line(tmp_path: Path, name: str) -> None:
+def test_broken_file_is_refused_in_one_line(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"not weights at all")
     with pytest.raises(ConfigError, match=name) as caught:
         read_tensors(tmp_path / name)
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+def test_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         read_tensors(tmp_path / "absent.pth")
