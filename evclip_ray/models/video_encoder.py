@@ -326,6 +326,7 @@ def _fetch(name: str, tag: str) -> Mapping[str, Tensor]:
     except (URLError, OSError, RuntimeError) as error:
         raise ConfigError(
             f"video encoder {name}: the weights {tag!r} could not be downloaded from {weights.url} "
-            f"({error}). Set method.video_encoder.weights to a local file, or to {RANDOM!r} for untrained weights."
+            f"({error}). Set method.video_encoder.weights to a local file, or to {RANDOM!r} for "
+            "untrained weights."
         ) from error
     return state
