@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
-    from evclip_ray.evaluation.evaluate import Assessment
+    from evclip_ray.evaluation.evaluate import EvaluationResult
+    from evclip_ray.evaluation.seed_means import CheckpointMean
     from evclip_ray.metrics.intervals import IntervalKind
     from evclip_ray.results import Study
     from evclip_ray.training.datamodule import Progress, VideoPlan
@@ -250,8 +251,9 @@ def train(
     else:
         config = read_experiment(Path(experiment), settings)
         out = out or Path("runs") / Path(experiment).stem
-    folder, cache = Path(out).expanduser().resolve(), cache_folder(cache)
-    with connect(address, verbose=verbose, dashboard=workers > 1, storage=(folder, cache)) as machines:
+    folder, cache = Path(out).expanduser(), cache_folder(cache)
+    storage = (folder.resolve(), cache)
+    with connect(address, verbose=verbose, dashboard=workers > 1, storage=storage) as machines:
         metrics = train_experiment(
             config,
             folder=folder,
@@ -279,7 +281,7 @@ class ScoredCheckpoint:
 
     checkpoint: Path
     folder: Path
-    sets: "Mapping[str, Assessment]"
+    sets: "Mapping[str, EvaluationResult]"
 
     @functools.cached_property
     def videos(self) -> "pd.DataFrame":
@@ -295,11 +297,18 @@ class ScoredCheckpoint:
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluationResult:
-    """Scores of checkpoints. `means`: one row per set, method and metric, with intervals over checkpoints."""
+class Evaluation:
+    """Scores of checkpoints. `mean_scores`: means over checkpoints, per set, method and metric."""
 
     checkpoints: tuple[ScoredCheckpoint, ...]
-    means: "pd.DataFrame"
+    mean_scores: "Sequence[CheckpointMean]"
+
+    @property
+    def means(self) -> "pd.DataFrame":
+        """One row per set, method and metric: the mean over checkpoints and its 95 % interval."""
+        import pandas as pd
+
+        return pd.DataFrame([mean.row() for mean in self.mean_scores])
 
     @property
     def videos(self) -> "pd.DataFrame":
@@ -326,7 +335,7 @@ def evaluate(
     verbose: bool = False,
     progress: "Progress | None" = None,
     on_checkpoint: Callable[[ScoredCheckpoint], None] | None = None,
-) -> EvaluationResult:
+) -> Evaluation:
     """Score checkpoints and zero-shot CLIP on the same views of one split.
 
     Example::
@@ -356,12 +365,10 @@ def evaluate(
         ValueError: A checkpoint cannot be read, its classes do not fit the protocol, or its frozen weights
             differ from those of the training.
     """
-    import pandas as pd
-
     from evclip_ray.artifacts import write_csv
-    from evclip_ray.evaluation.evaluate import assess
-    from evclip_ray.evaluation.plan import plan_reading
-    from evclip_ray.evaluation.seed_means import over_checkpoints
+    from evclip_ray.evaluation.evaluate import evaluate_checkpoint
+    from evclip_ray.evaluation.plan import plan_evaluation
+    from evclip_ray.evaluation.seed_means import means_over_checkpoints
     from evclip_ray.metrics.multi_view import EvaluationViews
     from evclip_ray.training.datamodule import prepare
 
@@ -371,7 +378,7 @@ def evaluate(
     cache, parsed_views = cache_folder(cache), EvaluationViews.parse(views, average)
     results = []
     for number, checkpoint in enumerate(folders):
-        plan = plan_reading(
+        plan = plan_evaluation(
             checkpoint, settings, split=split, cache=cache, protocol=protocol, views=parsed_views
         )
         with ray_if_needed(plan.plans.values(), cache=cache, address=address, verbose=verbose):
@@ -382,14 +389,15 @@ def evaluate(
         tables = Path(out) if out else checkpoint.with_name(f"{checkpoint.name}-{split}")
         if out and len(folders) > 1:
             tables = Path(out) / f"{number}-{checkpoint.parent.name}"
-        results.append(ScoredCheckpoint(checkpoint, tables, assess(plan, videos, out=tables)))
+        results.append(ScoredCheckpoint(checkpoint, tables, evaluate_checkpoint(plan, videos, out=tables)))
         if on_checkpoint is not None:
             on_checkpoint(results[-1])
-    rows = [mean.row() for mean in over_checkpoints([each.sets for each in results], interval=interval)]
+    means = means_over_checkpoints([each.sets for each in results], interval=interval)
     if len(folders) > 1:
+        rows = [mean.row() for mean in means]
         path = Path(out or folders[0].parent) / "means.csv"
         write_csv(path, list(rows[0]), (row.values() for row in rows))
-    return EvaluationResult(tuple(results), pd.DataFrame(rows))
+    return Evaluation(tuple(results), means)
 
 
 @contextlib.contextmanager

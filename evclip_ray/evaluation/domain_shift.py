@@ -1,4 +1,4 @@
-"""From manifests to measured sets of videos: which videos of each, as zero-shot CLIP sees them."""
+"""Sets of videos for a comparison of domains: planned, decoded and measured with zero-shot CLIP."""
 
 import dataclasses
 import functools
@@ -19,14 +19,22 @@ from evclip_ray.training.experiment import ExperimentConfig
 
 DEFAULTS: dict[str, Any] = {
     "method": {"name": "zero_shot"},
-    # Frames near in time: what changes in seconds is not motion but another picture.
+    # Frames that are close in time: over seconds, a change is another scene rather than motion.
     "view": {"sampling": "window", "window_frames": 16, "num_frames": 8},
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class SetPlan:
-    """One set of a comparison: `total` videos are in the split, those of `plan` are read."""
+    """One set of a comparison.
+
+    Attributes:
+        name: Name of the set.
+        split: Split that is read.
+        total: Videos in the split.
+        experiment: Settings of the set.
+        plan: Videos that are read.
+    """
 
     name: str
     split: str
@@ -36,7 +44,7 @@ class SetPlan:
 
     @property
     def num_videos(self) -> int:
-        """Videos that are read."""
+        """Number of videos that are read."""
         return len(self.plan.rows[self.split])
 
 
@@ -48,15 +56,20 @@ def plan_sets(
     most: int,
     cache: Path,
 ) -> list[SetPlan]:
-    """Which videos of each set are read: at most `most` of its split, drawn by the experiment's seed.
+    """Choose the videos of each set at random, with the experiment's seed.
 
-    `overrides`: settings of each set over `DEFAULTS`, its manifest among them.
+    Args:
+        manifests: Manifest of each set.
+        splits: Split of each set.
+        overrides: Settings of each set on top of `DEFAULTS`, including its manifest.
+        most: Largest number of videos of a set.
+        cache: Folder of decoded videos.
 
     Raises:
-        ValueError: fewer than two sets, an empty split, or a method other than zero-shot CLIP.
+        ValueError: There are fewer than two sets, a split is empty, or the method is not zero-shot CLIP.
     """
     if len(manifests) < 2:
-        raise ValueError(f"a shift is between two or more sets, got {len(manifests)}; name another manifest")
+        raise ValueError(f"a comparison needs at least two sets, got {len(manifests)}; name another manifest")
     plans = []
     for name, split, settings in zip(set_names(manifests, splits), splits, overrides, strict=True):
         experiment = ExperimentConfig.load(DEFAULTS, settings)
@@ -74,22 +87,30 @@ def plan_sets(
 def measure_sets(
     plans: Sequence[SetPlan], decoded: Sequence[Videos], *, progress: Progress | None = None
 ) -> tuple[list[Domain], dict[str, str]]:
-    """Every set measured, once it is decoded; also where the frozen weights came from.
+    """Measure every set. Returns the measurements and the origin of the frozen weights.
 
-    `progress`: called with what is done to which set, videos done, videos in all.
+    Args:
+        plans: Sets of the comparison.
+        decoded: Decoded videos of each set.
+        progress: Called with the current work, the videos done and the videos in total.
     """
     domains: list[Domain] = []
     weights: dict[str, str] = {}
     for chosen, videos in zip(plans, decoded, strict=True):
-        experiment, device, found = chosen.experiment, pick_device(), videos.sets[chosen.split]
+        experiment, device, decoded_set = chosen.experiment, pick_device(), videos.sets[chosen.split]
         method = build_method(experiment, videos.classes)
         assert isinstance(method, ZeroShot)
         domain = measure(
-            chosen.name, found.shards, found.labels, [split_words(label) for label in videos.classes], method,
-            device=device, batch_size=experiment.optim.eval_batch_size,
+            chosen.name,
+            decoded_set.shards,
+            decoded_set.labels,
+            [split_words(label) for label in videos.classes],
+            method,
+            device=device,
+            batch_size=experiment.optim.eval_batch_size,
             dtype=autocast_dtype(experiment, device),
             progress=functools.partial(progress, f"measuring {chosen.name}") if progress else None,
-        )  # fmt: skip
+        )
         domains.append(domain)
         weights |= weights_of(method.frozen)
     return domains, weights
@@ -98,14 +119,20 @@ def measure_sets(
 def comparison_inputs(
     plans: Sequence[SetPlan], decoded: Sequence[Videos], predictions: Path | None
 ) -> dict[str, Any]:
-    """What a ledger says of a comparison: every set, how it was read, and whose answers were explained."""
+    """Return the inputs of a comparison for its ledger: the sets, and the file of predictions if any."""
     sets = []
     for chosen, videos in zip(plans, decoded, strict=True):
         shards = videos.sets[chosen.split].shards
         sets.append(
-            {"name": chosen.name, "split": chosen.split, "in_split": chosen.total, "read": chosen.num_videos,
-             "decoded": len(shards), "shards": shards.key,
-             "experiment": chosen.experiment.model_dump(mode="json")}
-        )  # fmt: skip
+            {
+                "name": chosen.name,
+                "split": chosen.split,
+                "in_split": chosen.total,
+                "read": chosen.num_videos,
+                "decoded": len(shards),
+                "shards": shards.key,
+                "experiment": chosen.experiment.model_dump(mode="json"),
+            }
+        )
     answers = {"path": str(predictions), "digest": file_digest(predictions)} if predictions else None
     return {"sets": sets, "predictions": answers}

@@ -1,7 +1,6 @@
-"""Evaluate a checkpoint, beside zero-shot CLIP on the same views.
+"""Evaluation of a checkpoint, compared with zero-shot CLIP on the same views.
 
-This is the only place that opens the test split, and each opening leaves a line in the ledger of
-the evaluation's folder.
+Only this package opens the test split. Each opening is counted in the ledger of the evaluation's folder.
 """
 
 import dataclasses
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from evclip_ray.artifacts import LEDGER, ArtifactError, read_ledger, write_csv, write_ledger
-from evclip_ray.evaluation.plan import Reading
+from evclip_ray.evaluation.plan import EvaluationPlan
 from evclip_ray.metrics.multi_view import score_views
 from evclip_ray.metrics.scoring import Scores, summary
 from evclip_ray.models.methods.base import Method
@@ -23,12 +22,16 @@ from evclip_ray.training.experiment import ExperimentConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class Assessment:
-    """What an evaluation found on one side of a protocol.
+class EvaluationResult:
+    """Result on one evaluation set of a protocol.
 
-    `numbers`: those of `evaluation.summary`, of "zero_shot" and (but in a zero-shot protocol) "adapted".
-    `per_class`: class, its videos, and its accuracy in the order of `numbers`. `leaking_rows`: see
-    `Videos`.
+    Attributes:
+        classes: Class names in index order.
+        numbers: Metrics of "zero_shot" and, except in the zero-shot protocol, of "adapted".
+        per_class: Class, number of its videos, and its accuracies in the order of `numbers`.
+        weights: Origin of the frozen weights, by network.
+        skipped: Videos that could not be decoded.
+        leaking_rows: See `Videos`.
     """
 
     classes: tuple[str, ...]
@@ -39,81 +42,99 @@ class Assessment:
     leaking_rows: int
 
 
-def assess(reading: Reading, videos: dict[str, Videos], *, out: Path) -> dict[str, Assessment]:
-    """Score the checkpoint and zero-shot CLIP on each side; tables go to `out`, or a folder a side there.
+def evaluate_checkpoint(
+    plan: EvaluationPlan, videos: dict[str, Videos], *, out: Path
+) -> dict[str, EvaluationResult]:
+    """Score a checkpoint and zero-shot CLIP on each evaluation set.
+
+    Args:
+        plan: Checkpoint, protocol and views.
+        videos: Decoded videos by evaluation set.
+        out: Folder of the tables. With several sets, each has a folder in it.
 
     Raises:
-        ArtifactError: see `load_trained`.
+        ArtifactError: See `load_trained`.
     """
     return {
-        side: _assess_side(reading, side, found, out if len(videos) == 1 else out / side)
-        for side, found in videos.items()
+        name: _evaluate_set(plan, name, decoded, out if len(videos) == 1 else out / name)
+        for name, decoded in videos.items()
     }
 
 
 def load_trained(checkpoint: Path, experiment: ExperimentConfig, classes: Sequence[str]) -> Method:
-    """The method of a checkpoint, among `classes`, over the frozen weights that it was trained on.
+    """Load the method of a checkpoint over the frozen weights that it was trained on.
+
+    Args:
+        checkpoint: Folder of the checkpoint.
+        experiment: Settings of the run.
+        classes: Class names that the method predicts.
 
     Raises:
-        ArtifactError: other frozen weights than in training, or tensors that do not fit.
+        ArtifactError: The frozen weights differ from those of the training, or tensors do not fit.
     """
     record = read_record(checkpoint)
     method = build_method(experiment, classes)
     weights = weights_of(method.frozen)
     if weights != record["weights"]:
         raise ArtifactError(
-            f"{checkpoint}: was trained on frozen weights {record['weights']}, got {weights}; "
-            "give the same ones by --set backbone.pretrained=..."
+            f"{checkpoint}: was trained with the frozen weights {record['weights']}, got {weights}. "
+            "Select the same weights with --set backbone.pretrained=..."
         )
     load_adapter(checkpoint, method)
     return method
 
 
-def _assess_side(reading: Reading, side: str, videos: Videos, out: Path) -> Assessment:
-    baseline = build_method(zero_shot_of(reading.experiment), videos.classes)
-    scored = {"zero_shot": _score(baseline, videos, reading)}
-    if reading.protocol != "zero_shot":
-        scored["adapted"] = _score_adapted(reading, videos)
-    chosen = videos.sets[reading.split]
-    found = Assessment(
+def _evaluate_set(plan: EvaluationPlan, name: str, videos: Videos, out: Path) -> EvaluationResult:
+    baseline = build_method(zero_shot_of(plan.experiment), videos.classes)
+    scored = {"zero_shot": _score(baseline, videos, plan)}
+    if plan.protocol != "zero_shot":
+        scored["adapted"] = _score_adapted(plan, videos)
+    chosen = videos.sets[plan.split]
+    result = EvaluationResult(
         videos.classes,
-        {name: dict(summary(scores.state)) for name, scores in scored.items()},
-        _per_class(videos.classes, scored), weights_of(baseline.frozen) | _recorded_weights(reading),
-        len(chosen.shards.skipped), videos.leaking_rows,
-    )  # fmt: skip
-    _write_tables(found, scored, chosen.shards.paths, out)
-    _write_opening(found, reading, side, out)
-    return found
+        {kind: dict(summary(scores.state)) for kind, scores in scored.items()},
+        _per_class(videos.classes, scored),
+        weights_of(baseline.frozen) | _recorded_weights(plan),
+        len(chosen.shards.skipped),
+        videos.leaking_rows,
+    )
+    _write_tables(result, scored, chosen.shards.paths, out)
+    _write_opening(result, plan, name, out)
+    return result
 
 
-def _recorded_weights(reading: Reading) -> dict[str, str]:
-    weights: dict[str, str] = read_record(reading.checkpoint)["weights"]
-    return {} if reading.protocol == "zero_shot" else weights
+def _recorded_weights(plan: EvaluationPlan) -> dict[str, str]:
+    weights: dict[str, str] = read_record(plan.checkpoint)["weights"]
+    return {} if plan.protocol == "zero_shot" else weights
 
 
-def _score_adapted(reading: Reading, videos: Videos) -> Scores:
-    trained, classes = reading.trained, videos.classes
+def _score_adapted(plan: EvaluationPlan, videos: Videos) -> Scores:
+    trained, classes = plan.trained, videos.classes
     if set(classes) <= set(trained):
-        scores = _score(load_trained(reading.checkpoint, reading.experiment, trained), videos, reading)
+        scores = _score(load_trained(plan.checkpoint, plan.experiment, trained), videos, plan)
         columns = [trained.index(name) for name in classes]
         return Scores(scores.logits[:, columns], scores.labels)
     try:
-        method = load_trained(reading.checkpoint, reading.experiment, classes)
+        method = load_trained(plan.checkpoint, plan.experiment, classes)
     except ArtifactError as problem:
         raise ArtifactError(
-            f"{problem}; a method that trains tensors for each class reads its own classes only,"
-            " as by --protocol cross_domain"
+            f"{problem}. A method with trained tensors per class can only be evaluated on its own classes; "
+            "use --protocol cross_domain."
         ) from None
-    return _score(method, videos, reading)
+    return _score(method, videos, plan)
 
 
-def _score(method: Method, videos: Videos, reading: Reading) -> Scores:
-    device, chosen = pick_device(), videos.sets[reading.split]
+def _score(method: Method, videos: Videos, plan: EvaluationPlan) -> Scores:
+    device, chosen = pick_device(), videos.sets[plan.split]
     return score_views(
-        method, chosen.shards, chosen.labels, views=reading.views, device=device,
-        batch_size=reading.experiment.optim.eval_batch_size,
-        dtype=autocast_dtype(reading.experiment, device),
-    )  # fmt: skip
+        method,
+        chosen.shards,
+        chosen.labels,
+        views=plan.views,
+        device=device,
+        batch_size=plan.experiment.optim.eval_batch_size,
+        dtype=autocast_dtype(plan.experiment, device),
+    )
 
 
 def _per_class(classes: Sequence[str], scored: dict[str, Scores]) -> list[tuple[str, int, tuple[float, ...]]]:
@@ -125,33 +146,44 @@ def _per_class(classes: Sequence[str], scored: dict[str, Scores]) -> list[tuple[
     ]
 
 
-def _write_tables(found: Assessment, scored: dict[str, Scores], paths: Sequence[str], out: Path) -> None:
-    names, columns = list(found.classes), list(scored)
+def _write_tables(
+    result: EvaluationResult, scored: dict[str, Scores], paths: Sequence[str], out: Path
+) -> None:
+    names, columns = list(result.classes), list(scored)
     write_csv(
-        out / "per_class.csv", ["class", "videos", *columns],
-        [[name, videos, *accuracies] for name, videos, accuracies in found.per_class],
-    )  # fmt: skip
+        out / "per_class.csv",
+        ["class", "videos", *columns],
+        [[name, videos, *accuracies] for name, videos, accuracies in result.per_class],
+    )
     last = scored[columns[-1]]
     confusion = [[name, *row] for name, row in zip(names, last.state.confusion.tolist(), strict=True)]
     write_csv(out / "confusion.csv", ["true \\ predicted", *names], confusion)
-    answers = np.stack([scores.logits.argmax(1) for scores in scored.values()], axis=1)
+    predicted = np.stack([scores.logits.argmax(1) for scores in scored.values()], axis=1)
     predictions = [
-        [path, names[true], *(names[answer] for answer in row)]
-        for path, true, row in zip(paths, last.labels, answers, strict=True)
+        [path, names[true], *(names[index] for index in row)]
+        for path, true, row in zip(paths, last.labels, predicted, strict=True)
     ]
     write_csv(out / "predictions.csv", ["path", "label", *columns], predictions)
 
 
-def _write_opening(found: Assessment, reading: Reading, side: str, out: Path) -> None:
+def _write_opening(result: EvaluationResult, plan: EvaluationPlan, name: str, out: Path) -> None:
     openings = read_ledger(out, "evaluation")["openings"] if (out / LEDGER).is_file() else 0
     write_ledger(
-        out, "evaluation",
+        out,
+        "evaluation",
         inputs={
-            "checkpoint": str(reading.checkpoint), "split": reading.split, "protocol": reading.protocol,
-            "side": side, "classes": found.classes, "views": reading.views.model_dump(),
-            "experiment": reading.experiment.model_dump(mode="json"),
+            "checkpoint": str(plan.checkpoint),
+            "split": plan.split,
+            "protocol": plan.protocol,
+            # The historical key of an evaluation set.
+            "side": name,
+            "classes": result.classes,
+            "views": plan.views.model_dump(),
+            "experiment": plan.experiment.model_dump(mode="json"),
         },
-        counts={"videos": int(found.numbers["zero_shot"]["videos"]), "leaking_rows": found.leaking_rows},
-        zero_shot=found.numbers["zero_shot"], adapted=found.numbers.get("adapted"),
-        weights=found.weights, openings=openings + 1,
-    )  # fmt: skip
+        counts={"videos": int(result.numbers["zero_shot"]["videos"]), "leaking_rows": result.leaking_rows},
+        zero_shot=result.numbers["zero_shot"],
+        adapted=result.numbers.get("adapted"),
+        weights=result.weights,
+        openings=openings + 1,
+    )

@@ -1,4 +1,4 @@
-"""A published EV-CLIP file as a checkpoint of ours: its prompts copied, its frozen networks pointed to."""
+"""Conversion of a published EV-CLIP file: its prompts are copied, its frozen networks are referenced."""
 
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,20 @@ from evclip_ray.training.experiment import ExperimentConfig
 
 
 def import_checkpoint(file: Path, out: Path, overrides: dict[str, Any], *, cache: Path) -> dict[str, Any]:
-    """Write the checkpoint folder `out` from a published model file; returns its record.
+    """Write a checkpoint folder from a published model file and return its record.
 
-    A published file names no classes: they are those of the manifest in `overrides`. Views and
-    colours are the published ones (the preset `published`).
+    A published file contains no class names, so they are taken from the manifest in `overrides`. Views and
+    colours are the published ones (preset `published`).
+
+    Args:
+        file: Published model file.
+        out: Folder of the checkpoint.
+        overrides: Settings of the experiment, including its manifest.
+        cache: Folder of synthetic videos.
 
     Raises:
-        ConfigError: not a published EV-CLIP of plain tensors, towers that no backbone matches, or
-            settings that its tensors do not fit.
+        ConfigError: The file is not a published EV-CLIP of plain tensors, no backbone matches its towers,
+            or its tensors do not fit the settings.
     """
     file = file.expanduser().resolve()
     published = import_published(file)
@@ -35,7 +41,7 @@ def import_checkpoint(file: Path, out: Path, overrides: dict[str, Any], *, cache
         settings["backbone"] = {"name": published.backbone, "pretrained": str(file)}
     elif "backbone.name" not in overrides:
         raise ConfigError(
-            f"{file}: its CLIP is none that is known; name it, for example --set backbone.name=ViT-B-16"
+            f"{file}: its CLIP matches no known backbone. Name it, for example --set backbone.name=ViT-B-16"
         )
     experiment = ExperimentConfig.load(settings, overrides)
     classes = plan_videos(experiment, cache=cache, splits=()).classes
@@ -58,4 +64,4 @@ def _load(method: torch.nn.Module, state: dict[str, torch.Tensor], file: Path) -
         method.load_state_dict(state)
     except RuntimeError as error:
         reason = "; ".join(line.strip() for line in str(error).splitlines()[1:4])
-        raise ConfigError(f"{file}: its prompts do not fit these settings ({reason})") from None
+        raise ConfigError(f"{file}: the prompts do not fit the settings ({reason})") from None

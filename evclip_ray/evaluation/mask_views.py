@@ -1,8 +1,8 @@
-"""What the best trial answers on the videos that chose it, and what its masks look at, kept as files.
+"""Predictions of the best trial on its validation videos, and its masks, stored as files.
 
-A report draws from these files alone, so that it can be drawn again when the checkpoint, the weights and
-the videos are gone. An evaluation's folder gets `masks/`: `masks.npz` with `frames` (V, T, h, w, 3) uint8
-and `masks` (V, h, w) float16, and `masks.json` with the answers before and after, or the reason why there
+A report is drawn from these files alone, so that it can be drawn again without the checkpoint, the weights
+and the videos. The folder of an evaluation gets `masks/`: `masks.npz` with `frames` (V, T, h, w, 3) uint8
+and `masks` (V, h, w) float16, and `masks.json` with the predictions of both models, or the reason why there
 are no masks.
 """
 
@@ -20,11 +20,12 @@ from torch.nn import functional as F
 
 from evclip_ray.artifacts import LEDGER, file_digest, read_json, read_ledger, replacing, write_json
 from evclip_ray.data.transforms import crop_batch
-from evclip_ray.evaluation.evaluate import assess, load_trained
-from evclip_ray.evaluation.plan import Reading, plan_reading
+from evclip_ray.evaluation.evaluate import evaluate_checkpoint, load_trained
+from evclip_ray.evaluation.plan import EvaluationPlan, plan_evaluation
 from evclip_ray.metrics.multi_view import EvaluationViews
 from evclip_ray.metrics.scoring import autocast
-from evclip_ray.models.methods.base import Method, VideoBatch
+from evclip_ray.models.batch import VideoBatch
+from evclip_ray.models.methods.base import Method
 from evclip_ray.models.video_encoder import IMAGENET_MEAN
 from evclip_ray.training.build import autocast_dtype, build_method, pick_device, zero_shot_of
 from evclip_ray.training.checkpoint import ADAPTER, read_record
@@ -35,92 +36,116 @@ from evclip_ray.tuning.study_folder import StudyFolder
 
 FOLDER, RECORD, ARRAYS = "masks", "masks.json", "masks.npz"
 SIDE = 128
-"""Saved frames and masks are at most so many pixels high and wide: enough to see by, and small to keep."""
+"""Largest side of a stored frame or mask in pixels: enough for a picture, and small on disk."""
 
 _CANDIDATES = 64
-"""Videos among which the most changed are looked for."""
+"""Number of videos among which the most changed ones are chosen."""
 
 _BATCH = 8
 
 
-def look_at_best(study: Path, out: Path, *, most: int, seed: int) -> Path:
-    """Evaluate a study's best checkpoint on its validation videos into `out`, with masks; `out`.
+def save_best_masks(study: Path, out: Path, *, most: int, seed: int) -> Path:
+    """Evaluate the best checkpoint of a study on its validation videos, with masks. Returns `out`.
 
-    What is there already of the same checkpoint and choice is kept.
+    An existing evaluation of the same checkpoint, number of videos and seed is kept.
+
+    Args:
+        study: Folder of the study.
+        out: Folder of the evaluation.
+        most: Number of videos with a mask.
+        seed: Seed of the random choice of videos.
 
     Raises:
-        ArtifactError: no best checkpoint, or its videos or weights are gone.
+        ArtifactError: There is no best checkpoint, or its videos or weights no longer exist.
     """
     folder, checkpoint = StudyFolder(study), study / "best"
     record = read_record(checkpoint)
     experiment = ExperimentConfig.load(record["experiment"])
     made = {"checkpoint": file_digest(checkpoint / ADAPTER), "videos": most, "seed": seed}
-    if is_made(out, made):
+    if has_masks(out, made):
         return out
     videos = Videos.load(_videos_file(folder, experiment))
-    reading = Reading(
+    plan = EvaluationPlan(
         checkpoint, experiment, tuple(record["classes"]), "closed_set", "val", EvaluationViews(), {}
     )
-    assess(reading, {"val": videos}, out=out)
-    save_masks(reading, videos, out, made)
+    evaluate_checkpoint(plan, {"val": videos}, out=out)
+    save_masks(plan, videos, out, made)
     return out
 
 
 def _videos_file(folder: StudyFolder, experiment: ExperimentConfig) -> Path:
-    """Where a trial's videos were written down: the only place, or by key (versions differ in it)."""
+    """Return the record of the decoded videos: the only one, or the one with the experiment's key."""
+    # Older versions computed the key differently, so the only record is used whatever its name.
     written = sorted((folder.root / "videos").glob("*.json"))
     return written[0] if len(written) == 1 else folder.videos(videos_key(experiment))
 
 
-def look_at_evaluation(evaluation: Path, *, cache: Path, most: int, seed: int) -> None:
-    """Add masks to an evaluation of the test split (or another) that was made before.
+def add_masks(evaluation: Path, *, cache: Path, most: int, seed: int) -> None:
+    """Add masks to an existing evaluation of the test split or another split.
+
+    Args:
+        evaluation: Folder of the evaluation.
+        cache: Folder of decoded videos.
+        most: Number of videos with a mask.
+        seed: Seed of the random choice of videos.
 
     Raises:
-        ArtifactError: its checkpoint, videos or weights are gone.
+        ArtifactError: Its checkpoint, videos or weights no longer exist.
     """
     inputs = read_ledger(evaluation, "evaluation")["inputs"]
     checkpoint = _checkpoint_of(evaluation, Path(inputs["checkpoint"]))
     read_record(checkpoint)
     made = {"checkpoint": file_digest(checkpoint / ADAPTER), "videos": most, "seed": seed}
-    if is_made(evaluation, made):
+    if has_masks(evaluation, made):
         return
-    reading = plan_reading(
-        checkpoint, inputs["experiment"], split=inputs["split"], cache=cache, protocol=inputs["protocol"],
+    plan = plan_evaluation(
+        checkpoint,
+        inputs["experiment"],
+        split=inputs["split"],
+        cache=cache,
+        protocol=inputs["protocol"],
         views=EvaluationViews.load(inputs["views"]),
-    )  # fmt: skip
-    plan = reading.plans[inputs.get("side", inputs["split"])]
-    if is_prepared(plan, cache):
-        save_masks(reading, prepare(plan, cache=cache), evaluation, made)
+    )
+    video_plan = plan.plans[inputs.get("side", inputs["split"])]
+    if is_prepared(video_plan, cache):
+        save_masks(plan, prepare(video_plan, cache=cache), evaluation, made)
 
 
 def _checkpoint_of(evaluation: Path, written: Path) -> Path:
-    """The checkpoint that was evaluated; beside the evaluation (or the folder of its sides) if both moved."""
-    beside = [folder / written.name for folder in evaluation.resolve().parents[:2]]
-    return next((path for path in (written, *beside) if (path / ADAPTER).is_file()), written)
+    """Return the evaluated checkpoint. If the folders were moved together, it is next to the evaluation."""
+    candidates = [folder / written.name for folder in evaluation.resolve().parents[:2]]
+    return next((path for path in (written, *candidates) if (path / ADAPTER).is_file()), written)
 
 
-def is_made(evaluation: Path, made: Mapping[str, Any]) -> bool:
-    """Whether an evaluation has masks of this checkpoint and choice."""
+def has_masks(evaluation: Path, made: Mapping[str, Any]) -> bool:
+    """Return whether an evaluation has masks of this checkpoint, number of videos and seed."""
     path = evaluation / FOLDER / RECORD
     return (evaluation / LEDGER).is_file() and path.is_file() and read_json(path).get("made") == dict(made)
 
 
-def save_masks(reading: Reading, videos: Videos, evaluation: Path, made: Mapping[str, Any]) -> None:
-    """Write `evaluation/masks/` for `made["videos"]` of its videos: the most changed, and some by lot."""
+def save_masks(plan: EvaluationPlan, videos: Videos, evaluation: Path, made: Mapping[str, Any]) -> None:
+    """Write `evaluation/masks/` for some videos: the most changed ones and a random sample.
+
+    Args:
+        plan: Plan of the evaluation.
+        videos: Decoded videos.
+        evaluation: Folder of the evaluation.
+        made: Digest of the checkpoint, number of videos and seed; recorded to recognise the masks later.
+    """
     path = evaluation / FOLDER / RECORD
-    trained, device = reading.trained, pick_device()
+    trained, device = plan.trained, pick_device()
     among = trained if set(videos.classes) <= set(trained) else videos.classes
-    adapted = load_trained(reading.checkpoint, reading.experiment, among)
-    baseline = build_method(zero_shot_of(reading.experiment), videos.classes)
-    positions = _candidates(evaluation, len(videos.sets[reading.split]), made["seed"])
+    adapted = load_trained(plan.checkpoint, plan.experiment, among)
+    baseline = build_method(zero_shot_of(plan.experiment), videos.classes)
+    positions = _candidates(evaluation, len(videos.sets[plan.split]), made["seed"])
     columns = [list(among).index(name) for name in videos.classes]
     pool = [
         found
         for group in np.array_split(positions, math.ceil(len(positions) / _BATCH))
-        for found in _look(reading, videos, group, adapted, baseline, columns=columns, device=device)
+        for found in _predict(plan, videos, group, adapted, baseline, columns=columns, device=device)
     ]
     if not pool or pool[0]["mask"] is None:
-        name = reading.experiment.method.name
+        name = plan.experiment.method.name
         write_json(path, {"made": dict(made), "reason": f"{name}, as the best trial has it, has no mask"})
         return
     chosen = _choose(pool, most=made["videos"])
@@ -128,49 +153,58 @@ def save_masks(reading: Reading, videos: Videos, evaluation: Path, made: Mapping
     masks = np.stack([video.pop("mask") for video in chosen])
     with replacing(evaluation / FOLDER / ARRAYS) as temporary, temporary.open("wb") as stream:
         np.savez_compressed(stream, frames=frames, masks=masks.astype(np.float16))
-    own = getattr(reading.experiment.method, "normalization", "own") == "own"
-    record = {"made": dict(made), "split": reading.split, "seed": made["seed"], "videos": chosen}
+    own = getattr(plan.experiment.method, "normalization", "own") == "own"
+    record = {"made": dict(made), "split": plan.split, "seed": made["seed"], "videos": chosen}
     write_json(path, record | {"mean": adapted.frozen.clip.mean if own else IMAGENET_MEAN})
 
 
 def _candidates(evaluation: Path, count: int, seed: int) -> npt.NDArray[np.int64]:
-    """Videos by lot, those whose answer changed before the others."""
+    """Return a random sample of videos, those with a changed prediction first."""
     with (evaluation / "predictions.csv").open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert len(rows) == count
-    lot = np.random.default_rng(seed).permutation(count)
-    changed = [place for place in lot if rows[place]["adapted"] != rows[place]["zero_shot"]]
-    others = [place for place in lot if rows[place]["adapted"] == rows[place]["zero_shot"]]
-    # At least a quarter by lot, so that what did not change is seen too.
+    shuffled = np.random.default_rng(seed).permutation(count)
+    changed = [index for index in shuffled if rows[index]["adapted"] != rows[index]["zero_shot"]]
+    others = [index for index in shuffled if rows[index]["adapted"] == rows[index]["zero_shot"]]
+    # At least a quarter comes from the unchanged videos, so that the report shows them too.
     return np.array((changed[: _CANDIDATES * 3 // 4] + others)[:_CANDIDATES], np.int64)
 
 
 @torch.no_grad()
-def _look(
-    reading: Reading, videos: Videos, positions: npt.NDArray[np.int64], adapted: Method, baseline: Method,
-    *, columns: list[int], device: torch.device,
-) -> list[dict[str, Any]]:  # fmt: skip
-    """What both say of some videos; `mask` is None where the method has none."""
-    found = videos.sets[reading.split]
-    frames = torch.from_numpy(found.shards.frames(positions)).to(device)
+def _predict(
+    plan: EvaluationPlan,
+    videos: Videos,
+    positions: npt.NDArray[np.int64],
+    adapted: Method,
+    baseline: Method,
+    *,
+    columns: list[int],
+    device: torch.device,
+) -> list[dict[str, Any]]:
+    """Return the predictions of both models for some videos, and the masks if the method has any."""
+    decoded = videos.sets[plan.split]
+    frames = torch.from_numpy(decoded.shards.frames(positions)).to(device)
     views = crop_batch(frames, size=adapted.frozen.clip.image_size)
-    with autocast(device, autocast_dtype(reading.experiment, device)):
+    with autocast(device, autocast_dtype(plan.experiment, device)):
         output = adapted.eval()(VideoBatch(views))
         before = baseline.eval()(VideoBatch(views)).logits.float().softmax(-1).cpu()
     after = output.logits.float()[:, columns].softmax(-1).cpu()
     masks = [None] * len(positions) if output.mask is None else list(output.mask.float().cpu())
     return [
         {
-            "path": found.shards.paths[position], "label": videos.classes[true], "true": int(true),
-            "zero_shot": _answer(before[place], videos.classes, true),
-            "adapted": _answer(after[place], videos.classes, true),
-            "frames": _small(views[place].cpu()), **_mask_facts(masks[place]),
+            "path": decoded.shards.paths[position],
+            "label": videos.classes[true],
+            "true": int(true),
+            "zero_shot": _top_prediction(before[row], videos.classes, true),
+            "adapted": _top_prediction(after[row], videos.classes, true),
+            "frames": _small(views[row].cpu()),
+            **_mask_facts(masks[row]),
         }
-        for place, (position, true) in enumerate(zip(positions, found.labels[positions], strict=True))
-    ]  # fmt: skip
+        for row, (position, true) in enumerate(zip(positions, decoded.labels[positions], strict=True))
+    ]
 
 
-def _answer(probabilities: Tensor, classes: tuple[str, ...], true: int) -> dict[str, Any]:
+def _top_prediction(probabilities: Tensor, classes: tuple[str, ...], true: int) -> dict[str, Any]:
     best = int(probabilities.argmax())
     return {"label": classes[best], "p": float(probabilities[best]), "p_true": float(probabilities[true])}
 
@@ -186,19 +220,19 @@ def _mask_facts(mask: Tensor | None) -> dict[str, Any]:
 
 
 def _small(view: Tensor) -> npt.NDArray[np.uint8]:
-    """(T, 3, H, W) in [0, 1] -> (T, h, w, 3) uint8."""
+    """Return a view (T, 3, H, W) in [0, 1] as pixels (T, h, w, 3) uint8."""
     small = F.adaptive_avg_pool2d(view, min(SIDE, view.shape[-1]))
     pixels: npt.NDArray[np.uint8] = (small * 255).round().byte().permute(0, 2, 3, 1).numpy()
     return pixels
 
 
 def _choose(pool: list[dict[str, Any]], *, most: int) -> list[dict[str, Any]]:
-    """Half of `most` whose true class gained or lost the most probability, the rest as the lot has them."""
+    """Choose videos: half by the largest change in probability of the true class, half at random."""
     change = [video["adapted"]["p_true"] - video["zero_shot"]["p_true"] for video in pool]
     changed = sorted(range(len(pool)), key=lambda place: -abs(change[place]))[: (most + 1) // 2]
-    by_lot = [place for place in reversed(range(len(pool))) if place not in changed][: most - len(changed)]
+    at_random = [place for place in reversed(range(len(pool))) if place not in changed][: most - len(changed)]
     return [
         pool[place]
-        | {"why": f"among the most changed ({change[place]:+.2f})" if place in changed else "drawn by lot"}
-        for place in [*changed, *by_lot]
+        | {"why": f"among the most changed ({change[place]:+.2f})" if place in changed else "random"}
+        for place in [*changed, *at_random]
     ]

@@ -1,8 +1,8 @@
-"""Which videos a checkpoint is read on: a protocol's sides, and the views of each video.
+"""Plan of an evaluation: the evaluation sets of a protocol, and the views of each video.
 
-A side has classes of its own. Where they are among those that were trained, the checkpoint answers
-among all that it knows and the side's columns are kept; else the method is built anew on the side's
-names, which methods allow whose trained tensors belong to no class.
+An evaluation set has its own classes. If all of them were trained, the checkpoint predicts among all its
+classes and the columns of the set are selected. Otherwise the method is built again with the names of the
+set, which requires that no trained tensor belongs to a class.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from typing import Any
 from evclip_ray.artifacts import ArtifactError
 from evclip_ray.config import ConfigError, nearest
 from evclip_ray.data.manifest.leaks import refuse_seen
-from evclip_ray.data.manifest.protocols import TRANSFERS, Protocol, Side, already_trained, zero_shot
+from evclip_ray.data.manifest.protocols import TRANSFERS, EvalSet, Protocol, already_trained, zero_shot
 from evclip_ray.data.manifest.splits import assign_splits
 from evclip_ray.metrics.multi_view import EvaluationViews
 from evclip_ray.training.checkpoint import read_record
@@ -26,8 +26,18 @@ PROTOCOLS = ("closed_set", "zero_shot", *TRANSFERS)
 
 
 @dataclasses.dataclass(frozen=True)
-class Reading:
-    """What a checkpoint will be scored on: `plans` has the videos of each side of the protocol."""
+class EvaluationPlan:
+    """Checkpoint, protocol and videos of an evaluation.
+
+    Attributes:
+        checkpoint: Folder of the checkpoint.
+        experiment: Settings of the checkpoint, with overrides.
+        trained: Class names of the checkpoint.
+        protocol: Name of the protocol.
+        split: Split that is evaluated.
+        views: Temporal and spatial views of a video.
+        plans: Videos of each evaluation set.
+    """
 
     checkpoint: Path
     experiment: ExperimentConfig
@@ -38,7 +48,7 @@ class Reading:
     plans: dict[str, VideoPlan]
 
 
-def plan_reading(
+def plan_evaluation(
     checkpoint: Path,
     overrides: dict[str, Any],
     *,
@@ -46,13 +56,22 @@ def plan_reading(
     cache: Path,
     protocol: str = "closed_set",
     views: EvaluationViews | None = None,
-) -> Reading:
-    """Choose the videos of each side.
+) -> EvaluationPlan:
+    """Choose the videos of each evaluation set.
+
+    Args:
+        checkpoint: Folder of the checkpoint.
+        overrides: Settings that differ from those of the training, such as the manifest.
+        split: Split to evaluate.
+        cache: Folder of decoded videos.
+        protocol: Name of the protocol.
+        views: Views of a video; by default one.
 
     Raises:
-        ConfigError: a protocol that there is not.
-        ArtifactError: not a checkpoint, or a closed set with labels that it was not trained for.
-        ValueError: see the protocol; or videos that are read were trained on, as another manifest has them.
+        ConfigError: The protocol is unknown.
+        ArtifactError: The folder is not a checkpoint, or a closed set has labels that were not trained.
+        ValueError: A condition of the protocol does not hold, or videos were used for training or selection
+            under another manifest.
     """
     if protocol not in PROTOCOLS:
         raise ConfigError(f"protocol {protocol!r} is unknown; {nearest(protocol, list(PROTOCOLS))}")
@@ -61,8 +80,8 @@ def plan_reading(
     recorded = ExperimentConfig.load(record["experiment"])
     experiment = ExperimentConfig.load(record["experiment"], overrides)
     trained = tuple(record["classes"])
-    elsewhere = _place(recorded.data) != _place(experiment.data)
-    checked = elsewhere and protocol != "zero_shot"
+    is_other_source = _source_of(recorded.data) != _source_of(experiment.data)
+    checked = is_other_source and protocol != "zero_shot"
     source = (
         _trained(recorded.data, trained, cache)
         if checked or protocol in TRANSFERS
@@ -71,28 +90,32 @@ def plan_reading(
     if protocol == "closed_set":
         plan = plan_videos(experiment, cache=cache, splits=(split,))
         _refuse_unknown(checkpoint, plan.classes, trained)
-        sides = {split: Side(plan.manifest, plan.rows[split], trained)}
+        eval_sets = {split: EvalSet(plan.manifest, plan.rows[split], trained)}
     else:
-        sides = _transfer(protocol, recorded.data, experiment.data, source, split=split, cache=cache)
+        eval_sets = _transfer(protocol, recorded.data, experiment.data, source, split=split, cache=cache)
     plans = {
         name: VideoPlan(
-            side.manifest, {split: side.rows}, side.classes, experiment.view, {split: views.temporal},
+            eval_set.manifest,
+            {split: eval_set.rows},
+            eval_set.classes,
+            experiment.view,
+            {split: views.temporal},
             spread=views.temporal > 1,
-            trained_on=_trained_on(source, side) if checked else frozenset(),
+            trained_on=_trained_on(source, eval_set) if checked else frozenset(),
             seconds_per_video=experiment.data.seconds_per_video,
         )
-        for name, side in sides.items()
-    }  # fmt: skip
-    return Reading(checkpoint, experiment, trained, protocol, split, views, plans)
+        for name, eval_set in eval_sets.items()
+    }
+    return EvaluationPlan(checkpoint, experiment, trained, protocol, split, views, plans)
 
 
 def _refuse_unknown(checkpoint: Path, classes: tuple[str, ...], trained: tuple[str, ...]) -> None:
     unknown = sorted(set(classes) - set(trained))
     if unknown:
         raise ArtifactError(
-            f"{checkpoint}: was trained for {len(trained)} classes; the videos have {len(unknown)} others"
-            f" ({', '.join(unknown[:5])}); give videos of its own classes, or read them by another protocol,"
-            " for example --protocol cross_dataset"
+            f"{checkpoint}: was trained on {len(trained)} classes, but the videos have {len(unknown)} other "
+            f"classes ({', '.join(unknown[:5])}). Give videos of the trained classes, or choose another "
+            "protocol, for example --protocol cross_dataset."
         )
 
 
@@ -104,34 +127,36 @@ def _transfer(
     *,
     split: str,
     cache: Path,
-) -> dict[str, Side]:
+) -> dict[str, EvalSet]:
     manifest = resolve_manifest(target, cache=cache)
-    if _place(source) == _place(target):
-        # The set that it was trained on is split as it was then; another one is read as it comes.
+    if _source_of(source) == _source_of(target):
+        # The training set is split again with the settings of the training. Another set keeps its splits.
         manifest = assign_splits(
-            manifest, val_fraction=source.val_fraction, test_fraction=source.test_fraction,
+            manifest,
+            val_fraction=source.val_fraction,
+            test_fraction=source.test_fraction,
             seed=source.split_seed,
-        )  # fmt: skip
+        )
     if protocol == "zero_shot":
         return zero_shot(manifest, split=split).read
     return TRANSFERS[protocol](trained, manifest, split=split).read
 
 
-def _trained_on(trained: Protocol, side: Side) -> frozenset[int]:
-    """The rows of a side that were trained or selected on, as another manifest lists them."""
-    seen = [(found.manifest, found.rows) for found in (trained.train, trained.select) if found is not None]
-    return refuse_seen(seen, side.manifest, side.rows, allow=side.manifest.allow_leaks)
+def _trained_on(trained: Protocol, eval_set: EvalSet) -> frozenset[int]:
+    """Return the rows whose videos were used for training or selection under another manifest."""
+    used = [(part.manifest, part.rows) for part in (trained.train, trained.select) if part is not None]
+    return refuse_seen(used, eval_set.manifest, eval_set.rows, allow=eval_set.manifest.allow_leaks)
 
 
-def _place(data: DataConfig) -> tuple[Any, ...]:
+def _source_of(data: DataConfig) -> tuple[Any, ...]:
     return data.manifest, data.root, data.synthetic
 
 
 def _trained(source: DataConfig, classes: tuple[str, ...], cache: Path) -> Protocol:
-    """What a checkpoint was trained on, its videos too where their manifest is still there."""
+    """Return the protocol of the training, with its videos if their manifest still exists."""
     try:
-        found = find_protocol(source, resolve_manifest(source, cache=cache))
+        protocol = find_protocol(source, resolve_manifest(source, cache=cache))
     except ValueError as problem:
-        log.warning("%s; so whether a video that is read was trained on is not checked", problem)
+        log.warning("%s. Overlap between these videos and the training videos is not checked.", problem)
         return already_trained(classes)
-    return dataclasses.replace(found, classes=classes)
+    return dataclasses.replace(protocol, classes=classes)

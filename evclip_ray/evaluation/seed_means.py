@@ -1,4 +1,4 @@
-"""What several checkpoints of one experiment, which differ in their seed, give together."""
+"""Means over several checkpoints of one experiment that differ in their seed."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from evclip_ray.config import flatten
-from evclip_ray.evaluation.evaluate import Assessment
+from evclip_ray.evaluation.evaluate import EvaluationResult
 from evclip_ray.metrics.classification import harmonic_mean
-from evclip_ray.metrics.intervals import IntervalKind, SeedMean, over_seeds
+from evclip_ray.metrics.intervals import IntervalKind, SeedMean, mean_over_seeds
 from evclip_ray.training.checkpoint import read_record
 
 METRICS = ("top1", "top5", "mean_class_accuracy")
@@ -17,9 +17,13 @@ HARMONIC = "harmonic"
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointMean:
-    """The mean of one metric over checkpoints; `side` is `HARMONIC` for that of base and novel top-1.
+    """Mean of one metric over checkpoints.
 
-    `scored`: "adapted" or "zero_shot".
+    Attributes:
+        side: Evaluation set; `HARMONIC` for the harmonic mean of base and novel top-1.
+        scored: "adapted" or "zero_shot".
+        metric: Name of the metric.
+        mean: Mean, number of checkpoints and interval.
     """
 
     side: str
@@ -28,54 +32,65 @@ class CheckpointMean:
     mean: SeedMean
 
     def row(self) -> dict[str, Any]:
-        """A line of a table; without an interval where there is one checkpoint."""
+        """Return one row of a table. A single checkpoint has no interval."""
         low, high = self.mean.interval or (None, None)
         return {
-            "side": self.side, "scored": self.scored, "metric": self.metric, "mean": self.mean.mean,
-            "low": low, "high": high, "checkpoints": self.mean.num_seeds,
-        }  # fmt: skip
+            "side": self.side,
+            "scored": self.scored,
+            "metric": self.metric,
+            "mean": self.mean.mean,
+            "low": low,
+            "high": high,
+            "checkpoints": self.mean.num_seeds,
+        }
 
 
-def over_checkpoints(
-    found: Sequence[Mapping[str, Assessment]], *, interval: IntervalKind = "t"
+def means_over_checkpoints(
+    results: Sequence[Mapping[str, EvaluationResult]], *, interval: IntervalKind = "t"
 ) -> list[CheckpointMean]:
-    """Means of the sides of a protocol, and of the harmonic mean that each checkpoint reaches."""
+    """Return the means on each evaluation set, and the mean of the checkpoints' harmonic means.
+
+    Args:
+        results: Results of each checkpoint, by evaluation set.
+        interval: Kind of the interval.
+    """
     return [
-        CheckpointMean(side, scored, metric, over_seeds(values, interval=interval))
-        for (side, scored, metric), values in _columns(found)
+        CheckpointMean(side, scored, metric, mean_over_seeds(values, interval=interval))
+        for (side, scored, metric), values in _columns(results)
     ]
 
 
 def _columns(
-    found: Sequence[Mapping[str, Assessment]],
+    results: Sequence[Mapping[str, EvaluationResult]],
 ) -> Iterator[tuple[tuple[str, str, str], list[float]]]:
-    for side, first in found[0].items():
+    for side, first in results[0].items():
         for scored in reversed(first.numbers):
             for metric in METRICS:
-                yield (side, scored, metric), [sides[side].numbers[scored][metric] for sides in found]
-    if set(found[0]) == {"base", "novel"}:
-        for scored in reversed(found[0]["base"].numbers):
-            yield (HARMONIC, scored, "top1"), [harmonic(sides, scored) for sides in found]
+                yield (side, scored, metric), [sides[side].numbers[scored][metric] for sides in results]
+    if set(results[0]) == {"base", "novel"}:
+        for scored in reversed(results[0]["base"].numbers):
+            yield (HARMONIC, scored, "top1"), [harmonic(sides, scored) for sides in results]
 
 
-def harmonic(sides: Mapping[str, Assessment], scored: str) -> float:
-    """The harmonic mean of base and novel top-1 of one checkpoint."""
+def harmonic(sides: Mapping[str, EvaluationResult], scored: str) -> float:
+    """Return the harmonic mean of base and novel top-1 of one checkpoint."""
     base, novel = (sides[side].numbers[scored]["top1"] for side in ("base", "novel"))
     return harmonic_mean(base, novel)
 
 
-def not_seeds_of_one(checkpoints: Sequence[Path]) -> list[str]:
-    """The settings, but for seeds, in which checkpoints differ: a mean over them is none over seeds.
+def differing_settings(checkpoints: Sequence[Path]) -> list[str]:
+    """Return the settings other than seeds in which checkpoints differ.
 
-    A checkpoint whose seed is another's is named too: two readings of one run are no two runs.
+    If there are any, a mean over the checkpoints is not a mean over seeds. The result also contains "the
+    same seed" if two checkpoints have equal seeds, since they may be the same run.
     """
     flat = [flatten(read_record(checkpoint)["experiment"]) for checkpoint in checkpoints]
     paths = sorted({path for settings in flat for path in settings})
     seeds = {"seed", "data.split_seed"}
-    found = [
+    differing = [
         path
         for path in paths
         if path not in seeds and len({str(settings.get(path)) for settings in flat}) > 1
     ]
     drawn = [tuple(settings.get(path) for path in sorted(seeds)) for settings in flat]
-    return found + (["the same seed"] if len(set(drawn)) < len(drawn) else [])
+    return differing + (["the same seed"] if len(set(drawn)) < len(drawn) else [])

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evclip_ray.artifacts import LEDGER, read_json
-from evclip_ray.evaluation.mask_views import look_at_best, look_at_evaluation
+from evclip_ray.evaluation.mask_views import save_best_masks, add_masks
 from evclip_ray.reports.document import Report
 from evclip_ray.reports.render.write import check_writable, data_folder
 from evclip_ray.reports.sections.domain_shift import shift_section
@@ -81,7 +81,7 @@ class _Look:
         name = f"{BEST}-{anchor(rung)}" if rung else BEST
         out = self.folder / name
         try:
-            look_at_best(study.root, out, most=self.videos, seed=self.seed)
+            save_best_masks(study.root, out, most=self.videos, seed=self.seed)
         except (ValueError, OSError) as problem:
             saved = [path for path in (out, self.kept / name) if path.is_dir()]
             shown = "what was saved of it is shown" if saved else "nothing was saved of it"
@@ -95,7 +95,7 @@ class _Look:
         sides = Evaluation.load_all(folder)
         for side in sides:
             try:
-                look_at_evaluation(side.root, cache=self.cache, most=self.videos, seed=self.seed)
+                add_masks(side.root, cache=self.cache, most=self.videos, seed=self.seed)
             except (ValueError, OSError) as problem:
                 self.notes.append(f"No masks of {folder.name}: {problem}")
         return sides

@@ -1,4 +1,4 @@
-"""Checkpoints of tiny towers, read by every protocol through the command."""
+"""Evaluation of checkpoints of tiny towers under every protocol, through the command."""
 
 import csv
 import json
@@ -18,7 +18,7 @@ from evclip_ray.training.loop import Run
 
 @pytest.fixture(scope="module")
 def trained(debug_settings, tiny_manifest, tiny_cache, tmp_path_factory, local_ray):
-    """Trains one epoch, without a mask; the folder of the checkpoint."""
+    """Return a function that trains one epoch without a mask and returns the checkpoint's folder."""
     fixed = {path: value for path, value in debug_settings.items() if not path.startswith("method.")}
     context = {path: value for path, value in debug_settings.items() if path.startswith("method.")}
     context = {**context, "method.prompts": "context"}
@@ -66,7 +66,7 @@ def table(path):
 
 
 def relabelled(manifest, path, change):
-    """The same videos under other labels; None leaves a row out."""
+    """Write a list of the same videos under other labels. The label None removes a row."""
     rows = table(manifest)
     changed = [row | {"label": change(row["label"])} for row in rows]
     with path.open("w") as stream:
@@ -91,7 +91,7 @@ def test_one_view_gives_the_numbers_of_its_logits(checkpoint, evaluate, tmp_path
     assert ledger["counts"] == {"videos": 6, "leaking_rows": 0}
 
 
-def test_several_views_score_every_video_once_and_say_so(checkpoint, evaluate, tmp_path, tiny_manifest):
+def test_several_views_score_every_video_once(checkpoint, evaluate, tmp_path, tiny_manifest):
     evaluate(checkpoint, "--views", "2x3", "--average", "logit")
     rows = table(tmp_path / "out" / "predictions.csv")
     tested = [row["path"] for row in table(tiny_manifest) if row["split"] == "test"]
@@ -101,7 +101,7 @@ def test_several_views_score_every_video_once_and_say_so(checkpoint, evaluate, t
     assert "for example 4x3" in evaluate(checkpoint, "--views", "many", fails=True)
 
 
-def test_base_to_novel_reads_two_sides_and_their_harmonic_mean(base_checkpoint, evaluate, tmp_path):
+def test_base_to_novel_has_two_sets_and_a_harmonic_mean(base_checkpoint, evaluate, tmp_path):
     output = evaluate(base_checkpoint, "--protocol", "base_to_novel")
     assert "base: 3 classes" in output
     assert "novel: 3 classes" in output
@@ -120,13 +120,13 @@ def test_base_to_novel_reads_two_sides_and_their_harmonic_mean(base_checkpoint, 
     assert len(tested) == len(set(tested)) == 6
 
 
-def test_a_checkpoint_of_base_classes_is_read_on_them_alone(base_checkpoint, evaluate, tmp_path):
+def test_checkpoint_of_base_classes_is_evaluated_on_them(base_checkpoint, evaluate, tmp_path):
     evaluate(base_checkpoint)
     assert len(table(tmp_path / "out" / "per_class.csv")) == 3
     assert len(table(tmp_path / "out" / "predictions.csv")) == 3
 
 
-def test_another_set_is_read_among_its_own_names(checkpoint, evaluate, tmp_path, tiny_manifest):
+def test_cross_dataset_uses_the_names_of_the_other_set(checkpoint, evaluate, tmp_path, tiny_manifest):
     other = relabelled(tiny_manifest, tmp_path / "other.csv", lambda label: f"somebody {label}")
     assert "--protocol cross_dataset" in evaluate(checkpoint, *other, fails=True)
     evaluate(checkpoint, *other, "--protocol", "cross_dataset")
@@ -135,9 +135,7 @@ def test_another_set_is_read_among_its_own_names(checkpoint, evaluate, tmp_path,
     assert all(name.startswith("somebody ") for name in names)
 
 
-def test_another_domain_is_read_among_the_shared_classes_as_they_were_trained(
-    checkpoint, evaluate, tmp_path, tiny_manifest
-):
+def test_cross_domain_uses_the_shared_classes(checkpoint, evaluate, tmp_path, tiny_manifest):
     trained = read_record(checkpoint)["classes"]
     spelled = {trained[1]: trained[1].upper(), trained[4]: trained[4].title(), trained[0]: "waving"}
     other = relabelled(tiny_manifest, tmp_path / "other.csv", spelled.get)
@@ -147,15 +145,13 @@ def test_another_domain_is_read_among_the_shared_classes_as_they_were_trained(
     assert {row["adapted"] for row in rows} <= {trained[1], trained[4]}
 
 
-def test_reading_the_training_videos_of_another_list_is_refused(
-    checkpoint, evaluate, tmp_path, tiny_manifest
-):
+def test_training_videos_under_another_list_are_refused(checkpoint, evaluate, tmp_path, tiny_manifest):
     other = relabelled(tiny_manifest, tmp_path / "other.csv", str.upper)
     output = evaluate(checkpoint, *other, "--protocol", "cross_domain", "--split", "train", fails=True)
     assert "videos that are read were trained or selected on" in output
 
 
-def test_zero_shot_scores_nothing_that_was_trained(checkpoint, evaluate, tmp_path, tiny_manifest):
+def test_zero_shot_protocol_scores_no_trained_model(checkpoint, evaluate, tmp_path, tiny_manifest):
     other = relabelled(tiny_manifest, tmp_path / "other.csv", lambda label: f"somebody {label}")
     output = evaluate(checkpoint, *other, "--protocol", "zero_shot")
     assert "adapted" not in output
@@ -163,16 +159,16 @@ def test_zero_shot_scores_nothing_that_was_trained(checkpoint, evaluate, tmp_pat
     assert json.loads((tmp_path / "out" / "ledger.json").read_text())["adapted"] is None
 
 
-def test_a_method_with_tensors_of_each_class_says_which_protocol_reads_it(
-    trained, evaluate, tmp_path, tiny_manifest
-):
+def test_method_with_class_tensors_names_the_protocol(trained, evaluate, tmp_path, tiny_manifest):
     probe = trained(method={"method.name": "linear_probe"})
     names = read_record(probe)["classes"]
     fewer = relabelled(tiny_manifest, tmp_path / "fewer.csv", {name: name.upper() for name in names[1:]}.get)
     evaluate(probe, *fewer, "--protocol", "cross_domain")
     assert len(table(tmp_path / "out" / "per_class.csv")) == 5
     other = relabelled(tiny_manifest, tmp_path / "other.csv", {name: f"a {name}" for name in names[1:]}.get)
-    assert "reads its own classes only" in evaluate(probe, *other, "--protocol", "cross_dataset", fails=True)
+    assert "can only be evaluated on its own classes" in evaluate(
+        probe, *other, "--protocol", "cross_dataset", fails=True
+    )
 
 
 def test_numbers_of_a_leaky_protocol_are_marked(checkpoint, evaluate, tmp_path, tiny_manifest):
@@ -206,9 +202,7 @@ def test_several_checkpoints_give_means_with_intervals(interval, checkpoint, tra
         assert row["checkpoints"] == "2"
 
 
-def test_several_checkpoints_of_base_to_novel_have_a_mean_of_harmonic_means(
-    base_checkpoint, trained, evaluate, tmp_path
-):
+def test_base_to_novel_checkpoints_average_harmonic_means(base_checkpoint, trained, evaluate, tmp_path):
     other = trained({"data.classes": "base", "seed": 1})
     evaluate(base_checkpoint, other, "--protocol", "base_to_novel")
     reached = []
@@ -224,13 +218,13 @@ def test_several_checkpoints_of_base_to_novel_have_a_mean_of_harmonic_means(
     assert float(row["mean"]) == pytest.approx(sum(reached) / 2)
 
 
-def test_a_mean_over_what_are_no_seeds_says_so(checkpoint, trained, evaluate):
+def test_mean_over_other_settings_names_them(checkpoint, trained, evaluate):
     output = " ".join(evaluate(checkpoint, trained({"seed": 1, "optim.lr": 0.5})).split())
     assert "not runs of one experiment that differ in their seed: optim.lr" in output
     assert "the same seed" in " ".join(evaluate(checkpoint, checkpoint).split())
 
 
-def test_an_unknown_protocol_names_the_nearest(checkpoint, evaluate):
+def test_unknown_protocol_names_the_nearest(checkpoint, evaluate):
     assert "nearest valid name is 'cross_domain'" in evaluate(
         checkpoint, "--protocol", "crossdomain", fails=True
     )

@@ -12,7 +12,7 @@ LEVEL = "image_prompt_learner.dec."
 
 @pytest.fixture(scope="module")
 def published_mask(shared, tmp_path_factory):
-    """A published model file of the mask variant, as Dassl writes one."""
+    """Write a published model file of the mask variant, as Dassl does."""
     state = load_file(shared / "oracle" / "evclip_tiny_vit_state.safetensors")
     mask = {}
     for name, tensor in state.items():
@@ -28,7 +28,7 @@ def call(*arguments):
     return CliRunner().invoke(main, [str(a) for a in arguments])
 
 
-def test_a_published_file_becomes_a_checkpoint_that_evaluate_takes(
+def test_published_file_becomes_an_evaluable_checkpoint(
     published_mask, tiny_manifest, tiny_cache, tmp_path, local_ray
 ):
     out = tmp_path / "published"
@@ -58,20 +58,20 @@ def test_a_published_file_becomes_a_checkpoint_that_evaluate_takes(
     assert "on 6 videos" in scored.output
 
 
-def test_towers_of_no_known_backbone_must_be_named(published_mask, tiny_manifest, tmp_path):
+def test_unknown_towers_need_a_backbone_name(published_mask, tiny_manifest, tmp_path):
     result = call("import-checkpoint", published_mask, "--data", tiny_manifest, "--out", tmp_path / "x")
     assert result.exit_code == 1
-    assert "name it, for example --set backbone.name=ViT-B-16" in result.output
+    assert "Name it, for example --set backbone.name=ViT-B-16" in result.output
 
 
-def test_a_frame_count_that_does_not_fit_is_refused(published_mask, tiny_manifest, tmp_path):
+def test_wrong_number_of_frames_is_refused(published_mask, tiny_manifest, tmp_path):
     settings = ("backbone.name=debug", "backbone.pretrained=random", "view.num_frames=16")
     options = [word for setting in settings for word in ("--set", setting)]
     result = call(
         "import-checkpoint", published_mask, "--data", tiny_manifest, "--out", tmp_path / "x", *options
     )
     assert result.exit_code == 1
-    assert "do not fit these settings" in result.output
+    assert "do not fit the settings" in result.output
     assert "squeeze" in result.output
 
 
@@ -80,7 +80,7 @@ class Harmful:
         return print, ("this must never run",)
 
 
-def test_a_pickle_that_is_not_weights_is_refused_unread(tiny_manifest, tmp_path, capsys):
+def test_pickle_with_code_is_refused_unread(tiny_manifest, tmp_path, capsys):
     path = tmp_path / "model.pth"
     torch.save({"state_dict": Harmful()}, path)
     result = call("import-checkpoint", path, "--data", tiny_manifest, "--out", tmp_path / "x")

@@ -1,4 +1,4 @@
-"""What is kept of the best trial, from a study of one tiny run that was really trained."""
+"""Stored masks and predictions of the best trial of a study with one trained tiny run."""
 
 import csv
 import json
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from evclip_ray.artifacts import ArtifactError, read_json, read_ledger, write_json, write_ledger
-from evclip_ray.evaluation.mask_views import look_at_best, look_at_evaluation
+from evclip_ray.evaluation.mask_views import add_masks, save_best_masks
 from evclip_ray.training.datamodule import plan_videos, prepare
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.loop import Run
@@ -18,7 +18,7 @@ from evclip_ray.tuning.study_folder import StudyFolder
 
 @pytest.fixture(scope="module")
 def make_study(debug_settings, tiny_manifest, tiny_cache, tmp_path_factory, local_ray):
-    """A study's folder with one trained trial as its best."""
+    """Return a function that makes a study's folder with one trained trial."""
 
     def make(overrides):
         experiment = ExperimentConfig.load(
@@ -41,8 +41,8 @@ def study(make_study):
     return make_study({})
 
 
-def test_masks_are_kept_with_the_answers_before_and_after(study, tmp_path):
-    out = look_at_best(study, tmp_path / "best-val", most=4, seed=0)
+def test_masks_are_saved_with_both_predictions(study, tmp_path):
+    out = save_best_masks(study, tmp_path / "best-val", most=4, seed=0)
     record = read_json(out / "masks" / "masks.json")
     with np.load(out / "masks" / "masks.npz") as saved:
         frames, masks = saved["frames"], saved["masks"]
@@ -62,12 +62,12 @@ def test_masks_are_kept_with_the_answers_before_and_after(study, tmp_path):
     assert changes == sorted(changes, reverse=True)
     assert {video["why"].partition(" (")[0] for video in record["videos"]} == {
         "among the most changed",
-        "drawn by lot",
+        "random",
     }
 
 
-def test_only_validation_videos_are_read(study, tmp_path, tiny_manifest):
-    out = look_at_best(study, tmp_path / "best-val", most=6, seed=0)
+def test_only_validation_videos_are_opened(study, tmp_path, tiny_manifest):
+    out = save_best_masks(study, tmp_path / "best-val", most=6, seed=0)
     with tiny_manifest.open() as stream:
         splits = {row["path"]: row["split"] for row in csv.DictReader(stream)}
     shown = {video["path"] for video in read_json(out / "masks" / "masks.json")["videos"]}
@@ -75,34 +75,34 @@ def test_only_validation_videos_are_read(study, tmp_path, tiny_manifest):
     assert read_ledger(out, "evaluation")["inputs"]["split"] == "val"
 
 
-def test_what_is_there_is_kept_and_another_seed_draws_others(study, tmp_path):
-    out = look_at_best(study, tmp_path / "best-val", most=2, seed=0)
+def test_existing_masks_are_kept_unless_the_seed_changes(study, tmp_path):
+    out = save_best_masks(study, tmp_path / "best-val", most=2, seed=0)
     first = (out / "masks" / "masks.npz").stat().st_mtime_ns
-    look_at_best(study, out, most=2, seed=0)
+    save_best_masks(study, out, most=2, seed=0)
     assert (out / "masks" / "masks.npz").stat().st_mtime_ns == first
-    look_at_best(study, out, most=3, seed=1)
+    save_best_masks(study, out, most=3, seed=1)
     assert read_json(out / "masks" / "masks.json")["seed"] == 1
 
 
-def test_a_method_without_a_mask_says_so(make_study, tmp_path):
+def test_method_without_a_mask_records_the_reason(make_study, tmp_path):
     study = make_study({"method.prompts": "context"})
-    out = look_at_best(study, tmp_path / "best-val", most=4, seed=0)
+    out = save_best_masks(study, tmp_path / "best-val", most=4, seed=0)
     assert (
         read_json(out / "masks" / "masks.json")["reason"] == "ev_clip, as the best trial has it, has no mask"
     )
     assert (out / "per_class.csv").is_file()
 
 
-def test_videos_that_are_gone_are_named(study, tmp_path):
+def test_missing_videos_are_named(study, tmp_path):
     moved = tmp_path / "moved"
     shutil.copytree(study, moved)
     for path in (moved / "videos").glob("*.json"):
         write_json(path, json.loads(path.read_text().replace("shards", "gone")))
     with pytest.raises(ArtifactError, match="gone"):
-        look_at_best(moved, tmp_path / "best-val", most=4, seed=0)
+        save_best_masks(moved, tmp_path / "best-val", most=4, seed=0)
 
 
-def test_an_evaluation_gets_masks_of_its_own_split(study, tmp_path, tiny_cache):
+def test_add_masks_uses_the_split_of_the_evaluation(study, tmp_path, tiny_cache):
     from click.testing import CliRunner
 
     from evclip_ray.cli import main
@@ -111,7 +111,7 @@ def test_an_evaluation_gets_masks_of_its_own_split(study, tmp_path, tiny_cache):
     command = ["evaluate", str(study / "best"), "--out", str(out), "--cache", str(tiny_cache)]
     found = CliRunner().invoke(main, command)
     assert found.exit_code == 0, found.output
-    look_at_evaluation(out, cache=tiny_cache, most=3, seed=0)
+    add_masks(out, cache=tiny_cache, most=3, seed=0)
     record = read_json(out / "masks" / "masks.json")
     assert record["split"] == "test"
     assert len(record["videos"]) == 3
@@ -122,5 +122,5 @@ def test_an_evaluation_gets_masks_of_its_own_split(study, tmp_path, tiny_cache):
     shutil.move(out, theirs / "best-test")
     ledger = theirs / "best-test" / "ledger.json"
     ledger.write_text(ledger.read_text().replace(str(study), "/nowhere"))
-    look_at_evaluation(theirs / "best-test", cache=tiny_cache, most=2, seed=0)
+    add_masks(theirs / "best-test", cache=tiny_cache, most=2, seed=0)
     assert len(read_json(theirs / "best-test" / "masks" / "masks.json")["videos"]) == 2

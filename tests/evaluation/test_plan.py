@@ -1,4 +1,4 @@
-"""Which videos a checkpoint is read on, and that none of them trained it, whichever list names it."""
+"""Videos of an evaluation; none of them may have trained the checkpoint under any list."""
 
 import csv
 import shutil
@@ -7,13 +7,13 @@ import pytest
 
 from evclip_ray.artifacts import write_json
 from evclip_ray.data.manifest.manifest import ManifestError
-from evclip_ray.evaluation.plan import plan_reading
+from evclip_ray.evaluation.plan import plan_evaluation
 from evclip_ray.training.checkpoint import ADAPTER, CONFIG
 
 
 @pytest.fixture
 def checkpoint(make_experiment, tiny_manifest, tmp_path):
-    """What a checkpoint says of its training; its tensors are not read."""
+    """Write the record of a checkpoint without its tensors."""
     with tiny_manifest.open() as stream:
         classes = sorted({row["label"] for row in csv.DictReader(stream)})
     folder = tmp_path / "best"
@@ -26,7 +26,7 @@ def checkpoint(make_experiment, tiny_manifest, tmp_path):
 
 @pytest.fixture
 def other(tiny_manifest, tmp_path):
-    """Another set: the test videos under other names, and beside them a copy of a training video."""
+    """Write another set: the test videos under other names, and a copy of a training video."""
 
     def make(*, copies):
         with tiny_manifest.open() as stream:
@@ -48,22 +48,20 @@ def other(tiny_manifest, tmp_path):
 
 def read(checkpoint, manifest, tmp_path, protocol, settings=None):
     overrides = {"data.manifest": str(manifest), "data.synthetic": None, **(settings or {})}
-    return plan_reading(
+    return plan_evaluation(
         checkpoint, overrides, split="test", cache=tmp_path / "cache", protocol=protocol
     ).plans["test"]
 
 
 @pytest.mark.parametrize("protocol", ["cross_dataset", "cross_domain"])
-def test_another_set_without_training_videos_is_read_whole(checkpoint, other, tmp_path, protocol):
+def test_set_without_training_videos_is_evaluated_whole(checkpoint, other, tmp_path, protocol):
     plan = read(checkpoint, other(copies=0), tmp_path, protocol)
     assert len(plan.rows["test"]) == 6
     assert plan.leaking_rows == 0
 
 
 @pytest.mark.parametrize("protocol", ["cross_dataset", "cross_domain"])
-def test_training_videos_under_other_names_are_refused_with_their_number(
-    checkpoint, other, tmp_path, protocol
-):
+def test_renamed_training_videos_are_refused_with_the_count(checkpoint, other, tmp_path, protocol):
     manifest = other(copies=2)
     with pytest.raises(
         ManifestError, match=r"2 leaks between what was trained on and what is read \(2 by con"
@@ -73,7 +71,7 @@ def test_training_videos_under_other_names_are_refused_with_their_number(
     assert plan.leaking_rows == 2
 
 
-def test_a_closed_set_of_another_list_is_checked_too(checkpoint, other, tmp_path):
+def test_closed_set_of_another_list_is_checked(checkpoint, other, tmp_path):
     manifest = other(copies=1)
     text = manifest.read_text().splitlines()
     marked = [f"{text[0]},split", *(f"{line},test" for line in text[1:])]
@@ -84,11 +82,11 @@ def test_a_closed_set_of_another_list_is_checked_too(checkpoint, other, tmp_path
     assert plan.leaking_rows == 1
 
 
-def test_zero_shot_was_trained_on_nothing(checkpoint, other, tmp_path):
+def test_zero_shot_has_no_training_videos(checkpoint, other, tmp_path):
     assert read(checkpoint, other(copies=1), tmp_path, "zero_shot").leaking_rows == 0
 
 
 @pytest.mark.parametrize("protocol", ["cross_dataset", "zero_shot"])
-def test_the_limit_of_a_video_is_the_one_that_was_set(checkpoint, other, tmp_path, protocol):
+def test_time_limit_of_a_video_is_passed_on(checkpoint, other, tmp_path, protocol):
     plan = read(checkpoint, other(copies=0), tmp_path, protocol, {"data.seconds_per_video": 30})
     assert plan.seconds_per_video == 30

@@ -145,7 +145,7 @@ def write_masks(folder, classes=CLASSES, count=2):
     videos = [
         {
             "path": f"v{n}.mp4", "label": classes[1], "true": 1, "zero_shot": answer, "adapted": answer,
-            "coverage": 0.5, "entropy": 0.9, "why": "drawn by lot",
+            "coverage": 0.5, "entropy": 0.9, "why": "random",
         }
         for n in range(count)
     ]  # fmt: skip

@@ -22,7 +22,7 @@ Indices = NDArray[np.int64]
 
 
 @dataclasses.dataclass(frozen=True)
-class Side:
+class EvalSet:
     """Videos that are used together: `rows` of `manifest`, and its labels in the order of their indices."""
 
     manifest: Manifest
@@ -40,9 +40,9 @@ class Protocol:
 
     name: str
     classes: tuple[str, ...]
-    train: Side | None
-    select: Side | None
-    read: dict[str, Side]
+    train: EvalSet | None
+    select: EvalSet | None
+    read: dict[str, EvalSet]
 
 
 def closed_set(
@@ -67,7 +67,7 @@ def closed_set(
     manifest, names = (manifest, manifest.classes) if classes is None else of_classes(manifest, classes)
     if len(names) < 2:
         raise ValueError(f"{manifest.source}: needs at least two labels, got {list(names)}")
-    train, select, read = (Side(manifest, manifest.in_split(name), names) for name in SPLITS)
+    train, select, read = (EvalSet(manifest, manifest.in_split(name), names) for name in SPLITS)
     return Protocol("closed_set", names, train, select, {"test": read})
 
 
@@ -122,8 +122,8 @@ def base_to_novel(trained: Protocol, target: Manifest, *, split: str = "test") -
         raise ValueError(f"{target.source}: every class was trained, so none is novel; train some, read all")
     novel, novel_names = of_classes(target, others)
     read = {
-        "base": Side(base, _read_rows(base, split), base_names),
-        "novel": Side(novel, _read_rows(novel, split), novel_names),
+        "base": EvalSet(base, _read_rows(base, split), base_names),
+        "novel": EvalSet(novel, _read_rows(novel, split), novel_names),
     }
     return _reading("base_to_novel", trained, read)
 
@@ -151,7 +151,7 @@ def cross_domain(trained: Protocol, target: Manifest, *, split: str = "test") ->
         )
     manifest, _ = of_classes(target, shared)
     manifest = _spelled(manifest, {normalized_name(name): name for name in shared})
-    side = Side(manifest, _read_rows(manifest, split), tuple(shared))
+    side = EvalSet(manifest, _read_rows(manifest, split), tuple(shared))
     return _reading("cross_domain", trained, {"test": side})
 
 
@@ -196,11 +196,11 @@ def of_classes(manifest: Manifest, classes: Sequence[str]) -> tuple[Manifest, tu
     return manifest.select(np.flatnonzero(chosen.to_numpy())), names
 
 
-def _own_classes(target: Manifest, split: str) -> Side:
+def _own_classes(target: Manifest, split: str) -> EvalSet:
     rows = _read_rows(target, split)
     if len(target.classes) < 2:
         raise ValueError(f"{target.source}: needs at least two labels, got {list(target.classes)}")
-    return Side(target, rows, target.classes)
+    return EvalSet(target, rows, target.classes)
 
 
 def _read_rows(target: Manifest, split: str) -> Indices:
@@ -224,7 +224,7 @@ def _spelled(manifest: Manifest, names: dict[str, str]) -> Manifest:
     return dataclasses.replace(manifest, table=table)
 
 
-def _reading(name: str, trained: Protocol, read: dict[str, Side]) -> Protocol:
+def _reading(name: str, trained: Protocol, read: dict[str, EvalSet]) -> Protocol:
     """`trained`, read otherwise; a video that trained or selected is not read.
 
     Raises:
@@ -241,6 +241,6 @@ def _reading(name: str, trained: Protocol, read: dict[str, Side]) -> Protocol:
     return dataclasses.replace(trained, name=name, read=read)
 
 
-def _files(side: Side) -> list[str]:
+def _files(side: EvalSet) -> list[str]:
     paths = side.manifest.column("path")
     return [str(side.manifest.locate(paths[row])) for row in side.rows.tolist()]

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from evclip_ray.data.manifest.manifest import Manifest, ManifestError, protocols
-from evclip_ray.data.manifest.protocols import Side, already_trained, closed_set, few_shot
+from evclip_ray.data.manifest.protocols import EvalSet, already_trained, closed_set, few_shot
 
 CLASSES = ("Pour", "Run", "brush_hair", "kick ball", "walk")
 
@@ -23,7 +23,7 @@ def manifest(labels=CLASSES, *, splits=("train", "test"), groups=10, each=2, roo
     return Manifest(pa.Table.from_pylist(rows), Path(root), "names.csv", allow_leaks=leaks)
 
 
-def column(side: Side, name):
+def column(side: EvalSet, name):
     values = side.manifest.column(name)
     return [values[row] for row in side.rows]
 
