@@ -16,13 +16,14 @@ Names are imported when they are first used, so `import evclip_ray` loads neithe
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from evclip_ray.version import __version__
+
 if TYPE_CHECKING:
     from evclip_ray.api import evaluate, train, tune
     from evclip_ray.results import Ladder, Study
     from evclip_ray.training.experiment import ExperimentConfig
     from evclip_ray.tuning.search_space import SearchSpace
 
-__version__ = "0.1.0"
 __all__ = [
     "ExperimentConfig",
     "Ladder",

@@ -1,27 +1,29 @@
-"""Look after what is kept of frozen networks."""
+"""The commands `cache ls`, `cache rm` and `cache verify`."""
 
 from pathlib import Path
 
 import click
 
-from evclip_ray.cli.options import cache_folder, cache_option, example
+from evclip_ray.api import cache_folder
+from evclip_ray.cli.options import cache_option, example
+from evclip_ray.formatting import binary_size
 
 
 @click.group("cache")
 def cache_group() -> None:
-    """Look after the frozen networks' features that runs with a bank of views (data.bank) share."""
+    """List, remove and verify cached features of frozen networks, which runs with data.bank share."""
 
 
 @cache_group.command("ls", epilog=example("evclip-ray cache ls"))
 @cache_option
 def cache_ls(cache: Path | None) -> None:
-    """List what is kept: its key, of which network, how large."""
-    from evclip_ray.features.cache_admin import entries
+    """List the cached features: key, network and size."""
+    from evclip_ray.features.cache_admin import list_entries
 
-    for entry in entries(cache_folder(cache) / "features"):
+    for entry in list_entries(cache_folder(cache) / "features"):
         click.echo(
             f"{entry.folder.name}  {entry.kind:<14} {entry.network} ({entry.origin}, {entry.precision})  "
-            f"{entry.views} views, {entry.files} files, {entry.num_bytes / 2**20:.1f} MB"
+            f"{entry.views} views, {entry.files} files, {binary_size(entry.num_bytes)}"
         )
 
 
@@ -29,10 +31,10 @@ def cache_ls(cache: Path | None) -> None:
 @click.argument("key")
 @cache_option
 def cache_rm(key: str, cache: Path | None) -> None:
-    """Remove the features whose KEY, or its beginning, `cache ls` shows."""
-    from evclip_ray.features.cache_admin import remove
+    """Remove the cached features with this KEY, or the beginning of one, as `cache ls` lists them."""
+    from evclip_ray.features.cache_admin import remove_entry
 
-    entry = remove(cache_folder(cache) / "features", key)
+    entry = remove_entry(cache_folder(cache) / "features", key)
     click.echo(f"removed {entry.folder.name}: {entry.kind} of {entry.network}")
 
 
@@ -40,13 +42,16 @@ def cache_rm(key: str, cache: Path | None) -> None:
 @cache_option
 @click.pass_context
 def cache_verify(context: click.Context, cache: Path | None) -> None:
-    """Compare every file with its digest. Exit status 1 if any is damaged; a study makes it again."""
-    from evclip_ray.features.cache_admin import damaged, entries
+    """Compare every file with its digest. The exit status is 1 if any is damaged.
 
-    kept = list(entries(cache_folder(cache) / "features"))
-    broken = [path for entry in kept for path in damaged(entry)]
-    for path in broken:
+    The next study that needs a damaged file writes it again.
+    """
+    from evclip_ray.features.cache_admin import damaged_files, list_entries
+
+    cached = list(list_entries(cache_folder(cache) / "features"))
+    damaged = [path for entry in cached for path in damaged_files(entry)]
+    for path in damaged:
         click.echo(f"damaged  {path}")
-    click.echo(f"{sum(entry.files for entry in kept)} files, {len(broken)} damaged")
-    if broken:
+    click.echo(f"{sum(entry.files for entry in cached)} files, {len(damaged)} damaged")
+    if damaged:
         context.exit(1)

@@ -1,4 +1,4 @@
-"""What this machine has."""
+"""The command `check`."""
 
 import os
 import sys
@@ -10,20 +10,21 @@ from evclip_ray.cli.options import example
 
 @click.command(epilog=example("evclip-ray check"))
 def check() -> None:
-    """Say what this machine has: versions, devices, decoder, shipped search spaces."""
+    """Print versions, devices and video decoder of this machine, and validate the shipped spaces."""
     import torch
 
     from evclip_ray.artifacts import provenance
     from evclip_ray.data.video.decode import decoder_name
     from evclip_ray.tuning.search_space import read_space, shipped_spaces
 
-    found = provenance()["versions"]
-    rows = [("python", sys.version.split()[0]), *found.items(), ("decoder", decoder_name())]
+    versions = provenance()["versions"]
+    rows = [("python", sys.version.split()[0]), *versions.items(), ("decoder", decoder_name())]
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     rows += [("GPUs", ", ".join(gpus) or "none: training runs on the CPU"), ("CPUs", str(os.cpu_count()))]
     for name, value in rows:
         click.echo(f"{name:<16} {value}")
     for name, path in shipped_spaces().items():
+        # Only the quickstart brings its videos; validation needs no file.
         placeholder = {} if name == "quickstart" else {"data.manifest": "."}
         read_space(path, placeholder)
         click.echo(f"{'search space':<16} {name}: valid")

@@ -1,4 +1,4 @@
-"""What a method on a backbone costs."""
+"""The command `cost`."""
 
 from pathlib import Path
 from typing import Any
@@ -8,38 +8,58 @@ import click
 from evclip_ray.cli.display import console, rows_table
 from evclip_ray.cli.options import example, settings
 from evclip_ray.config import parse_assignments
+from evclip_ray.formatting import megabytes
 
 
 @click.command(
     epilog=example("evclip-ray cost ev_clip --backbone ViT-B-16 --set view.num_frames=16 --batch 1 --batch 8")
 )
 @click.argument("method")
-@click.option("--backbone", default=None, metavar="NAME", help="Backbone (default: the experiment's own).")
+@click.option("--backbone", default=None, metavar="NAME", help="Backbone. Default: ViT-B-16.")
 @click.option("--classes", type=click.IntRange(1), default=101, show_default=True, help="Number of classes.")
 @click.option(
-    "--batch", "batches", type=click.IntRange(1), multiple=True, default=(1,), show_default=True,
-    help="Videos of a measured step; repeatable.",
-)  # fmt: skip
+    "--batch",
+    "batches",
+    type=click.IntRange(1),
+    multiple=True,
+    default=(1,),
+    show_default=True,
+    help="Batch size of the measured steps, in videos. Repeatable.",
+)
 @click.option("--repeats", type=click.IntRange(1), default=10, show_default=True, help="Timed steps.")
-@click.option("--measure/--count-only", default=True, help="Measure time, memory and energy here, or not.")
 @click.option(
-    "--out", type=click.Path(path_type=Path, dir_okay=False), default=None, help="Also write it as JSON."
+    "--measure/--count-only",
+    default=True,
+    show_default=True,
+    help="Measure time, memory and energy on this machine, or only count operations.",
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), default=None, help="JSON file for the costs."
 )
 @settings
 def cost(
-    method: str, backbone: str | None, classes: int, batches: tuple[int, ...], repeats: int, measure: bool,
-    out: Path | None, assignments: tuple[str, ...],
-) -> None:  # fmt: skip
-    """Parameters, GMAC of each part, checkpoint size; time, memory and energy of a step here."""
+    method: str,
+    backbone: str | None,
+    classes: int,
+    batches: tuple[int, ...],
+    repeats: int,
+    measure: bool,
+    out: Path | None,
+    assignments: tuple[str, ...],
+) -> None:
+    """Print parameters, operations, time, memory and energy of a METHOD on a backbone.
+
+    Operations are in GMAC (1e9 multiply-accumulates) per video. Weights are random and no video is read.
+    """
     from evclip_ray.artifacts import provenance, write_json
     from evclip_ray.profiling.counted import count_cost
     from evclip_ray.profiling.measured import measure_cost
     from evclip_ray.training.experiment import ExperimentConfig
 
-    named = {"method.name": method} | ({"backbone.name": backbone} if backbone else {})
-    # No video is read: shapes are enough.
-    nowhere = {"data": {"manifest": "none"}}
-    experiment = ExperimentConfig.load(nowhere, {**named, **parse_assignments(assignments)})
+    chosen = {"method.name": method} | ({"backbone.name": backbone} if backbone else {})
+    # No video is read, because costs depend on shapes only; but a config must name its videos.
+    no_videos = {"data": {"manifest": "none"}}
+    experiment = ExperimentConfig.load(no_videos, {**chosen, **parse_assignments(assignments)})
     names = [f"class number {index}" for index in range(classes)]
     counted = count_cost(experiment, names).record()
     _show_counted(counted)
@@ -65,7 +85,7 @@ def _show_counted(cost: dict[str, Any]) -> None:
         f"{cost['num_classes']} classes\n"
         f"  trainable    {cost['trainable_parameters']:,} parameters\n"
         f"  total        {cost['total_parameters']:,} parameters\n"
-        f"  checkpoint   {_megabytes(cost['checkpoint_bytes'])}\n"
+        f"  checkpoint   {megabytes(cost['checkpoint_bytes'])}\n"
         f"  class texts  {cost['class_text_gmac']:.4g} GMAC, once",
         soft_wrap=True,
     )
@@ -80,7 +100,7 @@ def _show_counted(cost: dict[str, Any]) -> None:
     ]
     total = [sum(inference.values()), sum(training.values())]
     rows.append(dict(zip(rows[0], ["total", *total], strict=True)))
-    console.print(rows_table("GMAC of a video (1 MAC = 2 FLOP), attention included", rows))
+    console.print(rows_table("GMAC per video (1 MAC = 2 FLOP), with attention", rows))
 
 
 def _show_measured(rows: list[dict[str, Any]]) -> None:
@@ -91,8 +111,8 @@ def _show_measured(rows: list[dict[str, Any]]) -> None:
             "median ms": 1e3 * row["median_seconds"],
             "p95 ms": 1e3 * row["p95_seconds"],
             "videos/s": row["videos_per_second"],
-            "at rest": _megabytes(row["rest_bytes"]),
-            "peak above": _megabytes(row["peak_bytes"]),
+            "memory at rest": _measured(row["rest_bytes"]),
+            "peak above it": _measured(row["peak_bytes"]),
             "J/video": "not measured" if row["joules_per_video"] is None else row["joules_per_video"],
         }
         for row in rows
@@ -104,5 +124,5 @@ def _show_measured(rows: list[dict[str, Any]]) -> None:
         console.print(f"energy {first['energy_note']}")
 
 
-def _megabytes(size: int | None) -> str:
-    return "not measured" if size is None else f"{size / 1e6:,.1f} MB"
+def _measured(num_bytes: int | None) -> str:
+    return "not measured" if num_bytes is None else megabytes(num_bytes)

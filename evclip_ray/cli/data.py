@@ -1,35 +1,29 @@
-"""Lists of videos, and their decoded frames."""
+"""The commands `manifest` and `shards`."""
 
 import os
 from pathlib import Path
 
 import click
 
+from evclip_ray.api import cache_folder
 from evclip_ray.cli.display import DecodeView, bars, console
-from evclip_ray.cli.options import (
-    address_option,
-    cache_folder,
-    cache_option,
-    data_options,
-    example,
-    settings,
-    sources,
-)
+from evclip_ray.cli.options import cache_option, data_options, example, overrides_of, settings
+from evclip_ray.cli.remote import address_option
 from evclip_ray.config import parse_assignments
 
 
 @click.group()
 def manifest() -> None:
-    """Make a list of videos, or look at one."""
+    """Make a manifest (a list of videos with labels and splits), or verify one."""
 
 
 @manifest.command(epilog=example("evclip-ray manifest verify videos/manifest.csv"))
 @click.argument("file")
-@click.option("--root", default=None, help="Folder the paths are relative to, or a URI (s3://...).")
-@click.option("--workers", default=os.cpu_count(), show_default=True, help="Videos decoded at once.")
+@click.option("--root", default=None, help="Folder or URI (s3://...) that the paths are relative to.")
+@click.option("--workers", default=os.cpu_count(), show_default=True, help="Videos decoded at the same time.")
 @click.pass_context
 def verify(context: click.Context, file: str, root: str | None, workers: int) -> None:
-    """Decode every video once and say which are broken, and how. Exit status 1 if any is."""
+    """Decode every video of FILE and list the broken ones. The exit status is 1 if there are any."""
     from evclip_ray.data.manifest.integrity import verify_manifest
     from evclip_ray.data.manifest.manifest import read_manifest
 
@@ -51,36 +45,51 @@ def verify(context: click.Context, file: str, root: str | None, workers: int) ->
     "import", epilog=example("evclip-ray manifest import ucf101 --root UCF-101 --split 1 --out ucf101.csv")
 )
 @click.argument("dataset")
-@click.option("--root", required=True, help="Folder of the videos, or of folders of frames, or a URI.")
+@click.option("--root", required=True, help="Folder or URI of the videos, or of folders of frames.")
 @click.option(
-    "--lists", type=click.Path(path_type=Path), default=None,
-    help="Folder of the official lists (default: in or beside the root).",
-)  # fmt: skip
-@click.option("--split", type=int, default=None, help="Official split, where there are several.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The manifest to write.")
-@click.option("--allow-leaks", is_flag=True, help="Write it though splits share videos, groups or bytes.")
+    "--lists",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Folder of the official lists. Default: in the root or next to it.",
+)
+@click.option("--split", type=int, default=None, help="Number of the official split, if there are several.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Manifest to write.")
 @click.option(
-    "--compare-bytes/--no-compare-bytes", default=True, show_default=True,
-    help="Look for one video under two names.",
-)  # fmt: skip
+    "--allow-leaks",
+    is_flag=True,
+    help="Write the manifest even if its splits share videos, groups or file contents.",
+)
+@click.option(
+    "--compare-bytes/--no-compare-bytes",
+    default=True,
+    show_default=True,
+    help="Compare file contents, to find one video under two names.",
+)
 @settings
 @click.pass_obj
 def import_manifest(
-    verbose: bool, dataset: str, root: str, lists: Path | None, split: int | None, out: Path,
-    allow_leaks: bool, compare_bytes: bool, assignments: tuple[str, ...],
-) -> None:  # fmt: skip
-    """Turn official lists into a manifest, and say what does not fit.
+    verbose: bool,
+    dataset: str,
+    root: str,
+    lists: Path | None,
+    split: int | None,
+    out: Path,
+    allow_leaks: bool,
+    compare_bytes: bool,
+    assignments: tuple[str, ...],
+) -> None:
+    """Convert the official lists of a data set to a manifest, and report inconsistent rows.
 
-    DATASET: ucf101, hmdb51, arid, egtea, epic_kitchens, ssv2, kinetics, or a form of list: path_label,
-    mmaction, ez_clip, ev_clip_shots. Its own options go to --set, as in --set version=1.5.
+    DATASET is ucf101, hmdb51, arid, egtea, epic_kitchens, ssv2 or kinetics, or a list format: path_label,
+    mmaction, ez_clip or ev_clip_shots. Options of a data set are given by --set, such as --set version=1.5.
     """
     from evclip_ray.data.importers import import_dataset
     from evclip_ray.data.manifest.leaks import refuse_leaks
     from evclip_ray.data.manifest.manifest import write_manifest
 
     options = {"lists": lists, "split": split}
-    given = {name: value for name, value in options.items() if value is not None}
-    report = import_dataset(dataset, root, **given, **parse_assignments(assignments))
+    options = {name: value for name, value in options.items() if value is not None}
+    report = import_dataset(dataset, root, **options, **parse_assignments(assignments))
     listed = report.manifest
     splits = ", ".join(f"{name} {len(listed.in_split(name))}" for name in listed.splits())
     click.echo(f"{listed.source}: {len(listed)} videos ({splits}), {len(report.classes)} classes")
@@ -91,7 +100,7 @@ def import_manifest(
         for row in shown:
             click.echo(f"  {row}")
         if len(rows) > len(shown):
-            click.echo(f"  and {len(rows) - len(shown)} more; evclip-ray --verbose shows all")
+            click.echo(f"  and {len(rows) - len(shown)} more; evclip-ray --verbose lists all")
     leaks = refuse_leaks(listed, allow=allow_leaks, content=compare_bytes)
     write_manifest(listed, out)
     click.echo(f"{'leaks':<12} {len(leaks)}\nwrote {out}; use it with --data {out} --root {listed.root}")
@@ -103,26 +112,37 @@ def import_manifest(
     )
 )
 @data_options
-@click.option("--split", "splits", multiple=True, default=("train", "val"), show_default=True)
+@click.option(
+    "--split",
+    "splits",
+    multiple=True,
+    default=("train", "val"),
+    show_default=True,
+    help="Split to decode. Repeatable.",
+)
 @settings
 @cache_option
 @address_option
 @click.pass_obj
 def shards(
-    verbose: bool, data: str | None, root: str | None, splits: tuple[str, ...],
-    assignments: tuple[str, ...], cache: Path | None, address: str | None,
-) -> None:  # fmt: skip
-    """Decode videos into Arrow shards ahead of time; finished shards are kept."""
+    verbose: bool,
+    data: str | None,
+    root: str | None,
+    splits: tuple[str, ...],
+    assignments: tuple[str, ...],
+    cache: Path | None,
+    address: str | None,
+) -> None:
+    """Decode videos to Arrow shards ahead of time. Finished shards are skipped."""
     from evclip_ray.cluster import connect
     from evclip_ray.training.datamodule import plan_videos, prepare
     from evclip_ray.training.experiment import ExperimentConfig
 
     cache = cache_folder(cache)
-    experiment = ExperimentConfig.load({}, {**sources(data, root), **parse_assignments(assignments)})
+    experiment = ExperimentConfig.load({}, overrides_of(data, root, assignments))
     plan = plan_videos(experiment, cache=cache, splits=splits)
     with connect(address, verbose=verbose), bars() as progress:
         videos = prepare(plan, cache=cache, progress=DecodeView(progress))
-    for split, found in videos.sets.items():
-        click.echo(
-            f"{split}: {len(found)} videos, {len(found.shards.skipped)} skipped, in {found.shards.folder}"
-        )
+    for split, decoded in videos.sets.items():
+        skipped = len(decoded.shards.skipped)
+        click.echo(f"{split}: {len(decoded)} videos, {skipped} skipped, in {decoded.shards.folder}")

@@ -1,126 +1,107 @@
-"""What the commands share: options, where things are, what to type next."""
+"""Options that several commands share, and messages that name the next command."""
 
-import functools
-import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
+from evclip_ray.api import source_overrides
 from evclip_ray.cli.display import console
-from evclip_ray.config import ConfigError
+from evclip_ray.config import ConfigError, parse_assignments
 
 INTERRUPTED = 130
+"""Exit status of an interrupted command, as shells have it for SIGINT."""
+_UNIT_SECONDS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 
 
 def example(text: str) -> str:
-    """An example below the help of a command."""
+    """Return an example to print below the help of a command."""
+    # \b keeps click from joining the lines.
     return f"\b\nExample:\n  {text}"
 
 
 def settings(command: Callable[..., Any]) -> Callable[..., Any]:
-    """`--set PATH=VALUE`, as `assignments`."""
+    """Add `--set PATH=VALUE` to a command, as its parameter `assignments`."""
     return click.option(
-        "--set", "assignments", multiple=True, metavar="PATH=VALUE", help="Override a setting; repeatable."
+        "--set",
+        "assignments",
+        multiple=True,
+        metavar="PATH=VALUE",
+        help="Override a setting by its dotted path, such as optim.lr=3e-4. Repeatable.",
     )(command)
 
 
 def cache_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """`--cache`."""
+    """Add `--cache` to a command."""
     return click.option(
-        "--cache", type=click.Path(path_type=Path), envvar="EVCLIP_RAY_CACHE", default=None,
-        help="Folder of decoded videos, shared by all runs (default: ~/.cache/evclip-ray).",
-    )(command)  # fmt: skip
-
-
-def address_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """`--address`; from outside a cluster the command is sent there as a job instead of run here.
-
-    Ray Data and Ray Train do not run through Ray Client: its address only tells where jobs are taken.
-    """
-
-    @functools.wraps(command)
-    def run_or_submit(*arguments: Any, **options: Any) -> Any:
-        address = options["address"] or ""
-        if address.startswith("ray://"):
-            from evclip_ray.cluster.connection import dashboard_of
-
-            address = dashboard_of(address)
-        if address.startswith(("http://", "https://")):
-            from evclip_ray.cli.submit import run_as_job
-
-            context = click.get_current_context()
-            return run_as_job(context, without_address(sys.argv[1:]), address=address)
-        return command(*arguments, **options)
-
-    return click.option(
-        "--address",
+        "--cache",
+        type=click.Path(path_type=Path),
+        envvar="EVCLIP_RAY_CACHE",
         default=None,
-        help="A running Ray cluster: auto or HOST:6379 on its own machines; from outside http://HOST:8265 "
-        "or ray://HOST:10001, which send the command as a job (default: no cluster, this machine).",
-    )(run_or_submit)
-
-
-def without_address(arguments: Sequence[str]) -> list[str]:
-    """A command line less its `--address`."""
-    kept: list[str] = []
-    for place, argument in enumerate(arguments):
-        follows = place > 0 and arguments[place - 1] == "--address"
-        if argument != "--address" and not argument.startswith("--address=") and not follows:
-            kept.append(argument)
-    return kept
+        help="Folder of decoded videos and cached features, shared by all runs. "
+        "Default: $EVCLIP_RAY_CACHE or ~/.cache/evclip-ray.",
+    )(command)
 
 
 def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """`--data` and `--root`."""
-    command = click.option(
-        "--data", default=None, help="Manifest (CSV, Parquet) or a folder of class folders."
-    )(command)
-    return click.option("--root", default=None, help="Folder that the manifest's paths are relative to.")(
-        command
+    """Add `--data` and `--root` to a command."""
+    data = click.option(
+        "--data",
+        default=None,
+        help="Manifest (CSV or Parquet), or a folder with one folder of videos per class.",
     )
+    root = click.option(
+        "--root", default=None, help="Folder or URI that the paths in the manifest are relative to."
+    )
+    return data(root(command))
 
 
-def sources(data: str | None, root: str | None) -> dict[str, Any]:
-    """The overrides that `--data` and `--root` stand for."""
-    found: dict[str, Any] = {}
-    if data is not None:
-        found |= {"data.manifest": _absolute(data), "data.synthetic": None}
-    if root is not None:
-        found["data.root"] = _absolute(root)
-    return found
+def overrides_of(data: str | None, root: str | None, assignments: tuple[str, ...]) -> dict[str, Any]:
+    """Return the overrides that `--data`, `--root` and `--set` stand for."""
+    return {**source_overrides(data, root), **parse_assignments(assignments)}
 
 
-def _absolute(place: str) -> str:
-    """The same place from any folder, so that best.yaml works from there; a URI stays as it is."""
-    return place if "://" in place else str(Path(place).expanduser().resolve())
+def one_per_set(option: str, values: Sequence[Any], count: int) -> list[Any]:
+    """Return one value for each of `count` sets, repeating a single value.
 
-
-def one_each(option: str, values: Sequence[Any], count: int) -> list[Any]:
-    """A value for each of `count` sets: the one given, or as many as there are sets."""
+    Raises:
+        ConfigError: The number of values is neither 1 nor `count`.
+    """
     if len(values) not in (1, count):
         raise ConfigError(f"{option} must be given once, or once for each of {count} sets; got {len(values)}")
     return list(values) if len(values) == count else list(values) * count
 
 
-def cache_folder(cache: Path | None) -> Path:
-    """The folder of everything shared between runs: `--cache`, or the user's own."""
-    base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    return (cache or base / "evclip-ray").expanduser().resolve()
+class Duration(click.ParamType[float]):
+    """Parameter of days, hours, minutes and seconds in this order, `2h30m`, converted to seconds."""
+
+    name = "duration"
+
+    def convert(self, value: str | float, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the seconds, or fail with a usage error."""
+        if isinstance(value, float):
+            return value
+        pattern = "".join(rf"(?:(\d+(?:\.\d+)?){unit})?" for unit in _UNIT_SECONDS)
+        match = re.fullmatch(pattern, value.strip().lower())
+        amounts = [float(amount or 0) for amount in match.groups()] if match else []
+        seconds = sum(amount * size for amount, size in zip(amounts, _UNIT_SECONDS.values(), strict=False))
+        if seconds <= 0:
+            self.fail(f"must be a duration such as 90m, 2h30m or 1d, got {value!r}", param, ctx)
+        return seconds
 
 
-def warn_random(weights: dict[str, str]) -> None:
-    """Say loudly which of `weights`, part to origin, are random."""
-    random = [part for part, origin in weights.items() if origin == "random"]
-    if random:
-        console.print(
-            f"RANDOM WEIGHTS in {' and '.join(random)}: these numbers say nothing of a trained CLIP"
-        )
+def print_resume() -> None:
+    """Print the command that resumes the work: the one that was typed."""
+    command = shlex.join(["evclip-ray", *sys.argv[1:]])
+    console.print(f"  {command}", soft_wrap=True, markup=False)
 
 
-def this_command() -> str:
-    """What was typed, to be typed again."""
-    return shlex.join(["evclip-ray", *sys.argv[1:]])
+def exit_interrupted(context: click.Context) -> NoReturn:
+    """Print how to resume after Ctrl-C and exit."""
+    console.print("\nInterrupted. Finished work is on disk. Resume with:")
+    print_resume()
+    context.exit(INTERRUPTED)

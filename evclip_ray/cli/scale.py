@@ -1,23 +1,23 @@
-"""Climb a ladder of studies."""
+"""The command `scale`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from evclip_ray.api import cache_folder
 from evclip_ray.cli.display import DecodeView, StudyView, bars, console, rows_table
 from evclip_ray.cli.options import (
-    INTERRUPTED,
-    address_option,
-    cache_folder,
     cache_option,
     data_options,
     example,
+    exit_interrupted,
+    overrides_of,
     settings,
-    sources,
-    this_command,
 )
-from evclip_ray.config import ConfigError, parse_assignments
+from evclip_ray.cli.remote import address_option
+from evclip_ray.config import ConfigError
+from evclip_ray.formatting import duration
 
 if TYPE_CHECKING:
     from evclip_ray.scaling.ladder import LadderRun, RungState
@@ -33,37 +33,62 @@ if TYPE_CHECKING:
 @click.argument("space")
 @data_options
 @click.option(
-    "--ladder", "backbones", default=None, metavar="NAME,NAME,...", help="Backbones, small to large."
+    "--ladder",
+    "backbones",
+    default=None,
+    metavar="NAME,NAME,...",
+    help="Backbones of the steps, from small to large. Default: the ladder of the space.",
 )
 @click.option(
     "--over",
     default=None,
     metavar="PATH=VALUE,...",
-    help="Any other path: data.shots=2,4,8 or method.name=...",
+    help="Steps over another setting: data.shots=2,4,8 or method.name=linear_probe,ev_clip.",
 )
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
     default=None,
-    help="Folder of the ladder (default: ladders/NAME).",
+    help="Folder of the ladder. Default: ladders/NAME, where NAME is that of the space.",
 )
-@click.option("--trials", type=click.IntRange(1), default=None, help="Trials of each rung.")
+@click.option("--trials", type=click.IntRange(1), default=None, help="Number of trials of each step.")
 @click.option(
-    "--device-hours", type=click.FloatRange(0, min_open=True), default=None,
-    help="Instead of trials (or with them as a limit): GPU-hours of each rung; CPU-hours without a GPU.",
-)  # fmt: skip
-@click.option("--measure/--count-only", default=True, help="Measure time and memory of each rung, or not.")
-@click.option("--dry-run", is_flag=True, help="Print rungs, trials and cost, and stop.")
+    "--device-hours",
+    type=click.FloatRange(0, min_open=True),
+    default=None,
+    help="Limit of each step in GPU-hours (CPU-hours if there is no GPU), instead of --trials or with it.",
+)
+@click.option(
+    "--measure/--count-only",
+    default=True,
+    show_default=True,
+    help="Measure time and memory of each step's best model, or only count its operations.",
+)
+@click.option("--dry-run", is_flag=True, help="Print steps, trials and cost without running the ladder.")
 @settings
 @cache_option
 @address_option
 @click.pass_context
 def scale(
-    context: click.Context, space: str, data: str | None, root: str | None, backbones: str | None,
-    over: str | None, out: Path | None, trials: int | None, device_hours: float | None, measure: bool,
-    dry_run: bool, assignments: tuple[str, ...], cache: Path | None, address: str | None,
-) -> None:  # fmt: skip
-    """One study a rung of a ladder, and how accuracy grows with cost; the same command again resumes."""
+    context: click.Context,
+    space: str,
+    data: str | None,
+    root: str | None,
+    backbones: str | None,
+    over: str | None,
+    out: Path | None,
+    trials: int | None,
+    device_hours: float | None,
+    measure: bool,
+    dry_run: bool,
+    assignments: tuple[str, ...],
+    cache: Path | None,
+    address: str | None,
+) -> None:
+    """Run one study for each step of a ladder, to show how accuracy grows with cost.
+
+    The same command resumes a ladder. SPACE is a YAML file, or the name of a shipped search space.
+    """
     from evclip_ray.cluster import connect
     from evclip_ray.scaling.ladder import LadderRun
     from evclip_ray.scaling.ladder_steps import Ladder
@@ -71,15 +96,18 @@ def scale(
 
     ladder = Ladder.read(
         find_space(space),
-        {**sources(data, root), **parse_assignments(assignments)},
+        overrides_of(data, root, assignments),
         over=_over(backbones, over),
-        # With device-hours only the time limits a rung, unless --trials does too.
+        # With --device-hours only the time limits a step, unless --trials is given too.
         study={"trials": trials} if trials is not None or device_hours is not None else None,
     )
     run = LadderRun(
-        ladder, out or Path("ladders") / ladder.name, cache=cache_folder(cache),
-        device_hours=device_hours, measure=measure,
-    )  # fmt: skip
+        ladder,
+        out or Path("ladders") / ladder.name,
+        cache=cache_folder(cache),
+        device_hours=device_hours,
+        measure=measure,
+    )
     workers = max(rung.space.study.workers for rung in ladder.rungs)
     shared = () if dry_run else (run.folder.root, run.cache)
     with connect(address, verbose=context.obj, dashboard=workers > 1, storage=shared) as machines:
@@ -89,7 +117,7 @@ def scale(
         if dry_run:
             _show_cost(run, plans)
             return
-        states = run.run(machines, prepare=_prepare, search=_search, on_rung=_say)
+        states = run.run(machines, prepare=_prepare, search=_search, on_rung=_print_state)
     _show_ladder(context, run, states)
 
 
@@ -97,36 +125,36 @@ def _over(backbones: str | None, over: str | None) -> dict[str, list[Any]] | Non
     from evclip_ray.scaling.ladder_steps import BACKBONE, parse_over
 
     if backbones is not None and over is not None:
-        raise ConfigError("--ladder and --over both name the rungs; give one of them")
+        raise ConfigError("--ladder and --over both define the steps; give one of them")
     if backbones is not None:
         return {BACKBONE: [name.strip() for name in backbones.split(",") if name.strip()]}
     return parse_over(over) if over is not None else None
 
 
 def _prepare(study: "StudyRun") -> None:
-    console.print(f"\nrung {study.folder.root.name}", markup=False)
+    console.print(f"\nstep {study.folder.root.name}", markup=False)
     with bars() as progress:
         study.prepare(DecodeView(progress))
 
 
 def _search(study: "StudyRun", plan: "StudyPlan") -> "Outcome":
-    for found in plan.warm_start:
-        console.print(f"  from {found}", soft_wrap=True, markup=False)
+    for source in plan.warm_start:
+        console.print(f"  warm start from {source}", soft_wrap=True, markup=False)
     with bars() as progress:
         view = StudyView(progress, trials=plan.missing, epochs=plan.epochs)
         return study.run(plan, view, DecodeView(progress))
 
 
-def _say(state: "RungState") -> None:
-    said = f": {state.error}" if state.error else ""
-    console.print(f"rung {state.name} {state.state}{said}", soft_wrap=True, markup=False)
+def _print_state(state: "RungState") -> None:
+    reason = f": {state.error}" if state.error else ""
+    console.print(f"step {state.name} {state.state}{reason}", soft_wrap=True, markup=False)
 
 
 def _show_plans(run: "LadderRun", plans: "dict[str, StudyPlan]", *, whole: bool) -> None:
-    console.print(f"ladder {run.ladder.name} in {run.folder.root}, {len(plans)} rungs", soft_wrap=True)
+    console.print(f"ladder {run.ladder.name} in {run.folder.root}, {len(plans)} steps", soft_wrap=True)
     hours = f"; {run.device_hours:g} device-hours each" if run.device_hours is not None else ""
     for name, plan in plans.items():
-        console.print(f"\n  rung {name}{hours}", markup=False)
+        console.print(f"\n  step {name}{hours}", markup=False)
         lines = plan.lines()
         for heading, text in lines if whole else lines[:2]:
             console.print(f"    {heading:<10} {text}", soft_wrap=True, markup=False)
@@ -134,32 +162,36 @@ def _show_plans(run: "LadderRun", plans: "dict[str, StudyPlan]", *, whole: bool)
 
 def _show_cost(run: "LadderRun", plans: "dict[str, StudyPlan]") -> None:
     from evclip_ray.scaling.ladder import total_seconds
-    from evclip_ray.tuning.cost import duration
 
-    said = f"about {duration(total_seconds(plans))} at most, if no trial is stopped early"
+    total = f"about {duration(total_seconds(plans))} at most, if no trial is stopped early"
     if run.device_hours is not None:
-        said = f"at most {run.device_hours * len(plans):.3g} device-hours of trials"
-    console.print(f"\nthe ladder: {said}")
+        total = f"at most {run.device_hours * len(plans):.3g} device-hours of trials"
+    console.print(f"\nthe ladder: {total}")
 
 
 def _show_ladder(context: click.Context, run: "LadderRun", states: "list[RungState]") -> None:
-    shown = ["rung", "trials", "val_top1", "zero_shot_top1", "inference_gmac", "trainable_parameters",
-             "latency_seconds", "pareto"]  # fmt: skip
-    rows = [{name: row[name] for name in shown} for row in run.rows]
-    console.print(rows_table("Best validation top-1 of each rung", rows))
+    shown = (
+        "trials",
+        "val_top1",
+        "zero_shot_top1",
+        "inference_gmac",
+        "trainable_parameters",
+        "latency_seconds",
+        "pareto",
+    )
+    rows = [{"step": row["rung"], **{name: row[name] for name in shown}} for row in run.rows]
+    console.print(rows_table("Best validation top-1 of each step", rows))
     if any(row["random_weights"] for row in run.rows):
-        console.print("RANDOM WEIGHTS: these numbers say nothing of a trained CLIP")
+        console.print("RANDOM WEIGHTS: these numbers do not reflect a trained CLIP.")
     console.print(
         f"tables   {run.folder.root / 'ladder.csv'}, costs, fits, transfer, importance", soft_wrap=True
     )
     console.print(f"report   evclip-ray report {run.folder.root}", soft_wrap=True)
     if states[-1].state == "interrupted":
-        console.print("\ninterrupted; everything finished is kept. Go on with:")
-        console.print(f"  {this_command()}", soft_wrap=True, markup=False)
-        context.exit(INTERRUPTED)
+        exit_interrupted(context)
     failed = [state for state in states if state.state == "failed"]
     if failed:
         names = ", ".join(state.name for state in failed)
         raise click.ClickException(
-            f"{len(failed)} of {len(states)} rungs failed ({names}); the first: {failed[0].error}"
+            f"{len(failed)} of {len(states)} steps failed ({names}). The first error: {failed[0].error}"
         )

@@ -86,7 +86,7 @@ def test_a_trial_without_a_finished_epoch_has_empty_cells_and_no_zeros():
     told = Console(width=140, record=True, file=io.StringIO())
     told.print(leaderboard_table(rows))
     text = told.export_text()
-    assert "0.600 (0.50-0.69)" in text
+    assert "0.600 (0.50 to 0.69)" in text
     assert "0.000" not in text
 
 

@@ -4,12 +4,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from evclip_ray import __version__
 from evclip_ray.cluster.lint.kuberay_schema import SCHEMAS, Schema
 from evclip_ray.cluster.lint.needs import Needs
 from evclip_ray.cluster.lint.problems import Document, Problem, Where
 from evclip_ray.cluster.lint.schema import dotted, schema_problems
 from evclip_ray.config import nearest
+from evclip_ray.version import __version__
 
 KINDS = (*SCHEMAS, "PersistentVolumeClaim", "ConfigMap", "NetworkPolicy")
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}

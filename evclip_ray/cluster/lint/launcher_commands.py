@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from evclip_ray import __version__
 from evclip_ray.cluster.lint.needs import Needs
 from evclip_ray.cluster.lint.problems import Document, Problem
+from evclip_ray.version import __version__
 
 _STARTS = ("head_start_ray_commands", "worker_start_ray_commands")
 _PORT = re.compile(r"--([a-z-]*port)[= ](\d+)")

@@ -9,10 +9,10 @@ import altair
 import jinja2
 import vl_convert
 
-from evclip_ray import __version__
 from evclip_ray.reports import document
 from evclip_ray.reports.charts.theme import vega_config
 from evclip_ray.reports.document import Chart, Report, Table
+from evclip_ray.version import __version__
 
 _CANVAS_FROM = 1500
 """Rows of a chart from which on it is drawn on a canvas: that many SVG elements make a page scroll badly."""
