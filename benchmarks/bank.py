@@ -20,7 +20,7 @@ import torch
 from evclip_ray.artifacts import provenance
 from evclip_ray.cluster import connect
 from evclip_ray.config import read_yaml
-from evclip_ray.metrics.intervals import SeedMean, over_seeds
+from evclip_ray.metrics.intervals import SeedMean, mean_over_seeds
 from evclip_ray.training.datamodule import Videos, plan_videos, prepare
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.frozen_cache import prepare_cached
@@ -91,10 +91,10 @@ def compare(name: str, settings: dict[str, Any], seeds: int, folder: Path) -> li
     fresh = [metrics["val_top1"] for metrics in taken[None]]
     for bank, found in taken.items():
         top1 = [metrics["val_top1"] for metrics in found]
-        gap = over_seeds([a - b for a, b in zip(top1, fresh, strict=True)])
+        gap = mean_over_seeds([a - b for a, b in zip(top1, fresh, strict=True)])
         seconds = statistics.median(metrics["epoch_seconds"] for metrics in found)
         apart = "" if bank is None else shown(gap)
-        print(f"{bank or 'fresh':>6} {shown(over_seeds(top1)):>26} {apart:>26} {seconds:8.3f}", flush=True)
+        print(f"{bank or 'fresh':>6} {shown(mean_over_seeds(top1)):>26} {apart:>26} {seconds:8.3f}", flush=True)
     kept = ("val_top1", "val_loss", "epoch_seconds")
     return [
         {"set": name, "bank": bank, "seed": seed} | {key: metrics[key] for key in kept}

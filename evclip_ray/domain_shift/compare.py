@@ -28,9 +28,9 @@ from evclip_ray.domain_shift.semantic_factors import (
     over_chance,
 )
 from evclip_ray.domain_shift.visual_factors import VISUAL_FACTORS, visual_factors
-from evclip_ray.metrics.effect_size import shift
+from evclip_ray.metrics.effect_size import cliffs_delta
 from evclip_ray.metrics.scoring import autocast
-from evclip_ray.models.methods.base import VideoBatch
+from evclip_ray.models.batch import VideoBatch
 from evclip_ray.models.methods.zero_shot import ZeroShot
 
 log = logging.getLogger(__name__)
@@ -224,7 +224,7 @@ def _array(values: torch.Tensor) -> Array:
 
 def _visual_rows(a: Domain, b: Domain, seed: int) -> Iterable[Row]:
     for factor in VISUAL_FACTORS:
-        delta = shift(a.visual[factor], b.visual[factor], units_a=a.units, units_b=b.units, seed=seed)
+        delta = cliffs_delta(a.visual[factor], b.visual[factor], units_a=a.units, units_b=b.units, seed=seed)
         yield {
             "set_a": a.name, "set_b": b.name, "factor": factor,
             "median_a": float(np.median(a.visual[factor])), "median_b": float(np.median(b.visual[factor])),

@@ -1,7 +1,7 @@
-"""Metrics that merge: sums over videos, so that workers' states add to the single-worker numbers exactly.
+"""Classification metrics from sums over videos, which workers can add up without rounding errors.
 
-Exactly, because every sum is one of whole numbers: a loss and a confidence are rounded to ticks of
-2^-24 (6e-8) once, for each video, and ticks add to the same total in any order.
+Every sum is an integer. The loss and the confidence of each video are rounded once, to ticks of 2^-24 (6e-8),
+and integers add up to the same total in any order. Merged states therefore equal the state of one worker.
 """
 
 import dataclasses
@@ -17,12 +17,14 @@ _BIN_SUMS = 3
 
 @dataclasses.dataclass
 class ClassificationState:
-    """What a set of scored videos adds up to, for N classes.
+    """Sums over a set of scored videos, for N classes.
 
-    `confusion`: (N, N) int64, row = true class, column = predicted class. `top5_hits`: videos whose
-    true class is among the five best. `log_loss_ticks`: sum of -log p(true class), natural log, in ticks.
-    `bins`: (3, 15) int64, of the videos whose confidence is in each bin: how many, how many of them
-    are right, and the sum of their confidences in ticks.
+    Attributes:
+        confusion: (N, N) int64, row = true class, column = predicted class.
+        top5_hits: Number of videos whose true class is among the five best.
+        log_loss_ticks: Sum of -log p(true class), natural log, in ticks.
+        bins: (3, 15) int64. For the videos whose confidence is in each bin: their number, the number of
+            correct ones, and the sum of their confidences in ticks.
     """
 
     confusion: npt.NDArray[np.int64]
@@ -32,25 +34,32 @@ class ClassificationState:
 
     @classmethod
     def empty(cls, num_classes: int) -> Self:
-        """The state of no video."""
+        """Return the state of no videos."""
         return cls.unpacked(np.zeros(num_classes**2 + 2 + _BIN_SUMS * NUM_BINS, np.int64), num_classes)
 
     @classmethod
     def of(cls, logits: npt.NDArray[np.floating], labels: npt.NDArray[np.integer]) -> Self:
-        """The state of B videos: `logits` (B, N), `labels` (B,).
+        """Return the state of B scored videos.
+
+        Args:
+            logits: (B, N) scores of the classes.
+            labels: (B,) indices of the true classes.
 
         Raises:
-            ValueError: a logit that is not a number, or is infinite.
+            ValueError: A logit is NaN or infinite.
         """
         scores = logits.astype(np.float64)
-        broken = int((~np.isfinite(scores)).any(axis=1).sum())
-        if broken:
-            raise ValueError(f"logits must be finite; those of {broken} of {len(scores)} videos are not")
+        num_broken = int((~np.isfinite(scores)).any(axis=1).sum())
+        if num_broken:
+            raise ValueError(
+                f"logits must be finite; those of {num_broken} of {len(scores)} videos are NaN or infinite"
+            )
         state = cls.empty(scores.shape[1])
-        chosen = scores.argmax(1)
-        np.add.at(state.confusion, (labels, chosen), 1)
+        predicted = scores.argmax(1)
+        np.add.at(state.confusion, (labels, predicted), 1)
         true = scores[np.arange(len(labels)), labels]
-        # A tie counts against us: the rank is the number of classes that score at least as high.
+        # The rank is the number of classes that score at least as high, so a tie counts as a miss.
+        # Otherwise a model with constant logits would reach a top-5 of 100 %.
         rank = (scores >= true[:, None]).sum(1)
         state.top5_hits = int((rank <= 5).sum())
         best = scores.max(1)
@@ -58,7 +67,7 @@ class ClassificationState:
         state.log_loss_ticks = int(_ticks(best + log_sum - true).sum())
         confidence = np.exp(-log_sum)
         bins = np.clip(np.ceil(confidence * NUM_BINS).astype(np.int64) - 1, 0, NUM_BINS - 1)
-        for row, values in enumerate((1, chosen == labels, _ticks(confidence))):
+        for row, values in enumerate((1, predicted == labels, _ticks(confidence))):
             np.add.at(state.bins[row], bins, values)
         return state
 
@@ -66,28 +75,26 @@ class ClassificationState:
         return self.unpacked(self.packed() + other.packed(), len(self.confusion))
 
     def packed(self) -> npt.NDArray[np.int64]:
-        """All of it as one vector, to be summed over workers."""
+        """Return all sums as one vector, which can be summed over workers."""
         return np.concatenate(
             [self.confusion.ravel(), [self.top5_hits, self.log_loss_ticks], self.bins.ravel()]
         )
 
     @classmethod
     def unpacked(cls, vector: npt.NDArray[np.int64], num_classes: int) -> Self:
-        """The state that `packed` wrote down."""
+        """Return the state from the vector that `packed` returned."""
         confusion, (top5_hits, log_loss_ticks), bins = np.split(vector, [num_classes**2, num_classes**2 + 2])
-        return cls(
-            confusion.reshape(num_classes, num_classes), int(top5_hits), int(log_loss_ticks),
-            bins.reshape(_BIN_SUMS, NUM_BINS),
-        )  # fmt: skip
+        confusion, bins = confusion.reshape(num_classes, num_classes), bins.reshape(_BIN_SUMS, NUM_BINS)
+        return cls(confusion, int(top5_hits), int(log_loss_ticks), bins)
 
     @property
     def num_videos(self) -> int:
-        """Videos scored."""
+        """Number of scored videos."""
         return int(self.confusion.sum())
 
     @property
     def top1_hits(self) -> int:
-        """Videos whose best class is the true one."""
+        """Number of videos whose best class is the true one."""
         return int(np.trace(self.confusion))
 
     @property
@@ -107,7 +114,7 @@ class ClassificationState:
 
     @property
     def per_class(self) -> npt.NDArray[np.float64]:
-        """(N,) accuracy of each class; nan where a class has no video."""
+        """(N,) accuracy of each class; NaN for a class without videos."""
         totals = self.confusion.sum(1)
         with np.errstate(invalid="ignore"):
             accuracy: npt.NDArray[np.float64] = np.diag(self.confusion) / np.where(totals > 0, totals, np.nan)
@@ -115,22 +122,33 @@ class ClassificationState:
 
     @property
     def mean_class_accuracy(self) -> float:
-        """Mean of `per_class` over the classes that have a video."""
+        """Mean of `per_class` over the classes that have videos."""
         present = self.per_class[~np.isnan(self.per_class)]
         return float(present.mean()) if len(present) else 0.0
 
     @property
     def calibration_error(self) -> float:
-        """Expected calibration error: sum over bins of n_b / n |accuracy of b - mean confidence of b|.
+        """Expected calibration error.
 
-        Guo et al., ICML 2017, equation 3, with 15 bins of equal width, open below and closed above.
+            ECE = sum_b n_b / n |acc_b - conf_b|
+
+        where b is one of 15 bins of equal width, open below and closed above,
+        n_b is the number of videos in bin b and n the number of all videos,
+        acc_b is the accuracy in bin b,
+        conf_b is the mean confidence in bin b.
+        Source: Guo et al., ICML 2017, equation 3.
         """
-        _, right, confidence = self.bins
-        return float(np.abs(right - confidence / TICKS).sum()) / max(1, self.num_videos)
+        _, num_correct, confidence = self.bins
+        return float(np.abs(num_correct - confidence / TICKS).sum()) / max(1, self.num_videos)
 
 
 def harmonic_mean(base: float, novel: float) -> float:
-    """2 B N / (B + N), what base-to-novel protocols report; 0 where both are 0."""
+    """Return 2 B N / (B + N), the summary of base-to-novel protocols; 0 if both are 0.
+
+    Args:
+        base: Accuracy B on the base classes.
+        novel: Accuracy N on the novel classes.
+    """
     return 2 * base * novel / (base + novel) if base + novel else 0.0
 
 

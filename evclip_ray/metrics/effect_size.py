@@ -1,10 +1,14 @@
-"""How much two groups of numbers differ, with an interval that respects what belongs together.
+"""Effect sizes of two groups of numbers, with intervals from a bootstrap over units.
 
-Cliff's delta = P(b > a) - P(b < a), a from one group and b from the other: -1 when every b is below
-every a, 0 when neither tends to be larger, 1 when every b is above (Cliff, 1993). The area under the ROC
-curve is (delta + 1) / 2. Videos of one source (a *unit*: the manifest's group, else the video itself) are
-alike, so the bootstrap draws units, not videos. Units are drawn by name: the order of the videos
-changes nothing.
+    delta = P(b > a) - P(b < a)
+
+where a is a random value of the first group and b of the second. Source: Cliff (1993). It is -1 if every b is
+below every a, 0 if neither tends to be larger, and 1 if every b is above. The area under the ROC curve is
+(delta + 1) / 2.
+
+A unit is a source of videos: the group in the manifest, else the video itself. Videos of one unit are alike,
+so the bootstrap draws units and not videos. Units are drawn by name, so the order of the videos has no
+effect.
 """
 
 import dataclasses
@@ -15,53 +19,74 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-_DRAWS = 1000
+_RESAMPLES = 1000
 
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """A value with its 95 % percentile bootstrap interval; nan where it cannot be told."""
+    """A value with its 95 % percentile bootstrap interval; all NaN if a group is empty."""
 
     value: float
     low: float
     high: float
 
 
-def shift(a: Array, b: Array, *, units_a: Sequence[str], units_b: Sequence[str], seed: int) -> Estimate:
-    """Cliff's delta of b against a, two samples drawn independently."""
-    pairs, random = _Pairs(a, b), np.random.default_rng(seed)
-    draw_a, draw_b = _drawer(units_a, random), _drawer(units_b, random)
-    return _estimate(pairs, lambda: (draw_a(), draw_b()))
+def cliffs_delta(
+    a: Array, b: Array, *, units_a: Sequence[str], units_b: Sequence[str], seed: int
+) -> Estimate:
+    """Return Cliff's delta of b against a. The two groups are resampled independently.
+
+    Args:
+        a: (M,) values of the first group.
+        b: (K,) values of the second group.
+        units_a: (M,) unit of each value of `a`.
+        units_b: (K,) unit of each value of `b`.
+        seed: Seed of the bootstrap.
+    """
+    delta, random = _WeightedDelta(a, b), np.random.default_rng(seed)
+    draw_a, draw_b = _unit_resampler(units_a, random), _unit_resampler(units_b, random)
+    return _estimate(delta, lambda: (draw_a(), draw_b()))
 
 
 def area_under_curve(
     values: Array, positive: NDArray[np.bool_], *, units: Sequence[str], seed: int
 ) -> Estimate:
-    """P(a positive's value is larger than a negative's), ties half; one sample, (M,) of each.
+    """Return P(value of a positive > value of a negative), where ties count one half.
 
-    nan when all are positive, or none.
+    All values are one sample, which is resampled as a whole.
+
+    Args:
+        values: (M,) values.
+        positive: (M,) flags of the positives. If all or none are set, the result is NaN.
+        units: (M,) unit of each value.
+        seed: Seed of the bootstrap.
     """
-    pairs = _Pairs(values[~positive], values[positive])
-    draw = _drawer(units, np.random.default_rng(seed))
+    weighted_delta = _WeightedDelta(values[~positive], values[positive])
+    draw = _unit_resampler(units, np.random.default_rng(seed))
 
-    def both() -> tuple[Array, Array]:
+    def draw_both() -> tuple[Array, Array]:
         weights = draw()
         return weights[~positive], weights[positive]
 
-    delta = _estimate(pairs, both)
+    delta = _estimate(weighted_delta, draw_both)
     return Estimate(*((bound + 1) / 2 for bound in (delta.value, delta.low, delta.high)))
 
 
-class _Pairs:
-    """Cliff's delta as a function of the weights: the order of the values is worked out once."""
+class _WeightedDelta:
+    """Cliff's delta as a function of the weights of the values.
+
+    The values are sorted once. A resample then costs M + K operations instead of M K comparisons.
+    """
 
     def __init__(self, a: Array, b: Array) -> None:
         self._order = np.argsort(a, kind="stable")
         self._sizes = len(a), len(b)
+        # For each b: the number of values of a below it, and the number up to it.
         self._below = np.searchsorted(a[self._order], b, side="left")
         self._up_to = np.searchsorted(a[self._order], b, side="right")
 
     def unweighted(self) -> float:
+        """Return delta where every value counts once."""
         return self(*(np.ones(size) for size in self._sizes))
 
     def __call__(self, weights_a: Array, weights_b: Array) -> float:
@@ -72,17 +97,22 @@ class _Pairs:
         return float(weights_b @ (sums[self._below] - (sums[-1] - sums[self._up_to])) / total)
 
 
-def _drawer(units: Sequence[str], random: np.random.Generator) -> Callable[[], Array]:
-    """Draws how often each of the (M,) units' videos counts: as many units as there are, with replacement."""
-    names, member = np.unique(np.asarray(units, dtype=str), return_inverse=True)
-    chances = np.full(len(names), 1 / max(len(names), 1))
-    return lambda: random.multinomial(len(names), chances)[member].astype(np.float64)
+def _unit_resampler(units: Sequence[str], random: np.random.Generator) -> Callable[[], Array]:
+    """Return a function that draws a bootstrap sample of the units, as one weight for each of M values.
+
+    It draws as many units as there are, with replacement. `scipy.stats.bootstrap` draws single values or
+    pairs of them. It has no resampling of units and takes no weights, so the bootstrap is our own.
+    """
+    names, unit_of_value = np.unique(np.asarray(units, dtype=str), return_inverse=True)
+    probabilities = np.full(len(names), 1 / max(len(names), 1))
+    return lambda: random.multinomial(len(names), probabilities)[unit_of_value].astype(np.float64)
 
 
-def _estimate(pairs: _Pairs, draw: Callable[[], tuple[Array, Array]]) -> Estimate:
-    value = pairs.unweighted()
+def _estimate(delta: _WeightedDelta, draw: Callable[[], tuple[Array, Array]]) -> Estimate:
+    value = delta.unweighted()
     if np.isnan(value):
         return Estimate(value, value, value)
-    draws = np.array([pairs(*draw()) for _ in range(_DRAWS)])
-    low, high = np.percentile(draws[~np.isnan(draws)], [2.5, 97.5])
+    deltas = np.array([delta(*draw()) for _ in range(_RESAMPLES)])
+    # A resample can leave one group without values, and its delta is then NaN.
+    low, high = np.percentile(deltas[~np.isnan(deltas)], [2.5, 97.5])
     return Estimate(value, float(low), float(high))

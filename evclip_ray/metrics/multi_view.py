@@ -1,9 +1,10 @@
-"""Several views of each video: T x S of them, temporal by spatial, averaged to one answer.
+"""Evaluation on several views of each video, temporal by spatial, whose scores are averaged.
 
-Temporal views are decoded (`data.sampling.spread_offsets`): with segments each takes other frames of
-every segment, with windows they are dense windows over the whole video. Spatial views are squares
-along the longer side of the stored frames: the middle one, or from end to end. Published protocols
-use 1x1 (EV-CLIP), 4x3 (X-CLIP, ViFi-CLIP), and 5x3 or 10x3 (dense sampling).
+Temporal views are decoded (`data.video.sampling.spread_offsets`). With segment sampling, each view takes
+other frames of every segment. With window sampling, the views are dense windows over the whole video. Spatial
+views are square crops along the longer side of the stored frames. A single one is the centre crop; several
+run from end to end. Published protocols use 1x1 (EV-CLIP), 4x3 (X-CLIP, ViFi-CLIP), and 5x3 or 10x3 (dense
+sampling).
 """
 
 import re
@@ -19,13 +20,14 @@ from evclip_ray.config import Config, ConfigError
 from evclip_ray.data.shards.prepare import ShardSet
 from evclip_ray.data.transforms import crop_batch
 from evclip_ray.metrics.scoring import Batches, Scores, score
-from evclip_ray.models.methods.base import Method, VideoBatch
+from evclip_ray.models.batch import VideoBatch
+from evclip_ray.models.methods.base import Method
 
 Average = Literal["probability", "logit"]
 
 
 class EvaluationViews(Config):
-    """How many views of a video are scored, and what of them is averaged."""
+    """Number of views of each video, and what is averaged over them."""
 
     temporal: int = Field(1, ge=1)
     spatial: int = Field(1, ge=1)
@@ -33,10 +35,14 @@ class EvaluationViews(Config):
 
     @classmethod
     def parse(cls, text: str, average: str = "probability") -> Self:
-        """Read "4x3": 4 temporal by 3 spatial views.
+        """Return the views from text such as "4x3": 4 temporal by 3 spatial views.
+
+        Args:
+            text: Both counts, at least 1 each.
+            average: "probability" or "logit", see `average_logits`.
 
         Raises:
-            ConfigError: another form, a count below 1, or an average that there is not.
+            ConfigError: `text` has another form, or `average` is unknown.
         """
         match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text.strip())
         if match is None:
@@ -49,9 +55,9 @@ class EvaluationViews(Config):
         return f"{self.temporal}x{self.spatial}"
 
     @property
-    def places(self) -> list[float]:
-        """Where the S squares lie along the longer side, from 0 to 1."""
-        return [float(at) for at in np.linspace(0, 1, self.spatial)] if self.spatial > 1 else [0.5]
+    def crop_positions(self) -> list[float]:
+        """Positions of the S square crops along the longer side, from 0 to 1."""
+        return list(map(float, np.linspace(0, 1, self.spatial))) if self.spatial > 1 else [0.5]
 
 
 def score_views(
@@ -64,44 +70,65 @@ def score_views(
     batch_size: int,
     dtype: torch.dtype | None = None,
 ) -> Scores:
-    """One answer a video, of all its views; `shards` hold the temporal ones.
+    """Score every video on all its views and average the scores.
+
+    Args:
+        method: Method to evaluate.
+        shards: Decoded videos with at least `views.temporal` temporal views each.
+        labels: (B,) indices of the true classes.
+        views: Number of views and what is averaged.
+        device: Device of the method.
+        batch_size: Videos per forward pass, all of the same view.
+        dtype: Type for autocast, None for none.
 
     Raises:
-        ValueError: fewer temporal views are stored.
+        ValueError: The shards hold fewer temporal views.
     """
-    said = [
+    logits = [
         score(
-            method, shards, labels, device=device, batch_size=batch_size, dtype=dtype,
-            batches=_one_view(method, shards, view, place, device),
+            method,
+            shards,
+            labels,
+            device=device,
+            batch_size=batch_size,
+            dtype=dtype,
+            batches=_one_view(method, shards, view, position, device),
         ).logits
         for view in range(views.temporal)
-        for place in views.places
-    ]  # fmt: skip
-    return Scores(average_logits(np.stack(said), views.average), labels)
+        for position in views.crop_positions
+    ]
+    return Scores(average_logits(np.stack(logits), views.average), labels)
 
 
 def average_logits(logits: npt.NDArray[np.float32], average: Average) -> npt.NDArray[np.float32]:
-    """(V, B, N) logits of V views -> (B, N) logits of the answer.
+    """Return the (B, N) average of the logits of V views.
 
-    "logit": their mean. "probability": the log of the mean of the V softmaxes, whose softmax is that
-    mean. They differ where views disagree: a sure view outweighs unsure ones in logits, and has one
-    vote in V in probabilities. A single view keeps its logits.
+    The two averages differ where views disagree. A confident view outweighs the others in logits, but has
+    only one vote in V in probabilities.
+
+    Args:
+        logits: (V, B, N). The logits of a single view are returned unchanged.
+        average: "logit" for the mean of the logits. "probability" for the log of the mean of the V softmaxes;
+            the softmax of the result is that mean.
     """
-    answer: npt.NDArray[np.float32]
+    averaged: npt.NDArray[np.float32]
     if len(logits) == 1 or average == "logit":
-        answer = logits.mean(axis=0)
+        averaged = logits.mean(axis=0)
     else:
         log_p = torch.from_numpy(logits).double().log_softmax(dim=-1)
-        answer = (log_p.logsumexp(dim=0) - np.log(len(logits))).float().numpy()
-    return answer
+        averaged = (log_p.logsumexp(dim=0) - np.log(len(logits))).float().numpy()
+    return averaged
 
 
-def _one_view(method: Method, shards: ShardSet, view: int, place: float, device: torch.device) -> Batches:
+def _one_view(
+    method: Method, shards: ShardSet, view: int, crop_position: float, device: torch.device
+) -> Batches:
+    """Return a function that reads batches of one temporal view, cropped at one position."""
     size = method.frozen.clip.image_size
 
     def batches(groups: list[npt.NDArray[np.int64]]) -> Iterator[VideoBatch]:
         for positions in groups:
             frames = torch.from_numpy(shards.frames(positions, view=view)).to(device)
-            yield VideoBatch(crop_batch(frames, size=size, place=place))
+            yield VideoBatch(crop_batch(frames, size=size, place=crop_position))
 
     return batches

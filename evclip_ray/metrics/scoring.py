@@ -1,4 +1,4 @@
-"""Score a method on decoded videos: one deterministic view each, every video exactly once."""
+"""Scores of a method on decoded videos: every video once, by default on one fixed view."""
 
 import contextlib
 import dataclasses
@@ -12,46 +12,47 @@ from evclip_ray.data.shards.prepare import ShardSet
 from evclip_ray.data.transforms import crop_batch
 from evclip_ray.metrics.classification import ClassificationState
 from evclip_ray.metrics.intervals import wilson_interval
-from evclip_ray.models.methods.base import Method, MethodOutput, VideoBatch
+from evclip_ray.models.batch import MethodOutput, VideoBatch
+from evclip_ray.models.methods.base import Method
 
 Batches = Callable[[list[npt.NDArray[np.int64]]], Iterator[VideoBatch]]
-"""Groups of positions -> a batch of each."""
+"""Function from groups of positions to one batch per group."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """What a method said: `logits` (V, N) float32, `labels` (V,) class indices, V videos in order."""
+    """Scores of B videos in order: `logits` (B, N) float32 and `labels` (B,) true class indices."""
 
     logits: npt.NDArray[np.float32]
     labels: npt.NDArray[np.int64]
 
     @property
     def state(self) -> ClassificationState:
-        """The sums that metrics come from."""
+        """Sums from which the metrics are computed."""
         return ClassificationState.of(self.logits, self.labels)
 
     @property
     def right(self) -> npt.NDArray[np.bool_]:
-        """(V,): whether the best class of each video is the true one."""
-        found: npt.NDArray[np.bool_] = self.logits.argmax(1) == self.labels
-        return found
+        """(B,) flags: the best class of the video is the true one."""
+        correct: npt.NDArray[np.bool_] = self.logits.argmax(1) == self.labels
+        return correct
 
     @property
     def log_loss(self) -> npt.NDArray[np.float64]:
-        """(V,): -log p(true class) of each video, in nats."""
+        """(B,) values of -log p(true class), in nats."""
         scores = self.logits.astype(np.float64)
         true = scores[np.arange(len(scores)), self.labels]
-        found: npt.NDArray[np.float64] = np.logaddexp.reduce(scores, axis=1) - true
-        return found
+        losses: npt.NDArray[np.float64] = np.logaddexp.reduce(scores, axis=1) - true
+        return losses
 
     @property
     def is_finite(self) -> bool:
-        """Whether every logit is a number."""
+        """True if no logit is NaN or infinite."""
         return bool(np.isfinite(self.logits).all())
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None) -> contextlib.AbstractContextManager[None]:
-    """Autocast to `dtype`, or nothing for None."""
+    """Return a context that autocasts to `dtype`; without effect if it is None."""
     if dtype is None:
         return contextlib.nullcontext()
     context: contextlib.AbstractContextManager[None] = torch.autocast(device.type, dtype=dtype)
@@ -71,10 +72,19 @@ def score(
     batches: Batches | None = None,
     watch: Callable[[VideoBatch, MethodOutput], None] | None = None,
 ) -> Scores:
-    """Logits of the videos at `positions` (all of them by default), in evaluation mode.
+    """Score videos in evaluation mode. The method returns to its earlier mode afterwards.
 
-    `batches`: makes a batch of each group of positions; by default, of the pixels of their fixed view.
-    `watch`: is shown every batch with its output.
+    Args:
+        method: Method to evaluate.
+        shards: Decoded videos.
+        labels: True class index of every video in `shards`.
+        device: Device of the method.
+        batch_size: Videos per forward pass.
+        dtype: Type for autocast, None for none.
+        positions: Positions in `shards` of the videos to score, all by default.
+        batches: Function that makes one batch from each group of positions. By default, it reads the pixels
+            of the fixed view.
+        watch: Function that is called with every batch and its output.
     """
     chosen = np.arange(len(shards)) if positions is None else positions
     groups = [chosen[start : start + batch_size] for start in range(0, len(chosen), batch_size)]
@@ -101,7 +111,7 @@ def _fixed_views(
 
 
 def summary(state: ClassificationState) -> dict[str, float | int | list[float]]:
-    """The numbers of a result row, top-1 with its 95 % Wilson interval."""
+    """Return the metrics of a result row: top-1 with its 95 % Wilson interval, and the others."""
     low, high = wilson_interval(state.top1_hits, state.num_videos)
     return {
         "videos": state.num_videos,

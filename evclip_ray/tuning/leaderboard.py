@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from evclip_ray.metrics.intervals import over_seeds, wilson_interval
+from evclip_ray.metrics.intervals import mean_over_seeds, wilson_interval
 from evclip_ray.tuning.search_space import without_seed
 
 MEASURED = ("complete", "stopped", "diverged")
@@ -51,7 +51,7 @@ def leaderboard(trials: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def _over_seeds(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Mean over the seeds of one point with its 95 % t interval, NaN for a single seed."""
     ended = [row["val_top1"] for row in rows if row["state"] in MEASURED]
-    found = over_seeds(ended or [max(row["val_top1"] for row in rows)])
+    found = mean_over_seeds(ended or [max(row["val_top1"] for row in rows)])
     low, high = (max(0.0, found.interval[0]), min(1.0, found.interval[1])) if found.interval else _NONE
     return {
         "point_seeds": len(ended),

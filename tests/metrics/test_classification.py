@@ -15,7 +15,7 @@ def scores(num_videos, num_classes=NUM_CLASSES, seed=0):
     )
 
 
-def test_the_numbers_of_a_known_case():
+def test_metrics_of_three_videos_worked_by_hand():
     logits = np.array([[3.0, 1, 0], [0, 2, 1], [5, 1, 0]], np.float32)
     state = ClassificationState.of(logits, np.array([0, 2, 0]))
     assert state.top1 == pytest.approx(2 / 3)
@@ -31,7 +31,7 @@ def test_the_numbers_of_a_known_case():
 
 @pytest.mark.parametrize("batch_size", range(1, 8))
 @pytest.mark.parametrize("workers", range(1, 8))
-def test_merged_states_are_the_single_worker_state_to_the_last_bit(workers, batch_size):
+def test_merged_states_equal_single_worker_state_exactly(workers, batch_size):
     for num_videos in (3, 23):
         logits, labels = scores(num_videos)
         whole = ClassificationState.of(logits, labels)
@@ -47,48 +47,48 @@ def test_merged_states_are_the_single_worker_state_to_the_last_bit(workers, batc
         assert merged.calibration_error == whole.calibration_error
 
 
-def test_a_packed_state_is_the_same_state():
+def test_packed_state_unpacks_to_same_state():
     state = ClassificationState.of(*scores(12))
     again = ClassificationState.unpacked(state.packed(), NUM_CLASSES)
     assert (again.packed() == state.packed()).all()
     assert again.top5 == state.top5
 
 
-def test_calibration_error_is_that_of_its_definition():
+def test_calibration_error_matches_definition():
     logits, labels = scores(400)
     p = np.exp(logits.astype(np.float64))
     p /= p.sum(1, keepdims=True)
-    confidence, right = p.max(1), p.argmax(1) == labels
+    confidence, correct = p.max(1), p.argmax(1) == labels
     expected = 0.0
     for low in np.arange(15) / 15:
         inside = (confidence > low) & (confidence <= low + 1 / 15)
         if inside.any():
-            expected += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
+            expected += inside.mean() * abs(correct[inside].mean() - confidence[inside].mean())
     assert ClassificationState.of(logits, labels).calibration_error == pytest.approx(expected, abs=1e-6)
 
 
-def test_sure_and_right_is_calibrated_and_sure_and_wrong_is_not():
+def test_calibration_error_of_confident_predictions():
     logits = np.array([[40.0, 0], [0, 40.0]], np.float32)
     assert ClassificationState.of(logits, np.array([0, 1])).calibration_error == pytest.approx(0, abs=1e-6)
     assert ClassificationState.of(logits, np.array([1, 0])).calibration_error == pytest.approx(1)
 
 
-def test_logits_that_are_no_numbers_are_refused_with_their_count():
+def test_nan_logits_raise_with_count():
     logits, labels = scores(4)
     logits[2, 1] = np.nan
     with pytest.raises(ValueError, match="those of 1 of 4 videos"):
         ClassificationState.of(logits, labels)
 
 
-def test_a_tie_with_the_true_class_counts_against_us_in_top5():
+def test_top5_counts_ties_as_misses():
     state = ClassificationState.of(np.zeros((1, 8), np.float32), np.array([0]))
     assert state.top5_hits == 0
 
 
-def test_top5_is_certain_with_five_classes_or_fewer():
+def test_top5_is_one_with_five_classes():
     assert ClassificationState.of(*scores(20, num_classes=5)).top5 == 1.0
 
 
-def test_the_harmonic_mean_leans_to_the_lower_side():
+def test_harmonic_mean_of_unequal_values_and_of_zeros():
     assert harmonic_mean(0.8, 0.4) == pytest.approx(2 * 0.32 / 1.2)
     assert harmonic_mean(0.0, 0.0) == 0.0

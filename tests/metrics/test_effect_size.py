@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from evclip_ray.metrics.effect_size import area_under_curve, shift
+from evclip_ray.metrics.effect_size import area_under_curve, cliffs_delta
 
 
 def names(count, prefix="v"):
@@ -12,10 +12,10 @@ def names(count, prefix="v"):
 
 def delta(a, b):
     a, b = np.asarray(a, float), np.asarray(b, float)
-    return shift(a, b, units_a=names(len(a)), units_b=names(len(b)), seed=0)
+    return cliffs_delta(a, b, units_a=names(len(a)), units_b=names(len(b)), seed=0)
 
 
-def test_delta_is_the_share_of_pairs_above_less_the_share_below():
+def test_delta_is_share_of_pairs_above_minus_below():
     assert delta([1, 2, 3], [4, 5]).value == 1
     assert delta([4, 5], [1, 2, 3]).value == -1
     random = np.random.default_rng(0)
@@ -23,14 +23,14 @@ def test_delta_is_the_share_of_pairs_above_less_the_share_below():
     assert delta(a, b).value == pytest.approx(np.sign(b[None] - a[:, None]).mean())
 
 
-def test_a_set_against_itself_has_no_shift_and_its_interval_holds_0():
+def test_delta_of_a_group_with_itself_is_zero():
     values = np.random.default_rng(0).normal(size=40)
-    found = delta(values, values)
-    assert found.value == 0
-    assert found.low < 0 < found.high
+    estimate = delta(values, values)
+    assert estimate.value == 0
+    assert estimate.low < 0 < estimate.high
 
 
-def test_the_interval_of_a_clear_shift_leaves_0_out_and_narrows_with_videos():
+def test_interval_narrows_with_more_videos():
     random = np.random.default_rng(0)
     few, many = (delta(random.normal(size=n), random.normal(1, size=n)) for n in (20, 200))
     assert 0 < few.low < few.value < few.high
@@ -39,46 +39,46 @@ def test_the_interval_of_a_clear_shift_leaves_0_out_and_narrows_with_videos():
     assert many.low < 0.5205 < many.high
 
 
-def test_the_interval_covers_about_as_often_as_it_says():
+def test_interval_covers_true_value_at_nominal_rate():
     random = np.random.default_rng(0)
-    held = 0
+    num_covering = 0
     for _ in range(60):
-        found = delta(random.normal(size=30), random.normal(size=30))
-        held += found.low <= 0 <= found.high
-    assert held >= 52
+        estimate = delta(random.normal(size=30), random.normal(size=30))
+        num_covering += estimate.low <= 0 <= estimate.high
+    assert num_covering >= 52
 
 
-def test_videos_of_one_source_do_not_count_as_many_sources():
+def test_interval_widens_if_videos_share_units():
     random = np.random.default_rng(0)
     source = np.repeat(random.normal(size=(2, 6)), 10, axis=1)
     values = source + random.normal(0, 0.01, source.shape)
     units = [f"g{number // 10}" for number in range(60)]
-    alone = shift(values[0], values[1], units_a=names(60), units_b=names(60), seed=0)
-    grouped = shift(values[0], values[1], units_a=units, units_b=units, seed=0)
+    alone = cliffs_delta(values[0], values[1], units_a=names(60), units_b=names(60), seed=0)
+    grouped = cliffs_delta(values[0], values[1], units_a=units, units_b=units, seed=0)
     assert grouped.value == alone.value
     assert grouped.high - grouped.low > 1.5 * (alone.high - alone.low)
 
 
-def test_the_order_of_the_videos_changes_nothing():
+def test_delta_ignores_order_of_videos():
     random = np.random.default_rng(0)
     a, b, order = random.normal(size=25), random.normal(size=25), random.permutation(25)
     units = np.array(names(25))
-    straight = shift(a, b, units_a=units, units_b=units, seed=0)
-    shuffled = shift(a[order], b[order], units_a=units[order], units_b=units[order], seed=0)
+    straight = cliffs_delta(a, b, units_a=units, units_b=units, seed=0)
+    shuffled = cliffs_delta(a[order], b[order], units_a=units[order], units_b=units[order], seed=0)
     for name in ("value", "low", "high"):
         assert getattr(straight, name) == pytest.approx(getattr(shuffled, name), abs=1e-12)
 
 
-def test_the_area_under_the_curve_is_a_half_for_a_factor_that_says_nothing():
+def test_area_is_half_for_an_unrelated_factor():
     values, right = np.arange(80.0), np.arange(80) % 2 == 0
-    nothing = area_under_curve(values, right, units=names(80), seed=0)
-    assert nothing.low < 0.5 < nothing.high
-    telling = area_under_curve(values + 40 * right, right, units=names(80), seed=0)
-    assert 0.5 < telling.low < telling.value < telling.high <= 1
+    unrelated = area_under_curve(values, right, units=names(80), seed=0)
+    assert unrelated.low < 0.5 < unrelated.high
+    related = area_under_curve(values + 40 * right, right, units=names(80), seed=0)
+    assert 0.5 < related.low < related.value < related.high <= 1
 
 
 @pytest.mark.parametrize("right", [True, False])
-def test_where_all_are_right_or_none_nothing_can_be_told(right):
-    found = area_under_curve(np.arange(5.0), np.full(5, right), units=names(5), seed=0)
-    assert math.isnan(found.value)
-    assert math.isnan(found.low)
+def test_area_is_nan_without_positives_or_negatives(right):
+    estimate = area_under_curve(np.arange(5.0), np.full(5, right), units=names(5), seed=0)
+    assert math.isnan(estimate.value)
+    assert math.isnan(estimate.low)

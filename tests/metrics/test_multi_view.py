@@ -1,4 +1,4 @@
-"""Several views of a video, on a method that answers by its pixels."""
+"""Tests of multi-view evaluation, with a method whose logits are pixel values."""
 
 from types import SimpleNamespace
 
@@ -9,7 +9,7 @@ from torch import nn
 
 from evclip_ray.config import ConfigError
 from evclip_ray.metrics.multi_view import EvaluationViews, average_logits, score_views
-from evclip_ray.models.methods.base import MethodOutput
+from evclip_ray.models.batch import MethodOutput
 
 
 class Shards:
@@ -44,64 +44,71 @@ class FirstPixel(nn.Module):
 def scored(views, num_videos=5, batch_size=2):
     shards = Shards(num_videos)
     labels = np.zeros(num_videos, np.int64)
-    found = score_views(
-        FirstPixel(), shards, labels, views=EvaluationViews.parse(views, "logit"),
-        device=torch.device("cpu"), batch_size=batch_size,
-    )  # fmt: skip
-    return found, shards
+    scores = score_views(
+        FirstPixel(),
+        shards,
+        labels,
+        views=EvaluationViews.parse(views, "logit"),
+        device=torch.device("cpu"),
+        batch_size=batch_size,
+    )
+    return scores, shards
 
 
-def test_one_view_is_the_middle_of_the_first():
-    found, _ = scored("1x1")
-    assert found.logits.tolist() == [[10, 0, video] for video in range(5)]
+def test_single_view_is_centre_crop_of_first_view():
+    scores, _ = scored("1x1")
+    assert scores.logits.tolist() == [[10, 0, video] for video in range(5)]
 
 
 @pytest.mark.parametrize("views", ["1x1", "4x3", "5x3", "10x3"])
 @pytest.mark.parametrize("batch_size", range(1, 8))
-def test_every_view_of_every_video_is_read_once_for_each_crop(views, batch_size):
+def test_every_view_is_read_once_per_crop(views, batch_size):
     temporal, spatial = map(int, views.split("x"))
-    found, shards = scored(views, num_videos=7, batch_size=batch_size)
-    assert len(found.logits) == 7
-    assert found.logits[:, 2].tolist() == list(range(7))
+    scores, shards = scored(views, num_videos=7, batch_size=batch_size)
+    assert len(scores.logits) == 7
+    assert scores.logits[:, 2].tolist() == list(range(7))
     expected = [(video, view) for video in range(7) for view in range(temporal)] * spatial
     assert sorted(shards.read) == sorted(expected)
 
 
-def test_spatial_views_run_from_end_to_end_of_the_longer_side():
-    assert EvaluationViews(spatial=3).places == [0.0, 0.5, 1.0]
+def test_spatial_views_span_longer_side():
+    assert EvaluationViews(spatial=3).crop_positions == [0.0, 0.5, 1.0]
     three, _ = scored("1x3")
     assert three.logits[0, 0] == pytest.approx((0 + 10 + 20) / 3)
     temporal, _ = scored("4x1")
     assert temporal.logits[0, 1] == pytest.approx((0 + 10 + 20 + 30) / 4)
 
 
-def test_probabilities_average_to_the_log_of_their_mean():
+def test_probability_average_is_log_of_mean_softmax():
     logits = np.array([[[2.0, 0.0]], [[0.0, 1.0]]], np.float32)
     mean = torch.from_numpy(logits).softmax(-1).mean(0)
-    found = torch.from_numpy(average_logits(logits, "probability"))
-    assert torch.allclose(found.exp(), mean, atol=1e-6)
+    scores = torch.from_numpy(average_logits(logits, "probability"))
+    assert torch.allclose(scores.exp(), mean, atol=1e-6)
     assert average_logits(logits, "logit").tolist() == [[1.0, 0.5]]
 
 
-def test_a_sure_view_outweighs_the_others_in_logits_only():
+def test_confident_view_outweighs_others_in_logits_only():
     logits = np.array([[[100.0, 0.0]], [[0.0, 3.0]], [[0.0, 3.0]]], np.float32)
     assert average_logits(logits, "logit").argmax() == 0
     assert average_logits(logits, "probability").argmax() == 1
     assert np.isfinite(average_logits(logits, "probability")).all()
 
 
-def test_a_single_view_keeps_its_logits():
+def test_average_of_single_view_keeps_logits():
     logits = np.array([[[2.0, 0.5]]], np.float32)
     assert (average_logits(logits, "probability") == logits[0]).all()
 
 
 @pytest.mark.parametrize("text", ["4", "0x3", "4x", "x3", "4 by 3", "-1x3", ""])
-def test_views_in_another_form_are_refused_with_an_example(text):
+def test_malformed_views_raise_with_example(text):
     with pytest.raises(ConfigError, match="for example 4x3"):
         EvaluationViews.parse(text)
 
 
-def test_an_unknown_average_is_refused_and_views_print_as_they_are_read():
+def test_unknown_average_raises():
     with pytest.raises(ConfigError, match="probability or logit, got 'median'"):
         EvaluationViews.parse("4x3", "median")
+
+
+def test_views_print_in_the_form_that_is_parsed():
     assert str(EvaluationViews.parse(" 4x3 ")) == "4x3"
