@@ -38,7 +38,7 @@ from simulation.study import Simulated, simulate
 from simulation.timesheet import BUSY, Doing
 
 from evclip_ray.config import override, parse_assignments, read_yaml
-from evclip_ray.tuning.cost import duration
+from evclip_ray.formatting import duration
 
 HERE = Path(__file__).resolve().parent
 GPUS = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000]

@@ -1,4 +1,4 @@
-"""Formatting of numbers, sizes, durations and dotted paths for people and for CSV files."""
+"""Formatting of numbers, sizes, durations and dotted paths for people."""
 
 import math
 from collections.abc import Collection
@@ -23,13 +23,6 @@ def short(value: Any, missing: str | None = None) -> str:
     if missing is not None and is_missing(value):
         return missing
     return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def csv_cell(value: Any) -> Any:
-    """Return a value for a CSV cell: floats with six significant digits, None and NaN empty."""
-    if is_missing(value):
-        return ""
-    return f"{value:.6g}" if isinstance(value, float) else value
 
 
 def with_interval(value: float, low: float, high: float, missing: str = "–") -> str:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 import pandas as pd
 
 from evclip_ray.artifacts import LEDGER, ArtifactError, read_json, read_ledger
+from evclip_ray.formatting import brief_path, short
 from evclip_ray.tuning.importance import recorded_importance
 from evclip_ray.tuning.leaderboard import SCORES, leaderboard
 from evclip_ray.tuning.study_folder import StudyFolder
@@ -81,7 +82,7 @@ class Study:
     def _settings(self, frame: pd.DataFrame) -> list[str]:
         """The settings of each row in a line, for people."""
         return [
-            ", ".join(f"{brief(path)} {_short(value)}" for path, value in row.items())
+            ", ".join(f"{brief_path(path)} {short(value)}" for path, value in row.items())
             for row in frame["overrides"]
         ]
 
@@ -214,18 +215,6 @@ def open_results(path: str | Path) -> Study | Ladder:
             f"{root}: must be the folder of a study or a ladder, {says}; give the --out of tune or scale"
         )
     return kinds[stage].load(root)
-
-
-def brief(path: str) -> str:
-    """The tail of a dotted path that says enough: "mask.depth", "lr"."""
-    parts = path.split(".")
-    return (
-        parts[-1] if parts[0] in {"optim", "data", "view"} else ".".join(parts[-2:]).removeprefix("method.")
-    )
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _stacked(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

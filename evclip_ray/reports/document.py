@@ -13,6 +13,8 @@ from typing import Any
 import altair
 import pandas as pd
 
+from evclip_ray import formatting
+
 _EXACT = 2**53
 
 Drawing = altair.Chart | altair.LayerChart | altair.FacetChart
@@ -186,11 +188,6 @@ def shown(value: Any) -> str:
 
 
 def with_interval(frame: pd.DataFrame, value: str, low: str, high: str) -> pd.Series:
-    """A number with its interval, as text: "0.182 (0.05 to 0.48)"; a dash where it is missing."""
-    return pd.Series(
-        [
-            "–" if pd.isna(v) else f"{v:.3f}" + ("" if pd.isna(a) else f" ({a:.2f} to {b:.2f})")
-            for v, a, b in zip(frame[value], frame[low], frame[high], strict=True)
-        ],
-        index=frame.index,
-    )
+    """Format a column of scores with their intervals: "0.182 (0.05 to 0.48)", a dash if missing."""
+    rows = zip(frame[value], frame[low], frame[high], strict=True)
+    return pd.Series([formatting.with_interval(*row) for row in rows], index=frame.index)

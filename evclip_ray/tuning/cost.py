@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+from evclip_ray.formatting import duration
 from evclip_ray.profiling.step_time import StepCost
 from evclip_ray.training.resources import ResourceRequest
 
@@ -91,14 +92,3 @@ class StudyCost:
     def _paid(self, hours: float) -> str:
         said = f"{hours:.3g} {'GPU' if self.request.gpus else 'CPU'}-hours"
         return said if self.price is None else f"{said} ({hours * self.price:.2f} at {self.price:g} an hour)"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them.
-
-    >>> [duration(s) for s in (12, 600, 9000)]
-    ['12 s', '10 min', '2.5 h']
-    """
-    if seconds < 90:
-        return f"{seconds:.3g} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 
 from evclip_ray.config import ConfigError, flatten
+from evclip_ray.formatting import duration
 from evclip_ray.profiling.step_time import measure_step
 from evclip_ray.training.datamodule import Progress, VideoPlan, is_prepared, plan_videos
 from evclip_ray.training.frozen_cache import feature_specs
 from evclip_ray.training.resources import ResourceRequest, concurrent_trials
 from evclip_ray.training.zero_shot import videos_key
-from evclip_ray.tuning.cost import StudyCost, duration
+from evclip_ray.tuning.cost import StudyCost
 from evclip_ray.tuning.search_space import SearchSpace
 from evclip_ray.tuning.warm_start import WarmStart
 

@@ -4,7 +4,7 @@ import pytest
 
 from evclip_ray.profiling.step_time import StepCost, measure_step
 from evclip_ray.training.resources import GIB, ResourceRequest
-from evclip_ray.tuning.cost import StudyCost, duration
+from evclip_ray.tuning.cost import StudyCost
 
 STEP = StepCost(
     seconds=2.0, flop=1e12, scoring=0.5, kept=("video_map",),
@@ -67,7 +67,3 @@ def test_a_step_that_reads_the_frozen_features_from_disk_computes_less(make_expe
         for bank in (None, 2)
     ]
     assert costs[1].flop < costs[0].flop
-
-
-def test_durations_are_said_as_a_person_says_them():
-    assert [duration(seconds) for seconds in (12, 600, 9000)] == ["12 s", "10 min", "2.5 h"]

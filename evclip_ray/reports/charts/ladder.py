@@ -3,10 +3,11 @@
 import altair as alt
 import pandas as pd
 
+from evclip_ray.formatting import brief_path
 from evclip_ray.reports.charts import ladder_data
 from evclip_ray.reports.charts.study import accuracy, named, tips
 from evclip_ray.reports.document import Chart
-from evclip_ray.results import Ladder, brief
+from evclip_ray.results import Ladder
 
 _TABLE, _FITS = "ladder.csv", "fits.json"
 
@@ -186,7 +187,7 @@ def _transfer(ladder: Ladder, path: str) -> Chart:
     if numbers.isna().any():
         points = base.mark_point(style="after", size=80, filled=True)
         chart: alt.Chart | alt.LayerChart | alt.FacetChart = points.encode(
-            y=alt.Y("best:N", title=brief(path)), tooltip=said
+            y=alt.Y("best:N", title=brief_path(path)), tooltip=said
         )
         return Chart(name, path, chart, {name: frame}, "", ("transfer.csv",), small=True)
     frame = frame.assign(best=numbers)
@@ -195,7 +196,7 @@ def _transfer(ladder: Ladder, path: str) -> Chart:
         for found in ladder.fits.get("transfer", {}).get("slopes", [])
     )
     scale = alt.Scale(type="log", nice=False, padding=12) if is_log else alt.Scale(zero=False)
-    y = alt.Y("best:Q", title=brief(path) + " (log scale)" * is_log, scale=scale, axis=alt.Axis(format="~g"))
+    y = alt.Y("best:Q", title=brief_path(path) + " (log scale)" * is_log, scale=scale, axis=alt.Axis(format="~g"))
     points = base.mark_point(style="after", size=80, filled=True, opacity=1).encode(y=y, tooltip=said)
     reach = base.mark_rule(style="after", strokeWidth=2, opacity=0.5).encode(y=alt.Y("low:Q"), y2="high:Q")
     return Chart(

@@ -1,14 +1,14 @@
 """The numbers behind the charts of a study, apart from drawing."""
 
 import dataclasses
-import math
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 
+from evclip_ray.formatting import brief_path, short
 from evclip_ray.metrics.intervals import wilson_interval
-from evclip_ray.results import Study, brief
+from evclip_ray.results import Study
 
 Kind = Literal["log", "linear", "whole", "category"]
 
@@ -30,7 +30,7 @@ class Axis:
     @property
     def title(self) -> str:
         """What stands beside it."""
-        return brief(self.path) + (" (log scale)" if self.kind == "log" else "")
+        return brief_path(self.path) + (" (log scale)" if self.kind == "log" else "")
 
 
 def history(study: Study) -> pd.DataFrame:
@@ -91,7 +91,7 @@ def _axis(path: str, values: pd.Series, declared: str) -> Axis:
         or values.map(lambda v: isinstance(v, bool)).any()
     ):
         known = sorted(set(values), key=lambda v: (isinstance(v, str), v))
-        return Axis(path, "category", tuple(_word(value) for value in known))
+        return Axis(path, "category", tuple(_category(value) for value in known))
     wide = numbers.min() > 0 and numbers.max() / numbers.min() >= 20
     if declared.startswith("log") or (wide and not declared):
         return Axis(path, "log")
@@ -104,7 +104,7 @@ def slices(study: Study, axis: Axis) -> pd.DataFrame:
     frame = trials[trials["val_top1"].notna() & trials[axis.path].notna()]
     value = frame[axis.path]
     columns = ["trial", "number", "state", "val_top1", "val_top1_low", "val_top1_high"]
-    shown = value.map(_word) if axis.kind == "category" else value.astype(float)
+    shown = value.map(_category) if axis.kind == "category" else value.astype(float)
     return frame[columns].assign(value=shown).reset_index(drop=True)
 
 
@@ -125,7 +125,7 @@ def parallel(study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
                     "axis": title,
                     "at": at,
                     "place": places,
-                    "value": scored[axis.path].map(_word),
+                    "value": scored[axis.path].map(_category),
                     "val_top1": scored["val_top1"],
                 }
             )
@@ -140,12 +140,12 @@ def _places(values: pd.Series, axis: Axis) -> tuple[pd.Series, list[tuple[str, f
     if axis.kind == "category":
         steps = max(1, len(axis.order) - 1)
         at = {name: place / steps for place, name in enumerate(axis.order)}
-        return values.map(lambda value: at.get(_word(value), NOT_SET)), list(at.items())
+        return values.map(lambda value: at.get(_category(value), NOT_SET)), list(at.items())
     numbers = pd.to_numeric(values)
     scaled = np.log10(numbers) if axis.kind == "log" else numbers
     low, high = scaled.min(), scaled.max()
     reach = high - low if high > low else 1.0
-    ends = [(_word(numbers.min()), 0.0), (_word(numbers.max()), float((high - low) / reach))]
+    ends = [(_category(numbers.min()), 0.0), (_category(numbers.max()), float((high - low) / reach))]
     return ((scaled - low) / reach).fillna(NOT_SET), ends if high > low else ends[:1]
 
 
@@ -202,7 +202,5 @@ def gains(per_class: pd.DataFrame) -> pd.DataFrame:
     return frame.sort_values(["gain", "class"], ascending=[False, True]).reset_index(drop=True)
 
 
-def _word(value: object) -> str:
-    if isinstance(value, float):
-        return "not set" if math.isnan(value) else f"{value:.3g}"
-    return "not set" if value is None else str(value)
+def _category(value: object) -> str:
+    return short(value, missing="not set")

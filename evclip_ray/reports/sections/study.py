@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from evclip_ray.artifacts import LEDGER
+from evclip_ray.formatting import brief_path
 from evclip_ray.reports.charts.study import TRIALS, study_charts, zero_files
 from evclip_ray.reports.document import Block, Note, Report, Section, Table, shown, with_interval
 from evclip_ray.reports.sections.conditions import (
@@ -16,7 +17,7 @@ from evclip_ray.reports.sections.conditions import (
     weights,
 )
 from evclip_ray.reports.sections.evaluation import Evaluation, evaluation_section
-from evclip_ray.results import Study, brief
+from evclip_ray.results import Study
 
 _MOST_SETTINGS = 8
 """Searched settings that the leaderboard sets out; the fold and the CSV have all."""
@@ -71,7 +72,7 @@ def _set_out(study: Study, frame: pd.DataFrame) -> pd.DataFrame | None:
         view["mean (95 %)"] = with_interval(several, "point_top1", "point_top1_low", "point_top1_high")
     varied = [path for path in study.searched if frame[path].nunique(dropna=False) > 1]
     named = {"zero-shot": "zero_shot_top1", "loss": "val_loss", "epochs": "epochs", "seconds": "seconds"}
-    named |= {brief(path): path for path in varied[:_MOST_SETTINGS]}
+    named |= {brief_path(path): path for path in varied[:_MOST_SETTINGS]}
     return view.assign(**{heading: frame[column] for heading, column in named.items()})
 
 
