@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from evclip_ray.evaluation.evaluate import EvaluationResult
     from evclip_ray.evaluation.seed_means import CheckpointMean
     from evclip_ray.metrics.intervals import IntervalKind
+    from evclip_ray.records import EpochMetrics
     from evclip_ray.results import Study
     from evclip_ray.training.datamodule import Progress, VideoPlan
     from evclip_ray.training.experiment import ExperimentConfig
@@ -185,7 +186,7 @@ class TrainedRun:
     """Result of one training. `metrics`: those of the last epoch, with the best epoch and its scores."""
 
     folder: Path
-    metrics: Mapping[str, Any]
+    metrics: "EpochMetrics"
 
     @property
     def checkpoint(self) -> Path:
@@ -208,14 +209,14 @@ def train(
     address: str | None = None,
     verbose: bool = False,
     progress: "Progress | None" = None,
-    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    on_epoch: "Callable[[EpochMetrics], None] | None" = None,
 ) -> TrainedRun:
     """Train one experiment and return its run. The same call again resumes it.
 
     Example::
 
         run = evclip_ray.train("studies/first/best.yaml", overrides={"seed": 1}, out="runs/seed1")
-        run.metrics["best_val_top1"]
+        run.metrics.best_val_top1
 
     Args:
         experiment: Experiment, or the path of its YAML file, such as the `best.yaml` of a study.
@@ -267,7 +268,7 @@ def train(
             decoding=progress,
             say=on_epoch or _ignore,
         )
-    if not metrics["best_epoch"]:
+    if not metrics.best_epoch:
         raise ValueError(
             "the loss became NaN in the first epoch and no checkpoint was saved. "
             "Lower optim.lr and choose a new --out"

@@ -96,7 +96,9 @@ def _check_running(address: str, needs: "Needs", min_free_gb: float, *, verbose:
 @cluster_group.command(epilog=example("evclip-ray cluster status --address auto"))
 @click.option("--address", default="auto", show_default=True, help="auto, HOST:6379 or ray://HOST:10001.")
 @click.option("--wait-for-nodes", type=int, default=0, help="First wait until so many nodes are up.")
-@click.option("--wait-seconds", default=600.0, show_default=True)
+@click.option(
+    "--wait-seconds", default=600.0, show_default=True, help="Longest time to wait for nodes, in seconds."
+)
 @click.pass_obj
 def status(verbose: bool, address: str, wait_for_nodes: int, wait_seconds: float) -> None:
     """Nodes, who holds GPUs, what decodes, how full the object store is."""

@@ -9,6 +9,7 @@ from evclip_ray import api
 from evclip_ray.cli.display import DecodeView, bars, console
 from evclip_ray.cli.options import cache_option, data_options, example, overrides_of, settings
 from evclip_ray.cli.remote import address_option
+from evclip_ray.records import EpochMetrics
 
 
 @click.command(epilog=example("evclip-ray train studies/debug/best.yaml --set seed=1 --out runs/best-seed1"))
@@ -58,20 +59,20 @@ def train(
             on_epoch=_print_epoch,
             **options,
         )
-    best = run.metrics
+    last = run.metrics
     console.print(
-        f"best epoch {best['best_epoch']}: val top-1 {best['best_val_top1']:.3f} "
-        f"on {best['val_videos']} videos (zero-shot CLIP {best['zero_shot_top1']:.3f})\n"
+        f"best epoch {last.best_epoch}: val top-1 {last.best_val_top1:.3f} on {last.val_videos} videos "
+        f"(zero-shot CLIP {last.number('zero_shot_top1'):.3f})\n"
         f"score it:  evclip-ray evaluate {run.checkpoint} --split test",
         soft_wrap=True,
     )
 
 
-def _print_epoch(metrics: dict[str, Any]) -> None:
-    if metrics.get("diverged"):
-        console.print(f"epoch {metrics['epoch']:>3}  diverged: the loss is NaN; lower optim.lr")
+def _print_epoch(metrics: EpochMetrics) -> None:
+    if metrics.diverged:
+        console.print(f"epoch {metrics.epoch:>3}  diverged: the loss is NaN; lower optim.lr")
         return
     console.print(
-        f"epoch {metrics['epoch']:>3}  loss {metrics['train_loss']:.4f}  val top-1 {metrics['val_top1']:.3f}"
-        f"  val loss {metrics['val_loss']:.4f}  {metrics['seconds']:.1f} s"
+        f"epoch {metrics.epoch:>3}  loss {metrics.number('train_loss'):.4f}  val top-1 {metrics.val_top1:.3f}"
+        f"  val loss {metrics.number('val_loss'):.4f}  {metrics.number('seconds'):.1f} s"
     )

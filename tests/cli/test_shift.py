@@ -1,5 +1,3 @@
-"""`evclip-ray shift` as a person meets it."""
-
 import csv
 import json
 
@@ -9,9 +7,9 @@ from click.testing import CliRunner
 from evclip_ray.cli import main
 
 SETTINGS = [
-    "--set", "backbone.name=debug", "--set", "backbone.pretrained=random", "--set", "view.num_frames=2",
-    "--set", "view.height=64", "--set", "view.width=64",
-]  # fmt: skip
+    *("--set", "backbone.name=debug", "--set", "backbone.pretrained=random"),
+    *("--set", "view.num_frames=2", "--set", "view.height=64", "--set", "view.width=64"),
+]
 
 
 @pytest.fixture
@@ -23,24 +21,23 @@ def shift(tiny_cache, tmp_path, local_ray):
     return run
 
 
-def test_two_sets_are_compared_and_answers_explained(shift, tiny_manifest, tmp_path):
+def test_two_sets_are_compared_with_predictions(shift, tiny_manifest, tmp_path):
     with tiny_manifest.open() as stream:
         test = [row for row in csv.DictReader(stream) if row["split"] == "test"]
     with (tmp_path / "predictions.csv").open("w") as stream:
         stream.write("path,label,adapted,zero_shot\n")
-        stream.writelines(f"{row['path']},a,{'ab'[place % 2]},a\n" for place, row in enumerate(test))
-    arguments = (
-        tiny_manifest, tiny_manifest, "--split", "train", "--split", "test",
-        "--predictions", tmp_path / "predictions.csv",
-    )  # fmt: skip
+        stream.writelines(f"{row['path']},a,{'ab'[index % 2]},a\n" for index, row in enumerate(test))
+    predictions = ("--predictions", tmp_path / "predictions.csv")
+    arguments = (tiny_manifest, tiny_manifest, "--split", "train", "--split", "test", *predictions)
     result = shift(*arguments)
     assert result.exit_code == 0, result.output
     out = tmp_path / "out"
-    for words in ("RANDOM WEIGHTS", "18 of 18 train videos", "6 of 6 test videos", "Cliff's delta",
-                  "classifier_error", "above chance", "class_similarity", str(out)):  # fmt: skip
+    sizes = ("18 of 18 train videos", "6 of 6 test videos")
+    measures = ("Cliff's delta", "classifier_error", "above chance", "class_similarity")
+    for words in ("RANDOM WEIGHTS", *sizes, *measures, str(out)):
         assert words in result.output
     ledger = json.loads((out / "ledger.json").read_text())
-    assert [found["split"] for found in ledger["inputs"]["sets"]] == ["train", "test"]
+    assert [videos["split"] for videos in ledger["inputs"]["sets"]] == ["train", "test"]
     assert sum(ledger["counts"].values()) == 24
     with (out / "association.csv").open() as stream:
         adapted = next(row for row in csv.DictReader(stream) if row["predictor"] == "adapted")
@@ -51,7 +48,7 @@ def test_two_sets_are_compared_and_answers_explained(shift, tiny_manifest, tmp_p
     assert (out / "visual.csv").read_bytes() == before
 
 
-def test_a_large_set_is_read_in_part_and_the_line_says_so(shift, tiny_manifest, tmp_path):
+def test_large_set_is_sampled(shift, tiny_manifest, tmp_path):
     result = shift(tiny_manifest, tiny_manifest, "--videos", "7")
     assert result.exit_code == 0, result.output
     assert "7 of 18 train videos" in result.output
@@ -62,7 +59,7 @@ def test_a_large_set_is_read_in_part_and_the_line_says_so(shift, tiny_manifest, 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "between two or more sets, got 1"),
+        ((), "at least two sets, got 1"),
         (("{}", "--split", "train", "--split", "test", "--split", "val"), "once for each of 2 sets; got 3"),
         (("{}", "--set", "method.name=ev_clip"), "method.name must be zero_shot for a shift"),
         (("{}", "--set", "view.num_frames=1"), "set view.num_frames=8"),
@@ -70,7 +67,7 @@ def test_a_large_set_is_read_in_part_and_the_line_says_so(shift, tiny_manifest, 
         (("none.csv",), "none.csv"),
     ],
 )
-def test_a_mistake_is_one_line(shift, tiny_manifest, arguments, message):
+def test_error_is_one_line(shift, tiny_manifest, arguments, message):
     result = shift(tiny_manifest, *(str(argument).format(tiny_manifest) for argument in arguments))
     assert result.exit_code == 1
     lines = [line for line in result.output.strip().splitlines() if line.startswith("Error: ")]

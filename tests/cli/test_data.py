@@ -1,0 +1,29 @@
+import csv
+import shutil
+from pathlib import Path
+
+
+def test_verify_lists_broken_videos_and_exits_with_1(call, tiny_manifest, tmp_path):
+    intact = call("manifest", "verify", tiny_manifest)
+    assert intact.exit_code == 0
+    assert "30 videos, 6 labels, 0 broken" in intact.output
+    with tiny_manifest.open() as stream:
+        paths = [row["path"] for row in csv.DictReader(stream)]
+    shutil.copytree(tiny_manifest.parent, tmp_path / "copy")
+    (tmp_path / "copy" / paths[2]).write_bytes(b"not a video")
+    (tmp_path / "copy" / paths[4]).unlink()
+    broken = call("manifest", "verify", tmp_path / "copy" / "manifest.csv")
+    assert broken.exit_code == 1
+    assert f"broken  {paths[2]}: " in broken.output
+    assert f"broken  {paths[4]}: " in broken.output
+    assert "30 videos, 6 labels, 2 broken" in broken.output
+
+
+def test_shards_prints_its_folder_and_can_run_again(call, tiny_manifest, local_ray):
+    settings = ("--set", "view.num_frames=2", "--set", "view.height=32")
+    arguments = ("shards", "--data", tiny_manifest, "--split", "val", *settings)
+    first, second = call(*arguments), call(*arguments)
+    assert first.exit_code == second.exit_code == 0
+    assert "val: 6 videos, 0 skipped" in first.output
+    folder = Path(second.output.split(" in ")[-1].strip())
+    assert (folder / "ledger.json").is_file()

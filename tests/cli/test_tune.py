@@ -1,0 +1,130 @@
+"""The command `tune`, and `train` and `evaluate` on the study that it makes."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from evclip_ray.data.shards.prepare import open_shards
+from evclip_ray.tuning.tuner import Outcome, StudyRun
+
+
+def test_dry_run_prints_the_plan_and_writes_nothing(call, space, tmp_path, local_ray):
+    result = call("tune", space, "--dry-run", "--out", tmp_path / "study", "--trials", "5")
+    assert result.exit_code == 0, result.output
+    plan = (
+        "5 of 5 to run",
+        "18 train, 6 val",
+        "a trial; 2 at once",
+        "GFLOP",
+        "at most",
+        "optim.lr: loguniform",
+    )
+    for words in plan:
+        assert words in result.output
+    assert not (tmp_path / "study").exists()
+
+
+def test_dry_run_prints_cost_and_trials_within_budget(call, space, tmp_path, local_ray):
+    options = ("--set", "data.bank=2", "--time-budget", "2h30m", "--price-per-hour", "3")
+    result = call("tune", space, "--dry-run", "--out", tmp_path / "study", *options)
+    assert result.exit_code == 0, result.output
+    for words in ("video_map of 42 views", "CPU-hours", "at 3 an hour", "2.5 h: about 2 trials"):
+        assert words in result.output
+
+
+def test_duration_without_unit_is_refused(call):
+    result = call("tune", "debug", "--time-budget", "90")
+    assert result.exit_code == 2
+    assert "must be a duration such as 90m, 2h30m or 1d, got '90'" in result.output
+
+
+def test_study_can_be_trained_and_evaluated(call, space, tmp_path, local_ray):
+    study = tmp_path / "study"
+    tuned = call("tune", space, "--out", study)
+    assert tuned.exit_code == 0, tuned.output
+    assert "Leaderboard" in tuned.output
+    assert "RANDOM WEIGHTS" in tuned.output
+    assert f"tensorboard --logdir {study}" in tuned.output
+    trained = call("train", study / "best.yaml", "--set", "optim.epochs=1", "--out", tmp_path / "run")
+    assert trained.exit_code == 0, trained.output
+    assert "best epoch 1" in trained.output
+    for openings in (1, 2):
+        scored = call("evaluate", study / "best", "--split", "test", "--out", tmp_path / "scores")
+        assert scored.exit_code == 0, scored.output
+        assert "zero-shot CLIP" in scored.output
+        ledger = json.loads((tmp_path / "scores" / "ledger.json").read_text())
+        assert ledger["openings"] == openings
+    with (tmp_path / "scores" / "predictions.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 6
+    hits = sum(row["adapted"] == row["label"] for row in rows)
+    assert ledger["adapted"]["top1"] == pytest.approx(hits / 6)
+    with (tmp_path / "scores" / "confusion.csv").open() as stream:
+        table = list(csv.reader(stream))
+    assert sum(int(cell) for row in table[1:] for cell in row[1:]) == 6
+
+
+def test_study_does_not_decode_the_test_split(call, space, tmp_path, tmp_path_factory, local_ray):
+    cache = tmp_path_factory.mktemp("own-cache")
+    tuned = call("tune", space, "--out", tmp_path / "study", "--trials", "1", "--cache", cache)
+    assert tuned.exit_code == 0, tuned.output
+    splits = set()
+    for ledger in cache.glob("shards/*/ledger.json"):
+        splits |= set(open_shards(ledger.parent).splits)
+    assert splits == {"train", "val"}
+
+
+def test_exhausted_time_budget_exits_with_0(call, space, tmp_path, local_ray):
+    result = call("tune", space, "--out", tmp_path / "study", "--time-budget", "0.001s")
+    assert result.exit_code == 0, result.output
+    assert "the time budget is used up: 0 trials are paused, 2 trials remain to be run" in result.output
+
+
+def test_missing_trials_without_interrupt_are_an_error(call, space, tmp_path, local_ray, monkeypatch):
+    monkeypatch.setattr(StudyRun, "run", lambda *arguments: Outcome([], missing=2))
+    result = call("tune", space, "--out", tmp_path / "study")
+    assert result.exit_code == 1
+    assert "2 of 2 trials were not run although nothing interrupted the study" in result.output
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_finished_epochs_and_prints_how_to_resume(space, tmp_path, tiny_cache):
+    study = tmp_path / "study"
+    command = [
+        *(sys.executable, "-m", "evclip_ray", "tune", str(space), "--out", str(study)),
+        *("--cache", str(tiny_cache), "--trials", "2", "--set", "optim.epochs=15"),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    ) as process:
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if line.startswith("  resources"):
+                break
+        history = study / "trials" / "trial-0000" / "history.jsonl"
+        for _ in range(600):
+            if history.is_file():
+                break
+            signal.sigtimedwait([], 0.1)
+        process.send_signal(signal.SIGINT)
+        rest = process.stdout.read()
+    assert process.returncode == 130, "".join(lines) + rest
+    assert "Resume with:" in rest
+    assert "evclip-ray tune" in rest
+    assert "Traceback" not in rest
+    num_epochs = len(history.read_text().splitlines())
+    assert 1 <= num_epochs < 15
+    again = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert again.returncode == 0, again.stdout + again.stderr
+    with (study / "leaderboard.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["epochs"] for row in rows] == ["15"] * 2
+    epochs = [json.loads(line)["epoch"] for line in history.read_text().splitlines()]
+    assert epochs == list(range(1, 16))

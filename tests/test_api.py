@@ -1,0 +1,107 @@
+"""The public API: names, lazy imports, and one study from `tune` to `evaluate`."""
+
+import json
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+import yaml
+
+import evclip_ray
+from evclip_ray.config import ConfigError
+
+
+@pytest.fixture
+def space(debug_settings, tiny_manifest):
+    data = {
+        "fixed": {**debug_settings, "optim.epochs": 1, "data.manifest": str(tiny_manifest)},
+        "search": {"optim.lr": {"loguniform": [1e-3, 1e-2]}},
+        "study": {"memory_gb": 0.5, "scheduler": "none"},
+    }
+    return evclip_ray.SearchSpace.load("tiny", data)
+
+
+def test_every_public_name_can_be_imported():
+    for name in evclip_ray.__all__:
+        assert getattr(evclip_ray, name) is not None
+    assert set(evclip_ray.__all__) <= set(dir(evclip_ray))
+
+
+def test_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="has no attribute 'tunes'"):
+        _ = evclip_ray.tunes
+
+
+@pytest.mark.parametrize("module", ["evclip_ray", "evclip_ray.api", "evclip_ray.cli"])
+def test_import_loads_no_heavy_library(module):
+    heavy = ["torch", "ray", "pandas", "numpy"] + ["pydantic"] * (module != "evclip_ray.cli")
+    code = f"import json, sys, {module}; print(json.dumps([n for n in {heavy} if n in sys.modules]))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(result.stdout) == []
+
+
+def test_tune_train_and_evaluate(space, tmp_path, tiny_cache, local_ray):
+    ended = []
+    study = evclip_ray.tune(
+        space,
+        trials=2,
+        out=tmp_path / "study",
+        cache=tiny_cache,
+        overrides={"optim.batch_size": 6},
+        on_trial=lambda event, trial, metrics: ended.append(trial) if event == "ended" else None,
+    )
+    assert sorted(ended) == ["trial-0000", "trial-0001"] == sorted(study.trials["trial"])
+    assert (study.outcome.missing, study.outcome.interrupted) == (0, False)
+    best = yaml.safe_load((study.root / "best.yaml").read_text())
+    assert best["optim"]["batch_size"] == 6
+    again = evclip_ray.tune(
+        space, trials=2, out=tmp_path / "study", cache=tiny_cache, overrides={"optim.batch_size": 6}
+    )
+    pd.testing.assert_frame_equal(again.trials, study.trials)
+
+    epochs = []
+    run = evclip_ray.train(
+        study.root / "best.yaml", out=tmp_path / "run", cache=tiny_cache, on_epoch=epochs.append
+    )
+    assert [metrics.epoch for metrics in epochs] == [1]
+    result = evclip_ray.evaluate(
+        [study.root / "best", run.checkpoint], cache=tiny_cache, out=tmp_path / "scores"
+    )
+    videos = result.videos
+    assert len(videos) == 12
+    top1 = (videos["adapted"] == videos["label"]).mean()
+    means = result.means.set_index(["scored", "metric"])["mean"]
+    assert means["adapted", "top1"] == pytest.approx(top1)
+    assert (tmp_path / "scores" / "means.csv").is_file()
+
+
+def test_tune_reports_an_exhausted_time_budget(space, tmp_path, tiny_cache, local_ray, caplog):
+    study = evclip_ray.tune(space, trials=2, time_budget=0.001, out=tmp_path / "study", cache=tiny_cache)
+    assert study.outcome.out_of_time
+    assert study.outcome.missing == 2
+    assert "2 trials remain to be run" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: evclip_ray.tune("quickstrat"), "nearest valid name is 'quickstart'"),
+        (
+            lambda: evclip_ray.tune("quickstart", overrides={"optim.lrr": 1}),
+            "nearest valid name is 'optim.lr'",
+        ),
+        (lambda: evclip_ray.tune("quickstart", address="ray://a:1"), "takes jobs only"),
+        (lambda: evclip_ray.evaluate("none"), "must be a checkpoint folder"),
+        (lambda: evclip_ray.evaluate("none", views="4"), "views must be TEMPORALxSPATIAL"),
+    ],
+)
+def test_mistake_is_a_value_error(call, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_experiment_object_needs_a_folder(make_experiment):
+    with pytest.raises(ConfigError, match="give out="):
+        evclip_ray.train(make_experiment())
