@@ -87,9 +87,11 @@ def leaderboard_table(rows: Sequence[Mapping[str, Any]], *, limit: int = 10) -> 
     searched = sorted({path for row in rows for path in row["overrides"]})
     has_seeds = any(row["point_seeds"] > 1 for row in rows)
     top1, loss = METRICS["val_top1"].label, METRICS["val_loss"].label
-    headings = ["trial", f"{top1} (95 %)", *(["mean of seeds"] if has_seeds else []), loss, "epochs"]
-    for name in (*headings, *(unique_tail(path, searched) for path in searched)):
+    for name in ("trial", f"{top1} (95 %)", *(["mean of seeds"] if has_seeds else []), loss, "epochs"):
         table.add_column(name, no_wrap=True)
+    # In a narrow terminal the settings are wrapped, so that no number is cut off.
+    for path in searched:
+        table.add_column(unique_tail(path, searched), overflow="fold")
     for row in rows[:limit]:
         # A complete trial ran all its epochs; of any other the state explains their number.
         state = "" if row["state"] in (TrialState.COMPLETE, TrialState.FAILED) else f" {row['state']}"

@@ -60,6 +60,7 @@ _SCORED = {"adapted": "adapted", "zero_shot": "zero-shot CLIP"}
 @click.pass_obj
 def evaluate(
     verbose: bool,
+    /,
     checkpoints: tuple[Path, ...],
     data: str | None,
     root: str | None,

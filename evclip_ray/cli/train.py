@@ -43,6 +43,7 @@ from evclip_ray.records import EpochMetrics
 @click.pass_obj
 def train(
     verbose: bool,
+    /,
     config: Path,
     data: str | None,
     root: str | None,

@@ -110,6 +110,7 @@ def _refuse_pack(context: click.Context, option: click.Parameter, value: str | N
 @click.pass_context
 def tune(
     context: click.Context,
+    /,
     space: str,
     data: str | None,
     root: str | None,

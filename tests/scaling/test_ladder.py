@@ -305,10 +305,10 @@ def test_the_command_ends_well_where_every_rung_did(scale):
 def test_a_failed_rung_is_the_exit_status(scale):
     result = scale(["failed", "OSError: the disk is on fire"], ["finished"])
     assert result.exit_code == 1
-    assert "1 of 2 rungs failed (rung0); the first: OSError: the disk is on fire" in result.output
+    assert "1 of 2 steps failed (rung0). The first error: OSError: the disk is on fire" in result.output
 
 
 def test_ctrl_c_says_how_to_go_on(scale):
     result = scale(["finished"], ["interrupted"])
     assert result.exit_code == 130
-    assert "Go on with:" in result.output
+    assert "Resume with:" in result.output
