@@ -9,12 +9,10 @@ import time
 
 import grpc
 import requests
-from ray._private import services
-from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
-from ray._private.authentication.http_token_authentication import get_auth_headers_if_auth_enabled
 from ray.exceptions import AuthenticationError
 
 from evclip_ray.config import ConfigError
+from evclip_ray.ray_internals import auth_headers, bootstrap_address, canonical_address
 
 SECONDS = 8
 _CLIENT = "ray://"
@@ -39,11 +37,8 @@ def check_answers(address: str) -> str:
     Raises:
         ConfigError: nothing answers, it is no Ray, or it wants another token.
     """
-    # As Ray does: a token in the home folder is used unless RAY_AUTH_MODE says otherwise.
-    try:
-        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
-    except AuthenticationError:
-        raise _refused(address) from None
+    # Before the address is resolved: a token in the home folder counts unless RAY_AUTH_MODE says otherwise.
+    _token(address)
     if address == "auto":
         address = _running()
     if is_http(address):
@@ -73,7 +68,7 @@ def wait_for_answer(address: str, *, seconds: float) -> None:
 
 def _running() -> str:
     # Ray itself would also join any other user's private Ray that it finds among the processes.
-    found = os.environ.get("RAY_ADDRESS") or services.find_bootstrap_address(None)
+    found = os.environ.get("RAY_ADDRESS") or bootstrap_address()
     if not found:
         raise ConfigError(f"--address auto: no Ray answers there; {_CURE['auto']}")
     return str(found)
@@ -81,7 +76,7 @@ def _running() -> str:
 
 def _resolve(address: str) -> str:
     try:
-        found = services.canonicalize_bootstrap_address(address)
+        found = canonical_address(address)
     except (ValueError, OSError) as error:
         raise ConfigError(
             f"--address {address}: {error}; write auto, HOST:6379 or ray://HOST:10001"
@@ -119,7 +114,7 @@ def _check_dashboard(address: str) -> None:
 
 def _token(address: str) -> dict[str, str]:
     try:
-        return dict(get_auth_headers_if_auth_enabled({}))
+        return auth_headers()
     except AuthenticationError:
         raise _refused(address) from None
 

@@ -14,6 +14,7 @@ from evclip_ray.cluster.address import check_answers
 from evclip_ray.cluster.autoscaler import possible_machines
 from evclip_ray.cluster.nodes import check_nodes
 from evclip_ray.config import ConfigError
+from evclip_ray.ray_internals import HEAD_RESOURCE
 
 # Read by Ray in this process and in those that it starts; a user's own setting stands.
 _DEFAULTS = {
@@ -133,7 +134,7 @@ def _join(address: str, options: Mapping[str, Any]) -> Any:
 def machines() -> list[Mapping[str, float]]:
     """The machines of a running cluster; of an autoscaling one those that there may be."""
     up, workers = alive(), possible_machines()
-    heads = [node for node in up if "node:__internal_head__" in node]
+    heads = [node for node in up if HEAD_RESOURCE in node]
     return up if workers is None else [*heads, *workers]
 
 

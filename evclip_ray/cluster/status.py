@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import ray
-from ray._private.state import available_resources_per_node
 from ray.util.state import list_actors, list_tasks
 
 from evclip_ray.config import ConfigError
+from evclip_ray.ray_internals import HEAD_RESOURCE, free_resources
 from evclip_ray.training.run_registry import run_of
 
 GIB = 1024**3
@@ -63,7 +63,7 @@ class ClusterStatus:
 def cluster_status() -> ClusterStatus:
     """The status of the cluster that this process is connected to; needs its dashboard."""
     alive = [node for node in ray.nodes() if node["Alive"]]
-    free = available_resources_per_node()
+    free = free_resources()
     names = {node["NodeID"]: node_name(node) for node in alive}
     nodes = [_use(node, free.get(node["NodeID"], {})) for node in alive]
     return ClusterStatus(sorted(nodes, key=lambda node: (not node.is_head, node.name)), _work(names))
@@ -94,7 +94,7 @@ def _use(node: Mapping[str, Any], free: Mapping[str, float]) -> NodeUse:
         return total.get(name, 0.0) - free.get(name, 0.0), total.get(name, 0.0)
 
     return NodeUse(
-        node_name(node), "node:__internal_head__" in total,
+        node_name(node), HEAD_RESOURCE in total,
         used("CPU"), used("GPU"), used("memory"), used("object_store_memory"),
     )  # fmt: skip
 

@@ -10,12 +10,10 @@ import ray
 import ray.train
 import torch
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
-from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
-from ray.train.v2._internal.execution.scaling_policy.autoscaling_coordinator_client import (
-    TrainAutoscalingCoordinatorClient,
-)
 
 from evclip_ray.artifacts import write_text
+from evclip_ray.ray_internals import cancel_reservation, propagate_to_workers
+from evclip_ray.records import EpochMetrics
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.resources import ResourceRequest
 from evclip_ray.training.run_registry import register_run
@@ -86,7 +84,7 @@ def train_distributed(
         os.environ.setdefault(name, value)
     # The process that releases the reservation of a stopped group connects to Ray by address. Without
     # this variable it could reach another Ray on the same machine.
-    ENV_VARS_TO_PROPAGATE.add(_ADDRESS)
+    propagate_to_workers(_ADDRESS)
     trainer = TorchTrainer(
         _train_worker,
         train_loop_config=config,
@@ -130,7 +128,7 @@ def release_places(folder: Path) -> None:
     """
     reservation = folder / _RECORDS / _RESERVATION
     if reservation.is_file():
-        TrainAutoscalingCoordinatorClient(reservation.read_text(encoding="utf-8")).cancel_resource_request()
+        cancel_reservation(reservation.read_text(encoding="utf-8"))
         shutil.rmtree(folder / _RECORDS, ignore_errors=True)
 
 
@@ -150,8 +148,8 @@ def _train_worker(config: dict[str, Any]) -> dict[str, Any]:
         zero_shot=Path(config["zero_shot"]),
         hparams=config["hparams"],
     )
-    return run.fit(_report)
+    return run.fit(_report).to_record()
 
 
-def _report(metrics: dict[str, Any]) -> None:
-    ray.train.report({**metrics, "objective": metrics["best_val_top1"]})
+def _report(metrics: EpochMetrics) -> None:
+    ray.train.report({**metrics.to_record(), "objective": metrics.best_val_top1})

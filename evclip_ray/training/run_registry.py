@@ -7,7 +7,8 @@ The names are stored in Ray's internal key-value store.
 from pathlib import Path
 
 import ray
-from ray.experimental import internal_kv
+
+from evclip_ray.ray_internals import store_value, stored_value
 
 _NAMESPACE = "evclip-ray"
 
@@ -18,17 +19,13 @@ def register_run(folder: Path | None) -> None:
     Outside of an actor this does nothing.
     """
     actor = ray.get_runtime_context().get_actor_id() if ray.is_initialized() else None
-    if actor is None:
-        return
-    if folder is None:
-        internal_kv._internal_kv_del(actor, namespace=_NAMESPACE)
-    else:
-        internal_kv._internal_kv_put(actor, _name(folder), namespace=_NAMESPACE)
+    if actor is not None:
+        store_value(actor, None if folder is None else _name(folder), namespace=_NAMESPACE)
 
 
 def run_of(actor: str) -> str:
     """Return the name of the run that the actor with this id trains, or an empty text."""
-    return (internal_kv._internal_kv_get(actor, namespace=_NAMESPACE) or b"").decode()
+    return stored_value(actor, namespace=_NAMESPACE) or ""
 
 
 def _name(folder: Path) -> str:

@@ -7,11 +7,13 @@ leave two rungs to the last.
 
 import math
 import random
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
+from evclip_ray.ray_internals import assign_bracket
 from evclip_ray.tuning.search_space import SearchSpace
 from evclip_ray.tuning.study_folder import FINISHED, OBJECTIVE, StudyFolder
 
@@ -51,14 +53,18 @@ class RememberingASHA(AsyncHyperBandScheduler):
     def _recall(self, trial: Any, name: str) -> None:
         """Pass on an earlier trial's epochs; what is said of them was said then."""
         super().on_trial_add(None, trial)
-        self._trial_info[trial.trial_id] = self._bracket_of(name)
+        assign_bracket(self, trial.trial_id, lambda rungs: _bracket_of(name, rungs))
         for epoch in self._earlier.get(name, []):
             super().on_trial_result(None, trial, epoch)
 
-    def _bracket_of(self, name: str) -> Any:
-        """The bracket of a trial, the same in every process: drawn by its name, a longer one more often."""
-        weights = [math.exp(len(bracket._rungs)) for bracket in self._brackets]
-        return random.Random(name).choices(self._brackets, weights)[0]
+
+def _bracket_of(name: str, rungs: Sequence[int]) -> int:
+    """Return the index of a trial's bracket, the same in every process.
+
+    Ray draws it with probability proportional to exp(number of rungs). The same draw seeded by the trial's
+    name gives a resumed trial its old bracket.
+    """
+    return random.Random(name).choices(range(len(rungs)), [math.exp(count) for count in rungs])[0]
 
 
 def _num_brackets(space: SearchSpace, max_epochs: int) -> int:

@@ -20,6 +20,7 @@ import ray
 from ray import tune
 
 from evclip_ray.artifacts import write_json
+from evclip_ray.ray_internals import HEAD_RESOURCE
 from evclip_ray.training.datamodule import Progress, check_space, plan_videos
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.resources import ResourceRequest, trial_slots
@@ -291,4 +292,4 @@ def _bundle(request: ResourceRequest) -> Any:
     if request.workers == 1:
         return request.resources
     # The driver of a group of workers takes no CPU, or drivers would starve their own workers.
-    return {"CPU": 0, "node:__internal_head__": 0.001}
+    return {"CPU": 0, HEAD_RESOURCE: 0.001}

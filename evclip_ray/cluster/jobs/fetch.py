@@ -11,6 +11,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from evclip_ray.cluster.connection import joined
 from evclip_ray.config import ConfigError
+from evclip_ray.ray_internals import HEAD_RESOURCE
 
 _CHUNK = 8 * 2**20
 
@@ -40,9 +41,7 @@ def fetch(source: Path, out: Path, *, through: str) -> str:
 
 
 def _through_the_head(source: Path, inside: Path, archive: Path) -> None:
-    head = next(
-        node for node in ray.nodes() if node["Alive"] and "node:__internal_head__" in node["Resources"]
-    )
+    head = next(node for node in ray.nodes() if node["Alive"] and HEAD_RESOURCE in node["Resources"])
     pinned = NodeAffinitySchedulingStrategy(head["NodeID"], soft=False)
     sender = _make_sender().options(num_cpus=0, scheduling_strategy=pinned).remote()
     size = ray.get(sender.pack.remote(str(source)))

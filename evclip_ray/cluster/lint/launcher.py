@@ -5,17 +5,14 @@ import functools
 import io
 import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
-
-import ray.autoscaler
-from ray.autoscaler._private.util import prepare_config, validate_config
 
 from evclip_ray.cluster.lint import launcher_commands, launcher_nodes
 from evclip_ray.cluster.lint.needs import Needs
 from evclip_ray.cluster.lint.problems import Document, Problem
 from evclip_ray.cluster.lint.schema import schema_problems
 from evclip_ray.config import nearest
+from evclip_ray.ray_internals import check_launcher_config, launcher_schema
 
 _PROVIDERS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     # type: required keys, further keys that its code reads.
@@ -48,8 +45,7 @@ def launcher_problems(document: Document, needs: Needs) -> Iterator[Problem]:
 
 @functools.cache
 def _schema() -> dict[str, Any]:
-    path = Path(ray.autoscaler.__file__).with_name("ray-schema.json")
-    return dict(json.loads(path.read_text(encoding="utf-8")))
+    return dict(json.loads(launcher_schema().read_text(encoding="utf-8")))
 
 
 def _of_schema(document: Document) -> Iterator[Problem]:
@@ -87,7 +83,7 @@ def _of_ray(document: Document) -> Iterator[Problem]:
     try:
         # It prints what it thinks, whatever it returns.
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            validate_config(prepare_config(json.loads(json.dumps(document.data))))
+            check_launcher_config(json.loads(json.dumps(document.data)))
     except (ValueError, TypeError, RuntimeError, SystemExit) as error:
         told = " ".join(str(error).split())
         yield document.problem((), f"Ray's launcher refuses the file: {told}")

@@ -1,0 +1,124 @@
+"""The names of Ray that are not public, each behind one function.
+
+A new Ray version may move or change any of them without notice. `tests/test_ray_internals.py` has one test
+per function, so that an upgrade fails there, by name, and not in the middle of a study. No other file of the
+package imports a private name of Ray (`tests/test_architecture.py`).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+HEAD_RESOURCE = "node:__internal_head__"
+"""Resource that only the head node of a cluster has, with the amount 1."""
+
+
+def bootstrap_address() -> str | None:
+    """Return HOST:PORT of the cluster that `ray start` began on this machine, None without one.
+
+    `ray.init("auto")` would also join a private Ray of another user that it finds among the processes.
+    """
+    from ray._private import services
+
+    address = services.find_bootstrap_address(None)
+    return None if address is None else str(address)
+
+
+def canonical_address(address: str) -> str:
+    """Return an address as HOST:PORT with the host resolved.
+
+    Raises:
+        ValueError: the address has another form.
+        OSError: the host is unknown.
+    """
+    from ray._private import services
+
+    return str(services.canonicalize_bootstrap_address(address))
+
+
+def auth_headers() -> dict[str, str]:
+    """Return the HTTP headers that authenticate to a cluster, empty without authentication.
+
+    A token in the home folder counts, as in `ray.init`, unless RAY_AUTH_MODE says otherwise.
+
+    Raises:
+        ray.exceptions.AuthenticationError: RAY_AUTH_MODE is `token` and there is no token.
+    """
+    from ray._private.authentication import authentication_token_setup, http_token_authentication
+
+    authentication_token_setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    return dict(http_token_authentication.get_auth_headers_if_auth_enabled({}))
+
+
+def free_resources() -> Mapping[str, Mapping[str, float]]:
+    """Return the free resources of every node by its id; `ray.available_resources` returns their sum."""
+    from ray._private.state import available_resources_per_node
+
+    return available_resources_per_node()
+
+
+def store_value(key: str, value: str | None, *, namespace: str) -> None:
+    """Write a value to the cluster's key-value store, or delete the key if `value` is None."""
+    from ray.experimental import internal_kv
+
+    if value is None:
+        internal_kv._internal_kv_del(key, namespace=namespace)
+    else:
+        internal_kv._internal_kv_put(key, value, namespace=namespace)
+
+
+def stored_value(key: str, *, namespace: str) -> str | None:
+    """Return a value of the cluster's key-value store, None for an unknown key."""
+    from ray.experimental import internal_kv
+
+    value = internal_kv._internal_kv_get(key, namespace=namespace)
+    return None if value is None else bytes(value).decode()
+
+
+def propagate_to_workers(variable: str) -> None:
+    """Copy an environment variable of this process to the processes of later Ray Train groups."""
+    from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
+
+    ENV_VARS_TO_PROPAGATE.add(variable)
+
+
+def cancel_reservation(requester: str) -> None:
+    """Release the resources that a Ray Train group reserved.
+
+    Args:
+        requester: The name that the group reserved them under, `train-RUN_ID`.
+    """
+    from ray.train.v2._internal.execution.scaling_policy import autoscaling_coordinator_client
+
+    autoscaling_coordinator_client.TrainAutoscalingCoordinatorClient(requester).cancel_resource_request()
+
+
+def launcher_schema() -> Path:
+    """Return the JSON schema of the files of `ray up`."""
+    import ray.autoscaler
+
+    return Path(ray.autoscaler.__file__).with_name("ray-schema.json")
+
+
+def check_launcher_config(config: dict[str, Any]) -> None:
+    """Validate a file of `ray up` as far as Ray does before its first call to a cloud.
+
+    Raises:
+        jsonschema.ValidationError: the file does not follow the schema.
+        ValueError, TypeError, RuntimeError, SystemExit: Ray rejects it for another reason.
+    """
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    validate_config(prepare_config(config))
+
+
+def assign_bracket(scheduler: Any, trial_id: str, choose: Callable[[Sequence[int]], int]) -> None:
+    """Put a trial into a bracket of an `AsyncHyperBandScheduler`, which itself draws one at random.
+
+    Args:
+        scheduler: The scheduler, after its `on_trial_add`.
+        trial_id: Tune's id of the trial.
+        choose: Returns the index of the bracket, given the number of rungs of each.
+    """
+    brackets = scheduler._brackets
+    scheduler._trial_info[trial_id] = brackets[choose([len(bracket._rungs) for bracket in brackets])]

@@ -1,0 +1,133 @@
+"""One test per private name of Ray: a failure here means that a Ray upgrade moved or changed that name."""
+
+import json
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import ray
+from ray.tune.schedulers import AsyncHyperBandScheduler
+
+from evclip_ray import ray_internals
+
+LAUNCHER = {
+    "cluster_name": "small",
+    "provider": {"type": "local", "head_ip": "10.0.0.1", "worker_ips": []},
+    "auth": {"ssh_user": "user"},
+}
+
+
+def call(function, *args, **kwargs):
+    """Call a function of `ray_internals`; report a moved name as such."""
+    try:
+        return function(*args, **kwargs)
+    except (ImportError, AttributeError, TypeError) as error:
+        pytest.fail(
+            f"Ray {ray.__version__} moved or changed a private name; adapt "
+            f"`{function.__name__}` in evclip_ray/ray_internals.py: {type(error).__name__}: {error}"
+        )
+
+
+def test_head_resource(local_ray):
+    assert [node["Resources"].get(ray_internals.HEAD_RESOURCE) for node in ray.nodes()] == [1.0]
+
+
+def test_bootstrap_address(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    assert call(ray_internals.bootstrap_address) is None
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").write_text("10.0.0.1:6379\n")
+    assert call(ray_internals.bootstrap_address) == "10.0.0.1:6379"
+
+
+def test_canonical_address():
+    host, _, port = call(ray_internals.canonical_address, "localhost:6379").rpartition(":")
+    assert (host.replace(".", "").isdigit(), port) == (True, "6379")
+    with pytest.raises(ValueError, match="no-port"):
+        call(ray_internals.canonical_address, "no-port")
+
+
+@pytest.mark.parametrize(
+    ("mode", "headers"), [("token", {"authorization": f"Bearer {'a' * 32}"}), ("disabled", {})]
+)
+def test_auth_headers(mode, headers):
+    code = (
+        "import json; from evclip_ray import ray_internals; print(json.dumps(ray_internals.auth_headers()))"
+    )
+    environment = {**os.environ, "RAY_AUTH_MODE": mode, "RAY_AUTH_TOKEN": "a" * 32}
+    ended = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(ended.stdout) == headers
+
+
+def test_free_resources(local_ray):
+    free = call(ray_internals.free_resources)
+    assert [node["CPU"] for node in free.values()] == [2.0]
+    assert list(free) == [node["NodeID"] for node in ray.nodes()]
+
+
+def test_stored_value(local_ray):
+    call(ray_internals.store_value, "key", "value", namespace="one")
+    assert call(ray_internals.stored_value, "key", namespace="one") == "value"
+    assert call(ray_internals.stored_value, "key", namespace="two") is None
+    call(ray_internals.store_value, "key", None, namespace="one")
+    assert call(ray_internals.stored_value, "key", namespace="one") is None
+
+
+def test_propagate_to_workers(monkeypatch):
+    from ray.train.v2._internal import constants
+
+    monkeypatch.setattr(constants, "ENV_VARS_TO_PROPAGATE", set(constants.ENV_VARS_TO_PROPAGATE))
+    call(ray_internals.propagate_to_workers, "NAME_OF_OURS")
+    monkeypatch.setenv("NAME_OF_OURS", "1")
+    assert constants.get_env_vars_to_propagate()["NAME_OF_OURS"] == "1"
+
+
+def test_cancel_reservation(local_ray):
+    from ray.train import ScalingConfig
+    from ray.train.v2._internal.execution.scaling_policy import autoscaling_coordinator_client
+
+    def reserved():
+        return ray.get(client._autoscaling_coordinator.get_reserved_resources.remote("train-gone"))
+
+    client = autoscaling_coordinator_client.TrainAutoscalingCoordinatorClient("train-gone")
+    client.send_resource_request(ScalingConfig(num_workers=1), 1)
+    assert reserved()
+    call(ray_internals.cancel_reservation, "train-gone")
+    assert not reserved()
+
+
+def test_launcher_schema():
+    schema = json.loads(call(ray_internals.launcher_schema).read_text())
+    assert "cluster_name" in schema["properties"]
+
+
+def test_check_launcher_config():
+    from jsonschema import ValidationError
+
+    call(ray_internals.check_launcher_config, LAUNCHER)
+    with pytest.raises(ValidationError, match="no_such_key"):
+        call(ray_internals.check_launcher_config, {**LAUNCHER, "no_such_key": 1})
+
+
+def test_assign_bracket():
+    scheduler = AsyncHyperBandScheduler(
+        time_attr="epoch", metric="score", mode="max", max_t=9, grace_period=1, reduction_factor=3, brackets=2
+    )
+    given = []
+
+    def choose_last(rungs):
+        given.append(list(rungs))
+        return 1
+
+    for number in range(6):
+        trial = SimpleNamespace(trial_id=str(number))
+        scheduler.on_trial_add(None, trial)
+        call(ray_internals.assign_bracket, scheduler, trial.trial_id, choose_last)
+        action = scheduler.on_trial_result(None, trial, {"epoch": 1, "score": -number})
+        assert action == scheduler.CONTINUE, "the second bracket stops no trial in the first epoch"
+    assert given == [[3, 2]] * 6
