@@ -126,7 +126,7 @@ def _show_scores(scored: "ScoredCheckpoint") -> None:
     for name, scores in scored.sets.items():
         print_random_weights(scores.weights)
         if scores.leaking_rows:
-            console.print(f"LEAKS: {scores.leaking_rows} videos were trained on; these numbers are too high")
+            console.print(f"LEAKS affect {scores.leaking_rows} videos: these numbers are too high")
         if len(scored.sets) > 1:
             console.print(f"{name}: {len(scores.classes)} classes")
         for method, numbers in reversed(scores.numbers.items()):
@@ -161,6 +161,9 @@ def _show_means(result: "api.Evaluation", interval: str, folder: Path) -> None:
     differing = differing_settings([scored.checkpoint for scored in result.checkpoints])
     if differing:
         console.print(
-            f"these runs differ in more than their seed: {', '.join(differing)}", soft_wrap=True, markup=False
+            "these checkpoints are not runs of one experiment that differ in their seed: "
+            f"{', '.join(differing)}",
+            soft_wrap=True,
+            markup=False,
         )
     console.print(f"means: {folder / 'means.csv'}", soft_wrap=True, markup=False)

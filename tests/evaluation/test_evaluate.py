@@ -182,7 +182,7 @@ def test_numbers_of_a_leaky_protocol_are_marked(checkpoint, evaluate, tmp_path, 
     given = ("--data", path, "--root", tiny_manifest.parent)
     assert "in more than one split" in evaluate(checkpoint, *given, fails=True)
     output = evaluate(checkpoint, *given, "--set", "data.allow_leaks=true")
-    assert "LEAKS reach" in output
+    assert "LEAKS affect" in output
     assert json.loads((tmp_path / "out" / "ledger.json").read_text())["counts"]["leaking_rows"] > 1
 
 
