@@ -15,8 +15,8 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from evclip_ray import __version__
 from evclip_ray.config import ConfigError
+from evclip_ray.version import __version__
 
 _SECONDS = 120
 _WORD = ".evclip-ray-storage-check-"

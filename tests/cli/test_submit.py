@@ -4,7 +4,7 @@ import pytest
 from click.testing import CliRunner
 
 from evclip_ray.cli import main
-from evclip_ray.cli.options import without_address
+from evclip_ray.cli.remote import without_address
 
 
 @pytest.fixture
