@@ -1,7 +1,8 @@
-"""From a folder to a report: what is there is read, what models must say is computed once and kept.
+"""Building of a report from a folder of results.
 
-Everything that is computed goes to the folder of CSV files beside the report, where the next report of the
-same checkpoint finds it; by default that is in the study's own folder.
+Existing results are read. Predictions and masks of the best trial are computed once and stored in the folder
+of CSV files next to the report, where the next report of the same checkpoint finds them. By default that is
+in the study's own folder.
 """
 
 import dataclasses
@@ -9,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evclip_ray.artifacts import LEDGER, read_json
-from evclip_ray.evaluation.mask_views import save_best_masks, add_masks
+from evclip_ray.evaluation.mask_views import add_masks, save_best_masks
 from evclip_ray.reports.document import Report
 from evclip_ray.reports.render.write import check_writable, data_folder
 from evclip_ray.reports.sections.domain_shift import shift_section
@@ -24,7 +25,7 @@ BEST = "best-val"
 
 @dataclasses.dataclass(frozen=True)
 class Composed:
-    """A report, where it is to go, and what could not be had."""
+    """Report, its file, and notes on missing parts."""
 
     report: Report
     out: Path
@@ -32,70 +33,87 @@ class Composed:
 
 
 def compose(
-    results: Path, *, out: Path | None, evaluations: Sequence[Path], shifts: Sequence[Path],
-    videos: int, seed: int, cache: Path,
-) -> Composed:  # fmt: skip
-    """The report of a study or a ladder.
+    results: Path,
+    *,
+    out: Path | None,
+    evaluations: Sequence[Path],
+    shifts: Sequence[Path],
+    videos: int,
+    seed: int,
+    cache: Path,
+) -> Composed:
+    """Build the report of a study or a ladder.
 
-    `out`: the HTML file; `videos`: how many have their masks shown, `seed` draws some of them.
+    Args:
+        results: Folder of the study or the ladder.
+        out: HTML file; by default `report.html` in the folder.
+        evaluations: Folders of evaluations; by default those of the best checkpoint.
+        shifts: Folders written by `evclip-ray shift`.
+        videos: Number of videos with masks.
+        seed: Seed of the random choice among them.
+        cache: Folder of decoded videos.
 
     Raises:
-        ArtifactError: neither a study nor a ladder, or `out` cannot be written to.
+        ArtifactError: The folder is neither a study nor a ladder, or `out` cannot be written.
     """
-    found = open_results(results)
+    study_or_ladder = open_results(results)
     out = out or results / REPORT
     check_writable(out)
-    looked = _Look(data_folder(out), data_folder(results / REPORT), videos=videos, seed=seed, cache=cache)
+    scorer = _BestTrialScorer(
+        data_folder(out), data_folder(results / REPORT), videos=videos, seed=seed, cache=cache
+    )
     more = [shift_section(folder) for folder in shifts]
-    if isinstance(found, Ladder):
-        rungs = {name: looked.at_best(study, name) for name, study in found.rungs.items()}
-        report = ladder_report(found, evaluations=rungs, more=more, notes=looked.notes)
-        return Composed(report, out, looked.notes)
-    sides = looked.at_best(found)
-    sides += [side for folder in evaluations or _beside(found) for side in looked.at(folder)]
-    report = study_report(found, evaluations=sides, more=more, notes=looked.notes)
-    return Composed(report, out, looked.notes)
+    if isinstance(study_or_ladder, Ladder):
+        by_step = {name: scorer.best_of(study, name) for name, study in study_or_ladder.rungs.items()}
+        report = ladder_report(study_or_ladder, evaluations=by_step, more=more, notes=scorer.notes)
+        return Composed(report, out, scorer.notes)
+    eval_sets = scorer.best_of(study_or_ladder)
+    for folder in evaluations or _evaluations_of(study_or_ladder):
+        eval_sets += scorer.existing(folder)
+    report = study_report(study_or_ladder, evaluations=eval_sets, more=more, notes=scorer.notes)
+    return Composed(report, out, scorer.notes)
 
 
-def _beside(study: Study) -> list[Path]:
-    """Evaluations of the best checkpoint that `evaluate` wrote beside it."""
+def _evaluations_of(study: Study) -> list[Path]:
+    """Return the evaluations of the best checkpoint that `evaluate` wrote next to it."""
     ledgers = [*study.root.glob(f"best-*/{LEDGER}"), *study.root.glob(f"best-*/*/{LEDGER}")]
     of_evaluations = [path for path in ledgers if read_json(path).get("stage") == "evaluation"]
     return sorted({study.root / path.relative_to(study.root).parts[0] for path in of_evaluations})
 
 
-class _Look:
-    """Evaluations with their masks, computed into `folder` unless they are there; `notes` say what failed.
+class _BestTrialScorer:
+    """Evaluations with masks, computed into `folder` unless they exist. `notes` collects failures.
 
-    `kept`: where the reports that are written to the usual place keep theirs.
+    `default_folder` is the folder of reports at the default location, which may contain them already.
     """
 
-    def __init__(self, folder: Path, kept: Path, *, videos: int, seed: int, cache: Path) -> None:
-        self.folder, self.kept, self.videos, self.seed, self.cache = folder, kept, videos, seed, cache
+    def __init__(self, folder: Path, default_folder: Path, *, videos: int, seed: int, cache: Path) -> None:
+        self.folder, self.default_folder = folder, default_folder
+        self.videos, self.seed, self.cache = videos, seed, cache
         self.notes: list[str] = []
 
-    def at_best(self, study: Study, rung: str = "") -> list[Evaluation]:
-        """The best trial on its validation videos; `rung`: whose study it is, if it is one's."""
+    def best_of(self, study: Study, step: str = "") -> list[Evaluation]:
+        """Evaluate the best trial on its validation videos. `step` names the step of a ladder."""
         if study.best is None:
             return []
-        name = f"{BEST}-{anchor(rung)}" if rung else BEST
+        name = f"{BEST}-{anchor(step)}" if step else BEST
         out = self.folder / name
         try:
             save_best_masks(study.root, out, most=self.videos, seed=self.seed)
         except (ValueError, OSError) as problem:
-            saved = [path for path in (out, self.kept / name) if path.is_dir()]
-            shown = "what was saved of it is shown" if saved else "nothing was saved of it"
-            what = f"The best trial of {rung}" if rung else "The best trial"
-            self.notes.append(f"{what} was not scored again on its validation videos, {shown}: {problem}")
-            return Evaluation.load_all(saved[0], rung) if saved else []
-        return Evaluation.load_all(out, rung)
+            saved = [path for path in (out, self.default_folder / name) if path.is_dir()]
+            fallback = "an earlier result is shown" if saved else "there is no earlier result"
+            trial = f"The best trial of {step}" if step else "The best trial"
+            self.notes.append(f"{trial} could not be scored on its validation videos; {fallback}: {problem}")
+            return Evaluation.load_all(saved[0], step) if saved else []
+        return Evaluation.load_all(out, step)
 
-    def at(self, folder: Path) -> list[Evaluation]:
-        """An evaluation that was made before."""
-        sides = Evaluation.load_all(folder)
-        for side in sides:
+    def existing(self, folder: Path) -> list[Evaluation]:
+        """Load an existing evaluation and add masks to it."""
+        eval_sets = Evaluation.load_all(folder)
+        for eval_set in eval_sets:
             try:
-                add_masks(side.root, cache=self.cache, most=self.videos, seed=self.seed)
+                add_masks(eval_set.root, cache=self.cache, most=self.videos, seed=self.seed)
             except (ValueError, OSError) as problem:
                 self.notes.append(f"No masks of {folder.name}: {problem}")
-        return sides
+        return eval_sets

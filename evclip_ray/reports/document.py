@@ -1,6 +1,6 @@
-"""What a report holds before anything is drawn: sections of tables, charts and pictures.
+"""Content of a report before rendering: sections of tables, charts and pictures.
 
-The HTML, the Markdown and the CSV files are three ways to write the same document down. Every block names the
+The HTML, the Markdown and the CSV files are three renderings of the same document. Every block names the
 files that its numbers come from.
 """
 
@@ -22,74 +22,88 @@ Drawing = altair.Chart | altair.LayerChart | altair.FacetChart
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Rows for people. `frame`: whole, as the CSV file has it.
+    """Table of a report.
 
-    `view`: what is set out, row by row of `frame`, under headings to read; by default all of it. `shown`: as
-    many rows are set out; the rest are behind a fold.
+    Attributes:
+        name: Name of the CSV file, without its suffix.
+        title: Heading.
+        data: All rows and columns, as in the CSV file.
+        caption: Text above the table.
+        sources: Files that the numbers come from.
+        view: Columns to display, row by row of `data`, under readable headings; by default all of them.
+        num_shown: Number of rows that are displayed. The others are in a fold.
     """
 
     name: str
     title: str
-    frame: pd.DataFrame
-    says: str = ""
+    data: pd.DataFrame
+    caption: str = ""
     sources: Sequence[str] = ()
     view: pd.DataFrame | None = None
-    shown: int = 20
+    num_shown: int = 20
 
     @property
     def head(self) -> pd.DataFrame:
-        """The rows that are set out, under their headings."""
+        """Displayed rows under their headings."""
         if self.view is not None:
-            return self.view.head(self.shown)
-        return self.frame.head(self.shown).rename(columns=lambda name: str(name).replace("_", " "))
+            return self.view.head(self.num_shown)
+        return self.data.head(self.num_shown).rename(columns=lambda name: str(name).replace("_", " "))
 
     @property
     def is_folded(self) -> bool:
-        """Whether there is more than what is set out."""
-        return len(self.frame) > self.shown or self.view is not None
+        """Whether the fold contains more than the displayed rows and columns."""
+        return len(self.data) > self.num_shown or self.view is not None
 
 
 @dataclasses.dataclass(frozen=True)
 class Chart:
-    """A chart and the frames that it draws, under the names that its specification reads them by.
+    """Chart of a report, and the tables that it draws.
 
-    `draws`: a Vega-Lite specification without data; `says`: how to read it, in a sentence; the first frame is
-    the table behind the chart. `width`, `height`: in pixels; below that width the chart scrolls by itself.
-    `reads`: the name that the specification has for a frame, where it is another.
+    Attributes:
+        name: Name of the chart.
+        title: Heading.
+        drawing: Vega-Lite specification without data.
+        data: Tables by name. The first one is offered as the numbers of the chart.
+        caption: How to read the chart, in a sentence.
+        sources: Files that the numbers come from.
+        small: Whether several charts fit next to each other.
+        height: Height in pixels.
+        width: Width in pixels below which the chart scrolls.
+        data_names: Names of the tables in the specification, where they differ from those of `data`.
     """
 
     name: str
     title: str
-    draws: Drawing
+    drawing: Drawing
     data: Mapping[str, pd.DataFrame]
-    says: str = ""
+    caption: str = ""
     sources: Sequence[str] = ()
     small: bool = False
     height: int = 300
     width: int = 0
-    reads: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    data_names: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def renamed(self, prefix: str) -> "Chart":
-        """The same chart under a name of its own, its frames too."""
-        data = {prefix + name: frame for name, frame in self.data.items()}
-        reads = {prefix + name: name for name in self.data}
-        return dataclasses.replace(self, name=prefix + self.name, data=data, reads=reads)
+        """Return the chart with a prefix before its name and the names of its tables."""
+        data = {prefix + name: table for name, table in self.data.items()}
+        data_names = {prefix + name: name for name in self.data}
+        return dataclasses.replace(self, name=prefix + self.name, data=data, data_names=data_names)
 
     def spec(self) -> dict[str, Any]:
-        """The specification, for a page that holds the data once."""
-        return dict(self.draws.to_dict(validate=False))
+        """Return the specification without data, for a page that contains the data once."""
+        return dict(self.drawing.to_dict(validate=False))
 
     def altair(self) -> Drawing:
-        """The chart with its data, for a notebook."""
-        data = {self.reads.get(name, name): records(frame) for name, frame in self.data.items()}
-        chart = self.draws.copy()
+        """Return the chart with its data, for a notebook."""
+        data = {self.data_names.get(name, name): records(table) for name, table in self.data.items()}
+        chart = self.drawing.copy()
         chart["datasets"], chart["title"] = data, self.title
         return chart
 
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """Images of one thing: `images`, by caption, are data URIs; `facts`: lines of text."""
+    """Images of one object as data URIs, by caption, with lines of text (`facts`)."""
 
     title: str
     facts: Sequence[str]
@@ -98,19 +112,19 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class Pictures:
-    """Pictures under each other; `plots`: each fills its place, rather than scrolling by itself."""
+    """Pictures below each other. With `plots` each one is scaled to the width instead of scrolling."""
 
     name: str
     title: str
     items: Sequence[Picture]
-    says: str = ""
+    caption: str = ""
     sources: Sequence[str] = ()
     plots: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Note:
-    """Why something is not there, or what must not be overlooked (`loud`)."""
+    """Remark, such as the reason why something is missing. A `loud` one is highlighted."""
 
     text: str
     loud: bool = False
@@ -121,7 +135,7 @@ Block = Table | Chart | Pictures | Note
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """Blocks under a heading; `name` is its anchor; `brief`: the conditions of its numbers, if its own."""
+    """Blocks under a heading. `name` is the anchor, `brief` the conditions if they are not the report's."""
 
     name: str
     title: str
@@ -131,9 +145,16 @@ class Section:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """The whole. `facts`: what to see first, by heading.
+    """Whole report.
 
-    `conditions`: under which the numbers were measured, `brief` in a line.
+    Attributes:
+        title: Heading.
+        subtitle: Line below the heading.
+        facts: Most important results, by heading.
+        conditions: Conditions of the numbers.
+        brief: The conditions in one line.
+        sections: Sections in order.
+        warnings: Warnings at the top.
     """
 
     title: str
@@ -145,12 +166,12 @@ class Report:
     warnings: Sequence[str] = ()
 
     def blocks(self, kind: type[Any]) -> list[Any]:
-        """Every block of a kind, in order."""
+        """Return all blocks of a kind, in order."""
         return [block for section in self.sections for block in section.blocks if isinstance(block, kind)]
 
 
 def plain(value: Any) -> Any:
-    """A cell as JSON knows it: fractions to 5 significant digits, None for what is not a number."""
+    """Convert a cell to a JSON value: fractions with 5 significant digits, None for missing values."""
     if value is None or value is pd.NA or value is pd.NaT:
         return None
     if hasattr(value, "item"):
@@ -162,19 +183,19 @@ def plain(value: Any) -> Any:
     return value if isinstance(value, bool | int | str) else json.dumps(value, default=str)
 
 
-def cells(frame: pd.DataFrame) -> list[list[Any]]:
-    """The rows of a frame, each cell `plain`."""
-    columns = [[plain(value) for value in frame[name]] for name in frame]
+def cells(table: pd.DataFrame) -> list[list[Any]]:
+    """Return the rows of a table, with each cell converted by `plain`."""
+    columns = [[plain(value) for value in table[name]] for name in table]
     return [list(row) for row in zip(*columns, strict=True)]
 
 
-def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows of a frame as mappings, each cell `plain`."""
-    return [dict(zip(frame.columns, row, strict=True)) for row in cells(frame)]
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows of a table as mappings, with each cell converted by `plain`."""
+    return [dict(zip(table.columns, row, strict=True)) for row in cells(table)]
 
 
 def shown(value: Any) -> str:
-    """A cell for people: three significant digits, a dash for nothing."""
+    """Format a cell for display: three significant digits, a dash for a missing value."""
     value = plain(value)
     if value is None or value == "":
         return "–"

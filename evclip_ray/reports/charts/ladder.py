@@ -14,7 +14,7 @@ _TABLE, _FITS = "ladder.csv", "fits.json"
 
 def ladder_charts(ladder: Ladder) -> list[Chart]:
     """Every chart that the rungs so far allow; none of a ladder without a scored rung."""
-    if ladder_data.scored_rungs(ladder).empty:
+    if ladder_data.scored_steps(ladder).empty:
         return []
     charts = [_over_cost(ladder, cost) for cost in ladder_data.costs_that_differ(ladder)]
     charts += [
@@ -196,7 +196,9 @@ def _transfer(ladder: Ladder, path: str) -> Chart:
         for found in ladder.fits.get("transfer", {}).get("slopes", [])
     )
     scale = alt.Scale(type="log", nice=False, padding=12) if is_log else alt.Scale(zero=False)
-    y = alt.Y("best:Q", title=brief_path(path) + " (log scale)" * is_log, scale=scale, axis=alt.Axis(format="~g"))
+    y = alt.Y(
+        "best:Q", title=brief_path(path) + " (log scale)" * is_log, scale=scale, axis=alt.Axis(format="~g")
+    )
     points = base.mark_point(style="after", size=80, filled=True, opacity=1).encode(y=y, tooltip=said)
     reach = base.mark_rule(style="after", strokeWidth=2, opacity=0.5).encode(y=alt.Y("low:Q"), y2="high:Q")
     return Chart(

@@ -23,7 +23,7 @@ FRONTS = {
 _SCORE = ["rung", "val_top1", "val_top1_low", "val_top1_high", "zero_shot_top1", "val_videos", "trials"]
 
 
-def scored_rungs(ladder: Ladder) -> pd.DataFrame:
+def scored_steps(ladder: Ladder) -> pd.DataFrame:
     """The rows of ladder.csv that have a score, with their place `step` on the ladder."""
     frame = ladder.table("ladder")
     if frame.empty or "val_top1" not in frame:
@@ -34,7 +34,7 @@ def scored_rungs(ladder: Ladder) -> pd.DataFrame:
 
 def over_cost(ladder: Ladder, cost: str) -> pd.DataFrame:
     """The scored rungs at one kind of cost, the cheapest first; empty where none has it."""
-    frame = scored_rungs(ladder)
+    frame = scored_steps(ladder)
     if cost not in frame:
         return pd.DataFrame(columns=[*_SCORE, "cost"])
     frame = frame.assign(cost=pd.to_numeric(frame[cost], errors="coerce"))

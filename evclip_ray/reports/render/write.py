@@ -1,4 +1,4 @@
-"""A report written down: one HTML file, and beside it the same as Markdown and as CSV files."""
+"""Writing of a report as HTML, Markdown and CSV files."""
 
 import dataclasses
 import datetime
@@ -15,27 +15,33 @@ from evclip_ray.reports.sections.sources import Sources
 
 
 def write_report(report: Report, out: Path, *, root: Path) -> list[Path]:
-    """Write `out` (HTML), the same name with .md, and a folder of CSV files; what was written.
+    """Write the HTML file, a Markdown file of the same name, and a folder of CSV files.
 
-    `root`: the folder that the sources of the report's blocks are relative to.
+    Args:
+        report: Content.
+        out: HTML file.
+        root: Folder that the sources of the blocks are relative to.
+
+    Returns:
+        The written files.
 
     Raises:
-        ArtifactError: the place cannot be written to.
+        ArtifactError: The location cannot be written to.
     """
     check_writable(out)
     report = _traced(report, Sources(root))
     folder, notes = data_folder(out), out.with_suffix(".md")
     written = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
-    tables = [*_frames(report)]
-    for name, frame, brief in tables:
-        _write_frame(folder / f"{name}.csv", frame, brief)
+    tables = [*_tables(report)]
+    for name, table, brief in tables:
+        _write_table(folder / f"{name}.csv", table, brief)
     write_text(notes, render_markdown(report, folder=folder.name, written=written))
     write_text(out, render_html(report, folder=folder.name, written=written))
     return [out, notes, *(folder / f"{name}.csv" for name, _, _ in tables)]
 
 
 def data_folder(out: Path) -> Path:
-    """Where the files beside a report go."""
+    """Return the folder of the CSV files of a report."""
     return out.with_suffix("")
 
 
@@ -59,7 +65,7 @@ def check_writable(out: Path) -> None:
 
 
 def render_markdown(report: Report, *, folder: str, written: str) -> str:
-    """The report without its charts, whose numbers are in the CSV files."""
+    """Return the report as Markdown. Charts are replaced by links to their CSV files."""
     parts = [f"# {report.title}", report.subtitle]
     parts += [f"**{warning}**" for warning in report.warnings]
     parts += ["\n".join(f"- {heading}: {_escaped(value)}" for heading, value in report.facts.items())]
@@ -78,57 +84,57 @@ def _markdown(block: Block, brief: str, folder: str) -> str:
         return f"**{_escaped(block.text)}**" if block.loud else _escaped(block.text)
     foot = f"<sub>{_escaped(brief)} Source: {_escaped('; '.join(block.sources))}</sub>"
     head = f"### {_escaped(block.title)}"
-    says = [_escaped(block.says)] if block.says else []
+    caption = [_escaped(block.caption)] if block.caption else []
     if isinstance(block, Pictures):
         lines = [f"- {_escaped(item.title)}: {_escaped('; '.join(item.facts))}" for item in block.items]
-        return "\n\n".join([head, *says, "\n".join(lines), foot])
+        return "\n\n".join([head, *caption, "\n".join(lines), foot])
     if isinstance(block, Chart):
         files = ", ".join(f"[{name}.csv]({folder}/{name}.csv)" for name in block.data)
-        return "\n\n".join([head, *says, f"Numbers: {files}", foot])
-    rest = f"All {len(block.frame)} rows: [{block.name}.csv]({folder}/{block.name}.csv)"
-    return "\n\n".join([head, *says, _grid(block.head), rest, foot])
+        return "\n\n".join([head, *caption, f"Numbers: {files}", foot])
+    rest = f"All {len(block.data)} rows: [{block.name}.csv]({folder}/{block.name}.csv)"
+    return "\n\n".join([head, *caption, _grid(block.head), rest, foot])
 
 
-def _grid(frame: pd.DataFrame) -> str:
+def _grid(table: pd.DataFrame) -> str:
     lines = [
-        "| " + " | ".join(_escaped(str(name)) for name in frame) + " |",
-        "|" + " --- |" * len(frame.columns),
+        "| " + " | ".join(_escaped(str(name)) for name in table) + " |",
+        "|" + " --- |" * len(table.columns),
     ]
-    for row in frame.itertuples(index=False, name=None):
+    for row in table.itertuples(index=False, name=None):
         lines.append("| " + " | ".join(_escaped(shown(cell)) for cell in row) + " |")
     return "\n".join(lines)
 
 
 def _escaped(text: str) -> str:
-    """Text that Markdown shows as it is: no HTML, no new cell, no new line."""
+    """Escape text for Markdown, so that it cannot add HTML, a cell or a line."""
     plain = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return plain.replace("|", "\\|").replace("\n", " ")
 
 
-def _frames(report: Report) -> Iterable[tuple[str, pd.DataFrame, str]]:
-    """Every frame once: its name, itself, and its conditions in a line."""
-    yield report.conditions.name, report.conditions.frame, ""
-    seen = set()
+def _tables(report: Report) -> Iterable[tuple[str, pd.DataFrame, str]]:
+    """Yield each table once: its name, its content, and its conditions in a line."""
+    yield report.conditions.name, report.conditions.data, ""
+    written = set()
     for section in report.sections:
         for block in section.blocks:
-            frames = {block.name: block.frame} if isinstance(block, Table) else getattr(block, "data", {})
-            for name, frame in frames.items():
-                if name not in seen:
-                    seen.add(name)
-                    yield name, frame, section.brief or report.brief
+            tables = {block.name: block.data} if isinstance(block, Table) else getattr(block, "data", {})
+            for name, table in tables.items():
+                if name not in written:
+                    written.add(name)
+                    yield name, table, section.brief or report.brief
 
 
-def _write_frame(path: Path, frame: pd.DataFrame, conditions: str) -> None:
-    """Each row says under which conditions its numbers were measured."""
+def _write_table(path: Path, table: pd.DataFrame, conditions: str) -> None:
+    """Write a table as CSV, with the conditions of its numbers in every row."""
     if not conditions:
-        write_csv(path, list(frame.columns), frame.itertuples(index=False, name=None))
+        write_csv(path, list(table.columns), table.itertuples(index=False, name=None))
         return
-    rows = ([*row, conditions] for row in frame.itertuples(index=False, name=None))
-    write_csv(path, [*(str(name) for name in frame.columns), "conditions"], rows)
+    rows = ([*row, conditions] for row in table.itertuples(index=False, name=None))
+    write_csv(path, [*(str(name) for name in table.columns), "conditions"], rows)
 
 
 def _traced(report: Report, sources: Sources) -> Report:
-    """The same report, its sources with the digests of the files."""
+    """Return the report with the digests of the files in its sources."""
 
     def traced(block: Block) -> Block:
         if isinstance(block, Note):

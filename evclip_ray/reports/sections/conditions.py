@@ -1,30 +1,31 @@
-"""Under which conditions a study's numbers were measured: they stand beside every table and chart."""
+"""Conditions of a study's numbers. They are printed with every table and chart."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
+from evclip_ray.records import random_weights_warning
 from evclip_ray.reports.document import Table
 from evclip_ray.results import Study
 
 _UNKNOWN = "not recorded"
-DIFFERS = "differs by rung"
+DIFFERS = "differs by step"
 
 
 def study_conditions(study: Study) -> dict[str, str]:
-    """Everything that a number depends on, by heading; a searched setting says so."""
+    """Return everything that a number depends on, by heading. Searched settings are marked."""
     setting = _Settings(study)
     record = study.best_record
     provenance = record.get("provenance") or study.ledger.get("provenance", {})
     classes = record.get("classes") or []
-    found = {
+    conditions = {
         "study": f"{study.name}, key {study.ledger.get('key')}",
         "videos": setting("data.manifest") if setting("data.synthetic") == "none" else "synthetic",
         "split": _split(study),
         "protocol": _protocol(setting),
         "seeds": _seeds(study, setting),
-        "views": f"1x1, the middle one, {setting('view.num_frames')} frames by {setting('view.sampling')}",
+        "views": f"1x1, the middle view, {setting('view.num_frames')} frames by {setting('view.sampling')}",
         "classes": f"{len(classes)}: {', '.join(classes)}" if classes else _UNKNOWN,
         "template": setting("method.template"),
         "method": setting("method.name"),
@@ -36,78 +37,73 @@ def study_conditions(study: Study) -> dict[str, str]:
         "measured": str(study.ledger.get("written", _UNKNOWN)),
     }
     if _leaking(study):
-        found["leaks"] = f"{_leaking(study)} rows are in two splits: these numbers are too good"
-    return found
+        conditions["leaks"] = f"{_leaking(study)} rows are in two splits, so these numbers are too high"
+    return conditions
 
 
 def weights(study: Study) -> dict[str, str]:
-    """Where the frozen weights came from: of the best trial, else of the zero-shot baseline."""
+    """Return the origin of the frozen weights of the best trial, or else of the zero-shot baseline."""
     if study.best_record.get("weights"):
         return dict(study.best_record["weights"])
     return {} if study.zero_shot.empty else dict(study.zero_shot["weights"].iloc[0])
 
 
-def conditions_table(found: Mapping[str, str], sources: tuple[str, ...]) -> Table:
-    """The conditions as a table."""
-    frame = pd.DataFrame({"condition": list(found), "value": list(found.values())})
-    return Table("conditions", "Conditions", frame, sources=sources, shown=len(frame))
+def conditions_table(conditions: Mapping[str, str], sources: tuple[str, ...]) -> Table:
+    """Return the conditions as a table."""
+    data = pd.DataFrame({"condition": list(conditions), "value": list(conditions.values())})
+    return Table("conditions", "Conditions", data, sources=sources, num_shown=len(data))
 
 
-def brief_line(found: Mapping[str, str]) -> str:
-    """The conditions in a line, for the foot of a table."""
+def brief_line(conditions: Mapping[str, str]) -> str:
+    """Return the conditions in one line, for the foot of a table."""
     chosen = ("split", "protocol", "seeds", "views", "template", "backbone", "weights", "git revision")
     named = {"git revision": "git", "template": "template", "weights": "weights", "backbone": "backbone"}
-    named |= {name: name for name in chosen if found.get(name) == DIFFERS}
-    return " · ".join(f"{named.get(name, '')} {found[name]}".strip() for name in chosen if name in found)
-
-
-def is_random(found: Mapping[str, str]) -> list[str]:
-    """The parts whose weights, by origin, are random."""
-    return [part for part, origin in found.items() if origin == "random"]
-
-
-def random_warning(found: Mapping[str, str]) -> list[str]:
-    """The line that must not be overlooked, where some weights are random."""
-    parts = is_random(found)
-    return [f"RANDOM WEIGHTS in {' and '.join(parts)}: these numbers say nothing of a trained CLIP"] * bool(
-        parts
+    named |= {name: name for name in chosen if conditions.get(name) == DIFFERS}
+    return " · ".join(
+        f"{named.get(name, '')} {conditions[name]}".strip() for name in chosen if name in conditions
     )
 
 
+def random_warnings(weights: Mapping[str, str]) -> list[str]:
+    """Return the warning about random weights as a list, which is empty if all weights are trained."""
+    warning = random_weights_warning(weights)
+    return [warning] if warning else []
+
+
 class _Settings:
-    """A setting by its dotted path: of the best trial's whole experiment, else of what was fixed."""
+    """Settings of the best trial by dotted path, or else the fixed settings of the study."""
 
     def __init__(self, study: Study) -> None:
         self._tree = study.best_record.get("experiment") or study.ledger.get("inputs", {}).get("fixed", {})
         self._searched = study.searched
 
     def __call__(self, path: str) -> str:
-        """Its value as text; "searched" in front of one that differs from trial to trial."""
+        """Return the value as text. A setting that differs between trials is marked as searched."""
         value: Any = self._tree
         for key in path.split("."):
             value = value.get(key) if isinstance(value, Mapping) else None
         text = "none" if value is None else str(value)
-        return f"{text} (searched; of the best trial)" if path in self._searched else text
+        return f"{text} (best trial; searched)" if path in self._searched else text
 
 
 def _split(study: Study) -> str:
     counts = study.epochs.get("val_videos", pd.Series(dtype=float)).dropna().unique()
-    said = "/".join(str(int(count)) for count in sorted(counts)) or "?"
-    return f"validation split, {said} videos"
+    num_videos = "/".join(str(int(count)) for count in sorted(counts)) or "?"
+    return f"validation split, {num_videos} videos"
 
 
 def _protocol(setting: "_Settings") -> str:
     shots, classes = setting("data.shots"), setting("data.classes")
-    name = "closed set, all training videos" if shots == "none" else f"few-shot, {shots} videos a class"
+    name = "closed set, all training videos" if shots == "none" else f"few-shot, {shots} videos per class"
     return name if classes == "none" else f"{name}, {classes} classes"
 
 
 def _seeds(study: Study, setting: "_Settings") -> str:
     runs = study.trials.get("point_seeds", pd.Series(dtype=int))
     most = int(runs.max()) if len(runs) else 0
-    said = "1 seed a point" if most <= 1 else f"up to {most} seeds a point"
+    per_point = "1 seed per point" if most <= 1 else f"up to {most} seeds per point"
     searcher = study.ledger.get("inputs", {}).get("seed", _UNKNOWN)
-    return f"{said} (run {setting('seed')}, split {setting('data.split_seed')}, searcher {searcher})"
+    return f"{per_point} (run {setting('seed')}, split {setting('data.split_seed')}, searcher {searcher})"
 
 
 def _leaking(study: Study) -> int:
@@ -115,5 +111,5 @@ def _leaking(study: Study) -> int:
     return int(rows.max()) if len(rows) else 0
 
 
-def _pairs(found: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in found.items()) or _UNKNOWN
+def _pairs(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items()) or _UNKNOWN

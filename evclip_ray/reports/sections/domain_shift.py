@@ -1,4 +1,4 @@
-"""The section of a domain shift: the tables and figures that `shift` wrote."""
+"""Section of a domain shift: the tables and figures that `evclip-ray shift` wrote."""
 
 import base64
 from pathlib import Path
@@ -12,10 +12,10 @@ from evclip_ray.reports.sections.sources import Sources
 
 
 def shift_section(folder: Path) -> Section:
-    """What a shift's folder holds.
+    """Return the section of a folder that `evclip-ray shift` wrote.
 
     Raises:
-        ArtifactError: another stage's folder.
+        ArtifactError: The folder belongs to another stage.
     """
     ledger, sources = read_ledger(folder, STAGE), Sources(folder)
     name = folder.resolve().name
@@ -23,9 +23,9 @@ def shift_section(folder: Path) -> Section:
     for table, title in TITLES.items():
         path = folder / f"{table}.csv"
         if path.is_file():
-            frame = pd.read_csv(path, keep_default_na=False, na_values=[""])
+            data = pd.read_csv(path, keep_default_na=False, na_values=[""])
             blocks.append(
-                Table(f"{name}_{table}", title, frame, sources=(f"{name}/{sources.line(path.name)}",))
+                Table(f"{name}_{table}", title, data, sources=(f"{name}/{sources.line(path.name)}",))
             )
     sets = ", ".join(f"{count} videos of {chosen}" for chosen, count in ledger["counts"].items())
     weights = ", ".join(f"{part} {origin}" for part, origin in ledger["weights"].items())

@@ -1,4 +1,4 @@
-"""The report of a study, as a document."""
+"""Report of a study, as a document."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,12 +7,13 @@ import pandas as pd
 
 from evclip_ray.artifacts import LEDGER
 from evclip_ray.formatting import brief_path
+from evclip_ray.records import TrialState
 from evclip_ray.reports.charts.study import TRIALS, study_charts, zero_files
 from evclip_ray.reports.document import Block, Note, Report, Section, Table, shown, with_interval
 from evclip_ray.reports.sections.conditions import (
     brief_line,
     conditions_table,
-    random_warning,
+    random_warnings,
     study_conditions,
     weights,
 )
@@ -20,7 +21,7 @@ from evclip_ray.reports.sections.evaluation import Evaluation, evaluation_sectio
 from evclip_ray.results import Study
 
 _MOST_SETTINGS = 8
-"""Searched settings that the leaderboard sets out; the fold and the CSV have all."""
+"""Number of searched settings that the leaderboard displays. The fold and the CSV file contain all."""
 
 
 def study_report(
@@ -30,17 +31,24 @@ def study_report(
     more: Sequence[Section] = (),
     notes: Sequence[str] = (),
 ) -> Report:
-    """The document: `more` sections at its end; `notes` say what could not be had, and why."""
+    """Build the document of a study.
+
+    Args:
+        study: Results.
+        evaluations: Evaluation sets of the best trial.
+        more: Sections for the end of the report.
+        notes: Missing parts and the reasons.
+    """
     conditions = study_conditions(study)
-    warnings = random_warning(weights(study))
+    warnings = random_warnings(weights(study))
     if "leaks" in conditions:
         warnings.append(f"LEAKS: {conditions['leaks']}")
     first = Section("leaderboard", "Leaderboard", [leaderboard_table(study), *_remarks(study)])
     sections = [first, *chart_sections(study)]
-    sections += [evaluation_section(found) for found in evaluations]
+    sections += [evaluation_section(evaluation) for evaluation in evaluations]
     sections += more
     if notes:
-        sections.append(Section("missing", "What is not in this report", [Note(note) for note in notes]))
+        sections.append(Section("missing", "Missing from this report", [Note(note) for note in notes]))
     return Report(
         title=f"Study {study.name}",
         subtitle=f"{_states(study)}; validation split; {conditions['method']} on {conditions['backbone']}",
@@ -53,35 +61,37 @@ def study_report(
 
 
 def leaderboard_table(study: Study, name: str = "leaderboard") -> Table:
-    """The trials, best first, with intervals, seeds, states, and zero-shot CLIP beside them."""
-    frame = study.trials.drop(columns=["number", "settings"], errors="ignore")
-    says = "Best first. The 95 % interval is Wilson's, over the validation videos of the trial's best epoch; "
-    says += "the best of many trials on few videos flatters itself."
+    """Return the trials, best first, with intervals, seeds, states and zero-shot CLIP."""
+    trials = study.trials.drop(columns=["number", "settings"], errors="ignore")
+    caption = (
+        "Best trial first. The 95 % interval is Wilson's, over the validation videos of the trial's best "
+        "epoch. The best of many trials on few videos is optimistic."
+    )
     files = (TRIALS, "trials/*/point.json", "trials/*/result.json", *zero_files(study))
-    return Table(name, "Trials", frame, says, files, _set_out(study, frame))
+    return Table(name, "Trials", trials, caption, files, _view(study, trials))
 
 
-def _set_out(study: Study, frame: pd.DataFrame) -> pd.DataFrame | None:
-    if frame.empty:
+def _view(study: Study, trials: pd.DataFrame) -> pd.DataFrame | None:
+    if trials.empty:
         return None
-    view = pd.DataFrame({"#": frame["rank"], "trial": frame["trial"], "state": frame["state"]})
-    view["top-1 (95 %)"] = with_interval(frame, "val_top1", "val_top1_low", "val_top1_high")
-    if frame["point_seeds"].max() > 1:
-        several = frame.where(frame["point_seeds"] > 1)
-        view["seeds"] = frame["point_seeds"]
+    view = pd.DataFrame({"#": trials["rank"], "trial": trials["trial"], "state": trials["state"]})
+    view["top-1 (95 %)"] = with_interval(trials, "val_top1", "val_top1_low", "val_top1_high")
+    if trials["point_seeds"].max() > 1:
+        several = trials.where(trials["point_seeds"] > 1)
+        view["seeds"] = trials["point_seeds"]
         view["mean (95 %)"] = with_interval(several, "point_top1", "point_top1_low", "point_top1_high")
-    varied = [path for path in study.searched if frame[path].nunique(dropna=False) > 1]
+    varied = [path for path in study.searched if trials[path].nunique(dropna=False) > 1]
     named = {"zero-shot": "zero_shot_top1", "loss": "val_loss", "epochs": "epochs", "seconds": "seconds"}
     named |= {brief_path(path): path for path in varied[:_MOST_SETTINGS]}
-    return view.assign(**{heading: frame[column] for heading, column in named.items()})
+    return view.assign(**{heading: trials[column] for heading, column in named.items()})
 
 
 def chart_sections(study: Study) -> list[Section]:
-    """The charts of a study's trials, by what they are read for."""
+    """Return the charts of a study's trials, grouped by purpose."""
     charts = study_charts(study)
     slices = [chart for chart in charts if chart.small]
     by_name = {chart.name: chart for chart in charts if not chart.small}
-    found = []
+    sections = []
     for name, title, wanted in (
         ("search", "The search", ("history", "importance", "parallel")),
         ("slices", "Each setting by itself", ()),
@@ -93,19 +103,20 @@ def chart_sections(study: Study) -> list[Section]:
         if name == "search" and "importance" not in by_name and not study.importance.empty:
             blocks.append(Note(f"Hyperparameter importance: {study.importance['status'].iloc[0]}."))
         if blocks:
-            found.append(Section(name, title, blocks))
-    return found
+            sections.append(Section(name, title, blocks))
+    return sections
 
 
 def _remarks(study: Study) -> list[Block]:
-    found: list[Block] = []
+    blocks: list[Block] = []
     if study.best is None:
-        found.append(Note("No trial has finished an epoch yet, so there is nothing to draw.", loud=True))
-    failed = study.trials[study.trials["state"] == "failed"] if len(study.trials) else study.trials
+        blocks.append(Note("No trial has finished an epoch yet, so there is nothing to draw.", loud=True))
+    failed = study.trials[study.trials["state"] == TrialState.FAILED] if len(study.trials) else study.trials
     if len(failed):
-        frame = failed[["trial", "error"]].reset_index(drop=True)
-        found.append(Table("failed", "Failed trials", frame, sources=("trials/*/result.json",), shown=10))
-    return found
+        errors = failed[["trial", "error"]].reset_index(drop=True)
+        sources = ("trials/*/result.json",)
+        blocks.append(Table("failed", "Failed trials", errors, sources=sources, num_shown=10))
+    return blocks
 
 
 def _facts(study: Study) -> dict[str, str]:
@@ -126,14 +137,13 @@ def _facts(study: Study) -> dict[str, str]:
 def _seed_fact(best: dict[str, Any]) -> dict[str, str]:
     seeds = int(best.get("point_seeds", 1))
     if seeds < 2:
-        return {"seeds": "1: no spread between seeds is known"}
+        return {"seeds": "1, so the spread between seeds is unknown"}
     low, high = best["point_top1_low"], best["point_top1_high"]
     return {"seeds": f"{seeds}: mean {best['point_top1']:.3f} (t interval {low:.2f} to {high:.2f})"}
 
 
 def _states(study: Study) -> str:
     counts = study.trials["state"].value_counts() if len(study.trials) else pd.Series(dtype=int)
-    said = ", ".join(f"{count:,} {state}" for state, count in counts.items())
-    return ("1 trial" if len(study.trials) == 1 else f"{len(study.trials):,} trials") + (
-        f" ({said})" if said else ""
-    )
+    states = ", ".join(f"{count:,} {state}" for state, count in counts.items())
+    total = "1 trial" if len(study.trials) == 1 else f"{len(study.trials):,} trials"
+    return f"{total} ({states})" if states else total

@@ -3,7 +3,7 @@ const read = (id) => JSON.parse(document.getElementById(id).textContent);
 const [data, charts, themes] = ["data", "charts", "themes"].map(read);
 const root = document.documentElement;
 const system = window.matchMedia("(prefers-color-scheme: dark)");
-const choices = { auto: "as the system", light: "light", dark: "dark" };
+const choices = { auto: "system", light: "light", dark: "dark" };
 const MOST_ROWS = 1000;
 let choice = "auto";
 try { choice = localStorage.getItem("evclip-ray-scheme") || "auto"; } catch { /* a file may have no storage */ }
