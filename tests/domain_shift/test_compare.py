@@ -11,8 +11,8 @@ from evclip_ray.data.shards.prepare import prepare_shards
 from evclip_ray.data.synthetic import write_synthetic
 from evclip_ray.data.video.view import ViewConfig
 from evclip_ray.domain_shift.compare import compare, explain, measure, set_names, write
+from evclip_ray.models.batch import Frozen
 from evclip_ray.models.clip import load_clip
-from evclip_ray.models.methods.base import Frozen
 from evclip_ray.models.methods.zero_shot import ZeroShotConfig
 
 CLASSES = ("standing still", "sliding sideways", "jumping up and down", "spinning around", "growing bigger",

@@ -1,6 +1,9 @@
+import sys
+
 import numpy as np
 import pytest
 
+from evclip_ray.config import ConfigError
 from evclip_ray.domain_shift.global_motion import motion_between
 
 
@@ -21,13 +24,13 @@ def window(image, top, left, size=128):
 
 
 @pytest.mark.parametrize(("down", "right"), [(0, 1), (0, 4), (3, -5), (0, 16), (-10, 12)])
-def test_a_pan_is_camera_motion_of_its_length_and_no_scene_motion(wall, down, right):
+def test_pan_is_camera_motion_only(wall, down, right):
     camera, scene = motion_between(window(wall, 60, 60), window(wall, 60 + down, 60 + right))
     assert camera == pytest.approx(100 * np.hypot(down, right) / 128, rel=0.1)
     assert scene < 0.1 * camera
 
 
-def test_an_object_on_a_still_background_is_scene_motion_and_no_camera_motion(wall):
+def test_moving_object_is_scene_motion_only(wall):
     still = window(wall, 60, 60)
     before, after = still.copy(), still.copy()
     before[40:72, 40:72] = after[40:72, 44:76] = window(wall, 0, 0, 32)
@@ -36,7 +39,7 @@ def test_an_object_on_a_still_background_is_scene_motion_and_no_camera_motion(wa
     assert camera < 0.1 * scene
 
 
-def test_an_object_that_the_camera_pans_past_is_both(wall):
+def test_moving_object_during_pan_is_camera_and_scene_motion(wall):
     before, after = window(wall, 60, 60).copy(), window(wall, 60, 66).copy()
     before[40:72, 40:72] = after[40:72, 42:74] = window(wall, 0, 0, 32)
     camera, scene = motion_between(before, after)
@@ -44,7 +47,7 @@ def test_an_object_that_the_camera_pans_past_is_both(wall):
     assert scene > 0.1
 
 
-def test_a_zoom_is_camera_motion(wall):
+def test_zoom_is_camera_motion(wall):
     positions = 64 + (np.arange(128) - 63.5) / 1.03
     rows, parts = positions.astype(int), positions % 1
     source = wall[40:200, 40:200]
@@ -56,14 +59,14 @@ def test_a_zoom_is_camera_motion(wall):
     assert scene < 0.3 * camera
 
 
-def test_a_light_that_comes_on_is_no_motion(wall):
+def test_change_of_light_is_not_motion(wall):
     camera, scene = motion_between(window(wall, 60, 60) * 0.5, window(wall, 60, 60) * 0.9 + 0.05)
     assert camera < 0.02
     assert scene < 0.05
 
 
 @pytest.mark.parametrize("level", [0.0, 0.4])
-def test_a_blank_wall_does_not_move_with_the_noise(level):
+def test_noise_on_blank_wall_is_not_motion(level):
     random = np.random.default_rng(0)
     before, after = level + random.normal(0, 0.01, (2, 128, 128))
     assert motion_between(np.full((128, 128), level), np.full((128, 128), level)) == (0, 0)
@@ -72,6 +75,12 @@ def test_a_blank_wall_does_not_move_with_the_noise(level):
     assert scene < 0.3
 
 
-def test_frames_smaller_than_the_working_size_are_measured_too(wall):
+def test_small_frames_are_measured(wall):
     camera, _ = motion_between(window(wall, 60, 60, 40), window(wall, 60, 62, 40))
     assert camera == pytest.approx(5, rel=0.1)
+
+
+def test_missing_opencv_raises_one_line_error(monkeypatch, wall):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(ConfigError, match=r"^camera motion needs .*'cv2'.*evclip-ray\[shift\]\"$"):
+        motion_between(wall, wall)
