@@ -1,4 +1,4 @@
-"""The study's Optuna record: opened, counted, and set right after a kill."""
+"""The Optuna record of a study: open it, count its trials, repair it after a kill."""
 
 import logging
 import math
@@ -14,29 +14,34 @@ from evclip_ray.tuning.study_folder import StudyFolder
 log = logging.getLogger(__name__)
 STUDY_NAME = "evclip-ray"
 EVIDENCE = "evidence"
-"""The user attribute of a trial that another study ran: the sampler learns from it, nothing counts it."""
+"""User attribute of a trial of another study: the sampler learns from it, and it is not counted."""
 
 
 def open_optuna(folder: StudyFolder, *, seed: int, sampler: str, trials: float) -> optuna.Study:
-    """The study's Optuna record, made if it is not there.
+    """Open the Optuna record of a study, or create it.
 
-    The sampler's seed moves on with the trials on record: the same seed again would propose the
-    same random points again.
+    The sampler's seed is `seed` plus the number of recorded trials: the same seed in a resumed study would
+    propose the same random points again.
+
+    Args:
+        folder: The study's folder.
+        seed: The study's seed.
+        sampler: "tpe" or "random".
+        trials: Trials of the whole study, `inf` without a limit.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = JournalStorage(JournalFileBackend(str(folder.journal)))
     study = optuna.create_study(
-        storage=storage, study_name=STUDY_NAME, direction="maximize", load_if_exists=True
+        storage=_open_journal(folder), study_name=STUDY_NAME, direction="maximize", load_if_exists=True
     )
     study.sampler = make_sampler(sampler, seed=seed + len(study.trials), trials=trials)
     return study
 
 
 def make_sampler(kind: str, *, seed: int, trials: float) -> optuna.samplers.BaseSampler:
-    """TPE over joint, conditional spaces, aware of running trials; or random search."""
+    """Return multivariate TPE that accounts for conditional paths and running trials, or random search."""
     if kind == "random":
         return optuna.samplers.RandomSampler(seed=seed)
-    # The default of 10 random trials would leave a small study no trial to learn with.
+    # With the default of 10 random trials, TPE would not choose a single point of a small study.
     startup = 10 if math.isinf(trials) else max(3, min(10, int(trials) // 3))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -46,7 +51,7 @@ def make_sampler(kind: str, *, seed: int, trials: float) -> optuna.samplers.Base
 
 
 def count_missing(study: optuna.Study, trials: float) -> float:
-    """Trials still to run: those asked for, less those that ended (an interrupted one has not)."""
+    """Return the number of trials still to run: all less the ended ones. Interrupted ones have not ended."""
     ended = sum(trial.state.is_finished() and _is_own(trial) for trial in study.trials)
     return max(0, trials - ended)
 
@@ -56,13 +61,28 @@ def _is_own(trial: FrozenTrial) -> bool:
 
 
 def recover(study: optuna.Study, folder: StudyFolder) -> None:
-    """Ask again the points that were interrupted; they go on in the folders that they began in."""
+    """Enqueue the interrupted points again; each continues in the folder that it began in.
+
+    An interrupted trial is still RUNNING in the record. It becomes FAIL with the attribute `interrupted`,
+    so that it does not count as ended, and its point is enqueued as a new trial.
+    """
     waiting = {t.user_attrs.get("folder") for t in study.trials if t.state == TrialState.WAITING}
-    for trial in study.get_trials(states=(TrialState.RUNNING,)):
-        study._storage.set_trial_user_attr(trial._trial_id, "interrupted", True)
+    interrupted = study.get_trials(states=(TrialState.RUNNING,))
+    if not interrupted:
+        return
+    # Optuna sets attributes through a storage only: a study has no public access to its own.
+    storage = _open_journal(folder)
+    study_id = storage.get_study_id_from_name(STUDY_NAME)
+    for trial in interrupted:
+        trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, trial.number)
+        storage.set_trial_user_attr(trial_id, "interrupted", True)
         study.tell(trial.number, state=TrialState.FAIL)
         name = trial.user_attrs.get("folder")
-        # A point that was asked but never drawn in full has no folder, and nothing to go on with.
+        # A point that was requested but not drawn in full has no folder and nothing to continue.
         if name is not None and name not in waiting:
             study.enqueue_trial(trial.params, user_attrs={"folder": name})
-            log.info("%s: interrupted before, goes on", folder.trial(name))
+            log.info("%s: was interrupted before and continues", folder.trial(name))
+
+
+def _open_journal(folder: StudyFolder) -> JournalStorage:
+    return JournalStorage(JournalFileBackend(str(folder.journal)))

@@ -1,4 +1,4 @@
-"""The searcher: Ray's OptunaSearch with a memory on disk, honest trial states, and no point run twice."""
+"""The search algorithm of a study: a Tune searcher over an Optuna study whose record is on disk."""
 
 import dataclasses
 import itertools
@@ -8,7 +8,7 @@ from typing import Any
 
 import optuna
 from optuna.trial import TrialState
-from ray.tune.search.optuna import OptunaSearch
+from ray.tune.search import Searcher
 
 from evclip_ray.config import ConfigError
 from evclip_ray.training.zero_shot import videos_key
@@ -17,13 +17,13 @@ from evclip_ray.tuning.search_space import SearchSpace, without_seed
 from evclip_ray.tuning.stopper import Stops
 from evclip_ray.tuning.study_folder import OBJECTIVE, StudyFolder
 
-_FEW = 4
-"""Points that are asked for at most while others wait for their videos, where fewer trials run at once."""
+_MIN_DRAWN_AHEAD = 4
+"""Points that may be drawn ahead while earlier ones wait for their videos, if fewer trials run at once."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _Point:
-    """A point with its folder. `videos`: the key of those that it reads, None where it can read none."""
+    """A drawn point and its folder. `videos`: key of the videos that it reads, None for an invalid point."""
 
     trial: optuna.Trial
     folder: str
@@ -31,19 +31,41 @@ class _Point:
     videos: str | None
 
 
-class StudySearch(OptunaSearch):
-    """Asks an Optuna study for points and tells it how each trial ended.
+class StudySearch(Searcher):
+    """Searcher that draws points from an Optuna study and records how each trial ended.
 
-    It departs from its base in these ways: a trial's folder goes with its point, so that a point
-    interrupted by a kill goes on in the folder that it began in; a point that was run before is run
-    with another seed; a trial that the scheduler stopped is told as PRUNED, not as a complete one
-    with an early value; a result without a number is told as FAIL instead of staying RUNNING for
-    ever; a trial that is to go on later stays RUNNING, as a kill would leave it; a point whose videos
-    are not ready is held until they are, and others start before it; and its state is the study's own
-    storage, so that Tune's snapshots of the searcher hold nothing.
+    Life cycle, as Tune calls it in the process of the driver:
 
-    `missing`: points to ask for at most. `room`: trials that the machines of this moment have room for.
-    `is_ready`: whether the videos of an experiment, by their key, may be read.
+    1. `set_max_concurrency`, before the first trial, with `TuneConfig.max_concurrent_trials`.
+    2. `suggest`, about once per step of Tune's event loop while trials are to be created, with a new trial id
+       each time. A mapping starts a trial, None means "request again at the next step", FINISHED ends the
+       requests of this `Tuner.fit`.
+    3. `on_trial_result`, once per epoch of a running trial, except for its last one.
+    4. `on_trial_complete`, once per trial when it ended, was stopped or failed; Tune may repeat it.
+    5. `save`, at each of Tune's snapshots; `restore` only by `Tuner.restore`, which is not used here. The
+       journal of the Optuna study is the whole state.
+
+    States in the Optuna study:
+
+    - COMPLETE: the trial had its last epoch, or diverged after a finite value.
+    - PRUNED: the scheduler stopped the trial.
+    - FAIL: the trial raised an error or has no finite value.
+    - RUNNING: the trial is paused, as after a kill. `optuna_storage.recover` enqueues its point again, with
+      the folder in the attribute `folder`, so that the run continues in the folder that it began in.
+
+    A point that was run before, here or in an earlier study, is run with the next unused seed. A point whose
+    videos are not ready is held until they are; points drawn after it may start first.
+
+    Args:
+        space: The search space.
+        study: The Optuna study, with its sampler.
+        folder: The study's folder, where the points of trials are written.
+        max_epochs: Epochs of a trial that is not stopped.
+        stops: Ends the requests when the time is up, on Ctrl-C or after an error.
+        num_slots: Returns the number of trials that fit on the machines that are up now. A node that joins
+            can raise the number of trials above the bound of `set_max_concurrency`.
+        missing: Number of points to draw at most.
+        is_ready: Returns whether the videos with this key are prepared.
     """
 
     def __init__(
@@ -54,73 +76,77 @@ class StudySearch(OptunaSearch):
         *,
         max_epochs: int,
         stops: Stops,
-        room: Callable[[], int],
+        num_slots: Callable[[], int],
         missing: float = math.inf,
         is_ready: Callable[[str], bool] = lambda videos: True,
     ) -> None:
-        super().__init__(
-            space=space.sample, metric=OBJECTIVE, mode="max",
-            sampler=study.sampler, storage=study._storage, study_name=study.study_name,
-        )  # fmt: skip
-        self._search_space, self._folder, self._max_epochs, self._stops = space, folder, max_epochs, stops
-        self._room, self._planned = room, 0
-        self._unasked, self._is_ready, self._held = missing, is_ready, list[_Point]()
+        super().__init__(metric=OBJECTIVE, mode="max")
+        self._space, self._study, self._folder = space, study, folder
+        self._max_epochs, self._stops, self._num_slots = max_epochs, stops, num_slots
+        self._missing, self._is_ready = missing, is_ready
+        self._max_concurrent = 0
+        self._running: dict[str, optuna.Trial] = {}
+        self._held: list[_Point] = []
         self._begun = {trial["trial"]: trial["overrides"] for trial in folder.trials()}
-        self._elsewhere = [
-            t.user_attrs[EVIDENCE]["overrides"] for t in study.trials if EVIDENCE in t.user_attrs
+        self._run_elsewhere = [
+            trial.user_attrs[EVIDENCE]["overrides"] for trial in study.trials if EVIDENCE in trial.user_attrs
         ]
 
     def set_max_concurrency(self, max_concurrent: int) -> bool:
-        """Keep the bound here: Tune would hold it to the end, while a node that joins has room for more."""
-        self._planned = max_concurrent
+        """Store the bound and return True, so that Tune does not enforce it.
+
+        Tune would keep the first bound to the end, while a node that joins has slots for more trials.
+        """
+        self._max_concurrent = max_concurrent
         return True
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The next point as `{"folder": ..., "overrides": {...}}`, or that there is no time for one.
+        """Return the next point as `{"folder": ..., "overrides": {...}}`.
 
-        None where as many run as were planned and as the machines of this moment have room for, or where
-        the videos of none are ready.
+        Returns:
+            FINISHED if no trial may start any more. None if as many trials run as were planned and as have a
+            slot now, or if no point has its videos ready.
         """
         if self._stops.is_over:
             return str(self.FINISHED)
-        running = len(self._ot_trials) - len(self._completed_trials)
-        if running >= self._planned and running >= self._room():
+        if len(self._running) >= max(self._max_concurrent, self._num_slots()):
             return None
         point = self._next_ready()
         if point is None:
             return None
-        self._ot_trials[trial_id] = point.trial
+        self._running[trial_id] = point.trial
         self._folder.begin(point.folder, point.overrides)
         return {"folder": point.folder, "overrides": point.overrides}
 
     def _next_ready(self) -> _Point | None:
-        """The point asked for first whose videos are ready, if there is one; further ones are held."""
+        """Return the earliest point with ready videos; draw and hold points until there is one."""
         for point in self._held:
             if point.videos is None or self._is_ready(point.videos):
                 self._held.remove(point)
                 return point
-        # What is asked ahead knows nothing of the results meanwhile.
-        while self._unasked > 0 and len(self._held) < max(self._planned, _FEW):
-            point = self._ask()
+        # Few are drawn ahead: the sampler learns nothing between them.
+        while self._missing > 0 and len(self._held) < max(self._max_concurrent, _MIN_DRAWN_AHEAD):
+            point = self._draw()
             if point.videos is None or self._is_ready(point.videos):
                 return point
             self._held.append(point)
         return None
 
-    def _ask(self) -> _Point:
-        trial = self._ot_study.ask()
-        drawn = self._search_space.sample(trial)
+    def _draw(self) -> _Point:
+        trial = self._study.ask()
+        drawn = self._space.sample(trial)
+        # An interrupted point that was enqueued again has its folder already.
         name = trial.user_attrs.get("folder", self._next_name())
         overrides = self._begun[name] = self._begun.get(name) or self._with_new_seed(drawn)
         trial.set_user_attr("folder", name)
-        self._unasked -= 1
+        self._missing -= 1
         return _Point(trial, name, overrides, self._videos_of(overrides))
 
     def _videos_of(self, overrides: dict[str, Any]) -> str | None:
         try:
-            return videos_key(self._search_space.experiment(overrides))
+            return videos_key(self._space.experiment(overrides))
         except ConfigError:
-            # The trial fails, and says why.
+            # The trial starts nevertheless, fails and writes the reason to its folder.
             return None
 
     def _next_name(self) -> str:
@@ -128,41 +154,40 @@ class StudySearch(OptunaSearch):
         return f"trial-{last + 1:04d}"
 
     def _with_new_seed(self, drawn: dict[str, Any]) -> dict[str, Any]:
-        """The point with the first seed, from its own on, that it has not been run with."""
-        seed_of, point = self._search_space.seed_of, without_seed(drawn)
-        known = [*self._begun.values(), *self._elsewhere]
-        used = {seed_of(other) for other in known if without_seed(other) == point}
+        """Return the point with the first seed, counted from its own, that it was not run with."""
+        seed_of, point = self._space.seed_of, without_seed(drawn)
+        earlier = [*self._begun.values(), *self._run_elsewhere]
+        used = {seed_of(other) for other in earlier if without_seed(other) == point}
         first = seed_of(drawn)
         seed = next(seed for seed in itertools.count(first) if seed not in used)
         return drawn if seed == first else {**drawn, "seed": seed}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Pass an epoch's value on, by epoch: a restarted trial counts Tune's iterations anew."""
-        trial = self._ot_trials[trial_id]
+        """Report an epoch's value to Optuna.
+
+        The step is our epoch: Tune's count of iterations begins again in a trial that was resumed.
+        """
         if math.isfinite(result[OBJECTIVE]):
-            trial.report(result[OBJECTIVE], result["epoch"])
+            self._running[trial_id].report(result[OBJECTIVE], result["epoch"])
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Tell Optuna how the trial ended."""
-        if trial_id in self._completed_trials or trial_id not in self._ot_trials:
-            return
-        self._completed_trials.add(trial_id)
-        trial = self._ot_trials[trial_id]
+        """Record in the Optuna study how the trial ended; see the class for the states."""
+        trial = self._running.pop(trial_id, None)
         last = result or {}
         value = last.get(OBJECTIVE)
-        if self._stops.is_paused(trial_id, last) and not error:
+        if trial is None or (self._stops.is_paused(trial_id, last) and not error):
             return
         if error or value is None or not math.isfinite(value):
-            self._ot_study.tell(trial, state=TrialState.FAIL)
+            self._study.tell(trial, state=TrialState.FAIL)
         elif last["epoch"] < self._max_epochs and not last.get("diverged"):
-            self._ot_study.tell(trial, state=TrialState.PRUNED)
+            self._study.tell(trial, state=TrialState.PRUNED)
         else:
-            self._ot_study.tell(trial, value)
+            self._study.tell(trial, value)
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing to save: the study's storage is the memory."""
+        """Write nothing: the journal of the Optuna study is the state."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing to restore."""
+        """Read nothing, as `save` writes nothing."""

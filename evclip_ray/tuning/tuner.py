@@ -253,7 +253,7 @@ def _fit(
     epochs, request = plan.epochs, plan.request
     search = StudySearch(
         space, study, folder, max_epochs=epochs, stops=stops, missing=missing, is_ready=beside.is_ready,
-        room=lambda: _slots_now(request),
+        num_slots=lambda: _slots_now(request),
     )  # fmt: skip
     tuner = tune.Tuner(
         tune.with_resources(run_trial, _bundle(request)),

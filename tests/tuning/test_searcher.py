@@ -1,30 +1,152 @@
-"""The searcher's bound on how many trials run at once."""
+"""The searcher without Tune: concurrency, held points, states and seeds."""
 
-from evclip_ray.tuning.optuna_storage import open_optuna
+import math
+
+import pytest
+from optuna.trial import TrialState
+
+from evclip_ray.training.zero_shot import videos_key
+from evclip_ray.tuning.optuna_storage import count_missing, open_optuna, recover
 from evclip_ray.tuning.search_space import SearchSpace
 from evclip_ray.tuning.searcher import StudySearch
 from evclip_ray.tuning.stopper import Stops
 from evclip_ray.tuning.study_folder import StudyFolder
 
+SEARCH = {"view.num_frames": {"choice": [4, 8]}, "optim.lr": {"loguniform": [1e-3, 1e-2]}}
 
-def test_a_node_that_joins_makes_room_for_a_trial_more_than_planned(tmp_path):
-    space = SearchSpace.load(
-        "tiny", {"fixed": {"data.manifest": "m.csv"}, "search": {"optim.lr": {"loguniform": [1e-3, 1e-2]}}}
-    )
-    folder = StudyFolder(tmp_path)
-    room = 0
-    search = StudySearch(
-        space, open_optuna(folder, seed=0, sampler="random", trials=8), folder,
-        max_epochs=2, stops=Stops(None, max_epochs=2), room=lambda: room,
-    )  # fmt: skip
-    assert search.set_max_concurrency(1), "Tune keeps a bound of its own"
-    assert search.suggest("a")["folder"] == "trial-0000"
-    assert search.suggest("b") is None
-    room = 2
-    assert search.suggest("b")["folder"] == "trial-0001"
-    assert search.suggest("c") is None
-    search.on_trial_complete("a", {"objective": 0.5, "epoch": 2})
-    assert search.suggest("c")["folder"] == "trial-0002"
-    room = 0
-    search.on_trial_complete("b", {"objective": 0.5, "epoch": 2})
-    assert search.suggest("d") is None, "a lost node's trial waits for a place of its own"
+
+@pytest.fixture
+def space(tiny_manifest, debug_settings):
+    fixed = {"data.manifest": str(tiny_manifest), **debug_settings}
+    return SearchSpace.load("held", {"fixed": fixed, "search": SEARCH})
+
+
+@pytest.fixture
+def search(space, tmp_path):
+    """Return a factory of searchers for six random points; `ready`: keys of the ready videos."""
+
+    def make(name, *, ready=None, stops=None, num_slots=lambda: 1, max_concurrent=6, max_epochs=1):
+        folder = StudyFolder(tmp_path / name)
+        folder.root.mkdir(exist_ok=True)
+        search = StudySearch(
+            space,
+            open_optuna(folder, seed=5, sampler="random", trials=6),
+            folder,
+            max_epochs=max_epochs,
+            stops=stops or Stops(None, max_epochs=max_epochs),
+            missing=6,
+            is_ready=lambda key: ready is None or key in ready,
+            num_slots=num_slots,
+        )
+        assert search.set_max_concurrency(max_concurrent), "Tune would enforce the bound itself"
+        return search
+
+    return make
+
+
+@pytest.fixture
+def keys(space):
+    return {frames: videos_key(space.experiment({"view.num_frames": frames})) for frames in (4, 8)}
+
+
+def suggest(search, count):
+    return [search.suggest(f"t{number}") for number in range(count)]
+
+
+def states(root):
+    return [t.state for t in open_optuna(StudyFolder(root), seed=5, sampler="random", trials=6).trials]
+
+
+def test_more_slots_than_planned_are_used(search):
+    slots = 0
+    small = search("slots", max_concurrent=1, max_epochs=2, num_slots=lambda: slots)
+    assert small.suggest("a")["folder"] == "trial-0000"
+    assert small.suggest("b") is None
+    slots = 2
+    assert small.suggest("b")["folder"] == "trial-0001"
+    assert small.suggest("c") is None
+    small.on_trial_complete("a", {"objective": 0.5, "epoch": 2})
+    assert small.suggest("c")["folder"] == "trial-0002"
+    slots = 0
+    small.on_trial_complete("b", {"objective": 0.5, "epoch": 2})
+    assert small.suggest("d") is None, "the trial of a lost node keeps its slot"
+
+
+@pytest.mark.parametrize(
+    ("result", "error", "state"),
+    [
+        ({"objective": 0.5, "epoch": 2}, False, TrialState.COMPLETE),
+        ({"objective": 0.5, "epoch": 1, "diverged": True}, False, TrialState.COMPLETE),
+        ({"objective": 0.5, "epoch": 1}, False, TrialState.PRUNED),
+        ({"objective": math.nan, "epoch": 0, "error": "e"}, False, TrialState.FAIL),
+        ({"objective": 0.5, "epoch": 2}, True, TrialState.FAIL),
+        (None, False, TrialState.FAIL),
+    ],
+)
+def test_states_of_ended_trials(search, tmp_path, result, error, state):
+    ended = search("ended", max_epochs=2)
+    ended.suggest("a")
+    ended.on_trial_complete("a", result, error)
+    ended.on_trial_complete("a", result, error)
+    ended.on_trial_complete("unknown", result, error)
+    assert states(tmp_path / "ended") == [state]
+
+
+def test_a_paused_point_continues_in_its_folder(search, tmp_path):
+    stops = Stops(None, max_epochs=2)
+    paused = search("paused", stops=stops, max_epochs=2)
+    first = paused.suggest("a")
+    paused.on_trial_result("a", {"objective": 0.25, "epoch": 1})
+    stops.interrupted = True
+    paused.on_trial_complete("a", {"objective": 0.25, "epoch": 1})
+    assert states(tmp_path / "paused") == [TrialState.RUNNING]
+    folder = StudyFolder(tmp_path / "paused")
+    study = open_optuna(folder, seed=5, sampler="random", trials=6)
+    recover(study, folder)
+    assert states(tmp_path / "paused") == [TrialState.FAIL, TrialState.WAITING]
+    assert study.trials[0].user_attrs["interrupted"]
+    assert study.trials[0].intermediate_values == {1: 0.25}
+    assert count_missing(study, 6) == 6
+    assert search("paused").suggest("b") == first
+
+
+def test_a_repeated_point_gets_the_next_seed(search, space, tmp_path):
+    repeated = search("repeated")
+    folder = StudyFolder(tmp_path / "repeated")
+    study = open_optuna(folder, seed=5, sampler="random", trials=6)
+    for _ in range(2):
+        study.enqueue_trial({"view.num_frames": 4, "optim.lr": 0.002})
+    configs = suggest(repeated, 2)
+    assert [config["overrides"].get("seed") for config in configs] == [None, 1]
+
+
+def test_ready_points_start_before_held_points(search, keys):
+    in_order = suggest(search("in_order"), 6)
+    assert [config["folder"] for config in in_order] == [f"trial-000{number}" for number in range(6)]
+    drawn = [config["overrides"]["view.num_frames"] for config in in_order]
+    assert 1 < drawn.count(4) < 5
+    ready = {keys[4]}
+    held = search("held", ready=ready)
+    begun = [config for config in suggest(held, 6) if config is not None]
+    assert begun == [config for config in in_order if config["overrides"]["view.num_frames"] == 4]
+    assert held.suggest("none") is None
+    ready.add(keys[8])
+    late = [held.suggest(f"late{number}") for number in range(6 - len(begun))]
+    assert late == [config for config in in_order if config["overrides"]["view.num_frames"] == 8]
+    assert held.suggest("more") is None, "more points than missing were drawn"
+
+
+def test_few_points_are_drawn_ahead(search, tmp_path):
+    assert suggest(search("ahead", ready=set(), max_concurrent=1), 3) == [None] * 3
+    assert states(tmp_path / "ahead") == [TrialState.RUNNING] * 4
+    assert list(StudyFolder(tmp_path / "ahead").trials()) == [], "a held point has no trial folder"
+
+
+def test_no_trial_starts_after_an_error_of_the_preparation(search):
+    stops = Stops(None, max_epochs=4)
+    ended = search("ended", stops=stops)
+    assert ended.suggest("a")
+    stops.error = OSError("full")
+    assert ended.suggest("b") == ended.FINISHED
+    assert stops("a", {"epoch": 1})
+    assert stops.is_paused("a", {"epoch": 1})
