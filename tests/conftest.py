@@ -8,27 +8,27 @@ from pathlib import Path
 
 import pytest
 
-# Read when ray is first imported: no usage report, and no token written to the home folder.
+# Ray reads these at its first import: no usage report, and no token in the home folder.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-# Else Ray puts its own print in place of Python's, for every test that follows.
+# Without this, Ray replaces Python's print for the rest of the test process.
 os.environ.setdefault("RAY_TQDM_PATCH_PRINT", "0")
-# Tiny networks are slower on several threads than on one, most of all beside other processes.
+# Tiny networks run faster on one thread than on several, above all with several test processes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of fixtures beside the repository; tests that need it skip where it is absent."""
+    """Return the folder of reference fixtures next to the repository, or skip the test without it."""
     folder = Path(__file__).resolve().parents[1] / ".." / "shared"
     if not folder.is_dir():
-        pytest.skip("needs the folder `shared` beside the repository (reference fixtures)")
+        pytest.skip("needs the folder `shared` next to the repository (reference fixtures)")
     return folder.resolve()
 
 
 @pytest.fixture(scope="session")
 def local_ray():
-    """One local Ray with two CPUs per test process: starting Ray takes five seconds on two cores."""
+    """Start one local Ray with two CPUs per test process: a start takes five seconds on two cores."""
     import ray
 
     ray.init(
@@ -62,13 +62,13 @@ DEBUG = {
 
 @pytest.fixture(scope="session")
 def debug_settings():
-    """Overrides of the smallest experiment there is."""
+    """Return the overrides of the smallest experiment."""
     return DEBUG
 
 
 @pytest.fixture(scope="session")
 def tiny_manifest(tmp_path_factory):
-    """A manifest of 30 small videos of six actions, with a split column."""
+    """Write 30 small videos of six actions and return their manifest, which has a split column."""
     from evclip_ray.data.synthetic import write_synthetic
 
     return write_synthetic(tmp_path_factory.mktemp("tiny"), videos_per_class=5, size=64, num_frames=12)
@@ -76,13 +76,13 @@ def tiny_manifest(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny_cache(tmp_path_factory):
-    """A cache folder that the whole session shares."""
+    """Return a cache folder that the whole test process shares."""
     return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture(scope="session")
 def make_experiment(tiny_manifest):
-    """Makes experiments on the tiny videos and the debug towers, with overrides."""
+    """Return a function that makes experiments on the tiny videos and the debug towers."""
     from evclip_ray.training.experiment import ExperimentConfig
 
     def make(**overrides):
@@ -94,7 +94,7 @@ def make_experiment(tiny_manifest):
 
 @pytest.fixture(scope="session")
 def tiny_videos(make_experiment, tiny_cache, local_ray):
-    """The tiny training and validation videos, decoded once for the session."""
+    """Return the tiny training and validation videos, decoded once per test process."""
     from evclip_ray.training.datamodule import plan_videos, prepare
 
     plan = plan_videos(make_experiment(), cache=tiny_cache)
@@ -103,24 +103,25 @@ def tiny_videos(make_experiment, tiny_cache, local_ray):
 
 @pytest.fixture
 def tensorboard(tmp_path):
-    """A TensorBoard on `tmp_path`: asks its HParams plugin over HTTP, by route and body."""
+    """Start TensorBoard on `tmp_path`. Returns a function that sends a request to its HParams plugin."""
     arguments = ["--logdir", str(tmp_path), "--port", "0", "--load_fast", "false", "--reload_interval", "1"]
     process = subprocess.Popen(
         [sys.executable, "-m", "tensorboard.main", *arguments], stderr=subprocess.PIPE, text=True
     )
     try:
-        address = next((found for line in process.stderr if (found := re.search(r"http://\S+/", line))), None)
-        assert address is not None, "TensorBoard said no address"
+        address = next((match for line in process.stderr if (match := re.search(r"http://\S+/", line))), None)
+        assert address is not None, "TensorBoard printed no address"
 
-        def ask(route, **body):
+        def post(route, **body):
             request = urllib.request.Request(
-                f"{address.group()}data/plugin/hparams/{route}", json.dumps(body).encode(),
+                f"{address.group()}data/plugin/hparams/{route}",
+                json.dumps(body).encode(),
                 {"Content-Type": "application/json"},
-            )  # fmt: skip
+            )
             with urllib.request.urlopen(request, timeout=30) as reply:
                 return json.load(reply)
 
-        yield ask
+        yield post
     finally:
         process.kill()
         process.wait()
