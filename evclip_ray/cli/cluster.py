@@ -1,4 +1,4 @@
-"""Clusters: check a file before it costs anything, look at a running one."""
+"""Cluster commands: check a cluster file or a running cluster, and show its status."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,12 +11,12 @@ from evclip_ray.cli.display import console
 from evclip_ray.cli.options import example
 
 if TYPE_CHECKING:
-    from evclip_ray.cluster.lint.needs import Needs
+    from evclip_ray.cluster.lint.requirements import Requirements
     from evclip_ray.cluster.status import NodeUse, Work
     from evclip_ray.tuning.search_space import SearchSpace
 
 _GIB = 1024**3
-# What Ray calls by the name of our code.
+# Ray names trials and workers after our functions and classes.
 _NAMES = {"run_trial": "a trial", "RayTrainWorker": "a worker of a trial"}
 _ADDRESS = click.option(
     "--address",
@@ -27,81 +27,98 @@ _ADDRESS = click.option(
 
 @click.group("cluster")
 def cluster_group() -> None:
-    """Check the file of a cluster, or a running cluster; see what it does."""
+    """Check a cluster file or a running cluster, and show the status of a cluster."""
 
 
 @cluster_group.command(epilog=example("evclip-ray cluster check cluster/aws.yaml --space ev_clip"))
 @click.argument("file", type=click.Path(path_type=Path), required=False)
-@click.option("--space", default=None, help="A search space: is there a machine that its trials fit on?")
+@click.option("--space", default=None, help="Search space whose trials must fit on the machines.")
 @click.option(
-    "--storage", type=click.Path(path_type=Path), default=Path("/shared"), show_default=True,
-    help="Folder that every node must read and write.",
-)  # fmt: skip
+    "--storage",
+    type=click.Path(path_type=Path),
+    default=Path("/shared"),
+    show_default=True,
+    help="Folder that every node must be able to read and write.",
+)
 @click.option(
-    "--crd", "crds", type=click.Path(path_type=Path), multiple=True,
-    help="KubeRay's own definitions, by kubectl get crd rayclusters.ray.io -o yaml; repeatable.",
-)  # fmt: skip
-@click.option("--min-free-gb", default=20.0, show_default=True, help="Disk space wanted there, for shards.")
+    "--crd",
+    "crds",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="File with KubeRay's definitions (kubectl get crd rayclusters.ray.io -o yaml). Repeatable.",
+)
+@click.option(
+    "--min-free-gb",
+    default=20.0,
+    show_default=True,
+    help="Free disk space that --storage must have, for shards.",
+)
 @_ADDRESS
 @click.pass_context
 def check(
-    context: click.Context, file: Path | None, space: str | None, storage: Path, min_free_gb: float,
-    crds: tuple[Path, ...], address: str | None,
-) -> None:  # fmt: skip
-    """Check FILE (ray up, Kubernetes or Slurm) without a cloud; with --address the cluster that runs."""
+    context: click.Context,
+    file: Path | None,
+    space: str | None,
+    storage: Path,
+    min_free_gb: float,
+    crds: tuple[Path, ...],
+    address: str | None,
+) -> None:
+    """Check FILE (ray up, Kubernetes or Slurm) on this machine, or the running cluster at --address."""
     from evclip_ray.cluster.lint.check import check_file
-    from evclip_ray.cluster.lint.needs import Needs
+    from evclip_ray.cluster.lint.requirements import Requirements
     from evclip_ray.config import ConfigError
 
     if file is None and address is None:
         raise ConfigError("cluster check: needs a FILE, the --address of a running cluster, or both")
-    needs = Needs(_read(space) if space else None, storage)
+    requirements = Requirements(_read(space) if space else None, storage)
     problems = []
     if file is not None:
-        found = check_file(file, needs, crds=crds)
-        problems = [f"{file}:{problem.line}: {problem.text}" for problem in found]
+        problems = [f"{file}:{p.line}: {p.text}" for p in check_file(file, requirements, crds=crds)]
     if address is not None:
-        problems += _check_running(address, needs, min_free_gb, verbose=context.obj)
+        problems += _check_running(address, requirements, min_free_gb, verbose=context.obj)
     for line in problems:
         console.print(line, soft_wrap=True, markup=False, highlight=False)
     if problems:
         raise click.ClickException(f"{len(problems)} problems")
-    console.print(f"{file or address}: nothing is wrong", soft_wrap=True, markup=False)
+    console.print(f"{file or address}: no problems found", soft_wrap=True, markup=False)
 
 
 def _read(space: str) -> "SearchSpace":
     from evclip_ray.tuning.search_space import find_space, read_space
 
-    # Which videos a study is to read says nothing of the machines that it needs.
+    # A space needs some data set to be valid. The machines that it needs do not depend on which.
     return read_space(find_space(space), {"data.manifest": "any.csv", "data.synthetic": None})
 
 
-def _check_running(address: str, needs: "Needs", min_free_gb: float, *, verbose: bool) -> list[str]:
+def _check_running(
+    address: str, requirements: "Requirements", min_free_gb: float, *, verbose: bool
+) -> list[str]:
     from evclip_ray.cluster.connection import joined, machines
     from evclip_ray.cluster.nodes import node_facts, node_problems
 
     with joined(address, verbose=verbose):
-        facts, known = node_facts([needs.storage]), machines()
+        facts, all_machines = node_facts([requirements.storage]), machines()
     problems = [f"node {node.name}: {problem}" for node in facts for problem in node_problems(node)]
     for node in facts:
         for folder, free in node.free.items():
             if free < min_free_gb * _GIB:
-                told = f"{free / _GIB:.1f} GiB are free in {folder}; {min_free_gb:g} are wanted"
-                problems.append(f"node {node.name}: {told}")
-    if text := needs.placement_problem(known):
+                space = f"{free / _GIB:.1f} GiB are free in {folder}; at least {min_free_gb:g} are needed"
+                problems.append(f"node {node.name}: {space}")
+    if text := requirements.placement_problem(all_machines):
         problems.append(text)
     return problems
 
 
 @cluster_group.command(epilog=example("evclip-ray cluster status --address auto"))
 @click.option("--address", default="auto", show_default=True, help="auto, HOST:6379 or ray://HOST:10001.")
-@click.option("--wait-for-nodes", type=int, default=0, help="First wait until so many nodes are up.")
+@click.option("--wait-for-nodes", type=int, default=0, help="Wait until this many nodes are up.")
 @click.option(
     "--wait-seconds", default=600.0, show_default=True, help="Longest time to wait for nodes, in seconds."
 )
 @click.pass_obj
 def status(verbose: bool, address: str, wait_for_nodes: int, wait_seconds: float) -> None:
-    """Nodes, who holds GPUs, what decodes, how full the object store is."""
+    """Show nodes, running trials and decoding, resources in use, and how full the object store is."""
     from evclip_ray.cluster import status as cluster
     from evclip_ray.cluster.address import wait_for_answer
     from evclip_ray.cluster.connection import joined
@@ -111,36 +128,37 @@ def status(verbose: bool, address: str, wait_for_nodes: int, wait_seconds: float
     with joined(address, verbose=verbose):
         if wait_for_nodes:
             cluster.wait_for_nodes(wait_for_nodes, seconds=wait_seconds)
-        found = cluster.cluster_status()
-    console.print(_nodes_table(found.nodes))
-    console.print(_work_table(found.work) if found.work else "nothing runs")
-    if found.store_share > 0.8:
+        state = cluster.cluster_status()
+    console.print(_nodes_table(state.nodes))
+    console.print(_work_table(state.work) if state.work else "nothing runs")
+    if state.store_share > 0.8:
         console.print(
-            f"the object store of a node is {found.store_share:.0%} full: Ray writes objects to disk"
+            f"the object store of a node is {state.store_share:.0%} full, so Ray spills objects to disk"
         )
 
 
 def _nodes_table(nodes: Sequence["NodeUse"]) -> Table:
-    table = Table(title="Nodes (in use / in all)", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table = Table(title="Nodes (in use / total)", title_justify="left", box=None, padding=(0, 2, 0, 0))
     for name in ("node", "CPU", "GPU", "memory, GiB", "object store, GiB"):
         table.add_column(name, no_wrap=True)
     for node in nodes:
         table.add_row(
-            node.name + (" (head)" if node.is_head else ""), _share(node.cpus), _share(node.gpus),
-            _share(node.memory, _GIB), _share(node.store, _GIB),
-        )  # fmt: skip
+            node.name + (" (head)" if node.is_head else ""),
+            _share(node.cpus),
+            _share(node.gpus),
+            _share(node.memory, _GIB),
+            _share(node.store, _GIB),
+        )
     return table
 
 
 def _work_table(work: Sequence["Work"]) -> Table:
     table = Table(title="Running", title_justify="left", box=None, padding=(0, 2, 0, 0))
-    for name in ("what", "node", "how many", "CPU", "GPU"):
+    for name in ("work", "node", "count", "CPU", "GPU"):
         table.add_column(name, no_wrap=True)
-    for found in work:
-        name = _NAMES.get(found.name, found.name) + (f" ({found.trains})" if found.trains else "")
-        table.add_row(
-            f"{found.kind}: {name}", found.node, str(found.count), f"{found.cpus:g}", f"{found.gpus:g}"
-        )
+    for item in work:
+        name = _NAMES.get(item.name, item.name) + (f" ({item.trains})" if item.trains else "")
+        table.add_row(f"{item.kind}: {name}", item.node, str(item.count), f"{item.cpus:g}", f"{item.gpus:g}")
     return table
 
 

@@ -1,8 +1,8 @@
-"""The machines that an autoscaling cluster may start, which a plan must count though they are not there.
+"""Machines that an autoscaling cluster may start. A plan counts them although they are not up yet.
 
-Ray tells nobody what its autoscaler may start. It is written in the cluster's file, which `ray up`
-puts on the head as `~/ray_bootstrap_config.yaml`; `EVCLIP_RAY_CLUSTER` names another copy, in a
-Kubernetes pod for example.
+Ray has no API for what its autoscaler may start. The cluster's file contains it, which `ray up` copies to
+the head as `~/ray_bootstrap_config.yaml`. `EVCLIP_RAY_CLUSTER` names another copy, for example in a
+Kubernetes pod.
 """
 
 import os
@@ -17,27 +17,26 @@ _BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")
 
 
 def possible_machines() -> list[Mapping[str, float]] | None:
-    """Resources of each worker that the autoscaler may start; None without an autoscaler.
+    """Return the Ray resources of each worker that may be started, None without an autoscaler.
 
     Raises:
-        ConfigError: the file is named but cannot be read.
+        ConfigError: EVCLIP_RAY_CLUSTER is set to a file that cannot be read.
     """
-    named = os.environ.get(VARIABLE)
-    path = Path(named) if named else _BOOTSTRAP.expanduser()
-    if not named and not path.is_file():
+    variable = os.environ.get(VARIABLE)
+    path = Path(variable or _BOOTSTRAP).expanduser()
+    if not variable and not path.is_file():
         return None
-    return worker_machines(read_yaml(path.expanduser()))
+    return worker_machines(read_yaml(path))
 
 
 def worker_machines(config: Mapping[str, Any]) -> list[Mapping[str, float]] | None:
-    """Resources of each worker of a cluster file; None where it has no node types to choose from."""
+    """Return the Ray resources of each worker of a cluster file, None if the file has no node types."""
     types = config.get("available_node_types")
     if not isinstance(types, Mapping) or config.get("provider", {}).get("type") == "local":
         return None
-    most = config.get("max_workers")
-    found: list[Mapping[str, float]] = []
-    for name, kind in types.items():
+    machines: list[Mapping[str, float]] = []
+    for name, node_type in types.items():
         if name != config.get("head_node_type"):
-            count = kind.get("max_workers", most)
-            found += [kind.get("resources") or {}] * (count or 0)
-    return found
+            count = node_type.get("max_workers", config.get("max_workers"))
+            machines += [node_type.get("resources") or {}] * (count or 0)
+    return machines

@@ -1,4 +1,4 @@
-"""Connecting to Ray: a local one that ends with the command, or a running cluster."""
+"""Connection to Ray: a local instance that ends with the command, or a running cluster."""
 
 import contextlib
 import logging
@@ -16,16 +16,16 @@ from evclip_ray.cluster.nodes import check_nodes
 from evclip_ray.config import ConfigError
 from evclip_ray.ray_internals import HEAD_RESOURCE
 
-# Read by Ray in this process and in those that it starts; a user's own setting stands.
+# Ray reads these in this process and in the processes that it starts. Variables set by the user win.
 _DEFAULTS = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    # TensorBoard and the tables are written by the training loop, live, in the study's own folder.
+    # The training loop itself writes TensorBoard files and tables to the study's folder.
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    # Else Tune puts its own print in place of Python's, in this process and for good.
+    # Otherwise Tune replaces the built-in `print` of this process permanently.
     "RAY_TQDM_PATCH_PRINT": "0",
-    # Tune's newer output prints its tables whatever its verbosity.
+    # Tune's newer output ignores the verbosity and always prints its tables.
     "RAY_AIR_NEW_OUTPUT": "0",
 }
 _NOISY = ("ray", "ray.data", "ray.tune", "ray.train", "ray._private")
@@ -40,26 +40,34 @@ def connect(
     num_cpus: int | None = None,
     storage: Sequence[Path] = (),
 ) -> Iterator[list[Mapping[str, float]]]:
-    """Ray, up for the time of the block; gives the resources of each machine.
+    """Connect to Ray for the duration of a `with` block.
 
-    `address` None starts a Ray on this machine and ends it; a Ray that this process is connected
-    to already is used and left running. `dashboard` is needed by trials of several workers, which
-    free a stopped trial's processes through it. `storage`: folders that every node of a running
-    cluster must read and write. The machines of an autoscaling cluster are those that it may start.
+    If this process is already connected, that connection is used and stays open.
+
+    Args:
+        address: Address of a running cluster. None starts Ray on this machine and ends it after the block.
+        verbose: Show Ray's log.
+        dashboard: Start a dashboard. Trials with several workers release the processes of a stopped trial
+            through it.
+        num_cpus: CPUs that a local Ray offers. Default: all.
+        storage: Folders that every node of a running cluster must be able to read and write.
+
+    Yields:
+        The Ray resources of each machine. For an autoscaling cluster, of each machine that it may start.
 
     Raises:
-        ConfigError: nothing answers at `address`, or a node of the cluster cannot do our work.
+        ConfigError: Nothing answers at `address`, or a node of the cluster is unusable.
     """
     if ray.is_initialized():
         yield machines() if address else alive()
     elif address is None:
-        # The shared-memory store carries rows of numbers here, never frames or features.
+        # The object store only holds rows of numbers here, never frames or features, so it can be small.
         options = {
             "include_dashboard": dashboard,
             "object_store_memory": 300 * 1024**2,
             "num_cpus": num_cpus,
         }
-        with _session(verbose, lambda told: ray.init(address="local", **options, **told)):
+        with _session(verbose, lambda log: ray.init(address="local", **options, **log)):
             yield alive()
     else:
         with joined(address, verbose=verbose):
@@ -69,35 +77,35 @@ def connect(
 
 @contextlib.contextmanager
 def joined(address: str, *, verbose: bool = False) -> Iterator[Any]:
-    """A running cluster, whatever its nodes can do, for the time of the block; gives what Ray says of it.
+    """Connect to a running cluster without checking its nodes. Yields Ray's context.
 
     Raises:
-        ConfigError: nothing answers at `address`, or a Ray of another version.
+        ConfigError: Nothing answers at `address`, or the cluster has another version of Ray.
     """
-    with _session(verbose, lambda told: _join(address, told)) as context:
+    with _session(verbose, lambda log: _join(address, log)) as context:
         yield context
 
 
 def dashboard_of(address: str) -> str:
-    """Where a cluster takes jobs that is known by its Ray Client's address, `ray://HOST:PORT`.
+    """Return the dashboard address of a cluster, given the address of its Ray Client, `ray://HOST:PORT`.
 
-    That is the same host, at the port that the cluster says its dashboard has.
+    The host is the same. The cluster reports the port of its dashboard.
 
     Raises:
-        ConfigError: nothing answers at `address`, its cluster has no dashboard, or that is not reached.
+        ConfigError: Nothing answers at `address`, the cluster has no dashboard, or it is unreachable.
     """
     with joined(address) as context:
         port = (context.dashboard_url or "").rpartition(":")[2]
     if not port:
         raise ConfigError(
-            f"--address {address}: commands run there as jobs, and the cluster has no dashboard to take them;"
-            " start its head with 'ray start --head --include-dashboard=true'"
+            f"--address {address}: commands run there as jobs, but the cluster has no dashboard to submit"
+            " them to; start its head with 'ray start --head --include-dashboard=true'"
         )
     try:
         return check_answers(f"http://{urlsplit(address).hostname}:{port}")
     except ConfigError as error:
         raise ConfigError(
-            f"--address {address}: commands run there as jobs, which its dashboard takes; {error}"
+            f"--address {address}: commands run there as jobs, submitted to its dashboard; {error}"
         ) from None
 
 
@@ -118,7 +126,7 @@ def _session(verbose: bool, start: Callable[[dict[str, Any]], Any]) -> Iterator[
 
 
 def _join(address: str, options: Mapping[str, Any]) -> Any:
-    # Ray itself waits for two minutes at a dead address, and then ends the process.
+    # Without this check Ray waits two minutes at a dead address and then ends the process.
     address = check_answers(address)
     try:
         return ray.init(address=address, **options)
@@ -127,17 +135,19 @@ def _join(address: str, options: Mapping[str, Any]) -> Any:
     except RuntimeError as error:
         if "ersion" not in str(error):
             raise
-        told = " ".join(str(error).split())
-        raise ConfigError(f"--address {address}: {told}; install the same versions here and there") from None
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"--address {address}: {reason}; install the same versions here and on the cluster"
+        ) from None
 
 
 def machines() -> list[Mapping[str, float]]:
-    """The machines of a running cluster; of an autoscaling one those that there may be."""
-    up, workers = alive(), possible_machines()
-    heads = [node for node in up if HEAD_RESOURCE in node]
-    return up if workers is None else [*heads, *workers]
+    """Return the resources of each machine of the cluster, including those that an autoscaler may start."""
+    running, workers = alive(), possible_machines()
+    heads = [node for node in running if HEAD_RESOURCE in node]
+    return running if workers is None else [*heads, *workers]
 
 
 def alive() -> list[Mapping[str, float]]:
-    """The machines that there are."""
+    """Return the resources of each running machine."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]

@@ -1,7 +1,7 @@
-"""Whether every node of a running cluster can do our work, asked of the nodes themselves.
+"""Check of every node of a running cluster, before the first trial.
 
-A small task on each node, before the first trial: it knows its versions, and reads and writes a
-word in every folder that trials are to share. It is sent by value, for a node may lack this package.
+A small task on each node reports its versions and reads and writes a marker file in every shared folder.
+The task is sent by value, because a node may lack this package.
 """
 
 import contextlib
@@ -19,16 +19,17 @@ from evclip_ray.config import ConfigError
 from evclip_ray.version import __version__
 
 _SECONDS = 120
-_WORD = ".evclip-ray-storage-check-"
+_MARKER = ".evclip-ray-storage-check-"
 GIB = 1024**3
 
 
 @dataclasses.dataclass(frozen=True)
 class NodeFacts:
-    """What one node says of itself. `package`: our version, None where it is not installed.
+    """Report of one node.
 
-    `unseen`: folders in which it does not see the word of this process; `read_only`: those it
-    cannot write to; `free`: bytes on the disk of each folder.
+    `package` is the version of evclip-ray, None if it is not installed. In the `unseen` folders the node
+    does not see the marker file of this process; to the `read_only` folders it cannot write. `free` has the
+    free bytes on the disk of each folder.
     """
 
     name: str
@@ -41,11 +42,11 @@ class NodeFacts:
 
 
 def check_nodes(storage: Sequence[Path]) -> list[NodeFacts]:
-    """The facts of every node.
+    """Return the facts of every node.
 
     Raises:
-        ConfigError: a node without the package or with another version of it, of Ray or Python, or
-            one that does not see, or may not write to, a folder of `storage`.
+        ConfigError: A node lacks the package, has another version of it, of Ray or of Python, or cannot
+            read or write a folder of `storage`.
     """
     facts = node_facts(storage)
     for node in facts:
@@ -55,17 +56,17 @@ def check_nodes(storage: Sequence[Path]) -> list[NodeFacts]:
 
 
 def node_problems(node: NodeFacts) -> list[str]:
-    """What keeps a node from doing our work, each with its cure."""
-    cure = "install the same version on every node (setup_commands, or the image)"
+    """Return why a node is unusable, each reason with what to do."""
+    advice = "install the same version on every node (setup_commands, or the image)"
     problems = []
     if node.package is None:
-        problems.append(f"evclip-ray is not installed; {cure}")
+        problems.append(f"evclip-ray is not installed; {advice}")
     elif node.package != __version__:
-        problems.append(f"evclip-ray is {node.package}, here {__version__}; {cure}")
+        problems.append(f"evclip-ray is {node.package}, here {__version__}; {advice}")
     if node.ray != ray.__version__:
-        problems.append(f"Ray is {node.ray}, here {ray.__version__}; {cure}")
+        problems.append(f"Ray is {node.ray}, here {ray.__version__}; {advice}")
     if _minor(node.python) != _minor(platform.python_version()):
-        problems.append(f"Python is {node.python}, here {platform.python_version()}; {cure}")
+        problems.append(f"Python is {node.python}, here {platform.python_version()}; {advice}")
     problems += [
         f"{folder} is not the folder that this process sees; put it on storage that every node mounts "
         "under the same path"
@@ -78,33 +79,35 @@ def node_problems(node: NodeFacts) -> list[str]:
 
 
 def node_facts(storage: Sequence[Path]) -> list[NodeFacts]:
-    """Ask every node that is up. `storage`: folders, made if absent, on the node that asks first."""
+    """Return the facts of every running node. Folders of `storage` are created if they are missing."""
     probe = _make_probe()
     nodes = [node for node in ray.nodes() if node["Alive"]]
-    word = f"{_WORD}{secrets.token_hex(8)}"
+    marker = f"{_MARKER}{secrets.token_hex(8)}"
     folders = [str(folder) for folder in storage]
     with contextlib.ExitStack() as stack:
-        # The driver's own file system is asked, not the head's: with ray:// they differ.
+        # This process writes the markers. With ray:// its file system is not that of the head.
         for folder in storage:
-            stack.enter_context(_word_in(folder / word))
-        asked = [
+            stack.enter_context(_marker_file(folder / marker))
+        reports = [
             probe.options(
                 num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            ).remote(folders, word)
+            ).remote(folders, marker)
             for node in nodes
         ]
-        answers = ray.get(asked, timeout=_SECONDS)
+        results = ray.get(reports, timeout=_SECONDS)
     names = [node["NodeManagerHostname"] + " (" + node["NodeManagerAddress"] + ")" for node in nodes]
-    return [NodeFacts(name, **answer) for name, answer in zip(names, answers, strict=True)]
+    return [NodeFacts(name, **result) for name, result in zip(names, results, strict=True)]
 
 
 @contextlib.contextmanager
-def _word_in(path: Path) -> Any:
+def _marker_file(path: Path) -> Any:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("written by the driver", encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"{path.parent}: cannot be written to here ({error.strerror})") from None
+        raise ConfigError(
+            f"{path.parent}: this machine cannot write to the folder ({error.strerror})"
+        ) from None
     try:
         yield
     finally:
@@ -112,8 +115,8 @@ def _word_in(path: Path) -> Any:
 
 
 def _make_probe() -> Any:
-    def probe(folders: list[str], word: str) -> dict[str, Any]:
-        # Everything that it needs is imported here, so that it travels by value.
+    def probe(folders: list[str], marker: str) -> dict[str, Any]:
+        # Imports inside the function make it self-contained, so it can be pickled by value.
         import importlib.metadata
         import os
         import platform
@@ -124,18 +127,18 @@ def _make_probe() -> Any:
         import ray
 
         def is_seen(folder: str) -> bool:
-            # A network file system may show a new file late.
+            # A network file system may show a new file with a delay.
             for _ in range(10):
-                if Path(folder).is_dir() and word in {path.name for path in Path(folder).iterdir()}:
+                if Path(folder).is_dir() and marker in {path.name for path in Path(folder).iterdir()}:
                     return True
                 time.sleep(0.5)
             return False
 
         def can_write(folder: str) -> bool:
-            mine = Path(folder) / f"{word}-{os.getpid()}-{platform.node()}"
+            own_file = Path(folder) / f"{marker}-{os.getpid()}-{platform.node()}"
             try:
-                mine.write_text("written by a node", encoding="utf-8")
-                mine.unlink()
+                own_file.write_text("written by a node", encoding="utf-8")
+                own_file.unlink()
             except OSError:
                 return False
             return True

@@ -1,4 +1,4 @@
-"""What a running cluster does: its nodes, who holds the GPUs, what decodes, how full the object store is."""
+"""Status of a running cluster: nodes, running actors and tasks, resources in use, object store."""
 
 import collections
 import dataclasses
@@ -19,7 +19,7 @@ _LIMIT = 1000
 
 @dataclasses.dataclass(frozen=True)
 class NodeUse:
-    """Amounts in use and in all. `memory`, `store` (the object store): bytes."""
+    """Resources of a node as (in use, total). `memory` and `store` (the object store) are in bytes."""
 
     name: str
     is_head: bool
@@ -31,9 +31,9 @@ class NodeUse:
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """So many running actors or tasks of one kind on one node, and what they hold of it together.
+    """Running actors or tasks of one kind on one node, with the sum of their resources.
 
-    `trains`: the runs that they said they train, empty where they do not.
+    `trains` names the run that they train and is empty for other work.
     """
 
     kind: str
@@ -47,21 +47,21 @@ class Work:
 
 @dataclasses.dataclass(frozen=True)
 class ClusterStatus:
-    """The state at one moment."""
+    """Nodes and work of a cluster at one moment."""
 
     nodes: list[NodeUse]
     work: list[Work]
 
     @property
     def store_share(self) -> float:
-        """The fuller of the nodes' object stores, 0 to 1; near 1 Ray writes objects to disk."""
+        """Fill level of the fullest object store, 0 to 1. Near 1 Ray spills objects to disk."""
         return max(
             (used / total for used, total in (node.store for node in self.nodes) if total), default=0.0
         )
 
 
 def cluster_status() -> ClusterStatus:
-    """The status of the cluster that this process is connected to; needs its dashboard."""
+    """Return the status of the connected cluster. Needs its dashboard."""
     alive = [node for node in ray.nodes() if node["Alive"]]
     free = free_resources()
     names = {node["NodeID"]: node_name(node) for node in alive}
@@ -70,20 +70,22 @@ def cluster_status() -> ClusterStatus:
 
 
 def wait_for_nodes(count: int, *, seconds: float) -> None:
-    """Wait until so many nodes are up.
+    """Wait until `count` nodes are up.
 
     Raises:
-        ConfigError: they are not, in this time.
+        ConfigError: Fewer nodes are up after `seconds`.
     """
     end = time.monotonic() + seconds
     while (up := sum(node["Alive"] for node in ray.nodes())) < count:
         if time.monotonic() > end:
-            raise ConfigError(f"{up} of {count} nodes are up after {seconds:.0f} s; see the others' logs")
+            raise ConfigError(
+                f"{up} of {count} nodes are up after {seconds:.0f} s; see the logs of the missing nodes"
+            )
         time.sleep(1)
 
 
 def node_name(node: Mapping[str, Any]) -> str:
-    """A node as people know it; nodes of one machine share an address, so a part of its id goes with it."""
+    """Return address and short id of a node. The address alone is ambiguous for nodes on one machine."""
     return f"{node['NodeManagerAddress']} {node['NodeID'][:6]}"
 
 
@@ -100,30 +102,30 @@ def _use(node: Mapping[str, Any], free: Mapping[str, float]) -> NodeUse:
 
 
 def _work(names: Mapping[str, str]) -> list[Work]:
-    # Asked by address, for there may be other clusters in this machine.
+    # The explicit address matters if several clusters run on this machine.
     address = ray.get_runtime_context().gcs_address
     actors = list_actors(address, filters=[("state", "=", "ALIVE")], detail=True, limit=_LIMIT)
     tasks = list_tasks(address, filters=[("state", "=", "RUNNING")], detail=True, limit=_LIMIT)
     counts: collections.Counter[tuple[str, str, str, str, float, float]] = collections.Counter()
     for actor in actors:
-        node, cpus, gpus = _place(actor, names)
+        node, cpus, gpus = _node_and_resources(actor, names)
         if cpus or gpus:
             name = actor.repr_name or actor.class_name
             counts["actor", name, run_of(actor.actor_id), node, cpus, gpus] += 1
     for task in tasks:
         if task.type == "NORMAL_TASK":
-            counts["task", task.name, "", *_place(task, names)] += 1
+            counts["task", task.name, "", *_node_and_resources(task, names)] += 1
     return [
         Work(kind, name, node, count, cpus * count, gpus * count, trains)
         for (kind, name, trains, node, cpus, gpus), count in sorted(counts.items())
     ]
 
 
-def _place(found: Any, names: Mapping[str, str]) -> tuple[str, float, float]:
-    # In a placement group a resource is named with the group: CPU_group_0_1234.
-    asked = found.required_resources or {}
+def _node_and_resources(work: Any, names: Mapping[str, str]) -> tuple[str, float, float]:
+    # In a placement group the name of a resource includes the group: CPU_group_0_1234.
+    required = work.required_resources or {}
     cpus, gpus = (
-        max((amount for key, amount in asked.items() if key.split("_group_")[0] == name), default=0.0)
+        max((amount for key, amount in required.items() if key.split("_group_")[0] == name), default=0.0)
         for name in ("CPU", "GPU")
     )
-    return names.get(found.node_id or "", "?"), cpus, gpus
+    return names.get(work.node_id or "", "?"), cpus, gpus

@@ -1,4 +1,4 @@
-"""A real cluster of three nodes in this machine, with a token and a dashboard, for the whole session."""
+"""Real clusters of several nodes on this machine."""
 
 import dataclasses
 import os
@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclasses.dataclass(frozen=True)
 class LocalCluster:
-    """Where it answers, and the environment of a shell that may speak to it."""
+    """Addresses of a cluster, and the environment of a shell that may connect to it."""
 
     folder: Path
     port: int
@@ -42,7 +42,7 @@ class LocalCluster:
         return shell_environment(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(self.folder / "token"))
 
     def evclip_ray(self, *arguments, env=None, cwd=None, timeout=240):
-        """Run the command as a person does; its exit status and everything it printed."""
+        """Run a command as a user does. Return its exit status and output."""
         done = subprocess.run(
             command_line(*arguments), env=env or self.environment, cwd=cwd, timeout=timeout,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -55,10 +55,10 @@ def command_line(*arguments):
 
 
 def shell_environment(**extra):
-    """This process's, with the commands of its virtual environment and nothing of Ray's."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    kept["PATH"] = f"{Path(sys.executable).parent}:{kept['PATH']}"
-    return {**kept, "RAY_USAGE_STATS_ENABLED": "0", "COLUMNS": "200", **extra}
+    """Return this environment with the virtual environment's commands and without Ray's variables."""
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    variables["PATH"] = f"{Path(sys.executable).parent}:{variables['PATH']}"
+    return {**variables, "RAY_USAGE_STATS_ENABLED": "0", "COLUMNS": "200", **extra}
 
 
 def free_port():
@@ -68,7 +68,7 @@ def free_port():
 
 
 def end(process):
-    """End a process that was started in a session of its own, and all that it started."""
+    """End a process that was started in its own session, with its children."""
     process.send_signal(signal.SIGTERM)
     try:
         process.wait(timeout=60)
@@ -79,8 +79,8 @@ def end(process):
 
 @pytest.fixture(scope="session")
 def local_cluster():
-    """A head without CPUs and two workers of one CPU and one logical GPU, from cluster/local.sh."""
-    # The path of a socket may have 107 characters, fewer than pytest's own folders leave.
+    """Start a head without CPUs and two workers with one CPU and one logical GPU, by cluster/local.sh."""
+    # A socket's path is limited to 107 characters, which pytest's folders exceed.
     folder = Path(tempfile.mkdtemp(prefix="evl.", dir="/tmp"))
     cluster = LocalCluster(folder, free_port(), free_port(), free_port())
     environment = shell_environment(
@@ -106,8 +106,8 @@ def local_cluster():
 
 @pytest.fixture(scope="module")
 def cluster():
-    """A head without CPUs, whose nodes a test may kill and add."""
-    from tests.cluster.killable import KillableCluster
+    """Start a head without CPUs, to which tests add nodes and kill them."""
+    from killable import KillableCluster
 
     started = KillableCluster()
     yield started
@@ -116,5 +116,5 @@ def cluster():
 
 @pytest.fixture
 def nodes(cluster):
-    """Two nodes that the test may kill."""
+    """Return two nodes that the test may kill."""
     return cluster.having(2)

@@ -14,21 +14,21 @@ available_node_types:
 """
 
 
-def test_workers_that_the_autoscaler_may_start_are_machines(tmp_path, monkeypatch):
+def test_possible_machines_include_all_workers(tmp_path, monkeypatch):
     path = tmp_path / "cluster.yaml"
     path.write_text(CONFIG)
     monkeypatch.setenv("EVCLIP_RAY_CLUSTER", str(path))
     assert possible_machines() == [{"CPU": 8, "GPU": 1}, {"CPU": 8, "GPU": 1}, {"CPU": 16}]
 
 
-def test_without_an_autoscaler_there_are_only_the_machines_that_are_up(tmp_path, monkeypatch):
+def test_no_possible_machines_without_an_autoscaler(tmp_path, monkeypatch):
     monkeypatch.delenv("EVCLIP_RAY_CLUSTER", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert possible_machines() is None
     assert worker_machines({"provider": {"type": "local"}, "available_node_types": {}}) is None
 
 
-def test_a_named_file_that_is_not_there_is_an_error(tmp_path, monkeypatch):
+def test_missing_cluster_file_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setenv("EVCLIP_RAY_CLUSTER", str(tmp_path / "absent.yaml"))
     with pytest.raises(ConfigError, match=r"absent\.yaml: cannot be read"):
         possible_machines()

@@ -16,7 +16,7 @@ def free_port():
         return server.getsockname()[1]
 
 
-def test_connecting_gives_each_machines_resources_and_ends_what_it_started():
+def test_connect_yields_machines_and_stops_local_ray():
     assert not ray.is_initialized()
     with connect(num_cpus=3) as machines:
         assert [machine["CPU"] for machine in machines] == [3.0]
@@ -28,25 +28,25 @@ def test_connecting_gives_each_machines_resources_and_ends_what_it_started():
 
 @contextlib.contextmanager
 def deaf_server():
-    """Accepts every connection, and says nothing."""
-    kept = []
+    """Start a server that accepts connections but never answers."""
+    connections = []
     with socket.create_server(("127.0.0.1", 0)) as server:
-        thread = threading.Thread(target=_accept, args=(server, kept), daemon=True)
+        thread = threading.Thread(target=_accept, args=(server, connections), daemon=True)
         thread.start()
         yield server.getsockname()[1]
         server.shutdown(socket.SHUT_RDWR)
-    for one in kept:
-        one.close()
+    for connection_ in connections:
+        connection_.close()
 
 
-def _accept(server, kept):
+def _accept(server, connections):
     with contextlib.suppress(OSError):
         while True:
-            kept.append(server.accept()[0])
+            connections.append(server.accept()[0])
 
 
 @pytest.mark.parametrize("scheme", ["", "ray://", "http://"])
-def test_an_address_where_nothing_listens_is_one_line_with_the_cure(scheme):
+def test_dead_address_is_one_line_with_advice(scheme):
     address = f"{scheme}127.0.0.1:{free_port()}"
     with pytest.raises(ConfigError, match=f"--address {address}: no Ray answers there .*; ") as caught:
         check_answers(address)
@@ -54,13 +54,13 @@ def test_an_address_where_nothing_listens_is_one_line_with_the_cure(scheme):
 
 
 @pytest.mark.parametrize("scheme", ["", "ray://", "http://"])
-def test_a_server_that_says_nothing_is_not_waited_for(scheme, monkeypatch):
+def test_silent_server_times_out(scheme, monkeypatch):
     monkeypatch.setattr("evclip_ray.cluster.address.SECONDS", 0.5)
     with deaf_server() as port, pytest.raises(ConfigError, match="no Ray answers there"):
         check_answers(f"{scheme}127.0.0.1:{port}")
 
 
-def test_auto_takes_no_private_ray_that_happens_to_run_here(monkeypatch, tmp_path):
+def test_auto_ignores_a_private_ray(monkeypatch, tmp_path):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with connect(num_cpus=1):
         monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
@@ -68,7 +68,7 @@ def test_auto_takes_no_private_ray_that_happens_to_run_here(monkeypatch, tmp_pat
             check_answers("auto")
 
 
-def test_auto_takes_the_cluster_that_ray_start_wrote_down(monkeypatch, tmp_path):
+def test_auto_uses_the_address_written_by_ray_start(monkeypatch, tmp_path):
     port = free_port()
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
@@ -78,33 +78,35 @@ def test_auto_takes_the_cluster_that_ray_start_wrote_down(monkeypatch, tmp_path)
         check_answers("auto")
 
 
-def test_an_address_of_another_kind_is_refused():
+def test_malformed_address_is_refused():
     with pytest.raises(ConfigError, match="write auto, HOST:6379 or ray://HOST:10001"):
         check_answers("nonsense")
 
 
-def test_an_autoscaling_cluster_has_the_machines_that_it_may_start(tmp_path, monkeypatch):
+def test_autoscaling_cluster_counts_possible_machines(tmp_path, monkeypatch):
     (tmp_path / "cluster.yaml").write_text(
         "{max_workers: 2, head_node_type: head, provider: {type: aws}, available_node_types: "
         "{head: {resources: {CPU: 0}}, gpu: {resources: {CPU: 8, GPU: 1}, max_workers: 2}}}"
     )
     monkeypatch.setenv("EVCLIP_RAY_CLUSTER", str(tmp_path / "cluster.yaml"))
     with connect(num_cpus=1) as here:
-        assert [machine["CPU"] for machine in here] == [1.0], "a Ray of this machine's own starts no others"
+        assert [machine["CPU"] for machine in here] == [1.0], "a local Ray starts no other machines"
         with connect("auto") as there:
             assert [machine.get("GPU", 0) for machine in there] == [0, 1, 1]
 
 
-def test_waiting_for_an_address_ends_with_what_is_wrong_there():
+def test_wait_for_answer_raises_the_reason():
     with pytest.raises(ConfigError, match="no Ray answers there"):
         wait_for_answer(f"127.0.0.1:{free_port()}", seconds=0.5)
 
 
 @pytest.mark.parametrize(
-    ("port", "told"), [("", "the cluster has no dashboard"), ("1", "http://h:1: no Ray answers")]
+    ("port", "message"), [("", "the cluster has no dashboard"), ("1", "http://h:1: no Ray answers")]
 )
-def test_a_client_address_whose_dashboard_takes_no_jobs_is_one_line(port, told, monkeypatch):
+def test_client_address_without_dashboard_is_one_line(port, message, monkeypatch):
     context = SimpleNamespace(dashboard_url=f"0.0.0.0:{port}" if port else None)
     monkeypatch.setattr(connection, "joined", lambda address: contextlib.nullcontext(context))
-    with pytest.raises(ConfigError, match=f"--address ray://h:10001: commands run there as jobs, .*{told}"):
+    with pytest.raises(
+        ConfigError, match=f"--address ray://h:10001: commands run there as jobs, .*{message}"
+    ):
         connection.dashboard_of("ray://h:10001")

@@ -1,6 +1,6 @@
-"""Who decodes on a real cluster of five nodes in this machine, and that trials do not wait for all of it.
+"""Placement of decoding on a real cluster of five nodes, and trials that start before all of it is done.
 
-A head without CPUs, two nodes with a CPU and a (logical) GPU each, two with a CPU alone.
+The nodes: a head without CPUs, two with a CPU and a logical GPU each, and two with a CPU only.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ STORE = 100 * 2**20
 
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory):
-    """The ids of the nodes with a GPU and of those with CPUs alone; each has a disk of its own for copies."""
+    """Return the ids of the GPU and CPU nodes. Each GPU node has its own folder for copies."""
     import ray
     from ray.cluster_utils import Cluster
 
@@ -43,7 +43,7 @@ def nodes(tmp_path_factory):
     copies = [tmp_path_factory.mktemp("copies") for _ in range(2)]
     try:
         with pytest.MonkeyPatch.context() as patch:
-            # Where else the state API looks for it, another cluster may have written its own.
+            # Otherwise the state API may use the address of another cluster.
             patch.delenv("RAY_ADDRESS", raising=False)
             gpu = [
                 cluster.add_node(
@@ -67,7 +67,7 @@ def nodes(tmp_path_factory):
 
 
 def tasks_of(nodes, name):
-    """What Ray recorded of the tasks of a name: node, start and end."""
+    """Return Ray's records of the tasks with a name."""
     from ray.util.state import list_tasks
 
     found = list_tasks(address=nodes["dashboard"], limit=10_000, detail=True, raise_on_missing_output=False)
@@ -76,8 +76,7 @@ def tasks_of(nodes, name):
 
 @pytest.fixture
 def study(nodes, tiny_manifest, debug_settings, tmp_path):
-    """Makes a study of two variants of the videos; the first point reads 4 frames, the last one 6."""
-
+    """Return a function that builds a study of two variants of the videos, first 4 and then 6 frames."""
     fixed = {"data.manifest": str(tiny_manifest), **debug_settings, "optim.epochs": 1}
 
     def make(name, *, search=SEARCH, trials=3, **call):
@@ -114,10 +113,8 @@ def points(outcome):
     return {row["trial"]: row["overrides"] for row in outcome.rows}
 
 
-def test_busy_decoding_nodes_are_waited_for_though_others_are_idle(
-    nodes, tiny_manifest, tmp_path, monkeypatch
-):
-    # As many tasks as shards.
+def test_decoding_waits_for_busy_decoding_nodes(nodes, tiny_manifest, tmp_path, monkeypatch):
+    # One task per shard.
     monkeypatch.setattr(planning, "TASK_FRAMES", 1)
     manifest = read_manifest(tiny_manifest)
     found = prepare_shards(
@@ -130,13 +127,13 @@ def test_busy_decoding_nodes_are_waited_for_though_others_are_idle(
     assert set(where) == set(nodes["cpu"])
 
 
-def test_trials_start_while_other_videos_are_decoded_where_no_trial_has_a_place(nodes, study, tmp_path):
+def test_trials_start_while_other_videos_are_decoded(nodes, study, tmp_path):
     tuned = study("study")
     other, key = plan_of(tuned, 6)
     begun_before = len(tasks_of(nodes, "FlatMap(_run)"))
     seen = []
     with contextlib.ExitStack() as held:
-        # As another study would that decodes them just now.
+        # Hold the lock as another study does that decodes these videos.
         held.enter_context(building([other.folder("train", tuned.cache)]))
 
         def on_event(kind, trial, metrics):
@@ -150,19 +147,19 @@ def test_trials_start_while_other_videos_are_decoded_where_no_trial_has_a_place(
     decoding = tasks_of(nodes, "FlatMap(_run)")
     assert len(decoding) >= begun_before + 4
     assert {task.node_id for task in decoding} <= set(nodes["cpu"])
-    # Tune names the actor by its function, and trains a trial up to each report in a call.
+    # Tune names the actor after its function and runs a trial up to each report in one call.
     trials = tasks_of(nodes, "run_trial.train")
     assert trials, {task.name for task in tasks_of(nodes, "")}
     assert {task.node_id for task in trials} <= set(nodes["gpu"])
     assert min(task.start_time_ms for task in trials) < max(task.end_time_ms for task in decoding)
     assert tuned.folder.videos(key).is_file()
-    # The very points of a study that waits for everything.
+    # A study that prepares everything first runs the same points.
     tuned = study("waiting")
     tuned.beside = False
     assert points(run(tuned)) == points(outcome)
 
 
-def test_a_preparation_that_fails_ends_the_call_with_its_error_and_the_same_call_goes_on(nodes, study):
+def test_failed_preparation_raises_and_can_be_resumed(nodes, study):
     tuned = study("failing")
     other, _ = plan_of(tuned, 6)
     in_the_way = other.folder("train", tuned.cache)
@@ -176,7 +173,7 @@ def test_a_preparation_that_fails_ends_the_call_with_its_error_and_the_same_call
     assert [point["view.num_frames"] for _, point in sorted(points(outcome).items())] == [4, 6, 6]
 
 
-def test_control_c_ends_a_study_that_waits_for_videos(nodes, study):
+def test_interrupt_ends_a_study_that_waits_for_videos(nodes, study):
     from ray.util.state import list_actors
 
     tuned = study("interrupted")
@@ -196,7 +193,7 @@ def test_control_c_ends_a_study_that_waits_for_videos(nodes, study):
     assert [point["view.num_frames"] for _, point in sorted(points(outcome).items())] == [4, 6, 6]
 
 
-def test_the_end_of_the_time_ends_a_study_that_waits_for_videos(nodes, study, monkeypatch):
+def test_time_budget_ends_a_study_that_waits_for_videos(nodes, study, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(stopper, "time", SimpleNamespace(monotonic=lambda: now[0]))
     tuned = study("in time", time_budget=3600.0)
@@ -214,7 +211,7 @@ def test_the_end_of_the_time_ends_a_study_that_waits_for_videos(nodes, study, mo
     assert [point["view.num_frames"] for _, point in sorted(points(outcome).items())] == [4, 6, 6]
 
 
-def test_each_node_fetches_a_shard_once_for_all_its_trials(nodes, study, tmp_path):
+def test_node_copies_each_shard_once_for_all_trials(nodes, study, tmp_path):
     fetched = {}
 
     def on_event(kind, trial, metrics):
@@ -234,15 +231,15 @@ def test_each_node_fetches_a_shard_once_for_all_its_trials(nodes, study, tmp_pat
     assert all(len(inodes) == 1 for inodes in fetched.values())
 
 
-def test_the_rule_finds_these_nodes(nodes):
+def test_decoding_nodes_are_the_nodes_without_gpu(nodes):
     import ray
 
     alive = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
     assert sorted(decoding_nodes(ResourceRequest(1, 1, 0), alive)) == sorted(nodes["cpu"])
 
 
-def test_the_loss_of_every_decoding_node_does_not_stop_a_preparation(nodes, tiny_manifest, tmp_path):
-    """Last in this file: it takes the two nodes away."""
+def test_preparation_survives_loss_of_decoding_nodes(nodes, tiny_manifest, tmp_path):
+    """Must be the last test of this file, because it removes the two nodes."""
     manifest, killed = read_manifest(tiny_manifest), []
 
     def kill(done, total):

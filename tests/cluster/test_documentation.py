@@ -1,4 +1,4 @@
-"""Every command on the pages exists, with the options that it is given; every policy is JSON, and narrow."""
+"""Commands on the pages exist with their options, and policies are valid JSON and narrow."""
 
 import json
 import re
@@ -21,7 +21,7 @@ def blocks(page, language=""):
 
 
 def commands(page):
-    """Every line of a block that is a command of ours or of Ray's, and those in running text."""
+    """Yield the commands of evclip-ray and Ray in code blocks and in running text."""
     text = page.read_text()
     lines = [line.strip() for block in blocks(page) for line in block.splitlines()]
     lines += re.findall(r"`((?:evclip-ray|ray) [^`]+)`", text)
@@ -32,7 +32,7 @@ def commands(page):
 
 
 def parse(group, words, context):
-    """Parse as the command line would, without running anything."""
+    """Parse as the command line does, without running the command."""
     name, command, rest = group.resolve_command(context, list(words))
     with command.make_context(name, rest, parent=context) as inner:
         if isinstance(command, click.Group) and (left := [*inner._protected_args, *inner.args]):
@@ -40,7 +40,7 @@ def parse(group, words, context):
 
 
 @pytest.mark.parametrize("page", FILES, ids=lambda path: path.name)
-def test_a_command_on_a_page_exists_with_its_options(page):
+def test_command_on_a_page_exists_with_its_options(page):
     from ray.scripts.scripts import cli as ray
 
     for program, *words in commands(page):
@@ -48,7 +48,7 @@ def test_a_command_on_a_page_exists_with_its_options(page):
         context = group.make_context(program, ["--help"], resilient_parsing=True)
         if len(words) == 1:
             assert group.get_command(context, words[0]), words
-            continue  # A command that a sentence names.
+            continue  # A sentence mentions the command.
         try:
             parse(group, words, context)
             if words[0] == "submit" and "--" in words:
@@ -57,14 +57,14 @@ def test_a_command_on_a_page_exists_with_its_options(page):
             pytest.fail(f"{program} {shlex.join(words)}: {error.format_message()}")
 
 
-def test_the_pages_name_commands_at_all():
+def test_pages_contain_commands():
     assert sum(1 for page in PAGES for _ in commands(page)) > 40
 
 
 @pytest.mark.parametrize("page", PROVIDERS, ids=lambda path: path.name)
-def test_a_page_says_how_to_launch_watch_submit_fetch_end_what_it_costs_and_what_goes_wrong(page):
+def test_provider_page_covers_the_life_of_a_cluster(page):
     text = page.read_text()
-    for wanted in (
+    for text_part in (
         "evclip-ray cluster check",
         "What it costs",
         "What goes wrong",
@@ -72,13 +72,13 @@ def test_a_page_says_how_to_launch_watch_submit_fetch_end_what_it_costs_and_what
         "ashboard",
         "not ",
     ):
-        assert wanted in text, wanted
+        assert text_part in text, text_part
     assert re.search("ray down|kubectl delete|scancel", text)
     assert re.search("fetch|rsync-down|--out", text)
 
 
 @pytest.mark.parametrize("page", [p for p in PROVIDERS if blocks(p, "json")], ids=lambda path: path.name)
-def test_a_policy_is_json_and_grants_nothing_whole(page):
+def test_policy_is_json_without_wildcards(page):
     for block in blocks(page, "json"):
         policy = json.loads(block)
         granted = policy.get("Actions") or [a for part in policy["Statement"] for a in part["Action"]]

@@ -1,4 +1,4 @@
-"""Runs of several workers on several nodes: the numbers of one process, whatever nodes are lost or join."""
+"""Runs with several workers on several nodes give the numbers of one process, also if nodes come and go."""
 
 import json
 import os
@@ -7,21 +7,21 @@ import signal
 import numpy as np
 import pytest
 import yaml
-from tests.cluster.killable import history, wait_until
+from killable import history, wait_until
 
 from evclip_ray.training.loop import Run
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 EPOCHS = 12
-# Small steps: with large ones rounding grows from epoch to epoch.
+# A small learning rate, because with a large one rounding differences grow from epoch to epoch.
 SETTINGS = {"optim__epochs": EPOCHS, "optim__lr": 1e-3}
-# A group looks for more machines every minute, which no test waits for.
+# A group looks for more machines every minute. Two seconds keep the test short.
 SOON = "import evclip_ray.training.ray_trainer as t; t._RESIZE_SECONDS = 2; "
 
 
 @pytest.fixture(scope="module")
 def alone(make_experiment, tiny_videos, tmp_path_factory):
-    """What one process makes of the run, by itself."""
+    """Return the history of the same run in one process."""
     folder = tmp_path_factory.mktemp("alone")
     Run.start(make_experiment(**SETTINGS), tiny_videos, folder=folder).fit(lambda metrics: None)
     return history(folder)
@@ -29,7 +29,7 @@ def alone(make_experiment, tiny_videos, tmp_path_factory):
 
 @pytest.fixture
 def train(cluster, make_experiment, tiny_cache, tmp_path):
-    """Starts the run on the cluster; what it says is in `log.txt`."""
+    """Return a function that starts the run on the cluster, with its output in `log.txt`."""
 
     def start(*options, before=""):
         path = tmp_path / "run.yaml"
@@ -47,14 +47,14 @@ def finish(process, tmp_path):
     return history(tmp_path / "run")
 
 
-def require_same(found, expected):
-    assert [epoch["epoch"] for epoch in found] == list(range(1, EPOCHS + 1))
-    for mine, theirs in zip(expected, found, strict=True):
+def require_same(history_of_run, expected):
+    assert [epoch["epoch"] for epoch in history_of_run] == list(range(1, EPOCHS + 1))
+    for mine, theirs in zip(expected, history_of_run, strict=True):
         for key in ("val_top1", "val_loss", "train_loss", "grad_norm"):
             np.testing.assert_allclose(theirs[key], mine[key], rtol=1e-3, err_msg=f"{mine['epoch']}: {key}")
 
 
-def test_two_nodes_train_one_run_with_the_numbers_of_one_process(nodes, train, alone, tmp_path):
+def test_two_nodes_train_as_one_process_does(nodes, train, alone, tmp_path):
     process = train("--workers", 2)
     wait_until(lambda: all(node.working("RayTrainWorker") for node in nodes), of=process)
     wait_until(lambda: history(tmp_path / "run"), of=process)
@@ -62,7 +62,7 @@ def test_two_nodes_train_one_run_with_the_numbers_of_one_process(nodes, train, a
     require_same(finish(process, tmp_path), alone)
 
 
-def test_one_worker_trains_on_a_node_and_is_heard_here(nodes, train, alone, tmp_path):
+def test_one_worker_on_a_node_reports_its_epochs(nodes, train, alone, tmp_path):
     process = train()
     wait_until(lambda: "epoch   1  loss" in (tmp_path / "log.txt").read_text(), of=process)
     assert sum(len(node.working("RayTrainWorker")) for node in nodes) == 1
@@ -70,16 +70,14 @@ def test_one_worker_trains_on_a_node_and_is_heard_here(nodes, train, alone, tmp_
     assert f"epoch  {EPOCHS}  loss" in (tmp_path / "log.txt").read_text()
 
 
-def test_an_elastic_group_goes_on_with_the_node_that_is_left_and_grows_again(
-    cluster, nodes, train, alone, tmp_path
-):
+def test_elastic_group_shrinks_and_grows_again(cluster, nodes, train, alone, tmp_path):
     process = train("--workers", 2, "--min-workers", 1, before=SOON)
     lost, left = nodes
     wait_until(lambda: len(history(tmp_path / "run")) >= 2, of=process)
     lost.kill()
     before = history(tmp_path / "run")
     wait_until(lambda: len(history(tmp_path / "run")) > len(before), of=process)
-    # In the middle of an epoch, so that the run is not over before the machine is there.
+    # Pause the worker in the middle of an epoch, so the run cannot end before the new node is up.
     (worker,) = left.working("RayTrainWorker")
     os.kill(worker, signal.SIGSTOP)
     resized = history(tmp_path / "run")
@@ -90,9 +88,7 @@ def test_an_elastic_group_goes_on_with_the_node_that_is_left_and_grows_again(
     require_same(after, alone)
 
 
-def test_a_group_of_a_fixed_size_waits_for_the_machine_that_replaces_a_lost_one(
-    cluster, nodes, train, alone, tmp_path
-):
+def test_fixed_group_waits_for_a_replacement_node(cluster, nodes, train, alone, tmp_path):
     process = train("--workers", 2)
     wait_until(lambda: len(history(tmp_path / "run")) >= 2, of=process)
     nodes[0].kill()
@@ -103,7 +99,7 @@ def test_a_group_of_a_fixed_size_waits_for_the_machine_that_replaces_a_lost_one(
     require_same(after, alone)
 
 
-def test_a_study_of_elastic_groups_ends_some_early_and_survives_a_lost_node(
+def test_study_of_elastic_groups_survives_a_lost_node(
     cluster, nodes, tiny_manifest, tiny_videos, tiny_cache, debug_settings, tmp_path
 ):
     space = tmp_path / "space.yaml"

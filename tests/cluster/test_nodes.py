@@ -1,4 +1,4 @@
-"""Nodes that cannot do our work, added for real to a real cluster and taken away again."""
+"""Check of nodes, with unusable nodes that are added to a real cluster and removed again."""
 
 import contextlib
 import re
@@ -19,7 +19,7 @@ GOOD = {"name": "a", "unseen": (), "read_only": (), "free": {}}
 
 @contextlib.contextmanager
 def node(cluster, *command, ray="ray"):
-    """One more node, started by `COMMAND ray start ...`."""
+    """Add a node for the duration of a block, started by `COMMAND ray start ...`."""
     with tempfile.TemporaryDirectory(prefix="nd.", dir="/tmp", ignore_cleanup_errors=True) as folder:
         log = Path(folder) / "log"
         start = (
@@ -39,7 +39,7 @@ def node(cluster, *command, ray="ray"):
             yield
         finally:
             end(process)
-            # The head hears of it a little later.
+            # The head notices the loss with a delay.
             while nodes_up(cluster) > 3:
                 time.sleep(1)
 
@@ -79,15 +79,15 @@ def may_mount():
 
 @pytest.mark.cluster
 @pytest.mark.timeout(900)
-def test_a_cluster_whose_nodes_can_do_it_passes(local_cluster, storage):
+def test_usable_cluster_passes(local_cluster, storage):
     status, printed = check(local_cluster, storage)
-    assert (status, printed) == (0, f"{local_cluster.address}: nothing is wrong\n")
+    assert (status, printed) == (0, f"{local_cluster.address}: no problems found\n")
     assert list(storage.iterdir()) == []
 
 
 @pytest.mark.cluster
 @pytest.mark.timeout(900)
-def test_a_cluster_without_the_gpus_that_a_space_asks_for_is_told(local_cluster, storage, tmp_path):
+def test_missing_gpus_of_a_space_are_reported(local_cluster, storage, tmp_path):
     space = tmp_path / "big.yaml"
     space.write_text("search:\n  optim.lr: {uniform: [0.1, 0.2]}\nstudy:\n  gpus: 4\n")
     status, printed = local_cluster.evclip_ray(
@@ -101,7 +101,7 @@ def test_a_cluster_without_the_gpus_that_a_space_asks_for_is_told(local_cluster,
 @pytest.mark.cluster
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(not may_mount(), reason="needs a mount namespace (root)")
-def test_storage_that_only_the_head_sees_is_told_before_the_first_trial(local_cluster, storage, tmp_path):
+def test_storage_of_the_head_only_stops_before_trials(local_cluster, storage, tmp_path):
     storage.mkdir()
     hide = f'mount -t tmpfs none {storage} && exec "$@"'
     with node(local_cluster, "unshare", "-m", "bash", "-c", hide, "-"):
@@ -119,16 +119,16 @@ def test_storage_that_only_the_head_sees_is_told_before_the_first_trial(local_cl
 
 @pytest.mark.cluster
 @pytest.mark.timeout(900)
-def test_a_node_without_the_package_is_told(local_cluster, storage, tmp_path):
+def test_node_without_the_package_is_reported(local_cluster, storage, tmp_path):
     with node(local_cluster, ray=python_without_the_package(tmp_path)):
-        # Ray lets workers look into the folder of their driver, which on this machine is there.
+        # Ray adds the driver's folder to the workers' path. From tmp_path they cannot import the checkout.
         status, printed = check(local_cluster, storage, cwd=tmp_path)
     assert status == 1
     assert "evclip-ray is not installed; install the same version on every node" in printed
 
 
 def python_without_the_package(folder):
-    """The command `ray` of an environment that has everything but evclip-ray, by links."""
+    """Return the command `ray` of a linked environment without evclip-ray."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True)
     there = next((folder / "venv" / "lib").glob("python*/site-packages"))
     for entry in Path(sysconfig.get_path("purelib")).iterdir():
@@ -140,7 +140,7 @@ def python_without_the_package(folder):
 
 
 @pytest.mark.parametrize(
-    ("facts", "told"),
+    ("facts", "message"),
     [
         ({"ray": "1.0", "python": "3.0.0", "package": None}, "Ray is 1.0, here"),
         ({"ray": "1.0", "python": "3.0.0", "package": None}, "Python is 3.0.0, here"),
@@ -148,14 +148,14 @@ def python_without_the_package(folder):
         ({"ray": "1.0", "python": "3.0.0", "package": "9.9"}, "evclip-ray is 9.9, here"),
     ],
 )
-def test_another_version_is_told_with_both(facts, told):
+def test_other_version_is_reported_with_both(facts, message):
     problems = node_problems(NodeFacts(**{**GOOD, **facts}))
-    assert any(told in problem for problem in problems)
+    assert any(message in problem for problem in problems)
 
 
 @pytest.mark.cluster
-def test_a_cluster_of_another_version_is_told_with_both(local_cluster):
-    """By the record that Ray's head keeps of its own versions, put back afterwards."""
+def test_cluster_of_other_version_is_reported_with_both(local_cluster):
+    """Change the version that Ray's head records about itself, and restore it afterwards."""
     code = """
 import json, sys
 from ray._common.usage.usage_constants import CLUSTER_METADATA_KEY as KEY
@@ -182,4 +182,4 @@ client.internal_kv_put(KEY, json.dumps(record).encode(), True, SPACE)
     assert status == 1
     assert "Ray: 2.1.0" in printed
     assert f"Ray: {ours}" in printed
-    assert "install the same versions here and there" in printed
+    assert "install the same versions here and on the cluster" in printed

@@ -1,4 +1,4 @@
-"""The shell scripts and the Dockerfile, by their linters; the Slurm script by a stub `srun`."""
+"""Linters of the shell scripts and the Dockerfile, and what goes into the images."""
 
 import re
 import shutil
@@ -30,7 +30,7 @@ def test_hadolint_finds_nothing():
     assert found.returncode == 0, found.stdout
 
 
-def test_both_images_are_built_from_the_same_package():
+def test_both_images_use_the_same_package():
     lines = (FOLDER / "Dockerfile").read_text().splitlines()
     assert [line for line in lines if line.startswith("FROM")] == [
         "FROM python:${PYTHON}-slim-bookworm AS base",
@@ -41,7 +41,7 @@ def test_both_images_are_built_from_the_same_package():
     assert lines.count("COPY --from=package /tmp/wheels /tmp/wheels") == 2
 
 
-def test_only_what_the_package_is_made_of_goes_into_an_image():
+def test_image_contains_only_the_package():
     ignored = (FOLDER / "Dockerfile.dockerignore").read_text().splitlines()
     kept = {line[1:] for line in ignored if line.startswith("!")}
     assert "*" in ignored

@@ -1,4 +1,4 @@
-"""A study on several nodes: the same points as on one, whatever node or process is killed meanwhile."""
+"""Studies on several nodes: same points as on one node, and recovery from killed nodes and processes."""
 
 import json
 import signal
@@ -6,17 +6,16 @@ import signal
 import numpy as np
 import pytest
 import yaml
-
-from tests.cluster.killable import history, wait_until
+from killable import history, wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 EPOCHS = 12
-TRIAL = "ImplicitFunc"  # what Ray calls Tune's trials
+TRIAL = "ImplicitFunc"  # Class name of the actors of function trainables in Tune.
 
 
 @pytest.fixture
 def space(tiny_manifest, tiny_videos, debug_settings, tmp_path):
-    """Writes a space of random points over the tiny videos, of which no trial is stopped early."""
+    """Return a function that writes a space of random points without early stopping."""
 
     def write(epochs=EPOCHS, **study):
         path = tmp_path / "space.yaml"
@@ -38,7 +37,7 @@ def space(tiny_manifest, tiny_videos, debug_settings, tmp_path):
 
 @pytest.fixture
 def tune(cluster, tiny_cache, tmp_path):
-    """Starts a study, or goes on with it; what it says is in `log.txt`."""
+    """Return a function that starts or resumes a study, with its output in `log.txt`."""
 
     def start(space, out="study", *options):
         where = options or ("--address", cluster.address)
@@ -54,7 +53,7 @@ def finish(process, tmp_path):
 
 
 def trials(study):
-    """Each trial's point and epochs."""
+    """Return the point and the epochs of each trial."""
     return {
         folder.name: (json.loads((folder / "point.json").read_text())["overrides"], history(folder))
         for folder in sorted((study / "trials").glob("trial-*"))
@@ -70,7 +69,7 @@ def require_whole(study, epochs=EPOCHS, count=4):
     return found
 
 
-def test_three_nodes_finish_the_points_that_one_does(nodes, space, tune, tmp_path):
+def test_several_nodes_run_the_same_points_as_one(nodes, space, tune, tmp_path):
     process = tune(space(epochs=3))
     wait_until(lambda: all(node.working(TRIAL) for node in nodes), of=process)
     finish(process, tmp_path)
@@ -83,7 +82,7 @@ def test_three_nodes_finish_the_points_that_one_does(nodes, space, tune, tmp_pat
                 np.testing.assert_allclose(theirs[key], mine[key], rtol=1e-5, err_msg=f"{name}: {key}")
 
 
-def test_a_killed_node_costs_its_trial_at_most_an_epoch(nodes, space, tune, tmp_path):
+def test_killed_node_costs_at_most_one_epoch(nodes, space, tune, tmp_path):
     process = tune(space())
     lost = nodes[0]
 
@@ -96,12 +95,12 @@ def test_a_killed_node_costs_its_trial_at_most_an_epoch(nodes, space, tune, tmp_
     before = {name: metrics for name, (_, metrics) in trials(tmp_path / "study").items()}
     finish(process, tmp_path)
     after = require_whole(tmp_path / "study")
-    # An epoch that was finished before the loss is not trained again: its line, with its seconds, stands.
+    # Epochs finished before the loss are not trained again: their lines, with the seconds, are unchanged.
     for name, metrics in before.items():
         assert after[name][1][: len(metrics)] == metrics
 
 
-def test_a_node_that_joins_takes_trials(cluster, space, tune, tmp_path):
+def test_joining_node_takes_trials(cluster, space, tune, tmp_path):
     cluster.having(1)
     process = tune(space())
     wait_until(lambda: trials(tmp_path / "study"), of=process)
@@ -112,16 +111,16 @@ def test_a_node_that_joins_takes_trials(cluster, space, tune, tmp_path):
     require_whole(tmp_path / "study")
 
 
-def test_a_killed_command_goes_on_where_it_was(nodes, space, tune, tmp_path):
+def test_killed_command_resumes_its_trials(nodes, space, tune, tmp_path):
     process = tune(space())
     study = tmp_path / "study"
 
-    def one_is_done_and_another_under_way():
+    def one_ended_and_one_is_running():
         lengths = sorted(len(metrics) for _, metrics in trials(study).values())
         done = list((study / "trials").glob("*/result.json"))
         return done and any(2 <= length < EPOCHS - 2 for length in lengths)
 
-    wait_until(one_is_done_and_another_under_way, of=process)
+    wait_until(one_ended_and_one_is_running, of=process)
     process.send_signal(signal.SIGKILL)
     process.wait()
     before = {name: metrics for name, (_, metrics) in trials(study).items()}

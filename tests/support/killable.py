@@ -1,4 +1,4 @@
-"""A cluster in this machine whose nodes can be killed and added one by one, as spot machines come and go."""
+"""Cluster on this machine whose nodes can be added and killed one by one, like spot machines."""
 
 import contextlib
 import json
@@ -16,7 +16,7 @@ from tests.cluster.conftest import command_line, end, shell_environment
 
 
 def quiet_port():
-    """A free port that no outgoing connection is given meanwhile: those are from 32768 on."""
+    """Return a free port below 32768, where the ports of outgoing connections start."""
     while True:
         with socket.socket() as listener, contextlib.suppress(OSError):
             port = random.randrange(20000, 32000)
@@ -25,7 +25,7 @@ def quiet_port():
 
 
 class Node:
-    """One `ray start --block`, with everything that it started."""
+    """One `ray start --block` with its child processes."""
 
     def __init__(self, folder, name, environment, *arguments):
         self.name, self.log = name, folder / f"{name}.log"
@@ -37,12 +37,12 @@ class Node:
             )  # fmt: skip
         wait_until(lambda: "Ray runtime started" in self.log.read_text(), of=self.process)
 
-    def working(self, what):
-        """Ray's processes on this node that do `what`, by the names that Ray gives them."""
-        return [pid for pid in descendants(self.process.pid) if f"ray::{what}" in title(pid)]
+    def working(self, name):
+        """Return the ids of Ray's processes on this node whose title names a class or function."""
+        return [pid for pid in descendants(self.process.pid) if f"ray::{name}" in title(pid)]
 
     def kill(self):
-        """Take the machine away: its Ray and all that runs there, without a word."""
+        """Kill Ray and all of its processes on this node, as if the machine was lost."""
         for pid in [self.process.pid, *descendants(self.process.pid)]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -54,13 +54,13 @@ class Node:
 
 
 class KillableCluster:
-    """A head without CPUs, and nodes of one CPU that `join`."""
+    """A head without CPUs, and worker nodes with one CPU each."""
 
     def __init__(self):
-        # The path of a socket may have 107 characters, fewer than pytest's own folders leave.
+        # A socket's path is limited to 107 characters, which pytest's folders exceed.
         self.folder = Path(tempfile.mkdtemp(prefix="evk.", dir="/tmp"))
         self.address = f"127.0.0.1:{quiet_port()}"
-        # With several clusters in one machine Ray's own helpers ask any of them, unless told.
+        # With several clusters on one machine Ray's helpers pick any of them without RAY_ADDRESS.
         self.environment = shell_environment(RAY_AUTH_MODE="disabled", RAY_ADDRESS=self.address)
         self.nodes = []
         port = self.address.rpartition(":")[2]
@@ -71,7 +71,7 @@ class KillableCluster:
         )  # fmt: skip
 
     def join(self, count=1):
-        """Add nodes."""
+        """Add nodes and return them."""
         for _ in range(count):
             name = f"node{len(self.nodes)}"
             joined = Node(
@@ -82,7 +82,7 @@ class KillableCluster:
         return self.nodes[-count:]
 
     def having(self, count):
-        """So many nodes, whatever was killed or added before."""
+        """Return exactly `count` running nodes, starting or stopping nodes as needed."""
         up = [node for node in self.nodes if node.process.poll() is None]
         for node in up[count:]:
             node.stop()
@@ -95,7 +95,7 @@ class KillableCluster:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def start(self, *arguments, log, before=""):
-        """Start a command here, as a person does; `before`: Python that its process runs first."""
+        """Start a command on this machine. `before` is Python code that its process runs first."""
         python, option, code, *rest = command_line(*arguments)
         with log.open("a") as stream:
             return subprocess.Popen(
@@ -106,33 +106,33 @@ class KillableCluster:
 
 
 def wait_until(condition, *, of, seconds=240):
-    """Wait until something holds, while a process runs."""
-    end_of_waiting = time.monotonic() + seconds
+    """Wait until a condition holds; fail if the process `of` ends before."""
+    deadline = time.monotonic() + seconds
     while not condition():
-        assert of.poll() is None, f"{of.args} ended with {of.returncode} before it came to that"
-        assert time.monotonic() < end_of_waiting, "it never came to that"
+        assert of.poll() is None, f"{of.args} ended with {of.returncode} before the condition held"
+        assert time.monotonic() < deadline, "the condition did not hold in time"
         time.sleep(0.1)
 
 
 def history(folder):
-    """The epochs of a run so far."""
+    """Return the finished epochs of a run."""
     with contextlib.suppress(FileNotFoundError):
         return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
     return []
 
 
 def descendants(pid):
-    """The processes that a process started, and those that these did."""
-    found = []
+    """Return the ids of all processes below a process."""
+    pids = []
     with contextlib.suppress(FileNotFoundError):
         for task in Path(f"/proc/{pid}/task").iterdir():
             for child in (task / "children").read_text().split():
-                found += [int(child), *descendants(child)]
-    return found
+                pids += [int(child), *descendants(child)]
+    return pids
 
 
 def title(pid):
-    """What a process calls itself; nothing once it has ended."""
+    """Return the command line of a process, empty if it has ended."""
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     return ""

@@ -1,4 +1,4 @@
-"""Bringing a study's folder here: a copy where it is mounted here too, else through the cluster."""
+"""Copy of an output folder from a cluster: directly if it is mounted here, else through the head."""
 
 import shutil
 import tarfile
@@ -17,47 +17,55 @@ _CHUNK = 8 * 2**20
 
 
 def fetch(source: Path, out: Path, *, through: str) -> str:
-    """Copy `source`, a folder of the cluster, to the new folder `out`; gives how.
+    """Copy a folder of the cluster to this machine.
 
-    `through`: the address by which to ask the cluster's head, where the folder is not mounted here.
+    Args:
+        source: The folder on the cluster.
+        out: The new folder on this machine.
+        through: Address of the cluster, used if `source` is not mounted on this machine.
+
+    Returns:
+        How it was copied, as the verb of a sentence: "copied" or "fetched through ADDRESS".
 
     Raises:
-        ConfigError: `out` is there already, or the head has no such folder.
+        ConfigError: `out` exists already, or the head has no such folder.
     """
     if out.exists():
-        raise ConfigError(f"{out}: is there already; name a new folder")
+        raise ConfigError(f"{out}: exists already; choose a new folder")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
-        inside = Path(folder) / "fetched"
+        fetched = Path(folder) / "fetched"
         if source.is_dir():
-            shutil.copytree(source, inside)
-            how = "copied"
+            shutil.copytree(source, fetched)
+            method = "copied"
         else:
             with joined(through):
-                _through_the_head(source, inside, Path(folder) / "fetched.tar.gz")
-            how = f"fetched through {through}"
-        inside.rename(out)
-    return how
+                _fetch_through_head(source, fetched, Path(folder) / "fetched.tar.gz")
+            method = f"fetched through {through}"
+        fetched.rename(out)
+    return method
 
 
-def _through_the_head(source: Path, inside: Path, archive: Path) -> None:
+def _fetch_through_head(source: Path, target: Path, archive: Path) -> None:
     head = next(node for node in ray.nodes() if node["Alive"] and HEAD_RESOURCE in node["Resources"])
     pinned = NodeAffinitySchedulingStrategy(head["NodeID"], soft=False)
     sender = _make_sender().options(num_cpus=0, scheduling_strategy=pinned).remote()
     size = ray.get(sender.pack.remote(str(source)))
     if size is None:
-        raise ConfigError(f"{source}: the cluster's head has no such folder; has the job begun to write it?")
+        raise ConfigError(
+            f"{source}: the cluster's head has no such folder; the job may not have started writing it"
+        )
     with archive.open("wb") as stream:
         for offset in range(0, size, _CHUNK):
             stream.write(ray.get(sender.read.remote(offset, _CHUNK)))
     ray.kill(sender)
     with tarfile.open(archive) as packed:
-        packed.extractall(inside, filter="data")
+        packed.extractall(target, filter="data")
 
 
 def _make_sender() -> Any:
     class Sender:
-        """Sent by value; a head may have another version of this package than the shell here."""
+        """Archive of a folder on the head. Sent by value, because the head may have another version of us."""
 
         def pack(self, source: str) -> int | None:
             import os

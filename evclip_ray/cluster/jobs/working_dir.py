@@ -1,8 +1,8 @@
-"""What of a working directory travels with a job: settings and lists; never data, never credentials.
+"""Files of a working directory that are sent with a job: settings and lists, never data or credentials.
 
-Left behind are hidden files and folders (.git, .venv, .aws, .ssh, .env), names that say credentials,
-files that hold something like a key, videos and arrays, and folders that a stage made (they have a
-ledger.json); of these last, files that the command names travel all the same.
+These are not sent: hidden files and folders (.git, .venv, .aws, .ssh, .env), files whose name suggests
+credentials, files that contain what looks like a key, videos and arrays, and output folders of a stage
+(they contain a ledger.json). Files of an output folder are sent if the command refers to them.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from evclip_ray.artifacts import LEDGER
 from evclip_ray.cluster.lint.problems import holds_secret
 from evclip_ray.config import ConfigError
 
-MOST_BYTES = 100 * 10**6
+MAX_BYTES = 100 * 10**6
 _CREDENTIALS = (
     "*.pem", "*.key", "*.p12", "*.pfx", "*.ppk", "*.kdbx", "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*",
     "*token*", "*secret*", "*credential*", "*password*", "kubeconfig*", "*.kubeconfig",
@@ -29,23 +29,23 @@ _DATA = (
     "*.whl",
 )  # fmt: skip
 _FOLDERS = ("__pycache__", "node_modules", "*.egg-info", "build", "dist", "venv", "env")
-# A longer file is a list of videos, not a key.
-_SNIFFED_BYTES = 10**6
-# The same files must give the same bytes, so that Ray knows them again.
+# A longer file is a list of videos, not a key, and scanning it would be slow.
+_MAX_SCANNED_BYTES = 10**6
+# A fixed date makes the archive reproducible, so Ray recognises an upload that it already has.
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 @dataclasses.dataclass(frozen=True)
-class Packed:
-    """Files to send (relative), bytes of them together, and what stays behind, by reason."""
+class FileSelection:
+    """Files to send, relative to `root`, their total bytes, and the excluded files by reason."""
 
     root: Path
     files: tuple[Path, ...]
     size: int
-    left_behind: dict[str, tuple[Path, ...]]
+    excluded: dict[str, tuple[Path, ...]]
 
     def write(self, path: Path) -> None:
-        """Write them as a zip file; the same files give the same bytes."""
+        """Write the files to a zip file. The same files give the same bytes."""
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             for file in self.files:
                 info = zipfile.ZipInfo(file.as_posix(), _EPOCH)
@@ -53,38 +53,44 @@ class Packed:
                 archive.writestr(info, (self.root / file).read_bytes(), zipfile.ZIP_DEFLATED)
 
 
-def select_files(root: Path, *, named: Sequence[Path] = ()) -> Packed:
-    """The files under `root` that travel with a job; `named`: files that its command names.
+def select_files(root: Path, *, named: Sequence[Path] = ()) -> FileSelection:
+    """Select the files under a folder that are sent with a job.
+
+    Args:
+        root: Working directory.
+        named: Relative paths of files that the command refers to.
 
     Raises:
-        ConfigError: together they are too large (the largest is named), or a named one holds a key.
+        ConfigError: The files are too large, or one that the command refers to must not be sent.
     """
     wanted = {Path(os.path.normpath(path)) for path in named if not path.is_absolute()}
-    files, left = {}, dict[str, list[Path]]()
-    for path in sorted({*_walk(root, left), *(p for p in wanted if (root / p).is_file())}):
+    files, excluded = {}, dict[str, list[Path]]()
+    for path in sorted({*_walk(root, excluded), *(p for p in wanted if (root / p).is_file())}):
         reason = _reason(root, path, is_named=path in wanted)
         if reason is None:
             files[path] = (root / path).stat().st_size
         elif path in wanted:
-            raise ConfigError(f"{path}: is named by the command but {reason}; nothing of that kind is sent")
+            raise ConfigError(f"{path}: is named by the command but {reason}, so it is not sent")
         else:
-            left.setdefault(reason, []).append(path)
+            excluded.setdefault(reason, []).append(path)
     size = sum(files.values())
-    if size > MOST_BYTES:
+    if size > MAX_BYTES:
         largest = max(files, key=lambda path: files[path])
         raise ConfigError(
-            f"{root}: {size / 1e6:.0f} MB are too much to send, {MOST_BYTES / 1e6:.0f} MB at most; the "
+            f"{root}: {size / 1e6:.0f} MB are too much to send, at most {MAX_BYTES / 1e6:.0f} MB; the "
             f"largest is {largest} ({files[largest] / 1e6:.0f} MB). Put data on the storage that the cluster "
             "mounts, or submit from a smaller --working-dir"
         )
-    return Packed(root, tuple(files), size, {reason: tuple(paths) for reason, paths in left.items()})
+    return FileSelection(
+        root, tuple(files), size, {reason: tuple(paths) for reason, paths in excluded.items()}
+    )
 
 
-def _walk(root: Path, left: dict[str, list[Path]]) -> Iterator[Path]:
+def _walk(root: Path, excluded: dict[str, list[Path]]) -> Iterator[Path]:
     for folder, folders, names in os.walk(root):
-        here = Path(folder).relative_to(root)
-        if LEDGER in names and here != Path():
-            left.setdefault("was made by a stage", []).append(here)
+        relative = Path(folder).relative_to(root)
+        if LEDGER in names and relative != Path():
+            excluded.setdefault("is output of a stage", []).append(relative)
             folders.clear()
             continue
         for name in list(folders):
@@ -94,18 +100,18 @@ def _walk(root: Path, left: dict[str, list[Path]]) -> Iterator[Path]:
                 or (Path(folder) / name / "pyvenv.cfg").is_file()
             ):
                 folders.remove(name)
-                left.setdefault("is hidden or can be made again", []).append(here / name)
-        yield from (here / name for name in names)
+                excluded.setdefault("is hidden or can be regenerated", []).append(relative / name)
+        yield from (relative / name for name in names)
 
 
 def _reason(root: Path, path: Path, *, is_named: bool) -> str | None:
-    """Why a file stays behind, or None."""
+    """Return why a file is not sent, None if it is sent."""
     checks: tuple[tuple[str, Callable[[], bool]], ...] = (
-        ("is hidden or can be made again", lambda: path.name.startswith(".")),
+        ("is hidden or can be regenerated", lambda: path.name.startswith(".")),
         ("looks like a credential", lambda: _matches(path.name, _CREDENTIALS)),
         ("is data", lambda: not is_named and _matches(path.name, _DATA)),
-        ("is no plain file", lambda: (root / path).is_symlink() or not (root / path).is_file()),
-        ("holds something like a key", lambda: _holds_secret(root / path)),
+        ("is not a regular file", lambda: (root / path).is_symlink() or not (root / path).is_file()),
+        ("contains what looks like a key", lambda: _holds_secret(root / path)),
     )
     return next((reason for reason, applies in checks if applies()), None)
 
@@ -115,6 +121,6 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
 
 
 def _holds_secret(path: Path) -> bool:
-    if path.stat().st_size > _SNIFFED_BYTES:
+    if path.stat().st_size > _MAX_SCANNED_BYTES:
         return False
     return holds_secret(path.read_text(encoding="utf-8", errors="replace"))

@@ -1,4 +1,4 @@
-"""Checking the file of a cluster before it costs anything."""
+"""Check of a cluster file on this machine, before the cluster costs anything."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,29 +6,33 @@ from pathlib import Path
 from evclip_ray.cluster.lint.crd import read_schemas
 from evclip_ray.cluster.lint.kubernetes import KINDS, manifest_problems
 from evclip_ray.cluster.lint.launcher import launcher_problems
-from evclip_ray.cluster.lint.needs import Needs
 from evclip_ray.cluster.lint.problems import Problem, common_problems, read_documents, read_text
+from evclip_ray.cluster.lint.requirements import Requirements
 from evclip_ray.cluster.lint.slurm import slurm_problems
 from evclip_ray.config import ConfigError
 
 
-def check_file(path: Path, needs: Needs, *, crds: Sequence[Path] = ()) -> list[Problem]:
-    """Everything that is wrong with a file of `ray up`, Kubernetes manifests or a Slurm script, by line.
+def check_file(path: Path, requirements: Requirements, *, crds: Sequence[Path] = ()) -> list[Problem]:
+    """Return the problems of a `ray up` file, of Kubernetes manifests or of a Slurm script, by line.
 
-    `crds`: the operator's own definitions, in place of our shorter ones.
+    Args:
+        path: The file to check.
+        requirements: What a study needs of the cluster.
+        crds: Files with KubeRay's custom resource definitions. The fields of a RayCluster and a RayJob are
+            only checked if these are given; `kubectl apply --dry-run=server` checks the same.
 
     Raises:
-        ConfigError: it cannot be read, or is none of these.
+        ConfigError: The file cannot be read or has another format.
     """
     text = read_text(path)
-    found = list(common_problems(text))
+    problems = set(common_problems(text))
     if "#SBATCH" in text:
-        return sorted({*found, *slurm_problems(text, needs)})
+        return sorted(problems.union(slurm_problems(text, requirements)))
     documents = read_documents(path)
     if any("kind" in document.data for document in documents):
-        return sorted({*found, *manifest_problems(documents, needs, read_schemas(crds))})
+        return sorted(problems.union(manifest_problems(documents, requirements, read_schemas(crds))))
     if len(documents) == 1 and {"cluster_name", "provider"} & set(documents[0].data):
-        return sorted({*found, *launcher_problems(documents[0], needs)})
+        return sorted(problems.union(launcher_problems(documents[0], requirements)))
     raise ConfigError(
         f"{path}: must be a file of 'ray up' (cluster_name, provider), a Slurm script (#SBATCH), or "
         f"Kubernetes manifests ({', '.join(KINDS)})"

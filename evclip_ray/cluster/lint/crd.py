@@ -1,34 +1,36 @@
-"""The operator's own definitions of its kinds, as `kubectl get crd ... -o yaml` gives them."""
+"""KubeRay's custom resource definitions, as `kubectl get crd ... -o yaml` prints them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evclip_ray.cluster.lint.kuberay_schema import SCHEMAS, Schema
 from evclip_ray.cluster.lint.problems import read_documents
 from evclip_ray.config import ConfigError
 
+RAY_KINDS = ("RayCluster", "RayJob")
+Schema = dict[str, Any]
 _VERSION = "v1"
 _OPEN = ("additionalProperties", "x-kubernetes-preserve-unknown-fields", "x-kubernetes-embedded-resource")
 
 
 def read_schemas(paths: Sequence[Path]) -> dict[str, Schema]:
-    """The schema of each kind: of the definitions in `paths`, else our own.
+    """Return the JSON schema of each kind that the files define.
 
     Raises:
-        ConfigError: a file that defines none of the kinds.
+        ConfigError: A file defines none of KubeRay's kinds.
     """
-    found = dict(SCHEMAS)
+    schemas: dict[str, Schema] = {}
     for path in paths:
         kinds: dict[str, Schema] = {}
         for document in read_documents(path):
             kinds |= dict(_schemas(document.data))
-        if not kinds.keys() & SCHEMAS.keys():
+        if not kinds.keys() & set(RAY_KINDS):
             raise ConfigError(
-                f"{path}: defines none of {', '.join(SCHEMAS)}; kubectl get crd rayclusters.ray.io"
+                f"{path}: defines none of {', '.join(RAY_KINDS)}. "
+                "Write it with: kubectl get crd rayclusters.ray.io rayjobs.ray.io -o yaml"
             )
-        found |= kinds
-    return found
+        schemas |= kinds
+    return schemas
 
 
 def _schemas(data: Mapping[str, Any]) -> Iterator[tuple[str, Schema]]:
@@ -40,7 +42,7 @@ def _schemas(data: Mapping[str, Any]) -> Iterator[tuple[str, Schema]]:
 
 
 def closed(schema: Any) -> Any:
-    """A schema that refuses unknown fields, which Kubernetes drops silently."""
+    """Return a schema that rejects unknown fields, which Kubernetes would drop silently."""
     if isinstance(schema, list):
         return [closed(part) for part in schema]
     if not isinstance(schema, Mapping):
@@ -49,7 +51,7 @@ def closed(schema: Any) -> Any:
         return {"type": ["integer", "string"]}
     result = {key: closed(value) for key, value in schema.items() if key != "format"}
     if isinstance(schema.get("properties"), Mapping):
-        # Of a field that is itself called "properties", only the fields are schemas.
+        # A field may itself be named "properties". Only the values of this mapping are schemas.
         result["properties"] = {name: closed(part) for name, part in schema["properties"].items()}
         if schema.get("type") == "object" and not any(key in schema for key in _OPEN):
             result["additionalProperties"] = False

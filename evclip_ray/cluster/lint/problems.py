@@ -1,4 +1,4 @@
-"""What is wrong with a file, with its line; and the text of a file with the line of each of its parts."""
+"""Problems of a cluster file with their lines, and YAML documents that know the line of each part."""
 
 import dataclasses
 import re
@@ -8,10 +8,11 @@ from typing import Any
 
 import yaml
 
-from evclip_ray.config import ConfigError
+from evclip_ray.config import ConfigError, nearest
+from evclip_ray.optional import require
 
 Where = tuple[str | int, ...]
-"""Keys and list positions from the top: `("provider", "region")`."""
+"""Keys and list positions from the top of a document: `("provider", "region")`."""
 
 PLACEHOLDER = "FILL-IN"
 _SECRETS = re.compile(
@@ -23,7 +24,7 @@ _SECRETS = re.compile(
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Problem:
-    """`line` counts from 1; 0 is the file as a whole."""
+    """A problem in a file. `line` counts from 1; 0 stands for the whole file."""
 
     line: int
     text: str
@@ -31,30 +32,35 @@ class Problem:
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-    """One YAML document: what it holds, and the line of each part."""
+    """One YAML document: its data and the line of each part."""
 
     data: Mapping[str, Any]
     lines: Mapping[Where, int]
 
     def problem(self, where: Sequence[str | int], text: str) -> Problem:
-        """A problem at `where`, or at the nearest part above that is in the file."""
+        """Return a problem at `where`, or at its closest parent that is in the file."""
         path = tuple(where)
-        above = next(path[:end] for end in range(len(path), -1, -1) if path[:end] in self.lines)
-        return Problem(self.lines[above], text)
+        parent = next(path[:end] for end in range(len(path), -1, -1) if path[:end] in self.lines)
+        return Problem(self.lines[parent], text)
 
-    def get(self, *where: str) -> Any:
-        """What is there, or None."""
-        found: Any = self.data
+    def get(self, *where: str | int) -> Any:
+        """Return the value at these keys and list positions, None if it is missing."""
+        value: Any = self.data
         for key in where:
-            found = found.get(key) if isinstance(found, Mapping) else None
-        return found
+            if isinstance(value, Mapping):
+                value = value.get(key)
+            elif isinstance(value, list) and isinstance(key, int) and key < len(value):
+                value = value[key]
+            else:
+                return None
+        return value
 
 
 def read_documents(path: Path) -> list[Document]:
-    """The YAML documents of a file, the empty ones left out.
+    """Return the YAML documents of a file without the empty ones.
 
     Raises:
-        ConfigError: no YAML, or one that is no mapping.
+        ConfigError: The file is not valid YAML, or a document is not a mapping.
     """
     text = read_text(path)
     try:
@@ -62,39 +68,65 @@ def read_documents(path: Path) -> list[Document]:
         values = [value for value in yaml.safe_load_all(text) if value is not None]
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{path}{where}: not valid YAML ({getattr(error, 'problem', error)})") from None
+        line = f", line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', error)})") from None
     if not values or not all(isinstance(value, dict) for value in values):
-        raise ConfigError(f"{path}: must hold a mapping of settings")
+        raise ConfigError(f"{path}: must contain a mapping of settings")
     return [Document(value, dict(_lines(node))) for value, node in zip(values, nodes, strict=True)]
 
 
 def read_text(path: Path) -> str:
-    """The text of a file. Raises: ConfigError: it cannot be read."""
+    """Return the text of a file.
+
+    Raises:
+        ConfigError: The file cannot be read.
+    """
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}). Check the path") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: must be UTF-8 text") from None
 
 
 def common_problems(text: str) -> Iterator[Problem]:
-    """What no file may have: places left to fill in, and secrets."""
+    """Yield the problems of any file: placeholders that were not filled in, and secrets."""
     for number, line in enumerate(text.splitlines(), start=1):
         if line.lstrip().startswith("#") and not line.startswith("#SBATCH"):
             continue
         if PLACEHOLDER in line:
-            yield Problem(number, f"{PLACEHOLDER} is to be filled in: {line.strip()}")
+            yield Problem(number, f"replace {PLACEHOLDER} in: {line.strip()}")
         if holds_secret(line):
-            yield Problem(
-                number, "looks like a secret; keep it out of files: ~/.ray/auth_token, or a secret store"
-            )
+            advice = "Store it outside of the file: ~/.ray/auth_token, or a secret store"
+            yield Problem(number, f"looks like a secret. {advice}")
 
 
 def holds_secret(text: str) -> bool:
-    """Whether there is something like a private key, an access key or a token in it."""
+    """Return whether a text contains what looks like a private key, an access key or a token."""
     return _SECRETS.search(text) is not None
+
+
+def schema_problems(document: Document, schema: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield every violation of a JSON schema, with its line, the key and the closest valid key."""
+    jsonschema = require("jsonschema", extra="cluster", purpose="the check of a cluster file")
+    for error in jsonschema.Draft7Validator(schema).iter_errors(document.data):
+        where = tuple(error.absolute_path)
+        if error.validator == "additionalProperties":
+            known = list(error.schema.get("properties", {}))
+            for key in sorted(set(error.instance) - set(known)):
+                text = f"{dotted((*where, key))}: no such key; {nearest(key, known)}"
+                yield document.problem((*where, key), text)
+        elif error.validator == "required":
+            for key in sorted(set(error.validator_value) - set(error.instance)):
+                yield document.problem(where, f"{dotted((*where, key))}: is required but missing")
+        else:
+            yield document.problem(where, f"{dotted(where)}: {error.message}")
+
+
+def dotted(where: Where) -> str:
+    """Return keys and list positions as text, such as `spec.containers[0].name`."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in where)
+    return text.removeprefix(".")
 
 
 def _lines(node: yaml.Node, where: Where = ()) -> Iterator[tuple[Where, int]]:
@@ -104,5 +136,5 @@ def _lines(node: yaml.Node, where: Where = ()) -> Iterator[tuple[Where, int]]:
             yield from _lines(value, (*where, key.value))
             yield (*where, key.value), key.start_mark.line + 1
     elif isinstance(node, yaml.SequenceNode):
-        for place, value in enumerate(node.value):
-            yield from _lines(value, (*where, place))
+        for position, value in enumerate(node.value):
+            yield from _lines(value, (*where, position))

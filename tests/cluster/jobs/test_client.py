@@ -1,4 +1,4 @@
-"""Against a real cluster of three nodes, by the command that people type."""
+"""Jobs on a real cluster of three nodes, through the command line."""
 
 import contextlib
 import re
@@ -17,7 +17,7 @@ SECRET = "a-value-that-nobody-may-read-5b1c"
 
 @pytest.fixture(scope="module")
 def working_dir(tmp_path_factory):
-    """A space of a person's own, beside what must not travel."""
+    """Return a folder with a search space and files that must not be sent."""
     folder = tmp_path_factory.mktemp("work")
     (folder / "mine.yaml").write_text(
         (Path(__file__).parents[3] / "search_spaces/quickstart.yaml").read_text()
@@ -43,7 +43,7 @@ def wait_for_state(cluster, job, states):
 
 @pytest.fixture(scope="module")
 def finished(local_cluster, working_dir, tmp_path_factory):
-    """A study as a job, whose first client is killed as soon as the job has printed something."""
+    """Run a study as a job. Kill the client after its first lines and wait until the job ends."""
     shared = tmp_path_factory.mktemp("shared")
     arguments = study(shared / "study", shared / "cache", "--set", "optim.epochs=2")
     client = subprocess.Popen(
@@ -67,11 +67,11 @@ def finished(local_cluster, working_dir, tmp_path_factory):
 
 def test_logs_stream_while_the_job_runs(finished):
     _, printed, _ = finished
-    assert "it goes on without this shell" in printed
+    assert "it continues without this shell" in printed
     assert re.search(r"^study mine in ", printed, re.M)
 
 
-def test_a_client_that_is_killed_loses_nothing(local_cluster, finished):
+def test_job_continues_after_its_client_is_killed(local_cluster, finished):
     job, _, shared = finished
     at = ("submit", "--address", local_cluster.dashboard)
     status, log = local_cluster.evclip_ray(*at, "logs", job)
@@ -81,23 +81,23 @@ def test_a_client_that_is_killed_loses_nothing(local_cluster, finished):
     assert (shared / "study" / "leaderboard.csv").is_file()
 
 
-def test_a_clients_address_sends_a_job_too(local_cluster, working_dir, tmp_path):
+def test_ray_client_address_submits_a_job(local_cluster, working_dir, tmp_path):
     client = f"ray://127.0.0.1:{local_cluster.client_port}"
     arguments = study(tmp_path / "study", tmp_path / "cache", "--set", "optim.epochs=2", "--address", client)
     status, printed = local_cluster.evclip_ray(*arguments, cwd=working_dir)
     assert status == 0, printed
-    assert re.search(rf"^job raysubmit_\w+ at {local_cluster.dashboard}; it goes on", printed, re.M)
+    assert re.search(rf"^job raysubmit_\w+ at {local_cluster.dashboard}; it continues", printed, re.M)
     assert (tmp_path / "study" / "leaderboard.csv").is_file()
 
 
-def test_what_may_not_travel_stays_and_is_told(finished):
+def test_excluded_files_are_listed(finished):
     _, printed, _ = finished
     assert "sending 1 files" in printed
     for name in (".env", "server.pem", "video.mp4"):
         assert name in printed
 
 
-def test_results_are_copied_where_the_folder_is_mounted(local_cluster, finished, tmp_path):
+def test_fetch_copies_a_mounted_folder(local_cluster, finished, tmp_path):
     job, _, shared = finished
     status, printed = local_cluster.evclip_ray(
         "submit", "--address", local_cluster.dashboard, "fetch", job, tmp_path / "mine"
@@ -107,10 +107,10 @@ def test_results_are_copied_where_the_folder_is_mounted(local_cluster, finished,
     assert "copied" in printed
 
 
-def test_results_come_through_the_head_where_it_is_not(local_cluster, finished, tmp_path):
+def test_fetch_reads_an_unmounted_folder_through_head(local_cluster, finished, tmp_path):
     _, _, shared = finished
     code = (
-        "import sys; from pathlib import Path; from evclip_ray.cluster import fetch; "
+        "import sys; from pathlib import Path; from evclip_ray.cluster.jobs import fetch; "
         "source, out, address = sys.argv[1:]; is_dir = Path.is_dir; "
         "Path.is_dir = lambda path: str(path) != source and is_dir(path); "
         "print(fetch.fetch(Path(source), Path(out), through=address))"
@@ -125,7 +125,7 @@ def test_results_come_through_the_head_where_it_is_not(local_cluster, finished, 
     assert sorted(path.relative_to(tmp_path / "mine") for path in (tmp_path / "mine").rglob("*")) == there
 
 
-def test_no_value_of_a_variable_and_no_token_is_in_a_log(local_cluster, finished):
+def test_logs_contain_no_variable_value_and_no_token(local_cluster, finished):
     _, printed, _ = finished
     assert SECRET not in printed
     logs = [path for path in local_cluster.folder.rglob("*") if path.is_file() and path.name != "token"]
@@ -137,7 +137,7 @@ def test_no_value_of_a_variable_and_no_token_is_in_a_log(local_cluster, finished
             assert local_cluster.token.encode() not in content, path
 
 
-def test_stop_ends_the_job_and_frees_what_it_held(local_cluster, working_dir, tmp_path):
+def test_stop_ends_the_job_and_frees_its_resources(local_cluster, working_dir, tmp_path):
     at = ("submit", "--address", local_cluster.dashboard)
     arguments = study(tmp_path / "study", tmp_path / "cache", "--set", "optim.epochs=2000")
     status, printed = local_cluster.evclip_ray(*at, "--no-follow", "--", *arguments, cwd=working_dir)
@@ -158,7 +158,7 @@ def status_of(cluster):
     return printed
 
 
-def test_the_nodes_are_shown_with_what_they_have(local_cluster):
+def test_status_shows_the_resources_of_each_node(local_cluster):
     printed = status_of(local_cluster)
     assert printed.count("(head)") == 1
     assert len(re.findall(r"/ 1 +\d\S* / 1 ", printed)) == 2
@@ -166,7 +166,7 @@ def test_the_nodes_are_shown_with_what_they_have(local_cluster):
 
 @pytest.mark.parametrize("kind", ["address", "client", "dashboard"])
 @pytest.mark.parametrize("token", [None, "another"])
-def test_a_client_without_the_token_is_refused(local_cluster, kind, token):
+def test_client_without_the_token_is_refused(local_cluster, kind, token):
     address = {
         "address": local_cluster.address,
         "client": f"ray://127.0.0.1:{local_cluster.client_port}",
@@ -184,11 +184,11 @@ def test_a_client_without_the_token_is_refused(local_cluster, kind, token):
     )
     status, printed = local_cluster.evclip_ray(*verb, env=shell_environment(**without))
     assert status == 1
-    assert "the cluster refuses this token, or wants one" in printed
+    assert "the cluster rejects this token or requires one" in printed
     assert len(printed.strip().splitlines()) == 1
 
 
-def test_a_job_that_is_not_there_is_one_line(local_cluster):
+def test_unknown_job_is_one_line(local_cluster):
     status, printed = local_cluster.evclip_ray(
         "submit", "--address", local_cluster.dashboard, "stop", "raysubmit_x"
     )

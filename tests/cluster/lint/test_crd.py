@@ -3,7 +3,7 @@ import yaml
 
 from evclip_ray.cluster.lint.check import check_file
 from evclip_ray.cluster.lint.crd import closed
-from evclip_ray.cluster.lint.needs import Needs
+from evclip_ray.cluster.lint.requirements import Requirements
 from evclip_ray.config import ConfigError
 
 SPEC = {
@@ -52,28 +52,28 @@ def cluster(tmp_path, **spec):
     return path
 
 
-def test_a_field_that_the_operator_does_not_know_is_told_with_its_line(tmp_path, definitions):
+def test_unknown_field_is_reported_with_its_line(tmp_path, definitions):
     path = cluster(tmp_path, headGroupSpec={"anything": 1}, rayVersionn="2.60.0")
-    (problem,) = check_file(path, Needs(), crds=[definitions])
+    (problem,) = check_file(path, Requirements(), crds=[definitions])
     assert "spec.rayVersionn: no such key; the nearest valid name is 'rayVersion'" in problem.text
     assert "rayVersionn" in path.read_text().splitlines()[problem.line - 1]
 
 
-def test_types_and_required_fields_are_the_operators(tmp_path, definitions):
-    problems = check_file(cluster(tmp_path, rayVersion=2.6, size="3"), Needs(), crds=[definitions])
+def test_types_and_required_fields_are_checked(tmp_path, definitions):
+    problems = check_file(cluster(tmp_path, rayVersion=2.6, size="3"), Requirements(), crds=[definitions])
     assert sorted(problem.text.partition(":")[0] for problem in problems) == [
         "spec.headGroupSpec",
         "spec.rayVersion",
     ]
 
 
-def test_a_file_that_defines_something_else_is_refused(tmp_path):
+def test_file_with_other_definitions_is_refused(tmp_path):
     other = tmp_path / "other.yaml"
     other.write_text("kind: Deployment\n")
     with pytest.raises(ConfigError, match="defines none of RayCluster, RayJob"):
-        check_file(cluster(tmp_path), Needs(), crds=[other])
+        check_file(cluster(tmp_path), Requirements(), crds=[other])
 
 
-def test_a_field_called_properties_stays_a_field():
+def test_field_named_properties_stays_a_field():
     assert closed(SPEC)["properties"]["properties"]["additionalProperties"] == {"type": "string"}
     assert closed(SPEC)["additionalProperties"] is False

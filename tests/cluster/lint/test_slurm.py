@@ -1,4 +1,4 @@
-"""The Slurm script as it is, with a stub `srun` that really starts processes, on two pretended nodes."""
+"""The Slurm script with a stub `srun` that starts real processes, on two simulated nodes."""
 
 import os
 import subprocess
@@ -49,7 +49,7 @@ def run_script(tmp_path):
         yield run
 
 
-def test_the_script_runs_a_study_on_the_nodes_of_its_allocation_and_ends_them(run_script, tmp_path):
+def test_script_runs_a_study_and_ends_its_nodes(run_script, tmp_path):
     out = tmp_path / "shared" / "study"
     done = run_script("quickstart", "--set", "optim.epochs=1", "--trials", 1, "--out", out)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -65,7 +65,7 @@ def test_the_script_runs_a_study_on_the_nodes_of_its_allocation_and_ends_them(ru
             continue
 
 
-def test_a_study_that_is_refused_gives_its_exit_status(run_script, tmp_path):
+def test_script_returns_the_exit_status_of_the_study(run_script, tmp_path):
     done = run_script("no_such_space", "--out", tmp_path / "shared" / "study")
     assert done.returncode == 1
     assert "no_such_space" in done.stdout + done.stderr
