@@ -1,4 +1,4 @@
-"""A look at what is kept of frozen networks: list it, check it, remove it."""
+"""Maintenance of the cache of frozen networks' features: list, verify, remove."""
 
 import dataclasses
 import shutil
@@ -11,8 +11,11 @@ from evclip_ray.features.format import SUFFIX, is_sound
 
 
 @dataclasses.dataclass(frozen=True)
-class Entry:
-    """The features of one spec: the name of its `folder` is its key; `views` is "bank" or "fixed"."""
+class CacheEntry:
+    """Cached features of one spec.
+
+    `folder`: its name is the spec's key; `views`: "bank" (augmented training views) or "fixed".
+    """
 
     folder: Path
     kind: str
@@ -24,32 +27,33 @@ class Entry:
     num_bytes: int
 
 
-def entries(store: Path) -> Iterator[Entry]:
-    """Everything that is kept in `store`, in order of its keys."""
+def list_entries(store: Path) -> Iterator[CacheEntry]:
+    """Yield all entries of the cache folder `store`, ordered by key."""
     for ledger in sorted(store.glob(f"*/{LEDGER}")):
         inputs = read_ledger(ledger.parent, STAGE)["inputs"]
         sizes = [path.stat().st_size for path in ledger.parent.glob(f"*{SUFFIX}")]
         views = "fixed" if inputs["augment"] is None else "bank"
-        named = {name: inputs[name] for name in ("kind", "network", "origin", "precision")}
-        yield Entry(ledger.parent, **named, views=views, files=len(sizes), num_bytes=sum(sizes))
+        fields = {name: inputs[name] for name in ("kind", "network", "origin", "precision")}
+        yield CacheEntry(ledger.parent, **fields, views=views, files=len(sizes), num_bytes=sum(sizes))
 
 
-def damaged(entry: Entry) -> list[Path]:
-    """The files that do not hold what was written; the next study that reads them makes them again."""
+def damaged_files(entry: CacheEntry) -> list[Path]:
+    """Return the files whose content differs from what was written; the next study computes them again."""
     return [path for path in sorted(entry.folder.glob(f"*{SUFFIX}")) if not is_sound(path, path.stem)]
 
 
-def remove(store: Path, key: str) -> Entry:
+def remove_entry(store: Path, key: str) -> CacheEntry:
     """Remove the features whose key begins with `key`.
 
     Raises:
-        ArtifactError: there are none, or several.
+        ArtifactError: no entry or several entries match.
     """
-    found = [entry for entry in entries(store) if key and entry.folder.name.startswith(key)]
-    if len(found) != 1:
-        names = ", ".join(entry.folder.name for entry in found) or "none"
+    matches = [entry for entry in list_entries(store) if key and entry.folder.name.startswith(key)]
+    if len(matches) != 1:
+        names = ", ".join(entry.folder.name for entry in matches) or "none"
         raise ArtifactError(
-            f"{store}: {key!r} must begin the key of one set of features, found {names}; see cache ls"
+            f"{store}: {key!r} must begin the key of exactly one entry, matches {names};"
+            " list the keys with `cache ls`"
         )
-    shutil.rmtree(found[0].folder)
-    return found[0]
+    shutil.rmtree(matches[0].folder)
+    return matches[0]

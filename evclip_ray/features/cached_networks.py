@@ -1,7 +1,7 @@
-"""Frozen networks that are not loaded: their sizes, and the texts that they encoded, from disk.
+"""Stand-ins for frozen networks whose outputs are read from disk.
 
-Where all that a method reads of a network is kept, the network itself is not needed: neither its
-seconds to load nor its gigabytes.
+When everything that a method needs of a network is cached, the network itself is not loaded. This saves
+seconds of start-up and gigabytes of memory per trial.
 """
 
 from collections.abc import Sequence
@@ -20,26 +20,26 @@ from evclip_ray.models.video_encoder import FrozenVideoEncoder
 STAGE = "features"
 
 
-def facts(network: FrozenCLIP | FrozenVideoEncoder) -> dict[str, Any]:
-    """What the ledger says of a network, enough to stand in for it."""
+def network_attributes(network: FrozenCLIP | FrozenVideoEncoder) -> dict[str, Any]:
+    """Return the attributes that the ledger stores so that a stand-in can replace the network."""
     if isinstance(network, FrozenVideoEncoder):
         return {name: getattr(network, name) for name in ("dim", "image_size")}
     return {name: getattr(network, name) for name in ("embed_dim", "image_size", "logit_scale", "logit_bias")}
 
 
-class WithRecordedTexts(FrozenCLIP):
-    """A loaded CLIP whose class texts are read from disk: `texts` is their spec in `store`."""
+class CLIPWithCachedTexts(FrozenCLIP):
+    """A loaded CLIP that reads its class texts from disk: `texts` is their spec in `store`."""
 
     def __init__(self, clip: FrozenCLIP, store: Path, texts: FeatureSpec | None) -> None:
-        # The same weights and buffers as `clip`, which stays as it is for other trials.
+        # Shares the weights and buffers of `clip`, which other trials of the process go on using unchanged.
         self.__dict__.update(clip.__dict__)
         self._store, self._texts = store, texts
 
     def encode_text_raw(self, texts: Sequence[str], *, allow_truncation: bool = False) -> Tensor:
-        """N texts -> (N, D) float32 on the CPU, un-normalised, as they were encoded once.
+        """Read the features of N texts: (N, D) float32 on the CPU, un-normalised.
 
         Raises:
-            ArtifactError: these texts were not.
+            ArtifactError: these texts are not in the cache.
         """
         if self._texts is None:
             raise _not_loaded(self)
@@ -47,33 +47,33 @@ class WithRecordedTexts(FrozenCLIP):
         return map_features(feature_file(self._store, self._texts.key, key), key).clone()
 
 
-class RecordedCLIP(WithRecordedTexts):
-    """A CLIP known by what was kept of it: `frames` and `texts` are its specs in `store`."""
+class CachedCLIP(CLIPWithCachedTexts):
+    """A CLIP that is not loaded: `frames` and `texts` are the specs of its features in `store`."""
 
     def __init__(self, store: Path, frames: FeatureSpec, texts: FeatureSpec | None) -> None:
         FrozenNetwork.__init__(self, name=frames.network, weights=frames.origin)
-        recorded = read_ledger(store / frames.key, STAGE)["network"]
-        self.embed_dim, self.image_size = recorded["embed_dim"], recorded["image_size"]
-        self.logit_scale, self.logit_bias = recorded["logit_scale"], recorded["logit_bias"]
+        attributes = read_ledger(store / frames.key, STAGE)["network"]
+        self.embed_dim, self.image_size = attributes["embed_dim"], attributes["image_size"]
+        self.logit_scale, self.logit_bias = attributes["logit_scale"], attributes["logit_bias"]
         self._store, self._texts = store, texts
 
     def encode_frames(self, images: Tensor) -> NoReturn:
-        """Not without its weights."""
+        """Raise RuntimeError: the weights are not loaded."""
         raise _not_loaded(self)
 
 
-class RecordedVideoEncoder(FrozenVideoEncoder):
-    """A video network known by what was kept of it: `maps` is its spec in `store`."""
+class CachedVideoEncoder(FrozenVideoEncoder):
+    """A video encoder that is not loaded: `maps` is the spec of its maps in `store`."""
 
     def __init__(self, store: Path, maps: FeatureSpec) -> None:
         FrozenNetwork.__init__(self, name=maps.network, weights=maps.origin)
-        recorded = read_ledger(store / maps.key, STAGE)["network"]
-        self.dim, self.image_size = recorded["dim"], recorded["image_size"]
+        attributes = read_ledger(store / maps.key, STAGE)["network"]
+        self.dim, self.image_size = attributes["dim"], attributes["image_size"]
 
     def forward(self, images: Tensor) -> NoReturn:
-        """Not without its weights."""
+        """Raise RuntimeError: the weights are not loaded."""
         raise _not_loaded(self)
 
 
 def _not_loaded(network: FrozenNetwork) -> RuntimeError:
-    return RuntimeError(f"{network.name} is not loaded: its features were to be read from disk")
+    return RuntimeError(f"{network.name} is not loaded because its features are read from disk")

@@ -1,16 +1,20 @@
-"""Frozen networks over shards, by Ray Data: each actor loads each network once and writes whole files.
+"""Feature extraction on a Ray cluster: each actor loads a network once and writes whole files.
 
-A file is made once, by whichever study asks first, and others wait for it; a file that is missing, cut
-short, altered or foreign is made again alone. Killed at any point, the next call ends with the same bytes.
+A file is computed by the first study that needs it, and other studies wait for it. Only files that are
+missing, truncated, altered or foreign are computed. After a crash, the next call ends with the same bytes.
+
+The actors are plain Ray actors. A Ray Data actor pool starts three more actors for its own statistics and
+autoscaling, and each of them imports ray.data, which took minutes on two busy cores. It also passes its
+constructor arguments through the object store, so Ray warns that a restart may fail.
 """
 
 import errno
 import logging
 import math
 import os
-import pickle
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +24,7 @@ import torch
 from evclip_ray.config import ConfigError
 from evclip_ray.data.shards.prepare import ShardSet
 from evclip_ray.data.shards.ray_nodes import require_ray
-from evclip_ray.features.encode import Job, ViewJob, is_done, run
+from evclip_ray.features.encode import Job, ViewJob, is_done, run_job
 from evclip_ray.features.spec import FeatureSpec
 from evclip_ray.locking import building
 
@@ -28,12 +32,14 @@ log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 
-# More threads than this give one network little on a CPU; further cores are further actors.
-_THREADS = 8
+# More threads gain little for one network on a CPU; further cores are used by further actors.
+_MAX_THREADS = 8
+# After this long without any running actor, the log says what the actors wait for.
+_PATIENCE_SECONDS = 60
 
 
 def view_jobs(store: Path, spec: FeatureSpec, shards: ShardSet, num_views: int) -> list[ViewJob]:
-    """A job for each frame shard and view."""
+    """Return one job per frame shard and view."""
     return [
         ViewJob(store, spec, shards.folder, file, shards.file_key(file), view)
         for file in shards.files()
@@ -44,15 +50,17 @@ def view_jobs(store: Path, spec: FeatureSpec, shards: ShardSet, num_views: int) 
 def prepare_features(
     jobs: Sequence[Job], *, gpus_per_actor: float = 1.0, progress: Progress | None = None
 ) -> None:
-    """Make what is missing of `jobs`; when nothing is, Ray is not needed.
+    """Compute the missing files of `jobs`; Ray is needed only if any is missing.
 
-    `gpus_per_actor`: a share of a GPU for each actor, where the cluster has any. `progress`: called with
-    files done and files in all.
+    Args:
+        jobs: Files to have; duplicates are computed once.
+        gpus_per_actor: Share of one GPU per actor, if the cluster has GPUs.
+        progress: Called with the number of finished files and of all files.
 
     Raises:
         ValueError: Ray is needed and not started.
-        ConfigError: weights that cannot be had.
-        OSError: the disk is full or read-only; what is finished is kept.
+        ConfigError: weights are unavailable.
+        OSError: the disk is full or read-only; finished files are kept.
     """
     distinct = list({(job.spec.key, job.key): job for job in jobs}.values())
     missing = _missing(distinct)
@@ -61,45 +69,35 @@ def prepare_features(
     for store in {job.store for job in missing}:
         _require_writable(store)
     with building(job.store / job.spec.key for job in missing):
-        # Another study may have made them while this one waited.
+        # Another study may have computed them while this one waited for the lock.
         if missing := _missing(missing):
             _extract(missing, len(distinct), gpus_per_actor, progress)
 
 
 def _missing(jobs: list[Job]) -> list[Job]:
-    # Reading a file to its digest leaves the interpreter free.
+    # Hashing a file releases the GIL, so threads verify several files at once.
     with ThreadPoolExecutor(4) as pool:
         missing = [job for job, done in zip(jobs, pool.map(is_done, jobs), strict=True) if not done]
-    # One network after another, so that an actor rarely holds several.
+    # Grouped by network, so that an actor rarely holds several networks in memory.
     return sorted(missing, key=lambda job: (job.spec.network, job.spec.key, job.key))
 
 
 def _extract(missing: list[Job], total: int, gpus_per_actor: float, progress: Progress | None) -> None:
     import ray
-    import ray.data
 
     require_ray("features")
     pool = plan_pool([node["Resources"] for node in ray.nodes() if node["Alive"]], gpus_per_actor)
-    actors = min(pool.actors, len(missing))
-    log.info("making %d of %d feature files by %d actors", len(missing), total, actors)
-    items = [{"job": pickle.dumps(job), "threads": pool.threads} for job in missing]
-    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(
-        _Encoder, compute=ray.data.ActorPoolStrategy(size=actors), num_cpus=pool.cpus, num_gpus=pool.gpus
-    )
-    dataset.context.enable_progress_bars = False
-    # Trials may have the devices for longer than Ray Data would wait.
-    dataset.context.execution_no_progress_timeout_s = -1
-    done = total - len(missing)
-    for result in dataset.iter_rows():
-        if result["problem"]:
-            raise pickle.loads(result["problem"])
-        done += 1
+    pool = pool._replace(actors=min(pool.actors, len(missing)))
+    log.info("computing %d of %d feature files with %d actors", len(missing), total, pool.actors)
+    for done, error in enumerate(_run_on_actors(missing, pool), start=total - len(missing) + 1):
+        if error is not None:
+            raise error
         if progress is not None:
             progress(done, total)
 
 
 class Pool(NamedTuple):
-    """So many actors have room at once, each with these CPUs, this share of a GPU, and so many threads."""
+    """Number of actors, and the CPUs, the share of a GPU and the threads of each."""
 
     actors: int
     cpus: int
@@ -108,56 +106,107 @@ class Pool(NamedTuple):
 
 
 def plan_pool(nodes: Sequence[Mapping[str, float]], gpus_per_actor: float) -> Pool:
-    """The actors that the resources of `nodes` have room for, at least one.
+    """Return the largest pool that fits on the nodes, of at least one actor.
 
-    With a GPU anywhere, only there: `gpus_per_actor` of one GPU each, never a share of two. Without, each
-    takes as many cores as every node has, up to what one network can use.
+    If any node has a GPU, only GPU nodes are used, and no actor has parts of two GPUs. Otherwise each actor
+    takes as many cores as the smallest node has, up to the number that one network can use.
+
+    >>> plan_pool([{"CPU": 12.0}, {"CPU": 12.0}], gpus_per_actor=1.0)
+    Pool(actors=2, cpus=8, gpus=0.0, threads=8)
+    >>> plan_pool([{"CPU": 16.0, "GPU": 2.0}], gpus_per_actor=0.5)
+    Pool(actors=4, cpus=1, gpus=0.5, threads=8)
+
+    Args:
+        nodes: Resources of each node, as Ray counts them.
+        gpus_per_actor: Share of one GPU per actor, in (0, 1].
     """
     cores = [int(node.get("CPU", 0)) for node in nodes]
-    threads = min([_THREADS, *(count for count in cores if count)])
+    threads = min([_MAX_THREADS, *(count for count in cores if count)])
     devices = [int(node.get("GPU", 0)) for node in nodes]
     if not any(devices):
         return Pool(max(sum(count // threads for count in cores), 1), threads, 0.0, threads)
+    # 1 / (1 / 3) is 3 only up to rounding.
     on_one_device = max(math.floor(1 / gpus_per_actor + 1e-6), 1)
-    room = sum(min(number * on_one_device, count) for number, count in zip(devices, cores, strict=True))
-    return Pool(max(room, 1), 1, gpus_per_actor, threads)
+    actors = sum(min(number * on_one_device, count) for number, count in zip(devices, cores, strict=True))
+    return Pool(max(actors, 1), 1, gpus_per_actor, threads)
+
+
+def _run_on_actors(jobs: Sequence[Job], pool: Pool) -> Iterator[Exception | None]:
+    """Run all jobs; yield one result per job as it finishes, an error of the user's or None."""
+    import ray
+
+    # Files are replaced whole, so a job may be repeated: a killed actor restarts and runs its job again.
+    encoder = ray.remote(_Encoder).options(
+        num_cpus=pool.cpus, num_gpus=pool.gpus, max_restarts=-1, max_task_retries=-1
+    )
+    actors = [encoder.remote(pool.threads) for _ in range(pool.actors)]
+    # An actor gets its first job once it runs: trials may hold the devices of some actors for hours, and
+    # the others do all the work meanwhile.
+    starting = {actor.ready.remote(): actor for actor in actors}
+    working: dict[Any, Any] = {}
+    waiting, unfinished = deque(jobs), len(jobs)
+    try:
+        while unfinished:
+            finished, _ = ray.wait([*working, *starting], timeout=None if working else _PATIENCE_SECONDS)
+            if not finished:
+                log.warning(
+                    "no actor for features has started: each needs %d CPUs and %g GPUs; still waiting",
+                    pool.cpus, pool.gpus,
+                )  # fmt: skip
+                continue
+            error = ray.get(finished[0])
+            is_result = finished[0] in working
+            actor = (working if is_result else starting).pop(finished[0])
+            if waiting:
+                working[actor.encode.remote(waiting.popleft())] = actor
+            if is_result:
+                unfinished -= 1
+                yield error
+    finally:
+        # At once, including the actors that still wait for a device: the caller needs the resources next.
+        for actor in actors:
+            ray.kill(actor)
 
 
 class _Encoder:
-    """An actor: the networks that it has loaded stay with it, in this process's memory."""
+    """An actor that keeps the networks that it loaded in its process's memory."""
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int) -> None:
+        torch.set_num_threads(threads)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Write one file. The user's mistakes come back as a result, as Ray would wrap the error."""
-        torch.set_num_threads(int(row["threads"]))
-        job: Job = pickle.loads(row["job"])
+    def ready(self) -> None:
+        """Return once the actor runs."""
+
+    def encode(self, job: Job) -> Exception | None:
+        """Write one file. Errors of the user's are returned, because Ray would wrap a raised one."""
         try:
-            run(job, self.device)
+            run_job(job, self.device)
         except ConfigError as error:
-            return {"problem": pickle.dumps(ConfigError(str(error)))}
+            return ConfigError(str(error))
         except OSError as error:
-            return {"problem": pickle.dumps(_unwritable(error, job.store))}
-        return {"problem": b""}
+            return _unwritable(error, job.store)
+        return None
 
 
 def _unwritable(error: OSError, store: Path) -> OSError:
-    cure = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "name a writable folder by --cache"
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    advice = "free some space" if full else "name a writable folder by --cache"
     code = error.errno or errno.EIO
-    message = f"{os.strerror(code)}; features cannot be kept there: {cure}, finished files are kept"
-    # Arrow does not say where.
+    message = f"{os.strerror(code)}; features cannot be written: {advice}, finished files are kept"
+    # Arrow's errors do not carry the file name.
     return OSError(code, message, error.filename or str(store))
 
 
 def _require_writable(store: Path) -> None:
-    """Find out before networks are loaded, not after.
+    """Fail before networks are loaded, not after.
 
     Raises:
-        OSError: it is not.
+        OSError: the folder is not writable.
     """
     try:
         store.mkdir(parents=True, exist_ok=True)
+        # A real write: permission bits do not show a read-only mount, nor what root may do.
         with tempfile.TemporaryFile(dir=store) as probe:
             probe.write(b"0")
     except OSError as error:

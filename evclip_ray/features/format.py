@@ -1,7 +1,7 @@
-"""One feature file: an uncompressed Arrow IPC file of one tensor column, read by mapping it into memory.
+"""Format of a feature file: an uncompressed Arrow IPC file with one tensor column, read by memory mapping.
 
-Its metadata hold its key and the digest of its values. The same inputs give the same bytes, so two
-studies that write one file at once do each other no harm: each renames a whole one into place.
+Its metadata hold its key and the digest of its values. The same inputs give the same bytes. Two studies may
+therefore write one file at the same time: each renames a complete file into place.
 """
 
 import contextlib
@@ -19,26 +19,26 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evclip_ray.artifacts import ArtifactError, replacing
-from evclip_ray.data.shards.memory_map import MappedFile
+from evclip_ray.data.shards.memory_map import MemoryMap
 
 log = logging.getLogger(__name__)
 
 SUFFIX = ".arrow"
 _KEY, _DIGEST, _DTYPE = b"evclip_ray.key", b"evclip_ray.digest", b"evclip_ray.dtype"
-# Neither NumPy nor Arrow has bfloat16: its bits travel as integers.
+# Neither NumPy nor Arrow has bfloat16, so its bits are stored as 16-bit integers.
 _CARRIERS = {"float32": torch.float32, "bfloat16": torch.int16}
 
 
 def feature_file(store: Path, spec_key: str, key: str) -> Path:
-    """Where the features under `key` are: a file's name is its key."""
+    """Return the path of the features with `key`, which is also the name of the file."""
     return store / spec_key / f"{key}{SUFFIX}"
 
 
 def write_features(path: Path, values: Tensor, key: str) -> None:
-    """Write `values` (M, ...), float32 or bfloat16, whole or not at all.
+    """Write `values` (M, ...), float32 or bfloat16, to a temporary file and rename it to `path`.
 
     Raises:
-        OSError: the disk is full, or the folder cannot be written to.
+        OSError: the disk is full, or the folder is not writable.
     """
     dtype = str(values.dtype).removeprefix("torch.")
     stored = bits(values.detach().cpu().contiguous())
@@ -52,80 +52,85 @@ def write_features(path: Path, values: Tensor, key: str) -> None:
 
 
 def bits(values: Tensor) -> NDArray[np.generic]:
-    """The memory of a tensor on the CPU, as it travels."""
+    """Return the memory of a CPU tensor as the array that is stored, without a copy."""
     carrier = _CARRIERS[str(values.dtype).removeprefix("torch.")]
-    found: NDArray[np.generic] = values.view(carrier).numpy()
-    return found
+    stored: NDArray[np.generic] = values.view(carrier).numpy()
+    return stored
 
 
-class Mapped(NamedTuple):
-    """`values` (M, ...), the pages of `file`, not a copy: never write to them. `rows`: the M rows' `bits`."""
+class MappedFeatures(NamedTuple):
+    """Memory-mapped features.
+
+    `values`: (M, ...), the pages of `file` itself, so never write to them; `rows`: the `bits` of the M rows.
+    """
 
     values: Tensor
     rows: tuple[NDArray[np.generic], ...]
-    file: MappedFile
+    file: MemoryMap
 
-    def ahead(self, row: int) -> None:
-        """Begin to read a row from disk."""
-        self.file.ahead(self.rows[row].ctypes.data, self.rows[row].nbytes)
+    def prefetch(self, row: int) -> None:
+        """Start reading a row from disk."""
+        self.file.prefetch(self.rows[row].ctypes.data, self.rows[row].nbytes)
 
-    def done(self, row: int) -> None:
-        """Let a row go from this process's memory."""
-        self.file.done(self.rows[row].ctypes.data, self.rows[row].nbytes)
+    def release(self, row: int) -> None:
+        """Drop a row from this process's memory."""
+        self.file.release(self.rows[row].ctypes.data, self.rows[row].nbytes)
 
 
-def map_file(path: Path, key: str) -> Mapped:
-    """The features in a file, and the file, to be told what is read next.
+def map_file(path: Path, key: str) -> MappedFeatures:
+    """Map the features of a file into memory.
 
     Raises:
-        ArtifactError: missing, cut short, or of another key.
+        ArtifactError: the file is missing, truncated, or has another key.
     """
-    found = _open(path, key)
-    with _read_only_is_meant():
-        values = torch.from_numpy(found.values).view(getattr(torch, found.dtype))
-    # Taken apart once: a row of a tensor costs more than the copy of a small one, in every step.
-    return Mapped(values, tuple(found.values), found.file)
+    content = _open(path, key)
+    with _ignore_read_only_warning():
+        values = torch.from_numpy(content.values).view(getattr(torch, content.dtype))
+    # Split into rows once: indexing a tensor costs more than copying a small row, in every step.
+    return MappedFeatures(values, tuple(content.values), content.file)
 
 
 def map_features(path: Path, key: str) -> Tensor:
-    """(M, ...), the file's own pages: see `map_file`."""
+    """Return the features of a file, (M, ...), as the file's own pages: see `map_file`."""
     return map_file(path, key).values
 
 
 def is_sound(path: Path, key: str) -> bool:
-    """Whether the file is there, whole, and holds the very values that were written under `key`."""
+    """Return whether the file is complete and holds exactly the values that were written with `key`."""
     try:
-        found = _open(path, key)
+        content = _open(path, key)
     except ArtifactError as problem:
         if path.exists():
-            log.warning("%s; it is made again", problem)
+            log.warning("%s; computing it again", problem)
         return False
-    if found.digest != _digest(found.values):
-        log.warning("%s: its values are not those that were written; it is made again", path)
+    if content.digest != _digest(content.values):
+        log.warning("%s: its values differ from those that were written; computing it again", path)
         return False
     return True
 
 
-class _Found(NamedTuple):
+class _Content(NamedTuple):
     digest: str
     values: NDArray[np.generic]
     dtype: str
-    file: MappedFile
+    file: MemoryMap
 
 
-def _open(path: Path, key: str) -> _Found:
+def _open(path: Path, key: str) -> _Content:
     try:
-        file = MappedFile(path)
+        file = MemoryMap(path)
         metadata = file.reader.schema.metadata or {}
         if metadata.get(_KEY) != key.encode():
-            raise ArtifactError(f"{path}: holds features of another key; prepare the features again")
+            raise ArtifactError(f"{path}: holds features with another key; prepare the features again")
         batch = file.reader.get_batch(0)
         batch.validate()
         values = cast(NDArray[np.generic], batch.column(0).to_numpy_ndarray())
         dtype = metadata[_DTYPE].decode()
         if str(values.dtype) != str(_CARRIERS[dtype]).removeprefix("torch."):
-            raise ArtifactError(f"{path}: holds {values.dtype}, not the bits of {dtype}")
-        return _Found(metadata[_DIGEST].decode(), values, dtype, file)
+            raise ArtifactError(
+                f"{path}: holds {values.dtype} values for {dtype}; prepare the features again"
+            )
+        return _Content(metadata[_DIGEST].decode(), values, dtype, file)
     except ArtifactError:
         raise
     except (OSError, ValueError, pa.ArrowException, KeyError, AttributeError) as error:
@@ -133,14 +138,15 @@ def _open(path: Path, key: str) -> _Found:
 
 
 def _digest(values: NDArray[np.generic]) -> str:
-    found = hashlib.sha256(str((values.shape, str(values.dtype))).encode())
-    found.update(values.data.cast("B") if values.size else b"")
-    return found.hexdigest()[:16]
+    digest = hashlib.sha256(str((values.shape, str(values.dtype))).encode())
+    # A memoryview of zero size cannot be cast.
+    digest.update(values.data.cast("B") if values.size else b"")
+    return digest.hexdigest()[:16]
 
 
 @contextlib.contextmanager
-def _read_only_is_meant() -> Iterator[None]:
+def _ignore_read_only_warning() -> Iterator[None]:
     with warnings.catch_warnings():
-        # Torch has no read-only tensors, and says so of every mapped file.
+        # Torch has no read-only tensors and warns about every mapped file.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         yield

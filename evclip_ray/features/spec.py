@@ -1,8 +1,8 @@
-"""What is kept of a frozen network, and the key that it is kept under: all that would change a value.
+"""Specifications and keys of cached features: everything that would change a value.
 
-The key of a file is that of its spec, of its frame shard (manifest rows, files, decoder, temporal
-sampling) and of its view. Anything else may change, and the file is used again: another learning rate,
-more videos (new shards), a larger bank (new views), another backbone (a new spec).
+The key of a file covers its spec, its frame shard (manifest rows, video files, decoder, temporal sampling)
+and its view. Any other change reuses the file. More videos, more cached views or another backbone add files
+(new shards, new views, a new spec) and leave the existing ones valid.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from evclip_ray.models.layers.frames import Normalization
 Kind = Literal["frame_features", "video_map", "video_mean", "class_text"]
 Precision = Literal["float32", "bfloat16"]
 
-# 2: views that get larger are resized by the plain bilinear kernel; up to 2e-5 from those of 1.
+# 2: enlarged views are resized by the plain bilinear kernel, which differs from format 1 by up to 2e-5.
 _FORMAT = 2
 
 
@@ -27,10 +27,15 @@ _FORMAT = 2
 class FeatureSpec:
     """One kind of features of one network.
 
-    `network`, `weights`: as they are loaded; `origin`: what the weights are, a tag, "file:" and digest,
-    or "random"; `precision`: of the network's pass, and of what is kept; `crop_size`: side in pixels of
-    the views, None for texts; `augment`: of a bank of training views, None for the fixed view;
-    `normalization`: CLIP's input colours, None where it is not asked.
+    Attributes:
+        kind: What is cached.
+        network: Name of the network.
+        weights: The weights to load: a tag or a path.
+        origin: Identity of the weights: a tag, "file:" and a digest, or "random".
+        precision: Precision of the forward pass and of the stored values.
+        crop_size: Side of the views in pixels; None for texts.
+        augment: Augmentation of cached training views; None for the fixed view.
+        normalization: Normalisation of CLIP's input colours; None for other networks.
     """
 
     kind: Kind
@@ -44,14 +49,14 @@ class FeatureSpec:
 
     @property
     def inputs(self) -> dict[str, Any]:
-        """Everything that would change a value; not where the weights lie."""
+        """Everything that would change a value; the path of the weights is left out."""
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "weights"}
         augment = None if self.augment is None else self.augment.model_dump(mode="json")
         return fields | {"augment": augment, "format": _FORMAT}
 
     @property
     def key(self) -> str:
-        """The digest of `inputs`, and the name of the folder."""
+        """Digest of `inputs`, which is also the name of the folder."""
         return digest(self.inputs)
 
 
@@ -63,11 +68,9 @@ def frame_features(
     normalization: Normalization,
     augment: AugmentConfig | None,
 ) -> FeatureSpec:
-    """CLIP's frame features, (T, D) a view, un-normalised."""
-    return FeatureSpec(
-        "frame_features", backbone, weights, _clip_origin(backbone, weights), precision,
-        find_backbone(backbone).image_size, augment, normalization,
-    )  # fmt: skip
+    """Return the spec of CLIP's frame features, (T, D) per view, un-normalised."""
+    origin, size = _clip_origin(backbone, weights), find_backbone(backbone).image_size
+    return FeatureSpec("frame_features", backbone, weights, origin, precision, size, augment, normalization)
 
 
 def video_map(
@@ -79,28 +82,27 @@ def video_map(
     augment: AugmentConfig | None,
     mean: bool = False,
 ) -> FeatureSpec:
-    """The video encoder's last map, (D_z, T/2, h, w) a view, or its `mean`, (D_z, 1, 1, 1).
+    """Return the spec of the video encoder's last map, (D_z, T/2, h, w) per view.
 
-    Of the backbone it sees the views' size only.
+    With `mean` it is the map's mean, (D_z, 1, 1, 1). The backbone only sets the size of the views.
     """
+    kind: Kind = "video_mean" if mean else "video_map"
     size = find_backbone(backbone).image_size
-    return FeatureSpec(
-        "video_mean" if mean else "video_map", encoder, weights, _origin(weights), precision, size, augment
-    )
+    return FeatureSpec(kind, encoder, weights, _origin(weights), precision, size, augment)
 
 
 def class_text(backbone: str, weights: str | None) -> FeatureSpec:
-    """CLIP's text features, (N, D), un-normalised; always in float32."""
+    """Return the spec of CLIP's text features, (N, D), un-normalised, always in float32."""
     return FeatureSpec("class_text", backbone, weights, _clip_origin(backbone, weights))
 
 
 def view_key(spec: FeatureSpec, shard_key: str, view: int) -> str:
-    """The digest of everything that the features of one shard's view depend on."""
+    """Return the digest of everything that the features of one view of a shard depend on."""
     return digest({"spec": spec.key, "shard": shard_key, "view": view})
 
 
 def text_key(spec: FeatureSpec, texts: Sequence[str]) -> str:
-    """The digest of everything that the features of a list of texts depend on."""
+    """Return the digest of everything that the features of a list of texts depend on."""
     return digest({"spec": spec.key, "texts": list(texts)})
 
 
@@ -109,6 +111,7 @@ def _clip_origin(backbone: str, weights: str | None) -> str:
 
 
 def _origin(weights: str) -> str:
+    """Return the identity of weights; of a file it is the digest, which does not depend on its path."""
     path = Path(weights)
     if not path.is_file():
         return weights

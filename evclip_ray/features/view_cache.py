@@ -1,4 +1,4 @@
-"""The pixels of a fixed view: the same for the network that is cached and for the mask that is trained."""
+"""Pixels of fixed views, identical for the cached network and for the mask that is trained on them."""
 
 from collections.abc import Sequence
 
@@ -8,25 +8,25 @@ import torch
 from torch import Tensor
 
 from evclip_ray.data.shards.prepare import ShardSet
-from evclip_ray.data.transforms import AugmentConfig, bank_seed, bank_views, crop_batch
+from evclip_ray.data.transforms import AugmentConfig, cached_view_seed, cached_views, crop_batch
 
 Positions = Sequence[int] | npt.NDArray[np.int64]
 
 
 def read_frames(
-    shards: ShardSet, positions: Positions, view: int, *, pinned: bool = False, once: bool = False
+    shards: ShardSet, positions: Positions, view: int, *, pinned: bool = False, release: bool = False
 ) -> Tensor:
-    """(B, T, H, W, 3) uint8: the stored frames that view `view` of a bank is cut from.
+    """Read the stored frames from which cached view `view` is cropped: (B, T, H, W, 3) uint8.
 
-    The bank goes round the stored temporal views: with 2 of them, views 0, 2, 4 are cut from the first.
-    `pinned`, `once`: as for `FeatureSet.read`.
+    Cached views cycle through the stored temporal views: with 2 of those, the cached views 0, 2 and 4 are
+    cropped from the first one. `pinned` and `release` are as in `FeatureSet.read`.
     """
     batch = torch.empty((len(positions), *shards.view.shape), dtype=torch.uint8, pin_memory=pinned)
-    shards.frames(positions, view % shards.num_views, out=batch.numpy(), once=once)
+    shards.frames(positions, view % shards.num_views, out=batch.numpy(), release=release)
     return batch
 
 
-def cut_views(
+def crop_views(
     frames: Tensor,
     shards: ShardSet,
     positions: Positions,
@@ -35,12 +35,18 @@ def cut_views(
     size: int,
     augment: AugmentConfig | None,
 ) -> Tensor:
-    """(B, T, H, W, 3) uint8 -> (B, T, 3, size, size) float32: view `view` of the videos at `positions`.
+    """Crop cached view `view` of B videos to (B, T, 3, size, size) float32.
 
-    `augment`: of the bank, None for the one fixed view of evaluation.
+    Args:
+        frames: (B, T, H, W, 3) uint8 from `read_frames`.
+        shards: The shard set of the videos.
+        positions: Positions of the B videos in `shards`.
+        view: View number, from 0.
+        size: Side of the crop in pixels.
+        augment: Augmentation of the cached training views; None for the one fixed view of evaluation.
     """
     if augment is None:
         return crop_batch(frames, size=size)
-    seeds = [bank_seed(shards.paths[p], int(shards.rows[p]), view) for p in positions]
+    seeds = [cached_view_seed(shards.paths[p], int(shards.rows[p]), view) for p in positions]
     labels = [shards.labels[p] for p in positions]
-    return bank_views(frames, size=size, augment=augment, seeds=seeds, labels=labels)
+    return cached_views(frames, size=size, augment=augment, seeds=seeds, labels=labels)

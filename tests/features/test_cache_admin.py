@@ -4,8 +4,8 @@ from click.testing import CliRunner
 
 from evclip_ray.artifacts import ArtifactError
 from evclip_ray.cli import main
-from evclip_ray.features.cache_admin import remove
-from evclip_ray.features.encode import TextJob, run
+from evclip_ray.features.cache_admin import remove_entry
+from evclip_ray.features.encode import TextJob, run_job
 from evclip_ray.features.spec import class_text
 
 
@@ -13,10 +13,10 @@ def call(*arguments):
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
-def test_the_cache_is_listed_verified_and_removed(tmp_path):
+def test_cache_commands_list_verify_and_remove(tmp_path):
     spec = class_text("debug", "random")
     for word in ("one", "two"):
-        run(TextJob(tmp_path / "features", spec, (word,)), torch.device("cpu"))
+        run_job(TextJob(tmp_path / "features", spec, (word,)), torch.device("cpu"))
     listed = call("cache", "ls", "--cache", tmp_path)
     assert f"{spec.key}  class_text     debug (random, float32)" in listed.output
     assert "2 files" in listed.output
@@ -28,8 +28,8 @@ def test_the_cache_is_listed_verified_and_removed(tmp_path):
     assert f"damaged  {path}" in verified.output
     refused = call("cache", "rm", "none", "--cache", tmp_path)
     assert refused.exit_code == 1
-    assert "found none; see cache ls" in refused.output
+    assert "matches none; list the keys with `cache ls`" in refused.output
     assert spec.key in call("cache", "rm", spec.key[:6], "--cache", tmp_path).output
     assert call("cache", "ls", "--cache", tmp_path).output == ""
     with pytest.raises(ArtifactError, match="must begin the key"):
-        remove(tmp_path / "features", "")
+        remove_entry(tmp_path / "features", "")

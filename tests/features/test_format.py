@@ -16,21 +16,21 @@ def anonymous_bytes():
 
 
 @pytest.mark.parametrize("values", [VALUES, VALUES.bfloat16(), VALUES[:0], VALUES[:, 0]])
-def test_what_is_mapped_is_what_was_written(tmp_path, values):
+def test_mapped_values_equal_the_written_ones(tmp_path, values):
     write_features(tmp_path / "a.arrow", values, "key")
-    found = map_features(tmp_path / "a.arrow", "key")
-    assert found.dtype == values.dtype
-    assert torch.equal(found, values)
+    mapped = map_features(tmp_path / "a.arrow", "key")
+    assert mapped.dtype == values.dtype
+    assert torch.equal(mapped, values)
     assert is_sound(tmp_path / "a.arrow", "key")
 
 
-def test_the_same_values_give_the_same_bytes(tmp_path):
+def test_same_values_give_same_bytes(tmp_path):
     for name in "ab":
         write_features(tmp_path / name, VALUES, "key")
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_a_file_of_another_key_or_cut_short_is_refused(tmp_path):
+def test_foreign_or_truncated_file_is_refused(tmp_path):
     path = tmp_path / "a.arrow"
     write_features(path, VALUES, "key")
     assert not is_sound(path, "other")
@@ -43,25 +43,24 @@ def test_a_file_of_another_key_or_cut_short_is_refused(tmp_path):
     assert not is_sound(tmp_path / "absent", "key")
 
 
-def test_a_flipped_bit_is_found_or_changes_no_value(tmp_path):
+def test_flipped_bit_is_detected_or_changes_no_value(tmp_path):
     path = tmp_path / "a.arrow"
     write_features(path, VALUES, "key")
     whole = path.read_bytes()
     chance = random.Random(0)
-    found = 0
+    detected = 0
     for _ in range(400):
-        place = chance.randrange(len(whole))
-        path.write_bytes(
-            whole[:place] + bytes([whole[place] ^ (1 << chance.randrange(8))]) + whole[place + 1 :]
-        )
+        index = chance.randrange(len(whole))
+        flipped = bytes([whole[index] ^ (1 << chance.randrange(8))])
+        path.write_bytes(whole[:index] + flipped + whole[index + 1 :])
         if is_sound(path, "key"):
             assert torch.equal(map_features(path, "key"), VALUES)
         else:
-            found += 1
-    assert found > 100
+            detected += 1
+    assert detected > 100
 
 
-def test_reading_a_file_takes_no_memory_of_its_own(tmp_path):
+def test_reading_takes_no_anonymous_memory(tmp_path):
     path = tmp_path / "a.arrow"
     values = torch.ones(64, 2**18)
     write_features(path, values, "key")
@@ -69,11 +68,11 @@ def test_reading_a_file_takes_no_memory_of_its_own(tmp_path):
     del values
     before = anonymous_bytes()
     maps = [map_features(path, "key") for _ in range(4)]
-    assert sum(float(found.sum()) for found in maps) == size
+    assert sum(float(values.sum()) for values in maps) == size
     assert anonymous_bytes() - before < 0.1 * size
 
 
-def test_a_key_holds_all_that_changes_a_value_and_nothing_else(tmp_path):
+def test_key_covers_exactly_what_changes_a_value(tmp_path):
     settings = {"precision": "float32", "normalization": "own", "augment": None}
     same = frame_features("debug", "random", **settings)
     changed = [
@@ -91,6 +90,6 @@ def test_a_key_holds_all_that_changes_a_value_and_nothing_else(tmp_path):
     for name, path in files.items():
         path.write_bytes(b"other" if name == "c.pt" else b"weights")
     of_files = [frame_features("debug", str(path), **settings).key for path in files.values()]
-    assert of_files[0] == of_files[1] != of_files[2], "the same weights elsewhere are the same weights"
-    # The usual weights by their name or by default.
+    assert of_files[0] == of_files[1] != of_files[2], "the path of the weights does not matter"
+    # The default weights, by name and by default.
     assert class_text("ViT-B-32", None).key == class_text("ViT-B-32", "openai").key
