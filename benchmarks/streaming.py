@@ -1,14 +1,16 @@
-"""What a set of features larger than memory costs against one in memory, beside what the disk can give.
+"""Training speed with features larger than memory, relative to features in memory.
 
-Maps of swin3d (768, 4, 7, 7) in bfloat16, 301 KB a view, read in random order in batches of 16, with a step
-on one thread between them. The step is as long as it must be to ask for a share of the rate at which the
-disk itself reads such rows in random order. In one run, in turn, the same epoch is read
-  in memory  from pages that are there;
-  streamed   the pages dropped from the cache before the epoch, as where the set is larger than memory;
-  faulting   as cold, but without reading ahead.
-The figure is the rate against that in memory: 1 means that the disk is not noticed.
+Data: maps of swin3d (768, 4, 7, 7) in bfloat16, 301 KB per view, read in random order in batches of 16. A step
+on one thread runs between batches. Its length is set so that reading needs a given share of the rate at which
+the disk reads such rows in random order. The same epoch is read in three modes, in turn:
 
-    python benchmarks/streaming.py [--gigabytes 2] [--folder FOLDER]
+- in memory: from pages that are in the page cache.
+- streamed: the pages are dropped before the epoch, as for a set larger than memory.
+- faulting: as streamed, but without reading ahead.
+
+Result: the rate relative to "in memory". 1 means that the disk costs nothing.
+
+Run: python benchmarks/streaming.py [--gigabytes 2] [--folder FOLDER]
 """
 
 import argparse
@@ -42,7 +44,7 @@ MODES = ("in memory", "streamed", "faulting")
 
 
 def make(folder: Path, videos: int) -> tuple[ShardSet, Path]:
-    """A set of so many videos whose frames are never read, and maps of their views."""
+    """Write a shard set whose frames are never read, and the maps of its views."""
     view, rows = ViewConfig(num_frames=8), []
     inputs = {"view": view.model_dump(), "num_views": 1}
     for number in range(videos // ROWS):
@@ -61,7 +63,7 @@ def make(folder: Path, videos: int) -> tuple[ShardSet, Path]:
 
 
 def drop(paths: list[Path]) -> None:
-    """Take the pages of these files out of the cache."""
+    """Drop the pages of these files from the page cache."""
     for path in paths:
         with path.open("rb") as stream:
             os.fsync(stream.fileno())
@@ -69,7 +71,7 @@ def drop(paths: list[Path]) -> None:
 
 
 def disk_rates(paths: list[Path]) -> tuple[float, float]:
-    """Bytes a second of the disk, cold: whole files one after another, and rows at random, eight at once."""
+    """Return the cold rates in bytes/s of whole files in order, and of random rows by eight threads."""
     drop(paths)
     began = time.perf_counter()
     total = sum(len(path.read_bytes()) for path in paths)
@@ -93,7 +95,7 @@ def disk_rates(paths: list[Path]) -> tuple[float, float]:
 
 
 def step(batch: torch.Tensor, seconds: float) -> None:
-    """Look at all of the batch, as the trained part does, and compute for the rest of `seconds`."""
+    """Read the whole batch, as the trained layers do, and compute until `seconds` have passed."""
     began = time.perf_counter()
     batch.float().mean((2, 3, 4))
     weights = torch.ones(256, 256)
@@ -102,8 +104,8 @@ def step(batch: torch.Tensor, seconds: float) -> None:
 
 
 def epoch(mode: str, shards: ShardSet, store: Path, view: int, seconds: float) -> float:
-    """Videos a second of one epoch of a view, from a map of the files that nothing was read from."""
-    # The maps of the epoch before would keep its pages in the cache.
+    """Return the videos per second of one epoch of a view, with newly mapped files."""
+    # Memory maps of the previous epoch would keep its pages in the cache.
     gc.collect()
     found = FeatureSet(store, SPEC, shards, VIEWS)
     labels = np.zeros(len(shards), np.int64)
@@ -112,11 +114,11 @@ def epoch(mode: str, shards: ShardSet, store: Path, view: int, seconds: float) -
         pixels=False,
     )  # fmt: skip
     batches.streams = mode == "streamed"
-    found.read(range(0, len(shards), ROWS), view, once=True)
+    found.read(range(0, len(shards), ROWS), view, release=True)
     paths = list(found.files())
     if mode == "in memory":
-        found.read(range(len(shards) // 2), view, once=True)
-        found.read(range(len(shards) // 2, len(shards)), view, once=True)
+        found.read(range(len(shards) // 2), view, release=True)
+        found.read(range(len(shards) // 2, len(shards)), view, release=True)
     else:
         drop(paths)
     order = np.random.default_rng(view).permutation(len(shards))

@@ -1,8 +1,9 @@
-"""What a process was decoding when it died, told to the one that tries again.
+"""Protection against videos that end the process that decodes them.
 
-Decoders are C code: a file may crash one, hang it, or make it take all memory, which no `except` sees.
-So a process writes down which video it is at, and the interpreter's fault handler adds, in the same file,
-why the process ends. Whoever starts the work again (Ray does) reads first what must be left out.
+Decoders are C code. A file may crash the process, hang it, or fill its memory, and no `except` sees that.
+The process therefore logs each video before it decodes it, and the interpreter's fault handler appends the
+cause of death to the same file. The process that repeats the work (Ray starts one) reads this log first and
+skips the videos that ended earlier processes.
 """
 
 import contextlib
@@ -17,25 +18,29 @@ from typing import BinaryIO, Self
 
 from evclip_ray.data.video.reader import VideoError
 
+# The first words of what `faulthandler` writes for a signal and for a timeout.
 _CRASH, _TIMEOUT = "Fatal Python error: ", "Timeout ("
 _START = b"start\n"
 _STEP = re.compile(rb"^video (\d+)$", re.MULTILINE)
-# A crash must repeat. A process that was killed may have been killed by a person, or for the memory that
-# another one took, so that this says little of the video.
-_CRASHES, _KILLS = 2, 5
+# One crash may be chance. A kill (SIGKILL leaves no trace) is weaker evidence still: a person may have sent
+# it, or the kernel because another process filled the memory.
+_MAX_CRASHES, _MAX_KILLS = 2, 5
 
 
-class Attempts:
-    """The attempts at one list of videos, by their places in it; a context manager.
+class CrashGuard:
+    """Guard of the decoding of one list of videos; a context manager.
 
-    `path`: the file that they are kept in, gone after a success. `seconds`: what one video may take.
+    Args:
+        path: Log of the processes that worked on the list; removed on success.
+        seconds: Time limit per video.
     """
 
     def __init__(self, path: Path, *, seconds: float) -> None:
         self.path, self.seconds = path, seconds
-        self._hopeless = _hopeless(path.read_bytes(), seconds) if path.exists() else {}
+        self._skip_reasons = _skip_reasons(path.read_bytes(), seconds) if path.exists() else {}
 
     def __enter__(self) -> Self:
+        # Unbuffered: each line must be in the file before the decoder runs.
         self._stream: BinaryIO = self.path.open("ab", buffering=0)
         self._stream.write(_START)
         self._was_enabled = faulthandler.is_enabled()
@@ -50,15 +55,20 @@ class Attempts:
         self.path.unlink()
 
     @contextlib.contextmanager
-    def at(self, place: int, video: str) -> Iterator[None]:
-        """While this video is decoded; the process ends where it takes longer than `seconds`.
+    def decoding(self, index: int, video: str) -> Iterator[None]:
+        """Guard the decoding of one video; the process exits if it takes longer than `seconds`.
+
+        Args:
+            index: Index of the video in the list.
+            video: Its path, for the error.
 
         Raises:
-            VideoError: earlier attempts ended here.
+            VideoError: earlier processes ended at this video.
         """
-        if place in self._hopeless:
-            raise VideoError(video, self._hopeless[place])
-        self._stream.write(b"video %d\n" % place)
+        if index in self._skip_reasons:
+            raise VideoError(video, self._skip_reasons[index])
+        self._stream.write(b"video %d\n" % index)
+        # A thread of C code, so it also fires while the decoder holds the GIL.
         faulthandler.dump_traceback_later(self.seconds, exit=True, file=self._stream)
         try:
             yield
@@ -66,33 +76,37 @@ class Attempts:
             faulthandler.cancel_dump_traceback_later()
 
 
-def _hopeless(text: bytes, seconds: float) -> dict[int, str]:
+def _skip_reasons(log: bytes, seconds: float) -> dict[int, str]:
+    """Return the videos to skip, index -> reason."""
     crashes: Counter[int] = Counter()
     kills: Counter[int] = Counter()
-    found: dict[int, str] = {}
-    for place, trace in _ends(text):
+    reasons: dict[int, str] = {}
+    for index, trace in _deaths(log):
         if trace.startswith(_TIMEOUT):
-            found[place] = f"took longer than {seconds:g} s to decode, the limit"
+            reasons[index] = f"took longer than {seconds:g} s to decode, the limit"
         elif trace.startswith(_CRASH):
-            crashes[place] += 1
-            if crashes[place] >= _CRASHES:
-                found[place] = f"the decoder crashed, {_signal(trace.removeprefix(_CRASH))}"
+            crashes[index] += 1
+            if crashes[index] >= _MAX_CRASHES:
+                reasons[index] = f"the decoder crashed, {_signal(trace.removeprefix(_CRASH))}"
         else:
-            kills[place] += 1
-            if kills[place] >= _KILLS:
-                found[place] = f"the process that decoded it was killed {_KILLS} times: too little memory?"
-    return found
+            kills[index] += 1
+            if kills[index] >= _MAX_KILLS:
+                reasons[index] = (
+                    f"the process that decoded it was killed {_MAX_KILLS} times: too little memory?"
+                )
+    return reasons
 
 
-def _ends(text: bytes) -> Iterator[tuple[int, str]]:
-    """(the video that it was at, the first line that says why, or nothing) of each process that died."""
-    for attempt in text.split(_START)[1:]:
-        if steps := [*_STEP.finditer(attempt)]:
-            trace = attempt[steps[-1].end() :].decode(errors="replace").strip()
+def _deaths(log: bytes) -> Iterator[tuple[int, str]]:
+    """Yield (index of the video, first line of the trace or "") for each process that died."""
+    for process in log.split(_START)[1:]:
+        if steps := [*_STEP.finditer(process)]:
+            trace = process[steps[-1].end() :].decode(errors="replace").strip()
             yield int(steps[-1][1]), trace.partition("\n")[0]
 
 
 def _signal(name: str) -> str:
-    known = {str(signal.strsignal(number)).replace("-", " "): int(number) for number in signal.Signals}
-    number = known.get(name.replace("-", " "))
+    # `faulthandler` and `strsignal` differ in hyphens: "Floating-point exception".
+    numbers = {str(signal.strsignal(number)).replace("-", " "): int(number) for number in signal.Signals}
+    number = numbers.get(name.replace("-", " "))
     return name if number is None else f"signal {number} ({name})"

@@ -1,4 +1,4 @@
-"""Reading a folder of shards: memory-mapped, by the position of a video, without Ray."""
+"""Memory-mapped reading of a folder of shards by the position of a video, without Ray."""
 
 import functools
 from collections.abc import Sequence
@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from evclip_ray.artifacts import ArtifactError, read_ledger, replacing
-from evclip_ray.data.shards.memory_map import MappedFile
-from evclip_ray.data.shards.node_cache import nearby
+from evclip_ray.data.shards.memory_map import MemoryMap
+from evclip_ray.data.shards.node_cache import node_copy
 from evclip_ray.data.video.view import ViewConfig
 
 STAGE = "shards"
@@ -29,16 +29,19 @@ INDEX_SCHEMA = pa.schema(
     }
 )
 _KEY = b"evclip_ray.key"
-# Each mapped shard holds a file descriptor, of which a process has about a thousand.
+# Each mapped shard holds a file descriptor, and a process may open about a thousand.
 _OPEN_FILES = 128
 
 Positions = Sequence[int] | NDArray[np.int64]
 
 
 class ShardSet:
-    """The videos of a shard folder that decoded, by position 0 to len - 1; pickles as its path.
+    """Videos of a shard folder that decoded, by position 0 to len - 1; pickles as its path.
 
-    `folder`: where it is; `ledger`: how it was made; `key`: the digest of everything it depends on.
+    Attributes:
+        folder: The folder.
+        ledger: Its ledger.
+        key: Digest of everything that the shards depend on.
     """
 
     def __init__(self, folder: Path, positions: Positions | None = None) -> None:
@@ -48,7 +51,7 @@ class ShardSet:
         self._positions = positions
         index = _read_index(folder, self.key)
         self._index = index if positions is None else index.take(pa.array(positions, pa.int64()))
-        # Of the instance, not of the class: the maps go when the set goes.
+        # A cache of the instance, not of the class: the maps are closed with the set.
         self._file = functools.lru_cache(_OPEN_FILES)(self._map)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -59,12 +62,12 @@ class ShardSet:
 
     @functools.cached_property
     def view(self) -> ViewConfig:
-        """What each view is."""
+        """Sampling and size of each view."""
         return ViewConfig.load(self.ledger["inputs"]["view"])
 
     @property
     def num_views(self) -> int:
-        """V: view 0 is the deterministic one, the others are seeded draws."""
+        """V: view 0 is deterministic, the others are seeded random draws."""
         return int(self.ledger["inputs"]["num_views"])
 
     @property
@@ -94,21 +97,21 @@ class ShardSet:
 
     @functools.cached_property
     def rows(self) -> NDArray[np.int64]:
-        """The row of each video in its manifest."""
+        """Manifest row of each video."""
         return np.asarray(self._column("row"), dtype=np.int64)
 
     def split(self, name: str) -> NDArray[np.int64]:
-        """The positions of the videos of a split, ascending."""
-        found = pc.fill_null(pc.equal(self._index["split"], name), False)
-        return np.flatnonzero(found.to_numpy())
+        """Return the positions of the videos of a split, in ascending order."""
+        matches = pc.fill_null(pc.equal(self._index["split"], name), False)
+        return np.flatnonzero(matches.to_numpy())
 
     def subset(self, positions: Positions) -> "ShardSet":
-        """The set of these videos only, in this order."""
-        kept = np.arange(len(self)) if self._positions is None else np.asarray(self._positions)
-        return ShardSet(self.folder, kept[np.asarray(positions, dtype=np.int64)])
+        """Return the set of these videos only, in this order."""
+        current = np.arange(len(self)) if self._positions is None else np.asarray(self._positions)
+        return ShardSet(self.folder, current[np.asarray(positions, dtype=np.int64)])
 
     def views(self, position: int) -> NDArray[np.uint8]:
-        """(V, T, H, W, 3) uint8, read-only: the file's own pages, not a copy."""
+        """Return all views of a video, (V, T, H, W, 3) uint8, as the file's own read-only pages."""
         batch = self._file(self._files[position]).reader.get_batch(int(self._batches[position]))
         return cast(NDArray[np.uint8], batch.column(0).to_numpy_ndarray())
 
@@ -118,11 +121,15 @@ class ShardSet:
         view: int = 0,
         *,
         out: NDArray[np.uint8] | None = None,
-        once: bool = False,
+        release: bool = False,
     ) -> NDArray[np.uint8]:
-        """(B, T, H, W, 3) uint8: one view of each of these videos, copied once.
+        """Copy one view of each video to (B, T, H, W, 3) uint8.
 
-        `out`: where to; `once`: the frames need not stay in memory after it.
+        Args:
+            positions: B videos.
+            view: View number, from 0.
+            out: Array to copy to; a new one by default.
+            release: Drop the frames from this process's memory afterwards (for sets larger than memory).
 
         Raises:
             ValueError: there is no such view.
@@ -133,25 +140,25 @@ class ShardSet:
         for slot, position in enumerate(positions):
             frames = self.views(int(position))[view]
             batch[slot] = frames
-            if once:
-                self._file(self._files[int(position)]).done(frames.ctypes.data, frames.nbytes)
+            if release:
+                self._file(self._files[int(position)]).release(frames.ctypes.data, frames.nbytes)
         return batch
 
-    def ahead(self, positions: Positions, view: int = 0) -> None:
-        """Begin to read from disk what `frames` will be asked for soon."""
+    def prefetch(self, positions: Positions, view: int = 0) -> None:
+        """Start reading from disk the views that `frames` will need soon."""
         for position in positions:
             frames = self.views(int(position))[view]
-            self._file(self._files[int(position)]).ahead(frames.ctypes.data, frames.nbytes)
+            self._file(self._files[int(position)]).prefetch(frames.ctypes.data, frames.nbytes)
 
     def files(self) -> dict[str, list[tuple[int, int]]]:
-        """Each shard's file -> (position, place in the file) of its videos that decoded."""
-        found: dict[str, list[tuple[int, int]]] = {}
-        for position, (file, place) in enumerate(zip(self._files, self._batches, strict=True)):
-            found.setdefault(file, []).append((position, place))
-        return found
+        """Return file -> [(position, number of the record batch)] of the videos of each shard."""
+        videos: dict[str, list[tuple[int, int]]] = {}
+        for position, (file, batch) in enumerate(zip(self._files, self._batches, strict=True)):
+            videos.setdefault(file, []).append((position, batch))
+        return videos
 
     def file_key(self, file: str) -> str:
-        """The digest of everything that the bytes of one shard depend on."""
+        """Return the digest of everything that the bytes of one shard depend on."""
         return str(self._file(file).reader.schema.metadata[_KEY].decode())
 
     @functools.cached_property
@@ -165,26 +172,26 @@ class ShardSet:
     def _column(self, name: str) -> list[Any]:
         return cast(list[Any], self._index[name].to_pylist())
 
-    def _map(self, file: str) -> MappedFile:
+    def _map(self, file: str) -> MemoryMap:
         try:
-            return MappedFile(nearby(self.folder / file))
+            return MemoryMap(node_copy(self.folder / file))
         except (OSError, ValueError) as error:
             raise ArtifactError(
-                f"{self.folder / file}: cannot be read ({error}); prepare again, finished shards are kept"
+                f"{self.folder / file}: cannot be read ({error}); prepare the shards again"
             ) from None
 
 
 def open_shards(folder: Path | str) -> ShardSet:
-    """The shards of a folder that `prepare_shards` finished.
+    """Open the shards of a folder that `prepare_shards` finished.
 
     Raises:
-        ArtifactError: it was not finished, is another stage's, or its index is of other shards.
+        ArtifactError: the folder is unfinished or another stage's, or its index belongs to other shards.
     """
     return ShardSet(Path(folder).absolute())
 
 
 def write_index(folder: Path, rows: list[dict[str, Any]], key: str) -> None:
-    """Write where each video that decoded is; `rows` have the columns of `INDEX_SCHEMA`."""
+    """Write the index of the videos that decoded; `rows` have the columns of `INDEX_SCHEMA`."""
     table = pa.Table.from_pylist(rows, INDEX_SCHEMA.with_metadata({_KEY: key.encode()}))
     with replacing(folder / INDEX) as temporary, pa.ipc.new_file(str(temporary), table.schema) as writer:
         writer.write_table(table)
@@ -198,5 +205,5 @@ def _read_index(folder: Path, key: str) -> pa.Table:
     except (OSError, pa.ArrowInvalid) as error:
         raise ArtifactError(f"{path}: cannot be read ({error}); prepare the shards again") from None
     if (table.schema.metadata or {}).get(_KEY) != key.encode():
-        raise ArtifactError(f"{path}: is the index of other shards than the ledger's; prepare them again")
+        raise ArtifactError(f"{path}: belongs to other shards than the ledger does; prepare the shards again")
     return table

@@ -1,8 +1,7 @@
-"""One shard on disk: an uncompressed Arrow IPC file, one record batch a video, one row a view.
+"""Format of a shard: an uncompressed Arrow IPC file with one record batch per video and one row per view.
 
-The schema's metadata hold the key of the job that wrote it. A video that did not decode leaves an empty
-batch, whose metadata say why. The bytes depend on the job only, so a shard that is there under its key
-needs no second look.
+The schema's metadata hold the key of the job that wrote it. A video that did not decode has an empty batch
+whose metadata hold the reason. The bytes depend on the job only, so a shard with the right key is valid.
 """
 
 import dataclasses
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 
 from evclip_ray.artifacts import digest, replacing
 from evclip_ray.data import storage
-from evclip_ray.data.shards.crash_guard import Attempts
+from evclip_ray.data.shards.crash_guard import CrashGuard
 from evclip_ray.data.shards.planning import decoding_work
 from evclip_ray.data.storage import Place
 from evclip_ray.data.video.decode import VideoError, decode_views, decoder_name, part_in
@@ -31,11 +30,16 @@ _KEY, _SKIPPED = b"evclip_ray.key", b"evclip_ray.skipped"
 
 @dataclasses.dataclass(frozen=True)
 class ShardJob:
-    """What one shard is made from.
+    """Inputs of one shard.
 
-    `videos`: rows of the manifest, each with its `row` number there and the `bytes` and `modified`
-    time (or tag) of its file, as in `storage.Identity`, by which an edited video is noticed. `seed`: None
-    spreads the views evenly over the video instead of drawing them. `decoder`: see `decoder_name`.
+    Attributes:
+        file: Name of the shard's file.
+        videos: Manifest rows, each with its number `row` and the `bytes` and `modified` time (or tag) of its
+            file, as in `storage.Identity`, so that an edited video changes the key.
+        view: Sampling and size of the frames.
+        num_views: V, views per video.
+        seed: Seed of the random views; None spreads the views evenly over the video.
+        decoder: See `decoder_name`.
     """
 
     file: str
@@ -47,24 +51,24 @@ class ShardJob:
 
     @property
     def key(self) -> str:
-        """The digest of everything that the shard's bytes depend on."""
-        made_from = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return digest(made_from | {"view": self.view.model_dump(), "format": _FORMAT})
+        """Digest of everything that the shard's bytes depend on."""
+        inputs = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return digest(inputs | {"view": self.view.model_dump(), "format": _FORMAT})
 
     @property
     def work(self) -> float:
-        """How long it takes, in frames: see `decoding_work`."""
+        """Estimated work in frames: see `decoding_work`."""
         sampled = self.num_views * self.view.num_frames
         return sum(decoding_work(video, sampled_frames=sampled) for video in self.videos)
 
     @property
     def num_bytes(self) -> int:
-        """The size of its frames."""
+        """Size of the frames."""
         return len(self.videos) * self.num_views * int(np.prod(self.view.shape))
 
 
 def schema(view: ViewConfig, key: str) -> pa.Schema:
-    """The columns of a shard; `frames` is a fixed-shape tensor (T, H, W, 3) uint8."""
+    """Return the columns of a shard; `frames` is a fixed-shape tensor (T, H, W, 3) uint8."""
     return pa.schema(
         {
             "frames": pa.fixed_shape_tensor(pa.uint8(), view.shape),
@@ -80,40 +84,47 @@ def schema(view: ViewConfig, key: str) -> pa.Schema:
 
 
 def view_seed(seed: int | None, video: dict[str, Any], view: int) -> int | None:
-    """None for view 0, deterministic, as all are without a seed; else one for each video and view."""
+    """Return the seed of one view of a video; None for a deterministic view (view 0, or no `seed`)."""
     if view == 0 or seed is None:
         return None
+    # 7 bytes of the hash: a seed below 2**56, which every generator and JSON reader accepts.
     part = [value for name, value in part_in(video).items() if name.startswith(("start", "end"))]
     name = json.dumps([seed, video["path"], *part, view])
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big")
 
 
-def write_shard(job: ShardJob, *, root: Place, folder: Path, attempts: Attempts) -> None:
-    """Decode the job's videos under `root` into `folder`, whole or not at all.
+def write_shard(job: ShardJob, *, root: Place, folder: Path, guard: CrashGuard) -> None:
+    """Decode the job's videos into a temporary file and rename it to the shard.
 
-    A video that does not decode is left out with its reason, as is one that earlier `attempts` found to
-    end the process; its neighbours are kept. One video is in memory at a time.
+    A video that does not decode, or that ended earlier processes, is stored as its reason. One video is in
+    memory at a time.
+
+    Args:
+        job: Inputs of the shard.
+        root: Root of the videos' paths.
+        folder: Folder of the shards.
+        guard: Guard against videos that end the process.
 
     Raises:
-        StorageError: a storage does not answer as it must, which is no fault of a video.
-        RuntimeError: this machine decodes otherwise than the one that planned the job.
-        OSError: the folder cannot be written to.
+        StorageError: a storage cannot be read, which is no fault of a video.
+        RuntimeError: this machine's decoder differs from that of the job.
+        OSError: the folder is not writable.
     """
     decoder = decoder_name(job.view.decoder)
     if decoder != job.decoder:
         raise RuntimeError(
-            f"this machine decodes by {decoder}, the job needs {job.decoder}: install the same"
+            f"this machine decodes with {decoder}, but the job needs {job.decoder}; install the same"
             " versions on every node"
         )
     columns = schema(job.view, job.key)
     with replacing(folder / job.file) as temporary, pa.ipc.new_file(str(temporary), columns) as writer:
-        for place, video in enumerate(job.videos):
-            frames, reason = _decode(job, video, root, attempts.at(place, video["path"]))
+        for index, video in enumerate(job.videos):
+            frames, reason = _decode(job, video, root, guard.decoding(index, video["path"]))
             writer.write_batch(_batch(columns, video, frames), reason and {_SKIPPED: reason})
 
 
 def is_finished(path: Path, job: ShardJob) -> bool:
-    """Whether `path` is a whole shard that `job` wrote."""
+    """Return whether `path` is a complete shard that `job` wrote."""
     try:
         with pa.ipc.open_file(pa.memory_map(str(path))) as reader:
             written = (reader.schema.metadata or {}).get(_KEY)
@@ -123,26 +134,26 @@ def is_finished(path: Path, job: ShardJob) -> bool:
 
 
 def skip_reasons(path: Path) -> dict[int, str]:
-    """The videos of a shard that did not decode: their place in the job -> the reason."""
+    """Return the videos of a shard that did not decode: index in the job -> reason."""
     reasons = {}
     with pa.ipc.open_file(pa.memory_map(str(path))) as reader:
-        for place in range(reader.num_record_batches):
-            _, metadata = reader.get_batch_with_custom_metadata(place)
+        for index in range(reader.num_record_batches):
+            _, metadata = reader.get_batch_with_custom_metadata(index)
             if metadata is not None and _SKIPPED in metadata:
-                reasons[place] = metadata[_SKIPPED].decode()
+                reasons[index] = metadata[_SKIPPED].decode()
     return reasons
 
 
 def _decode(
-    job: ShardJob, video: dict[str, Any], root: Place, attempt: AbstractContextManager[None]
+    job: ShardJob, video: dict[str, Any], root: Place, guard: AbstractContextManager[None]
 ) -> tuple[NDArray[np.uint8], str | None]:
-    """The views of a video, or none and the reason."""
+    """Return the views of a video, (V, T, H, W, 3), or no view and the reason."""
     seeds = [view_seed(job.seed, video, view) for view in range(job.num_views)]
     offsets = spread_offsets(job.num_views) if job.seed is None else None
-    where = storage.locate(root, video["path"])
+    path = storage.locate(root, video["path"])
     try:
-        with attempt:
-            return decode_views(where, view=job.view, seeds=seeds, offsets=offsets, **part_in(video)), None
+        with guard:
+            return decode_views(path, view=job.view, seeds=seeds, offsets=offsets, **part_in(video)), None
     except VideoError as error:
         reason = error.reason
     except MemoryError:
@@ -153,6 +164,7 @@ def _decode(
 def _batch(columns: pa.Schema, video: dict[str, Any], frames: NDArray[np.uint8]) -> pa.RecordBatch:
     num_views = len(frames)
     tensor = columns.field("frames").type
+    # A flat view of the frames: Arrow copies nothing until the batch is written.
     flat = pa.FixedSizeListArray.from_arrays(pa.array(frames.ravel()), int(np.prod(frames.shape[1:])))
     values: dict[str, Any] = {name: [video[name]] * num_views for name in columns.names if name in video}
     values["view"] = list(range(num_views))

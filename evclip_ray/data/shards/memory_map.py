@@ -1,7 +1,7 @@
-"""Arrow files in memory-mapped pages, and what the system is told of them: read ahead, not needed any more.
+"""Memory-mapped Arrow files and the advice to the kernel about their pages: prefetch, release.
 
-A set that fits in memory stays in the page cache after its first epoch. Of one that does not, the rows
-of the next batches are asked for while this one is computed, and let go when they were read.
+A set that fits in memory stays in the page cache after its first epoch. For a larger set, the rows of the
+next batches are prefetched while the current batch is computed, and are released after they were read.
 """
 
 import contextlib
@@ -12,34 +12,37 @@ from pathlib import Path
 
 import pyarrow as pa
 
+# The memory limit of a container: cgroup version 2, then version 1.
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
-class MappedFile:
-    """An uncompressed Arrow IPC file: `reader` gives its batches as the file's own pages, not a copy.
+class MemoryMap:
+    """An uncompressed Arrow IPC file whose `reader` returns batches as the file's own pages, not as copies.
 
     Raises:
-        OSError: no such file.
-        ValueError: it is empty.
+        OSError: the file does not exist.
+        ValueError: the file is empty.
         pyarrow.ArrowInvalid: it is not an Arrow file.
     """
 
     def __init__(self, path: Path) -> None:
+        # Python's mmap, because pyarrow's memory maps have no madvise.
         with path.open("rb") as stream:
             self._pages = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         whole = pa.py_buffer(self._pages)
         self._address = whole.address
         self.reader = pa.ipc.open_file(whole)
 
-    def ahead(self, address: int, num_bytes: int) -> None:
-        """Begin to read these bytes from disk; returns before they are there."""
+    def prefetch(self, address: int, num_bytes: int) -> None:
+        """Start reading these bytes from disk and return at once."""
         self._advise(mmap.MADV_WILLNEED, address, num_bytes)
 
-    def done(self, address: int, num_bytes: int) -> None:
-        """Let these bytes go from this process's memory; they are read again when they are looked at."""
+    def release(self, address: int, num_bytes: int) -> None:
+        """Drop these bytes from this process's memory; a later access reads them again."""
         self._advise(mmap.MADV_DONTNEED, address, num_bytes)
 
     def _advise(self, advice: int, address: int, num_bytes: int) -> None:
+        # madvise takes whole pages, from a multiple of the page size.
         start = address - self._address
         first = start - start % mmap.PAGESIZE
         self._pages.madvise(advice, first, start + num_bytes - first)
@@ -47,9 +50,10 @@ class MappedFile:
 
 @functools.cache
 def memory_bytes() -> int:
-    """What this process may fill: the machine's memory, or what its container allows."""
+    """Return the memory that this process may fill: the machine's, or the limit of its container."""
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for path in _LIMITS:
+        # Without a limit the file is absent or holds the word "max".
         with contextlib.suppress(OSError, ValueError):
             limits.append(int(Path(path).read_text(encoding="ascii")))
     return min(limits)

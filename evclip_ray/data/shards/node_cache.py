@@ -1,9 +1,9 @@
-"""A node's own copies of files on shared storage: fetched once, for all its processes.
+"""A node's own copies of files on shared storage, each fetched once for all processes of the node.
 
-Off until `EVCLIP_RAY_LOCAL` names a folder on this machine's own disk. A copy is known by where its
-original is, its size and its time, so that a file that was made again is fetched again. It is verified
-and renamed into place. When the disk is short, the copies that were used longest ago go; one that a
-process reads stays. Without room for a copy, the original is read where it is.
+The cache is off until `EVCLIP_RAY_LOCAL` names a folder on a local disk. A copy is identified by the path,
+size and modification time of its original, so a rewritten original is fetched again. A copy is verified and
+renamed into place. When the disk is short, the least recently used copies are removed, except those that a
+process is reading. If a copy does not fit, the original is read.
 """
 
 import contextlib
@@ -27,23 +27,28 @@ log = logging.getLogger(__name__)
 
 LOCAL = "EVCLIP_RAY_LOCAL"
 
-# Of the disk, left free for others.
+# Fraction of the disk that stays free for other programs.
 _SPARE = 0.05
 _BLOCK_BYTES = 2**22
-# The copies that a process opened last are those it reads: as many as its sets keep mapped.
-_MOST_LEASES = 256
+# A process reads at most the copies that it opened last: as many as its sets keep mapped.
+_MAX_LEASES = 256
 _leases: OrderedDict[Path, BinaryIO] = OrderedDict()
-_leasing = threading.Lock()
+_leases_lock = threading.Lock()
 
 
-def nearby(path: Path, is_sound: Callable[[Path], bool] | None = None) -> Path:
-    """This node's copy of `path`, fetched if need be; `path` itself without `EVCLIP_RAY_LOCAL` or room.
+def node_copy(path: Path, is_sound: Callable[[Path], bool] | None = None) -> Path:
+    """Return this node's copy of `path`, fetched if necessary.
 
-    `is_sound`: what a new copy must pass, beside being byte for byte what was read.
+    Args:
+        path: The original, on shared storage.
+        is_sound: Further check that a new copy must pass, after the comparison of digests.
+
+    Returns:
+        The copy, or `path` itself if `EVCLIP_RAY_LOCAL` is not set or the copy does not fit on the disk.
 
     Raises:
-        ArtifactError: the copy does not pass.
-        OSError: the folder for copies cannot be written to.
+        ArtifactError: the copy fails a check.
+        OSError: the folder for copies is not writable.
     """
     local = os.environ.get(LOCAL)
     if not local or not path.is_file():
@@ -54,6 +59,7 @@ def nearby(path: Path, is_sound: Callable[[Path], bool] | None = None) -> Path:
     if _lease(copy, status.st_size):
         return copy
     with _lock(folder):
+        # Another process may have fetched it while this one waited for the lock.
         if not _lease(copy, status.st_size):
             if not _fetch(path, copy, status.st_size, is_sound):
                 return path
@@ -62,22 +68,27 @@ def nearby(path: Path, is_sound: Callable[[Path], bool] | None = None) -> Path:
 
 
 def _lease(copy: Path, num_bytes: int) -> bool:
-    """Keep a copy from being removed while this process may read it; False where there is no whole one."""
-    with _leasing:
-        held = _leases.pop(copy, None)
-        if held is None:
+    """Protect a copy from removal while this process may read it; return whether a complete copy exists.
+
+    The lease is a shared `flock` on the open file, which ends with the process, however that ends.
+    """
+    with _leases_lock:
+        stream = _leases.pop(copy, None)
+        if stream is None:
             try:
-                held = copy.open("rb")
+                stream = copy.open("rb")
             except (FileNotFoundError, NotADirectoryError):
                 return False
-            fcntl.flock(held, fcntl.LOCK_SH)
-        status = os.fstat(held.fileno())
+            fcntl.flock(stream, fcntl.LOCK_SH)
+        status = os.fstat(stream.fileno())
+        # No links: another process removed the file between our opening and our locking it.
         if status.st_nlink == 0 or status.st_size != num_bytes:
-            held.close()
+            stream.close()
             return False
-        os.utime(held.fileno())
-        _leases[copy] = held
-        while len(_leases) > _MOST_LEASES:
+        # The modification time of a copy is the time of its last use.
+        os.utime(stream.fileno())
+        _leases[copy] = stream
+        while len(_leases) > _MAX_LEASES:
             _leases.popitem(last=False)[1].close()
         return True
 
@@ -88,45 +99,47 @@ def _lock(folder: Path) -> FileLock:
         if not os.access(folder, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
-        message = f"{error.strerror}; {LOCAL} must name a folder for copies that can be written to"
+        message = f"{error.strerror}; {LOCAL} must name a writable folder for copies"
         raise OSError(error.errno, message, str(folder)) from None
-    # One for the folder: fetching shares a line anyway, and who makes room must know of all.
+    # One lock per folder: fetches share one network link anyway, and evictions must see all copies.
     return FileLock(folder / ".lock", mode=0o666)
 
 
 def _fetch(path: Path, copy: Path, num_bytes: int, is_sound: Callable[[Path], bool] | None) -> bool:
-    for left_by_a_kill in copy.parent.glob(".*.*.*"):
-        left_by_a_kill.unlink()
+    # Temporary files of killed processes; the lock excludes live ones.
+    for stale in copy.parent.glob(".*.*.*"):
+        stale.unlink()
     try:
-        if _has_room(copy.parent, num_bytes):
+        if _make_space(copy.parent, num_bytes):
             _copy(path, copy, is_sound)
             return True
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-    log.warning("%s: no room for a copy of %s, which is read where it is", copy.parent, path)
+    log.warning("%s: too full for a copy of %s; reading the original", copy.parent, path)
     return False
 
 
 def _copy(path: Path, copy: Path, is_sound: Callable[[Path], bool] | None) -> None:
     with replacing(copy) as temporary:
-        read = hashlib.sha256()
+        source_digest = hashlib.sha256()
         with path.open("rb") as source, temporary.open("wb") as target:
             while block := source.read(_BLOCK_BYTES):
-                read.update(block)
+                source_digest.update(block)
                 target.write(block)
-        same = read.hexdigest().startswith(file_digest(temporary))
-        if not same or (is_sound is not None and not is_sound(temporary)):
+        identical = source_digest.hexdigest().startswith(file_digest(temporary))
+        if not identical or (is_sound is not None and not is_sound(temporary)):
             raise ArtifactError(
-                f"{path}: its copy in {copy.parent} is damaged; run again, or prepare it again"
+                f"{path}: its copy in {copy.parent} is damaged; run again, or prepare the original again"
             )
 
 
-def _has_room(folder: Path, num_bytes: int) -> bool:
-    """Whether `num_bytes` fit, once copies that nobody reads have made room for them."""
-    unused = sorted(folder.glob("[!.]*"), key=lambda copy: copy.stat().st_mtime_ns)
-    while not (fits := _fits(folder, num_bytes)) and unused:
-        with unused.pop(0).open("rb") as oldest, contextlib.suppress(BlockingIOError):
+def _make_space(folder: Path, num_bytes: int) -> bool:
+    """Remove unread copies, oldest first, until `num_bytes` fit; return whether they do."""
+    candidates = sorted(folder.glob("[!.]*"), key=lambda copy: copy.stat().st_mtime_ns)
+    while not (fits := _fits(folder, num_bytes)) and candidates:
+        with candidates.pop(0).open("rb") as oldest, contextlib.suppress(BlockingIOError):
+            # Fails where a reader holds its shared lock.
             fcntl.flock(oldest, fcntl.LOCK_EX | fcntl.LOCK_NB)
             Path(oldest.name).unlink()
     return fits

@@ -1,9 +1,9 @@
-"""Manifest -> Ray Data -> shards of decoded views.
+"""Decoding of a manifest's videos into shards with Ray Data.
 
-Each task of the Ray dataset takes one shard after another from a queue, so that none waits for the
-others and all end together. It decodes their videos one by one, so that a bad one costs nobody else's
-work. A shard's bytes depend on its inputs only, never on the cluster: a preparation that was killed is
-run again, keeps what is finished, and ends with the same files.
+Each task of the Ray dataset takes one shard after another from a queue, so that all tasks end at about the
+same time. It decodes the videos one by one, so that a damaged video does not affect others. The bytes of a
+shard depend on its inputs only, never on the cluster. A preparation that was killed can be run again: it
+keeps the finished shards and ends with the same files.
 """
 
 import contextlib
@@ -23,15 +23,16 @@ from numpy.typing import NDArray
 from evclip_ray.artifacts import LEDGER, ArtifactError, digest, read_ledger, write_csv, write_ledger
 from evclip_ray.data import storage
 from evclip_ray.data.manifest.manifest import Manifest
-from evclip_ray.data.shards.crash_guard import Attempts
+from evclip_ray.data.shards.crash_guard import CrashGuard
 from evclip_ray.data.shards.dataset import INDEX_SCHEMA, STAGE, ShardSet, open_shards, write_index
 from evclip_ray.data.shards.format import ShardJob, is_finished, skip_reasons, write_shard
 from evclip_ray.data.shards.planning import TASK_FRAMES, count_tasks, cut, decoding_work
-from evclip_ray.data.shards.ray_nodes import count_cpus, only_on, require_ray, require_seen
+from evclip_ray.data.shards.ray_nodes import count_cpus, require_mounted, require_ray, restrict_to
 from evclip_ray.data.shards.shard_queue import ShardQueue
 from evclip_ray.data.storage import Place, StorageError
 from evclip_ray.data.video.decode import decoder_name
 from evclip_ray.data.video.view import ViewConfig
+from evclip_ray.formatting import binary_size
 
 __all__ = ["ShardSet", "open_shards", "prepare_shards"]
 
@@ -40,17 +41,22 @@ logger = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
 
 QUARANTINE = "quarantine.csv"
-# Small enough to share out evenly and to lose little on a kill, large enough to be few files.
+# Small enough for an even distribution and a small loss on a kill, large enough for a small number of files.
 _SHARD_BYTES = 64 * 2**20
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclasses.dataclass(frozen=True)
 class Writing:
-    """How shards are written, the same for all tasks.
+    """Settings of shard writing, the same for all tasks.
 
-    `queue`: the actor that gives them out, None where each task's first one is all. `run` names the
-    preparation, whose attempts at a shard are one story.
+    Attributes:
+        queue: Queue actor; None if no shard is left besides the tasks' initial ones.
+        root: Root of the videos' paths.
+        folder: Folder of the shards.
+        seconds_per_video: Time limit per video.
+        run: Unique name of this preparation. Deaths of earlier preparations are not counted, because a
+            person may have killed those.
     """
 
     queue: Any
@@ -59,22 +65,22 @@ class Writing:
     seconds_per_video: float
     run: str
 
-    def take(self, task: int, place: int) -> bytes | None:
-        """The shard at a place in what a task does after its first, None where nothing is left for it."""
+    def take(self, task: int, index: int) -> bytes | None:
+        """Return the shard number `index` of a task after its initial one; None when none is left."""
         if self.queue is None:
             return None
-        # ray.get would give the task's CPU away for as long as it waits.
-        taken: bytes | None = self.queue.take.remote(task, place).future().result()
-        return taken
+        # Not ray.get, which lends the task's CPU to another task while it waits.
+        job: bytes | None = self.queue.take.remote(task, index).future().result()
+        return job
 
     def write(self, job: ShardJob) -> None:
-        """Write a shard, unless an earlier attempt did."""
+        """Write a shard unless it is finished."""
         if is_finished(self.folder / job.file, job):
             return
-        require_seen(job, self.root)
-        tried = self.folder / f".{job.file}.{self.run}.attempts"
-        with Attempts(tried, seconds=self.seconds_per_video) as attempts:
-            write_shard(job, root=self.root, folder=self.folder, attempts=attempts)
+        require_mounted(job, self.root)
+        log_file = self.folder / f".{job.file}.{self.run}.attempts"
+        with CrashGuard(log_file, seconds=self.seconds_per_video) as guard:
+            write_shard(job, root=self.root, folder=self.folder, guard=guard)
 
 
 def prepare_shards(
@@ -90,21 +96,30 @@ def prepare_shards(
     nodes: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> ShardSet:
-    """Decode V = `num_views` views of the manifest's rows (or of `indices`) into `folder`, once.
+    """Decode V views of each video into shards, once.
 
-    View 0 is the deterministic one; the others are drawn by (`seed`, video, view). With `seed` None none
-    is drawn: they are spread evenly over the video, for evaluation. What is finished is kept; when all
-    is, Ray is not needed. `folder` and the manifest's root must be seen by every node that decodes,
-    under the same path: by those of `nodes`, their ids in Ray, or by all where none is named. Videos that
-    do not decode are listed in `quarantine.csv` and the ledger, as are those that crash the decoder or
-    take it longer than `seconds_per_video`.
-    `rows_per_shard`: videos a file at most, by default about 64 MiB. `progress`: called with videos done
-    and videos in all.
+    Finished shards are kept; if all are finished, Ray is not needed. Videos that do not decode, crash the
+    decoder or exceed the time limit are listed in `quarantine.csv` and in the ledger.
+
+    Args:
+        manifest: The videos. Every node that decodes must have its root under the same path.
+        indices: Manifest rows; all by default.
+        view: Sampling and size of the frames.
+        folder: Folder of the shards, on storage that every node that decodes shares under the same path.
+        num_views: V. View 0 is deterministic, the others are drawn by (`seed`, video, view).
+        seed: None spreads all views evenly over the video instead, for evaluation.
+        rows_per_shard: Largest number of videos per file; by default about 64 MiB of frames.
+        seconds_per_video: Time limit per video.
+        nodes: Ray ids of the nodes that decode; all if empty.
+        progress: Called with the number of finished videos and of all videos.
+
+    Returns:
+        The videos that decoded.
 
     Raises:
         ValueError: Ray is needed and not started, or no video decodes.
         ArtifactError: the folder was made from other inputs.
-        OSError: the folder is full, or a storage does not answer; finished shards are kept.
+        OSError: the disk is full, or a storage cannot be read; finished shards are kept.
     """
     if num_views < 1 or (rows_per_shard is not None and rows_per_shard < 1):
         raise ValueError(f"num_views and rows_per_shard must be 1 or more, got {num_views}, {rows_per_shard}")
@@ -125,7 +140,7 @@ def prepare_shards(
     missing = [job for job in jobs if not is_finished(folder / job.file, job)]
     if missing or not (folder / LEDGER).exists():
         done = len(videos) - sum(len(job.videos) for job in missing)
-        with _told_when_full(folder, missing):
+        with _explain_full_disk(folder, missing):
             for count in _write_all(missing, manifest.root, folder, seconds_per_video, nodes):
                 done += count
                 if progress is not None:
@@ -135,13 +150,13 @@ def prepare_shards(
 
 
 def _videos(manifest: Manifest, indices: NDArray[np.int64]) -> list[dict[str, Any]]:
-    """The rows to decode, each with its number and the size and time of its file (None where absent)."""
+    """Return the rows to decode, each with its number and its file's size and version (None if absent)."""
     rows = manifest.select(indices).rows()
-    found = storage.identities(manifest.root, (row["path"] for row in rows))
-    facts = [found[row["path"]] or (None, None) for row in rows]
+    identities = storage.identities(manifest.root, (row["path"] for row in rows))
+    versions = [identities[row["path"]] or (None, None) for row in rows]
     return [
         row | {"row": int(index), "bytes": size, "modified": version}
-        for row, index, (size, version) in zip(rows, indices, facts, strict=True)
+        for row, index, (size, version) in zip(rows, indices, versions, strict=True)
     ]
 
 
@@ -164,15 +179,15 @@ def _refuse_other(folder: Path, inputs: dict[str, Any]) -> None:
         changed = [name for name, value in inputs.items() if ledger["inputs"].get(name) != value]
         raise ArtifactError(
             f"{folder}: its shards were made from other inputs (different: {', '.join(changed)});"
-            " name another folder, or delete this one; deleting only its ledger.json keeps the shards"
-            " that need no change"
+            " choose another folder or delete this one. Deleting only its ledger.json keeps the shards"
+            " that are still valid"
         )
 
 
 def _write_all(
     jobs: list[ShardJob], root: Place, folder: Path, seconds_per_video: float, nodes: Sequence[str]
 ) -> Iterator[int]:
-    """Write the shards on the cluster; yields the number of videos of each that is done."""
+    """Write the shards on the cluster; yield the number of videos of each finished shard."""
     if not jobs:
         return
     import ray
@@ -180,78 +195,80 @@ def _write_all(
     require_ray("shards")
     if shutil.disk_usage(folder).free < sum(job.num_bytes for job in jobs):
         raise OSError(errno.ENOSPC, "too little space")
-    logger.info("%s: writing %d shards by %s", folder, len(jobs), jobs[0].decoder)
+    logger.info("%s: writing %d shards with %s", folder, len(jobs), jobs[0].decoder)
     try:
         yield from _run_all(jobs, root, folder, seconds_per_video, nodes)
     except ray.exceptions.TaskUnschedulableError:
-        logger.warning("%s: the nodes for decoding are lost; any node decodes what is left", folder)
-        left = [job for job in jobs if not is_finished(folder / job.file, job)]
-        yield from _run_all(left, root, folder, seconds_per_video, ())
+        logger.warning(
+            "%s: the nodes for decoding are lost; the remaining shards are decoded on any node", folder
+        )
+        unfinished = [job for job in jobs if not is_finished(folder / job.file, job)]
+        yield from _run_all(unfinished, root, folder, seconds_per_video, ())
 
 
 def _run_all(
     jobs: list[ShardJob], root: Place, folder: Path, seconds_per_video: float, nodes: Sequence[str]
 ) -> Iterator[int]:
-    """Write shards on `nodes`, on any where none is named; yields the number of videos of each."""
+    """Write shards on `nodes`, or on any node; yield the number of videos of each finished shard."""
     import ray.data
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    # Longest first, so that no long one is waited for while the other processes have nothing left.
+    # Longest first, so that the run does not end with one long shard while the other processes are idle.
     ordered = sorted(((job.work, job) for job in jobs), key=lambda pair: -pair[0])
     pickled = [pickle.dumps(job) for _, job in ordered]
     count = count_tasks([work for work, _ in ordered], processes=count_cpus(nodes))
-    # Each task has its first one with it, so that none waits until the queue's process is up.
-    first, left, queue = pickled[:count], pickled[count:], None
-    if left:
+    # Each task carries its first shard, so that none waits for the start of the queue's process.
+    first, queued, queue = pickled[:count], pickled[count:], None
+    if queued:
+        # On the driver's node, because the queue is of no use without the driver.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        queue = ray.remote(ShardQueue).options(num_cpus=0, scheduling_strategy=here).remote(left)
-    # What killed a process of an earlier preparation may have been whoever ended that one.
+        queue = ray.remote(ShardQueue).options(num_cpus=0, scheduling_strategy=here).remote(queued)
     writing = Writing(queue, root, folder, seconds_per_video, run=uuid.uuid4().hex)
     tasks = [{"task": number, "first": job} for number, job in enumerate(first)]
     dataset = ray.data.from_items(tasks, override_num_blocks=count).flat_map(
-        _run, fn_kwargs={"writing": writing}, num_cpus=1, **only_on(nodes)
+        _run, fn_kwargs={"writing": writing}, num_cpus=1, **restrict_to(nodes)
     )
     dataset.context.enable_progress_bars = False
-    # A row is told when it is there, not when there are many.
+    # Without this, Ray Data collects rows into large blocks and the progress arrives late.
     dataset.context.target_max_block_size = 1
-    # Another study may have the CPUs for longer than Ray Data would wait.
+    # Another study may hold the CPUs for longer than Ray Data's default patience.
     dataset.context.execution_no_progress_timeout_s = -1
     for result in dataset.iter_rows():
         if result["storage"]:
             raise StorageError(result["storage"])
         if result["full"]:
-            raise OSError(errno.ENOSPC, "it filled up")
+            raise OSError(errno.ENOSPC, "the disk filled up")
         yield int(result["videos"])
 
 
 def _run(row: dict[str, Any], *, writing: Writing) -> Iterator[dict[str, Any]]:
-    """One task: write its first shard, then the next one until it has done enough; a row for each.
+    """Run one task: write its initial shard, then queued ones until it has done enough; yield one row each.
 
-    A disk or storage at fault is a row, as Ray would wrap the error.
+    A full disk or an unreadable storage is returned as a row, because Ray would wrap a raised error.
     """
-    done, place = 0.0, 0
-    taken: bytes | None = row["first"]
-    while taken is not None:
-        job: ShardJob = pickle.loads(taken)
-        told = {"videos": 0, "full": False, "storage": ""}
+    work, index = 0.0, 0
+    pickled: bytes | None = row["first"]
+    while pickled is not None:
+        job: ShardJob = pickle.loads(pickled)
+        result = {"videos": 0, "full": False, "storage": ""}
         try:
             writing.write(job)
         except StorageError as error:
-            yield told | {"storage": str(error)}
+            yield result | {"storage": str(error)}
             return
         except OSError as error:
             if error.errno not in _FULL:
                 raise
-            yield told | {"full": True}
+            yield result | {"full": True}
             return
-        yield told | {"videos": len(job.videos)}
-        done += job.work
-        taken = writing.take(row["task"], place) if done < TASK_FRAMES else None
-        place += 1
+        yield result | {"videos": len(job.videos)}
+        work += job.work
+        pickled = writing.take(row["task"], index) if work < TASK_FRAMES else None
+        index += 1
 
 
 @contextlib.contextmanager
-def _told_when_full(folder: Path, jobs: list[ShardJob]) -> Iterator[None]:
+def _explain_full_disk(folder: Path, jobs: list[ShardJob]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -260,14 +277,10 @@ def _told_when_full(folder: Path, jobs: list[ShardJob]) -> Iterator[None]:
         unwritten = sum(job.num_bytes for job in jobs if not (folder / job.file).exists())
         free = shutil.disk_usage(folder).free
         message = (
-            f"no space for shards ({_size(unwritten)} are needed, {_size(free)} are free);"
-            " finished ones are kept: make room and run again"
+            f"no space for shards ({binary_size(unwritten)} needed, {binary_size(free)} free);"
+            " free some space and run again, finished shards are kept"
         )
         raise OSError(error.errno, message, str(folder)) from None
-
-
-def _size(num_bytes: int) -> str:
-    return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.1f} MiB"
 
 
 def _finish(folder: Path, jobs: list[ShardJob], inputs: dict[str, Any]) -> None:
@@ -276,24 +289,25 @@ def _finish(folder: Path, jobs: list[ShardJob], inputs: dict[str, Any]) -> None:
     for job in jobs:
         if not is_finished(folder / job.file, job):
             raise ArtifactError(
-                f"{folder / job.file}: a worker wrote it, but it is not here;"
-                " the folder must be on storage that all nodes share"
+                f"{folder / job.file}: a worker wrote it, but this node does not have it;"
+                " choose a folder on storage that all nodes share"
             )
         reasons = skip_reasons(folder / job.file)
         for batch, video in enumerate(job.videos):
             if batch in reasons:
                 skipped.append({"row": video["row"], "path": video["path"], "reason": reasons[batch]})
             else:
-                place = {"file": job.file, "batch": batch}
-                rows.append(place | {name: video[name] for name in INDEX_SCHEMA.names if name in video})
+                columns = {"file": job.file, "batch": batch}
+                rows.append(columns | {name: video[name] for name in INDEX_SCHEMA.names if name in video})
     _quarantine(folder, skipped)
     if not rows:
         raise ValueError(
-            f"none of {len(skipped)} videos decodes; the first: {skipped[0]['path']}"
+            f"none of {len(skipped)} videos decodes; the first is {skipped[0]['path']}"
             f" ({skipped[0]['reason']}); see {folder / QUARANTINE}"
         )
-    for left_by_a_kill in folder.glob(".shard-*"):
-        left_by_a_kill.unlink()
+    # Temporary files of killed processes.
+    for stale in folder.glob(".shard-*"):
+        stale.unlink()
     write_index(folder, rows, digest(inputs))
     counts = {"videos": len(rows), "skipped": len(skipped), "shards": len(jobs)}
     write_ledger(folder, STAGE, inputs=inputs, counts=counts, skipped=skipped)

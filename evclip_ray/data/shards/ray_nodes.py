@@ -1,4 +1,4 @@
-"""On which nodes of a cluster videos are decoded, and whether a node can."""
+"""Selection of the cluster nodes that decode videos, and checks of a node."""
 
 import platform
 from collections.abc import Sequence
@@ -12,28 +12,34 @@ from evclip_ray.data.storage import Place, StorageError
 _LABEL = "ray.io/node-id"
 
 
-def only_on(nodes: Sequence[str]) -> dict[str, Any]:
-    """What tells Ray Data to run an operator's tasks on these nodes, waiting where they are busy.
+def restrict_to(nodes: Sequence[str]) -> dict[str, Any]:
+    """Return the Ray options that restrict an operator's tasks to these nodes; none if `nodes` is empty.
 
-    Anywhere where none is named. Ray's own `fallback_strategy` would not wait: it takes an idle node
-    that is not named before a busy one that is. Without it the last one's death is TaskUnschedulableError.
+    Tasks wait while the nodes are busy. Ray's own `fallback_strategy` does not wait: it prefers an idle node
+    outside the list to a busy one inside. When the last listed node dies, Ray raises TaskUnschedulableError.
+
+    >>> restrict_to(["a", "b"])
+    {'label_selector': {'ray.io/node-id': 'in(a,b)'}}
     """
     return {"label_selector": {_LABEL: f"in({','.join(nodes)})"}} if nodes else {}
 
 
 def count_cpus(nodes: Sequence[str]) -> int:
-    """CPUs of these nodes, or of all where none is named; 1 at least, as a cluster may grow from none."""
+    """Return the number of CPUs of these nodes, or of all if `nodes` is empty.
+
+    It is at least 1, because an autoscaling cluster may grow from no node at all.
+    """
     import ray
 
-    found = [n["Resources"] for n in ray.nodes() if n["Alive"] and (not nodes or n["NodeID"] in nodes)]
-    return max(1, int(sum(resources.get("CPU", 0) for resources in found)))
+    resources = [n["Resources"] for n in ray.nodes() if n["Alive"] and (not nodes or n["NodeID"] in nodes)]
+    return max(1, int(sum(node.get("CPU", 0) for node in resources)))
 
 
 def require_ray(what: str) -> None:
-    """Find out, before Ray Data's own trace, that it cannot prepare `what`.
+    """Check that this process can prepare `what` on Ray, before Ray raises a long trace of its own.
 
     Raises:
-        ValueError: Ray is not started, or this process speaks to it through ray://.
+        ValueError: Ray is not started, or this process is connected through ray://.
     """
     import ray
     from ray.util import client
@@ -42,25 +48,25 @@ def require_ray(what: str) -> None:
         raise ValueError(f"preparing {what} needs Ray, which is not started: call ray.init() first")
     if client.ray.is_connected():
         raise ValueError(
-            f"{what} are prepared by Ray Data, which does not run through ray://; give"
-            " --address http://HOST:8265 (the command runs on the cluster as a job), or run it on a node"
+            f"preparing {what} does not work through ray://; pass --address http://HOST:8265 (the command"
+            " then runs on the cluster as a job), or run it on a node of the cluster"
         )
 
 
-def require_seen(job: ShardJob, root: Place) -> None:
-    """Find out that this node lacks the videos' storage, before every video counts as a bad one.
+def require_mounted(job: ShardJob, root: Place) -> None:
+    """Check that this node has the videos' storage; otherwise every video would count as damaged.
 
     Raises:
-        StorageError: nothing is here of what was there when the job was planned.
+        StorageError: none of the videos that existed at planning time exists on this node.
     """
-    seen = [storage.locate(root, video["path"]) for video in job.videos if video["bytes"] is not None]
-    if seen and not any(_is_here(place) for place in seen):
+    videos = [storage.locate(root, video["path"]) for video in job.videos if video["bytes"] is not None]
+    if videos and not any(_exists(video) for video in videos):
         raise StorageError(
-            f"node {platform.node()} sees nothing of {root} (not {seen[0]}, for one); put the videos on"
-            " storage that every node mounts under the same path"
+            f"node {platform.node()} has none of the videos in {root} (missing, for example: {videos[0]});"
+            " put them on storage that every node mounts under the same path"
         )
 
 
-def _is_here(place: Place) -> bool:
-    # Another storage than a folder answers for itself.
-    return not isinstance(place, Path) or place.exists()
+def _exists(video: Place) -> bool:
+    # Object storage raises an error of its own if it cannot be reached.
+    return not isinstance(video, Path) or video.exists()

@@ -1,18 +1,22 @@
-"""The actor that tasks ask which shards are still to be written. It imports nothing: it starts at once."""
+"""Queue actor that hands shards to tasks. The module imports nothing heavy, so the actor starts at once."""
 
 from collections import defaultdict, deque
 
 
 class ShardQueue:
-    """Gives shards to tasks, pickled. What a task was given it is given again, should it be started anew."""
+    """Queue of pickled shard jobs.
+
+    Ray restarts a failed task from its beginning. The queue therefore remembers what each task received and
+    returns the same jobs again, so that none is lost.
+    """
 
     def __init__(self, jobs: list[bytes]) -> None:
-        self._left = deque(jobs)
-        self._given: defaultdict[int, list[bytes]] = defaultdict(list)
+        self._waiting = deque(jobs)
+        self._received: defaultdict[int, list[bytes]] = defaultdict(list)
 
-    def take(self, task: int, place: int) -> bytes | None:
-        """What a task does at a `place`, from 0, after the one it came with; None where nothing is left."""
-        given = self._given[task]
-        if place == len(given) and self._left:
-            given.append(self._left.popleft())
-        return given[place] if place < len(given) else None
+    def take(self, task: int, index: int) -> bytes | None:
+        """Return the job number `index` of a task, from 0, not counting its initial one; None when empty."""
+        received = self._received[task]
+        if index == len(received) and self._waiting:
+            received.append(self._waiting.popleft())
+        return received[index] if index < len(received) else None

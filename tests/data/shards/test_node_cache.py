@@ -1,4 +1,4 @@
-"""Copies of a shared folder's files on a node's own disk: two folders stand for the two."""
+"""Node copies of files on shared storage; two folders stand for the two disks."""
 
 import collections
 import os
@@ -9,115 +9,115 @@ import pytest
 
 from evclip_ray.artifacts import ArtifactError
 from evclip_ray.data.shards import node_cache
-from evclip_ray.data.shards.node_cache import LOCAL, nearby
+from evclip_ray.data.shards.node_cache import LOCAL, node_copy
 
 Disk = collections.namedtuple("Disk", "total used free")
 
 
 @pytest.fixture
-def far(tmp_path):
-    """Three files of a kilobyte on shared storage."""
-    (tmp_path / "far").mkdir()
-    paths = [tmp_path / "far" / f"{name}.arrow" for name in "abc"]
+def originals(tmp_path):
+    """Return three files of a kilobyte on shared storage."""
+    (tmp_path / "originals").mkdir()
+    paths = [tmp_path / "originals" / f"{name}.arrow" for name in "abc"]
     for number, path in enumerate(paths):
         path.write_bytes(bytes([number]) * 1000)
     return paths
 
 
 @pytest.fixture
-def near(tmp_path, monkeypatch):
-    """The folder of copies, none yet; what this process holds is let go after the test."""
-    monkeypatch.setenv(LOCAL, str(tmp_path / "near"))
-    held = collections.OrderedDict()
-    monkeypatch.setattr(node_cache, "_leases", held)
-    yield tmp_path / "near"
-    let_go(held)
+def folder(tmp_path, monkeypatch):
+    """Return the empty folder of copies; the leases of this process are released after the test."""
+    monkeypatch.setenv(LOCAL, str(tmp_path / "folder"))
+    leases = collections.OrderedDict()
+    monkeypatch.setattr(node_cache, "_leases", leases)
+    yield tmp_path / "folder"
+    release_all(leases)
 
 
-def let_go(held):
-    while held:
-        held.popitem()[1].close()
+def release_all(leases):
+    while leases:
+        leases.popitem()[1].close()
 
 
-def copies(near):
-    return sorted(path.name for path in near.glob("[!.]*"))
+def copies(folder):
+    return sorted(path.name for path in folder.glob("[!.]*"))
 
 
-def small_disk(monkeypatch, near, room):
-    """A disk of `room` bytes that holds the copies and nothing else."""
+def small_disk(monkeypatch, folder, size):
+    """Simulate a disk of `size` bytes that holds only the copies."""
 
-    def usage(folder):
-        used = sum(path.stat().st_size for path in near.glob("*.arrow"))
-        return Disk(room, used, room - used)
+    def usage(_):
+        used = sum(path.stat().st_size for path in folder.glob("*.arrow"))
+        return Disk(size, used, size - used)
 
     monkeypatch.setattr(node_cache.shutil, "disk_usage", usage)
 
 
-def test_without_the_setting_a_file_is_read_where_it_is(far, monkeypatch):
+def test_original_is_read_without_the_setting(originals, monkeypatch):
     monkeypatch.delenv(LOCAL, raising=False)
-    assert nearby(far[0]) == far[0]
+    assert node_copy(originals[0]) == originals[0]
 
 
-def test_a_file_is_fetched_once_and_again_when_it_was_made_again(far, near):
-    copy = nearby(far[0])
-    assert copy.parent == near
-    assert copy.read_bytes() == far[0].read_bytes()
-    was = copy.stat().st_ino
-    assert nearby(far[0]) == copy
-    assert copy.stat().st_ino == was
-    far[0].write_bytes(b"new" * 1000)
-    assert nearby(far[0]).read_bytes() == b"new" * 1000
-    assert nearby(far[0].with_name("absent")) == far[0].with_name("absent")
+def test_file_is_fetched_once_per_version(originals, folder):
+    copy = node_copy(originals[0])
+    assert copy.parent == folder
+    assert copy.read_bytes() == originals[0].read_bytes()
+    inode = copy.stat().st_ino
+    assert node_copy(originals[0]) == copy
+    assert copy.stat().st_ino == inode
+    originals[0].write_bytes(b"new" * 1000)
+    assert node_copy(originals[0]).read_bytes() == b"new" * 1000
+    assert node_copy(originals[0].with_name("absent")) == originals[0].with_name("absent")
 
 
-def test_a_damaged_copy_is_refused_and_one_cut_short_is_fetched_again(far, near):
+def test_damaged_copy_is_refused_truncated_one_replaced(originals, folder):
     with pytest.raises(ArtifactError, match="damaged"):
-        nearby(far[0], lambda path: False)
-    assert copies(near) == []
-    copy = nearby(far[0])
+        node_copy(originals[0], lambda path: False)
+    assert copies(folder) == []
+    copy = node_copy(originals[0])
     os.truncate(copy, 10)
-    assert nearby(far[0]).read_bytes() == far[0].read_bytes()
+    assert node_copy(originals[0]).read_bytes() == originals[0].read_bytes()
 
 
 FETCH = """
 import sys
 from pathlib import Path
-from evclip_ray.data.shards.node_cache import nearby
+from evclip_ray.data.shards.node_cache import node_copy
 for name in sys.argv[1:]:
-    print(nearby(Path(name)).stat().st_ino)
+    print(node_copy(Path(name)).stat().st_ino)
 """
 
 
-def test_several_processes_that_start_at_once_fetch_each_file_once(far, near):
-    command = [sys.executable, "-c", FETCH, *map(str, far)]
-    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    seen = {process.communicate()[0] for process in running}
-    assert len(seen) == 1, "all read the same three files"
-    assert len(copies(near)) == 3
+def test_concurrent_processes_fetch_each_file_once(originals, folder):
+    command = [sys.executable, "-c", FETCH, *map(str, originals)]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    inodes = {process.communicate()[0] for process in processes}
+    assert len(inodes) == 1, "all read the same three files"
+    assert len(copies(folder)) == 3
 
 
-def test_a_short_disk_loses_what_was_used_longest_ago_and_never_what_is_read(far, near, monkeypatch, caplog):
-    small_disk(monkeypatch, near, 2200)
-    first, second = nearby(far[0]), nearby(far[1])
-    assert nearby(far[2]) == far[2], "both copies are being read"
-    assert "no room for a copy" in caplog.text
-    let_go(node_cache._leases)
+def test_full_disk_evicts_oldest_copies_not_in_use(originals, folder, monkeypatch, caplog):
+    small_disk(monkeypatch, folder, 2200)
+    first, second = node_copy(originals[0]), node_copy(originals[1])
+    assert node_copy(originals[2]) == originals[2], "both copies are being read"
+    assert "too full for a copy" in caplog.text
+    release_all(node_cache._leases)
     os.utime(first, (1, 1))
     os.utime(second, (2, 2))
-    third = nearby(far[2])
-    assert copies(near) == sorted([second.name, third.name])
-    assert nearby(far[1]) == second
+    third = node_copy(originals[2])
+    assert copies(folder) == sorted([second.name, third.name])
+    assert node_copy(originals[1]) == second
 
 
-def test_what_a_killed_fetch_left_is_removed(far, near):
-    near.mkdir()
-    (near / ".0123.arrow.abcd").write_bytes(b"half")
-    nearby(far[0])
-    assert len(list(near.iterdir())) == 2, "the copy and the lock"
+def test_leftovers_of_a_killed_fetch_are_removed(originals, folder):
+    folder.mkdir()
+    (folder / ".0123.arrow.abcd").write_bytes(b"half")
+    node_copy(originals[0])
+    assert len(list(folder.iterdir())) == 2, "the copy and the lock"
 
 
-def test_a_folder_that_cannot_be_written_to_is_named_with_the_cure(far, tmp_path, monkeypatch):
+def test_unwritable_folder_is_reported_with_the_setting(originals, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    monkeypatch.setenv(LOCAL, str(tmp_path / "file" / "near"))
-    with pytest.raises(OSError, match=rf"{LOCAL} must name a folder.*near"):
-        nearby(far[0])
+    monkeypatch.setenv(LOCAL, str(tmp_path / "file" / "folder"))
+    with pytest.raises(OSError, match=rf"{LOCAL} must name a writable folder.*folder"):
+        node_copy(originals[0])

@@ -1,4 +1,7 @@
-"""Videos that end the process that decodes them, for real: they are left out like any broken one."""
+"""Preparation of videos that really end the decoding process: they are quarantined like damaged ones.
+
+A file of its own, because its fixtures replace the decoder inside Ray's workers.
+"""
 
 import csv
 import os
@@ -20,7 +23,7 @@ BAD = "spinning_around/001.mp4"
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory):
-    """18 videos, one of them bad as far as the decoders of these tests go."""
+    """Return a manifest of 18 videos, one of which is bad for the decoders of these tests."""
     return read_manifest(
         write_synthetic(tmp_path_factory.mktemp("videos"), videos_per_class=3, size=32, num_frames=8)
     )
@@ -28,10 +31,10 @@ def manifest(tmp_path_factory):
 
 @pytest.fixture
 def at_the_bad_video(monkeypatch):
-    """Lets the processes that decode do something when they come to the bad video."""
+    """Return a function that sets what decoding processes do when they reach the bad video."""
     original = prepare._run
 
-    def let(happen):
+    def set_action(action):
         def run(row, *, writing):
             from evclip_ray.data.shards import format
 
@@ -39,7 +42,7 @@ def at_the_bad_video(monkeypatch):
 
             def decode_or_not(path, **options):
                 if str(path).endswith(BAD):
-                    happen()
+                    action()
                 return decode(path, **options)
 
             format.decode_views = decode_or_not
@@ -50,7 +53,7 @@ def at_the_bad_video(monkeypatch):
 
         monkeypatch.setattr(prepare, "_run", run)
 
-    return let
+    return set_action
 
 
 def quarantine(folder):
@@ -60,16 +63,16 @@ def quarantine(folder):
 
 @pytest.fixture
 def neighbours(manifest):
-    """The paths of the good videos."""
+    """Return the paths of the good videos."""
     return [path for path in manifest.column("path") if path != BAD]
 
 
-def test_a_video_that_crashes_the_decoder_is_quarantined_and_never_tried_again(
+def test_crashing_video_is_quarantined_for_good(
     manifest, neighbours, at_the_bad_video, tmp_path, monkeypatch, local_ray
 ):
     at_the_bad_video(lambda: os.kill(os.getpid(), signal.SIGSEGV))
-    found = prepare_shards(manifest, folder=tmp_path, **SETTINGS)
-    assert found.paths == neighbours
+    shards = prepare_shards(manifest, folder=tmp_path, **SETTINGS)
+    assert shards.paths == neighbours
     assert quarantine(tmp_path) == [(BAD, "the decoder crashed, signal 11 (Segmentation fault)")]
     assert read_ledger(tmp_path, "shards")["counts"] == {"videos": 17, "skipped": 1, "shards": 5}
     assert not list(tmp_path.glob(".*"))
@@ -82,20 +85,20 @@ def test_a_video_that_crashes_the_decoder_is_quarantined_and_never_tried_again(
 
 
 @pytest.mark.slow
-def test_a_video_that_hangs_the_decoder_is_quarantined_after_its_time(
+def test_hanging_video_is_quarantined_after_the_limit(
     manifest, neighbours, at_the_bad_video, tmp_path, local_ray
 ):
     at_the_bad_video(lambda: time.sleep(600))
-    found = prepare_shards(manifest, folder=tmp_path, seconds_per_video=2, **SETTINGS)
-    assert found.paths == neighbours
+    shards = prepare_shards(manifest, folder=tmp_path, seconds_per_video=2, **SETTINGS)
+    assert shards.paths == neighbours
     assert quarantine(tmp_path) == [(BAD, "took longer than 2 s to decode, the limit")]
 
 
 @pytest.mark.slow
-def test_a_video_for_which_the_process_is_killed_each_time_is_quarantined(
+def test_video_whose_process_is_always_killed_is_quarantined(
     manifest, neighbours, at_the_bad_video, tmp_path, local_ray
 ):
-    """As a machine without memory does."""
+    """The kernel kills processes like this when memory runs out."""
     at_the_bad_video(lambda: os.kill(os.getpid(), signal.SIGKILL))
     assert prepare_shards(manifest, folder=tmp_path, **SETTINGS).paths == neighbours
     assert quarantine(tmp_path) == [
@@ -104,7 +107,7 @@ def test_a_video_for_which_the_process_is_killed_each_time_is_quarantined(
 
 
 @pytest.mark.slow
-def test_a_process_that_is_killed_once_costs_no_video(manifest, at_the_bad_video, tmp_path, local_ray):
+def test_single_kill_costs_no_video(manifest, at_the_bad_video, tmp_path, local_ray):
     mark = tmp_path / "killed"
 
     def once():
@@ -113,15 +116,13 @@ def test_a_process_that_is_killed_once_costs_no_video(manifest, at_the_bad_video
             os.kill(os.getpid(), signal.SIGKILL)
 
     at_the_bad_video(once)
-    found = prepare_shards(manifest, folder=tmp_path / "shards", **SETTINGS)
+    shards = prepare_shards(manifest, folder=tmp_path / "shards", **SETTINGS)
     assert mark.exists()
-    assert len(open_shards(found.folder)) == 18
-    assert not found.skipped
+    assert len(open_shards(shards.folder)) == 18
+    assert not shards.skipped
 
 
-def test_memory_that_is_not_there_is_a_reason_too(
-    manifest, neighbours, at_the_bad_video, tmp_path, local_ray
-):
+def test_memory_error_is_a_reason(manifest, neighbours, at_the_bad_video, tmp_path, local_ray):
     def exhaust():
         raise MemoryError
 

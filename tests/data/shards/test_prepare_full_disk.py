@@ -1,3 +1,5 @@
+"""Preparation on full disks; a file of its own, because its fixtures mount small disks."""
+
 import pickle
 import subprocess
 import tempfile
@@ -13,14 +15,13 @@ from evclip_ray.data.shards.prepare import prepare_shards
 from evclip_ray.data.synthetic import write_synthetic
 from evclip_ray.data.video.view import ViewConfig
 
-SETTINGS = {
-    "view": ViewConfig(num_frames=4, height=32, width=32), "num_views": 2, "seed": 5, "rows_per_shard": 4,
-}  # fmt: skip
+VIEW = ViewConfig(num_frames=4, height=32, width=32)
+SETTINGS = {"view": VIEW, "num_views": 2, "seed": 5, "rows_per_shard": 4}
 
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory):
-    """18 videos, one of which is noise."""
+    """Return a manifest of 18 videos, one of which is noise."""
     folder = tmp_path_factory.mktemp("videos")
     manifest = read_manifest(write_synthetic(folder, videos_per_class=3, size=32, num_frames=12))
     (folder / "spinning_around/001.mp4").write_bytes(b"noise" * 100)
@@ -31,7 +32,7 @@ def contents(folder):
     return {path.name: file_digest(path) for path in folder.glob("*.arrow")}
 
 
-def test_too_little_space_is_said_before_anything_is_decoded(manifest, tmp_path, monkeypatch, local_ray):
+def test_too_little_space_is_reported_before_decoding(manifest, tmp_path, monkeypatch, local_ray):
     monkeypatch.setattr(prepare.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
     with pytest.raises(OSError, match="no space for shards"):
         prepare_shards(manifest, folder=tmp_path, **SETTINGS)
@@ -39,8 +40,8 @@ def test_too_little_space_is_said_before_anything_is_decoded(manifest, tmp_path,
 
 @pytest.fixture
 def small_disk():
-    """A disk of 300 kB, of its own; the set takes 442 kB."""
-    # Not under tmp_path, as pytest may remove that before what is mounted there is gone.
+    """Mount a disk of 300 kB; the shards take 442 kB."""
+    # Not under tmp_path, which pytest may remove before the disk is unmounted.
     folder = Path(tempfile.mkdtemp())
     command = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(folder)]
     try:
@@ -55,28 +56,26 @@ def small_disk():
     folder.rmdir()
 
 
-def test_a_disk_that_fills_up_while_shards_are_written_keeps_finished_ones(
-    manifest, small_disk, tmp_path, monkeypatch, local_ray
-):
+def test_disk_that_fills_up_keeps_finished_shards(manifest, small_disk, tmp_path, monkeypatch, local_ray):
     with monkeypatch.context() as patch:
-        # Another program's files fill it, after it was found to have room.
+        # Passes the check at the start, as if another program filled the disk afterwards.
         patch.setattr(prepare.shutil, "disk_usage", lambda folder: SimpleNamespace(free=2**20))
-        with pytest.raises(OSError, match=r"no space for shards \(.* MiB are needed.* make room") as caught:
+        with pytest.raises(OSError, match=r"no space for shards \(.* MiB needed.* free some space") as caught:
             prepare_shards(manifest, folder=small_disk, **SETTINGS)
     assert caught.value.errno == 28
     assert caught.value.filename == str(small_disk)
     finished = contents(small_disk)
     assert 0 < len(finished) < 5
-    assert {path.name for path in small_disk.iterdir()} == set(finished), "half a shard takes no room"
+    assert {path.name for path in small_disk.iterdir()} == set(finished), "no partial shard remains"
     subprocess.run(["mount", "-o", "remount,size=2m", str(small_disk)], check=True)
     assert len(prepare_shards(manifest, folder=small_disk, **SETTINGS)) == 17
     prepare_shards(manifest, folder=tmp_path, **SETTINGS)
     assert contents(small_disk) == contents(tmp_path)
 
 
-def test_a_full_disk_is_told_apart_from_other_errors(tmp_path, monkeypatch):
+def test_only_full_disk_errors_are_returned_as_rows(tmp_path, monkeypatch):
     def fail(number):
-        def write(job, *, root, folder, attempts):
+        def write(job, *, root, folder, guard):
             raise OSError(number, "x")
 
         return write

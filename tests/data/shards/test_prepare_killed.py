@@ -1,4 +1,7 @@
-"""Kill what decodes, for real: the same command again ends with the same bytes."""
+"""Killed drivers and decoders: the repeated command ends with the same bytes.
+
+A file of its own, because all its tests are slow and start their own Ray.
+"""
 
 import os
 import random
@@ -41,7 +44,7 @@ def digests(folder):
 
 
 def decoders_of(driver):
-    """The processes that descend from `driver` and decode just now."""
+    """Return the descendants of the process `driver` that are decoding."""
     parents, names = {}, {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -65,7 +68,7 @@ def undisturbed(tiny_manifest, tmp_path_factory):
     return digests(folder)
 
 
-def test_a_killed_driver_resumes_to_the_same_bytes(tiny_manifest, undisturbed, tmp_path):
+def test_killed_driver_resumes_to_the_same_bytes(tiny_manifest, undisturbed, tmp_path):
     with prepare(tiny_manifest, tmp_path) as process:
         assert process.stdout.readline()
         process.send_signal(signal.SIGKILL)
@@ -79,9 +82,7 @@ def test_a_killed_driver_resumes_to_the_same_bytes(tiny_manifest, undisturbed, t
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_a_driver_that_is_killed_again_and_again_at_any_moment_gets_there(
-    tiny_manifest, undisturbed, tmp_path, seed
-):
+def test_repeatedly_killed_driver_finishes_in_the_end(tiny_manifest, undisturbed, tmp_path, seed):
     moments = random.Random(seed)
     for _ in range(3):
         with prepare(tiny_manifest, tmp_path) as process:
@@ -95,7 +96,7 @@ def test_a_driver_that_is_killed_again_and_again_at_any_moment_gets_there(
         process.stdout.read()
     assert process.returncode == 0
     assert digests(tmp_path) == undisturbed
-    assert not list(tmp_path.glob(".shard*")), "what kills left is removed"
+    assert not list(tmp_path.glob(".shard*")), "temporary files of killed processes are removed"
 
 
 def test_killed_decoders_are_replaced_and_cost_no_video(tiny_manifest, undisturbed, tmp_path):
