@@ -1,12 +1,13 @@
-"""A trial that trains on kept features alone: EV-CLIP's context prompt on a set of HMDB-51's size.
+"""Time and memory of a trial that trains on cached features only, on a data set of HMDB-51's size.
 
-816 training videos (51 classes, 16 shots) and 204 of validation, 400 epochs, batch 64, ViT-B/16 and
-swin3d_t. What a trial costs does not depend on the values that it reads, so the features are drawn at
-random in the sizes of the real ones, on small videos that this script makes; class text is encoded.
-Wanted: a trial in seconds, without CLIP in memory, and no measurable wait for a batch of 64, neither
-here nor with a mask, which reads pixels too (tiny towers, so that the step is short beside its batch).
+EV-CLIP's context prompt with ViT-B/16 and swin3d_t: 816 training videos (51 classes, 16 shots), 204
+validation videos, 400 epochs, batch 64. The cost of a trial does not depend on the feature values. The script
+therefore makes small videos and writes random features of the real sizes; class text is encoded.
 
-    python benchmarks/context_only.py [--epochs 400] [--trials 3]
+Expectation: a trial takes seconds, CLIP is not in memory, and a step does not wait for its batch of 64.
+The last also holds for a mask prompt, which reads pixels (measured with tiny towers and their short steps).
+
+Run: python benchmarks/context_only.py [--epochs 400] [--trials 3]
 """
 
 import argparse
@@ -23,8 +24,8 @@ import torch
 from evclip_ray.artifacts import write_ledger
 from evclip_ray.cluster import connect
 from evclip_ray.data.synthetic import write_synthetic
-from evclip_ray.features.cached_networks import STAGE, facts
-from evclip_ray.features.encode import Job, ViewJob, load_network, run
+from evclip_ray.features.cached_networks import STAGE, network_attributes
+from evclip_ray.features.encode import Job, ViewJob, load_network, run_job
 from evclip_ray.features.format import feature_file, write_features
 from evclip_ray.models.frozen import FrozenNetwork
 from evclip_ray.training.build import zero_shot_of
@@ -55,7 +56,7 @@ def experiment_of(manifest: Path, epochs: int, seed: int, *, prompts: str = "con
 
 
 def write_videos(folder: Path) -> Path:
-    """Small videos, dealt out to 51 classes; the path of their list."""
+    """Write small videos of 51 classes and return the path of their manifest."""
     made = write_synthetic(folder, videos_per_class=CLASSES * (TRAIN + VAL) // 6, size=64, num_frames=8)
     with made.open(encoding="utf-8", newline="") as stream:
         paths = [row["path"] for row in csv.DictReader(stream)]
@@ -70,18 +71,18 @@ def write_videos(folder: Path) -> Path:
 
 
 def write_random(experiment: ExperimentConfig, videos: Videos) -> None:
-    """The feature files of a study of `experiment`: random values, encoded texts."""
+    """Write the feature files of a study: random values for views, encoded class texts."""
     jobs: dict[str, Job] = {}
     for asked in (experiment, zero_shot_of(experiment)):
         jobs |= {job.key: job for job in _jobs(asked, videos, videos.sets, CPU)}
     generator = torch.Generator().manual_seed(0)
     for job in jobs.values():
         if not isinstance(job, ViewJob):
-            run(job, CPU)
+            run_job(job, CPU)
             continue
         network = load_network(job.spec, CPU)
         path = feature_file(job.store, job.spec.key, job.key)
-        write_ledger(path.parent, STAGE, inputs=job.spec.inputs, network=facts(network))
+        write_ledger(path.parent, STAGE, inputs=job.spec.inputs, network=network_attributes(network))
         shards = next(found.shards for found in videos.sets.values() if job.file in found.shards.files())
         count = len(shards.files()[job.file])
         size = (8, 512) if job.spec.kind == "frame_features" else (768, 1, 1, 1)
@@ -89,14 +90,14 @@ def write_random(experiment: ExperimentConfig, videos: Videos) -> None:
 
 
 def frozen_parameters(run: Run) -> int:
-    """Those of the networks that a trial holds: none of what it reads from disk."""
+    """Return the number of parameters of the frozen networks that a trial has in memory."""
     frozen = run.method.frozen
     networks: list[FrozenNetwork | None] = [frozen.clip, frozen.video_encoder]
     return sum(p.numel() for network in networks if network for p in network.parameters())
 
 
 class Step(NamedTuple):
-    """Milliseconds of a step: until its batch is read, of its crops, which the device makes, and the rest."""
+    """Milliseconds of a step: reading its batch, cropping on the device, and the rest."""
 
     waited: float
     cropped: float
@@ -129,10 +130,10 @@ def measured_steps(run: Run, rounds: int) -> list[Step]:
     return steps
 
 
-def say_waiting(what: str, run: Run, rounds: int) -> None:
+def print_waiting(title: str, run: Run, rounds: int) -> None:
     waited, cropped, worked = map(statistics.median, zip(*measured_steps(run, rounds), strict=True))
     print(
-        f"{what}: a step of 64 waits {waited:.3f} ms to have its batch read, crops for {cropped:.2f} ms "
+        f"{title}: a step of 64 waits {waited:.3f} ms to have its batch read, crops for {cropped:.2f} ms "
         f"and works {worked:.2f} ms",
         flush=True,
     )
@@ -169,11 +170,11 @@ def main() -> None:
                 f"and tables; frozen parameters in memory: {frozen_parameters(run_):,}",
                 flush=True,
             )
-        say_waiting("kept features alone", run_, 20)
+        print_waiting("cached features only", run_, 20)
         experiment = experiment_of(manifest, 1, 0, prompts="both")
         prepare_cached([(experiment, videos)], gpus=0)
-        say_waiting(
-            "pixels and kept maps, tiny towers", Run.start(experiment, videos, folder=folder / "m"), 2
+        print_waiting(
+            "pixels and cached maps, tiny towers", Run.start(experiment, videos, folder=folder / "m"), 2
         )
 
 

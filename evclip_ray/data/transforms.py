@@ -1,7 +1,7 @@
-"""Crops and augmentation of stored frames, as tensor operations on whichever device holds them.
+"""Crops, augmentation and mixup of stored frames, as tensor operations on the device that holds them.
 
-Every random number is drawn on the CPU from the generator that is given, so a seed means the same
-crops on any device. One video gets one crop, one flip and one colour change for all its frames.
+All random numbers are drawn on the CPU from a given generator, so a seed gives the same views on any device.
+Each video gets one crop, one flip and one colour change for all its frames.
 """
 
 import dataclasses
@@ -9,9 +9,10 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Sequence
-from typing import Literal, Self
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple, Self
 
+import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
@@ -21,16 +22,21 @@ from evclip_ray.config import Config
 
 
 class AugmentConfig(Config):
-    """What training does to a view.
+    """Augmentation of training views.
 
-    `crop`: "random_resized" takes a square of a share of the largest square's area drawn from `scale`;
-    "random" a square of the evaluation's side, anywhere (EV-CLIP's released code: 224 of 256 x 340);
-    "centre" the evaluation's. `flip`: probability of a horizontal flip; `flip_except`: words, with commas
-    between them, whose labels are never flipped, as a mirror makes another action of "pushing something
-    from left to right".
-    `brightness`, `contrast`: largest relative change, 0.2 multiplies by a factor drawn from [0.8, 1.2].
-    `low_light`: probability of a darkening x -> x^gamma with gamma drawn from [1, `low_light_gamma`].
-    `mixup`: alpha of Beta(alpha, alpha), see `data.mixup`; 0 mixes nothing.
+    Attributes:
+        crop: "random_resized" crops a square whose area is a random share of the largest square's area,
+            drawn from `scale`. "random" crops a square of the evaluation's side at a random position (as
+            EV-CLIP's released code does: 224 of 256 x 340). "centre" is the crop of the evaluation.
+        scale: Smallest and largest share of the area, for "random_resized".
+        flip: Probability of a horizontal flip.
+        flip_except: Comma-separated words. Videos whose label contains one are never flipped, because the
+            mirror image of "pushing something from left to right" is another action.
+        brightness: Largest relative change: 0.2 multiplies by a factor drawn from [0.8, 1.2].
+        contrast: The same for the contrast.
+        low_light: Probability of a darkening x -> x^gamma.
+        low_light_gamma: Largest gamma; it is drawn from [1, `low_light_gamma`].
+        mixup: alpha of Beta(alpha, alpha), see `mix`; 0 switches mixup off.
     """
 
     crop: Literal["random_resized", "random", "centre"] = "random_resized"
@@ -51,15 +57,16 @@ class AugmentConfig(Config):
         return self
 
     def may_flip(self, label: str) -> bool:
-        """Whether the mirror image of a video of this label has the same label."""
-        return not _names_a_word(label, self.flip_except)
+        """Return whether the mirror image of a video with this label has the same label."""
+        return not _contains_word(label, self.flip_except)
 
 
 @functools.lru_cache(maxsize=1 << 16)
-def _names_a_word(label: str, words: str) -> bool:
+def _contains_word(label: str, words: str) -> bool:
+    # An underscore is a word character for \b, so "turn_left" would not match.
     spaced = label.replace("_", " ")
-    wanted = [word.strip() for word in words.split(",") if word.strip()]
-    return any(re.search(rf"\b{re.escape(word)}\b", spaced, re.IGNORECASE) for word in wanted)
+    patterns = [rf"\b{re.escape(word.strip())}\b" for word in words.split(",") if word.strip()]
+    return any(re.search(pattern, spaced, re.IGNORECASE) for pattern in patterns)
 
 
 def crop_batch(
@@ -72,28 +79,39 @@ def crop_batch(
     first: int = 0,
     total: int | None = None,
     crop_fraction: float = 0.875,
-    place: float = 0.5,
+    position: float = 0.5,
 ) -> Tensor:
-    """Square views ready for the networks: (B, T, H, W, 3) uint8 -> (B, T, 3, size, size) float32 in [0, 1].
+    """Crop square views for the networks: (B, T, H, W, 3) uint8 -> (B, T, 3, size, size) float32 in [0, 1].
 
-    Without `augment`: a square of side `crop_fraction` * min(H, W), 224 of 256, resized (bilinear,
-    antialiased where it gets smaller) when `size` differs; across the shorter side it is in the middle,
-    and along the longer one (the width of a square frame) at `place`, from 0, left or top, to 1. With it:
-    see `AugmentConfig`; `generator` is a CPU one, and `labels` are those of the B videos, by which some
-    are not flipped. Of a batch of `total` videos that several processes share, these are those from
-    `first` on, and are drawn as they would be in the whole.
+    Without `augment`, the crop has side `crop_fraction` * min(H, W), such as 224 of 256. It is resized to
+    `size` (bilinear, antialiased when shrinking). It is centred across the shorter side.
+
+    When several processes share a batch, each passes the slice of the batch that it has. The draws are then
+    those of the whole batch, whatever the number of processes.
+
+    Args:
+        frames: (B, T, H, W, 3) uint8.
+        size: Side of the views in pixels.
+        augment: Augmentation; None for the crop of the evaluation.
+        generator: CPU generator of the draws; required with `augment`.
+        labels: Labels of the B videos, for `AugmentConfig.flip_except`.
+        first: Index of the first of these videos in the shared batch.
+        total: Size of the shared batch; B by default.
+        crop_fraction: Side of the crop as a share of the shorter side.
+        position: Position of the crop along the longer side (the width of square frames), from 0, left or
+            top, to 1. Ignored with `augment`.
 
     Raises:
-        ValueError: frames of another shape or type, or augmentation without a generator.
+        ValueError: `frames` has another shape or type, or there is no generator for the augmentation.
     """
     _check(frames)
     if augment is not None and (generator is None or generator.device.type != "cpu"):
-        raise ValueError("augmentation draws from a CPU generator: pass generator=torch.Generator()")
+        raise ValueError("augmentation needs a CPU generator: pass generator=torch.Generator()")
     height, width = int(frames.shape[2]), int(frames.shape[3])
     side = max(round(crop_fraction * min(height, width)), 1)
     views = _views_for(frames, size)
     if augment is None or generator is None:
-        along = int(place * (max(height, width) - side))
+        along = int(position * (max(height, width) - side))
         across = (min(height, width) - side) // 2
         top, left = (across, along) if width >= height else (along, across)
         _fit(views, frames[:, :, top : top + side, left : left + side])
@@ -103,7 +121,7 @@ def crop_batch(
     return views
 
 
-def bank_views(
+def cached_views(
     frames: Tensor,
     *,
     size: int,
@@ -112,14 +130,26 @@ def bank_views(
     labels: Sequence[str] | None = None,
     crop_fraction: float = 0.875,
 ) -> Tensor:
-    """As `crop_batch`, each video augmented by a seed of its own: the same view in whatever batch it is.
+    """Crop views as `crop_batch` does, with one seed per video, so that a view does not depend on its batch.
 
-    `seeds`: B of them, from `bank_seed`. `labels`: see `crop_batch`.
+    Args:
+        frames: (B, T, H, W, 3) uint8.
+        size: Side of the views in pixels.
+        augment: Augmentation.
+        seeds: B seeds from `cached_view_seed`.
+        labels: Labels of the B videos, for `AugmentConfig.flip_except`.
+        crop_fraction: Side of the crop as a share of the shorter side.
+
+    Returns:
+        (B, T, 3, size, size) float32 in [0, 1].
+
+    Raises:
+        ValueError: `seeds` or `labels` has another length than `frames`.
     """
     _check(frames)
     side = max(round(crop_fraction * min(frames.shape[2:4])), 1)
     views = _views_for(frames, size)
-    # A part of one video each; strictly, as what is not written would be what memory happened to hold.
+    # Strict, because `views` is uninitialised memory: a missing seed would leave garbage in it.
     parts = zip(views.split(1), frames.split(1), seeds, labels or [""] * len(seeds), strict=True)
     for view, video, seed, label in parts:
         draws = _Draws(torch.Generator().manual_seed(seed), 0, 1, 1)
@@ -127,10 +157,16 @@ def bank_views(
     return views
 
 
-def bank_seed(path: str, row: int, view: int) -> int:
-    """What view `view` of a bank is drawn by, for the video at `path` in `row` of its manifest.
+def cached_view_seed(path: str, row: int, view: int) -> int:
+    """Return the seed of one cached view of a video.
 
-    Not a run's seed: runs of different seeds share the bank, and differ in the order they see it in.
+    It does not depend on the run's seed: runs with different seeds share the cached views and differ in the
+    order in which they use them.
+
+    Args:
+        path: Path of the video in its manifest.
+        row: Its row in the manifest, which tells parts of one video apart.
+        view: View number, from 0.
     """
     name = json.dumps(["bank", path, row, view])
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big")
@@ -143,7 +179,7 @@ def _check(frames: Tensor) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _Draws:
-    """Draws for `count` videos from `first` on, of a batch of `total`."""
+    """Random draws for `count` videos starting at `first` of a batch of `total`."""
 
     generator: torch.Generator
     first: int
@@ -151,26 +187,28 @@ class _Draws:
     total: int
 
     def uniform(self, *shape: int) -> Tensor:
-        """(count, *shape) in [0, 1)."""
+        """Draw (count, *shape) in [0, 1)."""
+        # The draws of the whole batch, so that every process advances its generator equally.
         whole = torch.rand(self.total, *shape, generator=self.generator)
         return whole[self.first : self.first + self.count]
 
 
 def _draw_boxes(draws: _Draws, height: int, width: int, side: int, augment: AugmentConfig) -> Tensor:
-    """(B, 3) int64: top, left and side of each video's square crop."""
+    """Draw (B, 3) int64: top, left and side of each video's square crop."""
     sides = torch.full((draws.count,), side)
     if augment.crop == "random_resized":
         low, high = augment.scale
         area = low + (high - low) * draws.uniform()
         sides = (area.sqrt() * min(height, width)).round().long().clamp(min=1)
-    room = torch.stack([height - sides, width - sides], dim=1)
+    slack = torch.stack([height - sides, width - sides], dim=1)
     is_centred = augment.crop == "centre"
-    corners = room // 2 if is_centred else (draws.uniform(2) * (room + 1)).long().minimum(room)
+    # The minimum: u * (slack + 1) rounds up to slack + 1 for the largest u in float32.
+    corners = slack // 2 if is_centred else (draws.uniform(2) * (slack + 1)).long().minimum(slack)
     return torch.cat([corners, sides[:, None]], dim=1)
 
 
 def _views_for(frames: Tensor, size: int) -> Tensor:
-    """(B, T, 3, size, size) float32, to be written."""
+    """Return uninitialised (B, T, 3, size, size) float32."""
     batch, num_frames = frames.shape[:2]
     return torch.empty((batch, num_frames, 3, size, size), device=frames.device)
 
@@ -183,7 +221,7 @@ def _augment(
     draws: _Draws,
     labels: Sequence[str] | None,
 ) -> None:
-    """Write a view of each video: one crop, one flip, one colour for all its frames."""
+    """Write a view of each video, with one crop, one flip and one colour change for all its frames."""
     boxes = _draw_boxes(draws, int(frames.shape[2]), int(frames.shape[3]), side, augment)
     flips = draws.uniform() < augment.flip
     if labels is not None:
@@ -195,25 +233,25 @@ def _augment(
 
 
 def _fit(views: Tensor, frames: Tensor, *, flip: bool = False) -> None:
-    """(B, T, side, side, 3) uint8 -> `views`, (B, T, 3, size, size) float32 in [0, 1]."""
+    """Resize (B, T, side, side, 3) uint8 into `views`, (B, T, 3, size, size) float32 in [0, 1]."""
     size, side = views.shape[-1], frames.shape[-2]
     planes = frames.flatten(0, 1).permute(0, 3, 1, 2)
     if side < size:
-        # Nothing to smooth, and twice as fast: the colours of a pixel stay side by side in memory.
+        # Enlarging needs no antialiasing. The channels-last layout is kept, which is twice as fast here.
         planes = functional.interpolate(planes.float(), size=(size, size), mode="bilinear")
     elif side > size:
         floats = planes.to(torch.float32, memory_format=torch.contiguous_format)
         planes = functional.interpolate(floats, size=(size, size), mode="bilinear", antialias=True)
     if flip:
         planes = planes.flip(-1)
-    # Conversion and order in one pass, straight to where the batch lies.
+    # One pass converts, reorders and writes into the batch.
     views.flatten(0, 1).copy_(planes).div_(255)
     if side != size:
         views.clamp_(0, 1)
 
 
 def _colour(views: Tensor, augment: AugmentConfig, draws: _Draws) -> None:
-    """Brightness, then contrast about the video's own mean grey, then low light, one factor a video."""
+    """Change brightness, contrast about the video's mean grey, and light, with one factor per video."""
     if augment.brightness:
         views.mul_(_factors(views, augment.brightness, draws)).clamp_(0, 1)
     if augment.contrast:
@@ -227,6 +265,43 @@ def _colour(views: Tensor, augment: AugmentConfig, draws: _Draws) -> None:
 
 
 def _factors(views: Tensor, strength: float, draws: _Draws) -> Tensor:
-    """(B, 1, 1, 1, 1): 1 + U(-strength, strength), drawn on the CPU."""
+    """Draw (B, 1, 1, 1, 1) from 1 + U(-strength, strength) on the CPU."""
     drawn = draws.uniform().to(views.device)
     return (1 + strength * (2 * drawn - 1)).view(-1, 1, 1, 1, 1)
+
+
+class MixedBatch(NamedTuple):
+    """A batch after mixup.
+
+    `pixels`: (B, T, 3, H, W), mixed; `partners`: (B,) int64, p; `weight`: w, in [0, 1].
+    """
+
+    pixels: Tensor
+    partners: Tensor
+    weight: float
+
+    def loss_terms(self, own: Mapping[str, Tensor], partners: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the weighted mean of each loss term for the videos' own labels and for their partners'."""
+        return {name: self.weight * own[name] + (1 - self.weight) * partners[name] for name in own}
+
+
+def mix(pixels: Tensor, *, alpha: float, generator: torch.Generator) -> MixedBatch:
+    """Mix each video of a batch with another one (mixup).
+
+        x' = w x + (1 - w) x[p],   loss = w loss(x', y) + (1 - w) loss(x', y[p])
+
+    where x: pixels of the batch; y: labels; p: random permutation of the batch; w ~ Beta(alpha, alpha), one
+    draw per batch (Zhang et al., ICLR 2018, section 2). We use this form of the loss instead of soft labels,
+    so that any loss on class indices can be mixed.
+
+    Args:
+        pixels: (B, T, 3, H, W).
+        alpha: Parameter of the Beta distribution; a larger value mixes more evenly.
+        generator: CPU generator of all draws.
+    """
+    order = torch.randperm(len(pixels), generator=generator)
+    # torch's Beta distribution takes no generator, so NumPy draws from a seed that the generator gives.
+    seed = int(torch.randint(2**62, (), generator=generator))
+    weight = float(np.random.default_rng(seed).beta(alpha, alpha))
+    partners = order.to(pixels.device)
+    return MixedBatch(torch.lerp(pixels[partners], pixels, weight), partners, weight)

@@ -129,6 +129,6 @@ def _one_view(
     def batches(groups: list[npt.NDArray[np.int64]]) -> Iterator[VideoBatch]:
         for positions in groups:
             frames = torch.from_numpy(shards.frames(positions, view=view)).to(device)
-            yield VideoBatch(crop_batch(frames, size=size, place=crop_position))
+            yield VideoBatch(crop_batch(frames, size=size, position=crop_position))
 
     return batches

@@ -20,7 +20,7 @@ from evclip_ray.data.shards.memory_map import memory_bytes
 from evclip_ray.data.transforms import AugmentConfig, crop_batch
 from evclip_ray.features.dataset import FeatureSet
 from evclip_ray.features.view_cache import crop_views, read_frames
-from evclip_ray.models.methods.base import VideoBatch
+from evclip_ray.models.batch import VideoBatch
 from evclip_ray.training.datamodule import VideoSet
 from evclip_ray.training.distributed import Workers
 

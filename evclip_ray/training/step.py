@@ -1,25 +1,30 @@
-"""A training step: the loss of a batch, its gradient, the update of the trained parameters."""
+"""Training step: loss of a batch, gradient, update of the trained parameters."""
 
 import dataclasses
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from evclip_ray.data.mixup import Mixed, mix
+from evclip_ray.data.transforms import MixedBatch, mix
 from evclip_ray.metrics.scoring import autocast
-from evclip_ray.models.methods.base import Method, VideoBatch
+from evclip_ray.models.batch import VideoBatch
+from evclip_ray.models.methods.base import Method
 from evclip_ray.training.distributed import Workers, require_finite, summed
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.optim import make_optimizer
 
-Metrics = dict[str, Any]
-"""Metrics of an epoch, by name."""
-
 
 class TrainingStep:
-    """Trains `method`, whose gradients are the mean over `workers`; autocast to `dtype`, or not for None."""
+    """Training steps of a method; gradients are means over the workers.
+
+    Args:
+        method: Method to train.
+        experiment: Settings.
+        workers: Workers of the run.
+        device: Device of the method.
+        dtype: Type for autocast; None trains in float32.
+    """
 
     def __init__(
         self,
@@ -38,16 +43,19 @@ class TrainingStep:
     def __call__(
         self, batch: VideoBatch, *, rate: float, num_videos: int, generator: torch.Generator
     ) -> tuple[dict[str, float], float]:
-        """Train on a batch of `num_videos`; return the loss terms and the gradient norm.
+        """Train on a batch; return the loss terms, averaged over all workers, and the gradient norm.
 
-        The loss terms are averaged over all workers. `batch`: this worker's part of the videos; `rate`: the
-        learning rate. Mixup draws from `generator`.
+        Args:
+            batch: This worker's part of the batch's videos.
+            rate: Learning rate.
+            num_videos: Number of videos in the batch, over all workers.
+            generator: Random state for mixup.
 
         Raises:
-            Diverged: the loss or its gradient is not finite; nothing is updated.
+            Diverged: The loss or its gradient is not finite. Nothing is updated then.
         """
         assert batch.labels is not None
-        # DDP takes the mean over workers; with this share it is the mean over the batch's videos.
+        # DDP averages over workers. Weighting by this share makes it the mean over the batch's videos.
         share = len(batch.labels) * self.workers.count / num_videos
         terms = self._losses(batch, generator)
         loss = torch.stack([term.float() for term in terms.values()]).sum() * share
@@ -65,7 +73,7 @@ class TrainingStep:
     def _losses(self, batch: VideoBatch, generator: torch.Generator) -> dict[str, Tensor]:
         labels = batch.labels
         assert labels is not None
-        mixed: Mixed | None = None
+        mixed: MixedBatch | None = None
         if self.experiment.data.augment.mixup and batch.pixels is not None:
             mixed = mix(batch.pixels, alpha=self.experiment.data.augment.mixup, generator=generator)
             batch = dataclasses.replace(batch, pixels=mixed.pixels)

@@ -38,11 +38,11 @@ def test_the_default_is_224_of_256():
 
 
 def test_a_place_runs_along_the_longer_side_and_stays_in_the_middle_of_the_shorter():
-    for place, left in ((0.0, 0), (0.5, 6), (1.0, 12)):
-        corner = (crop_batch(ramp(), size=28, place=place)[0, 0, :2, 0, 0] * 255).round()
+    for position, left in ((0.0, 0), (0.5, 6), (1.0, 12)):
+        corner = (crop_batch(ramp(), size=28, position=position)[0, 0, :2, 0, 0] * 255).round()
         assert corner.tolist() == [left, 2]
     high = ramp(height=40, width=32)
-    corner = (crop_batch(high, size=28, place=1.0)[0, 0, :2, 0, 0] * 255).round()
+    corner = (crop_batch(high, size=28, position=1.0)[0, 0, :2, 0, 0] * 255).round()
     assert corner.tolist() == [2, 12]
 
 
