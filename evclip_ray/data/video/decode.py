@@ -1,7 +1,7 @@
-"""Video file or folder of frames -> uint8 frames of one size, upright, however each frame was reached.
+"""Decoding of video files and frame folders to upright uint8 frames of one size.
 
-Resizing and the conversion to RGB are one step of swscale: bicubic (its filter widens when shrinking,
-so it is antialiased), with exact rounding and bit-exact paths, so that every CPU gives the same bytes.
+Resizing and the conversion to RGB are one step of swscale. It is bicubic, and its filter widens when
+shrinking, so it is antialiased. Exact rounding and bit-exact code paths give the same bytes on every CPU.
 """
 
 import contextlib
@@ -37,10 +37,10 @@ Video = VideoReader | FrameFolder
 
 
 class Part(TypedDict, total=False):
-    """Which part of a video a row of a manifest means, by its columns; all of it by default.
+    """Part of a video, from the columns of a manifest row; the whole video by default.
 
-    Frames count from 0 and seconds from the first frame's 0; a part ends before its end. `fps`: frames a
-    second of a folder of frames, which seconds need; a file has its own.
+    The first frame is frame 0 and is shown at 0 seconds. The end is exclusive. `fps`: frames per second of
+    a frame folder, required for bounds in seconds; a file has its own rate.
     """
 
     start_seconds: float | None
@@ -51,13 +51,13 @@ class Part(TypedDict, total=False):
 
 
 _BICUBIC = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
-# Times in a manifest are rounded: a frame shown within this of a bound counts as shown at it.
+# Times in manifests are rounded, so a frame this close to a bound counts as shown at it.
 _SECONDS_TOLERANCE = 1e-4
 
 
 @dataclasses.dataclass(frozen=True)
 class VideoInfo:
-    """What a file holds. `width`, `height`: pixels, upright. `rotation`: degrees clockwise to get there."""
+# Times in manifests are rounded, so a frame this close to a bound counts as shown at it.
 
     num_frames: int
     fps: float
@@ -70,19 +70,19 @@ class VideoInfo:
 
 @functools.cache
 def decoder_name(decoder: Decoder = "pyav") -> str:
-    """A decoder and its version, a part of every cache key: two decoders may differ in pixels.
+    """Return a decoder and its version, part of every cache key because decoders may differ in pixels.
 
     Raises:
-        ValueError: torchcodec is asked for and not installed.
+        ValueError: the decoder is torchcodec and cannot be imported.
     """
     codec = ".".join(str(part) for part in av.library_versions["libavcodec"])
-    # PyAV reads what torchcodec cannot, and Pillow the images of folders of frames.
+    # PyAV reads what torchcodec cannot, and Pillow reads the images of frame folders.
     others = f"pyav {av.__version__} / libavcodec {codec} / pillow {PIL.__version__}"
     return others if decoder == "pyav" else f"{torchcodec_backend.name()} / {others}"
 
 
 def part_in(row: dict[str, Any]) -> Part:
-    """The part that a row of a manifest means."""
+    """Return the part of the video that a manifest row refers to."""
     return cast(Part, {name: row[name] for name in Part.__annotations__})
 
 
@@ -93,13 +93,19 @@ def open_video(
     start_seconds: float | None = None,
     end_seconds: float | None = None,
 ) -> Video:
-    """A file or a folder of frames, open; `start_seconds` to `end_seconds` as in `VideoReader`.
+    """Open a file or a folder of frames.
+
+    Args:
+        path: Path or URI.
+        fps: Frames per second of a frame folder.
+        start_seconds: As in `VideoReader`.
+        end_seconds: As in `VideoReader`.
 
     Raises:
         VideoError, StorageError: see `VideoReader` and `FrameFolder`.
     """
     where = storage.place(path)
-    # A storage has no folders: what is no object may be the beginning of the names of some.
+    # Object storage has no folders: a name that is not an object may be a prefix of objects.
     if isinstance(where, Path) and where.is_dir():
         return FrameFolder(where, fps=fps)
     try:
@@ -111,24 +117,24 @@ def open_video(
 
 
 def probe(path: Place, *, fps: float | None = None) -> VideoInfo:
-    """The facts of a video; its first frame is decoded.
+    """Return the facts of a video; its first frame is decoded.
 
     Raises:
-        VideoError: it cannot be opened, or holds no frame that decodes.
+        VideoError: the video cannot be opened, or no frame decodes.
     """
     with open_video(path, fps=fps) as video:
         return describe(video)
 
 
 def describe(video: Video) -> VideoInfo:
-    """The facts of an open video; its first frame is decoded."""
+    """Return the facts of an open video; only a decoded frame carries the rotation."""
     turns: list[int] = []
 
-    def look(frame: VideoFrame) -> Frames:
+    def read_rotation(frame: VideoFrame) -> Frames:
         turns.append(_quarter_turns(frame))
         return np.empty(0, dtype=np.uint8)
 
-    video.read([0], look)
+    video.read([0], read_rotation)
     sideways = turns[-1] % 2
     return VideoInfo(
         num_frames=len(video.index.seconds),
@@ -142,10 +148,16 @@ def describe(video: Video) -> VideoInfo:
 
 
 def decode_view(path: Place, *, view: ViewConfig, seed: int | None = None, **part: Unpack[Part]) -> Frames:
-    """(T, H, W, 3) uint8: one view of a video, or of a part of it. `seed`: as in `frame_indices`.
+    """Decode one view of a video to (T, H, W, 3) uint8.
+
+    Args:
+        path: Path or URI.
+        view: Sampling and size.
+        seed: As in `frame_indices`.
+        **part: Part of the video; see `Part`.
 
     Raises:
-        VideoError: it cannot be decoded, or the part holds no frame.
+        VideoError: the video does not decode, or the part contains no frame.
     """
     frames: Frames = decode_views(path, view=view, seeds=[seed], **part)[0]
     return frames
@@ -159,42 +171,61 @@ def decode_views(
     offsets: Sequence[float] | None = None,
     **part: Unpack[Part],
 ) -> Frames:
-    """(V, T, H, W, 3) uint8: `decode_view` for each of V seeds, each frame decoded once.
+    """Decode V views of a video to (V, T, H, W, 3) uint8; each frame is decoded once.
 
-    `offsets`: where each view without a seed lies, as in `frame_indices`; in the middle by default.
+    Args:
+        path: Path or URI.
+        view: Sampling and size.
+        seeds: V seeds, as in `frame_indices`.
+        offsets: V offsets of the views without a seed, as in `frame_indices`; 0.5 by default.
+        **part: Part of the video; see `Part`.
+
+    Raises:
+        VideoError: the video does not decode, or the part contains no frame.
     """
-    places = list(zip(seeds, offsets or [0.5] * len(seeds), strict=True))
-    # Frames are counted from the first one, and torchcodec counts them itself: both need all of a file.
+    draws = list(zip(seeds, offsets or [0.5] * len(seeds), strict=True))
+    # Bounds in frames, and torchcodec's own numbering, count from the first frame of the whole file.
     windowed = view.decoder == "pyav" and part.get("start_frame") is None and part.get("end_frame") is None
     if windowed:
         with contextlib.suppress(WrongIndexError):
-            return _views(path, view, places, part, windowed=True)
-    return _views(path, view, places, part, windowed=False)
+            return _views(path, view, draws, part, windowed=True)
+    return _views(path, view, draws, part, windowed=False)
 
 
 def _views(
-    path: Place, view: ViewConfig, places: list[tuple[int | None, float]], part: Part, *, windowed: bool
+    path: Place, view: ViewConfig, draws: list[tuple[int | None, float]], part: Part, *, windowed: bool
 ) -> Frames:
     start, end = (part.get("start_seconds"), part.get("end_seconds")) if windowed else (None, None)
     with open_video(path, fps=part.get("fps"), start_seconds=start, end_seconds=end) as video:
         first, last = part_of(video, part)
         indices = first + np.stack(
-            [frame_indices(last - first, view=view, seed=seed, offset=offset) for seed, offset in places]
+            [frame_indices(last - first, view=view, seed=seed, offset=offset) for seed, offset in draws]
         )
         return _read(video, indices, view.height, view.width, view.fit, view.decoder)
 
 
 def decode_frames(
-    path: Place, indices: Sequence[int], *, height: int, width: int, fit: Fit = "crop",
+    path: Place,
+    indices: Sequence[int],
+    *,
+    height: int,
+    width: int,
+    fit: Fit = "crop",
     decoder: Decoder = "pyav",
-) -> Frames:  # fmt: skip
-    """(len(indices), height, width, 3) uint8: these frames, in this order; repeats are allowed.
+) -> Frames:
+    """Decode frames by index to (len(indices), height, width, 3) uint8, in the given order.
 
-    An index beyond the last frame gives the last frame.
+    Args:
+        path: Path or URI.
+        indices: Frame numbers from 0; repeats are allowed, and numbers beyond the end give the last frame.
+        height: Height of the result in pixels.
+        width: Width of the result in pixels.
+        fit: As in `ViewConfig`.
+        decoder: As in `ViewConfig`.
 
     Raises:
-        ValueError: a negative index.
-        VideoError: it cannot be decoded.
+        ValueError: an index is negative.
+        VideoError: the video does not decode.
     """
     wanted = np.asarray(indices, dtype=np.int64)
     if (wanted < 0).any():
@@ -205,27 +236,27 @@ def decode_frames(
 
 
 def part_of(video: Video, part: Part) -> tuple[int, int]:
-    """The frames [first, last) of a part, as `video.index` has them.
+    """Return the frames [first, last) of a part as indices into `video.index`.
 
     Raises:
-        VideoError: there are none, or seconds are asked of a folder of frames whose rate is not known.
+        VideoError: the part is empty, or it is in seconds and the frame folder has no rate.
     """
     count, end_frame = len(video.index.seconds), part.get("end_frame")
     first, last = part.get("start_frame") or 0, count if end_frame is None else min(end_frame, count)
     if first >= last:
-        raise VideoError(video.path, f"no frame is from {first} to {end_frame}; it holds {count} frames")
+        raise VideoError(video.path, f"no frame is from {first} to {end_frame}; the video has {count} frames")
     start, end = part.get("start_seconds"), part.get("end_seconds")
     if start is None and end is None:
         return first, last
     if not video.timed:
         raise VideoError(
-            video.path, "a folder of frames shows no time; give its frames a second in the column fps"
+            video.path, "a folder of frames has no times; give its frames per second in the column fps"
         )
     seconds = video.index.seconds + _SECONDS_TOLERANCE
     first = 0 if start is None else int(np.searchsorted(seconds, start))
     last = len(seconds) if end is None else int(np.searchsorted(seconds, end))
     if first >= last:
-        shown = f"it runs from 0 to {seconds[-1]:.2f} s"
+        shown = f"the video runs from 0 to {seconds[-1]:.2f} s"
         if first < len(seconds):
             shown = "one frame is shown for longer than that"
         raise VideoError(video.path, f"no frame is shown from {start} to {end} s; {shown}")
@@ -237,15 +268,18 @@ def _read(
 ) -> Frames:
     fitting, wanted = Fitting(height, width, fit), indices.ravel().tolist()
     if decoder == "torchcodec" and isinstance(video, VideoReader):
-        found = torchcodec_backend.read(video, wanted, fitting)
+        images = torchcodec_backend.read(video, wanted, fitting)
     else:
-        found = video.read(wanted, fitting)
-    frames = np.stack([found[index] for index in wanted])
+        images = video.read(wanted, fitting)
+    frames = np.stack([images[index] for index in wanted])
     return frames.reshape(*indices.shape, height, width, 3)
 
 
 class Fitting:
-    """A decoded frame -> (height, width, 3) uint8 RGB, upright; keeps its resizer between frames."""
+    """Conversion of a decoded frame to upright (height, width, 3) uint8 RGB.
+
+    The resizer is kept between frames, because its set-up costs more than one small frame.
+    """
 
     def __init__(self, height: int, width: int, fit: Fit) -> None:
         self.height, self.width, self.fit = height, width, fit
@@ -264,7 +298,7 @@ class Fitting:
         return np.ascontiguousarray(image[top : top + self.height, left : left + self.width])
 
     def _resized(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) before the crop: for "crop", the smallest of the same aspect that covers."""
+        """Return the size before the crop: for "crop", the smallest of the same aspect that covers."""
         if self.fit == "stretch":
             return self.height, self.width
         scale = max(self.height / height, self.width / width)
@@ -272,5 +306,5 @@ class Fitting:
 
 
 def _quarter_turns(frame: VideoFrame) -> int:
-    """Counterclockwise quarter turns, 0 to 3, that make the frame upright."""
+    """Return the counterclockwise quarter turns, 0 to 3, that make the frame upright."""
     return round(frame.rotation / 90) % 4

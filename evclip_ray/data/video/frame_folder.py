@@ -1,7 +1,7 @@
-"""A folder of frame images, read as a video: `img_00001.jpg`, `frame_0000000001.jpg`, `1.png`, ...
+"""Folders of frame images that are read as videos: `img_00001.jpg`, `frame_0000000001.jpg`, `1.png`, ...
 
-Frame k of the video is the k-th image by number; numbers count from 0 or 1 without a gap. Only the
-frames that are asked for are read. A folder shows no time: its row may give the frames a second.
+Frame k of the video is the k-th image by number. Numbers start at 0 or 1 and have no gaps. Only requested
+frames are read. A folder has no times of its own; its manifest row may give the frames per second.
 """
 
 import functools
@@ -25,18 +25,18 @@ from evclip_ray.data.video.reader import DEFAULT_FPS, Convert, VideoError
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"))
 
 _NUMBERED = re.compile(r"(?P<head>.*?)(?P<number>\d+)(?P<suffix>\.[A-Za-z]+)", re.ASCII)
-# Optical flow often lies beside the frames that it was computed from.
+# Optical flow is often stored in the folder of its frames; hidden files are leftovers of copying.
 _NOT_FRAMES = ("flow", ".")
 
 
 def frame_names(names: Iterable[str]) -> list[str]:
-    """Those of `names` that are frames, in their order; none where no image is numbered.
+    """Return the names of frames in order of their numbers; empty if no image is numbered.
 
     >>> frame_names(["img_10.jpg", "img_9.jpg", "flow_x_9.jpg", "cover.jpg", "notes.txt"])
     ['img_9.jpg', 'img_10.jpg']
 
     Raises:
-        ValueError: images of two patterns.
+        ValueError: the images follow two naming patterns.
     """
     patterns: dict[tuple[str, str], list[tuple[int, str]]] = {}
     for name in names:
@@ -45,23 +45,23 @@ def frame_names(names: Iterable[str]) -> list[str]:
             key = match["head"], match["suffix"].lower()
             patterns.setdefault(key, []).append((int(match["number"]), name))
     if len(patterns) > 1:
-        one, other = (min(found)[1] for found in list(patterns.values())[:2])
-        raise ValueError(
-            f"holds images of two patterns, as {one!r} and {other!r}; leave those that are its frames"
-        )
-    return [name for found in patterns.values() for _, name in sorted(found)]
+        one, other = (min(images)[1] for images in list(patterns.values())[:2])
+        raise ValueError(f"holds images of two patterns, such as {one!r} and {other!r}; keep only the frames")
+    return [name for images in patterns.values() for _, name in sorted(images)]
 
 
 def missing_frame(names: Sequence[str]) -> str | None:
-    """What is wrong with the numbers of `frame_names`: a name that is missing, or one number twice."""
+    """Return what is wrong with the numbers of `frame_names` (a gap or a repeat), or None."""
     previous: str | None = None
     for name in names:
         number = _number(name)
         if previous is None:
             if number > 1:
-                return f"{_renumbered(name, 1)} is missing: frames count from 0 or 1 and here from {number}"
+                return (
+                    f"{_renumbered(name, 1)} is missing: frames must start at 0 or 1, these start at {number}"
+                )
         elif number == _number(previous):
-            return f"{previous} and {name} are one frame; remove one"
+            return f"{previous} and {name} have the same number; remove one"
         elif number != _number(previous) + 1:
             return f"{_renumbered(previous, _number(previous) + 1)} is missing; extract the frames again"
         previous = name
@@ -81,13 +81,15 @@ def _renumbered(name: str, number: int) -> str:
 
 
 class FrameFolder:
-    """An open folder of frames; has what a `VideoReader` has.
+    """Open folder of frames, with the interface of `VideoReader`.
 
-    `fps`: frames a second; without it `index.seconds` are those of 25 a second, and mean nothing.
+    Args:
+        path: Path or URI of the folder.
+        fps: Frames per second. Without it `timed` is false and `index.seconds` are meaningless.
 
     Raises:
-        VideoError: no numbered image, images of two patterns, or a number is missing.
-        StorageError: see `storage`.
+        VideoError: no image is numbered, there are two naming patterns, or a number is missing.
+        StorageError: the storage cannot be read.
     """
 
     declared_seconds: float | None = None
@@ -110,34 +112,34 @@ class FrameFolder:
 
     @property
     def codec(self) -> str:
-        """The kind of image, e.g. "jpg"."""
+        """Image format, e.g. "jpg"."""
         return self._names[0].rpartition(".")[2].lower()
 
     @property
     def width(self) -> int:
-        """Pixels, upright."""
+        """Size in pixels, upright."""
         return self._first_size[0]
 
     @property
     def height(self) -> int:
-        """Pixels, upright."""
+        """Size in pixels, upright."""
         return self._first_size[1]
 
     def count(self) -> int:
-        """The number of frames, each of which is decoded.
+        """Decode every frame and return their number.
 
         Raises:
-            VideoError: one does not decode, or is of another size than the first.
+            VideoError: a frame does not decode, or its size differs from that of the first.
         """
         for name in self._names:
             self._image(name)
         return len(self._names)
 
     def read(self, indices: Sequence[int], convert: Convert) -> dict[int, NDArray[np.uint8]]:
-        """`convert(frame)` of each of `indices`; only those images are read.
+        """Return index -> `convert(frame)` for the given frames; only their images are read.
 
         Raises:
-            VideoError: see `count`, of these frames.
+            VideoError: one of these frames does not decode or has another size.
         """
         return {
             index: convert(av.VideoFrame.from_ndarray(self._image(self._names[index]), format="rgb24"))
@@ -152,12 +154,14 @@ class FrameFolder:
         return self._size
 
     def _image(self, name: str) -> NDArray[np.uint8]:
-        """(H, W, 3) RGB, turned upright as its EXIF says."""
+        """Read an image as (H, W, 3) RGB, rotated upright by its EXIF orientation."""
         where = storage.locate(self.path, name)
         try:
             with Image.open(io.BytesIO(storage.read_bytes(where))) as image:
                 if image.mode.startswith(("I", "F")):
-                    raise VideoError(self.path, f"frame {name} has more than 8 bits a colour; convert it")
+                    raise VideoError(
+                        self.path, f"frame {name} has more than 8 bits per colour; convert it to 8 bits"
+                    )
                 upright = ImageOps.exif_transpose(image).convert("RGB")
         except (storage.StorageError, VideoError):
             raise
@@ -168,11 +172,13 @@ class FrameFolder:
         self._size = self._size or upright.size
         if upright.size != self._size:
             one, other = ("x".join(map(str, size)) for size in (upright.size, self._size))
-            raise VideoError(self.path, f"frame {name} is {one} and others are {other}; make them alike")
+            raise VideoError(
+                self.path, f"frame {name} is {one} but others are {other}; resize them to one size"
+            )
         return np.asarray(upright)
 
 
-# The parts of a long video name one folder again and again, and listing it takes longer than reading.
+# Many rows may be parts of one long video, and listing its folder takes longer than reading the frames.
 @functools.lru_cache(maxsize=4)
 def _frames_of(path: Place, _modified: int) -> tuple[str, ...]:
     try:
@@ -182,7 +188,7 @@ def _frames_of(path: Place, _modified: int) -> tuple[str, ...]:
     except (OSError, ValueError) as error:
         raise VideoError(path, getattr(error, "strerror", None) or str(error)) from None
     if not names:
-        raise VideoError(path, "is a folder without numbered images; frames are named as img_00001.jpg")
+        raise VideoError(path, "is a folder without numbered images; name the frames like img_00001.jpg")
     problem = missing_frame(names)
     if problem:
         raise VideoError(path, problem)

@@ -1,7 +1,7 @@
-"""Which frames a video file holds, by its packets: nothing is decoded.
+"""Index of the frames of a video file from its packets, without decoding.
 
-Of a part of a long video only the packets around it are read, so that two hours cost no more than the
-part does.
+For a part of a long video, only the packets around it are read, so the cost does not depend on the length
+of the file.
 """
 
 import dataclasses
@@ -13,22 +13,23 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-# Containers whose packets carry true presentation times; checked frame by frame against full decodes.
+# Containers whose packets carry exact presentation times, as comparisons with full decodes showed.
 _TIMED_CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
 _CODECS_WITH_INVISIBLE_FRAMES = ("vp8",)
-# Enough of the first packets to hold the first frame that is shown: codecs reorder 16 frames at most.
+# Enough packets to include the first frame that is shown: codecs reorder at most 16 frames.
 _HEAD = 64
-# A part is read with this much around it, as bounds in seconds are rounded.
+# A part is read with this margin, because the bounds in manifests are rounded.
 _MARGIN_SECONDS = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
 class FrameIndex:
-    """What a file holds, in order of presentation.
+    """Frames of a file in order of presentation.
 
-    `seconds`: (N,) when each frame is shown, from the first one's 0. `times`: (N,) the same in the
-    stream's own integer units, None where frames can only be read in sequence. `keys`: the frames at
-    which decoding can start.
+    Attributes:
+        seconds: (N,) time of each frame in seconds; the first frame of the file is at 0.
+        times: (N,) the same in the stream's integer units; None if frames can only be read in sequence.
+        keys: Indices of the frames at which decoding can start.
     """
 
     seconds: NDArray[np.float64]
@@ -37,11 +38,11 @@ class FrameIndex:
 
 
 def index_of_all(container: Any, stream: Any) -> FrameIndex | None:
-    """The frames of a file that was just opened; None where packets do not tell which frames come out."""
-    if not _packets_tell(container, stream):
+    """Return the index of a newly opened file; None if its packets do not determine the frames."""
+    if not _has_exact_times(container, stream):
         return None
     try:
-        shown = _frames_promised([_facts(packet) for packet in _demux(container, stream)])
+        shown = _shown_frames([_packet_facts(packet) for packet in _demux(container, stream)])
     except av.error.FFmpegError:
         return None
     return _index_of(shown, shown[0][0], float(stream.time_base)) if shown else None
@@ -50,17 +51,23 @@ def index_of_all(container: Any, stream: Any) -> FrameIndex | None:
 def index_of_part(
     container: Any, stream: Any, start_seconds: float | None, end_seconds: float | None
 ) -> FrameIndex | None:
-    """A run of frames that holds the part of a file that was just opened; None where it cannot be told.
+    """Return the index of a run of frames that contains a part; None if packets do not determine it.
 
-    It begins at the last key frame before the part. What is shown after a key frame is decoded after it,
-    and nothing is shown before it is decoded, so the first packet that is decoded after the part's end
-    ends the run. `seconds` count from the first frame of the file.
+    The run begins at the last key frame before the part. Frames that are shown after a key frame are decoded
+    after it, and no frame is shown before it is decoded. The run therefore ends at the first packet whose
+    decoding time is after the part's end. `seconds` count from the first frame of the file.
+
+    Args:
+        container: Open container, positioned at its beginning.
+        stream: Its video stream.
+        start_seconds: Start of the part; None for the beginning of the file.
+        end_seconds: End of the part; None for the end of the file.
     """
-    if not _packets_tell(container, stream):
+    if not _has_exact_times(container, stream):
         return None
     try:
         head = itertools.islice(_demux(container, stream), _HEAD)
-        shown = _frames_promised([_facts(packet) for packet in head])
+        shown = _shown_frames([_packet_facts(packet) for packet in head])
         if not shown:
             return None
         zero, base = shown[0][0], float(stream.time_base)
@@ -69,16 +76,17 @@ def index_of_part(
         run = itertools.takewhile(
             lambda packet: packet.dts is None or packet.dts <= last, _from_key(container, stream, first, zero)
         )
-        packets = [_facts(packet) for packet in run]
+        packets = [_packet_facts(packet) for packet in run]
     except av.error.FFmpegError:
         return None
-    # Frames that follow the key frame but are shown before it need what came before it.
+    # Frames of an open group follow the key frame but are shown before it. They refer to frames before the
+    # key frame, which were not read.
     key_time = packets[0][0] if packets else None
-    promised = _frames_promised([packet for packet in packets if not _is_before(packet[0], key_time)])
-    return _index_of(promised, zero, base) if promised else None
+    frames = _shown_frames([packet for packet in packets if not _is_before(packet[0], key_time)])
+    return _index_of(frames, zero, base) if frames else None
 
 
-def _packets_tell(container: Any, stream: Any) -> bool:
+def _has_exact_times(container: Any, stream: Any) -> bool:
     timed = container.format.name in _TIMED_CONTAINERS
     return timed and stream.codec_context.name not in _CODECS_WITH_INVISIBLE_FRAMES
 
@@ -88,13 +96,13 @@ def _demux(container: Any, stream: Any) -> Iterator[Any]:
 
 
 def _from_key(container: Any, stream: Any, first: int, zero: int) -> Iterator[Any]:
-    """The packets from a key frame that is shown at the time `first` or before; none where none is found."""
+    """Return the packets from a key frame shown at or before the time `first`, or none."""
     goal, step = first, int(1 / stream.time_base)
     while True:
         container.seek(goal, stream=stream)
         packets = _demux(container, stream)
         packet = next(packets, None)
-        # A container may seek by the times of decoding, and so land behind the wanted frame.
+        # Some containers seek by decoding time and land after the wanted frame; then seek further back.
         if packet is not None and packet.pts is not None and packet.pts <= first:
             return itertools.chain([packet], packets)
         if goal <= zero:
@@ -103,13 +111,24 @@ def _from_key(container: Any, stream: Any, first: int, zero: int) -> Iterator[An
 
 
 def _index_of(shown: list[tuple[int, bool]], zero: int, base: float) -> FrameIndex:
+    """Build the index of frames (time, is key frame).
+
+    >>> index = _index_of([(512, True), (1024, False), (1536, True)], zero=512, base=1 / 12800)
+    >>> index.seconds.round(2).tolist(), index.times.tolist(), index.keys.tolist()
+    ([0.0, 0.04, 0.08], [512, 1024, 1536], [0, 2])
+
+    Args:
+        shown: Frames in order of presentation.
+        zero: Time of the first frame of the file.
+        base: Seconds per unit of time.
+    """
     stamps = np.array([time for time, _ in shown], dtype=np.int64)
     keys = np.flatnonzero([is_key for _, is_key in shown])
     seconds = (stamps - zero).astype(np.float64) * base
     return FrameIndex(seconds, stamps, keys if shown[0][1] else np.insert(keys, 0, 0))
 
 
-def _facts(packet: Any) -> tuple[int | None, bool, bool]:
+def _packet_facts(packet: Any) -> tuple[int | None, bool, bool]:
     return packet.pts, packet.is_keyframe, packet.is_discard
 
 
@@ -117,15 +136,21 @@ def _is_before(time: int | None, other: int | None) -> bool:
     return time is not None and other is not None and time < other
 
 
-def _frames_promised(packets: list[tuple[int | None, bool, bool]]) -> list[tuple[int, bool]]:
-    """(time, is key frame) of each frame in order of presentation; nothing where packets cannot tell.
+def _shown_frames(packets: list[tuple[int | None, bool, bool]]) -> list[tuple[int, bool]]:
+    """Return (time, is key frame) of each frame in order of presentation, or [] if packets are ambiguous.
 
-    `packets`: (time, is key frame, is decoded but not shown), in order of decoding.
+    A B-frame is decoded after the frame that it precedes on screen; a hidden frame is never shown:
+
+    >>> _shown_frames([(0, True, False), (2, False, False), (1, False, False), (3, False, True)])
+    [(0, True), (1, False), (2, False)]
+
+    Args:
+        packets: (time, is key frame, is hidden), in order of decoding.
     """
     times = [time for time, _, _ in packets if time is not None]
     if not packets or len(set(times)) < len(packets):
         return []
-    # Frames shown before the first key frame, or decoded from nothing, may not come out.
+    # Frames that are shown before the first key frame, or have no key frame, may not be decodable.
     first_time, first_is_key, _ = packets[0]
     if not first_is_key or min(times) != first_time:
         return []

@@ -1,9 +1,9 @@
-"""Exact access to the frames of a video file: frame k is the k-th one that a full decode gives.
+"""Exact access to the frames of a video file: frame k is the k-th frame of a full decode.
 
-The packets tell which frames exist, when each is shown and where decoding can start (`packet_index`).
-Reading then seeks where that saves work and decodes up to the last frame that is wanted. Where packets
-do not tell the truth (AVI stores no presentation times, some streams hold invisible frames), the frames
-are counted by decoding them, and read in sequence.
+The packets determine which frames exist, when each is shown and where decoding can start (`packet_index`).
+Reading seeks where that saves work and decodes up to the last requested frame. Some packets are not
+reliable: AVI stores no presentation times, and some streams hold invisible frames. The frames of such files
+are counted by decoding them and are read in sequence.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,18 +21,18 @@ from evclip_ray.data.video.packet_index import FrameIndex, index_of_all, index_o
 
 Convert = Callable[[VideoFrame], NDArray[np.uint8]]
 
-# Frames that H.264 marks as no reference are never needed to decode another one.
+# H.264 marks the frames that no other frame refers to, so their decoding can be skipped.
 _CODECS_THAT_MARK_REFERENCES = ("h264",)
-# Frames that had to be decoded to be counted are kept for reading them, up to this much.
+# Frames that were decoded for counting are kept for reading, up to this size.
 _KEPT_BYTES = 64 * 2**20
-# A seek throws the decoder's state away: decoding this many frames more costs less.
+# A seek discards the decoder's state; decoding up to this many more frames is cheaper.
 _SEEK_SAVES = 4
-# Where a file, or a folder of frames, does not tell its rate.
+# For files and frame folders without a frame rate.
 DEFAULT_FPS = 25.0
 
 
 class VideoError(ValueError):
-    """A video that cannot be used; `reason` says why in one line."""
+    """A video that cannot be used; `reason` is one line."""
 
     def __init__(self, path: Place, reason: str) -> None:
         super().__init__(path, reason)
@@ -43,20 +43,24 @@ class VideoError(ValueError):
 
 
 class WrongIndexError(Exception):
-    """A frame that the packets promised did not come out of the decoder."""
+    """The decoder did not return a frame that the packets announced."""
 
 
 class VideoReader:
-    """An open video file; a context manager.
+    """Open video file; a context manager.
 
-    `start_seconds`, `end_seconds`: the part that will be read, None for all. `index`: the frames of the
-    file, or, `windowed`, some of them in a row that hold those of the part: its frame k is then not that
-    of the file, though `index.seconds` count from the file's first frame.
-    `fps`: frames a second; `codec`; `width`, `height`: coded size in pixels.
+    `index` holds the frames of the file. If `windowed`, it holds only a run of frames that contains the
+    part: its frame k is then not frame k of the file, but `index.seconds` still count from the file's
+    first frame.
+
+    Args:
+        path: Path or URI.
+        start_seconds: Start of the part that will be read; None for the beginning.
+        end_seconds: End of the part; None for the end.
 
     Raises:
-        VideoError: no such file, no video stream, or nothing in it decodes.
-        StorageError: see `storage`.
+        VideoError: the file does not exist, has no video stream, or no frame decodes.
+        StorageError: the storage cannot be read.
     """
 
     timed = True
@@ -94,7 +98,7 @@ class VideoReader:
 
     @property
     def fps(self) -> float:
-        """Mean frames a second; `DEFAULT_FPS` where the file does not say."""
+        """Mean frames per second; `DEFAULT_FPS` if the file has no rate."""
         return float(self._stream.average_rate or self._stream.guessed_rate or DEFAULT_FPS)
 
     @property
@@ -114,12 +118,12 @@ class VideoReader:
 
     @property
     def stream_index(self) -> int:
-        """Which of the file's streams is read: its first video."""
+        """Index of the file's first video stream, which is read."""
         return int(self._stream.index)
 
     @property
     def declared_seconds(self) -> float | None:
-        """How long the header says that the video lasts, None where it does not say so of the video."""
+        """Duration of the video stream by the header; None if the header has none."""
         if self._stream.duration is not None:
             return float(self._stream.duration * self._stream.time_base)
         if self._container.duration is not None and len(self._container.streams) == 1:
@@ -127,20 +131,24 @@ class VideoReader:
         return None
 
     def count(self) -> int:
-        """The number of frames that a full decode gives, where `index` may hold what packets promise.
+        """Count the frames by a full decode; `index` may come from the packets only.
 
         Raises:
-            VideoError: there is a hole in the middle.
+            VideoError: a packet in the middle does not decode.
         """
         self._rewind()
         return sum(1 for _ in self._decode())
 
     def read(self, indices: Sequence[int], convert: Convert) -> dict[int, NDArray[np.uint8]]:
-        """`convert(frame)` of each of `indices`; only those frames are converted.
+        """Return index -> `convert(frame)` for the given frames.
+
+        Args:
+            indices: Indices into `index`; repeats are converted once.
+            convert: Applied to the requested frames only, because conversion costs more than decoding.
 
         Raises:
-            VideoError: a packet before the last of them does not decode.
-            WrongIndexError: the index is of a part only, and wrong.
+            VideoError: a packet before the last requested frame does not decode.
+            WrongIndexError: the index covers a part only and is wrong.
         """
         wanted = sorted({int(index) for index in indices})
         if self.index.times is not None:
@@ -155,8 +163,8 @@ class VideoReader:
     def _read_by_seeking(
         self, wanted: list[int], times: NDArray[np.int64], convert: Convert
     ) -> dict[int, NDArray[np.uint8]]:
-        found: dict[int, NDArray[np.uint8]] = {}
-        # A part is always sought; a whole file is read from where it begins.
+        images: dict[int, NDArray[np.uint8]] = {}
+        # A part is always reached by a seek; a whole file is read from its beginning.
         position = -_SEEK_SAVES - 2 if self.windowed else -1
         needed = {int(times[target]) for target in wanted}
         self._rewind()
@@ -166,44 +174,46 @@ class VideoReader:
             if key > position + _SEEK_SAVES:
                 self._container.seek(int(times[key]), stream=self._stream)
                 frames = self._decode(needed)
-            found[target] = convert(_advance(frames, int(times[target])))
+            images[target] = convert(_advance(frames, int(times[target])))
             position = target
-        return found
+        return images
 
     def _read_in_sequence(self, wanted: list[int], convert: Convert) -> dict[int, NDArray[np.uint8]]:
-        # The index may have been recounted, and hold fewer frames than were promised.
+        # A recount by decoding may have found fewer frames than the packets announced.
         last = len(self.index.seconds) - 1
         clamped = {min(index, last) for index in wanted}
         if len(self._kept) <= last:
             self._rewind()
-        found = {}
+        images = {}
         for position, frame in enumerate(self._kept if len(self._kept) > last else self._decode()):
             if position in clamped:
-                found[position] = convert(frame)
-            if len(found) == len(clamped):
+                images[position] = convert(frame)
+            if len(images) == len(clamped):
                 break
-        return {index: found[min(index, last)] for index in wanted}
+        return {index: images[min(index, last)] for index in wanted}
 
     def _index_by_decoding(self) -> FrameIndex:
         self._rewind()
-        self._kept, most = [], _KEPT_BYTES // max(2 * self.width * self.height, 1)
+        # 2 bytes per pixel is an upper bound for 4:2:0 frames with their padding.
+        self._kept, max_kept = [], _KEPT_BYTES // max(2 * self.width * self.height, 1)
         times = []
         for frame in self._decode():
             times.append(-1 if frame.pts is None else frame.pts)
-            if len(self._kept) < most:
+            if len(self._kept) < max_kept:
                 self._kept.append(frame)
         stamps = np.array(times, dtype=np.int64)
         if not len(stamps):
-            raise VideoError(self.path, "no frame of it decodes")
+            raise VideoError(self.path, "no frame decodes")
         increasing = bool((np.diff(stamps) > 0).all())
         spacing = float(self._stream.time_base) if increasing else 1 / self.fps
         seconds = (stamps - stamps[0] if increasing else np.arange(len(stamps))).astype(np.float64) * spacing
         return FrameIndex(seconds, None, np.zeros(1, dtype=np.int64))
 
     def _decode(self, needed: set[int] | None = None) -> Iterator[VideoFrame]:
-        """Frames from here on: all of them, or at least those shown at the `needed` times.
+        """Yield the frames from the current position on: all, or at least those shown at the `needed` times.
 
-        A tail that does not decode ends them; a hole in the middle is an error.
+        A tail that does not decode ends the video. A hole in the middle is an error, because it would shift
+        the indices of all later frames.
         """
         if self.codec not in _CODECS_THAT_MARK_REFERENCES:
             needed = None
@@ -228,13 +238,13 @@ class VideoReader:
             return
 
     def _rewind(self) -> None:
-        """Start again; a fresh container, as not every format can seek back to its first packet."""
+        """Return to the beginning by reopening the file: some formats cannot seek to their first packet."""
         self._container.close()
         self._container, self._stream = _open(self.path, self._object)
 
 
 def _source(path: Place) -> BinaryIO | None:
-    """The open object of a URI; FFmpeg opens a file itself."""
+    """Return the open object of a URI; None for a file, which FFmpeg opens itself."""
     try:
         return storage.open_binary(path) if isinstance(path, str) else None
     except FileNotFoundError as error:
@@ -242,9 +252,9 @@ def _source(path: Place) -> BinaryIO | None:
 
 
 def _open(path: Place, source: BinaryIO | None) -> tuple[Any, Any]:
-    """The container and its first video stream."""
-    # "file:" keeps a colon in a name from being read as a protocol, and the whitelist keeps a
-    # playlist from opening anything else.
+    """Open a container; return it and its first video stream."""
+    # With "file:", a colon in a name does not start a protocol. The whitelist keeps a playlist from opening
+    # network addresses.
     if source is not None:
         source.seek(0)
     try:
@@ -257,7 +267,7 @@ def _open(path: Place, source: BinaryIO | None) -> tuple[Any, Any]:
         container.close()
         raise VideoError(path, "has no video stream")
     stream = container.streams.video[0]
-    # Ray decodes many files at once: threads inside one decoder would only fight over the cores.
+    # Ray decodes many files in parallel; threads inside one decoder would only compete for the same cores.
     stream.thread_type = "NONE"
     stream.codec_context.thread_count = 1
     return container, stream

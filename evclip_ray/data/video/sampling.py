@@ -1,4 +1,4 @@
-"""Which frames a view takes: pure index arithmetic, no video is opened."""
+"""Frame indices of a view: pure index arithmetic, no video is opened."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,16 +11,30 @@ Indices = NDArray[np.int64]
 def frame_indices(
     total_frames: int, *, view: ViewConfig, seed: int | None = None, offset: float = 0.5
 ) -> Indices:
-    """(T,) int64 frame indices of one view, non-decreasing, in [0, `total_frames`).
+    """Return the frame indices of one view, in non-decreasing order.
 
-    Without a seed the view is a deterministic one of evaluation, and `offset`, in [0, 1), is where it
-    lies: how far into each segment, or how far the window has moved over the room that it has. A seed
-    draws one at random. A video with too few frames repeats some.
+    Policy "segments", 10 frames, T = 4: the segments are the frames 0-1, 2-4, 5-6 and 7-9, and the view
+    takes the middle frame of each. Policy "window", 60 frames, a window of 32 frames, T = 4: the centred
+    window is the frames 14-45, and the view takes every 8th. A video with too few frames repeats some.
 
-    >>> frame_indices(10, view=ViewConfig(num_frames=4)).tolist()  # segments 0-1, 2-4, 5-6, 7-9
+    >>> frame_indices(10, view=ViewConfig(num_frames=4)).tolist()
     [1, 3, 6, 8]
-    >>> frame_indices(60, view=ViewConfig(num_frames=4, sampling="window")).tolist()  # frames 14-45
+    >>> frame_indices(60, view=ViewConfig(num_frames=4, sampling="window")).tolist()
     [14, 22, 30, 38]
+    >>> frame_indices(2, view=ViewConfig(num_frames=4)).tolist()
+    [0, 0, 1, 1]
+    >>> frame_indices(2, view=ViewConfig(num_frames=4, sampling="window")).tolist()
+    [0, 1, 1, 1]
+
+    Args:
+        total_frames: N, frames of the video or of its part.
+        view: Sampling policy.
+        seed: Seed of a random view; None gives the deterministic view at `offset`.
+        offset: Position of a deterministic view, in [0, 1): the relative position in each segment, or of
+            the window between the first and the last possible start.
+
+    Returns:
+        (T,) int64 in [0, `total_frames`).
 
     Raises:
         ValueError: `total_frames` is less than 1, or `offset` is out of range.
@@ -36,9 +50,9 @@ def frame_indices(
 
 
 def spread_offsets(num_views: int) -> list[float]:
-    """Where V deterministic views of one video lie: (v + 1/2) / V, which for one view is the middle.
+    """Return the offsets (v + 1/2) / V of V deterministic views; a single view is in the middle.
 
-    The dense test views of MMAction2's SampleFrames lie so.
+    MMAction2's SampleFrames places its dense test views in this way.
 
     >>> spread_offsets(4)
     [0.125, 0.375, 0.625, 0.875]
@@ -47,10 +61,18 @@ def spread_offsets(num_views: int) -> list[float]:
 
 
 def _segments(total: int, num_frames: int, draw: float | np.random.Generator) -> Indices:
-    """One frame of each segment [k N / T, (k + 1) N / T): the one at `draw` of its length, or a uniform draw.
+    """Take one frame of each segment [floor(k N / T), floor((k + 1) N / T)), k = 0 ... T - 1.
 
-    Temporal segment networks (Wang et al., ECCV 2016, section 3.1). With N < T a segment may be empty
-    and takes the frame that it starts at.
+    where N: `total`; T: `num_frames` (temporal segment networks, Wang et al., ECCV 2016, section 3.1). With
+    N < T some segments are empty; an empty one takes the frame at which it starts.
+
+    >>> _segments(10, 4, 0.0).tolist(), _segments(10, 4, 0.9).tolist()
+    ([0, 2, 5, 7], [1, 4, 6, 9])
+
+    Args:
+        total: N.
+        num_frames: T.
+        draw: Relative position in each segment, or a generator that draws one frame uniformly from each.
     """
     bounds = np.arange(num_frames + 1, dtype=np.int64) * total // num_frames
     starts, widths = bounds[:-1], np.maximum(np.diff(bounds), 1)
@@ -59,9 +81,19 @@ def _segments(total: int, num_frames: int, draw: float | np.random.Generator) ->
 
 
 def _window(total: int, num_frames: int, window: int, draw: float | np.random.Generator) -> Indices:
-    """start + k (W // T) with W = min(window, N): the window at `draw` of its room, or anywhere.
+    """Take the frames start + k (W // T), k = 0 ... T - 1, with W = min(window, N).
 
-    EV-CLIP's released code; where N < T it gives too few frames, here the last one is repeated.
+    where N: `total`; T: `num_frames`; 0 <= start <= N - W (EV-CLIP's released code). With N < T that code
+    returns fewer than T frames; here the last frame is repeated.
+
+    >>> _window(100, 8, 32, 0.5).tolist()  # start = floor(0.5 * (100 - 32)) = 34, stride 32 // 8 = 4
+    [34, 38, 42, 46, 50, 54, 58, 62]
+
+    Args:
+        total: N.
+        num_frames: T.
+        window: Length of the window in frames.
+        draw: Relative position of the start, or a generator that draws it uniformly.
     """
     window = min(window, total)
     slack = total - window

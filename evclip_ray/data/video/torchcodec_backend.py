@@ -1,7 +1,7 @@
-"""Reading by torchcodec, where a view asks for it.
+"""Decoding with torchcodec, for views that select it.
 
-It is only asked for frames of files whose index the packets tell: there, its frame k is ours. Its pixels
-are resized after their conversion to RGB, not with it, so they differ a little from PyAV's.
+Only files whose packets give an exact index are read with it, because there its frame k is ours. Its frames
+are resized after the conversion to RGB, not in the same step, so they differ slightly from PyAV's.
 """
 
 import importlib.metadata
@@ -20,10 +20,10 @@ logger = logging.getLogger(__name__)
 
 
 def name() -> str:
-    """The decoder and its version.
+    """Return "torchcodec" and its version.
 
     Raises:
-        ValueError: it does not import; without its FFmpeg libraries it cannot.
+        ValueError: torchcodec cannot be imported; it needs FFmpeg's shared libraries.
     """
     try:
         import torchcodec.decoders  # noqa: F401
@@ -31,13 +31,13 @@ def name() -> str:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
             f"view.decoder=torchcodec, but torchcodec does not import ({reason}): pip install"
-            " 'evclip-ray[torchcodec]' and FFmpeg's shared libraries, or set view.decoder=pyav"
+            " 'evclip-ray[torchcodec]' and install FFmpeg's shared libraries, or set view.decoder=pyav"
         ) from None
     return f"torchcodec {importlib.metadata.version('torchcodec')}"
 
 
 def read(video: VideoReader, indices: Sequence[int], convert: Convert) -> dict[int, NDArray[np.uint8]]:
-    """As `VideoReader.read`, by one torchcodec thread; it hands out upright frames."""
+    """Read frames as `VideoReader.read` does, in one torchcodec thread; torchcodec returns upright frames."""
     if video.index.times is None:
         return video.read(indices, convert)
     from torchcodec.decoders import VideoDecoder
@@ -50,8 +50,8 @@ def read(video: VideoReader, indices: Sequence[int], convert: Convert) -> dict[i
         )
         pixels = decoder.get_frames_at(wanted).data.numpy()
     except (RuntimeError, IndexError) as error:
-        # PyAV knows a tail that is cut off, which is clamped, from a hole, which is refused.
-        logger.info("%s: torchcodec cannot (%s), PyAV tries", video.path, str(error).splitlines()[0])
+        # PyAV distinguishes a truncated tail, which is clamped, from a hole, which is refused.
+        logger.info("%s: torchcodec failed (%s), trying PyAV", video.path, str(error).splitlines()[0])
         return video.read(indices, convert)
     finally:
         if not isinstance(source, str):

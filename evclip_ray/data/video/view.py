@@ -1,4 +1,4 @@
-"""What a view of a video is: how many frames, which ones, and the size they are stored at."""
+"""Configuration of a view of a video: number of frames, their sampling and their stored size."""
 
 from typing import Literal, Self
 
@@ -10,14 +10,22 @@ Decoder = Literal["pyav", "torchcodec"]
 
 
 class ViewConfig(Config):
-    """The frames of one view (T = `num_frames`) and their stored size in pixels.
+    """Sampling and stored size of the frames of one view.
 
-    `sampling`: "segments" takes one frame from each of T equal parts of the video; "window" takes
-    every (`window_frames` // T)-th frame of `window_frames` consecutive ones, as EV-CLIP's released
-    code does (arXiv 2604.22595: 32 frames, T = 8).
-    `fit`: "crop" resizes the short side with the aspect kept and crops the centre to
-    `height` x `width`; "stretch" ignores the aspect, as EV-CLIP's released code does (to 256 x 340).
-    `decoder`: torchcodec takes less time where most frames of a video are wanted, and more where few are.
+    >>> ViewConfig(num_frames=8, height=256, width=340).shape
+    (8, 256, 340, 3)
+
+    Attributes:
+        num_frames: T, frames per view.
+        sampling: "segments" takes one frame from each of T equal parts of the video. "window" takes every
+            (`window_frames` // T)-th of `window_frames` consecutive frames, as EV-CLIP's released code does
+            (arXiv 2604.22595: 32 frames, T = 8). `sampling.frame_indices` has an example of each.
+        window_frames: Length of the window in frames; at least T.
+        height: Stored height in pixels.
+        width: Stored width in pixels.
+        fit: "crop" keeps the aspect ratio, resizes until the frame is covered and crops the centre.
+            "stretch" ignores the aspect ratio, as EV-CLIP's released code does (to 256 x 340).
+        decoder: "torchcodec" is faster if most frames of a video are needed, "pyav" if few are.
     """
 
     num_frames: int = Field(default=8, ge=1)
@@ -29,11 +37,11 @@ class ViewConfig(Config):
     decoder: Decoder = "pyav"
 
     @model_validator(mode="after")
-    def _window_holds_the_frames(self) -> Self:
+    def _window_is_long_enough(self) -> Self:
         if self.sampling == "window" and self.window_frames < self.num_frames:
             raise ValueError(
                 f"window_frames must be at least num_frames, got {self.window_frames} < {self.num_frames};"
-                " widen the window or take fewer frames"
+                " raise window_frames or lower num_frames"
             )
         return self
 

@@ -92,14 +92,14 @@ def test_an_index_that_promises_too_much_falls_back_to_a_full_decode(
 ):
     path = write_video(tmp_path / "v.webm", codec="libvpx", options=ALT_REF)
     whole = decoded(path, Fitting(32, 32, "crop"))
-    original = packet_index._frames_promised
+    original = packet_index._shown_frames
 
     def one_too_many(packets):
         times = sorted(time for time, _, _ in packets)
         return original([*packets, (times[-1] + 1, False, False), (times[3] + 1, False, False)])
 
     monkeypatch.setattr(packet_index, "_CODECS_WITH_INVISIBLE_FRAMES", ())
-    monkeypatch.setattr(packet_index, "_frames_promised", one_too_many)
+    monkeypatch.setattr(packet_index, "_shown_frames", one_too_many)
     found = decode_frames(path, [2, 4, len(whole) + 1], **SMALL)
     assert (found == whole[[2, 4, -1]]).all()
 
@@ -149,7 +149,9 @@ def test_a_part_of_an_avi_is_cut_too(tmp_path, write_video, decoded):
 
 def test_a_part_beyond_the_end_is_an_error_that_says_how_long_the_video_is(tmp_path, write_video):
     path = write_video(tmp_path / "v.mp4", num_frames=30)
-    with pytest.raises(VideoError, match=r"no frame is shown from 2.0 to None s; it runs from 0 to 0.97 s"):
+    with pytest.raises(
+        VideoError, match=r"no frame is shown from 2.0 to None s; the video runs from 0 to 0.97 s"
+    ):
         decode_view(path, view=ViewConfig(), start_seconds=2.0)
 
 

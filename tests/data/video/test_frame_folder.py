@@ -103,12 +103,12 @@ def test_a_part_of_a_file_may_be_cut_by_frames_too(tmp_path, write_video):
 
 
 def test_seconds_need_the_rate_of_the_frames(write_frames):
-    with pytest.raises(VideoError, match="shows no time; give its frames a second in the column fps"):
+    with pytest.raises(VideoError, match="has no times; give its frames per second in the column fps"):
         decode_view(write_frames(), view=VIEW, start_seconds=0.5)
 
 
 def test_a_part_beyond_the_end_says_how_many_frames_there_are(write_frames):
-    with pytest.raises(VideoError, match="no frame is from 20 to 30; it holds 20 frames"):
+    with pytest.raises(VideoError, match="no frame is from 20 to 30; the video has 20 frames"):
         decode_view(write_frames(), view=VIEW, start_frame=20, end_frame=30)
 
 
@@ -117,9 +117,9 @@ def test_a_part_beyond_the_end_says_how_many_frames_there_are(write_frames):
     [
         ([1, 2, 4], "img_{:05d}.png", "img_00003.png is missing; extract the frames again"),
         ([0, 1, 9, 11], "{}.png", "2.png is missing"),
-        ([8, 9, 11], "{}.png", "1.png is missing: frames count from 0 or 1 and here from 8"),
-        ([5, 6], "frame_{:010d}.png", "frame_0000000001.png is missing: frames count from 0 or 1"),
-        ([], "", "is a folder without numbered images; frames are named as img_00001.jpg"),
+        ([8, 9, 11], "{}.png", "1.png is missing: frames must start at 0 or 1, these start at 8"),
+        ([5, 6], "frame_{:010d}.png", "frame_0000000001.png is missing: frames must start at 0 or 1"),
+        ([], "", "is a folder without numbered images; name the frames like img_00001.jpg"),
     ],
 )
 def test_a_gap_is_refused_with_the_name_that_is_missing(write_frames, numbers, template, message):
@@ -130,7 +130,7 @@ def test_a_gap_is_refused_with_the_name_that_is_missing(write_frames, numbers, t
 def test_one_number_twice_is_refused(write_frames):
     folder = write_frames(numbers=[1, 2])
     shutil.copy(folder / "img_00001.png", folder / "img_1.png")
-    with pytest.raises(VideoError, match=r"img_00001.png and img_1.png are one frame; remove one"):
+    with pytest.raises(VideoError, match=r"img_00001.png and img_1.png have the same number; remove one"):
         decode_view(folder, view=VIEW)
 
 
@@ -140,14 +140,16 @@ def test_frames_of_two_patterns_are_refused_and_other_files_are_not_frames(write
         (folder / name).touch()
     assert probe(folder).num_frames == 20
     (folder / "image_00001.png").touch()
-    with pytest.raises(VideoError, match=r"two patterns, as 'image_00001.png' and 'img_00001.png'"):
+    with pytest.raises(VideoError, match=r"two patterns, such as 'image_00001.png' and 'img_00001.png'"):
         probe(folder)
 
 
 def test_frames_of_another_size_are_refused_by_name(write_frames):
     folder = write_frames()
     picture(9, width=62).save(folder / "img_00010.png")
-    with pytest.raises(VideoError, match=r"img_00010.png is 62x48 and others are 64x48; make them alike"):
+    with pytest.raises(
+        VideoError, match=r"img_00010.png is 62x48 but others are 64x48; resize them to one size"
+    ):
         decode_frames(folder, range(20), **SIZE)
 
 
@@ -196,7 +198,7 @@ def test_grey_palette_and_transparent_frames_become_rgb(tmp_path, mode):
 def test_frames_of_more_than_8_bits_are_refused(tmp_path):
     (tmp_path / "v").mkdir()
     Image.fromarray(np.full((48, 64), 300, np.uint16)).save(tmp_path / "v" / "1.png")
-    with pytest.raises(VideoError, match=r"frame 1\.png has more than 8 bits a colour"):
+    with pytest.raises(VideoError, match=r"frame 1\.png has more than 8 bits per colour"):
         decode_frames(tmp_path / "v", [0], **SIZE)
 
 
@@ -235,7 +237,7 @@ def test_verifying_reads_every_frame_of_a_folder(write_frames, make_manifest):
     assert "img_00002.png is missing" in gap.reason
     assert "img_00020.png does not decode" in broken.reason
     assert "img_00012.png is 62x48" in mixed.reason
-    assert "it holds 20 frames" in beyond.reason
+    assert "the video has 20 frames" in beyond.reason
 
 
 def test_equal_folders_under_two_names_are_a_leak(write_frames, make_manifest):

@@ -30,7 +30,7 @@ def test_a_video_of_no_frames_is_refused(tmp_path, suffix, make_manifest):
     path = tmp_path / f"v.{suffix}"
     without_frames(path, suffix)
     assert path.stat().st_size > 0
-    with pytest.raises(VideoError, match=r"no frame of it decodes|cannot be opened|no video stream"):
+    with pytest.raises(VideoError, match=r"no frame decodes|cannot be opened|no video stream"):
         decode_view(path, view=VIEW)
     assert not verified(path, make_manifest).ok
 

@@ -12,7 +12,7 @@ from evclip_ray.data.video.view import ViewConfig
 
 @pytest.fixture(autouse=True)
 def fresh():
-    """What was found out about torchcodec is forgotten before and after."""
+    """Clear the cached decoder name before and after each test."""
     decoder_name.cache_clear()
     yield
     decoder_name.cache_clear()
@@ -20,7 +20,7 @@ def fresh():
 
 @pytest.fixture
 def fake(monkeypatch, decoded):
-    """A torchcodec that decodes every frame by PyAV; counts its calls."""
+    """Install a fake torchcodec that decodes with PyAV and records its calls."""
     state = SimpleNamespace(calls=[], fails=False)
 
     class VideoDecoder:
@@ -43,7 +43,7 @@ def fake(monkeypatch, decoded):
 
 
 @pytest.mark.parametrize("error", ["ImportError", "RuntimeError", "OSError"])
-def test_a_torchcodec_that_cannot_be_imported_is_refused_with_the_cure(tmp_path, monkeypatch, error):
+def test_missing_torchcodec_is_refused_with_the_fix(tmp_path, monkeypatch, error):
     (tmp_path / "torchcodec").mkdir()
     (tmp_path / "torchcodec" / "__init__.py").write_text(f"raise {error}('no libavutil\\nlong story')")
     monkeypatch.delitem(sys.modules, "torchcodec", raising=False)
@@ -54,7 +54,7 @@ def test_a_torchcodec_that_cannot_be_imported_is_refused_with_the_cure(tmp_path,
         decoder_name("torchcodec")
 
 
-def test_pyav_decodes_unless_torchcodec_is_asked_for(tmp_path, write_video, fake):
+def test_pyav_is_the_default_decoder(tmp_path, write_video, fake):
     path = write_video(tmp_path / "v.mp4")
     decode_frames(path, [3], height=48, width=64)
     assert fake.calls == []
@@ -62,13 +62,13 @@ def test_pyav_decodes_unless_torchcodec_is_asked_for(tmp_path, write_video, fake
     assert fake.calls == [[10, 30]]
 
 
-def test_torchcodec_has_a_cache_key_of_its_own(fake):
+def test_torchcodec_changes_the_cache_key(fake):
     assert decoder_name("torchcodec").startswith("torchcodec 0.17.0 / pyav ")
     assert decoder_name().startswith("pyav ")
     assert ViewConfig(decoder="torchcodec").model_dump() != ViewConfig().model_dump()
 
 
-def test_torchcodec_gives_the_frames_that_pyav_gives(tmp_path, write_video, fake, decoded):
+def test_torchcodec_returns_the_same_frames_as_pyav(tmp_path, write_video, fake, decoded):
     path = write_video(tmp_path / "v.mp4")
     whole = decoded(path, Fitting(48, 64, "crop"))
     frames = decode_frames(path, [30, 2, 30], height=48, width=64, decoder="torchcodec")
@@ -76,20 +76,20 @@ def test_torchcodec_gives_the_frames_that_pyav_gives(tmp_path, write_video, fake
     assert np.abs(frames.astype(int) - whole[[30, 2, 30]]).mean() < 2
 
 
-def test_torchcodec_counts_the_frames_of_a_part_from_the_first_of_the_file(tmp_path, write_video, fake):
+def test_torchcodec_numbers_frames_of_the_whole_file(tmp_path, write_video, fake):
     path = write_video(tmp_path / "v.mp4", options={"g": "5", "sc_threshold": "0"})
     view = ViewConfig(num_frames=2, height=48, width=64, decoder="torchcodec")
     decode_view(path, view=view, start_seconds=1.0, end_seconds=1.1)
     assert fake.calls == [[30, 32]]
 
 
-def test_files_that_only_a_full_decode_indexes_stay_with_pyav(tmp_path, write_video, fake):
+def test_files_without_exact_packets_use_pyav(tmp_path, write_video, fake):
     path = write_video(tmp_path / "v.avi", codec="mpeg4")
     assert decode_frames(path, [3], height=48, width=64, decoder="torchcodec").shape == (1, 48, 64, 3)
     assert fake.calls == []
 
 
-def test_where_torchcodec_fails_pyav_decides(tmp_path, write_video, fake, decoded):
+def test_pyav_decodes_after_a_torchcodec_failure(tmp_path, write_video, fake, decoded):
     path = write_video(tmp_path / "v.mp4", num_frames=5)
     fake.fails = True
     whole = decoded(path, Fitting(48, 64, "crop"))

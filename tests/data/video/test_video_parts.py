@@ -1,4 +1,4 @@
-"""A part of a long video is the same frames, whether all of the file is looked at or what is around it."""
+"""Parts of long videos: the same frames from the packets around the part as from the whole file."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ FILES = {
         "v.mp4",
         {"options": {"g": "10"}, "times": [k if k < 60 else 60 + 3 * (k - 60) for k in range(150)]},
     ),
-}  # fmt: skip
+}
 PARTS = [
     (0.0, 0.5),
     (None, 0.2),
@@ -44,15 +44,15 @@ def video(request, tmp_path_factory, write_video):
 
 
 @pytest.mark.parametrize(("start", "end"), PARTS)
-def test_a_part_is_the_frames_that_a_full_decode_shows_in_it(video, decoded, start, end):
+def test_part_equals_a_slice_of_a_full_decode(video, decoded, start, end):
     whole = decoded(video, Fitting(32, 32, "crop"))
     with VideoReader(video) as reader:
         first, last = part_of(reader, {"start_seconds": start, "end_seconds": end})
-    found = decode_view(video, view=VIEW, start_seconds=start, end_seconds=end)
-    assert (found == whole[first + frame_indices(last - first, view=VIEW)]).all()
+    frames = decode_view(video, view=VIEW, start_seconds=start, end_seconds=end)
+    assert (frames == whole[first + frame_indices(last - first, view=VIEW)]).all()
 
 
-def test_a_part_indexes_the_packets_around_it_only(tmp_path, write_video):
+def test_part_indexes_only_the_packets_around_it(tmp_path, write_video):
     path = write_video(tmp_path / "v.mp4", num_frames=300, options={"g": "10", "sc_threshold": "0"})
     with VideoReader(path, start_seconds=5.0, end_seconds=5.5) as reader:
         assert reader.windowed
@@ -60,15 +60,15 @@ def test_a_part_indexes_the_packets_around_it_only(tmp_path, write_video):
         assert reader.index.seconds[0] <= 5.0 < 5.5 <= reader.index.seconds[-1]
 
 
-def test_a_part_beyond_the_end_says_how_long_the_video_is(tmp_path, write_video):
+def test_error_of_a_part_beyond_the_end_has_the_duration(tmp_path, write_video):
     path = write_video(tmp_path / "v.mp4", num_frames=60, options={"g": "10"})
-    with pytest.raises(VideoError, match=r"no frame is shown from 3.0 to 4.0 s; it runs from 0 to 1.97 s"):
+    with pytest.raises(
+        VideoError, match=r"no frame is shown from 3.0 to 4.0 s; the video runs from 0 to 1.97 s"
+    ):
         decode_view(path, view=VIEW, start_seconds=3.0, end_seconds=4.0)
 
 
-def test_an_index_of_a_part_that_promises_too_much_falls_back_to_the_whole(
-    tmp_path, write_video, decoded, monkeypatch
-):
+def test_wrong_index_of_a_part_falls_back_to_the_whole(tmp_path, write_video, decoded, monkeypatch):
     path = write_video(tmp_path / "v.mp4", num_frames=90, options={"g": "10", "bf": "0"})
     whole = decoded(path, Fitting(32, 32, "crop"))
     original = packet_index._index_of
@@ -80,39 +80,39 @@ def test_an_index_of_a_part_that_promises_too_much_falls_back_to_the_whole(
 
     monkeypatch.setattr(packet_index, "_index_of", one_too_many)
     view = ViewConfig(num_frames=15, height=32, width=32)
-    found = decode_view(path, view=view, start_seconds=1.0, end_seconds=1.5)
-    assert (found == whole[30:45]).all()
+    frames = decode_view(path, view=view, start_seconds=1.0, end_seconds=1.5)
+    assert (frames == whole[30:45]).all()
 
 
-def test_a_container_whose_packets_tell_nothing_is_read_whole(tmp_path, write_video):
+def test_container_without_times_is_indexed_by_decoding(tmp_path, write_video):
     path = write_video(tmp_path / "v.avi", codec="mpeg4")
     with VideoReader(path, start_seconds=1.0, end_seconds=1.1) as reader:
         assert not reader.windowed
         assert len(reader.index.seconds) == 40
 
 
-def test_times_count_from_the_first_frame_though_the_stream_starts_later(tmp_path, write_video):
+def test_times_count_from_the_first_frame_of_a_late_stream(tmp_path, write_video):
     late = write_video(tmp_path / "v.mkv", num_frames=90, options={"g": "10"}, times=range(300, 390))
     soon = write_video(tmp_path / "w.mkv", num_frames=90, options={"g": "10"})
     part = {"start_seconds": 1.0, "end_seconds": 2.0}
     assert (decode_view(late, view=VIEW, **part) == decode_view(soon, view=VIEW, **part)).all()
 
 
-def test_a_part_seeks_past_what_it_does_not_need(tmp_path, write_video, monkeypatch):
+def test_reading_a_part_seeks_to_it(tmp_path, write_video, monkeypatch):
     path = write_video(tmp_path / "v.mp4", num_frames=300, options={"g": "10", "sc_threshold": "0"})
-    given = []
+    decoded_times = []
     advance = reader._advance
 
     def counting(frames, time):
-        return advance((given.append(frame.pts) or frame for frame in frames), time)
+        return advance((decoded_times.append(frame.pts) or frame for frame in frames), time)
 
     monkeypatch.setattr(reader, "_advance", counting)
     decode_view(path, view=VIEW, start_seconds=8.0, end_seconds=8.5)
-    assert len(given) < 30
-    assert np.min(given) > 0
+    assert len(decoded_times) < 30
+    assert np.min(decoded_times) > 0
 
 
-def test_a_part_between_two_frames_says_so(tmp_path, write_video):
+def test_part_between_two_frames_is_an_error(tmp_path, write_video):
     path = write_video(tmp_path / "v.mp4", num_frames=9, times=range(0, 90, 10))
     with pytest.raises(VideoError, match=r"from 1.1 to 1.2 s; one frame is shown for longer than that"):
         decode_view(path, view=VIEW, start_seconds=1.1, end_seconds=1.2)
