@@ -12,7 +12,7 @@ from typing import Any
 
 from evclip_ray.artifacts import ArtifactError
 from evclip_ray.config import ConfigError, nearest
-from evclip_ray.data.manifest.leaks import refuse_seen
+from evclip_ray.data.manifest.leaks import refuse_training_overlap
 from evclip_ray.data.manifest.protocols import TRANSFERS, EvalSet, Protocol, already_trained, zero_shot
 from evclip_ray.data.manifest.splits import assign_splits
 from evclip_ray.metrics.multi_view import EvaluationViews
@@ -138,14 +138,14 @@ def _transfer(
             seed=source.split_seed,
         )
     if protocol == "zero_shot":
-        return zero_shot(manifest, split=split).read
-    return TRANSFERS[protocol](trained, manifest, split=split).read
+        return zero_shot(manifest, split=split).eval_sets
+    return TRANSFERS[protocol](trained, manifest, split=split).eval_sets
 
 
 def _trained_on(trained: Protocol, eval_set: EvalSet) -> frozenset[int]:
     """Return the rows whose videos were used for training or selection under another manifest."""
-    used = [(part.manifest, part.rows) for part in (trained.train, trained.select) if part is not None]
-    return refuse_seen(used, eval_set.manifest, eval_set.rows, allow=eval_set.manifest.allow_leaks)
+    used = [(part.manifest, part.rows) for part in (trained.train, trained.val) if part is not None]
+    return refuse_training_overlap(used, eval_set.manifest, eval_set.rows, allow=eval_set.manifest.allow_leaks)
 
 
 def _source_of(data: DataConfig) -> tuple[Any, ...]:

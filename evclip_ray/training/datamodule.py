@@ -201,8 +201,8 @@ def plan_videos(
     data = experiment.data
     listed = resolve_manifest(data, cache=cache, progress=progress)
     protocol = find_protocol(data, listed, with_shots="train" in splits)
-    eval_sets = {"train": protocol.train, "val": protocol.select, **protocol.read}
-    manifest = protocol.read["test"].manifest
+    eval_sets = {"train": protocol.train, "val": protocol.val, **protocol.eval_sets}
+    manifest = protocol.eval_sets["test"].manifest
     rows = {
         split: chosen.rows for split, chosen in eval_sets.items() if split in splits and chosen is not None
     }

@@ -64,7 +64,7 @@ def test_set_without_training_videos_is_evaluated_whole(checkpoint, other, tmp_p
 def test_renamed_training_videos_are_refused_with_the_count(checkpoint, other, tmp_path, protocol):
     manifest = other(copies=2)
     with pytest.raises(
-        ManifestError, match=r"2 leaks between what was trained on and what is read \(2 by con"
+        ManifestError, match=r"2 leaks between the training and the evaluation videos \(2 by con"
     ):
         read(checkpoint, manifest, tmp_path, protocol)
     plan = read(checkpoint, manifest, tmp_path, protocol, {"data.allow_leaks": True})
@@ -76,7 +76,7 @@ def test_closed_set_of_another_list_is_checked(checkpoint, other, tmp_path):
     text = manifest.read_text().splitlines()
     marked = [f"{text[0]},split", *(f"{line},test" for line in text[1:])]
     manifest.write_text("\n".join(marked) + "\n")
-    with pytest.raises(ManifestError, match="1 leaks between what was trained on and what is read"):
+    with pytest.raises(ManifestError, match="1 leaks between the training and the evaluation videos"):
         read(checkpoint, manifest, tmp_path, "closed_set")
     plan = read(checkpoint, manifest, tmp_path, "closed_set", {"data.allow_leaks": True})
     assert plan.leaking_rows == 1

@@ -1,4 +1,4 @@
-"""Leaks: one file, group or content in two splits, or trained on and read, so that a test sees training."""
+"""Leaks: a file, group or content in two splits, or in both training and evaluation."""
 
 import collections
 import dataclasses
@@ -25,10 +25,13 @@ Indices = NDArray[np.int64]
 
 @dataclasses.dataclass(frozen=True)
 class Leak:
-    """One thing that two splits or more share.
+    """A file, group or content that two or more splits share.
 
-    `value`: the path, the group, or the SHA-256 (64 hex digits) of the bytes. `splits`: in the order
-    train, val, test. `rows`: every row of the manifest that has it, ascending.
+    Attributes:
+        kind: What is shared.
+        value: The path, the group, or the SHA-256 (64 hex digits) of the bytes.
+        splits: In the order train, val, test.
+        rows: Every row of the manifest with this value, ascending.
     """
 
     kind: Literal["path", "group", "content"]
@@ -38,13 +41,15 @@ class Leak:
 
 
 def find_leaks(manifest: Manifest, *, content: bool = True) -> list[Leak]:
-    """Everything that two splits share: files first, then groups, then equal bytes under two names.
+    """Return what two splits share: files first, then groups, then equal bytes under two names.
 
-    `content`: read the files whose size another split has as well. Absent and empty files are nothing
-    that could leak, and rows without a split belong to none.
+    Example: train has a.mp4, and test has a.mp4 and its copy b.mp4. This is one leak of the path a.mp4, and
+    one leak of content in both rows of a.mp4 and in b.mp4.
 
-    Worked example: train has a.mp4, test has a.mp4 and a copy of it called b.mp4. That is a leak of the
-    path a.mp4, and a leak of content in both rows of a.mp4 and in b.mp4.
+    Args:
+        manifest: Rows without a split are ignored.
+        content: Also compare bytes. Only files whose size occurs in two splits are read. Absent and empty
+            files never leak.
     """
     table = manifest.table.append_column("row", pa.array(range(len(manifest)), pa.int64()))
     leaks = _leaks(table, "path") + _leaks(table, "group")
@@ -52,63 +57,79 @@ def find_leaks(manifest: Manifest, *, content: bool = True) -> list[Leak]:
 
 
 def refuse_leaks(manifest: Manifest, *, allow: bool = False, content: bool = True) -> list[Leak]:
-    """The leaks of a manifest, which is refused if it has any, unless a leaky protocol is asked for.
+    """Raise an error if a manifest has leaks, unless they are allowed. Return the allowed leaks.
 
-    `allow`: reproduce a leaky published protocol: the leaks are logged as a warning and returned, for
-    the caller to mark what they reach. `content`: see `find_leaks`.
+    Args:
+        manifest: Manifest to check.
+        allow: Log the leaks as a warning instead, to reproduce a published protocol that has them.
+        content: See `find_leaks`.
 
     Raises:
-        ManifestError: leaks, with their number.
+        ManifestError: There are leaks; the message has their number.
     """
     leaks = find_leaks(manifest, content=content)
     if not leaks:
         return leaks
-    told = f"{manifest.source}: {_told(leaks, 'splits')}"
+    summary = f"{manifest.source}: {_summary(leaks, 'splits')}"
     if not allow:
         raise ManifestError(
-            f"{told}; put each in one split, or allow leaks to reproduce a published protocol that has them"
+            f"{summary}; put each in one split, or allow leaks to reproduce a published protocol that has"
+            " them"
         )
-    logger.warning("%s; allowed: numbers from these splits are too good", told)
+    logger.warning("%s; allowed: numbers from these splits are too good", summary)
     return leaks
 
 
-def find_seen(seen: Iterable[tuple[Manifest, Indices]], read: Manifest, rows: Indices) -> list[Leak]:
-    """The files, and equal contents under two names, that are `rows` of `read` and were `seen` in training.
+def find_training_overlap(
+    used: Iterable[tuple[Manifest, Indices]], evaluated: Manifest, rows: Indices
+) -> list[Leak]:
+    """Return the files, and equal contents under two names, of both training and evaluation.
 
-    `seen`: the rows that trained or selected, of manifests of their own. `Leak.rows` are of `read`; groups
-    are not compared, as two manifests name them independently.
+    Groups are not compared, because two manifests name them independently.
+
+    Args:
+        used: Rows that were trained or selected on, each with its manifest.
+        evaluated: Manifest of the evaluation.
+        rows: Rows of `evaluated` that are scored. `Leak.rows` are among these.
     """
-    parts = [_placed(manifest, chosen, "train") for manifest, chosen in seen]
-    table = pa.concat_tables([*parts, _placed(read, rows, "test", numbered=True)])
-    # Every path is of its own, so there is no root.
+    parts = [_uri_table(manifest, chosen, "train") for manifest, chosen in used]
+    table = pa.concat_tables([*parts, _uri_table(evaluated, rows, "test", numbered=True)])
+    # Every path is a URI, so there is no root.
     leaks = _leaks(table, "path") + _leaks(_with_content(table, Path()), "content")
     return [
         dataclasses.replace(leak, rows=tuple(sorted(row for row in leak.rows if row >= 0))) for leak in leaks
     ]
 
 
-def refuse_seen(
-    seen: Iterable[tuple[Manifest, Indices]], read: Manifest, rows: Indices, *, allow: bool = False
+def refuse_training_overlap(
+    used: Iterable[tuple[Manifest, Indices]], evaluated: Manifest, rows: Indices, *, allow: bool = False
 ) -> frozenset[int]:
-    """The rows of `read` that `find_seen` finds. `allow`: as in `refuse_leaks`.
+    """Raise an error if evaluation videos were trained or selected on. Return the allowed rows.
+
+    Args:
+        used: See `find_training_overlap`.
+        evaluated: See `find_training_overlap`.
+        rows: See `find_training_overlap`.
+        allow: Log a warning instead, as in `refuse_leaks`.
 
     Raises:
-        ManifestError: there are some, with their number.
+        ManifestError: There is an overlap; the message has its size.
     """
-    leaks = find_seen(seen, read, rows)
+    leaks = find_training_overlap(used, evaluated, rows)
     if not leaks:
         return frozenset()
-    told = f"{read.source}: {_told(leaks, 'what was trained on and what is read')}"
+    summary = f"{evaluated.source}: {_summary(leaks, 'the training and the evaluation videos')}"
     if not allow:
         raise ManifestError(
-            f"{told}; read other videos, or allow leaks to reproduce a published protocol that has them"
+            f"{summary}; evaluate on other videos, or allow leaks to reproduce a published protocol that has"
+            " them"
         )
-    logger.warning("%s; allowed: numbers from these videos are too good", told)
+    logger.warning("%s; allowed: numbers from these videos are too good", summary)
     return frozenset(row for leak in leaks for row in leak.rows)
 
 
-def _placed(manifest: Manifest, rows: Indices, split: str, *, numbered: bool = False) -> pa.Table:
-    """Columns path (a URI, of this machine too), split and row (-1 unless `numbered`) of some rows."""
+def _uri_table(manifest: Manifest, rows: Indices, split: str, *, numbered: bool = False) -> pa.Table:
+    """Return the columns path (a URI, also for local files), split and row (-1 unless `numbered`)."""
     paths = manifest.table["path"].take(pa.array(rows, pa.int64())).to_pylist()
     places = [manifest.locate(path) for path in paths]
     uris = [place if isinstance(place, str) else f"file://{place}" for place in places]
@@ -123,7 +144,7 @@ def _placed(manifest: Manifest, rows: Indices, split: str, *, numbered: bool = F
     )
 
 
-def _told(leaks: list[Leak], between: str) -> str:
+def _summary(leaks: list[Leak], between: str) -> str:
     counts = collections.Counter(leak.kind for leak in leaks)
     listed = ", ".join(f"{count} by {kind}" for kind, count in counts.items())
     first = leaks[0]
@@ -149,23 +170,23 @@ def _leaks(table: pa.Table, column: str) -> list[Leak]:
 
 
 def _with_content(table: pa.Table, root: Place) -> pa.Table:
-    """`table` with a column "content": the SHA-256 of files that may be equal, null for the others."""
+    """Return `table` with a column "content": the SHA-256 of files that may be equal, null for the others."""
     paths = table["path"].to_pylist()
-    found = storage.identities(root, paths)
-    sizes = {path: identity.size for path, identity in found.items() if identity and identity.size}
+    identities = storage.identities(root, paths)
+    sizes = {path: identity.size for path, identity in identities.items() if identity and identity.size}
     sized = table.append_column("size", pa.array([sizes.get(path) for path in paths], pa.int64()))
-    # A digest reads the whole file, so only sizes that two splits have are worth one. A storage's own
-    # tags will not do: equal objects that were sent in other pieces have others.
+    # A digest reads the whole file, so only files whose size occurs in two splits get one. The tags of an
+    # object storage cannot be used: they depend on the parts in which an object was uploaded.
     shared = set(shared_between_splits(sized, "size")["size"].to_pylist())
     digests = {path: _sha256(storage.locate(root, path)) for path, size in sizes.items() if size in shared}
-    # One file in two splits is a leak by path already: content tells of two files.
+    # One file in two splits is already a leak by path, so content leaks are limited to copies.
     copies = collections.Counter(digests.values())
-    told = {path: value for path, value in digests.items() if copies[value] > 1}
-    return table.append_column("content", pa.array([told.get(path) for path in paths], pa.string()))
+    content = {path: value for path, value in digests.items() if copies[value] > 1}
+    return table.append_column("content", pa.array([content.get(path) for path in paths], pa.string()))
 
 
 def _sha256(place: Place) -> str:
-    """Of a file's bytes; of a folder of frames, of all its files' in the order of their names."""
+    """Return the digest of a file, or of all files of a folder of frames in the order of their names."""
     whole = hashlib.sha256()
     files = [place]
     if storage.is_folder(place):

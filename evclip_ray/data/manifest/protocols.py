@@ -1,8 +1,8 @@
-"""Protocols: which videos train, which select, which are read, and among which classes. Pure.
+"""Protocols: the videos and classes of training, of validation and of each evaluation. No video is opened.
 
-Whoever selects never sees a video that is read: validation is held out of train, by group where there
-are groups. A protocol that trains on one set and reads another takes what was trained (`closed_set`,
-`few_shot`, or `already_trained` for a checkpoint) and the other set.
+The selection code never sees evaluation videos: validation is held out of train, by group where there are
+groups. A protocol that evaluates on another data set takes the protocol of the training (`closed_set`,
+`few_shot`, or `already_trained` for a checkpoint) and that data set.
 """
 
 import collections
@@ -23,7 +23,7 @@ Indices = NDArray[np.int64]
 
 @dataclasses.dataclass(frozen=True)
 class EvalSet:
-    """Videos that are used together: `rows` of `manifest`, and its labels in the order of their indices."""
+    """Videos that are used together: `rows` of `manifest`, and the classes in the order of their indices."""
 
     manifest: Manifest
     rows: Indices
@@ -32,17 +32,21 @@ class EvalSet:
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """What a protocol names.
+    """Videos and classes of one protocol.
 
-    `classes`: what is told apart in training, in order. `train`, `select`: None where nothing is trained,
-    or was trained already. `read`: by name, what is scored, each among classes of its own.
+    Attributes:
+        name: Name of the protocol.
+        classes: Classes of the training, in the order of their indices.
+        train: Training videos, None if nothing is trained or the training is done.
+        val: Validation videos, None like `train`.
+        eval_sets: Name -> videos to score, each with its own classes.
     """
 
     name: str
     classes: tuple[str, ...]
     train: EvalSet | None
-    select: EvalSet | None
-    read: dict[str, EvalSet]
+    val: EvalSet | None
+    eval_sets: dict[str, EvalSet]
 
 
 def closed_set(
@@ -53,22 +57,29 @@ def closed_set(
     test_fraction: float = 0.2,
     seed: int = 0,
 ) -> Protocol:
-    """Train, select and read the same classes: all of them, or `classes` in their order.
+    """Return a protocol that trains, validates and evaluates on the same classes.
 
-    Splits that the manifest lacks are made as in `data.splits.assign_splits`; a split may be empty.
+    Missing splits are assigned by `splits.assign_splits`. A split may be empty.
+
+    Args:
+        manifest: Videos with or without splits.
+        classes: Classes in the order of their indices, all by default.
+        val_fraction: Fraction of the videos for validation.
+        test_fraction: Fraction of the videos for the test, if the manifest has no splits.
+        seed: Seed of the splits.
 
     Raises:
-        ValueError: a class without a video, fewer than two classes, or splits that cannot be made.
+        ValueError: A class has no video, there are fewer than two classes, or splits cannot be assigned.
     """
-    # Split before classes are chosen: a video's split must not depend on which others are told apart.
+    # Splits come before the choice of classes, so that the split of a video does not depend on that choice.
     manifest = splits.assign_splits(
         manifest, val_fraction=val_fraction, test_fraction=test_fraction, seed=seed
     )
     manifest, names = (manifest, manifest.classes) if classes is None else of_classes(manifest, classes)
     if len(names) < 2:
         raise ValueError(f"{manifest.source}: needs at least two labels, got {list(names)}")
-    train, select, read = (EvalSet(manifest, manifest.in_split(name), names) for name in SPLITS)
-    return Protocol("closed_set", names, train, select, {"test": read})
+    train, val, test = (EvalSet(manifest, manifest.in_split(name), names) for name in SPLITS)
+    return Protocol("closed_set", names, train, val, {"test": test})
 
 
 def few_shot(
@@ -81,12 +92,19 @@ def few_shot(
     test_fraction: float = 0.2,
     seed: int = 0,
 ) -> Protocol:
-    """`closed_set` with K = `shots` training videos of each class, published at K = 1, 2, 4, 8 and 16.
+    """Return `closed_set` with K training videos of each class; published for K = 1, 2, 4, 8 and 16.
 
-    `nested`: the K videos are among the 2K of the same seed.
+    Args:
+        manifest: See `closed_set`.
+        shots: Number K of training videos of each class.
+        nested: True if the K videos are among the 2K videos of the same seed.
+        classes: See `closed_set`.
+        val_fraction: See `closed_set`.
+        test_fraction: See `closed_set`.
+        seed: Seed of the splits and of the shots.
 
     Raises:
-        ValueError: as `closed_set`, or a class with fewer than K training videos.
+        ValueError: See `closed_set`; or a class has fewer than K training videos.
     """
     whole = closed_set(
         manifest, classes=classes, val_fraction=val_fraction, test_fraction=test_fraction, seed=seed
@@ -97,62 +115,63 @@ def few_shot(
 
 
 def zero_shot(target: Manifest, *, split: str = "test") -> Protocol:
-    """Nothing trains: `target` is read among its own classes."""
+    """Return a protocol without training that evaluates on `target` with its own classes."""
     return Protocol("zero_shot", (), None, None, {"test": _own_classes(target, split)})
 
 
 def already_trained(classes: Sequence[str]) -> Protocol:
-    """What a checkpoint was trained for, where its training videos are not at hand."""
+    """Return the protocol of a checkpoint whose training videos are not available."""
     return Protocol("already_trained", tuple(classes), None, None, {})
 
 
 def base_to_novel(trained: Protocol, target: Manifest, *, split: str = "test") -> Protocol:
-    """Read the classes that were trained, in their order, and apart from them all others of `target`.
+    """Return a protocol that evaluates on the trained classes and, separately, on all others of `target`.
 
-    The two top-1 are reported with their harmonic mean, `metrics.harmonic_mean`; `base_classes` are the
-    usual ones to train.
+    Both top-1 are reported with `metrics.classification.harmonic_mean`. Usually, `base_classes` are trained.
 
     Raises:
-        ValueError: a trained class is not in `target`, or no other is.
+        ValueError: A trained class is not in `target`, or `target` has no other class.
     """
     base, base_names = of_classes(target, trained.classes)
     known = {normalized_name(name) for name in trained.classes}
     others = [name for name in target.classes if normalized_name(name) not in known]
     if not others:
-        raise ValueError(f"{target.source}: every class was trained, so none is novel; train some, read all")
+        raise ValueError(
+            f"{target.source}: every class was trained, so none is novel; train only some of them"
+        )
     novel, novel_names = of_classes(target, others)
-    read = {
-        "base": EvalSet(base, _read_rows(base, split), base_names),
-        "novel": EvalSet(novel, _read_rows(novel, split), novel_names),
+    eval_sets = {
+        "base": EvalSet(base, _eval_rows(base, split), base_names),
+        "novel": EvalSet(novel, _eval_rows(novel, split), novel_names),
     }
-    return _reading("base_to_novel", trained, read)
+    return _transfer("base_to_novel", trained, eval_sets)
 
 
 def cross_dataset(trained: Protocol, target: Manifest, *, split: str = "test") -> Protocol:
-    """Read another data set among its own class names, whatever was trained."""
-    return _reading("cross_dataset", trained, {"test": _own_classes(target, split)})
+    """Return a protocol that evaluates on another data set with its own classes."""
+    return _transfer("cross_dataset", trained, {"test": _own_classes(target, split)})
 
 
 def cross_domain(trained: Protocol, target: Manifest, *, split: str = "test") -> Protocol:
-    """Read the videos of `target` whose class was trained, among the classes that the two share.
+    """Return a protocol that evaluates on the classes that `target` shares with the training.
 
-    Classes are the same when their letters and digits are, whatever the case: "Pick" and "pick". The
-    side's labels are spelled as they were trained, and in that order.
+    Classes are the same if their `normalized_name` is: "Pick" and "pick". The labels are spelled as in
+    training, and keep that order.
 
     Raises:
-        ValueError: fewer than two classes are shared.
+        ValueError: Fewer than two classes are shared.
     """
-    there = {normalized_name(name) for name in target.classes}
-    shared = [name for name in trained.classes if normalized_name(name) in there]
+    target_names = {normalized_name(name) for name in target.classes}
+    shared = [name for name in trained.classes if normalized_name(name) in target_names]
     if len(shared) < 2:
         raise ValueError(
             f"{target.source}: shares {len(shared)} of the {len(trained.classes)} trained classes, needs at"
-            f" least two; its own are {', '.join(target.classes[:5])}, ..."
+            f" least two; its classes are {', '.join(target.classes[:5])}, ..."
         )
     manifest, _ = of_classes(target, shared)
     manifest = _spelled(manifest, {normalized_name(name): name for name in shared})
-    side = EvalSet(manifest, _read_rows(manifest, split), tuple(shared))
-    return _reading("cross_domain", trained, {"test": side})
+    eval_set = EvalSet(manifest, _eval_rows(manifest, split), tuple(shared))
+    return _transfer("cross_domain", trained, {"test": eval_set})
 
 
 TRANSFERS: dict[str, Callable[..., Protocol]] = {
@@ -160,14 +179,14 @@ TRANSFERS: dict[str, Callable[..., Protocol]] = {
     "cross_dataset": cross_dataset,
     "cross_domain": cross_domain,
 }
-"""The protocols that read another set than the one that trained it."""
+"""Protocols that evaluate on another data set than that of the training."""
 
 
 def base_classes(manifest: Manifest) -> tuple[str, ...]:
-    """The half of the classes with the most training videos, the larger half of an odd number.
+    """Return the half of the classes with the most training videos, rounded up, in alphabetical order.
 
-    As in ViFi-CLIP (CVPR 2023, section 4): 26 of HMDB51's 51 and 51 of UCF101's 101. Equally frequent
-    classes are taken in alphabetical order; the result is in alphabetical order.
+    As in ViFi-CLIP (CVPR 2023, section 4): 26 of HMDB51's 51 and 51 of UCF101's 101. Of equally frequent
+    classes, the first in alphabetical order are taken.
     """
     labels = np.array(manifest.column("label"))
     rows = manifest.in_split("train")
@@ -177,17 +196,17 @@ def base_classes(manifest: Manifest) -> tuple[str, ...]:
 
 
 def of_classes(manifest: Manifest, classes: Sequence[str]) -> tuple[Manifest, tuple[str, ...]]:
-    """The videos of `classes`, and these as the manifest spells them, in the order that is given.
+    """Return the videos of `classes`, and the classes in their order as the manifest spells them.
 
     Raises:
-        ValueError: a class has no video, or two are spelled alike.
+        ValueError: A class has no video, or two have the same `normalized_name`.
     """
     spelled = {normalized_name(name): name for name in manifest.classes}
     absent = [name for name in classes if normalized_name(name) not in spelled]
     if absent:
         raise ValueError(
             f"{manifest.source}: has no video of {len(absent)} of {len(classes)} classes:"
-            f" {', '.join(absent[:5])}; leave them out, or give the list that names them so"
+            f" {', '.join(absent[:5])}; leave them out, or use a manifest with these labels"
         )
     names = tuple(spelled[normalized_name(name)] for name in classes)
     if len(spelled) < len(manifest.classes) or len(set(names)) < len(names):
@@ -197,22 +216,21 @@ def of_classes(manifest: Manifest, classes: Sequence[str]) -> tuple[Manifest, tu
 
 
 def _own_classes(target: Manifest, split: str) -> EvalSet:
-    rows = _read_rows(target, split)
+    rows = _eval_rows(target, split)
     if len(target.classes) < 2:
         raise ValueError(f"{target.source}: needs at least two labels, got {list(target.classes)}")
     return EvalSet(target, rows, target.classes)
 
 
-def _read_rows(target: Manifest, split: str) -> Indices:
-    """The rows of a split; all of a set that has no splits, since nothing of it was trained on."""
+def _eval_rows(target: Manifest, split: str) -> Indices:
+    """Return the rows of a split, or all rows of a data set without splits: none of it was trained on."""
     if not target.splits():
         return np.arange(len(target))
     rows = target.in_split(split)
     if not len(rows):
-        found = ", ".join(target.splits())
         raise ValueError(
-            f"{target.source}: the {split!r} split must have at least one video of the classes that are read,"
-            f" got none (splits found: {found})"
+            f"{target.source}: the {split!r} split must have at least one video of the evaluated classes,"
+            f" got none (splits found: {', '.join(target.splits())})"
         )
     return rows
 
@@ -224,23 +242,25 @@ def _spelled(manifest: Manifest, names: dict[str, str]) -> Manifest:
     return dataclasses.replace(manifest, table=table)
 
 
-def _reading(name: str, trained: Protocol, read: dict[str, EvalSet]) -> Protocol:
-    """`trained`, read otherwise; a video that trained or selected is not read.
+def _transfer(name: str, trained: Protocol, eval_sets: dict[str, EvalSet]) -> Protocol:
+    """Return `trained` with other evaluation sets.
 
     Raises:
-        ManifestError: one would be, with their number, unless the manifest allows leaks.
+        ManifestError: Evaluation videos were used for training or selection, and the manifest allows no
+            leaks.
     """
-    seen = {path for side in (trained.train, trained.select) if side is not None for path in _files(side)}
-    for side in read.values():
-        again = [path for path in _files(side) if path in seen]
-        if again and not side.manifest.allow_leaks:
+    used = {path for videos in (trained.train, trained.val) if videos is not None for path in _files(videos)}
+    for videos in eval_sets.values():
+        reused = [path for path in _files(videos) if path in used]
+        if reused and not videos.manifest.allow_leaks:
             raise ManifestError(
-                f"{side.manifest.source}: {len(again)} videos that are read were trained or selected on, the"
-                f" first {again[0]}; read another split, or allow leaks to reproduce a protocol that has them"
+                f"{videos.manifest.source}: {len(reused)} videos of the evaluation were trained or selected"
+                f" on, the first {reused[0]}; choose another split, or allow leaks to reproduce a"
+                " protocol that has them"
             )
-    return dataclasses.replace(trained, name=name, read=read)
+    return dataclasses.replace(trained, name=name, eval_sets=eval_sets)
 
 
-def _files(side: EvalSet) -> list[str]:
-    paths = side.manifest.column("path")
-    return [str(side.manifest.locate(paths[row])) for row in side.rows.tolist()]
+def _files(videos: EvalSet) -> list[str]:
+    paths = videos.manifest.column("path")
+    return [str(videos.manifest.locate(paths[row])) for row in videos.rows.tolist()]

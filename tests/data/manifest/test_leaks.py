@@ -4,7 +4,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from evclip_ray.data.manifest.leaks import find_leaks, find_seen, refuse_leaks, refuse_seen
+from evclip_ray.data.manifest.leaks import (
+    find_leaks,
+    find_training_overlap,
+    refuse_leaks,
+    refuse_training_overlap,
+)
 from evclip_ray.data.manifest.manifest import SCHEMA, Manifest, ManifestError, read_manifest, write_manifest
 from evclip_ray.data.manifest.splits import assign_splits, few_shot
 
@@ -26,7 +31,7 @@ def leaky(tmp_path):
     return make
 
 
-def told(leaks):
+def summary(leaks):
     return [(leak.kind, leak.value, leak.splits, leak.rows) for leak in leaks]
 
 
@@ -40,12 +45,12 @@ def test_honest_splits_have_no_leaks(leaky):
 
 def test_one_file_in_two_splits_is_one_leak(leaky):
     manifest = leaky([("a", "test", None), ("b", "train", None), ("a", "train", None)], a=b"1", b=b"22")
-    assert told(find_leaks(manifest)) == [("path", "a.mp4", ("train", "test"), (0, 2))]
+    assert summary(find_leaks(manifest)) == [("path", "a.mp4", ("train", "test"), (0, 2))]
 
 
 def test_one_group_in_three_splits_is_one_leak(leaky):
     manifest = leaky([("a", "test", "g"), ("b", "val", "g"), ("c", "train", "g"), ("d", "train", "h")])
-    assert told(find_leaks(manifest)) == [("group", "g", ("train", "val", "test"), (0, 1, 2))]
+    assert summary(find_leaks(manifest)) == [("group", "g", ("train", "val", "test"), (0, 1, 2))]
 
 
 def test_equal_bytes_under_two_names_are_a_leak(leaky):
@@ -130,23 +135,23 @@ def test_videos_of_another_manifest_that_trained_are_found_by_file_and_by_conten
     trained = leaky(rows, a=b"1", b=b"22", c=b"333", d=b"4444")
     same_file = f"file://{tmp_path}/a.mp4"
     read = other(["x.mp4", same_file, "y.mp4", "d.mp4"], x=b"22", y=b"55555", d=b"4444")
-    seen = [(trained, trained.in_split("train")), (trained, trained.in_split("val"))]
-    leaks = find_seen(seen, read, np.arange(4))
+    used = [(trained, trained.in_split("train")), (trained, trained.in_split("val"))]
+    leaks = find_training_overlap(used, read, np.arange(4))
     assert [(leak.kind, leak.rows) for leak in leaks] == [("path", (1,)), ("content", (0,))]
-    assert find_seen(seen, read, np.array([2, 3])) == []
+    assert find_training_overlap(used, read, np.array([2, 3])) == []
     message = (
-        r"other.csv: 2 leaks between what was trained on and what is read \(1 by path, 1 by content\) reach"
-        r" 2 rows; the first is the path .*; read other videos, or allow leaks"
+        r"other.csv: 2 leaks between the training and the evaluation videos \(1 by path, 1 by content\) reach"
+        r" 2 rows; the first is the path .*; evaluate on other videos, or allow leaks"
     )
     with pytest.raises(ManifestError, match=message):
-        refuse_seen(seen, read, np.arange(4))
-    assert refuse_seen(seen, read, np.arange(4), allow=True) == {0, 1}
-    assert refuse_seen([], read, np.arange(4)) == frozenset()
+        refuse_training_overlap(used, read, np.arange(4))
+    assert refuse_training_overlap(used, read, np.arange(4), allow=True) == {0, 1}
+    assert refuse_training_overlap([], read, np.arange(4)) == frozenset()
 
 
 def test_parts_of_one_video_that_trained_are_one_leak(tmp_path):
     parts = pa.table({"path": ["a.mp4"] * 3, "label": ["x"] * 3, "start_seconds": [0.0, 1.0, 2.0]})
     trained = Manifest(parts, tmp_path, "a.csv")
     read = Manifest(parts, tmp_path, "b.csv")
-    (leak,) = find_seen([(trained, np.array([0, 1]))], read, np.array([2]))
+    (leak,) = find_training_overlap([(trained, np.array([0, 1]))], read, np.array([2]))
     assert (leak.kind, leak.rows) == ("path", (2,))

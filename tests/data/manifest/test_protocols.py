@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from evclip_ray.data.manifest.manifest import Manifest, ManifestError, protocols
+from evclip_ray.data.manifest import protocols
+from evclip_ray.data.manifest.manifest import Manifest, ManifestError
 from evclip_ray.data.manifest.protocols import EvalSet, already_trained, closed_set, few_shot
 
 CLASSES = ("Pour", "Run", "brush_hair", "kick ball", "walk")
@@ -30,21 +31,21 @@ def column(side: EvalSet, name):
 
 def test_zero_shot_trains_nothing_and_reads_the_test_split():
     found = protocols.zero_shot(manifest())
-    assert (found.train, found.select) == (None, None)
-    assert set(column(found.read["test"], "split")) == {"test"}
-    assert found.read["test"].classes == CLASSES
+    assert (found.train, found.val) == (None, None)
+    assert set(column(found.eval_sets["test"], "split")) == {"test"}
+    assert found.eval_sets["test"].classes == CLASSES
 
 
 def test_a_set_without_splits_is_read_whole_as_nothing_of_it_was_trained_on():
     whole = manifest(splits=None)
-    assert len(protocols.zero_shot(whole).read["test"].rows) == len(whole)
+    assert len(protocols.zero_shot(whole).eval_sets["test"].rows) == len(whole)
 
 
 @pytest.mark.parametrize("splits", [("train", "test"), None])
 def test_validation_is_held_out_of_train_by_group_and_never_from_test(splits):
     given = manifest(splits=splits)
     found = closed_set(given, seed=3)
-    sides = {"train": found.train, "val": found.select, "test": found.read["test"]}
+    sides = {"train": found.train, "val": found.val, "test": found.eval_sets["test"]}
     groups = {name: set(column(side, "group")) for name, side in sides.items()}
     assert all(groups.values())
     assert not groups["train"] & groups["val"]
@@ -61,7 +62,7 @@ def test_shots_are_exact_seeded_and_nested(seed):
         found = few_shot(manifest(), shots=shots, seed=seed)
         counts = collections.Counter(column(found.train, "label"))
         assert counts == dict.fromkeys(CLASSES, shots)
-        assert not set(column(found.train, "group")) & set(column(found.select, "group"))
+        assert not set(column(found.train, "group")) & set(column(found.val, "group"))
         chosen[shots] = set(column(found.train, "path"))
     assert chosen[1] < chosen[2] < chosen[4] < chosen[8]
     assert chosen[4] != set(column(few_shot(manifest(), shots=4, seed=seed + 1).train, "path"))
@@ -95,9 +96,9 @@ def test_base_and_novel_share_neither_classes_nor_videos_and_order_their_own_lab
     assert set(column(trained.train, "label")) == set(base)
     found = protocols.base_to_novel(trained, given)
     assert found.train is trained.train
-    assert found.read["base"].classes == base
-    assert found.read["novel"].classes == ("Run", "brush_hair", "kick ball")
-    for side in found.read.values():
+    assert found.eval_sets["base"].classes == base
+    assert found.eval_sets["novel"].classes == ("Run", "brush_hair", "kick ball")
+    for side in found.eval_sets.values():
         assert set(column(side, "label")) == set(side.classes)
         assert set(column(side, "split")) == {"test"}
 
@@ -105,7 +106,7 @@ def test_base_and_novel_share_neither_classes_nor_videos_and_order_their_own_lab
 def test_the_split_of_a_video_does_not_depend_on_which_classes_are_told_apart():
     given = manifest(splits=None)
     some, whole = closed_set(given, classes=("walk", "Run")), closed_set(given)
-    for part, everything in ((some.train, whole.train), (some.select, whole.select)):
+    for part, everything in ((some.train, whole.train), (some.val, whole.val)):
         assert set(column(part, "path")) < set(column(everything, "path"))
 
 
@@ -119,14 +120,14 @@ def test_cross_dataset_reads_the_other_set_among_its_own_names():
     other = manifest(("dive", "Walk"), root="/other")
     found = protocols.cross_dataset(closed_set(manifest()), other)
     assert found.classes == CLASSES
-    assert found.read["test"].classes == ("Walk", "dive")
-    assert set(column(found.read["test"], "split")) == {"test"}
+    assert found.eval_sets["test"].classes == ("Walk", "dive")
+    assert set(column(found.eval_sets["test"], "split")) == {"test"}
 
 
 def test_cross_domain_reads_the_shared_classes_as_they_were_trained():
     dark = manifest(("KickBall", "Walk", "pour", "Wave"), root="/dark")
     found = protocols.cross_domain(closed_set(manifest()), dark)
-    side = found.read["test"]
+    side = found.eval_sets["test"]
     assert side.classes == ("Pour", "kick ball", "walk")
     pairs = {(path.split("/")[0], label) for path, label in
              zip(column(side, "path"), column(side, "label"), strict=True)}  # fmt: skip
@@ -140,11 +141,11 @@ def test_cross_domain_needs_two_shared_classes():
 
 def test_reading_what_was_trained_is_refused_with_the_count_and_allowed_when_asked():
     trained = closed_set(manifest())
-    count = len(trained.train.rows) + len(trained.select.rows)
-    with pytest.raises(ManifestError, match=f"{count} videos that are read were trained or selected on"):
+    count = len(trained.train.rows) + len(trained.val.rows)
+    with pytest.raises(ManifestError, match=f"{count} videos of the evaluation were trained or selected on"):
         protocols.cross_dataset(trained, manifest(splits=None))
     leaky = protocols.cross_dataset(trained, manifest(splits=None, leaks=True))
-    assert len(leaky.read["test"].rows) == 100
+    assert len(leaky.eval_sets["test"].rows) == 100
 
 
 def test_a_class_without_a_video_and_classes_that_are_spelled_alike_are_refused():
@@ -168,5 +169,5 @@ def test_every_protocol_is_the_same_twice():
         first, second = (protocol(one, other if "cross" in name else given) for one in trained)
         assert first.name == name
         assert (first.train.rows == second.train.rows).all()
-        for side in first.read:
-            assert np.array_equal(first.read[side].rows, second.read[side].rows)
+        for side in first.eval_sets:
+            assert np.array_equal(first.eval_sets[side].rows, second.eval_sets[side].rows)
