@@ -1,17 +1,18 @@
-"""How long a study takes on 1 to 1,000 GPUs, what they wait for, and where more of them stop helping.
+"""Time of a study on 1 to 1,000 GPUs, what the GPUs wait for, and where more GPUs stop helping.
 
-`simulate` reads a YAML of what each part costs (benchmarks/simulation/plan.py says which), of which
-every section says where its numbers are from; --costs puts measured sections in place of some of it.
-`validate` runs real studies on clusters of several nodes in this one machine (cluster/local.sh), and
-compares their time with the simulated one. Their trials wait in place of training (benchmarks/driver.py), as
-two cores cannot train eight at once: scheduling is put to the test, not arithmetic, storage or decoding. What
-goes into the simulation is measured in a study of its own on one node, with other learning curves; only the
-start of a process takes as many times longer as there are nodes, which in truth share this machine's cores.
-Wanted: within 15 % of the measured time.
+`simulate` reads the cost of each part from a YAML file (fields: benchmarks/simulation/plan.py). Each section
+states the source of its numbers. --costs replaces some sections by measured ones.
 
-    python benchmarks/cluster_plan.py simulate --set study.trials=1024 --gpus 1 8 64 512 --out FOLDER
-    python benchmarks/driver.py --out driver.yaml      # measures, for --costs driver.yaml
-    python benchmarks/cluster_plan.py validate --nodes 1 2 3 4 --seconds 1 0.05 --out FOLDER
+`validate` runs real studies on clusters of several nodes on this machine (cluster/local.sh) and compares
+their time with the simulated time. Trials sleep instead of training (benchmarks/driver.py), because two cores
+cannot train eight trials at once. This tests scheduling, but not arithmetic, storage or decoding. The costs
+are measured in a separate study on one node with other learning curves. Only the start time of a process is
+multiplied by the number of nodes, because the nodes share the cores of this machine.
+Expectation: the simulated time is within 15 % of the measured time.
+
+Run: python benchmarks/cluster_plan.py simulate --set study.trials=1024 --gpus 1 8 64 512 --out FOLDER
+     python benchmarks/driver.py --out driver.yaml      # measures, for --costs driver.yaml
+     python benchmarks/cluster_plan.py validate --nodes 1 2 3 4 --seconds 1 0.05 --out FOLDER
 """
 
 import argparse
@@ -44,13 +45,13 @@ HERE = Path(__file__).resolve().parent
 GPUS = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000]
 WANTED = 0.15
 SLOTS = 2
-"""Trials at once on a node of the validation."""
+"""Trials at once on one node of the validation."""
 
 
 def read_plan(file: Path, costs: Path | None, assignments: Sequence[str]) -> ClusterPlan:
     tree = read_yaml(file)
     if costs is not None:
-        # What a trial takes on this machine, without its networks, says nothing of a GPU.
+        # Only the driver: a measured trial sleeps, which tells nothing about a GPU.
         tree["driver"] = read_yaml(costs)["driver"]
     return ClusterPlan.load(override(tree, parse_assignments(tuple(assignments))))
 
@@ -91,7 +92,7 @@ def line(runs: Sequence[Simulated], run: Simulated) -> str:
 
 
 def write(file: Path, rows: Sequence[dict[str, Any]]) -> None:
-    # The order of the reasons differs from row to row, the columns do not.
+    # The order of the reasons differs between rows, so the columns are sorted.
     with file.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.DictWriter(stream, sorted(rows[0], key=lambda name: (name.startswith("idle"), name)))
         writer.writeheader()
@@ -99,7 +100,7 @@ def write(file: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def draw(runs: Sequence[Simulated], file: Path) -> None:
-    """Study time, and what a GPU's time goes to, against the number of GPUs."""
+    """Plot study time and use of GPU time by the number of GPUs."""
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
@@ -107,7 +108,7 @@ def draw(runs: Sequence[Simulated], file: Path) -> None:
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(12, 4.5), layout="constrained")
     left.plot(gpus, [run.seconds / 3600 for run in runs], "o-", color="#0072B2", label="simulated")
     perfect = [runs[0].num_gpus * runs[0].seconds / 3600 / count for count in gpus]
-    left.plot(gpus, perfect, "--", color="#D55E00", label="if every GPU paid in full")
+    left.plot(gpus, perfect, "--", color="#D55E00", label="linear speed-up")
     left.set(
         xscale="log", yscale="log", xlabel="GPUs", ylabel="study (h)", title=f"{len(runs[0].trials)} trials"
     )
@@ -128,8 +129,8 @@ def draw(runs: Sequence[Simulated], file: Path) -> None:
 
 @contextlib.contextmanager
 def local_nodes(nodes: int) -> Iterator[tuple[str, dict[str, str]]]:
-    """A cluster of so many nodes with `SLOTS` CPUs each: its address, and the environment to speak to it."""
-    # A socket's path may have 107 characters.
+    """Start nodes with `SLOTS` CPUs each. Yields the address and the environment to connect with."""
+    # A socket's path is limited to 107 characters.
     folder = Path(tempfile.mkdtemp(prefix="evp.", dir="/tmp"))
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     clean["PATH"] = f"{Path(sys.executable).parent}:{clean['PATH']}"
@@ -166,18 +167,18 @@ def _free_port() -> int:
 
 
 def run_really(nodes: int, arguments: argparse.Namespace, *, seconds: float, seed: int) -> dict[str, Any]:
-    """What benchmarks/driver.py says of a study on so many nodes."""
+    """Run benchmarks/driver.py on a cluster of some nodes and return its measurements."""
     with local_nodes(nodes) as (address, environment), tempfile.TemporaryDirectory() as folder:
-        told = Path(folder) / "told.yaml"
+        result = Path(folder) / "result.yaml"
         subprocess.run(
             [
-                sys.executable, HERE / "driver.py", "--address", address, "--out", told, "--seed", str(seed),
+                sys.executable, HERE / "driver.py", "--address", address, "--out", result, "--seed", str(seed),
                 "--trials", str(arguments.trials), "--epochs", str(arguments.epochs),
                 "--seconds", str(seconds),
             ],
             env=environment, check=True, stdout=subprocess.DEVNULL,
         )  # fmt: skip
-        return read_yaml(told)
+        return read_yaml(result)
 
 
 def run_validation(arguments: argparse.Namespace) -> None:
@@ -200,7 +201,7 @@ def run_validation(arguments: argparse.Namespace) -> None:
 
 
 def _plan_of(costs: dict[str, Any], arguments: argparse.Namespace, *, nodes: int) -> ClusterPlan:
-    # Each node starts as many processes as the one that was measured, all on the same cores.
+    # Every node starts as many processes as the measured one, all on the same cores.
     costs["trial"]["start_seconds"] *= nodes
     none = "none: a study of waiting trials has no videos, and writes no checkpoints"
     tree = {

@@ -1,13 +1,14 @@
-"""How much of the decoder's own rate the shard stage keeps.
+"""Throughput of the shard stage, as a share of the decoder's own throughput.
 
-Both ways decode the same videos on the same number of processes, interleaved in one run:
+Both ways decode the same videos with the same number of processes, in turn within one run:
 
-- the decoder alone: a plain loop in as many processes as cores, without Ray, frames thrown away;
-- the shard stage: `prepare_shards` through Ray Data, shards and ledger written.
+- decoder alone: a plain loop in one process per core, without Ray; frames are discarded.
+- shard stage: `prepare_shards` through Ray Data, with shards and ledger written.
 
-Starting Ray and the processes of both ways (an untimed first pass) is left out. A small set is listed
-several times, under links of other names, so that a pass takes long enough. Beside the rates stands the
-processor time of all processes of each way (Ray's own too), which other jobs on the machine disturb less.
+The start of Ray and of the processes is excluded by an untimed first pass. A small data set is listed several
+times, under links with other names, so that a pass takes long enough. The processor time of all processes,
+Ray's included, is printed as well, because other jobs on the machine disturb it less.
+
 Run: python benchmarks/decoding.py [--data MANIFEST] [--times N] [--repeats N] [--views V] [--decoder D]
 """
 
@@ -39,14 +40,14 @@ CORES = len(os.sched_getaffinity(0))
 
 @dataclasses.dataclass(frozen=True)
 class Pass:
-    """One time through all videos: seconds, and seconds of processors."""
+    """One pass over all videos: wall seconds and processor seconds."""
 
     wall: float
     processors: float
 
 
 def decode(row: dict[str, Any], *, root: Path, view: ViewConfig, num_views: int) -> int:
-    """Bytes of the frames of one row, 0 where it does not decode."""
+    """Decode one row. Return the bytes of its frames, 0 if it does not decode."""
     seeds = [view_seed(0, row, number) for number in range(num_views)]
     try:
         return decode_views(root / row["path"], view=view, seeds=seeds, **part_in(row)).nbytes
@@ -66,7 +67,7 @@ def shards(manifest: Manifest, view: ViewConfig, num_views: int) -> None:
 
 
 def processor_seconds() -> float:
-    """Of this process and all that descend from it and are alive."""
+    """Return the processor seconds of this process and its living descendants."""
     parents: dict[int, int] = {}
     ticks: dict[int, int] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
@@ -89,7 +90,7 @@ def measured(work: Callable[[], None]) -> Pass:
 
 
 def listed(manifest: Manifest, times: int, folder: Path) -> Manifest:
-    """Each row of the manifest `times` times, by links of other names."""
+    """List each row of a manifest `times` times, through links with other names."""
     for number in range(times):
         (folder / str(number)).symlink_to(manifest.root, target_is_directory=True)
     rows = [row | {"path": f"{number}/{row['path']}"} for number in range(times) for row in manifest.rows()]
@@ -109,7 +110,7 @@ def report(passes: list[tuple[Pass, Pass]], num_videos: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--data", type=Path, default=UT_INTERACTION / "manifest.csv")
-    parser.add_argument("--times", type=int, default=8, help="that each video is listed")
+    parser.add_argument("--times", type=int, default=8, help="how often each video is listed")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--views", type=int, default=1)
     parser.add_argument("--decoder", choices=["pyav", "torchcodec"], default="pyav")

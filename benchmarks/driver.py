@@ -1,13 +1,12 @@
-"""What the one driver of a study costs for each trial and epoch, and what a trial waits for besides its work.
+"""Cost of the study driver per trial and epoch, and the time that a trial waits besides its work.
 
-A real study, by the same Tuner, searcher, scheduler, recorder and folder as any other, over the shipped
-`ev_clip` space; only a trial's training is stood in for: each epoch it waits, writes its history as a run
-does, and reports a learning curve drawn by its number. So scheduling is measured, not arithmetic, and it
-can be measured with more trials at once than this machine has cores. Seconds of the driver are its time
-outside of `ray.wait`, shared out over what happened in each of its steps by least squares. What a process
-takes to load its networks is not in it.
+The study is real: Tuner, searcher, scheduler, callbacks and study folder, with the shipped space `ev_clip`.
+Only training is replaced. In each epoch a trial sleeps, writes its history and reports a simulated learning
+curve. This measures scheduling without arithmetic, with more trials at once than the machine has cores.
+The driver's time is its time outside of `ray.wait`. Least squares attribute it to the events of each step.
+The time to load networks is not included.
 
-    python benchmarks/driver.py [--trials 60] [--epochs 20] [--seconds 0.2] [--slots 2] [--out costs.yaml]
+Run: python benchmarks/driver.py [--trials 60] [--epochs 20] [--seconds 0.2] [--slots 2] [--out costs.yaml]
 """
 
 import argparse
@@ -40,7 +39,7 @@ GRACE_EPOCHS = 2
 
 
 def waiting_trial(seconds: float, epochs: int, seed: int) -> Callable[[dict[str, Any]], None]:
-    """A trainable whose epochs wait; it writes when it began, and how long each report took."""
+    """Return a trainable whose epochs sleep. It records its start and the time of each report."""
 
     def run(config: dict[str, Any]) -> None:
         entered = time.time()
@@ -67,7 +66,7 @@ def waiting_trial(seconds: float, epochs: int, seed: int) -> Callable[[dict[str,
 
 
 def _metrics(epoch: int, top1: float, seconds: float) -> dict[str, Any]:
-    """As many numbers as a run writes of an epoch."""
+    """Return as many numbers per epoch as a run writes."""
     others = (
         "train_loss", "train_cross_entropy", "train_consistency", "grad_norm", "lr", "step_seconds",
         "mask_mean", "mask_std", "mask_coverage", "mask_drift", "zero_shot_top1",
@@ -80,18 +79,18 @@ def _metrics(epoch: int, top1: float, seconds: float) -> dict[str, Any]:
 
 
 class Stopwatch:
-    """The driver's own time in each of its steps, with what happened in it."""
+    """Time of the driver in each of its steps, with the events of the step."""
 
     def __init__(self) -> None:
         self.rows: list[tuple[float, ...]] = []
-        """Seconds; results; processes started; trials begun, and by those before; ends, and by epochs."""
+        """Seconds, results, starts, new trials, new x earlier trials, ended trials, ended x epochs."""
         self.begun_at: list[float] = []
         self.first = self.last = 0.0
         self._waited, self._results, self._started, self._epochs = 0.0, 0, 0, 0
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """Every study's driver within the block is timed."""
+        """Time the driver of every study that runs within the block."""
         step, add, wait = TuneController.step, TuneController.add_trial, ray.wait
         result, started = TuneController._process_trial_result, TuneController._actor_started
 
@@ -140,7 +139,7 @@ class Stopwatch:
             )
 
     def costs(self) -> dict[str, float]:
-        """Seconds of each thing that happens, by least squares; none is below nought."""
+        """Return the seconds of each kind of event by least squares, clipped at 0."""
         names = (
             "result_seconds", "started_seconds", "begin_seconds", "begin_per_trial", "end_seconds",
             "end_per_epoch",
@@ -152,7 +151,7 @@ class Stopwatch:
 
 @dataclasses.dataclass(frozen=True)
 class Waiting:
-    """A study whose trials wait `seconds` an epoch; `seed` draws their curves."""
+    """A study whose trials sleep `seconds` per epoch. `seed` draws their learning curves."""
 
     trials: int
     epochs: int
@@ -162,22 +161,22 @@ class Waiting:
 
     @property
     def study(self) -> dict[str, Any]:
-        """As a search space has it."""
+        """Section `study` of the search space."""
         return {
             "trials": self.trials, "scheduler": self.scheduler, "cpus": 1, "memory_gb": 0.2, "gpus": 0,
             "seed": self.seed, "grace_epochs": GRACE_EPOCHS,
         }  # fmt: skip
 
     def space(self, manifest: Path) -> SearchSpace:
-        """EV-CLIP's seven searched settings."""
+        """Return the shipped space of EV-CLIP with its seven searched settings."""
         fixed = {"data.manifest": str(manifest), "optim.epochs": self.epochs, "backbone.pretrained": "random"}
         return read_space(find_space("ev_clip"), fixed, study=self.study)
 
     def run(self, machines: list[Mapping[str, float]], folder: Path) -> float:
-        """Its seconds, from the call to the return.
+        """Run the study and return its seconds.
 
         Raises:
-            RuntimeError: trials that are missing.
+            RuntimeError: Trials are missing.
         """
         trial = waiting_trial(self.seconds, self.epochs, self.seed)
         run = StudyRun(self.space(_manifest(folder)), folder / "study", cache=folder / "cache")
@@ -193,7 +192,7 @@ class Waiting:
 
 
 def _manifest(folder: Path) -> Path:
-    """A list of videos that nobody opens."""
+    """Write a manifest of empty files, which no trial opens."""
     lines = ["path,label,split"]
     for number in range(8):
         (folder / f"{number}.mp4").touch()
@@ -203,7 +202,7 @@ def _manifest(folder: Path) -> Path:
 
 
 def wait_seconds_per_future() -> float:
-    """What one more running trial adds to finding the next event among them."""
+    """Return the seconds that one more running trial adds to finding the next event."""
 
     @ray.remote(num_cpus=0)
     class Sleeper:
@@ -228,7 +227,7 @@ def wait_seconds_per_future() -> float:
 
 
 def measure(study: Waiting, machines: list[Mapping[str, float]], folder: Path) -> dict[str, Any]:
-    """The sections `trial` and `driver` of a cluster plan, from one run of the study, and its seconds."""
+    """Run a study once. Return the sections `trial` and `driver` of a cluster plan, and its seconds."""
     watch = Stopwatch()
     began = time.time()
     with watch.running():
@@ -253,14 +252,14 @@ def measure(study: Waiting, machines: list[Mapping[str, float]], folder: Path) -
 def _trial_costs(
     watch: Stopwatch, driver: Mapping[str, float], trials: Path, *, cold: int
 ) -> dict[str, float]:
-    """Medians over all trials; the first `cold` of them start a process."""
-    told = [json.loads((folder / TIMES).read_text()) for folder in sorted(trials.glob("trial-*"))]
-    until = [entered - begun for (entered, _, _), begun in zip(told, watch.begun_at, strict=True)]
-    turnaround = statistics.median(seconds for _, _, reported in told for seconds in reported)
+    """Return medians over all trials. The first `cold` trials start a process."""
+    times = [json.loads((folder / TIMES).read_text()) for folder in sorted(trials.glob("trial-*"))]
+    until = [entered - begun for (entered, _, _), begun in zip(times, watch.begun_at, strict=True)]
+    turnaround = statistics.median(seconds for _, _, reported in times for seconds in reported)
     return {
         "start_seconds": statistics.median(until[:cold]) - driver["started_seconds"],
         "next_seconds": max(0.0, statistics.median(until[cold:]) - driver["started_seconds"]),
-        "epoch_seconds": statistics.median(seconds for _, worked, _ in told for seconds in worked),
+        "epoch_seconds": statistics.median(seconds for _, worked, _ in times for seconds in worked),
         "report_seconds": max(0.0, turnaround - driver["result_seconds"]),
     }
 
@@ -271,10 +270,10 @@ def main() -> None:
     )
     parser.add_argument("--trials", type=int, default=60)
     parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--seconds", type=float, default=0.2, help="that an epoch waits")
-    parser.add_argument("--slots", type=int, default=2, help="trials at once, on this machine")
-    parser.add_argument("--address", default=None, help="of a running Ray, whose CPUs are the slots then")
-    parser.add_argument("--seed", type=int, default=0, help="of the points and of the learning curves")
+    parser.add_argument("--seconds", type=float, default=0.2, help="duration of an epoch")
+    parser.add_argument("--slots", type=int, default=2, help="trials at once on this machine")
+    parser.add_argument("--address", default=None, help="running Ray cluster, whose CPUs are the slots")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the points and the learning curves")
     parser.add_argument("--scheduler", default="asha", choices=["asha", "none"])
     parser.add_argument("--out", type=Path, default=None, help="a YAML file for the sections measured")
     arguments = parser.parse_args()

@@ -1,11 +1,10 @@
-"""A list of Kinetics-700's size: import, the search for leaks, 16 shots, and the file.
+"""Time and memory for a manifest of Kinetics-700's size: import, leak check, 16 shots, and the file.
 
-Makes 650,000 empty files under the names of Kinetics and their official CSV, then times each step; the
-making is not counted. Wanted: import, duplicates and 16 shots under 20 s together, under 2 GB.
-Leaks are looked for by path and group: bytes are compared only among files of one size, and empty files
-would all be one video.
+The script makes 650,000 empty files with the names of Kinetics and the official CSV, which is not timed.
+Expectation: import, leak check and 16 shots take less than 20 s together and less than 2 GB.
+Leaks are found by path and group only. Comparing contents would report all empty files as duplicates.
 
-    python benchmarks/manifest.py [--rows 650000]
+Run: python benchmarks/manifest.py [--rows 650000]
 """
 
 import argparse

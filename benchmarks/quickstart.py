@@ -1,9 +1,9 @@
-"""The quickstart as a newcomer runs it: wall time, peak memory of all its processes, best trial and chance.
+"""Wall time, peak memory and accuracy of the quickstart as a new user runs it.
 
-Wanted: under 5 minutes and under 6 GB with at least 6 trials on 2 cores, the best trial above chance.
-Memory is the sum of PSS (shared pages counted once) over the command's process session, sampled.
+Expectation: less than 5 minutes and 6 GB for at least 6 trials on 2 cores, and the best trial above chance.
+Memory is the sampled sum of PSS over all processes of the command, so shared pages count once.
 
-    python benchmarks/quickstart.py
+Run: python benchmarks/quickstart.py
 """
 
 import csv
@@ -16,7 +16,7 @@ from pathlib import Path
 
 
 def tree_mb(root: int) -> float:
-    """PSS in MB of a process and all that descend from it."""
+    """Return the PSS in MB of a process and its descendants."""
     parents = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:

@@ -1,8 +1,10 @@
-"""The report of a study of 1,000 trials: seconds, megabytes, and what a browser makes of it.
+"""Time and size of the report of a study with 1,000 trials, and its speed in a browser.
 
-Target: under 30 s and under 15 MB. The study is made, in the true format, by `tests/reports/made_studies.py`;
-the seconds are of the whole command in a fresh process, its imports too. Where there is a Chromium, also:
-seconds until every chart is drawn, and the milliseconds of a frame while the whole page is scrolled through.
+Expectation: less than 30 s and 15 MB. `tests/support/made_studies.py` writes the study in the real format.
+The time is that of the whole command in a new process, imports included. If Chromium is installed, the script
+also measures the time until all charts are drawn and the frame time while the page scrolls.
+
+Run: python benchmarks/report.py [--trials 1000] [--epochs 50]
 """
 
 import argparse

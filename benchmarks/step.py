@@ -1,9 +1,9 @@
-"""What one EV-CLIP training step costs, and what the published habits cost on top.
+"""Time of one EV-CLIP training step, and the extra time of the habits of the published code.
 
-Random weights: the arithmetic is that of trained ones. All ways of doing the step run in turn, round
-after round, so that they share the machine's moods; the ratio of two ways is taken within a round.
+Weights are random, which does not change the arithmetic. All variants of the step run in turn, round after
+round, so changes of the machine's speed affect all of them. Ratios are taken within a round.
 
-    python benchmarks/step.py --rounds 5
+Run: python benchmarks/step.py --rounds 5
 """
 
 import argparse
@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from evclip_ray.models.batch import Frozen, VideoBatch
 from evclip_ray.models.clip import load_clip
-from evclip_ray.models.methods.base import Frozen, VideoBatch
 from evclip_ray.models.methods.ev_clip import EVCLIP, EVCLIPConfig
 from evclip_ray.models.video_encoder import load_video_encoder
 from evclip_ray.profiling.memory import peak_bytes
@@ -30,7 +30,7 @@ PUBLISHED = "published habits"
 
 @dataclasses.dataclass
 class Bench:
-    """A method, what it trains with, and one batch, the same at every step."""
+    """A method with its optimizer and one batch that every step uses."""
 
     method: EVCLIP
     optimizer: torch.optim.Optimizer
@@ -41,11 +41,11 @@ class Bench:
 
     @property
     def device(self) -> torch.device:
-        """Where all of it is."""
+        """Device of the tensors."""
         return self.labels.device
 
     def step(self, *, map_cached: bool, bfloat16: bool) -> None:
-        """Forward, backward and update."""
+        """Run forward, backward and update."""
         pixels = self.batch.pixels
         batch = VideoBatch(pixels, video_map=self.video_map) if map_cached else self.batch
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16):
@@ -55,7 +55,7 @@ class Bench:
         self.optimizer.step()
 
     def published_step(self) -> None:
-        """Class text encoded again, anomaly detection on, video network live, float32."""
+        """Run a step in float32 that encodes class text and video map again, with anomaly detection."""
         with published_habits():
             self.method.text_features = self.method.frozen.clip.encode_text(self.texts)
             self.step(map_cached=False, bfloat16=False)
@@ -63,7 +63,7 @@ class Bench:
 
 @contextlib.contextmanager
 def published_habits() -> Iterator[None]:
-    # The released CLIP keeps its tokens first, which PyTorch's fast attention does not take.
+    # The released CLIP puts tokens before the batch, which PyTorch's fast attention does not support.
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with warnings.catch_warnings():
@@ -136,7 +136,7 @@ def seconds(run: Callable[[], object], device: torch.device) -> float:
 
 
 def rounds(runs: dict[str, Callable[[], object]], device: torch.device, count: int) -> dict[str, list[float]]:
-    """Seconds of every run, the first round, which warms up, left out."""
+    """Return the seconds of every variant per round, without the first round, which warms up."""
     taken: dict[str, list[float]] = {name: [] for name in runs}
     for index in range(count + 1):
         for name, run in runs.items():
@@ -147,7 +147,7 @@ def rounds(runs: dict[str, Callable[[], object]], device: torch.device, count: i
 
 
 def peak_mb(run: Callable[[], object], device: torch.device) -> float:
-    """Most memory during `run` above what was held before it, in MB; NaN where it cannot be told."""
+    """Return the peak memory of `run` above the memory before it, in MB; NaN if it is not measurable."""
     found = peak_bytes(run, device)
     return float("nan") if found is None else found[1] / 2**20
 
@@ -164,7 +164,7 @@ def main() -> None:
     arguments = parser.parse_args()
     bench = build(arguments)
     if arguments.device == "cpu" and not has_bfloat16():
-        print("this processor has no bfloat16, which PyTorch would emulate, slowly: it is not measured\n")
+        print("this processor has no bfloat16, and emulation is slow, so it is not measured\n")
     steps = rounds(ways(bench), bench.device, arguments.rounds)
     pieces = rounds(parts(bench), bench.device, max(1, arguments.rounds // 2))
     memory = {name: peak_mb(run, bench.device) for name, run in ways(bench).items()}

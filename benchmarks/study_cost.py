@@ -1,19 +1,22 @@
-"""What a study costs against its number of trials, beside the floor: the trainable part alone.
+"""Time of a study by its number of trials, relative to the time of its training steps alone.
 
-Studies of 1, 2, 4, 8, 16 and 32 trials, one trial at a time, each from an empty cache: it decodes, encodes
-what is frozen once, and trains. EV-CLIP, both prompts; a random searcher draws the learning rate alone, so
-that all trials cost the same. `--study tiny` is tiny towers, a bank of 4 views and the quickstart's videos,
-on one core; `--study published` is that of sweep.py: ViT-B/32 and swin3d_t with random weights, batch 2, on
-UT-Interaction, on all cores (a trial of 20 epochs takes a quarter of an hour on two cores: with fewer epochs
-what is done once weighs more). The floor of n trials is n times the time of their training steps, forward
-and backward, with every batch already in memory; it is the median of epochs right before and after each
-study, as the machine's speed changes. Ray's start and the making of the toy videos, which a person has,
-are left out.
+Studies of 1, 2, 4, 8, 16 and 32 trials run one trial at a time, each from an empty cache: decode, encode what
+is frozen, train. EV-CLIP uses both prompts. A random searcher draws only the learning rate, so all trials
+cost the same.
 
-Wanted: a straight line, and from 8 trials on at most 1.25 of the floor.
+- `--study tiny`: tiny towers, 4 cached views per video, the quickstart's videos, one core.
+- `--study published`: the setup of sweep.py (ViT-B/32 and swin3d_t with random weights, batch 2,
+  UT-Interaction) on all cores. A trial of 20 epochs takes a quarter of an hour on two cores. With fewer
+  epochs the work that is done once weighs more.
 
-    python benchmarks/study_cost.py [--trials 1 2 4 8 16 32] [--epochs 20] [--out FOLDER]
-    python benchmarks/study_cost.py --study published --trials 8 --epochs 4
+The lower bound of n trials is n times the time of their training steps, with every batch already in memory.
+It is the median of epochs measured right before and after each study, because the machine's speed varies.
+The start of Ray and the making of the synthetic videos are excluded.
+
+Expectation: time is linear in the number of trials, and at most 1.25 times the lower bound from 8 trials on.
+
+Run: python benchmarks/study_cost.py [--trials 1 2 4 8 16 32] [--epochs 20] [--out FOLDER]
+     python benchmarks/study_cost.py --study published --trials 8 --epochs 4
 """
 
 import argparse
@@ -45,30 +48,30 @@ UT_INTERACTION = Path(__file__).resolve().parents[2] / "shared" / "data" / "ut_i
 
 
 class Study(NamedTuple):
-    """What one study took: seconds by part, and the seconds that the steps of one trial take at least."""
+    """Time of one study by part, and the lower bound of the time of one trial."""
 
     trials: int
     parts: dict[str, float]
-    floor_of_a_trial: float
+    bound_per_trial: float
 
     @property
     def seconds(self) -> float:
-        """Of the whole study."""
+        """Seconds of the whole study."""
         return sum(self.parts.values())
 
     @property
-    def floor(self) -> float:
-        """Seconds that the steps of all trials take at least."""
-        return self.trials * self.floor_of_a_trial
+    def bound(self) -> float:
+        """Lower bound of the seconds: the training steps of all trials."""
+        return self.trials * self.bound_per_trial
 
     @property
-    def of_floor(self) -> float:
-        """The study against its floor."""
-        return self.seconds / self.floor
+    def ratio(self) -> float:
+        """Time of the study relative to its lower bound."""
+        return self.seconds / self.bound
 
     def __str__(self) -> str:
-        floor = f"floor {self.floor:8.1f} s: {self.of_floor:.2f} of it"
-        return f"{self.trials:>4} trials {self.seconds:8.1f} s, {floor}"
+        bound = f"lower bound {self.bound:8.1f} s: ratio {self.ratio:.2f}"
+        return f"{self.trials:>4} trials {self.seconds:8.1f} s, {bound}"
 
 
 TINY: dict[str, Any] = {
@@ -89,7 +92,7 @@ def space_of(trials: int, settings: Mapping[str, Any], cpus: int) -> SearchSpace
 
 
 def study_parts(space: SearchSpace, machines: Any) -> dict[str, float]:
-    """Wall seconds of a study from an empty cache, by what they went into."""
+    """Run a study from an empty cache and return its wall seconds by part."""
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         run = StudyRun(space, Path(folder) / "study", cache=Path(folder) / "cache")
@@ -97,8 +100,8 @@ def study_parts(space: SearchSpace, machines: Any) -> dict[str, float]:
         run.claim()
         run.prepare()
         prepared = time.perf_counter()
-        told: list[float] = []
-        outcome = run.run(plan, lambda kind, trial, metrics: told.append(time.perf_counter()))
+        event_times: list[float] = []
+        outcome = run.run(plan, lambda kind, trial, metrics: event_times.append(time.perf_counter()))
         ended = time.perf_counter()
         assert len(outcome.rows) == space.study.trials
         assert all(row["state"] == "complete" for row in outcome.rows)
@@ -109,21 +112,21 @@ def study_parts(space: SearchSpace, machines: Any) -> dict[str, float]:
     first = epochs[0][0]["seconds"]
     return {
         "videos and features": prepared - began,
-        "first trial's start": told[0] - prepared - first,
+        "first trial's start": event_times[0] - prepared - first,
         "training steps": steps,
         "validation, checkpoints, board": whole - steps,
-        "between trials and epochs": ended - told[0] + first - whole,
+        "between trials and epochs": ended - event_times[0] + first - whole,
     }
 
 
-def floor_of(experiment: ExperimentConfig, folder: Path) -> "Floor":
+def prepared_steps(experiment: ExperimentConfig, folder: Path) -> "PreparedSteps":
     videos = prepare(plan_videos(experiment, cache=folder), cache=folder)
     prepare_cached([(experiment, videos)], gpus=0)
-    return Floor(Run.start(experiment, videos, folder=folder / "run"))
+    return PreparedSteps(Run.start(experiment, videos, folder=folder / "run"))
 
 
-class Floor:
-    """The training steps of one trial on batches that are in memory."""
+class PreparedSteps:
+    """Training steps of one trial on batches that are already in memory."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -131,7 +134,7 @@ class Floor:
         self.batches = list(zip(groups, run.batches["train"](groups), strict=True))
 
     def epoch_seconds(self) -> float:
-        """Seconds of an epoch's steps."""
+        """Run the steps of one epoch and return their seconds."""
         generator = torch.Generator().manual_seed(0)
         began = time.perf_counter()
         for group, batch in self.batches:
@@ -158,11 +161,11 @@ def main() -> None:
             settings = TINY | {"data.manifest": str(manifest)}
         settings = settings | {"optim.epochs": arguments.epochs}
         space = space_of(1, settings, cpus)
-        floor = floor_of(space.experiment({"optim.lr": 0.01}), Path(folder))
-        around = [floor.epoch_seconds() for _ in range(3)]
+        steps = prepared_steps(space.experiment({"optim.lr": 0.01}), Path(folder))
+        around = [steps.epoch_seconds() for _ in range(3)]
         for trials in arguments.trials:
             parts = study_parts(space_of(trials, settings, cpus), machines)
-            after = [floor.epoch_seconds() for _ in range(3)]
+            after = [steps.epoch_seconds() for _ in range(3)]
             a_trial = statistics.median(around + after) * arguments.epochs
             found.append(Study(trials, parts, a_trial))
             around = after
@@ -170,10 +173,17 @@ def main() -> None:
     show(found)
     if arguments.out:
         arguments.out.mkdir(parents=True, exist_ok=True)
-        record = {"studies": [study._asdict() for study in found], **provenance()}
+        record = {
+            "studies": [
+                # The key of earlier records.
+                {"trials": s.trials, "parts": s.parts, "floor_of_a_trial": s.bound_per_trial}
+                for s in found
+            ],
+            **provenance(),
+        }
         (arguments.out / "study_cost.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
         seconds = {study.trials: study.seconds for study in found}
-        draw(seconds, {study.trials: study.floor for study in found}, arguments.out / "study_cost.png")
+        draw(seconds, {study.trials: study.bound for study in found}, arguments.out / "study_cost.png")
 
 
 def show(found: list[Study]) -> None:
@@ -181,32 +191,34 @@ def show(found: list[Study]) -> None:
     seconds = np.array([study.seconds for study in found])
     if len(found) > 1:
         slope, start = np.polyfit(trials, seconds, 1)
-        a_trial = statistics.median(study.floor_of_a_trial for study in found)
-        left = seconds - (slope * trials + start)
+        a_trial = statistics.median(study.bound_per_trial for study in found)
+        residuals = seconds - (slope * trials + start)
         print(
-            f"\nline: {start:.1f} s + {slope:.2f} s a trial (floor {a_trial:.2f} s a trial: "
-            f"{slope / a_trial:.2f} of it)\n"
-            f"farthest point {np.abs(left).max() / seconds.max():.1%} of the longest study off the line"
+            f"\nline: {start:.1f} s + {slope:.2f} s per trial (lower bound {a_trial:.2f} s per trial: "
+            f"ratio {slope / a_trial:.2f})\n"
+            f"farthest point {np.abs(residuals).max() / seconds.max():.1%} of the longest study off the line"
         )
     for study in found:
         if study.trials >= 8:
             print(
-                f"{study.trials} trials: {study.of_floor:.2f} of the floor, wanted at most {WANTED}: "
-                f"{study.of_floor <= WANTED}"
+                f"{study.trials} trials: {study.ratio:.2f} of the lower bound, expected at most {WANTED}: "
+                f"{study.ratio <= WANTED}"
             )
     print(f"\nwhere the {found[-1].seconds:.0f} s of {found[-1].trials} trials go:")
     for part, taken in found[-1].parts.items():
         print(f"{part:<32} {taken:8.1f} s {taken / found[-1].seconds:7.1%}")
 
 
-def draw(taken: dict[int, float], floor: dict[int, float], file: Path) -> None:
-    """Seconds of studies, and of their floors, against their trials."""
+def draw(taken: dict[int, float], bound: dict[int, float], file: Path) -> None:
+    """Plot the seconds of studies and their lower bounds by the number of trials."""
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
     axes.plot(*zip(*taken.items(), strict=True), "o-", color="#0072B2", label="study, from an empty cache")
-    axes.plot(*zip(*floor.items(), strict=True), "s--", color="#D55E00", label="floor: training steps alone")
+    axes.plot(
+        *zip(*bound.items(), strict=True), "s--", color="#D55E00", label="lower bound: training steps only"
+    )
     axes.set(
         xlabel="trials",
         ylabel="wall time (s)",

@@ -1,13 +1,15 @@
-"""What a sweep costs with its frozen work shared, against the published habits.
+"""Time of a sweep that shares its frozen computations, relative to the habits of the published code.
 
-EV-CLIP on ViT-B/32 and swin3d_t, random weights, 8 frames, batch 2, 101 class names, on the videos of
-UT-Interaction. Slow mode decodes, resizes and normalises every frame of every video in every epoch, runs
-the video encoder and encodes the class text in every step, and looks for anomalies; fast mode reads what
-was made once. Both are the training loop itself with the same seeds and the same crops, so that their
-losses must agree. A sample of steps is taken in each mode and scaled to the study (8 trials x 20 epochs);
-what is done once is measured whole.
+EV-CLIP on ViT-B/32 and swin3d_t with random weights, 8 frames, batch 2, 101 class names, UT-Interaction.
 
-    python benchmarks/sweep.py [--prompts context] [--data FOLDER] [--out FOLDER]
+- published habits: decode, resize and normalise every frame of every video in every epoch, run the video
+  encoder and encode the class text in every step, with autograd's anomaly detection.
+- shared: read what was computed once.
+
+Both use the training loop with the same seeds and crops, so their losses must agree. Steps are sampled in
+each mode and scaled to the study (8 trials x 20 epochs). Work that is done once is measured completely.
+
+Run: python benchmarks/sweep.py [--prompts context] [--data FOLDER] [--out FOLDER]
 """
 
 import argparse
@@ -31,9 +33,9 @@ from evclip_ray.cluster import connect
 from evclip_ray.data.video.decode import Fitting
 from evclip_ray.data.video.sampling import frame_indices
 from evclip_ray.models.attention import SelfAttention
+from evclip_ray.models.batch import MethodOutput, VideoBatch
 from evclip_ray.models.clip import FrozenCLIP
 from evclip_ray.models.layers.class_text import class_texts
-from evclip_ray.models.methods.base import MethodOutput, VideoBatch
 from evclip_ray.training.build import has_bfloat16
 from evclip_ray.training.datamodule import Videos, VideoSet, plan_videos, prepare
 from evclip_ray.training.experiment import ExperimentConfig
@@ -63,7 +65,7 @@ def experiment_of(data: Path, prompts: str, precision: str, **more: Any) -> Expe
 
 
 class EveryFrame(Batches):
-    """Decodes, resizes and normalises every frame of a video each time one of its views is read."""
+    """Batches that decode, resize and normalise every frame of a video each time a view is read."""
 
     root: Path
 
@@ -84,7 +86,7 @@ class EveryFrame(Batches):
 
 
 class Published(Run):
-    """The loop with the published habits."""
+    """The training loop with the habits of the published code."""
 
     def adopt(self, root: Path) -> "Published":
         """Read the videos under `root`, and the class names as text, in every step."""
@@ -108,12 +110,12 @@ class Published(Run):
 
 @contextlib.contextmanager
 def published_habits(clip: FrozenCLIP) -> Iterator[None]:
-    """PyTorch's own attention, as the released CLIP has it, and a search for anomalies."""
+    """Use PyTorch's attention, as the released CLIP does, and anomaly detection."""
     blocks = [block for block in clip.modules() if isinstance(getattr(block, "attn", None), SelfAttention)]
     kept = [block.attn for block in blocks]
     for block in blocks:
         block.attn = _own_attention(block.attn)
-    # The released CLIP keeps its tokens first, which PyTorch's fast path does not take.
+    # The released CLIP puts tokens before the batch, which PyTorch's fast path does not support.
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with torch.autograd.set_detect_anomaly(True):
@@ -135,9 +137,9 @@ def _own_attention(attention: SelfAttention) -> torch.nn.MultiheadAttention:
 
 @dataclasses.dataclass
 class Mode:
-    """Seconds of a mode: once for the study, for a trial, a training step, a validation video.
+    """Seconds of a mode: once per study, per trial, per training step and per validation video.
 
-    `losses`: training and validation loss of every epoch taken.
+    `losses` are the training and validation losses of the sampled epochs.
     """
 
     once: float
@@ -148,12 +150,12 @@ class Mode:
     reading: float = 0.0
 
     def study(self, trials: int, epochs: int, steps: int, val_videos: int) -> float:
-        """Seconds of a whole study."""
+        """Return the seconds of a whole study."""
         return self.once + trials * (self.trial + epochs * (steps * self.step + val_videos * self.video))
 
 
 def some(videos: Videos, train: int, val: int) -> Videos:
-    """The first few videos of each split, the class list extended to 101 names."""
+    """Return the first videos of each split, with the same class list."""
     sets = {}
     for split, count in (("train", train), ("val", val)):
         found = videos.sets[split]
@@ -163,7 +165,7 @@ def some(videos: Videos, train: int, val: int) -> Videos:
 
 
 def measure(runs: dict[str, Run], rounds: int) -> dict[str, list[dict[str, Any]]]:
-    """The metrics of `rounds` epochs of each run, taken in turn: the modes share the machine's moods."""
+    """Return the metrics of `rounds` epochs of each run. Runs alternate, so the speed affects all."""
     taken: dict[str, list[dict[str, Any]]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
@@ -172,7 +174,7 @@ def measure(runs: dict[str, Run], rounds: int) -> dict[str, list[dict[str, Any]]
 
 
 def summed_up(history: list[dict[str, Any]], run: Run, *, once: float, trial: float) -> Mode:
-    """The best of all epochs but the first, which warms up."""
+    """Return the best of all epochs except the first, which warms up."""
     later = history[1:]
     video = min(metrics["seconds"] - metrics["train_seconds"] for metrics in later)
     losses = [metrics[name] for metrics in history for name in ("train_loss", "val_loss")]
@@ -187,7 +189,7 @@ def start(kind: type[Run], experiment: ExperimentConfig, videos: Videos, folder:
 
 
 def reading_share(run: Run) -> float:
-    """Seconds a step that the loop waits for its batch: reading, cropping, labels."""
+    """Return the median seconds that a step waits for its batch: reading, cropping, labels."""
     groups = np.array_split(np.arange(len(run.videos.sets["train"])), run.steps_per_epoch)
     batches = run.batches["train"]
     waited = []
@@ -236,7 +238,7 @@ def compare(arguments: argparse.Namespace, folder: Path) -> None:
     run, built = start(Published, live, few, folder / "published")
     runs["published habits"], costs["published habits"] = run.adopt(data), {"once": 0.0, "trial": built}
     if not has_bfloat16():
-        print("this processor has no bfloat16, which PyTorch would emulate, slowly: it is not measured\n")
+        print("this processor has no bfloat16, and emulation is slow, so it is not measured\n")
     for precision in ("float32", "bfloat16") if has_bfloat16() else ("float32",):
         name = f"shared, {precision}"
         experiment = experiment_of(data, prompts, precision)
@@ -262,7 +264,7 @@ def show(arguments: argparse.Namespace, modes: dict[str, Mode], size: tuple[int,
         f"EV-CLIP ({arguments.prompts}), {trials} trials x {epochs} epochs x {steps} steps of 2 videos, "
         f"{val_videos} validation videos, {CLASSES} classes, {torch.get_num_threads()} threads"
     )
-    print("the study's seconds are scaled from the best of the sampled epochs; 'once' is measured whole\n")
+    print("the study's seconds are scaled from the best sampled epoch; 'once' is measured completely\n")
     head = ("mode", "once s", "a trial s", "a step s", "a val video s", "waits %", "the study s", "x faster")
     print(f"{head[0]:18s}" + "".join(f"{name:>15s}" for name in head[1:]))
     for name, mode in modes.items():
@@ -275,14 +277,16 @@ def show(arguments: argparse.Namespace, modes: dict[str, Mode], size: tuple[int,
         print(f"{name:18s} losses of the first epochs differ by at most {gap:.2g}")
     fast = modes["shared, float32"]
     costs = {n: fast.study(n, epochs, steps, val_videos) for n in (1, 2, 4, 8, 16, 32)}
-    floor = {n: n * fast.step * steps * epochs for n in costs}
+    lower_bound = {n: n * fast.step * steps * epochs for n in costs}
     print("\ntrials" + "".join(f"{n:>9d}" for n in costs) + "   (float32)")
     print("shared" + "".join(f"{seconds:9.0f}" for seconds in costs.values()) + " s")
-    print("floor " + "".join(f"{seconds:9.0f}" for seconds in floor.values()) + " s, training steps alone")
-    print("ratio " + "".join(f"{costs[n] / floor[n]:9.2f}" for n in costs))
+    print(
+        "bound " + "".join(f"{seconds:9.0f}" for seconds in lower_bound.values()) + " s, training steps alone"
+    )
+    print("ratio " + "".join(f"{costs[n] / lower_bound[n]:9.2f}" for n in costs))
     if arguments.out:
         arguments.out.mkdir(parents=True, exist_ok=True)
-        draw(costs, floor, arguments.out / "sweep_cost.png")
+        draw(costs, lower_bound, arguments.out / "sweep_cost.png")
     print("\n" + json.dumps({name: dataclasses.asdict(mode) for name, mode in modes.items()}))
 
 

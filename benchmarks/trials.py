@@ -1,11 +1,13 @@
-"""What a one-worker trial costs besides its training steps, and whether memory grows over many.
+"""Overhead of a one-worker trial besides its training steps, and memory growth over many trials.
 
-Runs one study of 20 debug-size trials on small videos that it makes, one trial at a time. A trial's
-overhead is its wall time less the time inside its training steps: process reuse, building, opening
-the videos, validation, checkpoints, event files. Wanted: under 4 s at the median after the first,
-and the resident memory of the trial process within 10 % from its second trial to its last.
+Runs one study of 20 debug-size trials on small synthetic videos, one trial at a time. The overhead of a trial
+is its wall time minus the time of its training steps: process reuse, building, opening videos, validation,
+checkpoints, event files.
 
-    python benchmarks/trials.py [--trials 20]
+Expectation: the median overhead after the first trial is less than 4 s. The resident memory of the trial
+process changes by less than 10 % from its second to its last trial.
+
+Run: python benchmarks/trials.py [--trials 20]
 """
 
 import argparse

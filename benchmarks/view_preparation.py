@@ -1,8 +1,9 @@
-"""What it saves to prepare only the frames that a view takes.
+"""Time saved by preparing only the sampled frames of a view.
 
-Both ways use the same decoder, one thread and the same resizer, interleaved in one run, and must give
-the same pixels: every frame decoded, resized and normalised, then 8 picked; or `decode_view` and 8
-normalised. Run: python benchmarks/view_preparation.py [--videos FOLDER] [--repeats N]
+Two ways run in turn with the same decoder, one thread and the same resizer: all frames are decoded, resized
+and normalised before 8 are picked, or `decode_view` prepares 8 frames. Expectation: identical pixels.
+
+Run: python benchmarks/view_preparation.py [--videos FOLDER] [--repeats N]
 """
 
 import argparse
@@ -26,7 +27,7 @@ UT_INTERACTION = Path(__file__).resolve().parents[2] / "shared" / "data" / "ut_i
 
 
 def normalised(frames: np.ndarray) -> np.ndarray:
-    """(T, H, W, 3) uint8 -> float32, CLIP's mean and deviation."""
+    """Normalise (T, H, W, 3) uint8 frames to float32 with CLIP's mean and standard deviation."""
     return (frames.astype(np.float32) / 255 - MEAN) / STD
 
 
@@ -44,7 +45,7 @@ def sampled_frames(path: Path, view: ViewConfig) -> np.ndarray:
 
 
 def compare(path: Path, view: ViewConfig, repeats: int) -> tuple[float, float]:
-    """Median milliseconds of the two ways."""
+    """Return the median milliseconds of the two ways."""
     ways: list[Callable[[Path, ViewConfig], Any]] = [every_frame, sampled_frames]
     assert np.array_equal(every_frame(path, view), sampled_frames(path, view)), f"{path}: pixels differ"
     times: list[list[float]] = [[], []]
@@ -59,7 +60,7 @@ def compare(path: Path, view: ViewConfig, repeats: int) -> tuple[float, float]:
 def write_video(
     path: Path, *, key_interval: int, num_frames: int = 180, width: int = 320, height: int = 240
 ) -> None:
-    """A moving texture in H.264 with x264's other defaults."""
+    """Write a moving texture as H.264 with x264's defaults except for the key frame interval."""
     texture = np.random.default_rng(0).integers(0, 256, (height // 8 * 2, width // 8 * 2, 3), dtype=np.uint8)
     texture = texture.repeat(8, axis=0).repeat(8, axis=1)
     with av.open(str(path), "w") as container:
@@ -82,7 +83,7 @@ def report(name: str, path: Path, view: ViewConfig, repeats: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--videos", type=Path, default=UT_INTERACTION, help="folder of further videos")
+    parser.add_argument("--videos", type=Path, default=UT_INTERACTION, help="folder with more videos")
     parser.add_argument("--repeats", type=int, default=15)
     arguments = parser.parse_args()
     view = ViewConfig()

@@ -1,4 +1,4 @@
-"""Learning curves of trials that are not run: random, but the same for the same seed."""
+"""Simulated learning curves of trials: random, and reproducible for a seed."""
 
 import functools
 
@@ -7,10 +7,14 @@ from numpy.typing import NDArray
 
 
 class Curves:
-    """Validation top-1 by epoch, the best so far: a trial's own ceiling, approached at its own speed.
+    """Best validation top-1 so far, by epoch.
 
-    top-1(e) = c (1 - exp(-e / tau)) + noise, c ~ Beta(4, 3), log tau ~ N(log(E / 8), 0.6^2), E epochs.
-    Only the order of trials at a rung matters to a scheduler, and how it changes from rung to rung.
+    top-1(e) = c (1 - exp(-e / tau)) + noise, where
+
+    - c ~ Beta(4, 3) is the trial's ceiling,
+    - log tau ~ N(log(E / 8), 0.6^2) is its speed, with E the number of epochs.
+
+    A scheduler only depends on the order of trials at a rung, and on how it changes from rung to rung.
     """
 
     def __init__(self, *, epochs: int, seed: int, noise: float = 0.01) -> None:
@@ -18,7 +22,7 @@ class Curves:
         self.of = functools.cache(self._draw)
 
     def _draw(self, trial: int) -> NDArray[np.float64]:
-        """(E,) of one trial."""
+        """Draw the curve (E,) of one trial."""
         generator = np.random.default_rng((self._seed, trial))
         ceiling = generator.beta(4, 3)
         tau = self._epochs / 8 * np.exp(0.6 * generator.standard_normal())

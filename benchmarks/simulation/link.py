@@ -1,4 +1,4 @@
-"""A storage or a network that transfers share: each has an equal part, up to what one can take."""
+"""Storage or network whose rate is shared equally by all transfers, up to a limit per transfer."""
 
 import heapq
 import itertools
@@ -7,10 +7,10 @@ import simpy
 
 
 class Link:
-    """n transfers at once run at min(`each`, `total` / n) bytes a second.
+    """Link on which n simultaneous transfers run at min(`each`, `total` / n) bytes per second.
 
-    All transfers have the same rate at any moment, so one number says how much each has been given since
-    the link was last at rest, and the next to end is the one that asked for the least beyond that.
+    All transfers have the same rate at any time. One number is therefore enough: the bytes that each transfer
+    received since the link was last idle. The next transfer to end has the fewest bytes beyond that number.
     """
 
     def __init__(self, env: simpy.Environment, *, total: float, each: float) -> None:
@@ -23,7 +23,7 @@ class Link:
         """Time, weighted by the share of `total` that was in use."""
 
     def transfer(self, num_bytes: float) -> simpy.Event:
-        """An event that happens when so many bytes have passed."""
+        """Return an event that fires when `num_bytes` have been transferred."""
         self._advance()
         done = self._env.event()
         heapq.heappush(self._waiting, (self._given + num_bytes, next(self._order), done))
@@ -44,17 +44,17 @@ class Link:
             self._given = 0.0
 
     def _wake_up(self) -> None:
-        """Look again when the next transfer ends, as far as is known now."""
+        """Schedule the end of the next transfer. A later transfer replaces this plan."""
         self._plan += 1
-        left = max(0.0, self._waiting[0][0] - self._given)
-        timeout = self._env.timeout(left / self._rate, self._plan)
+        remaining = max(0.0, self._waiting[0][0] - self._given)
+        timeout = self._env.timeout(remaining / self._rate, self._plan)
         timeout.callbacks.append(self._end)
 
     def _end(self, event: simpy.Event) -> None:
         if event.value != self._plan:
             return
         self._advance()
-        # The first has ended, whatever rounding says.
+        # The first transfer has ended by definition. The tolerance absorbs rounding errors.
         reached = max(self._given, self._waiting[0][0]) * (1 + 1e-12)
         while self._waiting and self._waiting[0][0] <= reached:
             heapq.heappop(self._waiting)[2].succeed()

@@ -1,4 +1,4 @@
-"""When the machines of a simulated cluster are there, and when a spot machine is taken away."""
+"""Times at which the machines of a simulated cluster start and at which spot machines are lost."""
 
 import dataclasses
 import itertools
@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Loss:
-    """A machine is gone at `down`, and another one is in its place at `up` (seconds)."""
+    """Loss of a machine at `down`, with its replacement ready at `up` (both in seconds)."""
 
     down: float
     up: float
@@ -20,7 +20,7 @@ _NEVER = Loss(math.inf, math.inf)
 
 
 class Node:
-    """A GPU machine that is there from `up` seconds on, but for its losses, drawn from `seed`."""
+    """GPU machine that is available from `up` seconds on, except for losses drawn from `seed`."""
 
     def __init__(
         self, *, up: float, start_seconds: float, losses_per_hour: float, seed: tuple[int, ...]
@@ -30,7 +30,7 @@ class Node:
         self._draw = _losses(up, start_seconds, losses_per_hour, np.random.default_rng(seed))
 
     def loss(self, number: int) -> Loss:
-        """Its loss of that number, from 0 on; at infinity if there is none."""
+        """Return the loss with this number, counted from 0; infinite times if there is none."""
         while len(self._losses) <= number:
             self._losses.append(next(self._draw))
         return self._losses[number]

@@ -1,7 +1,7 @@
-"""What a simulated study costs part by part, and where each number is from: one YAML file.
+"""Plan of a simulated study: the cost of each part and the source of each number, read from a YAML file.
 
-Seconds are of one process, bytes are bytes, and each section says its `source`: measured where and how,
-or assumed by whom.
+Times are in seconds of one process, sizes in bytes. The `source` of each section says how the numbers were
+measured, or that they are assumed.
 """
 
 from pathlib import Path
@@ -14,79 +14,81 @@ from evclip_ray.tuning.search_space import StudyConfig
 
 
 class TrialCosts(Config):
-    """A trial on its GPU."""
+    """Costs of a trial on its GPU."""
 
     source: str
-    start_seconds: float = Field(ge=0, description="a new process, up to its first training step")
-    next_seconds: float = Field(0, ge=0, description="a further trial in a process that has its networks")
-    epoch_seconds: float = Field(gt=0, description="an epoch's steps and its validation")
-    epoch_spread: float = Field(0, ge=0, description="between trials: deviation of the logarithm of that")
-    report_seconds: float = Field(
-        0, ge=0, description="an epoch's way to the driver and back, without its work"
+    start_seconds: float = Field(ge=0, description="new process, until its first training step")
+    next_seconds: float = Field(0, ge=0, description="next trial in a process that has loaded its networks")
+    epoch_seconds: float = Field(gt=0, description="steps and validation of an epoch")
+    epoch_spread: float = Field(
+        0, ge=0, description="standard deviation of log(epoch_seconds) between trials"
     )
-    checkpoint_bytes: float = Field(0, ge=0, description="written to the shared storage after an epoch")
+    report_seconds: float = Field(
+        0, ge=0, description="round trip of a result to the driver, without the driver's work"
+    )
+    checkpoint_bytes: float = Field(0, ge=0, description="bytes written to the shared storage per epoch")
 
 
 class DriverCosts(Config):
-    """The study's one driver, which takes one event after the other: seconds of its time."""
+    """Costs of the study's single driver, in seconds per event. It handles one event at a time."""
 
     source: str
-    startup_seconds: float = Field(0, ge=0, description="before it asks for the first trial")
-    begin_seconds: float = Field(0, ge=0, description="the searcher's next point")
-    begin_per_trial: float = Field(0, ge=0, description="more of that for each trial begun before")
-    started_seconds: float = Field(0, ge=0, description="a process says that it is ready")
-    result_seconds: float = Field(0, ge=0, description="an epoch's result")
-    result_per_trial: float = Field(0, ge=0, description="more of that for each trial that is running")
-    end_seconds: float = Field(0, ge=0, description="a trial's end, with the tables that are written")
-    end_per_epoch: float = Field(
-        0, ge=0, description="more of that for each epoch that the study has recorded"
-    )
+    startup_seconds: float = Field(0, ge=0, description="before the first trial")
+    begin_seconds: float = Field(0, ge=0, description="next point of the searcher")
+    begin_per_trial: float = Field(0, ge=0, description="additional time per earlier trial")
+    started_seconds: float = Field(0, ge=0, description="a process reports that it is ready")
+    result_seconds: float = Field(0, ge=0, description="result of an epoch")
+    result_per_trial: float = Field(0, ge=0, description="additional time per running trial")
+    end_seconds: float = Field(0, ge=0, description="end of a trial, with the tables that are written")
+    end_per_epoch: float = Field(0, ge=0, description="additional time per recorded epoch of the study")
     finish_seconds: float = Field(0, ge=0, description="after the last trial")
 
 
 class VideoCosts(Config):
-    """The videos, and what is made of them once for all trials; with `count` 0 nothing is."""
+    """Costs of the videos and what is prepared once for all trials. `count` 0 disables the preparation."""
 
     source: str
     count: int = Field(ge=0)
-    frames: float = Field(300, gt=0, description="of a video, at the median")
-    frames_spread: float = Field(0, ge=0, description="deviation of the logarithm of that")
-    bytes: float = Field(1e6, ge=0, description="of a video's file")
-    views: int = Field(1, ge=1, description="of a video that are kept")
-    sampled_frames: int = Field(8, ge=1, description="of a view")
-    view_bytes: float = Field(1, gt=0, description="of a view's frames")
-    shard_bytes: float = Field(64 * 2**20, gt=0, description="of a shard at most, as preparing videos has it")
-    decode_seconds: float = Field(0, ge=0, description="a frame, decoded or converted, on one core")
-    feature_seconds: float = Field(0, ge=0, description="a view through the frozen networks on one GPU")
-    feature_bytes: float = Field(0, ge=0, description="of what they say of a view")
-    network_seconds: float = Field(0, ge=0, description="a process, up to its first view")
-    reads_frames: bool = Field(True, description="trials read frames too, not features alone")
+    frames: float = Field(300, gt=0, description="median frames of a video")
+    frames_spread: float = Field(0, ge=0, description="standard deviation of log(frames)")
+    bytes: float = Field(1e6, ge=0, description="bytes of a video file")
+    views: int = Field(1, ge=1, description="cached views per video")
+    sampled_frames: int = Field(8, ge=1, description="frames per view")
+    view_bytes: float = Field(1, gt=0, description="bytes of the frames of a view")
+    shard_bytes: float = Field(
+        64 * 2**20, gt=0, description="maximum bytes of a shard, as in the shard stage"
+    )
+    decode_seconds: float = Field(0, ge=0, description="time to decode or convert a frame on one core")
+    feature_seconds: float = Field(0, ge=0, description="time of a view in the frozen networks on one GPU")
+    feature_bytes: float = Field(0, ge=0, description="bytes of the features of a view")
+    network_seconds: float = Field(0, ge=0, description="new process, until its first view")
+    reads_frames: bool = Field(True, description="trials also read frames, not only features")
 
     @property
     def node_bytes(self) -> float:
-        """What a node fetches before its first epoch."""
+        """Bytes that a node copies before its first epoch."""
         return self.count * self.views * (self.feature_bytes + self.reads_frames * self.view_bytes)
 
 
 class ClusterCosts(Config):
-    """The machines: GPU nodes, which decode too, CPU nodes, and the storage that they share."""
+    """Machines: GPU nodes, which also decode, CPU nodes, and their shared storage."""
 
     source: str
     gpus_per_node: int = Field(1, ge=1)
     cpus_per_node: int = Field(1, ge=0)
     cpu_nodes: int = Field(0, ge=0)
     cpus_per_cpu_node: int = Field(16, ge=1)
-    node_start_seconds: float = Field(0, ge=0, description="from asking for a machine to its being there")
-    network_bytes: float = Field(gt=0, description="a second, of one transfer at most")
-    storage_bytes: float = Field(gt=0, description="a second, of all transfers together")
-    losses_per_hour: float = Field(0, ge=0, description="of a GPU node, which then has to be started anew")
+    node_start_seconds: float = Field(0, ge=0, description="from requesting a machine until it is ready")
+    network_bytes: float = Field(gt=0, description="maximum bytes per second of one transfer")
+    storage_bytes: float = Field(gt=0, description="bytes per second of all transfers together")
+    losses_per_hour: float = Field(0, ge=0, description="losses of a GPU node, which is then replaced")
 
 
 class ClusterPlan(Config):
-    """A study on a cluster whose number of GPUs is left open."""
+    """A study on a cluster with any number of GPUs."""
 
     study: StudyConfig
-    epochs: int = Field(ge=1, description="of a trial that is not stopped")
+    epochs: int = Field(ge=1, description="epochs of a trial that is not stopped")
     trial: TrialCosts
     driver: DriverCosts
     videos: VideoCosts
@@ -94,10 +96,10 @@ class ClusterPlan(Config):
 
     @classmethod
     def read(cls, path: Path, overrides: dict[str, object] | None = None) -> Self:
-        """The plan of a YAML file.
+        """Read a plan from a YAML file.
 
         Raises:
-            ConfigError: an unknown key, or a number out of its range.
+            ConfigError: A key is unknown or a number is out of range.
         """
         return cls.load(read_yaml(path), overrides)
 
@@ -112,6 +114,6 @@ class ClusterPlan(Config):
 
     @property
     def trials(self) -> int:
-        """Trials in all."""
+        """Number of trials."""
         assert self.study.trials is not None
         return self.study.trials

@@ -1,7 +1,7 @@
-"""What a study does once before its trials: videos to frame shards, and frames to frozen features.
+"""Preparation of a simulated study: videos to frame shards, and frames to frozen features.
 
-Shards are cut by the very function that cuts them in earnest; each core takes the next one when it is
-free, each GPU the next file. A machine that is lost meanwhile is not simulated.
+The shards are cut by the function that the shard stage uses. Each free core takes the next shard, each free
+GPU the next file. Lost machines are not simulated in this phase.
 """
 
 from collections import deque
@@ -18,7 +18,7 @@ from simulation.timesheet import Doing
 
 
 class Task(NamedTuple):
-    """Something to read from the storage, to work on for some seconds, and to write to it."""
+    """Bytes to read from the storage, seconds of work, and bytes to write."""
 
     read: float
     seconds: float
@@ -26,7 +26,7 @@ class Task(NamedTuple):
 
 
 def prepare(site: Site) -> ProcessGenerator:
-    """Decode the videos, then make the features."""
+    """Decode the videos, then compute the features."""
     yield site.env.timeout(site.plan.cluster.node_start_seconds)
     videos = site.plan.videos
     if not videos.count:
@@ -59,14 +59,14 @@ def _shards(videos: VideoCosts, *, seed: int) -> Iterator[_Shard]:
 
 
 def decode_tasks(videos: VideoCosts, shards: list[_Shard]) -> Iterator[Task]:
-    """A task for each shard, the longest first."""
+    """Yield one task per shard, the longest first."""
     for shard in sorted(shards, key=lambda shard: -shard.work):
         written = shard.videos * videos.views * videos.view_bytes
         yield Task(shard.videos * videos.bytes, shard.work * videos.decode_seconds, written)
 
 
 def feature_tasks(videos: VideoCosts, shards: list[_Shard]) -> Iterator[Task]:
-    """A task for each shard and view; each reads the whole shard."""
+    """Yield one task per shard and view. Each task reads the whole shard."""
     for shard in shards:
         read = shard.videos * videos.views * videos.view_bytes
         seconds = shard.videos * videos.feature_seconds

@@ -1,4 +1,4 @@
-"""How far a simulated study scales, and what ends it: told by what its GPUs wait for."""
+"""Scaling limit of a simulated study, and its reason, derived from what the GPUs wait for."""
 
 from collections.abc import Sequence
 
@@ -8,22 +8,22 @@ _HALF = 0.5
 
 
 def speed_up(runs: Sequence[Simulated], run: Simulated) -> float:
-    """How many times the GPU work a second of the first (smallest) run it does, in its GPUs."""
+    """Return the speed relative to one GPU, with the first (smallest) run as the reference."""
     return runs[0].num_gpus * runs[0].seconds / run.seconds
 
 
 def last_efficient(runs: Sequence[Simulated]) -> Simulated:
-    """The last run, in order of GPUs, up to which at least half of each GPU pays."""
-    found = runs[0]
+    """Return the largest run up to which the efficiency per GPU is at least one half."""
+    efficient = runs[0]
     for run in runs:
         if speed_up(runs, run) < _HALF * run.num_gpus:
             break
-        found = run
-    return found
+        efficient = run
+    return efficient
 
 
 def where_it_stops(runs: Sequence[Simulated]) -> str:
-    """One line on runs in order of GPUs: up to where they scale, and what the GPUs beyond wait for."""
+    """Return one line about runs in order of GPUs: where scaling stops, and what more GPUs wait for."""
     efficient = last_efficient(runs)
     beyond = [run for run in runs if run.num_gpus > efficient.num_gpus]
     if not beyond:

@@ -1,4 +1,4 @@
-"""A simulated cluster: its clock, its machines, their storage, and what its GPUs do."""
+"""Simulated cluster: clock, machines, shared storage, and the state of each GPU."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ from simulation.timesheet import Timesheet
 
 @dataclasses.dataclass
 class Driver:
-    """A process that does one thing after the other, in the order in which it is asked."""
+    """Process that handles one request at a time, in order of arrival."""
 
     env: simpy.Environment
     busy_seconds: float = 0.0
@@ -21,7 +21,7 @@ class Driver:
         self._turn = simpy.Resource(self.env)
 
     def work(self, seconds: float) -> simpy.events.ProcessGenerator:
-        """Wait for one's turn, and for so many seconds of its work."""
+        """Wait until the driver is free, then occupy it for `seconds`."""
         with self._turn.request() as turn:
             yield turn
             yield self.env.timeout(seconds)
@@ -29,7 +29,7 @@ class Driver:
 
 
 class Site:
-    """`num_gpus` GPUs, on as few machines as hold them."""
+    """Cluster with `num_gpus` GPUs on the smallest number of machines."""
 
     def __init__(self, plan: ClusterPlan, num_gpus: int) -> None:
         costs = plan.cluster
@@ -47,11 +47,11 @@ class Site:
         ]  # fmt: skip
 
     def node_of(self, gpu: int) -> Node:
-        """The machine that has this GPU."""
+        """Return the machine of a GPU."""
         return self.nodes[gpu // self.plan.cluster.gpus_per_node]
 
     @property
     def cores(self) -> int:
-        """Of all machines."""
+        """CPU cores of all machines."""
         costs = self.plan.cluster
         return len(self.nodes) * costs.cpus_per_node + costs.cpu_nodes * costs.cpus_per_cpu_node

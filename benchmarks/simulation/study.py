@@ -1,4 +1,4 @@
-"""A study simulated on so many GPUs: how long it takes, and where the time goes."""
+"""Simulation of a study on a number of GPUs: its time and the use of the GPUs."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -9,16 +9,23 @@ from simulation.plan import ClusterPlan
 from simulation.preparation import prepare
 from simulation.site import Site
 from simulation.timesheet import BUSY, Doing
-from simulation.trials import TrialRecord, Trials
+from simulation.trials import SimulatedTrial, Trials
 
 
 @dataclasses.dataclass(frozen=True)
 class Simulated:
-    """A study on `num_gpus` GPUs. `seconds`: from asking for the machines to the end.
+    """Result of a study on `num_gpus` GPUs.
 
-    `gpu_seconds`: of all GPUs in each state, together `num_gpus` x `seconds`. `preparation_seconds`:
-    before the driver starts. `driver_seconds`: of its work. `storage_bytes`: read and written;
-    `storage_busy_seconds`: time weighted by the share of the storage's rate in use.
+    Attributes:
+        num_gpus: Number of GPUs.
+        seconds: Time from requesting the machines until the end.
+        preparation_seconds: Time before the driver starts.
+        gpu_seconds: Time of all GPUs in each state; the sum is `num_gpus` x `seconds`.
+        driver_seconds: Time in which the driver works.
+        storage_bytes: Bytes read and written.
+        storage_busy_seconds: Time weighted by the used share of the storage's rate.
+        trials: Trials in the order in which they began.
+        heard: (trial, epoch, decision) in the order in which the driver received the results.
     """
 
     num_gpus: int
@@ -28,32 +35,32 @@ class Simulated:
     driver_seconds: float
     storage_bytes: float
     storage_busy_seconds: float
-    trials: Sequence[TrialRecord]
+    trials: Sequence[SimulatedTrial]
     heard: Sequence[tuple[int, int, str]]
 
     @property
     def busy_share(self) -> float:
-        """Of the GPUs' time."""
+        """Share of the GPUs' time in which they work."""
         return sum(self.gpu_seconds[doing] for doing in BUSY) / sum(self.gpu_seconds.values())
 
     @property
     def driver_share(self) -> float:
-        """Of the trials' time in which the driver works."""
+        """Share of the time after the preparation in which the driver works."""
         return self.driver_seconds / (self.seconds - self.preparation_seconds)
 
     @property
     def storage_share(self) -> float:
-        """Of the storage's rate that is in use, over the whole time."""
+        """Mean used share of the storage's rate."""
         return self.storage_busy_seconds / self.seconds
 
     def idle(self) -> list[tuple[Doing, float]]:
-        """Why GPUs are idle, each with its share of all GPU time, the largest first."""
+        """Return the reasons of idle GPUs with their share of all GPU time, the largest first."""
         total = sum(self.gpu_seconds.values())
         shares = [(doing, spent / total) for doing, spent in self.gpu_seconds.items() if doing not in BUSY]
         return sorted(shares, key=lambda pair: -pair[1])
 
     def row(self) -> dict[str, Any]:
-        """As a row of a table; bytes and rates in GB (10^9)."""
+        """Return a row of a table. Bytes and rates are in GB (10^9 bytes)."""
         return {
             "gpus": self.num_gpus,
             "seconds": self.seconds,
@@ -72,10 +79,10 @@ class Simulated:
 
 
 def simulate(plan: ClusterPlan, num_gpus: int) -> Simulated:
-    """Run the plan on so many GPUs; the same plan gives the same numbers.
+    """Simulate a plan on `num_gpus` GPUs. The same plan gives the same numbers.
 
     Raises:
-        ValueError: fewer than one GPU.
+        ValueError: `num_gpus` is less than 1.
     """
     if num_gpus < 1:
         raise ValueError(f"a simulated cluster needs 1 GPU or more, got {num_gpus}")

@@ -1,4 +1,4 @@
-"""What every GPU of a simulated cluster does at every moment: busy, or idle for a reason."""
+"""State of every GPU of a simulated cluster at all times: busy, or idle for a reason."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -7,7 +7,7 @@ import simpy
 
 
 class Doing(StrEnum):
-    """What a GPU does; the text says it to a person."""
+    """State of a GPU. The value is its description in tables and figures."""
 
     TRAINING = "training"
     FEATURES = "frozen features"
@@ -27,7 +27,7 @@ BUSY = (Doing.TRAINING, Doing.FEATURES)
 
 
 class Timesheet:
-    """Seconds of each GPU in each state; a GPU is in exactly one at any time."""
+    """Seconds of the GPUs in each state. A GPU is in exactly one state at any time."""
 
     def __init__(self, env: simpy.Environment, num_gpus: int) -> None:
         self._env = env
@@ -35,18 +35,18 @@ class Timesheet:
         self._seconds = dict.fromkeys(Doing, 0.0)
 
     def enter(self, gpu: int, doing: Doing) -> None:
-        """From now on `gpu` does this."""
+        """Set the state of a GPU from now on."""
         before, since = self._now[gpu]
         self._seconds[before] += self._env.now - since
         self._now[gpu] = (doing, self._env.now)
 
     def enter_all(self, doing: Doing) -> None:
-        """From now on all do this."""
+        """Set the state of all GPUs from now on."""
         for gpu in range(len(self._now)):
             self.enter(gpu, doing)
 
     def close(self) -> Mapping[Doing, float]:
-        """GPU-seconds in each state up to now."""
+        """Return the GPU-seconds in each state up to now."""
         for gpu, (doing, _) in enumerate(self._now):
             self.enter(gpu, doing)
         return dict(self._seconds)

@@ -1,8 +1,8 @@
-"""The trials of a simulated study on its GPUs, judged by the study's own scheduler.
+"""Trials of a simulated study, with the scheduler of the real study.
 
-The driver hears one event at a time, as Tune's does: it asks for a point for each GPU, then hears each
-process that is ready, each epoch, and each end, with which it asks for the next point. A lost machine
-takes the epoch under way with it; its trials go on after the last one when its successor is there.
+Like Tune's driver, the simulated driver handles one event at a time: a new point for each GPU, a process that
+is ready, the result of an epoch, and the end of a trial, which is followed by the next point. If a machine is
+lost, the current epoch is lost too. Its trials continue after their last epoch once a replacement is up.
 """
 
 import dataclasses
@@ -24,12 +24,12 @@ from simulation.site import Site
 from simulation.timesheet import Doing
 
 Survives = Generator[simpy.Event, Any, bool]
-"""Simulated time; whether the machine is still there after it."""
+"""Process that returns whether the machine still exists at its end."""
 
 
 @dataclasses.dataclass
-class TrialRecord:
-    """A trial that has begun. `ends`: how often it ended; `lost`: how often a machine took it along."""
+class SimulatedTrial:
+    """A trial that has begun. `ends` counts its ends (1 at most), `lost` the machines lost under it."""
 
     number: int
     epochs: int = 0
@@ -40,7 +40,7 @@ class TrialRecord:
 
 @dataclasses.dataclass
 class _Gpu:
-    """A GPU, how often its machine was lost so far, and whether a process has its networks there."""
+    """A GPU, the losses of its machine so far, and whether a process has loaded its networks."""
 
     number: int
     losses: int = 0
@@ -48,24 +48,24 @@ class _Gpu:
 
 
 class Trials:
-    """All trials of the study; `records` has them by number once they have begun."""
+    """All trials of a study. `records` contains those that have begun, by number."""
 
     def __init__(self, site: Site, curves: Curves) -> None:
         plan = site.plan
         self._site, self._env, self._plan, self._curves = site, site.env, plan, curves
-        # A folder that is not there: no trial ran before.
+        # The folder does not exist, so the scheduler sees no earlier trials.
         space = SearchSpace("simulated", {}, (), plan.study)
         self._scheduler = make_scheduler(space, StudyFolder(Path("/nonexistent")), max_epochs=plan.epochs)
         spread = np.random.default_rng((plan.study.seed, 1)).standard_normal(plan.trials)
         self._epoch_seconds = plan.trial.epoch_seconds * np.exp(plan.trial.epoch_spread * spread)
         self._copies: dict[tuple[int, int], simpy.Event] = {}
         self._num_epochs, self._num_running = 0, 0
-        self.records: list[TrialRecord] = []
+        self.records: list[SimulatedTrial] = []
         self.heard: list[tuple[int, int, str]] = []
-        """(trial, epoch, decision) in the order in which the driver hears them."""
+        """(trial, epoch, decision) in the order in which the driver receives the results."""
 
     def run(self) -> ProcessGenerator:
-        """Until the last trial has ended."""
+        """Run until the last trial has ended."""
         self._site.timesheet.enter_all(Doing.DRIVER)
         yield from self._site.driver.work(self._plan.driver.startup_seconds)
         first = []
@@ -77,7 +77,7 @@ class Trials:
         yield self._env.all_of([self._env.process(gpu) for gpu in gpus])
         yield from self._site.driver.work(self._plan.driver.finish_seconds)
 
-    def _gpu(self, gpu: _Gpu, trial: TrialRecord) -> ProcessGenerator:
+    def _gpu(self, gpu: _Gpu, trial: SimulatedTrial) -> ProcessGenerator:
         while True:
             while not trial.ends:
                 yield from self._attempt(gpu, trial)
@@ -87,16 +87,16 @@ class Trials:
             trial = yield from self._begin()
         self._enter(gpu, Doing.ENDED)
 
-    def _begin(self) -> Generator[simpy.Event, Any, TrialRecord]:
-        """Ask for the next point."""
-        costs, trial = self._plan.driver, TrialRecord(len(self.records))
+    def _begin(self) -> Generator[simpy.Event, Any, SimulatedTrial]:
+        """Request the next point from the searcher."""
+        costs, trial = self._plan.driver, SimulatedTrial(len(self.records))
         self.records.append(trial)
         self._scheduler.on_trial_add(None, _as_tune(trial))
         yield from self._site.driver.work(costs.begin_seconds + costs.begin_per_trial * trial.number)
         return trial
 
-    def _attempt(self, gpu: _Gpu, trial: TrialRecord) -> ProcessGenerator:
-        """Train up to the trial's end, or until the machine is lost."""
+    def _attempt(self, gpu: _Gpu, trial: SimulatedTrial) -> ProcessGenerator:
+        """Train until the trial ends or the machine is lost."""
         if not (yield from self._start(gpu)):
             return
         self._num_running += 1
@@ -117,27 +117,27 @@ class Trials:
         self._enter(gpu, Doing.DRIVER)
         yield from self._site.driver.work(self._plan.driver.started_seconds)
         self._enter(gpu, Doing.FETCHING)
-        yield self._local_copies(gpu)
+        yield self._node_copies(gpu)
         return True
 
-    def _local_copies(self, gpu: _Gpu) -> simpy.Event:
-        """What the node fetches once for all its processes; a machine in place of a lost one, again."""
+    def _node_copies(self, gpu: _Gpu) -> simpy.Event:
+        """Return the transfer of a node's copies: once per machine, and again for a replacement."""
         node = gpu.number // self._plan.cluster.gpus_per_node
         if (node, gpu.losses) not in self._copies:
             transfer = self._site.storage.transfer(self._plan.videos.node_bytes)
             self._copies[node, gpu.losses] = transfer
         return self._copies[node, gpu.losses]
 
-    def _report(self, gpu: _Gpu, trial: TrialRecord) -> ProcessGenerator:
-        """Write the checkpoint, and hear what the driver decides."""
+    def _report(self, gpu: _Gpu, trial: SimulatedTrial) -> ProcessGenerator:
+        """Write the checkpoint and wait for the driver's decision."""
         self._enter(gpu, Doing.WRITING)
         yield self._site.storage.transfer(self._plan.trial.checkpoint_bytes)
         self._enter(gpu, Doing.DRIVER)
         yield self._env.timeout(self._plan.trial.report_seconds)
-        yield from self._site.driver.work(self._hear(trial))
+        yield from self._site.driver.work(self._decide(trial))
 
-    def _hear(self, trial: TrialRecord) -> float:
-        """Judge an epoch; the seconds of the driver that this takes."""
+    def _decide(self, trial: SimulatedTrial) -> float:
+        """Let the scheduler decide on an epoch. Return the seconds of the driver."""
         costs = self._plan.driver
         trial.epochs += 1
         self._num_epochs += 1
@@ -154,13 +154,13 @@ class Trials:
         return seconds
 
     def _pass(self, gpu: _Gpu, doing: Doing, seconds: float) -> Survives:
-        """Let time pass on a GPU; False where its machine is lost, once its successor is there."""
+        """Spend time on a GPU. If its machine is lost, return False once the replacement is up."""
         loss = self._site.node_of(gpu.number).loss(gpu.losses)
         if loss.down >= self._env.now + seconds:
             self._enter(gpu, doing)
             yield self._env.timeout(seconds)
             return True
-        # A loss while files were written or the driver was busy is found here, at the next step.
+        # Losses during transfers or waits for the driver are noticed here, at the next computation.
         self._enter(gpu, Doing.LOST)
         yield self._env.timeout(max(0.0, loss.down - self._env.now))
         self._enter(gpu, Doing.NODE)
@@ -172,7 +172,7 @@ class Trials:
         self._site.timesheet.enter(gpu.number, doing)
 
 
-def _as_tune(trial: TrialRecord) -> Any:
-    """A trial as a scheduler of Tune's knows it."""
+def _as_tune(trial: SimulatedTrial) -> Any:
+    """Return a trial with the attributes that Tune's schedulers read."""
     name = f"trial-{trial.number:04d}"
     return SimpleNamespace(trial_id=name, config={"folder": name})

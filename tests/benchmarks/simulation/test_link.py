@@ -1,4 +1,4 @@
-"""Transfers that share a link."""
+"""Transfers that share a simulated link."""
 
 import pytest
 import simpy
@@ -6,7 +6,7 @@ from simulation.link import Link
 
 
 def ends(transfers, *, total, each):
-    """When each (start, bytes) ends, and the link."""
+    """Return the end time of each transfer (start, bytes), and the link."""
     env = simpy.Environment()
     link, found = Link(env, total=total, each=each), {}
 
@@ -21,30 +21,30 @@ def ends(transfers, *, total, each):
     return [found[number] for number in range(len(transfers))], link
 
 
-def test_one_transfer_runs_at_what_it_can_take_itself():
+def test_single_transfer_runs_at_its_own_limit():
     assert ends([(0, 100)], total=50, each=10)[0] == pytest.approx([10])
 
 
 def test_transfers_share_the_total_equally():
-    # Two at 5 a second; the shorter ends at 10, after which the other has 10 a second.
+    # Both run at 5 bytes/s. The shorter ends at 10 s, then the other runs at 10 bytes/s.
     assert ends([(0, 50), (0, 100)], total=10, each=10)[0] == pytest.approx([10, 15])
 
 
-def test_a_later_transfer_slows_an_earlier_one():
+def test_later_transfer_slows_an_earlier_one():
     assert ends([(0, 100), (5, 25)], total=10, each=10)[0] == pytest.approx([12.5, 10])
 
 
-def test_the_link_counts_its_bytes_and_the_share_of_its_rate_in_use():
+def test_link_counts_bytes_and_busy_time():
     _, link = ends([(0, 100), (30, 100)], total=40, each=10)
     assert link.num_bytes == 200
     assert link.busy_seconds == pytest.approx(200 / 40)
 
 
-def test_nothing_to_transfer_takes_no_time():
+def test_empty_transfer_takes_no_time():
     assert ends([(3, 0)], total=1, each=1)[0] == [3]
 
 
-def test_many_transfers_end_in_order_whatever_rounding_does():
+def test_many_transfers_end_in_order_despite_rounding():
     sizes = [0.1 * number for number in range(1, 500)]
     found, link = ends([(0, size) for size in sizes], total=7e9, each=7e9)
     assert found == sorted(found)

@@ -1,4 +1,4 @@
-"""Where a simulated study stops scaling, and what it says is the reason."""
+"""Scaling limit of a simulated study and the reason that it reports."""
 
 from simulation.plan import ClusterPlan
 from simulation.scaling import last_efficient, where_it_stops
@@ -20,24 +20,24 @@ def runs(**dotted):
     return [simulate(ClusterPlan.load(PLAN, changed), gpus) for gpus in GPUS]
 
 
-def test_more_gpus_than_trials_are_the_limit_where_nothing_else_is():
+def test_number_of_trials_limits_scaling():
     found = runs()
     assert last_efficient(found).num_gpus == 32
     assert "at 64" in where_it_stops(found)
     assert "fewer trials than GPUs" in where_it_stops(found)
 
 
-def test_a_slow_driver_is_the_limit():
+def test_slow_driver_limits_scaling():
     found = runs(driver__result_seconds=2)
     assert last_efficient(found).num_gpus <= 8
     assert "time goes to: waiting for the driver" in where_it_stops(found)
 
 
-def test_a_slow_storage_is_the_limit():
+def test_slow_storage_limits_scaling():
     found = runs(trial__checkpoint_bytes=2e9)
     assert last_efficient(found).num_gpus <= 8
     assert "time goes to: files go to the storage" in where_it_stops(found)
 
 
-def test_a_study_that_scales_throughout_says_so():
+def test_scaling_to_all_gpus_is_reported():
     assert "scales to all 16 GPUs" in where_it_stops(runs()[:5])

@@ -23,15 +23,15 @@ def run(gpus, **dotted):
     return simulate(ClusterPlan.load(PLAN, changed), gpus)
 
 
-def test_one_core_decodes_every_frame_and_one_gpu_reads_every_view():
-    # A video is 1 s of decoding and 0.1 s of features.
+def test_one_core_decodes_all_frames_one_gpu_all_views():
+    # A video takes 1 s of decoding and 0.1 s of features.
     found = run(1)
     assert found.preparation_seconds == pytest.approx(4400)
     assert found.gpu_seconds[Doing.FEATURES] == pytest.approx(400)
     assert found.gpu_seconds[Doing.DECODING] == pytest.approx(4000)
 
 
-def test_cores_share_the_shards_until_there_are_fewer_shards_than_cores():
+def test_cores_share_shards_up_to_the_number_of_shards():
     # 20 shards of 200 videos.
     assert run(4).gpu_seconds[Doing.DECODING] == pytest.approx(4 * 1000)
     assert run(1, cluster__cpu_nodes=1, cluster__cpus_per_cpu_node=1000).preparation_seconds == pytest.approx(
@@ -39,11 +39,11 @@ def test_cores_share_the_shards_until_there_are_fewer_shards_than_cores():
     )
 
 
-def test_the_work_on_features_is_the_same_on_any_number_of_gpus():
+def test_feature_work_is_independent_of_gpus():
     assert run(8, videos__views=3).gpu_seconds[Doing.FEATURES] == pytest.approx(1200)
 
 
-def test_bytes_are_those_of_videos_shards_and_features():
+def test_storage_bytes_of_videos_shards_and_features():
     found = run(1, videos__bytes=1e3, videos__view_bytes=10, videos__feature_bytes=3)
-    # Videos are read and shards written, read again for features and by the node; features likewise.
+    # Videos are read; shards are written and read twice (features, node copy); features written and read.
     assert found.storage_bytes == pytest.approx(4000 * (1e3 + 10 + 10 + 3 + 10 + 3))

@@ -1,4 +1,4 @@
-"""A simulated study: what must be kept, what is known in closed form, and what must be monotone."""
+"""Simulated study: conserved quantities, closed forms and monotonicity."""
 
 import math
 
@@ -38,14 +38,14 @@ def run(gpus, overrides=None, **dotted):
 
 
 @pytest.mark.parametrize("gpus", [1, 3, 8, 20, 33])
-def test_without_stopping_a_study_takes_its_rounds_of_trials(gpus):
+def test_study_without_stopping_takes_whole_rounds(gpus):
     rounds = math.ceil(20 / gpus)
     assert run(gpus).seconds == pytest.approx(rounds * 90 + 5 + (rounds - 1) * 1)
 
 
 @pytest.mark.parametrize("gpus", [1, 4, 100])
 @pytest.mark.parametrize("overrides", [{}, ASHA, EVERYTHING])
-def test_every_trial_ends_once_and_no_second_of_a_gpu_is_lost_or_counted_twice(gpus, overrides):
+def test_trials_end_once_and_gpu_seconds_add_up(gpus, overrides):
     found = run(gpus, overrides)
     assert [trial.number for trial in found.trials] == list(range(overrides.get("study.trials", 20)))
     assert all(trial.ends == 1 for trial in found.trials)
@@ -56,19 +56,19 @@ def test_every_trial_ends_once_and_no_second_of_a_gpu_is_lost_or_counted_twice(g
     assert found.storage_busy_seconds <= found.seconds * (1 + 1e-9)
 
 
-def test_training_time_is_the_epochs_that_were_heard():
+def test_training_time_equals_reported_epochs():
     found = run(4, ASHA)
     epochs = sum(trial.epochs for trial in found.trials)
     assert found.gpu_seconds[Doing.TRAINING] == pytest.approx(10 * epochs)
     assert len(found.heard) == epochs
 
 
-def test_the_same_seed_gives_the_same_study_and_another_one_another():
+def test_seed_determines_the_study():
     assert run(4, EVERYTHING).row() == run(4, EVERYTHING).row()
     assert run(4, EVERYTHING).row() != run(4, EVERYTHING, study__seed=1).row()
 
 
-def test_it_stops_the_trials_that_rays_own_scheduler_stops_on_the_same_results():
+def test_decisions_match_rays_scheduler():
     found = run(4, ASHA)
     scheduler = AsyncHyperBandScheduler(
         time_attr="epoch", metric=OBJECTIVE, mode="max", max_t=9, grace_period=1, reduction_factor=3
@@ -84,38 +84,38 @@ def test_it_stops_the_trials_that_rays_own_scheduler_stops_on_the_same_results()
             scheduler.on_trial_add(None, known[trial])
         result = {"epoch": epoch, OBJECTIVE: float(curves.of(trial)[epoch - 1])}
         assert scheduler.on_trial_result(None, known[trial], result) == decision
-    # A third goes on at each of the rungs 1 and 3, or a few more, as the first are judged by few.
+    # About a third continues at each of the rungs 1 and 3. Early trials meet few competitors.
     assert 1 / 2 < sum(trial.stopped for trial in found.trials) / 60 < 0.95
     assert {trial.epochs for trial in found.trials} == {1, 3, 9}
 
 
 @pytest.mark.parametrize("path", ["cluster.storage_bytes", "cluster.network_bytes"])
-def test_more_bandwidth_never_makes_a_study_longer(path):
+def test_more_bandwidth_never_slows_a_study(path):
     slow = {"trial.checkpoint_bytes": 2e9, "videos.count": 50, "videos.view_bytes": 1e8, **{}}
     taken = [run(8, slow, **{path.replace(".", "__"): rate}).seconds for rate in (1e7, 1e8, 1e9, 1e10)]
     assert taken == sorted(taken, reverse=True)
     assert taken[0] > 2 * taken[-1]
 
 
-def test_more_gpus_never_make_a_study_without_stopping_longer():
+def test_more_gpus_never_slow_a_study_without_stopping():
     taken = [run(gpus).seconds for gpus in (1, 2, 4, 8, 16, 32)]
     assert taken == sorted(taken, reverse=True)
 
 
-def test_a_driver_that_needs_longer_than_an_epoch_is_what_the_gpus_wait_for():
+def test_gpus_wait_for_a_driver_slower_than_an_epoch():
     found = run(16, driver__result_seconds=5)
     assert found.idle()[0][0] == Doing.DRIVER
     assert found.driver_share > 0.95
     assert found.seconds == pytest.approx(20 * 9 * 5, rel=0.1)
 
 
-def test_a_node_fetches_its_copies_once_for_all_its_gpus():
+def test_node_copies_once_for_all_its_gpus():
     videos = {"videos.count": 100, "videos.view_bytes": 1e6}
     nothing_else = run(8, videos, cluster__gpus_per_node=8).storage_bytes
     assert run(8, videos, cluster__gpus_per_node=2).storage_bytes - nothing_else == pytest.approx(3 * 1e8)
 
 
-def test_a_lost_machine_costs_the_epoch_under_way_and_the_time_until_another_is_there():
+def test_lost_machine_costs_its_epoch_and_the_restart():
     calm = run(4)
     stormy = run(4, cluster__losses_per_hour=20, cluster__node_start_seconds=30)
     times = sum(trial.lost for trial in stormy.trials)
@@ -125,12 +125,12 @@ def test_a_lost_machine_costs_the_epoch_under_way_and_the_time_until_another_is_
     assert stormy.seconds > calm.seconds
 
 
-def test_machines_that_come_late_are_waited_for():
+def test_study_waits_for_late_machines():
     assert run(4, cluster__node_start_seconds=300).seconds == pytest.approx(run(4).seconds + 300)
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "message"),
     [
         ({"trial.epoch_second": 1}, "trial.epoch_second: no such setting; the nearest valid name is"),
         ({"study.trials": None}, "study.trials must be a number"),
@@ -138,11 +138,11 @@ def test_machines_that_come_late_are_waited_for():
         ({"cluster.storage_bytes": 0}, "cluster.storage_bytes"),
     ],
 )
-def test_a_plan_that_cannot_be_is_refused(overrides, told):
-    with pytest.raises(ConfigError, match=told):
+def test_invalid_plan_is_refused(overrides, message):
+    with pytest.raises(ConfigError, match=message):
         ClusterPlan.load(PLAN, overrides)
 
 
-def test_a_cluster_without_a_gpu_is_refused():
+def test_cluster_without_gpu_is_refused():
     with pytest.raises(ValueError, match="1 GPU or more, got 0"):
         run(0)

@@ -1,11 +1,11 @@
-"""What a bank of V augmented views costs in accuracy, against fresh augmentation in every epoch.
+"""Accuracy of V cached augmented views per video, compared with a fresh view in every epoch.
 
-EV-CLIP, both prompts, on tiny towers with random weights, on the quickstart's videos and on those of
-UT-Interaction; V in 1, 4, 16 and fresh views. A seed draws the initial prompts, the order of the videos
-and which of them validate, the same for every V, so that the differences from fresh views are paired.
-The number is validation top-1 after the last epoch: no epoch is chosen, and nothing reads a test split.
+Method: EV-CLIP with both prompts, on tiny towers with random weights, on the quickstart's videos and on
+UT-Interaction. V is 1, 4, 16 and "fresh". A seed draws the initial prompts, the order of the videos and the
+validation split. It is the same for every V, so the differences from fresh views are paired. The result is
+validation top-1 after the last epoch. No epoch is selected and no test split is read.
 
-    python benchmarks/bank.py [--seeds 8] [--data FOLDER] [--json FILE]
+Run: python benchmarks/cached_views.py [--seeds 8] [--data FOLDER] [--json FILE]
 """
 
 import argparse
@@ -28,23 +28,24 @@ from evclip_ray.training.loop import Run
 
 HERE = Path(__file__).resolve()
 UT_INTERACTION = HERE.parents[2] / "shared" / "data" / "ut_interaction_set1"
-BANKS: tuple[int | None, ...] = (1, 4, 16, None)
-# Near the best points of searches in these spaces with fresh views.
+NUM_VIEWS: tuple[int | None, ...] = (1, 4, 16, None)
+"""Values of `data.bank`: cached views per video, None for a fresh view in every epoch."""
+# Close to the best points of earlier searches in these spaces with fresh views.
 POINT = {"optim.lr": 0.02, "method.prompts": "both", "method.mask.depth": 1, "method.context.scale_init": 0.5}
 
 
 def experiments(data: Path | None) -> dict[str, dict[str, Any]]:
-    """The settings of each set of videos: dotted path to value."""
+    """Return the settings (dotted path -> value) of each data set."""
     spaces = HERE.parents[1] / "search_spaces"
-    found = {"quickstart": read_yaml(spaces / "quickstart.yaml")["fixed"] | POINT}
+    by_name = {"quickstart": read_yaml(spaces / "quickstart.yaml")["fixed"] | POINT}
     if data is not None:
         manifest = {"data.manifest": str(data / "manifest.csv"), "data.root": str(data)}
-        found["UT-Interaction"] = read_yaml(spaces / "debug.yaml")["fixed"] | manifest | POINT
-    return found
+        by_name["UT-Interaction"] = read_yaml(spaces / "debug.yaml")["fixed"] | manifest | POINT
+    return by_name
 
 
 def one_run(settings: dict[str, Any], bank: int | None, seed: int, folder: Path) -> dict[str, Any]:
-    """The last epoch's metrics of a run, and the median seconds of its epochs."""
+    """Train one run. Return the metrics of its last epoch and the median time of its epochs."""
     varied = {"data.bank": bank, "seed": seed, "data.split_seed": seed}
     experiment = ExperimentConfig.load({}, settings | varied)
     cache = folder / "cache"
@@ -62,11 +63,11 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, default=UT_INTERACTION)
     parser.add_argument("--seeds", type=int, default=8)
-    parser.add_argument("--json", type=Path, default=None, help="where every run's numbers go")
+    parser.add_argument("--json", type=Path, default=None, help="file for the results of every run")
     arguments = parser.parse_args()
     data = arguments.data.resolve() if arguments.data.is_dir() else None
     if data is None:
-        print(f"{arguments.data} is absent: the quickstart's videos alone")
+        print(f"{arguments.data} does not exist: only the quickstart's videos are used")
     torch.set_num_threads(1)
     rows = []
     with connect():
@@ -78,28 +79,31 @@ def main() -> None:
 
 
 def compare(name: str, settings: dict[str, Any], seeds: int, folder: Path) -> list[dict[str, Any]]:
-    # Banks take turns within a seed: they share the machine's moods.
-    taken: dict[int | None, list[dict[str, Any]]] = {bank: [] for bank in BANKS}
+    # Variants alternate within a seed, so changes of the machine's speed affect all of them.
+    results_by_bank: dict[int | None, list[dict[str, Any]]] = {bank: [] for bank in NUM_VIEWS}
     for seed in range(seeds):
-        for bank in BANKS:
-            taken[bank].append(one_run(settings, bank, seed, folder))
-    videos = sum(metrics["val_videos"] for metrics in taken[None])
+        for bank in NUM_VIEWS:
+            results_by_bank[bank].append(one_run(settings, bank, seed, folder))
+    videos = sum(metrics["val_videos"] for metrics in results_by_bank[None])
     print(
-        f"\n{name}: {seeds} seeds, {videos} validation readings, top-1 after the last epoch, 95 % t intervals"
+        f"\n{name}: {seeds} seeds, {videos} validation videos, top-1 after the last epoch, 95 % t intervals"
     )
     print(f"{'bank':>6} {'top-1':>26} {'minus fresh':>26} {'epoch s':>8}")
-    fresh = [metrics["val_top1"] for metrics in taken[None]]
-    for bank, found in taken.items():
-        top1 = [metrics["val_top1"] for metrics in found]
+    fresh = [metrics["val_top1"] for metrics in results_by_bank[None]]
+    for bank, results in results_by_bank.items():
+        top1 = [metrics["val_top1"] for metrics in results]
         gap = mean_over_seeds([a - b for a, b in zip(top1, fresh, strict=True)])
-        seconds = statistics.median(metrics["epoch_seconds"] for metrics in found)
-        apart = "" if bank is None else shown(gap)
-        print(f"{bank or 'fresh':>6} {shown(mean_over_seeds(top1)):>26} {apart:>26} {seconds:8.3f}", flush=True)
-    kept = ("val_top1", "val_loss", "epoch_seconds")
+        seconds = statistics.median(metrics["epoch_seconds"] for metrics in results)
+        difference = "" if bank is None else shown(gap)
+        print(
+            f"{bank or 'fresh':>6} {shown(mean_over_seeds(top1)):>26} {difference:>26} {seconds:8.3f}",
+            flush=True,
+        )
+    columns = ("val_top1", "val_loss", "epoch_seconds")
     return [
-        {"set": name, "bank": bank, "seed": seed} | {key: metrics[key] for key in kept}
-        for bank, found in taken.items()
-        for seed, metrics in enumerate(found)
+        {"set": name, "bank": bank, "seed": seed} | {key: metrics[key] for key in columns}
+        for bank, results in results_by_bank.items()
+        for seed, metrics in enumerate(results)
     ]
 
 
