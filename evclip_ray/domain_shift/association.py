@@ -1,8 +1,8 @@
-"""Which factor goes with being right: a checkpoint's per-video answers against the factors of the videos.
+"""Association of visual and semantic factors with correct predictions of a checkpoint.
 
-For each factor, the area under the curve: the probability that the factor of a video that was answered
-rightly is above that of one that was not. 0.5 says nothing; below, the factor is high where it fails. An
-association, not a cause: factors go together with each other and with the classes.
+The measure is the area under the ROC curve: the probability that the factor of a correctly predicted video is
+above that of a wrongly predicted one. At 0.5 there is no association. Below 0.5, the factor is high where
+predictions fail. It is an association, not a cause: factors depend on each other and on the classes.
 """
 
 import csv
@@ -23,7 +23,7 @@ _ABOUT_THE_VIDEO = ("path", "label")
 
 @dataclasses.dataclass(frozen=True)
 class Association:
-    """A factor against the correctness of a predictor, over `right` + `wrong` videos."""
+    """Association of a factor with the predictions of a predictor, over `right` + `wrong` videos."""
 
     predictor: str
     factor: str
@@ -33,10 +33,10 @@ class Association:
 
 
 def read_predictions(path: Path) -> Rows:
-    """The rows of a predictions.csv as `evclip-ray evaluate` writes it.
+    """Return the rows of a predictions.csv from `evclip-ray evaluate`.
 
     Raises:
-        ValueError: no rows, or a column that is missing.
+        ValueError: There are no rows, or a column is missing.
     """
     try:
         with path.open(encoding="utf-8", newline="") as stream:
@@ -54,15 +54,15 @@ def read_predictions(path: Path) -> Rows:
 
 
 def predictors(predictions: Rows) -> list[str]:
-    """The columns that hold answers: adapted and zero_shot, or what was evaluated."""
+    """Return the columns that contain predictions, such as adapted and zero_shot."""
     return [name for name in predictions[0] if name and name not in _ABOUT_THE_VIDEO]
 
 
 def matched(predictions: Rows, paths: Sequence[str]) -> list[tuple[int, int]]:
-    """(row of `predictions`, position in `paths`) of each video that is in both.
+    """Return (row of `predictions`, position in `paths`) of each video that is in both.
 
-    Parts of one long video share its path, and are told apart by their order; where the two do not hold
-    equally many of them, the order says nothing and all of them are left out.
+    Parts of one long video share its path and are matched by their order. If the number of parts differs, the
+    order is unknown and all of them are left out.
     """
     predicted, held = _places([row["path"] for row in predictions]), _places(paths)
     return [
@@ -81,17 +81,25 @@ def associate(
     *,
     seed: int,
 ) -> list[Association]:
-    """Every factor, a value for each video, against every predictor, over the videos of `pairs`."""
+    """Return the association of every factor with every predictor.
+
+    Args:
+        predictions: Rows of `read_predictions`.
+        pairs: Matches of `matched`. Other videos are ignored.
+        factors: Name -> (M,) values.
+        units: (M,) unit of each video, see `effect_size`.
+        seed: Seed of the bootstrap.
+    """
     rows = [predictions[row] for row, _ in pairs]
     places = np.array([place for _, place in pairs], dtype=np.int64)
     chosen = [units[place] for place in places]
-    found = []
+    associations = []
     for predictor in predictors(predictions):
         right = np.array([row[predictor] == row["label"] for row in rows])
         for factor, values in factors.items():
             area = area_under_curve(values[places], right, units=chosen, seed=seed)
-            found.append(Association(predictor, factor, area, int(right.sum()), int((~right).sum())))
-    return found
+            associations.append(Association(predictor, factor, area, int(right.sum()), int((~right).sum())))
+    return associations
 
 
 def _places(paths: Sequence[str]) -> dict[str, list[int]]:

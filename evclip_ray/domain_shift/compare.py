@@ -1,8 +1,8 @@
-"""How far apart sets of videos are, and in what: their looks, what CLIP sees in them, their classes.
+"""Domain shift between sets of videos: visual factors, CLIP features and classes.
 
-`measure` reads each video once; `compare` puts every pair of sets side by side. The measures are our own
-choice, each defined where it is computed (`visual_factors`, `feature_distance`, `semantic_factors`); those
-behind the published numbers on domain shift are not public, so the two cannot be compared.
+`measure` reads each video once, and `compare` compares every pair of sets. The measures are our choice and
+are defined in `visual_factors`, `feature_distance` and `semantic_factors`. Those of published studies on
+domain shift are not public, so the numbers cannot be compared with theirs.
 """
 
 import dataclasses
@@ -32,6 +32,7 @@ from evclip_ray.metrics.effect_size import cliffs_delta
 from evclip_ray.metrics.scoring import autocast
 from evclip_ray.models.batch import VideoBatch
 from evclip_ray.models.methods.zero_shot import ZeroShot
+from evclip_ray.optional import require
 
 log = logging.getLogger(__name__)
 
@@ -48,19 +49,26 @@ TITLES: dict[str, str] = {
     "labels": "Label sets: classes in common; mean cosine of a class to the nearest of the other set",
     "association": "What goes with being right: P(factor higher where right), 95 % interval; 0.5: nothing",
 }
-"""What each table for people says, in the order to read them; `nearest` is for looking up."""
+"""Titles of the tables that are shown, in their order. The table `nearest` is only written to a file."""
 _FEW_SOURCES = 10
 CLASS_SIMILARITY = "class_similarity"
-"""The factor of a video that its class gives it: the cosine of the class to the one nearest to it."""
+"""Factor of a video from its class: the cosine of the class to the nearest other class."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Domain:
-    """One set of M videos, measured.
+    """Measurements of one set of M videos.
 
-    `units`: what each video is drawn with in a bootstrap (see `effect_size`); `labels`: (M,) indices into the
-    N `class_names`; `visual`: (M,) a factor of `VISUAL_FACTORS`; `features`: (M, D) zero-shot CLIP's video
-    features, L2-normalised; `logits`: (M, N); `text`: (N, D), L2-normalised.
+    Attributes:
+        name: Name of the set in the tables.
+        paths: (M,) paths.
+        units: (M,) unit of each video in a bootstrap, see `effect_size`.
+        class_names: N classes.
+        labels: (M,) indices into `class_names`.
+        visual: Factor of `VISUAL_FACTORS` -> (M,) values.
+        features: (M, D) video features of zero-shot CLIP, L2-normalised.
+        logits: (M, N) zero-shot scores.
+        text: (N, D) text features of the classes, L2-normalised.
     """
 
     name: str
@@ -75,7 +83,7 @@ class Domain:
 
     @property
     def factors(self) -> dict[str, Array]:
-        """Every number of each video that may go with being right: (M,) by name."""
+        """All factors that `explain` compares with the predictions: name -> (M,) values."""
         return {**self.visual, CLASS_SIMILARITY: class_similarity(self.text)[self.labels]}
 
 
@@ -92,12 +100,22 @@ def measure(
     dtype: torch.dtype | None = None,
     progress: Progress | None = None,
 ) -> Domain:
-    """Measure view 0 of every video, with `method` over `class_names`.
+    """Measure view 0 of every video.
 
-    `progress`: called with videos done and videos in all.
+    Args:
+        name: Name of the set in the tables.
+        shards: Decoded videos.
+        labels: (M,) indices into `class_names`.
+        class_names: N classes.
+        method: Zero-shot CLIP over `class_names`.
+        device: Device of the method.
+        batch_size: Videos per forward pass.
+        dtype: Type for autocast, None for none.
+        progress: Function that is called with the number of finished videos and of all videos.
 
     Raises:
-        ValueError: views of a single frame.
+        ValueError: The views have a single frame.
+        ConfigError: OpenCV is not installed.
     """
     size = method.frozen.clip.image_size
     looks, features, logits = [], [], []
@@ -119,10 +137,10 @@ def measure(
 
 
 def compare(domains: Sequence[Domain], *, seed: int = 0) -> Tables:
-    """Each table's name -> its rows.
+    """Return the rows of each table.
 
-    `visual`, `features` and `labels` have rows for every pair of sets, a before b in the order given;
-    `semantic` a row a set; `nearest` a row for each class and other set.
+    `visual`, `features` and `labels` have rows for every pair of sets, in the given order. `semantic` has one
+    row per set, and `nearest` one per class and other set.
     """
     for domain in domains:
         if (sources := len(set(domain.units))) < _FEW_SOURCES:
@@ -141,10 +159,10 @@ def compare(domains: Sequence[Domain], *, seed: int = 0) -> Tables:
 
 
 def explain(domains: Sequence[Domain], predictions: association.Rows, *, seed: int = 0) -> list[Row]:
-    """Rows of each factor's association with being right, in the set that holds most of the predictions.
+    """Return the association of each factor with correct predictions, in the set with most of them.
 
     Raises:
-        ValueError: no set holds any of them.
+        ValueError: No set contains any of the videos.
     """
     found = [association.matched(predictions, domain.paths) for domain in domains]
     best = max(range(len(domains)), key=lambda place: len(found[place]))
@@ -155,7 +173,7 @@ def explain(domains: Sequence[Domain], predictions: association.Rows, *, seed: i
             f" {predictions[0]['path']!r}: give the split that was evaluated, as in --split test"
         )
     visual = association.associate(predictions, pairs, domain.visual, domain.units, seed=seed)
-    # All videos of a class share its similarity: what is drawn anew for it is classes.
+    # All videos of a class share its similarity, so the bootstrap of this factor draws classes.
     classes = [domain.class_names[label] for label in domain.labels]
     similarity = {CLASS_SIMILARITY: domain.factors[CLASS_SIMILARITY]} if len(domain.class_names) > 1 else {}
     semantic = association.associate(predictions, pairs, similarity, classes, seed=seed)
@@ -169,11 +187,13 @@ def explain(domains: Sequence[Domain], predictions: association.Rows, *, seed: i
 
 
 def claim(out: Path) -> None:
-    """Refuse a folder of another stage, before hours of work.
+    """Raise an error before hours of work if the output folder or OpenCV cannot be used.
 
     Raises:
-        ArtifactError: `out` holds another stage's ledger.
+        ArtifactError: `out` contains the ledger of another stage.
+        ConfigError: OpenCV is not installed.
     """
+    require("cv2", extra="shift", purpose="camera motion")
     if (out / LEDGER).is_file():
         read_ledger(out, STAGE)
 
@@ -195,7 +215,7 @@ def write(
 
 
 def set_names(sources: Sequence[str], splits: Sequence[str]) -> list[str]:
-    """A short name for each set that no other has: its file's, or its folder's, with the split if needed.
+    """Return a short, unique name for each set: that of its file or folder, with the split if needed.
 
     >>> set_names(["day/manifest.csv", "night.csv", "night.csv"], ["train", "train", "test"])
     ['day', 'night train', 'night test']
@@ -247,7 +267,7 @@ def _semantic_row(domain: Domain) -> Row:
 
 
 def _labels_row(a: Domain, b: Domain) -> Row:
-    """Both ways, as a small label set can be inside a large one."""
+    """Return the similarity in both directions, because a small label set can be part of a large one."""
     there, back = _nearest(a, b), _nearest(b, a)
     return {
         "set_a": a.name, "set_b": b.name, "shared": len(set(a.class_names) & set(b.class_names)),

@@ -1,13 +1,16 @@
-"""How far apart two sets of videos are in a frozen feature space, each distance beside what chance gives.
+"""Distances between two sets of videos in a frozen feature space, compared with chance.
 
-Frechet: |m_a - m_b|^2 + Tr(C_a + C_b - 2 (C_a C_b)^(1/2)), of two Gaussians with those means and covariances
-(Dowson and Landau, 1982; the D of FID and FVD). MMD^2, linear kernel: |m_a - m_b|^2 (Gretton et al., 2012).
-Classifier: the balanced error of telling the sets apart, cross-validated: 0.5 not at all, 0 always; the
-proxy A-distance is 2 (1 - 2 error) (Ben-David et al., 2007).
+    frechet = |m_a - m_b|^2 + Tr(C_a + C_b - 2 (C_a C_b)^(1/2))
+    mmd2_linear = |m_a - m_b|^2
 
-All of them see a difference between any two samples. *Chance* is the mean over permutations that deal the
-units (see `effect_size`) out to sets of the same size at random, and p the share of permutations at least
-as far apart. Everything is drawn by the units' names: the order of the videos changes nothing.
+where m are the means and C the covariances of the two sets. Sources: Dowson and Landau (1982), also the D of
+FID and FVD; Gretton et al. (2012), with a linear kernel. The third distance is the balanced, cross-validated
+error of a classifier of the two sets: 0.5 if they cannot be separated, 0 if they always can. The proxy
+A-distance is 2 (1 - 2 error) (Ben-David et al., 2007).
+
+All distances are positive for any two samples. *Chance* is the mean over permutations that assign the units
+(see `effect_size`) at random to sets of the same size. p is the share of permutations that are at least as
+far apart. Units are drawn by name, so the order of the videos has no effect.
 """
 
 import dataclasses
@@ -19,15 +22,15 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
-_PERMUTATIONS = 999
-# A decomposition each: enough for the mean, too few for a p.
-_FRECHET_PERMUTATIONS = 20
+_NUM_PERMUTATIONS = 999
+# Each needs a matrix decomposition. 20 are enough for the mean, but too few for a p.
+_NUM_FRECHET_PERMUTATIONS = 20
 _FOLDS = 5
 
 
 @dataclasses.dataclass(frozen=True)
 class Distance:
-    """One distance, its mean under permutation, and the p of the observed (None: not computed)."""
+    """One distance, its mean under permutation, and its p (None: not computed)."""
 
     name: str
     value: float
@@ -38,10 +41,17 @@ class Distance:
 def feature_distances(
     a: Array, b: Array, *, units_a: Sequence[str], units_b: Sequence[str], seed: int
 ) -> list[Distance]:
-    """Frechet, MMD^2 and classifier error between `a` (M, D) and `b` (K, D).
+    """Return the Frechet distance, MMD^2 and classifier error between two sets.
+
+    Args:
+        a: (M, D) features of the first set.
+        b: (K, D) features of the second set.
+        units_a: (M,) unit of each video of `a`.
+        units_b: (K,) unit of each video of `b`.
+        seed: Seed of the permutations and of the folds.
 
     Raises:
-        ValueError: fewer than two videos in a set.
+        ValueError: A set has fewer than two videos.
     """
     if min(len(a), len(b)) < 2:
         raise ValueError(f"distances need at least 2 videos in each set, got {len(a)} and {len(b)}")
@@ -49,13 +59,16 @@ def feature_distances(
     features = features - features.mean(0)
     random = np.random.default_rng(seed)
     folds = _folds([*units_a, *units_b], random)
-    deals = _deals(units_a, units_b, random)
+    permutations = _permutations(units_a, units_b, random)
     frechet = np.array(
-        [frechet_distance(features[row], features[~row]) for row in deals[: 1 + _FRECHET_PERMUTATIONS]]
+        [
+            frechet_distance(features[row], features[~row])
+            for row in permutations[: 1 + _NUM_FRECHET_PERMUTATIONS]
+        ]
     )
-    mmd = _squared_mean_differences(features, deals)
-    error = _classifier_errors(features, deals, folds)
-    # A permutation that is as far but for rounding is as far.
+    mmd = _squared_mean_differences(features, permutations)
+    error = _classifier_errors(features, permutations, folds)
+    # Permutations that differ from the observed distance by rounding errors only count as equal.
     slack = 1e-9 * max(float(mmd.max()), 1e-30)
     return [
         Distance("frechet", float(frechet[0]), float(frechet[1:].mean()), None),
@@ -67,22 +80,22 @@ def feature_distances(
 
 
 def frechet_distance(a: Array, b: Array) -> float:
-    """The squared Frechet distance of the Gaussians fitted to `a` (M, D) and `b` (K, D); M, K >= 2.
+    """Return the squared Frechet distance of the Gaussians fitted to `a` (M, D) and `b` (K, D); M, K >= 2.
 
     With C = X^T X / (n - 1) of centred X, Tr (C_a C_b)^(1/2) is the sum of the singular values of
-    X_a X_b^T / sqrt((M - 1) (K - 1)): no root of a covariance, which is singular wherever M <= D.
+    X_a X_b^T / sqrt((M - 1) (K - 1)). This avoids the root of a covariance, which is singular if M <= D.
     """
     shift = a.mean(0) - b.mean(0)
-    # R of X = QR has the same R^T R, and at most D rows however many videos there are.
+    # R of X = QR has R^T R = X^T X, and at most D rows for any number of videos.
     half_a, half_b = _triangle(_scaled(a)), _triangle(_scaled(b))
     common = np.linalg.svd(half_a @ half_b.T, compute_uv=False).sum()
     return float(max(shift @ shift + (half_a**2).sum() + (half_b**2).sum() - 2 * common, 0.0))
 
 
 def principal_plane(features: Sequence[Array]) -> list[Array]:
-    """Each (M, D) on the two directions in which all of them together vary most, (M, 2).
+    """Return each (M, D) set projected on the first two principal directions of all sets together, (M, 2).
 
-    A direction points to where its largest component is positive, so that a picture has one orientation.
+    The largest component of a direction is positive, so that a picture has one orientation.
     """
     pooled = np.concatenate(features)
     centre = pooled.mean(0)
@@ -101,61 +114,64 @@ def _scaled(x: Array) -> Array:
     return scaled
 
 
-def _deals(units_a: Sequence[str], units_b: Sequence[str], random: np.random.Generator) -> Flags:
-    """(1 + P, M + K): whether a video is in the first set, as observed and then as dealt at random."""
+def _permutations(units_a: Sequence[str], units_b: Sequence[str], random: np.random.Generator) -> Flags:
+    """Return (1 + P, M + K) flags of the videos in the first set: as observed, then P permutations."""
     names = [*(f"a {unit}" for unit in units_a), *(f"b {unit}" for unit in units_b)]
     _, member = np.unique(names, return_inverse=True)
     in_a = np.arange(len(names)) < len(units_a)
     observed = np.zeros(member.max() + 1, dtype=bool)
     observed[member[in_a]] = True
-    dealt = random.permuted(np.tile(observed, (_PERMUTATIONS, 1)), axis=1)
-    rows = np.concatenate([observed[None], dealt])[:, member]
-    # Units of unequal size can leave a set with one video, of which there is no covariance.
+    permuted = random.permuted(np.tile(observed, (_NUM_PERMUTATIONS, 1)), axis=1)
+    rows = np.concatenate([observed[None], permuted])[:, member]
+    # Units of unequal size can leave a set with one video, which has no covariance.
     usable = (rows.sum(1) >= 2) & ((~rows).sum(1) >= 2)
-    kept: Flags = rows[usable]
-    return kept
+    permutations: Flags = rows[usable]
+    return permutations
 
 
-def _squared_mean_differences(features: Array, deals: Flags) -> Array:
-    difference = _means(features, deals) - _means(features, ~deals)
+def _squared_mean_differences(features: Array, permutations: Flags) -> Array:
+    difference = _means(features, permutations) - _means(features, ~permutations)
     squared: Array = (difference**2).sum(1)
     return squared
 
 
 def _means(features: Array, chosen: Flags) -> Array:
-    """(P, D): the mean of the videos that each of (P, M) rows chooses, 0 where it chooses none."""
+    """Return the (P, D) means of the videos that each of (P, M) rows chooses; 0 if it chooses none."""
     means: Array = chosen.astype(np.float64) @ features / np.maximum(chosen.sum(1), 1)[:, None]
     return means
 
 
 def _folds(units: Sequence[str], random: np.random.Generator) -> NDArray[np.int64]:
-    """The fold of each video; a unit has one fold, also where it is in both sets."""
+    """Return the fold of each video. A unit has one fold, even if it is in both sets."""
     names, member = np.unique(np.asarray(units, dtype=str), return_inverse=True)
     folds: NDArray[np.int64] = (random.permutation(len(names)) % _FOLDS)[member]
     return folds
 
 
-def _classifier_errors(features: Array, deals: Flags, folds: NDArray[np.int64]) -> Array:
-    """(1 + P,) balanced errors of a linear discriminant, each video judged by those of the other folds.
+def _classifier_errors(features: Array, permutations: Flags, folds: NDArray[np.int64]) -> Array:
+    """Return the (1 + P,) balanced, cross-validated errors of a linear discriminant.
 
-    w = (S + s I)^-1 (m_a - m_b), threshold halfway; S the scatter of all, s its mean eigenvalue. S does not
-    depend on who is in which set, so one factorisation a fold serves every permutation.
+        w = (S + s I)^-1 (m_a - m_b)
+
+    where S is the scatter of all videos of the other folds, s its mean eigenvalue, and m the means of the
+    sets. The threshold is halfway between the means. S does not depend on the sets, so one factorisation per
+    fold serves every permutation.
     """
-    said_a = np.zeros_like(deals)
+    predicted_a = np.zeros_like(permutations)
     for fold in np.unique(folds):
-        seen = folds != fold
-        if not seen.any():
-            # One unit in all: nothing to learn from, every video is said to be of the second set.
+        training = folds != fold
+        if not training.any():
+            # There is only one unit and nothing to train on: every video is assigned to the second set.
             continue
-        train, rows = features[seen], deals[:, seen]
+        train, rows = features[training], permutations[:, training]
         scatter = train.T @ train / len(train)
         ridge = max(float(np.trace(scatter)) / len(scatter), 1e-12) * np.eye(len(scatter))
         mean_a, mean_b = _means(train, rows), _means(train, ~rows)
         weights = np.linalg.solve(scatter + ridge, (mean_a - mean_b).T)
         threshold = ((mean_a + mean_b) / 2 * weights.T).sum(1)
-        score: Array = (features[~seen] @ weights).T
-        said_a[:, ~seen] = score > threshold[:, None]
-    missed_a = (deals & ~said_a).sum(1) / deals.sum(1)
-    missed_b = (~deals & said_a).sum(1) / (~deals).sum(1)
+        score: Array = (features[~training] @ weights).T
+        predicted_a[:, ~training] = score > threshold[:, None]
+    missed_a = (permutations & ~predicted_a).sum(1) / permutations.sum(1)
+    missed_b = (~permutations & predicted_a).sum(1) / (~permutations).sum(1)
     errors: Array = (missed_a + missed_b) / 2
     return errors

@@ -1,8 +1,8 @@
-"""How near classes are to each other in CLIP's text space, within a set of labels and between two.
+"""Similarity of classes in CLIP's text space, within one set of labels and between two.
 
-All similarities are cosines of the class texts, (N, D) L2-normalised, of one frozen text tower and one
-template. CLIP's texts all lie in a narrow cone (cosines of 0.6 and more are usual): read them beside each
-other, not against 0.
+All similarities are cosines of class texts, (N, D) L2-normalised, from one frozen text tower and one
+template. CLIP's texts lie in a narrow cone, where cosines of 0.6 and more are usual. Compare them with each
+other, not with 0.
 """
 
 import dataclasses
@@ -20,10 +20,12 @@ Array = NDArray[np.float64]
 
 @dataclasses.dataclass(frozen=True)
 class Granularity:
-    """How fine the classes of one set are: the finer, the nearer their texts.
+    """Similarity of the classes of one set; all NaN for a single class.
 
-    `mean_similarity`: over pairs of classes; `mean_nearest`: of each class to the one nearest to it;
-    `max_similarity`: of the two nearest. nan for a single class.
+    Attributes:
+        mean_similarity: Mean over pairs of classes.
+        mean_nearest: Mean over classes of the similarity to the nearest other class.
+        max_similarity: Similarity of the two nearest classes.
     """
 
     mean_similarity: float
@@ -33,7 +35,7 @@ class Granularity:
 
 @dataclasses.dataclass(frozen=True)
 class Nearest:
-    """A class, the nearest one of another set, and their cosine."""
+    """A class, the nearest class of another set, and their cosine."""
 
     name: str
     nearest: str
@@ -42,9 +44,14 @@ class Nearest:
 
 @dataclasses.dataclass(frozen=True)
 class OverChance:
-    """Zero-shot top-1, its 95 % Wilson interval, chance = 1 / N, and how far it is from chance to certain.
+    """Zero-shot accuracy relative to chance.
 
-    `above_chance`: (top1 - chance) / (1 - chance), 0 at chance and 1 when all are right.
+    Attributes:
+        top1: Accuracy.
+        low: Lower end of its 95 % Wilson interval.
+        high: Upper end.
+        chance: 1 / N for N classes.
+        above_chance: (top1 - chance) / (1 - chance): 0 at chance, 1 if all videos are correct.
     """
 
     top1: float
@@ -55,7 +62,7 @@ class OverChance:
 
 
 def granularity(text: Array) -> Granularity:
-    """The granularity of the classes whose texts are the rows of `text`."""
+    """Return the granularity of the classes with these (N, D) texts."""
     if len(text) < 2:
         return Granularity(math.nan, math.nan, math.nan)
     cosines = text @ text.T
@@ -65,7 +72,7 @@ def granularity(text: Array) -> Granularity:
 
 
 def class_similarity(text: Array) -> Array:
-    """(N,): the cosine of each class to the other one that is nearest to it; nan for a single class."""
+    """Return the (N,) cosine of each class to the nearest other class; NaN for a single class."""
     if len(text) < 2:
         return np.full(len(text), np.nan)
     cosines = text @ text.T
@@ -77,7 +84,7 @@ def class_similarity(text: Array) -> Array:
 def nearest_classes(
     names: Sequence[str], text: Array, other_names: Sequence[str], other_text: Array
 ) -> list[Nearest]:
-    """For each class of one set, (N, D), the nearest of the other, (K, D)."""
+    """Return the nearest of K classes of the other set for each of N classes."""
     cosines = text @ other_text.T
     best = cosines.argmax(1)
     return [
@@ -87,7 +94,7 @@ def nearest_classes(
 
 
 def over_chance(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> OverChance:
-    """Zero-shot accuracy relative to chance, of `logits` (M, N) and class indices `labels` (M,)."""
+    """Return the accuracy of `logits` (M, N) with class indices `labels` (M,), relative to chance."""
     state = ClassificationState.of(logits, labels)
     low, high = wilson_interval(state.top1_hits, state.num_videos)
     chance = 1 / logits.shape[1]

@@ -1,8 +1,8 @@
-"""What a video looks like, in six numbers: light, contrast, colour, sharpness, camera and scene motion.
+"""Visual factors of a video: luminance, contrast, saturation, sharpness, camera motion and scene motion.
 
-Contrast, saturation, sharpness and motion are ratios, so that the same scene under less light has the same
-ones, and a set that is merely darker is not also called blurred and grey. These measures are ours; the
-ones that published studies of domain shift used are not public.
+All but luminance are ratios, so that the same scene has the same factors in less light. Otherwise a darker
+set would also count as blurred and grey. The measures are our choice, because those of published studies on
+domain shift are not public.
 """
 
 import itertools
@@ -22,23 +22,25 @@ VISUAL_FACTORS: dict[str, str] = {
     "camera_motion": "motion of the camera, % of the width a step",
     "scene_motion": "motion in the scene, % of the width a step",
 }
-"""Factor -> what its numbers are; a step is from one frame of the view to the next."""
+"""Factor -> its definition; a step is from one frame of the view to the next."""
 
 _REC_709 = (0.2126, 0.7152, 0.0722)
-# The variance of one level of 8-bit colour: a blank frame has a sharpness too, the lowest that can be told.
+# One level of 8-bit colour. It keeps the ratios of a blank frame finite.
 _LEVEL = 1 / 255
-# Per cent of the width: noise is measured as motion of this size and less. By ranks, a still set that is
-# noisier than another would be a set that moves more.
+# Per cent of the width. Noise is measured as motion up to this size. Effect sizes compare ranks, so without
+# rounding, a noisy still set would count as one with more motion.
 _RESOLUTION = 0.05
 
 
 def visual_factors(frames: NDArray[np.uint8]) -> dict[str, float]:
-    """The factors of one view, (T, H, W, 3) uint8, each the mean over frames or steps.
+    """Return the factors of one view, each the mean over frames or steps.
 
-    Motion is told to 0.05 % of the width.
+    Args:
+        frames: (T, H, W, 3) uint8 RGB with T >= 2.
 
     Raises:
-        ValueError: fewer than two frames, or another shape or type.
+        ValueError: `frames` has another shape or type.
+        ConfigError: OpenCV is not installed.
     """
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or len(frames) < 2:
         raise ValueError(
@@ -59,22 +61,22 @@ def visual_factors(frames: NDArray[np.uint8]) -> dict[str, float]:
 
 
 def luminance_of(frames: NDArray[np.uint8]) -> Array:
-    """(..., 3) uint8 RGB -> (...) luma in [0, 1]: the weights of ITU-R BT.709, on the colours as stored."""
+    """Return the (...) luma in [0, 1] of (..., 3) uint8 RGB, with the weights of ITU-R BT.709."""
     luma: Array = frames @ (np.array(_REC_709) / 255)
     return luma
 
 
 def _saturation(frames: NDArray[np.uint8]) -> float:
-    """sum(max - min) / sum(max) over pixels: HSV's saturation with each pixel weighing as it is bright.
+    """Return sum(max - min) / sum(max) over pixels: the saturation of HSV, weighted by brightness.
 
-    Unweighted, the colour of noise in the dark would make night the most colourful of all.
+    Without the weights, colour noise in dark pixels would give night videos the highest saturation.
     """
     brightest, dullest = frames.max(-1), frames.min(-1)
     return float((brightest - dullest).sum() / max(int(brightest.sum()), 1))
 
 
 def _sharpness(luma: Array) -> float:
-    """log10 of the variance of the 4-neighbour Laplacian over that of (H, W) `luma` itself."""
+    """Return log10 of the variance of the 4-neighbour Laplacian over the variance of (H, W) `luma`."""
     sides = luma[:-2, 1:-1] + luma[2:, 1:-1] + luma[1:-1, :-2] + luma[1:-1, 2:]
     laplacian = sides - 4 * luma[1:-1, 1:-1]
     return float(np.log10((laplacian.var() + _LEVEL**2) / (luma.var() + _LEVEL**2)))

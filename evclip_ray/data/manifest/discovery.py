@@ -1,4 +1,4 @@
-"""The videos under a folder of this machine or of a storage: files, and folders of frames."""
+"""Search for videos under a local or remote folder: video files, and folders of frames."""
 
 import itertools
 import os
@@ -15,36 +15,40 @@ _SUFFIXES = frozenset(
 
 
 def find_videos(root: Place) -> Iterator[tuple[str, str, int | None]]:
-    """Every video file, and every folder that holds numbered images itself; links are followed.
+    """Yield every video file and every folder of numbered images. Links are followed.
 
-    Gives its path under `root`; the name of the file without its suffix, or of the folder; and the number
-    of frames in a folder, None of a file.
+    Args:
+        root: Local folder or URI.
+
+    Yields:
+        The path under `root`; the name of the folder, or of the file without its suffix; and the number of
+        frames in a folder, None for a file.
 
     Raises:
-        StorageError: see `storage`.
+        StorageError: See `storage`.
     """
     for folder, names in _walk(root):
         files = [(name, front) for name in names if (front := stem(name)) != name]
         yield from ((f"{folder}/{name}" if folder else name, front, None) for name, front in files)
-        # Pictures beside videos are no frames.
+        # Pictures next to videos are posters or thumbnails, not frames.
         num_frames = 0 if files else _num_frames(names)
         if folder and num_frames:
             yield folder, stem(folder.rpartition("/")[2]), num_frames
 
 
 def stem(name: str) -> str:
-    """A file's name without the suffix of a video; the name itself if it has none."""
+    """Return a file name without its video suffix; other names are returned unchanged."""
     front, _, end = name.rpartition(".")
     return front if front and end.lower() in _SUFFIXES else name
 
 
 def _walk(root: Place) -> Iterator[tuple[str, list[str]]]:
-    """Each folder under `root` that holds files (relative, "" for `root`) and their names, both sorted.
+    """Yield each folder with files, relative to `root` ("" for `root`), and their names, both sorted.
 
     Links are followed. A name that is not UTF-8 has surrogates in place of its bytes.
 
     Raises:
-        StorageError: see `open_binary`.
+        StorageError: See `open_binary`.
     """
     return _walk_folders(root) if isinstance(root, Path) else _walk_objects(root)
 
@@ -53,7 +57,7 @@ def _num_frames(names: list[str]) -> int:
     try:
         return len(frame_names(names))
     except ValueError:
-        # Images of two patterns: what is wrong is told when it is read.
+        # Images of two naming patterns: the reader of the folder raises the error, with its reason.
         return len(names)
 
 
@@ -68,7 +72,7 @@ def _walk_folders(root: Path) -> Iterator[tuple[str, list[str]]]:
     entered = set()
     for parent, folders, names in os.walk(root, followlinks=True):
         status = os.stat(parent)  # noqa: PTH116
-        # A link to a folder above would be walked for ever.
+        # A link to a parent folder would be followed forever.
         if (status.st_dev, status.st_ino) in entered:
             folders.clear()
             continue

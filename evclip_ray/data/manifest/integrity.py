@@ -1,4 +1,4 @@
-"""Which videos of a manifest are broken, found by decoding every frame of each."""
+"""Integrity check of the videos of a manifest: every frame of every video is decoded."""
 
 import dataclasses
 import os
@@ -10,14 +10,15 @@ from evclip_ray.data.manifest.manifest import Manifest
 from evclip_ray.data.video.decode import Video, VideoInfo, describe, open_video, part_in, part_of
 from evclip_ray.data.video.reader import VideoError
 
-# A header rounds the duration, and a last frame may last long: only a clear gap is a cut file.
-_CUT = 0.9
-_AT_A_TIME = 1000
+# Headers round the duration and a last frame can be long, so only a clear gap means that the file was cut.
+_MIN_DURATION_SHARE = 0.9
+# Limits the number of pending tasks, so that a caller that stops early does not wait for the whole manifest.
+_ROWS_PER_BATCH = 1000
 
 
 @dataclasses.dataclass(frozen=True)
 class VideoReport:
-    """One row of a manifest, verified: `ok`, or the `reason` why not; `info` where the file opens."""
+    """Result for one row of a manifest: `ok` or the `reason` of the failure; `info` if the file opens."""
 
     row: int
     path: str
@@ -27,17 +28,19 @@ class VideoReport:
 
 
 def verify_manifest(manifest: Manifest, *, workers: int | None = None) -> Iterator[VideoReport]:
-    """A report for each row, in order, as they come. `workers`: threads, by default one a core.
+    """Yield a report for each row, in order.
 
-    Threads are enough: the decoder works outside Python's lock.
+    Args:
+        manifest: Videos to decode.
+        workers: Number of threads, by default one per core. The decoder releases Python's global lock.
 
     Raises:
-        StorageError: a storage does not answer as it must, which is no fault of a video.
+        StorageError: A storage fails, which is not a fault of the video.
     """
     rows = manifest.rows()
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-        for start in range(0, len(rows), _AT_A_TIME):
-            numbers = range(start, min(start + _AT_A_TIME, len(rows)))
+        for start in range(0, len(rows), _ROWS_PER_BATCH):
+            numbers = range(start, min(start + _ROWS_PER_BATCH, len(rows)))
             yield from pool.map(lambda row: _verify(manifest, row, rows[row]), numbers)
 
 
@@ -47,17 +50,17 @@ def _verify(manifest: Manifest, number: int, row: dict[str, Any]) -> VideoReport
         with open_video(manifest.locate(row["path"]), fps=row["fps"]) as video:
             info = describe(video)
             part_of(video, part_in(row))
-            reason = _what_is_lost(video, info)
+            reason = _missing_part(video, info)
     except VideoError as error:
         reason = error.reason
     return VideoReport(number, row["path"], not reason, reason, info)
 
 
-def _what_is_lost(video: Video, info: VideoInfo) -> str:
+def _missing_part(video: Video, info: VideoInfo) -> str:
     declared = video.declared_seconds
     decoded = video.count()
     if decoded < info.num_frames:
         return f"only {decoded} of {info.num_frames} frames decode"
-    if declared is not None and info.duration_seconds < _CUT * declared:
+    if declared is not None and info.duration_seconds < _MIN_DURATION_SHARE * declared:
         return f"cut short: it ends at {info.duration_seconds:.1f} s of {declared:.1f} s"
     return ""

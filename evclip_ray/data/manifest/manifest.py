@@ -1,7 +1,7 @@
-"""The list of videos: one row a video (or a part of one), its label, split and group.
+"""Manifest of a data set: one row per video or part of a video, with its label, split and group.
 
-Everything is checked when a manifest is made, by column operations, so that 650,000 rows take seconds.
-A file that is listed but absent is no error here: decoding counts it as skipped, and verifying finds it.
+All rows are checked when a manifest is created, by column operations, so that 650,000 rows take seconds.
+A listed file that is absent is not an error here. Decoding counts it as skipped, and `integrity` reports it.
 """
 
 import dataclasses
@@ -31,16 +31,18 @@ _SPLIT_FOLDERS = {"train": "train", "val": "val", "validation": "val", "test": "
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """Rows of videos, checked.
+    """Validated rows of videos.
 
-    `table`: the columns of `SCHEMA`: path, label, split, group, and the part as in `decode.Part`; all but
-    the first two may be null, and are filled with nulls when absent. A path is of a file or a folder of
-    frames, relative to `root`, or a URI. `root`: a folder, absolute, or the URI of one. `source`: where
-    it came from, for messages.
-    `allow_leaks`: whether a file or a group may be in two splits, as in some published protocols.
+    Attributes:
+        table: The columns of `SCHEMA`: path, label, split, group, and the part as in `decode.Part`. All but
+            the first two can be null, and absent ones are filled with nulls. A path is that of a file or a
+            folder of frames, relative to `root`, or a URI.
+        root: Absolute folder or URI.
+        source: Origin of the rows, for messages.
+        allow_leaks: True if a file or a group may be in two splits, as in some published protocols.
 
     Raises:
-        ManifestError: anything that would fail, or mislead, later.
+        ManifestError: A row is invalid, see `validation`.
     """
 
     table: pa.Table
@@ -60,56 +62,58 @@ class Manifest:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The labels, sorted."""
+        """Labels in alphabetical order."""
         return tuple(sorted(pc.unique(self.table["label"]).to_pylist()))
 
     def locate(self, path: str) -> Place:
-        """Where the video of a row is, by the row's path."""
+        """Return the location of the video with this path."""
         return storage.locate(self.root, path)
 
     def digest(self) -> str:
-        """SHA-256, 16 hex digits, of the rows in their order; the same wherever the root is."""
+        """Return 16 hex digits of the SHA-256 of the rows in their order. It does not depend on the root."""
         sink = pa.BufferOutputStream()
         csv.write_csv(self.table, sink)
         return hashlib.sha256(sink.getvalue()).hexdigest()[:16]
 
     def select(self, indices: Sequence[int] | NDArray[np.int64]) -> "Manifest":
-        """The manifest of these rows, in this order.
+        """Return the manifest of these rows, in this order.
 
         Raises:
-            ManifestError: no indices, or one twice.
+            ManifestError: There are no indices, or one occurs twice.
         """
         return dataclasses.replace(self, table=self.table.take(pa.array(indices, pa.int64())))
 
     def rows(self) -> list[dict[str, Any]]:
-        """Every row as a mapping from column to value."""
+        """Return every row as a mapping from column to value."""
         return cast(list[dict[str, Any]], self.table.to_pylist())
 
     def splits(self) -> tuple[str, ...]:
-        """The splits that have rows, in the order train, val, test."""
-        found = set(pc.unique(self.table["split"]).to_pylist())
-        return tuple(name for name in SPLITS if name in found)
+        """Return the splits that have rows, in the order train, val, test."""
+        present = set(pc.unique(self.table["split"]).to_pylist())
+        return tuple(name for name in SPLITS if name in present)
 
     def in_split(self, name: str) -> NDArray[np.int64]:
-        """The indices of the rows of a split, ascending."""
+        """Return the indices of the rows of a split, ascending."""
         mask = pc.fill_null(pc.equal(self.table["split"], name), False)
         return np.flatnonzero(mask.to_numpy())
 
     def column(self, name: str) -> list[Any]:
-        """The values of a column, in the order of the rows."""
+        """Return the values of a column, in the order of the rows."""
         return cast(list[Any], self.table[name].to_pylist())
 
 
 def read_manifest(path: Place, *, root: Place | None = None, allow_leaks: bool = False) -> Manifest:
-    """A manifest from a CSV or Parquet file, or a folder of class folders; any of them may be a URI.
+    """Read a manifest from a CSV or Parquet file, or from a folder of class folders.
 
-    A folder is read as `<class>/<video>`, or as `<split>/<class>/<video>` when its folders are named
-    train, val (or validation) and test. `root`: the folder that paths are relative to; by default the
-    one that holds the manifest. `allow_leaks`: see `Manifest`.
+    Args:
+        path: Local path or URI. A folder is read as `<class>/<video>`, or as `<split>/<class>/<video>` if its
+            folders are named train, val (or validation) and test.
+        root: Folder that the paths are relative to; by default the folder of the manifest.
+        allow_leaks: See `Manifest`.
 
     Raises:
-        ManifestError: see `Manifest`; or the file is missing or of another kind.
-        StorageError: see `storage`.
+        ManifestError: See `Manifest`; or the file is missing or has another format.
+        StorageError: See `storage`.
     """
     path = storage.place(path)
     source, suffix = str(path), PurePosixPath(str(path)).suffix.lower()
@@ -139,9 +143,9 @@ def _parent(path: Place) -> Place:
 
 
 def write_manifest(manifest: Manifest, path: Path) -> None:
-    """Write a .csv or .parquet, whole or not at all; columns without a value are left out.
+    """Write a .csv or .parquet file atomically. Columns without values are left out.
 
-    Paths stay relative to the manifest's root: give `read_manifest` that root when the file is elsewhere.
+    Paths stay relative to the manifest's root. Pass that root to `read_manifest` if the file is elsewhere.
     """
     table = manifest.table
     empty = [name for name in table.column_names if table[name].null_count == len(manifest)]
@@ -180,7 +184,7 @@ def _read_folder(folder: Place) -> pa.Table:
     has_splits = {part[0] for part in parts} <= set(_SPLIT_FOLDERS)
     loose = next((path for path, part in zip(paths, parts, strict=True) if len(part) < 2 + has_splits), None)
     if loose is not None:
-        raise ManifestError(f"{folder}: {loose} is in no class folder; move it into one")
+        raise ManifestError(f"{folder}: {loose} is not in a class folder; move it into one")
     columns = {"path": paths, "label": [part[1 if has_splits else 0] for part in parts]}
     if has_splits:
         columns["split"] = [_SPLIT_FOLDERS[part[0]] for part in parts]

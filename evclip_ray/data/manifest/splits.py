@@ -1,4 +1,4 @@
-"""Which videos train, select and test, and which few are shots: pure, seeded, never across a group."""
+"""Seeded assignment of splits and few-shot samples. Groups stay in one split."""
 
 import collections
 import dataclasses
@@ -16,14 +16,20 @@ Indices = NDArray[np.int64]
 def assign_splits(
     manifest: Manifest, *, val_fraction: float = 0.2, test_fraction: float = 0.2, seed: int = 0
 ) -> Manifest:
-    """The manifest with a split for every row.
+    """Return the manifest with a split for every row.
 
-    Without any split, groups are dealt to train, val and test, as stratified by label as whole groups
-    allow. With a train split but no val, val is `val_fraction` of train, by group; test is never touched.
-    A row without a group is a group by its path.
+    If no row has a split, groups are assigned to train, val and test, stratified by label as far as whole
+    groups allow. If there is a train but no val split, val is taken from train by group, and test is
+    unchanged. A row without a group is a group of its own, by its path.
+
+    Args:
+        manifest: Manifest with complete, partial or no splits.
+        val_fraction: Fraction of the videos for val.
+        test_fraction: Fraction of the videos for test, unused if there are splits.
+        seed: Seed of the order of groups of equal size.
 
     Raises:
-        ValueError: fractions that leave nothing to train on, or splits on some rows only.
+        ValueError: The fractions leave nothing to train on, or only some rows have splits.
     """
     if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction >= 1:
         raise ValueError(
@@ -52,10 +58,16 @@ def assign_splits(
 def few_shot(
     manifest: Manifest, *, split: str = "train", shots: int, seed: int, nested: bool = True
 ) -> Indices:
-    """The rows of exactly K = `shots` videos of each class of a split, ascending.
+    """Return the rows of a random sample of exactly K videos of each class of a split, ascending.
 
-    For one seed the choice is `nested` (K = 2 is part of K = 4) unless each K is to draw its own, as in
-    published lists. It depends neither on the order of the rows nor on which other classes there are.
+    The sample of a class depends neither on the order of the rows nor on the other classes.
+
+    Args:
+        manifest: Manifest with splits.
+        split: Split to draw from.
+        shots: Number K of videos of each class.
+        seed: Seed of the sample.
+        nested: True if K = 2 is part of K = 4. False if each K has its own sample, as in published lists.
 
     Raises:
         ValueError: K is less than 1, or a class has fewer than K videos in the split.
@@ -84,11 +96,13 @@ def few_shot(
 
 
 def _deal(manifest: Manifest, rows: Indices, shares: dict[str, float], seed: int) -> NDArray[np.object_]:
-    """A split for each of `rows`: whole groups, largest first, each to where its labels are scarcest.
+    """Return a split for each row. Groups, largest first, go to the split that needs their labels most.
 
-    The need of a split for a label is (share * total - given) / share: the part of its share that is
-    still to come, counted in videos of the whole. All needs start equal, so a class of three groups
-    gets one in each split rather than three in train.
+        need(split, label) = (share * total - assigned) / share
+
+    where share is the fraction of the split, total the number of videos with the label, and assigned the
+    number of those that the split already has. All needs start equal, so a class of three groups gets one in
+    each split instead of three in train.
     """
     shares = {name: share for name, share in shares.items() if share > 0}
     labels = manifest.column("label")
@@ -116,7 +130,7 @@ def _groups(manifest: Manifest, rows: Indices) -> dict[str, list[int]]:
 
 
 def _largest_first(groups: dict[str, list[int]], seed: int) -> list[list[int]]:
-    """The groups by falling size, those of one size in a seeded order that ignores the rows' order."""
+    """Return the groups by falling size, and those of equal size in a seeded order."""
     names = sorted(groups)
     shuffled = [names[k] for k in np.random.default_rng(seed).permutation(len(names))]
     return [groups[name] for name in sorted(shuffled, key=lambda name: -len(groups[name]))]

@@ -1,4 +1,4 @@
-"""What must hold for the rows of a manifest, checked by column operations."""
+"""Validation of the rows of a manifest, by column operations."""
 
 from typing import Any
 
@@ -27,20 +27,24 @@ _REQUIRED = ("path", "label")
 
 
 class ManifestError(ValueError):
-    """A manifest that cannot be used: the message names the rows, the value and the cure."""
+    """Invalid manifest. The message names the row, the value and the fix."""
 
 
 def checked(table: pa.Table, *, root: Place, source: str, allow_leaks: bool = False) -> pa.Table:
-    """`table` with every column of `SCHEMA`, texts trimmed and paths relative to `root`.
+    """Return a valid table with every column of `SCHEMA`, texts trimmed and paths relative to `root`.
 
-    `allow_leaks`: whether a file or a group may be in two splits.
+    Args:
+        table: Columns that the manifest has.
+        root: Absolute folder or URI of the videos.
+        source: Origin of the rows, for messages.
+        allow_leaks: True if a file or a group may be in two splits.
 
     Raises:
-        ManifestError: the first thing that does not hold.
+        ManifestError: A check fails; the message describes the first failure.
     """
     table = _with_all_columns(table, source)
     if not table.num_rows:
-        raise ManifestError(f"{source}: holds no rows; list at least one video")
+        raise ManifestError(f"{source}: contains no rows; list at least one video")
     table = _tidied(table, root)
     _check_blanks(table, source)
     _check_splits(table, source)
@@ -55,7 +59,7 @@ def checked(table: pa.Table, *, root: Place, source: str, allow_leaks: bool = Fa
 
 
 def shared_between_splits(table: pa.Table, column: str) -> pa.Table:
-    """The values of `column` that are in two splits or more: columns `column` and `splits`, a list."""
+    """Return the values of `column` in two or more splits: columns `column` and `splits`, a list."""
     known = table.filter(pc.and_(pc.is_valid(table[column]), pc.is_valid(table["split"])))
     counted = known.group_by(column, use_threads=False).aggregate([("split", "distinct")])
     shared = counted.filter(pc.greater(pc.list_value_length(counted["split_distinct"]), 1))
@@ -100,9 +104,9 @@ def _with(table: pa.Table, name: str, values: Any) -> pa.Table:
 
 
 def _first(mask: Any) -> int | None:
-    """The first row where `mask` holds; a null does not."""
-    found = np.flatnonzero(pc.fill_null(mask, False).to_numpy())
-    return int(found[0]) if len(found) else None
+    """Return the first row where `mask` is true; a null is false."""
+    rows = np.flatnonzero(pc.fill_null(mask, False).to_numpy())
+    return int(rows[0]) if len(rows) else None
 
 
 def _check_blanks(table: pa.Table, source: str) -> None:
@@ -121,7 +125,7 @@ def _check_splits(table: pa.Table, source: str) -> None:
 
 
 def _check_paths(table: pa.Table, root: Place, source: str) -> None:
-    # A URI says where it is by itself.
+    # A URI is complete without the root, and does not match.
     outside = pc.match_substring_regex(table["path"], r"^/|(^|/)\.\.(/|$)")
     row = _first(outside)
     if row is not None:
@@ -168,7 +172,7 @@ def _check_frames(table: pa.Table, source: str) -> None:
 
 
 def _check_duplicates(table: pa.Table, source: str) -> None:
-    # One file in two splits is a leak, which is told apart from a row that was typed twice.
+    # The split is a key, because one file in two splits is a leak and not a duplicate.
     keys = ["path", "split", "start_seconds", "end_seconds", "start_frame", "end_frame"]
     numbered = table.select(keys).append_column("row", pa.array(np.arange(table.num_rows)))
     counted = numbered.group_by(keys, use_threads=False).aggregate(
@@ -185,7 +189,7 @@ def _check_duplicates(table: pa.Table, source: str) -> None:
 
 
 def _check_leaks(table: pa.Table, column: str, source: str) -> None:
-    """No group, and no file, may be in two splits: the test would see what training saw."""
+    """Raise an error if a group or a file is in two splits: test results would include training videos."""
     leaking = shared_between_splits(table, column)
     if leaking.num_rows:
         value, where = leaking[column][0].as_py(), sorted(leaking["splits"][0].as_py())

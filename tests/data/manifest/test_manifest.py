@@ -81,7 +81,7 @@ def test_one_video_may_be_listed_in_parts(write):
     ("text", "message"),
     [
         ("", "is empty"),
-        ("path,label\n", "holds no rows"),
+        ("path,label\n", "contains no rows"),
         ("path,split\na,train\n", "column 'label' is missing; it has path, split"),
         ("path,lable\na,x\n", "no such column 'lable'; the nearest valid name is 'label'"),
         ("path,label,label\na,x,y\n", "appears 2 times"),
@@ -179,7 +179,7 @@ def test_a_folder_without_videos_or_classes_is_refused(tmp_path):
     with pytest.raises(ManifestError, match="holds no video"):
         read_manifest(tmp_path)
     (tmp_path / "loose.mp4").touch()
-    with pytest.raises(ManifestError, match=r"loose.mp4 is in no class folder"):
+    with pytest.raises(ManifestError, match=r"loose.mp4 is not in a class folder"):
         read_manifest(tmp_path)
 
 
