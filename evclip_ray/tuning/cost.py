@@ -1,4 +1,4 @@
-"""What a study costs in time, device-hours and money, from one measured step. Pure arithmetic."""
+"""Cost of a study in time, device-hours and money, from one measured step. Pure arithmetic."""
 
 import dataclasses
 import math
@@ -10,10 +10,18 @@ from evclip_ray.training.resources import ResourceRequest
 
 @dataclasses.dataclass(frozen=True)
 class StudyCost:
-    """The cost of `trials` trials of which none is stopped early, and of the frozen work they share.
+    """Cost of a study without early stopping, and of the frozen work that its trials share.
 
-    `frozen_views`: field -> views that the frozen networks are run over once; `price`: of one device
-    for an hour, in any currency.
+    Attributes:
+        step: Measured training step.
+        request: Resources of one trial.
+        epochs: Epochs of a trial.
+        steps_per_epoch: Optimiser steps of an epoch.
+        val_videos: Validation videos.
+        frozen_views: Views that the frozen networks process once, by field.
+        trials: Number of trials; infinite if only the time limits them.
+        concurrent: Trials at the same time.
+        price: Price of one device for one hour, in any currency.
     """
 
     step: StepCost
@@ -28,35 +36,41 @@ class StudyCost:
 
     @property
     def epoch_seconds(self) -> float:
-        """An epoch of a trial: its steps and its validation."""
+        """Duration of an epoch: its steps and its validation."""
         return self.steps_per_epoch * self.step.seconds + self.val_videos * self.step.scoring
 
     @property
     def trial_seconds(self) -> float:
-        """A trial that is not stopped early."""
+        """Duration of a trial that is not stopped early."""
         return self.epochs * self.epoch_seconds
 
     @property
     def once_seconds(self) -> float:
-        """The frozen networks over every view, before the first trial."""
+        """Duration of the frozen work on all views, before the first trial."""
         return sum(views * self.step.frozen.get(field, 0.0) for field, views in self.frozen_views.items())
 
     def trials_within(self, seconds: float) -> int:
-        """Whole trials that fit in so many seconds, the frozen work first."""
-        left = max(0.0, seconds - self.once_seconds)
-        return self.concurrent * math.floor(left / self.trial_seconds)
+        """Return the number of complete trials that fit in a time, after the frozen work."""
+        remaining = max(0.0, seconds - self.once_seconds)
+        return self.concurrent * math.floor(remaining / self.trial_seconds)
 
     def lines(self, time_budget: float | None = None) -> list[tuple[str, str]]:
-        """(heading, text) rows for a person to read."""
+        """Return rows of (heading, text) for display.
+
+        Args:
+            time_budget: Time limit of the study in seconds, or None.
+        """
         step = self.step
         weights = ", ".join(f"{part} {origin}" for part, origin in step.weights.items())
-        kept = f"; {' and '.join(step.kept)} read from disk" if step.kept else ""
-        done = f"{step.seconds:.3g} s on this machine's {step.device}, {step.flop / 1e9:.3g} GFLOP{kept}"
-        made = f"{self.steps_per_epoch} steps, {self.val_videos} videos validated"
+        cached = f"; {' and '.join(step.kept)} read from disk" if step.kept else ""
+        step_text = (
+            f"{step.seconds:.3g} s on this machine's {step.device}, {step.flop / 1e9:.3g} GFLOP{cached}"
+        )
+        epoch_text = f"{self.steps_per_epoch} steps, {self.val_videos} videos validated"
         rows = [
             ("trained", f"{step.num_trainable:,} parameters; frozen weights: {weights}"),
-            ("a step", done),
-            ("an epoch", f"{duration(self.epoch_seconds)}: {made}"),
+            ("a step", step_text),
+            ("an epoch", f"{duration(self.epoch_seconds)}: {epoch_text}"),
         ]
         if self.frozen_views:
             views = ", ".join(f"{field} of {count:,} views" for field, count in self.frozen_views.items())
@@ -86,9 +100,9 @@ class StudyCost:
 
     def _hours(self, seconds: float, *, shared: bool = False) -> float:
         devices = self.request.gpus or self.request.cpus
-        # The shared work is done by one process, on a whole device.
+        # One process does the shared work, on a whole device.
         return seconds / 3600 * (max(1.0, devices) if shared else devices * self.request.workers)
 
     def _paid(self, hours: float) -> str:
-        said = f"{hours:.3g} {'GPU' if self.request.gpus else 'CPU'}-hours"
-        return said if self.price is None else f"{said} ({hours * self.price:.2f} at {self.price:g} an hour)"
+        text = f"{hours:.3g} {'GPU' if self.request.gpus else 'CPU'}-hours"
+        return text if self.price is None else f"{text} ({hours * self.price:.2f} at {self.price:g} per hour)"

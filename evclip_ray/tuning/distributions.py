@@ -1,4 +1,4 @@
-"""One searched path of a search space: its distribution, what it depends on, and which values it has."""
+"""Distribution of one searched setting: its values and its conditions."""
 
 import dataclasses
 import math
@@ -11,23 +11,30 @@ DISTRIBUTIONS = ("choice", "uniform", "loguniform", "int", "quantised")
 
 
 class Suggests(Protocol):
-    """The part of an Optuna trial that sampling needs."""
+    """Part of an Optuna trial that sampling uses."""
 
     def suggest_categorical(self, name: str, choices: list[Any]) -> Any:
-        """One of `choices`."""
+        """Return one of `choices`."""
 
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
     ) -> float:
-        """A float in [low, high]."""
+        """Return a float in [low, high]."""
 
     def suggest_int(self, name: str, low: int, high: int, *, step: int = 1) -> int:
-        """An integer in [low, high]."""
+        """Return an integer in [low, high]."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Distribution:
-    """One searched path: its kind, its arguments, and the settings it depends on."""
+    """Distribution of one searched path.
+
+    Attributes:
+        path: Dotted path of the setting.
+        kind: One of `DISTRIBUTIONS`.
+        values: Choices, or bounds and step.
+        when: Conditions: path of another setting -> values for which this setting exists.
+    """
 
     path: str
     kind: str
@@ -36,10 +43,14 @@ class Distribution:
 
     @classmethod
     def parse(cls, path: str, spec: Any) -> Self:
-        """Read `{kind: [...], when: {...}}`.
+        """Parse a distribution such as `{"int": [1, 4], "when": {"method.prompts": ["mask"]}}`.
+
+        Args:
+            path: Dotted path of the setting.
+            spec: Value of the path in the search space.
 
         Raises:
-            ConfigError: no or unknown kind, wrong number of values, reversed bounds.
+            ConfigError: The kind is missing or unknown, or the number or order of values is wrong.
         """
         if not isinstance(spec, Mapping):
             raise ConfigError(f"search.{path}: must be like {{loguniform: [1e-4, 1e-2]}}, got {spec!r}")
@@ -55,11 +66,11 @@ class Distribution:
         return cls(path, kind, _check_values(path, kind, values), when)
 
     def applies(self, settings: Overrides) -> bool:
-        """Whether the settings that `when` names have one of the values it lists."""
+        """Return whether the conditions in `when` hold for the given settings."""
         return all(settings.get(path) in allowed for path, allowed in self.when.items())
 
     def suggest(self, trial: Suggests) -> Any:
-        """A value, through Optuna's interface."""
+        """Draw a value through Optuna's interface."""
         if self.kind == "choice":
             return trial.suggest_categorical(self.path, list(self.values))
         low, high = self.values[:2]
@@ -73,18 +84,18 @@ class Distribution:
         return trial.suggest_float(self.path, low, high, log=self.kind == "loguniform")
 
     def find(self, value: Any) -> Any:
-        """The value of this distribution that equals `value`.
+        """Return the value of this distribution that equals `value`.
 
         Raises:
-            ValueError: it has none.
+            ValueError: `value` is outside of the distribution.
         """
-        same = self._among_choices(value) if self.kind == "choice" else self._within_bounds(value)
-        if not same:
+        equal = self._among_choices(value) if self.kind == "choice" else self._within_bounds(value)
+        if not equal:
             raise ValueError(f"{self.path} = {value!r} is outside of {self}")
-        return same[0]
+        return equal[0]
 
     def _among_choices(self, value: Any) -> list[Any]:
-        # True equals 1, but is another choice.
+        # In Python True equals 1, but they are different choices.
         return [v for v in self.values if v == value and isinstance(v, bool) == isinstance(value, bool)]
 
     def _within_bounds(self, value: Any) -> list[Any]:
@@ -95,17 +106,17 @@ class Distribution:
             return [float(value)]
         step = 1 if self.kind == "int" else self.values[2]
         nearest_step = low + round((value - low) / step) * step
-        same = math.isclose(nearest_step, value, rel_tol=1e-9, abs_tol=1e-12)
-        return [_on_grid(nearest_step)] if same else []
+        is_on_grid = math.isclose(nearest_step, value, rel_tol=1e-9, abs_tol=1e-12)
+        return [_on_grid(nearest_step)] if is_on_grid else []
 
     @property
     def edges(self) -> tuple[Any, ...]:
-        """Every value of a choice, the two ends of anything else."""
+        """All values of a choice, or the two bounds of another kind."""
         return self.values if self.kind == "choice" else self.values[:2]
 
     @property
     def domain(self) -> tuple[Literal["choice", "interval"], tuple[Any, ...]]:
-        """What a table of hyperparameters says of it: its values, or the ends of its interval."""
+        """Kind and values for a table of hyperparameters: the choices, or the bounds."""
         return ("choice" if self.kind == "choice" else "interval"), self.edges
 
     def __str__(self) -> str:
@@ -115,15 +126,15 @@ class Distribution:
 
 
 def _on_grid(value: float) -> float:
-    """One float for one grid point: 0.1 + 2 * 0.1 is not 0.3."""
+    """Round a float so that a grid point has one value: 0.1 + 2 * 0.1 is not 0.3."""
     return float(f"{value:.12g}") if isinstance(value, float) else value
 
 
 def _check_values(path: str, kind: str, values: Any) -> tuple[Any, ...]:
-    wanted = {"choice": "at least one value", "quantised": "[low, high, step]"}.get(kind, "[low, high]")
+    expected = {"choice": "at least one value", "quantised": "[low, high, step]"}.get(kind, "[low, high]")
     count = {"choice": None, "quantised": 3}.get(kind, 2)
     if not isinstance(values, list) or not values or (count is not None and len(values) != count):
-        raise ConfigError(f"search.{path}: {kind} needs {wanted}, got {values!r}")
+        raise ConfigError(f"search.{path}: {kind} needs {expected}, got {values!r}")
     if kind == "choice":
         _check_choices(path, values)
         return tuple(values)
@@ -149,7 +160,7 @@ def _check_choices(path: str, values: list[Any]) -> None:
 
 
 def _number(path: str, kind: str, value: Any) -> float | int:
-    # PyYAML reads 1e-4 as a string (YAML 1.1 wants 1.0e-4); a person means the number.
+    # PyYAML reads 1e-4 as a string, because YAML 1.1 requires 1.0e-4. The number is meant.
     try:
         number = value if isinstance(value, int | float) and not isinstance(value, bool) else float(value)
     except (TypeError, ValueError):

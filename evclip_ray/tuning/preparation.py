@@ -1,9 +1,8 @@
-"""What the trials of a study read from disk, made ready: before them, or a part at a time beside them.
+"""Preparation of the data that a study's trials read: before the trials, or in parallel with them.
 
-A variant is what trials of the same `data` and `view` settings read: decoded videos, and what frozen
-networks say of them. Where a cluster has nodes on which no trial has a place, these decode, and the GPUs
-need not wait until the last variant is ready: an actor of its own makes one after another, and a point
-waits for its variant alone.
+A variant is the data of all trials with the same `data` and `view` settings: decoded videos and cached
+features. Nodes of a cluster on which no trial fits decode in the background, so that the GPUs do not wait
+for the last variant: one actor prepares the variants in turn, and a trial waits for its own variant only.
 """
 
 import dataclasses
@@ -26,12 +25,18 @@ from evclip_ray.tuning.stopper import Stops
 
 log = logging.getLogger(__name__)
 
-_LOOK_SECONDS = 0.5
+_POLL_SECONDS = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """How videos are decoded, the experiments that read other features of them, and where that is noted."""
+    """Decoded videos, and the experiments that read features of them.
+
+    Attributes:
+        plan: Videos to decode.
+        experiments: Experiments of this variant; they may differ in the features that they read.
+        noted: File that records the folders of the decoded videos.
+    """
 
     plan: VideoPlan
     experiments: tuple[ExperimentConfig, ...]
@@ -41,18 +46,25 @@ class Variant:
 def make_ready(
     variants: Iterable[Variant], *, cache: Path, request: ResourceRequest, progress: Progress | None = None
 ) -> None:
-    """Decode the videos, once, then make the features that trials, each of a `request`, read from disk."""
-    made = []
+    """Decode the videos of all variants, then compute the features that trials read from disk.
+
+    Args:
+        variants: Variants to prepare.
+        cache: Folder of decoded videos and cached features.
+        request: Resources of one trial; nodes on which it does not fit decode.
+        progress: Progress of decoding and of the features.
+    """
+    prepared = []
     for variant in variants:
         nodes = decoding_nodes(request, _alive())
         videos = prepare(variant.plan, cache=cache, nodes=nodes, progress=progress)
         videos.save(variant.noted)
-        made += [(experiment, videos) for experiment in variant.experiments]
-    prepare_cached(made, gpus=request.gpus, progress=progress)
+        prepared += [(experiment, videos) for experiment in variant.experiments]
+    prepare_cached(prepared, gpus=request.gpus, progress=progress)
 
 
 def may_wait(variants: Collection[Variant], request: ResourceRequest) -> bool:
-    """Return whether some of `variants` may be prepared while trials that read others run."""
+    """Return whether some variants may be prepared while trials of other variants run."""
     return len(variants) > 1 and bool(decoding_nodes(request, _alive()))
 
 
@@ -62,10 +74,18 @@ def _alive() -> dict[str, Mapping[str, float]]:
 
 
 class Preparation(tune.Callback):
-    """The variants of a study that are not ready yet (key -> variant), made so beside its trials.
+    """Background preparation of the variants of a study that are not ready yet.
 
-    It is looked at when Tune asks for a point, and at each of its steps. A variant that a point waits for
-    comes before the others. What cannot be made ends the study's call, by `stops`.
+    Tune calls `on_step_begin` in each of its steps, and the searcher calls `is_ready` for each point. Both
+    poll the actor that prepares. A variant that a point waits for comes first. A failure ends the study's
+    call through `stops`.
+
+    Args:
+        variants: Variants by key.
+        cache: Folder of decoded videos and cached features.
+        request: Resources of one trial.
+        stops: Stopper of the study.
+        progress: Progress of decoding and of the features.
     """
 
     def __init__(
@@ -77,58 +97,58 @@ class Preparation(tune.Callback):
         stops: Stops,
         progress: Progress | None = None,
     ) -> None:
-        self._left, self._cache, self._request = dict(variants), cache, request
+        self._missing, self._cache, self._request = dict(variants), cache, request
         self._stops, self._progress = stops, progress
-        self._wanted: dict[str, None] = {}
+        self._requested: dict[str, None] = {}
         self._maker: Any = None
         self._news: Any = None
         self._making: tuple[str, Any] | None = None
-        self._next_look = 0.0
+        self._next_poll = 0.0
 
     def __getstate__(self) -> dict[str, Any]:
-        # As the recorder's: Tune pickles its callbacks for a restore that is not used here.
+        # Tune pickles its callbacks for its own restore, which is not used here.
         return {}
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # What it was making is kept as far as it got; its tasks end with it.
+        # Finished shards and features stay on disk. The actor's Ray tasks end with it.
         if self._maker is not None:
             ray.kill(self._maker)
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Look, also while no further point is asked for."""
-        self._look()
+        """Poll the preparation, also while Tune requests no further point."""
+        self._poll()
 
     def is_ready(self, key: str) -> bool:
-        """Whether trials of a variant may start; one that is not comes next."""
-        if key in self._left:
-            self._wanted[key] = None
-            self._look()
-        return key not in self._left
+        """Return whether trials of a variant may start. An unprepared variant is prepared next."""
+        if key in self._missing:
+            self._requested[key] = None
+            self._poll()
+        return key not in self._missing
 
-    def _look(self) -> None:
-        if self._stops.is_over or not self._left or time.monotonic() < self._next_look:
+    def _poll(self) -> None:
+        if self._stops.is_over or not self._missing or time.monotonic() < self._next_poll:
             return
         if self._making is None:
             self._start_next()
         elif self._is_made(*self._making):
-            # The next one starts at once.
+            # Start the next variant without waiting for the next poll.
             self._making = None
-            self._look()
+            self._poll()
         else:
-            self._next_look = time.monotonic() + _LOOK_SECONDS
+            self._next_poll = time.monotonic() + _POLL_SECONDS
 
     def _start_next(self) -> None:
         if self._maker is None:
             here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-            # Two calls at once: one that makes, one that tells.
+            # Two concurrent calls: one prepares, the other reports progress.
             options = {"num_cpus": 0, "max_concurrency": 2, "scheduling_strategy": here}
             self._maker = ray.remote(_Maker).options(**options).remote()
             self._news = self._maker.news.remote()
-        key = next(key for key in (*self._wanted, *self._left) if key in self._left)
-        made = self._maker.make.remote(self._left[key], self._cache, self._request)
+        key = next(key for key in (*self._requested, *self._missing) if key in self._missing)
+        made = self._maker.make.remote(self._missing[key], self._cache, self._request)
         self._making = (key, made)
 
     def _is_made(self, key: str, made: Any) -> bool:
@@ -145,51 +165,51 @@ class Preparation(tune.Callback):
             return False
         except RayActorError as error:
             self._stops.error = RuntimeError(
-                f"the process that prepares videos died ({error}); the same command goes on where it was"
+                f"the process that prepares videos died ({error}). Run the same command again to continue."
             )
             return False
         self._pass_on(*ray.get(self._maker.news.remote()))
-        del self._left[key]
-        log.info("%d variants of the videos are still to be made ready", len(self._left))
+        del self._missing[key]
+        log.info("%d variants of the videos are not prepared yet", len(self._missing))
         return True
 
-    def _pass_on(self, news: dict[str, tuple[int, int]], said: list[str]) -> None:
+    def _pass_on(self, news: dict[str, tuple[int, int]], messages: list[str]) -> None:
         for doing, (done, total) in news.items():
             if self._progress is not None:
                 self._progress(doing, done, total)
-        for message in said:
+        for message in messages:
             log.warning("%s", message)
 
 
 class _Maker:
-    """An actor that makes variants ready, and tells meanwhile how far it is."""
+    """Actor that prepares variants and reports its progress in a second thread."""
 
     def __init__(self) -> None:
         self._news: dict[str, tuple[int, int]] = {}
-        self._said = _Said()
-        logging.getLogger("evclip_ray").addHandler(self._said)
+        self._warnings = _WarningCollector()
+        logging.getLogger("evclip_ray").addHandler(self._warnings)
 
     def make(self, variant: Variant, cache: Path, request: ResourceRequest) -> None:
-        """Make a variant ready."""
+        """Prepare one variant."""
         make_ready([variant], cache=cache, request=request, progress=self._note)
 
     def _note(self, doing: str, done: int, total: int) -> None:
         self._news[doing] = (done, total)
 
     def news(self) -> tuple[dict[str, tuple[int, int]], list[str]]:
-        """What is being done -> videos done and in all, and the warnings since the last call."""
+        """Return the progress by kind of work (done, total), and the warnings, since the last call."""
         self._news, news = {}, self._news
-        self._said.messages, said = [], self._said.messages
-        return news, said
+        self._warnings.messages, messages = [], self._warnings.messages
+        return news, messages
 
 
-class _Said(logging.Handler):
-    """Keeps warnings for the driver, whose user reads them."""
+class _WarningCollector(logging.Handler):
+    """Collects warnings for the driver, which logs them where the user sees them."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self.messages: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep one."""
+        """Collect one warning."""
         self.messages.append(record.getMessage())

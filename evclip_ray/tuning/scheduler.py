@@ -1,8 +1,8 @@
-"""Which trials are stopped early: ASHA or asynchronous Hyperband over epochs, with a memory of their own.
+"""Early stopping of trials by ASHA or asynchronous Hyperband over epochs.
 
-ASHA judges all trials from `grace_epochs` on. Hyperband deals them to brackets (Li et al. 2018): the first
-is ASHA's, each later one leaves out its lowest rung, for points that start slowly; there are as many as
-leave two rungs to the last.
+ASHA compares all trials from `grace_epochs` on. Hyperband distributes them over brackets (Li et al. 2018):
+the first bracket is ASHA's, and each further one omits its lowest rung, for points that start slowly. The
+last bracket has two rungs.
 """
 
 import math
@@ -15,43 +15,53 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialSch
 
 from evclip_ray.ray_internals import assign_bracket
 from evclip_ray.tuning.search_space import SearchSpace
-from evclip_ray.tuning.study_folder import FINISHED, OBJECTIVE, StudyFolder
+from evclip_ray.tuning.study_folder import OBJECTIVE, StudyFolder
 
 
 def make_scheduler(space: SearchSpace, folder: StudyFolder, *, max_epochs: int) -> TrialScheduler:
-    """The scheduler of a study, which knows what its earlier trials reached at each rung."""
+    """Return the scheduler of a study. It knows the results of earlier trials at each rung.
+
+    Args:
+        space: Search space with the scheduler's settings.
+        folder: Folder of the study.
+        max_epochs: Epochs of a complete trial.
+    """
     if space.study.scheduler == "none" or max_epochs <= space.study.grace_epochs:
         return FIFOScheduler()
     return RememberingASHA(
         folder,
         brackets=_num_brackets(space, max_epochs) if space.study.scheduler == "hyperband" else 1,
-        time_attr="epoch", metric=OBJECTIVE, mode="max", max_t=max_epochs,
-        grace_period=space.study.grace_epochs, reduction_factor=space.study.reduction_factor,
-    )  # fmt: skip
+        time_attr="epoch",
+        metric=OBJECTIVE,
+        mode="max",
+        max_t=max_epochs,
+        grace_period=space.study.grace_epochs,
+        reduction_factor=space.study.reduction_factor,
+    )
 
 
 class RememberingASHA(AsyncHyperBandScheduler):
-    """ASHA that first hears what the study's folder holds: every epoch of every trial before this call.
+    """ASHA that replays the epochs of all earlier trials in the study's folder before it judges new ones.
 
-    A trial that goes on is heard under its own name, so that no rung judges it twice.
+    A continued trial is replayed under its own name, so that no rung judges it twice.
     """
 
     def __init__(self, folder: StudyFolder, **options: Any) -> None:
         super().__init__(**options)
         self._earlier = {
-            trial["trial"]: [{**epoch, OBJECTIVE: epoch["best_val_top1"]} for epoch in trial["history"]]
+            trial.trial: [{**epoch.values, OBJECTIVE: epoch["best_val_top1"]} for epoch in trial.history]
             for trial in folder.trials()
         }
         for trial in folder.trials():
-            if trial["state"] in FINISHED:
-                self._recall(SimpleNamespace(trial_id=trial["trial"]), trial["trial"])
+            if trial.state.has_ended:
+                self._recall(SimpleNamespace(trial_id=trial.trial), trial.trial)
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        """Take a trial in, with the epochs that it has behind it."""
+        """Add a trial, with the epochs that it already has."""
         self._recall(trial, trial.config["folder"])
 
     def _recall(self, trial: Any, name: str) -> None:
-        """Pass on an earlier trial's epochs; what is said of them was said then."""
+        """Replay the epochs of an earlier trial. Decisions about them were made in the earlier call."""
         super().on_trial_add(None, trial)
         assign_bracket(self, trial.trial_id, lambda rungs: _bracket_of(name, rungs))
         for epoch in self._earlier.get(name, []):

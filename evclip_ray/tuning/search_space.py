@@ -1,4 +1,4 @@
-"""Search spaces: a YAML of fixed overrides and of dotted paths with distributions, checked on load.
+"""Search spaces: a YAML file with fixed settings and distributions for dotted paths, checked on load.
 
     fixed:                                  # overrides of the experiment
       backbone.name: ViT-B-16
@@ -10,10 +10,10 @@
     study:
       trials: 32
 
-`choice` takes any listed value; `uniform` and `loguniform` a float in [low, high]; `int` an integer
-in [low, high]; `quantised` low, low + step, ... up to high. `when` makes a path exist only where
-other settings have one of the listed values. Every path, and every value at the edge of its
-distribution, is validated against the experiment's schema before anything starts.
+`choice` draws one of the listed values, `uniform` and `loguniform` a float in [low, high], `int` an integer
+in [low, high], and `quantised` one of low, low + step, ... up to high. With `when`, a path exists only where
+other settings have one of the listed values. Every path, and every value at the edge of its distribution, is
+validated against the experiment's schema before anything starts.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ from evclip_ray.training.resources import GIB, ResourceRequest
 from evclip_ray.tuning.distributions import Distribution, Suggests
 
 _DECODED = ("data.", "view.")
-"""Paths that change which pixels are decoded: they must be choices, so that each is decoded once."""
+"""Paths that change the decoded pixels. They must be choices, so that each variant is decoded once."""
 
 PACKING_REMOVED = (
     "trial packing was removed. Let trials share a GPU with --gpus-per-worker 0.25 (four trials per GPU)."
@@ -39,25 +39,27 @@ PACKING_REMOVED = (
 
 
 class StudyConfig(Config):
-    """How a space is searched."""
+    """Settings of the search itself."""
 
-    trials: int | None = Field(None, ge=1, description="None: 16, or with a time budget as many as fit in it")
+    trials: int | None = Field(
+        None, ge=1, description="trials in total; None means 16, or with a time budget as many as fit"
+    )
     sampler: Literal["tpe", "random"] = "tpe"
     scheduler: Literal["asha", "hyperband", "none"] = "asha"
     grace_epochs: int = Field(2, ge=1, description="epochs before a trial may be stopped")
-    reduction_factor: int = Field(3, ge=2, description="one in so many trials goes on at each rung")
+    reduction_factor: int = Field(3, ge=2, description="at each rung one in this many trials continues")
     seed: int = Field(0, ge=0)
     workers: int = Field(1, ge=1, description="training processes of one trial")
     min_workers: int | None = Field(
-        None, ge=1, description="so many go on where machines are lost; None: all of them are waited for"
+        None, ge=1, description="workers with which a trial continues after machines are lost; None waits"
     )
     cpus: float = Field(1, gt=0, description="CPUs of one worker")
-    gpus: float | None = Field(None, ge=0, description="GPUs of one worker; None: 1 where there are any")
-    memory_gb: float = Field(1.5, gt=0, description="memory of one worker")
+    gpus: float | None = Field(None, ge=0, description="GPUs of one worker; None means 1 if there are any")
+    memory_gb: float = Field(1.5, gt=0, description="memory of one worker in GiB")
     max_failures: int = Field(2, ge=0, description="restarts of a trial whose worker died")
-    warm_points: int = Field(3, ge=0, description="best points of an earlier study that are run first")
+    warm_points: int = Field(3, ge=0, description="best points of an earlier study to run first")
     price_per_hour: float | None = Field(
-        None, ge=0, description="of one GPU, or of one CPU where trials have no GPU; for the estimate"
+        None, ge=0, description="price of one GPU, or of one CPU if trials use no GPU, for the estimate"
     )
 
     @model_validator(mode="before")
@@ -73,10 +75,13 @@ class StudyConfig(Config):
         return self
 
     def request(self, machines: Sequence[Mapping[str, float]]) -> ResourceRequest:
-        """What a trial asks for; of GPUs one a worker where the machines have any.
+        """Return the resources of a trial. A worker gets one GPU by default if any machine has GPUs.
+
+        Args:
+            machines: Ray resources of each machine.
 
         Raises:
-            ValueError: fewer workers at least than one, or more than at most.
+            ValueError: `min_workers` is below 1 or above `workers`.
         """
         gpus = self.gpus
         if gpus is None:
@@ -86,7 +91,14 @@ class StudyConfig(Config):
 
 @dataclasses.dataclass(frozen=True)
 class SearchSpace:
-    """A validated space: the settings all trials share, and what is searched."""
+    """Validated search space.
+
+    Attributes:
+        name: Name of the space.
+        fixed: Settings that all trials share.
+        search: Distributions of the searched settings, in order.
+        study: Settings of the search itself.
+    """
 
     name: str
     fixed: Mapping[str, Any]
@@ -102,16 +114,23 @@ class SearchSpace:
         *,
         study: Mapping[str, Any] | None = None,
     ) -> Self:
-        """Validate a space; `overrides` pin settings, searched ones included; `study` replaces its own.
+        """Validate a space.
+
+        Args:
+            name: Name of the space.
+            data: Content of its YAML file.
+            overrides: Dotted path -> value. They fix settings, also searched ones.
+            study: Settings that replace those of the section `study`.
 
         Raises:
-            ConfigError: naming the path, the value and the nearest valid name.
+            ConfigError: A setting is invalid. The message names the path, the value and the nearest valid
+                name.
         """
-        # `ladder` says which settings `scale` climbs along; one study has them as they are fixed.
+        # `ladder` lists the settings that `scale` varies. A single study uses their fixed values.
         known = ["fixed", "search", "study", "ladder"]
         for key in data:
             if key not in known:
-                raise ConfigError(f"{name}: {key!r} is no part of a search space; {nearest(key, known)}")
+                raise ConfigError(f"{name}: unknown section {key!r}; {nearest(key, known)}")
         pinned = dict(overrides or {})
         fixed = override({}, {**(data.get("fixed") or {}), **pinned})
         if "study.pack" in flatten(fixed):
@@ -135,7 +154,11 @@ class SearchSpace:
         )._checked()
 
     def experiment(self, overrides: Overrides | None = None) -> ExperimentConfig:
-        """The experiment of one point."""
+        """Return the experiment of one point.
+
+        Args:
+            overrides: Dotted path -> value.
+        """
         return ExperimentConfig.load(self.fixed, overrides)
 
     def sample(self, trial: Suggests) -> dict[str, Any]:
@@ -147,36 +170,42 @@ class SearchSpace:
         return drawn
 
     def point_of(self, settings: Overrides) -> dict[str, Any]:
-        """The point of this space at which an experiment with these (flat) settings lies.
+        """Return the point of this space that corresponds to the settings of an experiment.
+
+        Args:
+            settings: Settings by dotted path.
 
         Raises:
-            ValueError: none: a searched path that it has not, or a value outside of the distribution.
+            ValueError: A searched path is missing, or its value is outside of the distribution.
         """
         point: dict[str, Any] = {}
         for distribution in self.search:
             if distribution.applies(self._settings(point)):
                 if distribution.path not in settings:
-                    raise ValueError(f"{distribution.path} is no setting of it")
+                    raise ValueError(f"{distribution.path} is not a setting of the experiment")
                 point[distribution.path] = distribution.find(settings[distribution.path])
         return point
 
     def seed_of(self, overrides: Overrides) -> int:
-        """The seed of the run that these overrides give."""
+        """Return the seed of the run with these overrides."""
         default = ExperimentConfig.model_fields["seed"].default
         return int(overrides.get("seed", flatten(self.fixed).get("seed", default)))
 
     def decoded_variants(self) -> Iterator[dict[str, Any]]:
-        """Every combination of the searched settings that change what is decoded."""
+        """Yield all combinations of the searched settings that change the decoded pixels."""
         axes = [d for d in self.search if d.path.startswith(_DECODED)]
         for values in itertools.product(*(axis.values for axis in axes)):
             yield {axis.path: value for axis, value in zip(axes, values, strict=True)}
 
     def describe(self) -> dict[str, Any]:
-        """What makes this space this space, for digests and for people."""
+        """Return the fixed and the searched settings, for digests and for display.
+
+        The result is part of a study's identity on disk and must not change between versions.
+        """
         return {"fixed": dict(self.fixed), "search": {d.path: str(d) for d in self.search}}
 
     def _settings(self, drawn: Overrides) -> dict[str, Any]:
-        """The value of every setting that a `when` may name, drawn ones on top."""
+        """Return the settings that conditions may refer to; drawn values replace fixed ones."""
         return {**flatten(self.fixed), **drawn}
 
     def _checked(self) -> Self:
@@ -185,7 +214,7 @@ class SearchSpace:
             self._check_conditions(distribution, position)
             if distribution.path.startswith(_DECODED) and distribution.kind != "choice":
                 raise ConfigError(
-                    f"search.{distribution.path}: changes which pixels are decoded, so it must be a "
+                    f"search.{distribution.path}: this setting changes the decoded pixels, so it must be a "
                     f"'choice' of listed values, got {distribution.kind!r}"
                 )
             if distribution.applies(self._settings(base)):
@@ -204,7 +233,7 @@ class SearchSpace:
         method = self.experiment(overrides).method
         if not method.trains:
             raise ConfigError(
-                f"method {method.name!r} has nothing to train; it is scored beside every trial anyway"
+                f"method {method.name!r} has nothing to train. Its score is listed with every study anyway."
             )
 
     def _check_conditions(self, distribution: Distribution, position: int) -> None:
@@ -212,16 +241,19 @@ class SearchSpace:
         for path in distribution.when:
             if path not in earlier and path not in flatten(self.fixed):
                 raise ConfigError(
-                    f"search.{distribution.path}: its 'when' names {path!r}, which must be listed "
-                    f"before it or be fixed; {nearest(path, [*earlier, *flatten(self.fixed)])}"
+                    f"search.{distribution.path}: 'when' refers to {path!r}, which must be listed before it "
+                    f"or be fixed; {nearest(path, [*earlier, *flatten(self.fixed)])}"
                 )
 
 
 def find_space(name: str) -> Path:
-    """A space by its path, or a shipped one by its name (`quickstart`, `search_spaces/quickstart.yaml`).
+    """Return the file of a space, given by its path or by the name of a shipped space.
+
+    Args:
+        name: Path, or a name such as `quickstart` or `search_spaces/quickstart.yaml`.
 
     Raises:
-        ConfigError: neither (the shipped names are listed).
+        ConfigError: There is no such file or shipped space. The message gives the nearest name.
     """
     path = Path(name)
     if path.is_file():
@@ -230,13 +262,12 @@ def find_space(name: str) -> Path:
     if path.stem in shipped and path.suffix in {"", ".yaml"} and str(path.parent) in {".", "search_spaces"}:
         return shipped[path.stem]
     raise ConfigError(
-        f"search space {name!r}: no such file, and none is shipped by that name; "
-        f"{nearest(path.stem, list(shipped))}"
+        f"search space {name!r}: neither a file nor a shipped space; {nearest(path.stem, list(shipped))}"
     )
 
 
 def shipped_spaces() -> dict[str, Path]:
-    """The spaces that come with the package, by name."""
+    """Return the files of the shipped spaces, by name."""
     package = Path(__file__).resolve().parents[1]
     installed, checkout = package / "search_spaces", package.parent / "search_spaces"
     folder = installed if installed.is_dir() else checkout
@@ -246,10 +277,16 @@ def shipped_spaces() -> dict[str, Path]:
 def read_space(
     path: Path, overrides: Overrides | None = None, *, study: Mapping[str, Any] | None = None
 ) -> SearchSpace:
-    """The space in a YAML file, with settings pinned and the study's own replaced."""
+    """Read a space from a YAML file.
+
+    Args:
+        path: YAML file.
+        overrides: Dotted path -> value. They fix settings, also searched ones.
+        study: Settings that replace those of the section `study`.
+    """
     return SearchSpace.load(path.stem, read_yaml(path), overrides, study=study)
 
 
 def without_seed(overrides: Overrides) -> dict[str, Any]:
-    """A point, whatever the seed that it is run with."""
+    """Return a point without the seed of its run."""
     return {path: value for path, value in overrides.items() if path != "seed"}

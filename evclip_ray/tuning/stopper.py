@@ -1,4 +1,4 @@
-"""Ending a study's call early, with everything kept: when its time is up, or on Ctrl-C."""
+"""Early end of a study's call, at the end of its time or on Ctrl-C, without losing finished work."""
 
 import contextlib
 import math
@@ -14,11 +14,14 @@ from ray.tune import Stopper
 
 
 class Stops(Stopper):
-    """Tells Tune which trials to pause: each at its next epoch once the time is up, all at once on Ctrl-C.
+    """Stopper that pauses trials: each at its next epoch when the time is up, all at once on Ctrl-C.
 
-    An `error` that ends the study's call pauses them as the end of the time does. A paused trial has not
-    ended: Optuna keeps it as running, and the next call goes on with it.
-    `deadline`: on the clock of `time.monotonic`, None for no end; `max_epochs`: of a whole trial.
+    An `error` that ends the study's call pauses trials like the end of the time. A paused trial has not
+    ended: Optuna keeps it as running, and the next call continues it.
+
+    Args:
+        deadline: End on the clock of `time.monotonic`; None for no end.
+        max_epochs: Epochs of a complete trial.
     """
 
     def __init__(self, deadline: float | None, *, max_epochs: int) -> None:
@@ -39,18 +42,23 @@ class Stops(Stopper):
         return self.interrupted or self.error is not None or self.out_of_time
 
     def __call__(self, trial_id: str, result: Mapping[str, Any]) -> bool:
-        """Whether a trial that has just reported is to be paused."""
+        """Return whether to pause a trial that has just reported."""
         if not self.is_over or self._has_ended(result):
             return False
         self._paused.add(trial_id)
         return True
 
     def stop_all(self) -> bool:
-        """Whether to end now, in the middle of an epoch."""
+        """Return whether to end at once, in the middle of an epoch."""
         return self.interrupted
 
     def is_paused(self, trial_id: str, last: Mapping[str, Any]) -> bool:
-        """Whether a trial that Tune has stopped is to go on later. `last`: its last result, if any."""
+        """Return whether a stopped trial is paused, so that a later call continues it.
+
+        Args:
+            trial_id: Tune's id of the trial.
+            last: Last result of the trial; empty if it has none.
+        """
         return trial_id in self._paused or (self.interrupted and not self._has_ended(last))
 
     def _has_ended(self, result: Mapping[str, Any]) -> bool:
@@ -59,9 +67,9 @@ class Stops(Stopper):
 
     @contextlib.contextmanager
     def on_interrupt(self) -> Iterator[None]:
-        """Take the first Ctrl-C as a wish to end; the next one is Python's own again.
+        """End the study on the first Ctrl-C. The second one raises KeyboardInterrupt as usual.
 
-        Tune's handler, which this stands in for, does not say afterwards that it was called.
+        This replaces Tune's own handler, which does not report afterwards that it was called.
         """
         if threading.current_thread() is not threading.main_thread():
             yield

@@ -1,4 +1,4 @@
-"""One trial, as Tune runs it: in its own warm process, or through a Ray Train group of workers."""
+"""Tune's trainable: one trial in a reused process, or on a Ray Train group of workers."""
 
 import ctypes
 import gc
@@ -11,24 +11,26 @@ import torch
 from ray import tune
 
 from evclip_ray.artifacts import read_json, write_text
+from evclip_ray.records import EpochMetrics
 from evclip_ray.training.datamodule import Videos
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.loop import Run
 from evclip_ray.training.ray_trainer import train_distributed
 from evclip_ray.training.resources import ResourceRequest
 from evclip_ray.training.run_registry import register_run
-from evclip_ray.training.step import Metrics
 from evclip_ray.training.zero_shot import videos_key, zero_shot_key
 from evclip_ray.tuning.study_folder import OBJECTIVE, StudyFolder
 
 
 def run_trial(config: dict[str, Any]) -> None:
-    """Tune's trainable: train the point in `config` in its folder, reporting every epoch.
+    """Train the point in `config` in its folder, and report every epoch.
 
-    `config` holds paths and numbers only; the videos are mapped from disk, and the frozen networks
-    stay loaded in this process from one trial to the next. A trial that raises is reported as
-    failed, with its traceback in `error.txt`: the same error would meet it again, while a process
-    that dies is restarted by Tune and goes on after its last epoch.
+    The videos are memory-mapped, and the frozen networks stay loaded in this process between trials. A trial
+    that raises an error is reported as failed, with its traceback in `error.txt`, because the same error
+    would occur again. Tune restarts a process that dies; the trial then continues after its last epoch.
+
+    Args:
+        config: Paths and numbers of the trial, see `Tuner` in tuner.py.
     """
     register_run(_folder(config))
     try:
@@ -40,8 +42,8 @@ def run_trial(config: dict[str, Any]) -> None:
         _release_memory()
 
 
-def _failure(config: dict[str, Any], error: Exception) -> Metrics:
-    """Write the traceback of a failed trial to its folder; return the metrics to report."""
+def _failure(config: dict[str, Any], error: Exception) -> dict[str, Any]:
+    """Write the traceback of a failed trial to its folder and return the metrics to report."""
     write_text(_folder(config) / "error.txt", "".join(traceback.format_exception(error)))
     message = " ".join(f"{type(error).__name__}: {error}".split())
     return {"epoch": 0, OBJECTIVE: math.nan, "error": message}
@@ -52,9 +54,10 @@ def _folder(config: dict[str, Any]) -> Path:
 
 
 def _release_memory() -> None:
-    """Give a trial's memory back: kept, it would grow this process by some 50 MB a trial."""
+    """Return freed memory to the system. glibc keeps it, and the process would grow by 50 MB per trial."""
     gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    # Only glibc has malloc_trim.
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
 
@@ -78,7 +81,7 @@ def _train(config: dict[str, Any]) -> None:
 
 
 def _task(config: dict[str, Any]) -> tuple[ExperimentConfig, Path, dict[str, Any]]:
-    """What a trial trains, where its videos are written down, and where it writes to."""
+    """Return the experiment of a trial, the record of its videos, and the paths that it writes to."""
     study, overrides = StudyFolder(Path(config["study"])), config["overrides"]
     experiment = ExperimentConfig.load(read_json(study.fixed), overrides)
     zero_shot = study.zero_shot(zero_shot_key(experiment))
@@ -88,12 +91,14 @@ def _task(config: dict[str, Any]) -> tuple[ExperimentConfig, Path, dict[str, Any
 
 
 def _compared(experiment: ExperimentConfig) -> dict[str, Any]:
-    """What studies and rungs beside this one may differ in, so that one board can compare them."""
+    """Return settings in which studies often differ, so that one TensorBoard can compare them."""
     return {
-        "backbone.name": experiment.backbone.name, "method.name": experiment.method.name,
-        "view.num_frames": experiment.view.num_frames, "data.shots": experiment.data.shots or "all",
-    }  # fmt: skip
+        "backbone.name": experiment.backbone.name,
+        "method.name": experiment.method.name,
+        "view.num_frames": experiment.view.num_frames,
+        "data.shots": experiment.data.shots or "all",
+    }
 
 
-def _with_objective(metrics: Metrics) -> Metrics:
-    return {**metrics, OBJECTIVE: metrics["best_val_top1"]}
+def _with_objective(metrics: EpochMetrics) -> dict[str, Any]:
+    return {**metrics.to_record(), OBJECTIVE: metrics.best_val_top1}

@@ -1,10 +1,9 @@
-"""A study: Ray Tune over a search space, with everything that matters kept in the study's folder.
+"""A study: Ray Tune over a search space, with all results in the study's folder.
 
-Resuming does not go through Tune's own state. A finished trial is a folder with a `result.json`
-and an entry in the Optuna journal; a trial that a kill, Ctrl-C or the end of the time interrupted is
-asked again, with the same point and in the same folder, where its run goes on after its last epoch.
-A study can therefore be resumed after any kill, as often as one likes, and with more trials than it
-began with.
+Resuming does not use Tune's own state. A finished trial is a folder with a `result.json` and an entry in the
+Optuna journal. A trial that was interrupted by a kill, Ctrl-C or the end of the time is run again with the
+same point in the same folder, where it continues after its last epoch. A study can therefore be resumed after
+any kill, any number of times, and with more trials than before.
 """
 
 import dataclasses
@@ -21,6 +20,7 @@ from ray import tune
 
 from evclip_ray.artifacts import write_json
 from evclip_ray.ray_internals import HEAD_RESOURCE
+from evclip_ray.records import LeaderboardRow
 from evclip_ray.training.datamodule import Progress, check_space, plan_videos
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.resources import ResourceRequest, trial_slots
@@ -44,16 +44,26 @@ _TRIALS = 16
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """How a study call ended. `rows`: the leaderboard; `missing`: trials still to be run (inf: no limit)."""
+    """Result of a study call.
 
-    rows: list[dict[str, Any]]
+    Attributes:
+        rows: Leaderboard.
+        missing: Trials that are not finished; infinite without a limit.
+        interrupted: Whether Ctrl-C ended the call.
+        out_of_time: Whether the time limit ended the call.
+    """
+
+    rows: list[LeaderboardRow]
     missing: float
     interrupted: bool = False
     out_of_time: bool = False
 
 
 def identity(space: SearchSpace) -> dict[str, Any]:
-    """What makes a study that study: a folder with another identity is refused."""
+    """Return the identity of a study. A folder with another identity is refused.
+
+    The digest of the result is stored on disk and must not change between versions.
+    """
     described = space.describe()
     return {
         **described,
@@ -64,11 +74,16 @@ def identity(space: SearchSpace) -> dict[str, Any]:
 
 
 class StudyRun:
-    """A study in its folder, step by step: plan, claim the folder, prepare the videos, run.
+    """Study in its folder. The steps are: plan, claim the folder, prepare the videos, run.
 
-    `warm_start`: folders of earlier studies; each is read once, and not needed afterwards.
-    `time_budget`: seconds from now, after which no trial starts and the running ones are paused.
-    `beside`: whether trials may start before all is prepared, where a cluster has nodes for that.
+    Args:
+        space: Search space.
+        root: Folder of the study.
+        cache: Folder of decoded videos and cached features.
+        warm_start: Folders of earlier studies. Each is read once and not needed afterwards.
+        time_budget: Seconds from now after which no trial starts and running ones are paused.
+        in_background: Whether trials may start before all videos are prepared, if the cluster has nodes
+            for that.
     """
 
     def __init__(
@@ -79,10 +94,10 @@ class StudyRun:
         cache: Path,
         warm_start: Sequence[Path] = (),
         time_budget: float | None = None,
-        beside: bool = True,
+        in_background: bool = True,
     ) -> None:
         self.space, self.folder, self.cache = space, StudyFolder(root.expanduser().resolve()), cache
-        self.time_budget, self.beside = time_budget, beside
+        self.time_budget, self.in_background = time_budget, in_background
         self._deadline = None if time_budget is None else time.monotonic() + time_budget
         self._earlier = [path.expanduser().resolve() for path in warm_start]
         self._measured: dict[str, str] = {}
@@ -91,16 +106,16 @@ class StudyRun:
 
     @property
     def trials(self) -> float:
-        """Trials in all; infinitely many where only the time limits them."""
+        """Number of trials in total; infinite if only the time limits them."""
         if self.space.study.trials is not None:
             return self.space.study.trials
         return _TRIALS if self.time_budget is None else math.inf
 
     def missing(self) -> float:
-        """Trials still to run.
+        """Return the number of trials that are not finished.
 
         Raises:
-            ValueError: the folder of another study, or one with other files.
+            ValueError: The folder belongs to another study or contains other files.
         """
         self.folder.check(identity(self.space))
         if not self.folder.journal.is_file():
@@ -114,29 +129,39 @@ class StudyRun:
         measure: bool = False,
         progress: Progress | None = None,
     ) -> StudyPlan:
-        """What is going to happen; nothing is written to the folder.
+        """Return the plan of the call. Nothing is written to the folder.
 
-        `progress`: of making synthetic videos where they are missing.
+        Args:
+            machines: Ray resources of each machine.
+            measure: Whether to measure a training step for the estimate of the cost.
+            progress: Progress of writing missing synthetic videos.
 
         Raises:
-            ValueError: a trial that can never be placed; the folder of another study; an earlier study
-                that is none.
+            ValueError: A trial does not fit on the machines, the folder belongs to another study, or a
+                warm-start folder is not a study.
         """
         self._request = self.space.study.request(machines)
         return plan_study(
-            self.space, request=self._request, machines=machines, cache=self.cache,
-            trials=self.trials, missing=self.missing(), time_budget=self.time_budget,
-            warm_start=self._warm_starts(), measure=measure, progress=progress,
-        )  # fmt: skip
+            self.space,
+            request=self._request,
+            machines=machines,
+            cache=self.cache,
+            trials=self.trials,
+            missing=self.missing(),
+            time_budget=self.time_budget,
+            warm_start=self._warm_starts(),
+            measure=measure,
+            progress=progress,
+        )
 
     def _warm_starts(self) -> list[WarmStart]:
-        """The earlier studies of which nothing has been taken yet."""
+        """Read the earlier studies that have not been used yet."""
         begun = self.folder.check(identity(self.space))
         taken = {w["folder"] for w in self.folder.ledger().get("warm_start", [])} if begun else set()
         most = int(min(self.space.study.warm_points, self.trials))
         if self.folder.root in self._earlier:
             raise ValueError(
-                f"--warm-start {self.folder.root}: is the study itself; the same --out resumes it"
+                f"--warm-start {self.folder.root}: this is the study itself. The same --out resumes it."
             )
         return [
             read_warm_start(path, self.space, measured=self._measured_on, most_points=most)
@@ -151,22 +176,25 @@ class StudyRun:
         return self._measured[key]
 
     def claim(self) -> None:
-        """Make the folder this study's, or find that it is already.
+        """Claim the folder for this study, or check that it belongs to it.
 
         Raises:
-            ArtifactError: the folder of another study, or one that another process runs.
+            ArtifactError: The folder belongs to another study, or another process runs this study.
         """
         self.folder.claim(identity(self.space))
         write_json(self.folder.fixed, dict(self.space.fixed))
         declare_domains(self.folder.root, {found.path: found.domain for found in self.space.search})
 
     def prepare(self, progress: Progress | None = None) -> None:
-        """Make ready what trials read: videos decoded once, and what frozen networks say of them.
+        """Decode the videos and compute the cached features that trials read.
 
-        Where nodes without room for a trial can do that beside the trials, it is left to `run`.
+        If the cluster has nodes on which no trial fits, `run` does this in parallel with the trials.
+
+        Args:
+            progress: Progress of decoding and of the features.
 
         Raises:
-            OSError: there is no space for all of it.
+            OSError: The disk has too little space.
         """
         assert self._request is not None, "a study is planned before it is prepared"
         with self.folder.lock():
@@ -174,13 +202,13 @@ class StudyRun:
             plans = {key: variant.plan for key, variant in variants.items()}
             check_space(plans.values(), cache=self.cache)
             self.folder.note(measured={key: measured_on(plan) for key, plan in plans.items()})
-            if self.beside and may_wait(variants.values(), self._request):
+            if self.in_background and may_wait(variants.values(), self._request):
                 self._left = variants
             else:
                 make_ready(variants.values(), cache=self.cache, request=self._request, progress=progress)
 
     def _variants(self) -> dict[str, Variant]:
-        """What trials of the same videos read, by the key of these."""
+        """Return the variants of the videos by key."""
         found: dict[str, list[ExperimentConfig]] = {}
         for settings in frozen_variants(self.space):
             experiment = self.space.experiment(settings)
@@ -191,24 +219,28 @@ class StudyRun:
         }
 
     def run(self, plan: StudyPlan, on_event: OnEvent, progress: Progress | None = None) -> Outcome:
-        """Run the trials that are missing; `progress`: of what is still being prepared beside them.
+        """Run the missing trials.
 
-        Ctrl-C, or the end of the time, ends the call early, with everything finished so far on disk; so
-        does a preparation that fails.
+        Ctrl-C, the end of the time and a failed preparation end the call early. Finished work is on disk.
+
+        Args:
+            plan: Result of `plan`.
+            on_event: Called with every epoch and end of a trial.
+            progress: Progress of the preparation that runs in parallel with the trials.
 
         Raises:
-            ArtifactError: another process runs this study.
-            ValueError, OSError: what could not be prepared.
+            ArtifactError: Another process runs this study.
+            ValueError, OSError: The preparation failed.
         """
         with self.folder.lock():
             study = self._optuna()
             self._take_in(study)
             stops = Stops(self._deadline, max_epochs=plan.epochs)
-            beside = Preparation(
+            preparation = Preparation(
                 self._left, cache=self.cache, request=plan.request, stops=stops, progress=progress
-            )  # fmt: skip
-            with beside:
-                self._run_missing(study, plan, stops, beside, on_event)
+            )
+            with preparation:
+                self._run_missing(study, plan, stops, preparation, on_event)
             rows = self.folder.write_leaderboard()
             if stops.error is not None:
                 raise stops.error
@@ -216,18 +248,24 @@ class StudyRun:
             return Outcome(rows, left, stops.interrupted, stops.out_of_time)
 
     def _run_missing(
-        self, study: optuna.Study, plan: StudyPlan, stops: Stops, beside: Preparation, on_event: OnEvent
+        self, study: optuna.Study, plan: StudyPlan, stops: Stops, preparation: Preparation, on_event: OnEvent
     ) -> None:
         before: float | None = None
-        # Tune loses a trial now and then, as where a busy process does not answer in time when it is
-        # to take the next one: what is missing is asked again for as long as anything comes of it.
+        # Tune sometimes loses a trial, for example when a busy process does not take the next one in time.
+        # Missing trials are run again as long as each round finishes at least one.
         while (missing := count_missing(study, self.trials)) not in (0, before) and not stops.is_over:
             before = missing
             recover(study, self.folder)
             _fit(
-                self.space, self.folder, study, plan=plan, missing=missing, stops=stops,
-                beside=beside, on_event=on_event,
-            )  # fmt: skip
+                self.space,
+                self.folder,
+                study,
+                plan=plan,
+                missing=missing,
+                stops=stops,
+                preparation=preparation,
+                on_event=on_event,
+            )
 
     def _take_in(self, study: optuna.Study) -> None:
         for found in self._warm_starts():
@@ -247,22 +285,30 @@ def _fit(
     plan: StudyPlan,
     missing: float,
     stops: Stops,
-    beside: Preparation,
+    preparation: Preparation,
     on_event: OnEvent,
 ) -> None:
     epochs, request = plan.epochs, plan.request
     search = StudySearch(
-        space, study, folder, max_epochs=epochs, stops=stops, missing=missing, is_ready=beside.is_ready,
+        space,
+        study,
+        folder,
+        max_epochs=epochs,
+        stops=stops,
+        missing=missing,
+        is_ready=preparation.is_ready,
         num_slots=lambda: _slots_now(request),
-    )  # fmt: skip
+    )
     tuner = tune.Tuner(
         tune.with_resources(run_trial, _bundle(request)),
         param_space={
-            "study": str(folder.root.resolve()), "request": dataclasses.asdict(request),
+            "study": str(folder.root.resolve()),
+            "request": dataclasses.asdict(request),
             "max_failures": space.study.max_failures,
         },
         tune_config=tune.TuneConfig(
-            search_alg=search, scheduler=make_scheduler(space, folder, max_epochs=epochs),
+            search_alg=search,
+            scheduler=make_scheduler(space, folder, max_epochs=epochs),
             num_samples=-1 if math.isinf(missing) else int(missing),
             max_concurrent_trials=plan.concurrent,
             # A stopped driver of a Train group is still taking it down, and cannot be reused.
@@ -270,16 +316,19 @@ def _fit(
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
         run_config=tune.RunConfig(
-            name=_TUNE, storage_path=str(folder.root.resolve()), verbose=0, stop=stops,
+            name=_TUNE,
+            storage_path=str(folder.root.resolve()),
+            verbose=0,
+            stop=stops,
             failure_config=tune.FailureConfig(max_failures=space.study.max_failures),
-            callbacks=[Recorder(folder, epochs, stops, on_event), beside],
+            callbacks=[Recorder(folder, epochs, stops, on_event), preparation],
         ),
-    )  # fmt: skip
+    )
     try:
         with stops.on_interrupt():
             tuner.fit()
     finally:
-        # Tune's own state, for a restore that is not used here.
+        # Tune's own state, which serves its own restore only.
         shutil.rmtree(folder.root / _TUNE, ignore_errors=True)
 
 

@@ -1,10 +1,9 @@
-"""Starting a study from an earlier one: its best points are run first, its trials are evidence.
+"""Warm start of a study from an earlier one: its best points are run first, its trials inform the sampler.
 
-A trial of the earlier study is evidence where this study would run the very same thing at that
-point: the same experiment but for the seed, on the same rows of the same manifest in the same
-splits. The sampler then learns from it as from a trial of its own; nothing counts it, and it is in
-no table. Any other trial only says where to look: the best points that lie in this space, whatever
-they were measured on, are run first.
+A trial of the earlier study is evidence if this study would run the same experiment at that point, apart from
+the seed: the same settings on the same rows of the same splits. The sampler learns from evidence as from its
+own trials, but evidence is neither counted nor listed. From all other trials only the best points that lie in
+this space are used, whatever videos they were measured on.
 """
 
 import collections
@@ -18,24 +17,25 @@ from optuna.trial import FixedTrial, TrialState
 
 from evclip_ray.artifacts import LEDGER, digest, read_json
 from evclip_ray.config import ConfigError, flatten
+from evclip_ray.records import TrialState as State
 from evclip_ray.training.datamodule import VideoPlan
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.zero_shot import videos_key
-from evclip_ray.tuning.leaderboard import MEASURED, leaderboard
+from evclip_ray.tuning.leaderboard import leaderboard
 from evclip_ray.tuning.optuna_storage import EVIDENCE
 from evclip_ray.tuning.search_space import SearchSpace, without_seed
 from evclip_ray.tuning.study_folder import StudyFolder
 
 POINT = "warm_point"
-"""The user attribute of a trial whose point came from an earlier study."""
+"""User attribute of a trial whose point came from an earlier study."""
 _SOURCES = ("data.manifest", "data.root", "data.synthetic")
 Measured = Callable[[ExperimentConfig], str]
-"""The digest of what an experiment is measured on, see `measured_on`."""
+"""Function that returns the digest of an experiment's data, see `measured_on`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
-    """An earlier trial as one of this space: `overrides` with its seed; `values`: epoch -> objective."""
+    """Earlier trial as a trial of this space: `overrides` with its seed, `values` by epoch."""
 
     trial: str
     overrides: dict[str, Any]
@@ -45,7 +45,15 @@ class Evidence:
 
 @dataclasses.dataclass(frozen=True)
 class WarmStart:
-    """What is taken of an earlier study. `points`: best first; `left_out`: reason -> trials."""
+    """Points and evidence from an earlier study.
+
+    Attributes:
+        folder: Folder of the earlier study.
+        key: Its digest.
+        points: Points to run first, the best one first.
+        evidence: Trials that inform the sampler.
+        left_out: Number of other trials, by reason.
+    """
 
     folder: str
     key: str
@@ -56,42 +64,51 @@ class WarmStart:
     def __str__(self) -> str:
         why = ", ".join(f"{count} {reason}" for reason, count in sorted(self.left_out.items()))
         trials = len(self.evidence) + sum(self.left_out.values())
-        said = f"{len(self.evidence)} of its {trials} trials as evidence" + (f" ({why})" if why else "")
-        return f"{self.folder}: its {len(self.points)} best points first; {said}"
+        evidence = f"{len(self.evidence)} of its {trials} trials as evidence" + (f" ({why})" if why else "")
+        return f"{self.folder}: its {len(self.points)} best points first; {evidence}"
 
     def record(self) -> dict[str, Any]:
-        """What the ledger says of it."""
+        """Return the record for the ledger."""
         return {
-            "folder": self.folder, "study": self.key, "points": list(self.points),
-            "evidence": len(self.evidence), "left_out": dict(self.left_out),
-        }  # fmt: skip
+            "folder": self.folder,
+            "study": self.key,
+            "points": list(self.points),
+            "evidence": len(self.evidence),
+            "left_out": dict(self.left_out),
+        }
 
 
 def measured_on(plan: VideoPlan) -> str:
-    """The digest of what a score hangs on beside the settings: the rows of each split, and the classes."""
+    """Return the digest of the rows of each split and of the classes, on which every score depends."""
     rows = {split: plan.manifest.select(chosen).digest() for split, chosen in plan.rows.items()}
     return digest({"classes": plan.classes, "rows": rows})
 
 
 def read_warm_start(root: Path, space: SearchSpace, *, measured: Measured, most_points: int) -> WarmStart:
-    """What a study of `space` may take from the study in `root`.
+    """Read the points and the evidence that a study of `space` may use.
+
+    Args:
+        root: Folder of the earlier study.
+        space: Search space of the new study.
+        measured: Digest of an experiment's data.
+        most_points: Largest number of points.
 
     Raises:
-        ConfigError: `root` is not a study's folder.
-        ArtifactError: it is another stage's.
+        ConfigError: `root` is not the folder of a study.
+        ArtifactError: `root` belongs to another stage.
     """
     folder = StudyFolder(root)
     if not (root / LEDGER).is_file():
-        raise ConfigError(f"--warm-start {root}: must be the folder of an earlier study, it has no {LEDGER}")
+        raise ConfigError(f"--warm-start {root}: must be the folder of an earlier study, but has no {LEDGER}")
     ledger, fixed = folder.ledger(), read_json(folder.fixed)
-    history = {trial["trial"]: trial["history"] for trial in folder.trials()}
+    history = {trial.trial: trial.history for trial in folder.trials()}
     points: dict[str, dict[str, Any]] = {}
     evidence, left_out = [], collections.Counter[str]()
     for row in leaderboard(folder.trials()):
-        if row["state"] not in MEASURED:
+        if not row.state.has_final_score:
             left_out["not finished"] += 1
             continue
-        theirs = ExperimentConfig.load(fixed, row["overrides"])
+        theirs = ExperimentConfig.load(fixed, row.overrides)
         try:
             point = space.point_of(flatten(theirs.model_dump(mode="json")))
             ours = space.experiment(point)
@@ -103,9 +120,9 @@ def read_warm_start(root: Path, space: SearchSpace, *, measured: Measured, most_
         if reason:
             left_out[reason] += 1
             continue
-        values = {epoch["epoch"]: epoch["best_val_top1"] for epoch in history[row["trial"]]}
+        values = {epoch.epoch: epoch["best_val_top1"] for epoch in history[row.trial]}
         evidence.append(
-            Evidence(row["trial"], {**point, "seed": theirs.seed}, values, row["state"] == "stopped")
+            Evidence(row.trial, {**point, "seed": theirs.seed}, values, row.state is State.STOPPED)
         )
     best = tuple(points.values())[:most_points]
     return WarmStart(str(root), ledger["key"], best, tuple(evidence), left_out)
@@ -114,23 +131,29 @@ def read_warm_start(root: Path, space: SearchSpace, *, measured: Measured, most_
 def _differs(
     ours: ExperimentConfig, theirs: ExperimentConfig, *, measured: Measured, recorded: Mapping[str, str]
 ) -> str | None:
-    """Why an earlier trial's score says nothing of ours, if that is so."""
+    """Return the reason why an earlier trial is not evidence, or None if it is."""
     rows = recorded.get(videos_key(theirs))
     if rows != measured(ours):
         return "measured on other videos" if rows else "whose videos were not written down"
     kinds = [
-        {path: value for path, value in flatten(e.model_dump(mode="json")).items() if not _is_aside(path)}
+        {path: value for path, value in flatten(e.model_dump(mode="json")).items() if not _is_ignored(path)}
         for e in (ours, theirs)
     ]
     return "of other settings" if kinds[0] != kinds[1] else None
 
 
-def _is_aside(path: str) -> bool:
+def _is_ignored(path: str) -> bool:
     return path == "seed" or path.startswith(_SOURCES)
 
 
 def apply_warm_start(study: optuna.Study, space: SearchSpace, found: WarmStart) -> None:
-    """Give the evidence to the sampler and put the points in front; what is there already stays single."""
+    """Add the evidence to the sampler and enqueue the points first. Earlier additions are skipped.
+
+    Args:
+        study: Optuna study.
+        space: Search space.
+        found: Points and evidence.
+    """
     known = {mark for trial in study.trials for mark in _marks(trial.user_attrs)}
     for piece in found.evidence:
         mark = (found.folder, piece.trial)
@@ -155,6 +178,8 @@ def _as_trial(piece: Evidence, space: SearchSpace, study: str) -> optuna.trial.F
     return optuna.trial.create_trial(
         state=TrialState.PRUNED if piece.stopped else TrialState.COMPLETE,
         value=None if piece.stopped else piece.values[max(piece.values)],
-        params=point.params, distributions=point.distributions,
-        intermediate_values=piece.values, user_attrs=attributes,
-    )  # fmt: skip
+        params=point.params,
+        distributions=point.distributions,
+        intermediate_values=piece.values,
+        user_attrs=attributes,
+    )

@@ -88,7 +88,7 @@ def test_a_method_with_nothing_to_train_is_refused():
 
 def test_an_unknown_section_names_the_nearest():
     with pytest.raises(
-        ConfigError, match="'serach' is no part of a search space; the nearest valid name is 'search'"
+        ConfigError, match="unknown section 'serach'; the nearest valid name is 'search'"
     ):
         SearchSpace.load("mine", {"fixed": FIXED, "serach": {}})
 

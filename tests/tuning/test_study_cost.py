@@ -34,10 +34,10 @@ def test_the_frozen_work_is_paid_once_and_each_trial_its_epochs():
     assert found.trial_seconds == 900.0
     assert found.once_seconds == 3000.0
     said = dict(found.lines())
-    assert said["once"] == "video_map of 1,000 views: 50 min, 0.833 GPU-hours (2.50 at 3 an hour)"
-    assert said["a trial"] == "15 min, 0.125 GPU-hours (0.38 at 3 an hour)"
+    assert said["once"] == "video_map of 1,000 views: 50 min, 0.833 GPU-hours (2.50 at 3 per hour)"
+    assert said["a trial"] == "15 min, 0.125 GPU-hours (0.38 at 3 per hour)"
     # Four rounds of two trials; 0.833 + 8 x 0.125 device-hours.
-    assert "about 1.8 h, 1.83 GPU-hours (5.50 at 3 an hour)" in said["at most"]
+    assert "about 1.8 h, 1.83 GPU-hours (5.50 at 3 per hour)" in said["at most"]
     assert "video_map read from disk" in said["a step"]
 
 
