@@ -1,7 +1,4 @@
-"""DATASETS: the name of a data set, or of a form of list -> what imports it.
-
-To add one: a file here and a line below.
-"""
+"""Importers of data sets. To add one, add a file to this package and a line to `DATASETS`."""
 
 import contextlib
 import gc
@@ -30,16 +27,21 @@ DATASETS = {
     "ez_clip": "evclip_ray.data.importers.ez_clip:import_ez_clip",
     "ev_clip_shots": "evclip_ray.data.importers.ev_clip_shots:import_ev_clip_shots",
 }
+"""Name of a data set, or of a format of lists -> module and function. Imported on demand to start fast."""
 
 
 def import_dataset(name: str, root: Place, **options: Any) -> "ImportReport":
-    """The manifest of a data set whose videos are under `root`, and what was found on the way.
+    """Import a data set and return its manifest with a report.
 
-    `options`: keywords of the importer that `name` stands for; paths may be text.
+    Args:
+        name: Key of `DATASETS`.
+        root: Folder or URI of the videos.
+        **options: Keyword arguments of the importer. Paths can be strings.
 
     Raises:
-        ConfigError: unknown name or option (the nearest is named), or a required one is missing.
-        ListError: see the importer.
+        ConfigError: The name or an option is unknown (the message has the nearest one), or an option is
+            missing.
+        AnnotationError: See the importer.
     """
     if name not in DATASETS:
         raise ConfigError(f"data set {name!r} is unknown; {nearest(name, list(DATASETS))}")
@@ -54,14 +56,14 @@ def import_dataset(name: str, root: Place, **options: Any) -> "ImportReport":
         if parameter.default is parameter.empty and option not in options:
             raise ConfigError(f"{name} needs the option {option!r}; give it as {option}=VALUE")
     values = {option: _typed(known[option].annotation, value) for option, value in options.items()}
-    with _no_search_for_cycles():
+    with _garbage_collection_off():
         report: ImportReport = importer(place(root), **values)
     return report
 
 
 @contextlib.contextmanager
-def _no_search_for_cycles() -> Iterator[None]:
-    """Rows hold no cycles: of 650,000 of them, looking for some takes a fifth of the time."""
+def _garbage_collection_off() -> Iterator[None]:
+    """Pause the garbage collector. Rows have no reference cycles, and its scans take a fifth of an import."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -72,6 +74,6 @@ def _no_search_for_cycles() -> Iterator[None]:
 
 
 def _typed(annotation: Any, value: Any) -> Any:
-    """A path that was given as text."""
+    """Return a string as a path if the option is one."""
     takes_path = annotation is Path or Path in get_args(annotation)
     return Path(value) if takes_path and isinstance(value, str) else value

@@ -1,24 +1,28 @@
-"""Reading the text files that data sets come with: every complaint names the file and the line."""
+"""Annotation files of data sets: search, reading, and errors that name the file and the line."""
 
 import csv
 import io
+import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from evclip_ray.config import ConfigError
+from evclip_ray.data.storage import Place
+
 _SIGNED = re.compile(r"[+-][0-9]+")
 
 
-class ListError(ValueError):
-    """A list that cannot be used: the message names the file, the line, the value and the cure."""
+class AnnotationError(ValueError):
+    """Invalid annotation file. The message names the file, the line, the value and the fix."""
 
 
 class Line(NamedTuple):
-    """One line of a list, without blanks at its end, or one row of a table, or one item of another file.
+    """One line of a list without trailing blanks, one row of a table, or one item of another file.
 
-    `number` counts from 1, in `unit`.
+    `number` counts from 1, in units of `unit`.
     """
 
     path: Path
@@ -28,89 +32,114 @@ class Line(NamedTuple):
 
     @property
     def where(self) -> str:
-        """The file and the line, for messages."""
+        """File and line, for messages."""
         return f"{self.path}, {self.unit} {self.number}"
 
-    def error(self, problem: str) -> ListError:
-        """An error about this line."""
+    def error(self, problem: str) -> AnnotationError:
+        """Return an error about this line."""
         shown = self.text if len(self.text) <= 120 else f"{self.text[:117]}..."
-        return ListError(f"{self.where}: {problem}; the line is {shown!r}")
+        return AnnotationError(f"{self.where}: {problem}; the line is {shown!r}")
 
 
 class Row(NamedTuple):
-    """One row of a table: its line, and its cells by the name of their column, blanks trimmed."""
+    """One row of a table: its line, and its trimmed cells by column name."""
 
     line: Line
     cells: Mapping[str, str]
 
 
-def find_list(folders: Sequence[Path], *names: str) -> Path:
-    """The first file or folder with one of these names in one of these folders.
+def list_folders(root: Place, lists: Path | None, *folders: str) -> list[Path]:
+    """Return the folders to search for the official lists.
+
+    Args:
+        root: Folder of the videos.
+        lists: Folder of the lists, which is then the only result.
+        *folders: Usual folder names. They are searched in `root` and in its parent.
 
     Raises:
-        ListError: there is none.
+        ConfigError: `lists` is None and `root` is a URI. Storages are not searched for lists.
     """
-    found = find_optional(folders, *names)
-    if found is not None:
-        return found
-    places = ", ".join(str(folder) for folder in folders)
-    raise ListError(
-        f"no {' or '.join(names)} in {places}; download the official lists, and name their folder"
-        " with --lists"
+    if lists is not None:
+        return [lists]
+    if not isinstance(root, Path):
+        raise ConfigError(f"{root}: lists are not looked for in a storage; name their folder with --lists")
+    parents = [root, root.absolute().parent]
+    return [parent / folder for parent, folder in itertools.product(parents, (*folders, "."))]
+
+
+def find_annotation_file(folders: Sequence[Path], *names: str) -> Path:
+    """Return the first file or folder with one of these names in one of these folders.
+
+    Raises:
+        AnnotationError: There is none.
+    """
+    path = find_optional_file(folders, *names)
+    if path is not None:
+        return path
+    raise AnnotationError(
+        f"no {' or '.join(names)} in {', '.join(map(str, folders))}; download the official lists, and name"
+        " their folder with --lists"
     )
 
 
-def find_optional(folders: Sequence[Path], *names: str) -> Path | None:
-    """The first file or folder with one of these names in one of these folders, None if there is none."""
+def find_optional_file(folders: Sequence[Path], *names: str) -> Path | None:
+    """Return the first file or folder with one of these names, or None."""
     paths = (folder / name for folder in folders for name in names)
     return next((path for path in paths if path.exists()), None)
 
 
 def read_text(path: Path) -> str:
-    """The text of a file, with or without a byte order mark, its line ends made one.
+    """Return the text of a file without a byte order mark and with one newline at each line end.
 
     Raises:
-        ListError: the file is missing, or is not UTF-8 (the line is named).
+        AnnotationError: The file is missing, or a line is not UTF-8.
     """
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise ListError(f"{path}: cannot be read ({error.strerror}); check the path of the list") from None
+        raise AnnotationError(
+            f"{path}: cannot be read ({error.strerror}); check the path of the list"
+        ) from None
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        raise ListError(f"{path}, line {line}: must be UTF-8 text; save the list as UTF-8") from None
+        raise AnnotationError(f"{path}, line {line}: must be UTF-8 text; save the list as UTF-8") from None
     if "\0" in text:
-        raise ListError(f"{path}: holds zero bytes, so it is not UTF-8 text; save the list as UTF-8")
+        raise AnnotationError(f"{path}: holds zero bytes, so it is not UTF-8 text; save the list as UTF-8")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def read_lines(path: Path) -> Iterator[Line]:
-    """The lines that are not blank.
+    """Yield the lines that are not blank.
 
     Raises:
-        ListError: see `read_text`, or every line is blank.
+        AnnotationError: See `read_text`; or every line is blank.
     """
-    found = False
+    is_empty = True
     for number, text in enumerate(read_text(path).split("\n"), start=1):
         if text.strip():
-            found = True
+            is_empty = False
             yield Line(path, number, text.rstrip())
-    if not found:
-        raise ListError(f"{path}: is empty; download it again")
+    if is_empty:
+        raise AnnotationError(f"{path}: is empty; download it again")
 
 
 def read_table(path: Path, columns: Sequence[str], *, delimiter: str = ",") -> Iterator[Row]:
-    """The rows of a CSV with a header; quoted cells may run over lines, and other columns are kept.
+    """Yield the rows of a CSV with a header.
+
+    Args:
+        path: CSV file. Quoted cells can span lines.
+        columns: Required columns. Other columns are read too.
+        delimiter: Separator of the cells.
 
     Raises:
-        ListError: see `read_text`; a column of `columns` is missing, a row has not the
-            header's cells, or there are no rows.
+        AnnotationError: See `read_text`; or a column is missing, a row and the header differ in length, or
+            there are no rows.
     """
     reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter, strict=True)
     header: list[str] | None = None
-    found = False
+    is_empty = True
     for row in _rows(reader, path):
         cells = [cell.strip() for cell in row]
         line = Line(path, reader.line_num, delimiter.join(cells))
@@ -124,31 +153,36 @@ def read_table(path: Path, columns: Sequence[str], *, delimiter: str = ",") -> I
         elif len(cells) != len(header):
             raise line.error(f"must have {len(header)} cells, got {len(cells)}")
         else:
-            found = True
+            is_empty = False
             yield Row(line, dict(zip(header, cells, strict=True)))
-    if not found:
-        raise ListError(f"{path}: holds no rows; download it again")
+    if is_empty:
+        raise AnnotationError(f"{path}: contains no rows; download it again")
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file.
+    """Return the value in a JSON file.
 
     Raises:
-        ListError: see `read_text`, or it is not JSON (the line is named).
+        AnnotationError: See `read_text`; or a line is not valid JSON.
     """
     try:
         return json.loads(read_text(path))
     except json.JSONDecodeError as error:
-        raise ListError(
+        raise AnnotationError(
             f"{path}, line {error.lineno}: not valid JSON ({error.msg}); download it again"
         ) from None
 
 
 def whole_number(line: Line, text: str, what: str) -> int:
-    """`text` as an integer.
+    """Return `text` as an integer.
+
+    Args:
+        line: Line of the error message.
+        text: Digits with an optional sign.
+        what: Subject of the error message.
 
     Raises:
-        ListError: it is none; `what` it should be is named.
+        AnnotationError: `text` is not an integer.
     """
     if not (text.isascii() and text.isdecimal()) and not _SIGNED.fullmatch(text):
         raise line.error(f"{what} must be a whole number, got {text!r}")
@@ -156,10 +190,16 @@ def whole_number(line: Line, text: str, what: str) -> int:
 
 
 def class_index(line: Line, text: str, count: int, *, first: int = 0) -> int:
-    """The index from 0 of a class id that counts from `first`, of `count` classes.
+    """Return the index of a class id, from 0.
+
+    Args:
+        line: Line of the error message.
+        text: Class id.
+        count: Number of classes.
+        first: Lowest class id.
 
     Raises:
-        ListError: not a whole number, or out of range.
+        AnnotationError: The id is not an integer, or out of range.
     """
     number = whole_number(line, text, "the class id")
     if not first <= number < first + count:
@@ -171,6 +211,6 @@ def _rows(reader: Any, path: Path) -> Iterator[list[str]]:
     try:
         yield from reader
     except csv.Error as error:
-        raise ListError(
+        raise AnnotationError(
             f"{path}, line {reader.line_num}: not a valid CSV ({error}); check its quotes"
         ) from None

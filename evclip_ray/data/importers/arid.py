@@ -1,4 +1,4 @@
-"""ARID, actions in the dark: `list_cvt/` of v1.0 (splits 1 to 3), of v1.5 (0 and 1), and UG2's v1.1."""
+"""Importer of ARID (actions in the dark): `list_cvt/` of v1.0 and v1.5, and UG2+'s lists of v1.1."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,19 +7,20 @@ from evclip_ray.class_names import split_words
 from evclip_ray.data.importers.annotation_files import (
     Line,
     class_index,
-    find_list,
-    find_optional,
+    find_annotation_file,
+    find_optional_file,
+    list_folders,
     read_lines,
     read_table,
     whole_number,
 )
 from evclip_ray.data.importers.class_names import ordered_classes
-from evclip_ray.data.importers.import_report import ImportReport, Listed, build_report, check_choice, places
+from evclip_ray.data.importers.import_report import ImportReport, ListedVideo, build_report, check_choice
 from evclip_ray.data.storage import Place
 
 _ACTIONS = ("Drink", "Jump", "Pick", "Pour", "Push", "Run", "Sit", "Stand", "Turn", "Walk", "Wave")
 _TABLES = ("mapping_table.txt", "mapping_table_t1.txt")
-# The lists of the UG2+ challenge's track 1. Its test labels are not public, so validation is read.
+# Lists of track 1 of the UG2+ challenge. Its test labels are not public, so its validation list is the test.
 _UG2 = {"train": "ARID1.1_t1_train_pub.csv", "test": "ARID1.1_t1_validation_gt_pub.csv"}
 _FOLDERS = ("list_cvt", "ARID_v1_5_211015/list_cvt", "ARID_v1/list_cvt")
 
@@ -27,46 +28,51 @@ _FOLDERS = ("list_cvt", "ARID_v1_5_211015/list_cvt", "ARID_v1/list_cvt")
 def import_arid(
     root: Place, *, split: int | None = None, version: str = "1.0", lists: Path | None = None
 ) -> ImportReport:
-    """An official split of ARID v1.0 (1, 2 or 3), of v1.5 (0 or 1), or v1.1 as the UG2+ challenge has it.
+    """Import an official split of ARID.
 
-    `lists`: the folder of the lists; by default list_cvt in or beside `root`. Class names are those of
-    mapping_table.txt in or above it, else the eleven of the paper in the order of the alphabet; v1.1 has
-    videos of some. Videos of the "other" lists are unused. Names tell no group. `split`: 1 by default;
-    v1.1 has one only.
+    Class names come from mapping_table.txt in the folder of the lists or its parent. Without it, they are the
+    eleven of the paper in alphabetical order; v1.1 has videos of some of them. Videos of the "other" lists
+    are unused. There are no groups.
+
+    Args:
+        root: Folder of the videos.
+        split: 1, 2 or 3 for v1.0; 0 or 1 for v1.5; 1 for v1.1. The default is 1.
+        version: "1.0", "1.5", or "1.1" for the lists of the UG2+ challenge.
+        lists: Folder of the lists; by default list_cvt in or next to `root`.
 
     Raises:
-        ListError: a list that is missing or broken, with its line; no video under `root`.
-        ConfigError: no such version or split.
+        AnnotationError: A list is missing or invalid, or none of its videos is under `root`.
+        ConfigError: The version or the split does not exist.
     """
     version = str(version)
     check_choice("version", version, ("1.0", "1.1", "1.5"))
     split = 1 if split is None else split
     check_choice(f"split of ARID v{version}", split, {"1.0": (1, 2, 3), "1.1": (1,), "1.5": (0, 1)}[version])
-    folders = places(root, lists, *_FOLDERS)
+    folders = list_folders(root, lists, *_FOLDERS)
     classes = _classes(folders)
     rows = _ug2(folders, len(classes)) if version == "1.1" else _split(folders, version, split, len(classes))
     return build_report(rows, classes, root=root, source=f"arid v{version} split {split}")
 
 
-def _split(folders: list[Path], version: str, split: int, num_classes: int) -> Iterator[Listed]:
-    # Lists of v1.5 are a folder a split, whose "other" list is called "others" in one of them.
+def _split(folders: list[Path], version: str, split: int, num_classes: int) -> Iterator[ListedVideo]:
+    # v1.5 has one folder per split. The "other" list is called "others" in one of them.
     stem = f"split_{split}/split{split}" if version == "1.5" else f"ARID_split{split}"
-    yield from _rows(find_list(folders, f"{stem}_train.txt"), "train", num_classes)
-    yield from _rows(find_list(folders, f"{stem}_test.txt"), "test", num_classes)
+    yield from _rows(find_annotation_file(folders, f"{stem}_train.txt"), "train", num_classes)
+    yield from _rows(find_annotation_file(folders, f"{stem}_test.txt"), "test", num_classes)
     yield from _unused(folders, stem, num_classes)
 
 
-def _ug2(folders: list[Path], num_classes: int) -> Iterator[Listed]:
-    """`VideoID,Video,ClassID`: train videos as <class>/<file>, the others as <number>.mp4."""
+def _ug2(folders: list[Path], num_classes: int) -> Iterator[ListedVideo]:
+    """Yield the rows of `VideoID,Video,ClassID`: train videos are <class>/<file>, the others <number>.mp4."""
     for split, name in _UG2.items():
-        for line, cells in read_table(find_list(folders, name), ("VideoID", "Video", "ClassID")):
+        for line, cells in read_table(find_annotation_file(folders, name), ("VideoID", "Video", "ClassID")):
             if "." not in cells["Video"]:
                 raise line.error("Video must be a file, as Run/Run_1_1.mp4")
-            yield Listed(line, cells["Video"], class_index(line, cells["ClassID"], num_classes), split)
+            yield ListedVideo(line, cells["Video"], class_index(line, cells["ClassID"], num_classes), split)
 
 
 def _classes(folders: list[Path]) -> tuple[str, ...]:
-    path = find_optional([place for folder in folders for place in (folder, folder.parent)], *_TABLES)
+    path = find_optional_file([place for folder in folders for place in (folder, folder.parent)], *_TABLES)
     if path is None:
         return tuple(split_words(name) for name in _ACTIONS)
     return ordered_classes(path, _named(path), first=0)
@@ -78,15 +84,15 @@ def _named(path: Path) -> Iterator[tuple[Line, int, str]]:
         yield line, whole_number(line, number, "the class id"), "".join(name)
 
 
-def _rows(path: Path, split: str | None, num_classes: int) -> Iterator[Listed]:
+def _rows(path: Path, split: str | None, num_classes: int) -> Iterator[ListedVideo]:
     for line in read_lines(path):
         parts = line.text.strip().split(None, 2)
         if len(parts) < 3 or "/" not in parts[2] or "." not in parts[2]:
             raise line.error("must be a row number, a class id and <class>/<file>")
         whole_number(line, parts[0], "the row number")
-        yield Listed(line, parts[2], class_index(line, parts[1], num_classes), split)
+        yield ListedVideo(line, parts[2], class_index(line, parts[1], num_classes), split)
 
 
-def _unused(folders: list[Path], stem: str, num_classes: int) -> list[Listed]:
-    path = find_optional(folders, f"{stem}_other.txt", f"{stem}_others.txt")
+def _unused(folders: list[Path], stem: str, num_classes: int) -> list[ListedVideo]:
+    path = find_optional_file(folders, f"{stem}_other.txt", f"{stem}_others.txt")
     return list(_rows(path, None, num_classes)) if path else []

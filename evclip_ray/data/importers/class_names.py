@@ -1,4 +1,4 @@
-"""Class names: from the tables of a data set, as words, and as file names tell them."""
+"""Class names from the tables of a data set and from the names of files and folders."""
 
 import functools
 import re
@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from evclip_ray.class_names import normalized_name, split_words
-from evclip_ray.data.importers.annotation_files import Line, ListError, read_lines, read_table, whole_number
+from evclip_ray.data.importers.annotation_files import (
+    AnnotationError,
+    Line,
+    read_lines,
+    read_table,
+    whole_number,
+)
 
 _UCF = re.compile(r"v_(?P<label>[^_]+)_(?P<group>g\d+)_c\d+", re.ASCII)
 # <source>_<class>_<visible body>_<camera>_<people>_<viewpoint>_<quality>_<number>
@@ -19,8 +25,8 @@ _ID_COLUMNS = ("id", "sno", "index")
 _NAME_COLUMNS = ("name", "key", "classname", "class", "label")
 
 
-class Named(NamedTuple):
-    """What a file's name says: its class, and the source that it was cut from (None: it does not say)."""
+class ParsedName(NamedTuple):
+    """Class and source video from the name of a file; `group` is None if the name has no source."""
 
     label: str
     group: str | None = None
@@ -29,48 +35,51 @@ class Named(NamedTuple):
 def ordered_classes(
     path: Path, named: Iterable[tuple[Line, int, str]], *, first: int | None = None
 ) -> tuple[str, ...]:
-    """Class names as words, in the order of their ids.
+    """Return class names as words, in the order of their ids.
 
-    `named`: (line, id, name) of each class in `path`. `first`: the lowest id, None where it may be 0 or 1.
+    Args:
+        path: File of the classes, for messages.
+        named: (line, id, name) of each class.
+        first: Lowest id, None if it can be 0 or 1.
 
     Raises:
-        ListError: an id or a name twice, an id without a name, ids that leave a gap, no class.
+        AnnotationError: An id or a name occurs twice, a name is blank, an id is missing, or there are no
+            classes.
     """
-    found: dict[int, str] = {}
-    seen: dict[str, int] = {}
+    names: dict[int, str] = {}
+    ids: dict[str, int] = {}
     for line, number, name in named:
         if not normalized_name(name):
             raise line.error(f"class {number} has no name")
-        if number in found:
-            raise line.error(f"class id {number} is listed twice, as {found[number]!r} too")
-        if normalized_name(name) in seen:
-            raise line.error(
-                f"class name {name!r} is listed twice, with id {seen[normalized_name(name)]} too"
-            )
-        found[number], seen[normalized_name(name)] = split_words(name), number
-    if not found:
-        raise ListError(f"{path}: names no class; download it again")
-    start = first if first is not None else min(found)
-    expected = range(start, start + len(found))
-    if start not in (0, 1) or set(found) != set(expected):
-        absent = sorted(set(expected) - set(found)) or [start]
-        raise ListError(
+        if number in names:
+            raise line.error(f"class id {number} is listed twice, as {names[number]!r} too")
+        if normalized_name(name) in ids:
+            raise line.error(f"class name {name!r} is listed twice, with id {ids[normalized_name(name)]} too")
+        names[number], ids[normalized_name(name)] = split_words(name), number
+    if not names:
+        raise AnnotationError(f"{path}: contains no class; download it again")
+    start = first if first is not None else min(names)
+    expected = range(start, start + len(names))
+    if start not in (0, 1) or set(names) != set(expected):
+        absent = sorted(set(expected) - set(names)) or [start]
+        raise AnnotationError(
             f"{path}: class ids must count from {'0 or 1' if first is None else first} without a gap,"
-            f" but {absent[0]} has no name; the ids are {min(found)} to {max(found)}"
+            f" but {absent[0]} has no name; the ids are {min(names)} to {max(names)}"
         )
-    return tuple(found[number] for number in expected)
+    return tuple(names[number] for number in expected)
 
 
 def read_class_names(path: Path) -> tuple[str, ...]:
-    """The classes of a table in one of the usual forms, in the order of their ids.
+    """Return the classes of a table in the order of their ids.
 
-    A CSV with a header (`id,name`, EPIC's `id,key,...`, class descriptions' `SNo,Class Name,...`); or
-    lines of an id and a name, as UCF101's classInd.txt; or one name a line, as mmaction's label maps.
+    Accepted formats: a CSV with a header (`id,name`, EPIC's `id,key,...`, class descriptions' `SNo,Class
+    Name,...`); lines of an id and a name, as UCF101's classInd.txt; one name per line, as mmaction's label
+    maps.
 
     Raises:
-        ListError: see `ordered_classes`, or none of these forms.
+        AnnotationError: See `ordered_classes`; or the file has another format.
     """
-    header = plain_cells(next(read_lines(path)).text)
+    header = normalized_header(next(read_lines(path)).text)
     numbers = [column for column, name in header.items() if name in _ID_COLUMNS]
     names = [column for wanted in _NAME_COLUMNS for column, name in header.items() if name == wanted]
     if numbers and names:
@@ -89,37 +98,37 @@ def read_class_names(path: Path) -> tuple[str, ...]:
     return ordered_classes(path, ((line, number, line.text) for number, line in enumerate(lines)))
 
 
-def plain_cells(header: str) -> dict[str, str]:
-    """Column name -> its letters and digits, of a comma-separated header."""
+def normalized_header(header: str) -> dict[str, str]:
+    """Return column -> normalized name for a comma-separated header."""
     cells = [cell.strip().strip('"') for cell in header.split(",")]
     return {cell: normalized_name(cell) for cell in cells}
 
 
-class NameReader:
-    """Reads the class, and the source video, out of file and folder names."""
+class FileNameParser:
+    """Parser of the class and the source video in file and folder names."""
 
     def __init__(self, classes: Sequence[str]) -> None:
         self._classes = {normalized_name(name): name for name in classes}
         self._by_folder = functools.cache(self._folder)
 
-    def read(self, path: str) -> Named | None:
-        """What `path` says, its file name before its folder; None where it names no known class.
+    def read(self, path: str) -> ParsedName | None:
+        """Return the class in the file name, else in the folder name; None if neither has a known class.
 
-        >>> NameReader(["kick", "kick ball"]).read("Foot_kick_ball_f_cm_np1_ba_bad_0.avi")
-        Named(label='kick ball', group='kick ball/Foot')
+        >>> FileNameParser(["kick", "kick ball"]).read("Foot_kick_ball_f_cm_np1_ba_bad_0.avi")
+        ParsedName(label='kick ball', group='kick ball/Foot')
         """
         folder, _, name = path.rpartition("/")
-        # Folders of frames have the name of their video, with its suffix or without.
+        # Folders of frames are named like their video, with or without its suffix.
         found = self._file(name.rpartition(".")[0] or name)
         return found or self._by_folder(folder)
 
-    def _folder(self, folder: str) -> Named | None:
+    def _folder(self, folder: str) -> ParsedName | None:
         return self._named(folder.rpartition("/")[2], None)
 
-    def _file(self, stem: str) -> Named | None:
-        # Of 650,000 names few have the marks that the longer patterns begin or end with.
+    def _file(self, stem: str) -> ParsedName | None:
+        # The cheap checks skip the patterns for most of up to 650,000 names.
         if stem.startswith("v_") and (match := _UCF.fullmatch(stem)):
-            # A group number counts anew in each class.
+            # Group numbers start at 1 in each class, so `_named` puts the class in front.
             return self._named(match["label"], match["group"])
         if "_np" in stem and (match := _HMDB.fullmatch(stem)):
             return self._hmdb(match["head"])
@@ -127,15 +136,16 @@ class NameReader:
             return self._named(match["label"], None)
         return None
 
-    def _hmdb(self, head: str) -> Named | None:
-        """The longest known class that `<source>_<class>` ends with: kick_ball before ball."""
+    def _hmdb(self, head: str) -> ParsedName | None:
+        """Return the longest known class at the end of `<source>_<class>`: kick_ball before ball."""
         parts = head.split("_")
         for cut in range(1, len(parts)):
-            # One film serves several classes, and the official splits keep it apart within a class only.
+            # Clips of one film are in several classes. The official splits separate a film within a class
+            # only.
             if found := self._named("_".join(parts[cut:]), "_".join(parts[:cut])):
                 return found
         return None
 
-    def _named(self, label: str, source: str | None) -> Named | None:
+    def _named(self, label: str, source: str | None) -> ParsedName | None:
         known = self._classes.get(normalized_name(label))
-        return Named(known, source and f"{known}/{source}") if known else None
+        return ParsedName(known, source and f"{known}/{source}") if known else None

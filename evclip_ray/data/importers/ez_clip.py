@@ -1,4 +1,4 @@
-"""EZ-CLIP's and ActionCLIP's lists: `<absolute folder of frames> <number of frames> <class id>`."""
+"""Importer of the lists of EZ-CLIP and ActionCLIP: `<folder of frames> <number of frames> <class id>`."""
 
 from pathlib import Path
 
@@ -8,18 +8,32 @@ from evclip_ray.data.storage import Place
 
 
 def import_ez_clip(
-    root: Place, *, labels: Path, fps: float | None = None, lists: Path | None = None,
-    train: Path | None = None, val: Path | None = None, test: Path | None = None,
-) -> ImportReport:  # fmt: skip
-    """EZ-CLIP's lists; `labels` is an `id,name` CSV or its class descriptions, the rest as `path_label`.
+    root: Place,
+    *,
+    labels: Path,
+    fps: float | None = None,
+    lists: Path | None = None,
+    train: Path | None = None,
+    val: Path | None = None,
+    test: Path | None = None,
+) -> ImportReport:
+    """Import the lists of EZ-CLIP. Class ids count from 0.
 
-    The folders are those of the authors' machine: each stands for the folder of frames of that name, in
-    a folder of that name, under `root`, or for the video of that name. Class ids count from 0. `fps`: the
-    rate that the frames were extracted at, if known.
+    The listed folders are those of the authors' machine. Each one is matched with a folder of frames or a
+    video of the same name, in a folder of the same name, under `root`.
+
+    Args:
+        root: Folder of the frames or videos.
+        labels: `id,name` CSV, or the CSV of class descriptions.
+        fps: Frame rate of the extracted frames, None if unknown.
+        lists: See `import_path_label`.
+        train: See `import_path_label`.
+        val: See `import_path_label`.
+        test: See `import_path_label`.
 
     Raises:
-        ListError: a list that is missing or broken, with its line; no video under `root`.
-        ConfigError: no list.
+        AnnotationError: A list is missing or invalid, or none of its videos is under `root`.
+        ConfigError: There is no list.
     """
     files = ListFiles(train, val, test)
     return import_lists(root, files, labels, lists, parse=frames_label, source="ez_clip", fps=fps)

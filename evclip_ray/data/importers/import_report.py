@@ -1,30 +1,38 @@
-"""From the rows of official lists to a manifest, and what did not fit."""
+"""Import report: the manifest of the listed videos, and every row or file that did not match."""
 
 import dataclasses
-import itertools
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from evclip_ray.class_names import normalized_name
 from evclip_ray.config import ConfigError
-from evclip_ray.data.importers.annotation_files import Line, ListError
-from evclip_ray.data.importers.class_names import NameReader
+from evclip_ray.data.importers.annotation_files import AnnotationError, Line
+from evclip_ray.data.importers.class_names import FileNameParser
 from evclip_ray.data.importers.video_files import VideoFiles
 from evclip_ray.data.manifest.manifest import Manifest
 from evclip_ray.data.manifest.validation import SCHEMA
 from evclip_ray.data.storage import Place
 
 
-class Listed(NamedTuple):
-    """One video as a list has it.
+class ListedVideo(NamedTuple):
+    """One row of an official list.
 
-    `label`: index into the classes. `split`: None where the list leaves the video unused. `named`: the
-    class that the annotation says, where it says one beside the id; otherwise the file's name is read.
-    A part is in seconds of a file and in frames of a folder of frames, so a list may give both.
-    `num_frames`: how many a list of folders says that a folder holds.
+    Parts of video files are in seconds and parts of folders of frames in frames, so a list can have both.
+
+    Attributes:
+        line: Line of the list, for messages.
+        path: Path or name in the list.
+        label: Index of the class.
+        split: Split, None if the list leaves the video unused.
+        group: Group, None if unknown.
+        start_seconds: Start of the part in a file.
+        end_seconds: End of the part in a file.
+        named: Class name in the annotation next to the id; without it, the file name is parsed.
+        start_frame: First frame of the part in a folder of frames.
+        end_frame: Frame after the last one.
+        num_frames: Number of frames in the folder according to the list.
     """
 
     line: Line
@@ -42,13 +50,16 @@ class Listed(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class ImportReport:
-    """A manifest of the listed videos that are there, and what was found on the way.
+    """Manifest of the listed videos that exist, and the problems of the import.
 
-    `classes`: names as words, in the official order, whether or not they have videos. `missing`: listed
-    but absent, as listed. `unlisted`: present, but in no list. `duplicates`: rows left out, as an earlier
-    row has their video. `mislabelled`: rows whose class id and name disagree; they keep their id.
-    `miscounted`: folders that hold another number of frames than is listed; all that they hold are read.
-    The manifest may hold a video or a group in two splits: see `leaks.refuse_leaks`.
+    Attributes:
+        manifest: It can have a video or a group in two splits, see `leaks.refuse_leaks`.
+        classes: All class names as words, in the official order.
+        missing: Listed paths without a file.
+        unlisted: Files in no list.
+        duplicates: Rows that were skipped because an earlier row has the same video.
+        mislabelled: Rows whose class id and class name differ; the id is used.
+        miscounted: Folders with another number of frames than listed; all frames are used.
     """
 
     manifest: Manifest
@@ -61,7 +72,7 @@ class ImportReport:
 
 
 def build_report(
-    rows: Iterable[Listed],
+    rows: Iterable[ListedVideo],
     classes: Sequence[str],
     *,
     root: Place,
@@ -70,26 +81,31 @@ def build_report(
     frames: bool = False,
     fps: float | None = None,
 ) -> ImportReport:
-    """Look for every listed video under `root`.
+    """Search for every listed video under `root` and return the report.
 
-    `groups_from_names`: a row without a group takes the source video that its name tells, if it does.
-    `frames`: whether a folder of frames is meant where a file has its name too. `fps`: frames a second
-    of folders of frames, where it is known.
+    Args:
+        rows: Rows of the lists.
+        classes: Class names in the order of their indices.
+        root: Folder or URI of the videos.
+        source: Name of the data set, for messages.
+        groups_from_names: Use the source video in the file name as the group of a row without one.
+        frames: Prefer a folder of frames to a video file of the same name.
+        fps: Frames per second of the folders of frames, None if unknown.
 
     Raises:
-        ListError: not one of the listed videos is there, or a file's part is known in frames only.
+        AnnotationError: None of the listed videos exists, or the part of a file is known in frames only.
         ConfigError: `fps` is not above 0.
     """
     if fps is not None and not fps > 0:
         raise ConfigError(f"fps must be above 0, got {fps}")
-    collected = _Collected(VideoFiles(root), classes, groups_from_names, frames, fps)
+    collected = _ReportBuilder(VideoFiles(root), classes, groups_from_names, frames, fps)
     for row in rows:
         collected.add(row)
     return collected.report(source)
 
 
-class _Collected:
-    """The rows so far, and what did not fit."""
+class _ReportBuilder:
+    """Builder of a report, one row at a time."""
 
     def __init__(
         self,
@@ -100,10 +116,10 @@ class _Collected:
         fps: float | None,
     ) -> None:
         self._frames, self._fps = frames, fps
-        self._files, self._classes, self._names = files, tuple(classes), NameReader(classes)
+        self._files, self._classes, self._names = files, tuple(classes), FileNameParser(classes)
         self._groups_from_names = groups_from_names
-        # (path, split and part) of each row of the manifest, and beside it the rest.
-        self._kept: dict[tuple[Any, ...], Line] = {}
+        # Key of each row of the manifest: path, split and part. `_labels` and `_groups` are parallel to it.
+        self._lines: dict[tuple[Any, ...], Line] = {}
         self._labels: list[str] = []
         self._groups: list[str | None] = []
         self._used: set[str] = set()
@@ -112,7 +128,7 @@ class _Collected:
         self._mislabelled: list[str] = []
         self._miscounted: list[str] = []
 
-    def add(self, row: Listed) -> None:
+    def add(self, row: ListedVideo) -> None:
         path = self._files.find(row.path, frames=self._frames)
         if path:
             self._used.add(path)
@@ -124,42 +140,42 @@ class _Collected:
             self._missing.append(row.path)
             return
         part = self._part(row, path)
-        earlier = self._kept.setdefault((path, row.split, *part), row.line)
+        earlier = self._lines.setdefault((path, row.split, *part), row.line)
         if earlier is not row.line:
             self._duplicates.append(f"{row.line.where}: {path} is in {earlier.where} too")
             return
         self._labels.append(self._classes[row.label])
         self._groups.append(row.group or (facts.group if facts and self._groups_from_names else None))
 
-    def _part(self, row: Listed, path: str) -> tuple[Any, ...]:
-        """start_seconds, end_seconds, start_frame, end_frame, fps."""
-        held = self._files.num_frames.get(path)
-        if held is None:
+    def _part(self, row: ListedVideo, path: str) -> tuple[Any, ...]:
+        """Return start_seconds, end_seconds, start_frame, end_frame and fps."""
+        num_present = self._files.num_frames.get(path)
+        if num_present is None:
             if row.start_frame is not None and row.start_seconds is None:
                 raise row.line.error(
-                    f"frames become seconds of {path} by its rate; give EPIC's video_info.csv with"
+                    f"frames become seconds of {path} by its frame rate; give the table of rates with"
                     " frame_rates=FILE, or its folder of frames"
                 )
             return row.start_seconds, row.end_seconds, None, None, None
-        if row.num_frames is not None and row.num_frames != held:
-            told = f"{path} holds {held} frames, the list says {row.num_frames}"
-            self._miscounted.append(f"{row.line.where}: {told}")
+        if row.num_frames is not None and row.num_frames != num_present:
+            counts = f"{path} contains {num_present} frames, the list has {row.num_frames}"
+            self._miscounted.append(f"{row.line.where}: {counts}")
         if row.start_frame is not None:
             return None, None, row.start_frame, row.end_frame, self._fps
         return row.start_seconds, row.end_seconds, None, None, self._fps
 
-    def _compare(self, row: Listed, said: str | None) -> None:
+    def _compare(self, row: ListedVideo, said: str | None) -> None:
         label = self._classes[row.label]
         if said and said != label and normalized_name(said) != normalized_name(label):
-            told = f"{row.path} is labelled {label!r}, its name says {said!r}"
-            self._mislabelled.append(f"{row.line.where}: {told}")
+            labels = f"{row.path} is labelled {label!r}, its name says {said!r}"
+            self._mislabelled.append(f"{row.line.where}: {labels}")
 
     def report(self, source: str) -> ImportReport:
         files = self._files
-        if not self._kept:
-            raise ListError(_nothing_found(files.root, self._missing, len(files.paths)))
-        # Official lists may leak; the one who uses the manifest decides.
-        paths, splits, *parts = zip(*self._kept, strict=True)
+        if not self._lines:
+            raise AnnotationError(_nothing_found(files.root, self._missing, len(files.paths)))
+        # Official lists can have leaks. The user of the manifest decides whether to allow them.
+        paths, splits, *parts = zip(*self._lines, strict=True)
         columns = zip(SCHEMA, (paths, self._labels, splits, self._groups, *parts), strict=True)
         table = pa.table([pa.array(values, field.type) for field, values in columns], schema=SCHEMA)
         return ImportReport(
@@ -174,27 +190,18 @@ class _Collected:
 
 
 def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
-    """Refuse an option of an importer that is none of its choices.
+    """Raise an error if an option of an importer is not one of its choices.
+
+    Args:
+        name: Name of the option, for the message.
+        value: Its value.
+        choices: Valid values.
 
     Raises:
-        ConfigError: naming them.
+        ConfigError: `value` is not valid; the message lists the choices.
     """
     if value not in choices:
         raise ConfigError(f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}")
-
-
-def places(root: Place, lists: Path | None, *folders: str) -> list[Path]:
-    """Where the official lists may be: `lists` alone if given, else those folders in or beside `root`.
-
-    Raises:
-        ConfigError: `root` is a URI, where lists are not looked for.
-    """
-    if lists is not None:
-        return [lists]
-    if not isinstance(root, Path):
-        raise ConfigError(f"{root}: lists are not looked for in a storage; name their folder with --lists")
-    near = [root, root.absolute().parent]
-    return [place / folder for place, folder in itertools.product(near, (*folders, "."))]
 
 
 def _nothing_found(root: Place, missing: Sequence[str], num_files: int) -> str:

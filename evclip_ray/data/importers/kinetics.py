@@ -1,12 +1,19 @@
-"""Kinetics-400, -600 and -700: `label,youtube_id,time_start,time_end,split`."""
+"""Importer of Kinetics-400, -600 and -700: `label,youtube_id,time_start,time_end,split`."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from evclip_ray.data.importers.annotation_files import Line, ListError, Row, read_table, whole_number
+from evclip_ray.data.importers.annotation_files import (
+    AnnotationError,
+    Line,
+    Row,
+    list_folders,
+    read_table,
+    whole_number,
+)
 from evclip_ray.data.importers.class_names import ordered_classes
-from evclip_ray.data.importers.import_report import ImportReport, Listed, build_report, check_choice, places
+from evclip_ray.data.importers.import_report import ImportReport, ListedVideo, build_report, check_choice
 from evclip_ray.data.storage import Place
 
 _COLUMNS = ("label", "youtube_id", "time_start", "time_end", "split")
@@ -21,7 +28,7 @@ _FOLDERS = ("annotations", "labels", "lists")
 
 
 class _Video(NamedTuple):
-    """A row of the lists; `split` is train, validation or test, and the file has no suffix."""
+    """Row of a list; `split` is train, validation or test."""
 
     line: Line
     label: str
@@ -33,30 +40,33 @@ class _Video(NamedTuple):
 def import_kinetics(
     root: Place, *, lists: Path | None = None, held_out: Literal["validation", "test"] = "validation"
 ) -> ImportReport:
-    """Every listed video, from `<youtube id>_<start>_<end>.mp4` (six digits each) somewhere under `root`.
+    """Import every listed video from `<youtube id>_<start>_<end>.mp4` (six digits each) anywhere under `root`.
 
-    `lists`: one official CSV, or the folder of them; by default annotations in or beside `root`. The
-    classes are the labels in the order of the alphabet, and a video's group is its YouTube id.
-    `held_out`: the official split to read as "test". With "validation", as published, the official test
-    split is left out; with "test", the official validation split is "val".
+    The classes are the labels in alphabetical order. The group of a video is its YouTube id.
+
+    Args:
+        root: Folder of the videos.
+        lists: One official CSV, or the folder with all; by default annotations in or next to `root`.
+        held_out: Official split that becomes "test". With "validation", as published, the official test split is
+            left out. With "test", the official validation split becomes "val".
 
     Raises:
-        ListError: a list that is missing or broken, with its line; no video under `root`.
-        ConfigError: no such split to hold out.
+        AnnotationError: A list is missing or invalid, or none of its videos is under `root`.
+        ConfigError: `held_out` is unknown.
     """
     check_choice("held_out", held_out, ("validation", "test"))
     paths = _lists(root, lists)
     videos = [_video(row) for path in paths for row in read_table(path, _COLUMNS)]
     for needed in ("train", held_out):
         if all(video.split != needed for video in videos):
-            raise ListError(
+            raise AnnotationError(
                 f"{', '.join(map(str, paths))}: no row of {needed!r}; add the CSV that lists them"
             )
     if held_out == "test":
         splits = {"train": "train", "validation": "val", "test": "test"}
     else:
         splits = {"train": "train", "validation": "test"}
-    # Copies of the test list come without labels: those that are not read name no class.
+    # Some copies of the test list have no labels, so unused splits do not define classes.
     first = {video.label: video.line for video in videos if video.split in splits}
     labels = sorted(first)
     classes = ordered_classes(
@@ -64,19 +74,21 @@ def import_kinetics(
     )
     indices = {label: number for number, label in enumerate(labels)}
     rows = (
-        Listed(video.line, video.file, indices.get(video.label, 0), splits.get(video.split), video.identity)
+        ListedVideo(
+            video.line, video.file, indices.get(video.label, 0), splits.get(video.split), video.identity
+        )
         for video in videos
     )
     return build_report(rows, classes, root=root, source="kinetics")
 
 
 def _lists(root: Place, lists: Path | None) -> list[Path]:
-    """The CSV files with the columns of Kinetics, of the first place that holds any."""
-    for place in places(root, lists, *_FOLDERS):
+    """Return the CSV files with the columns of Kinetics, from the first folder with any."""
+    for place in list_folders(root, lists, *_FOLDERS):
         found = [path for path in sorted(place.glob("*.csv")) if _is_kinetics(path)]
         if found or place.is_file():
             return found or [place]
-    raise ListError(
+    raise AnnotationError(
         f"no CSV with the columns {','.join(_COLUMNS)} in or beside {lists or root}; download the official"
         " lists, and name their folder with --lists"
     )

@@ -1,4 +1,4 @@
-"""MMAction's lists: `some/path/000.mp4 1`, and `some/directory-1 163 1` for folders of frames."""
+"""Importer of the lists of MMAction: `some/path/000.mp4 1` or `some/frames-1 163 1`."""
 
 from pathlib import Path
 
@@ -8,18 +8,32 @@ from evclip_ray.data.storage import Place
 
 
 def import_mmaction(
-    root: Place, *, labels: Path, frames: bool = False, fps: float | None = None,
-    lists: Path | None = None, train: Path | None = None, val: Path | None = None,
+    root: Place,
+    *,
+    labels: Path,
+    frames: bool = False,
+    fps: float | None = None,
+    lists: Path | None = None,
+    train: Path | None = None,
+    val: Path | None = None,
     test: Path | None = None,
-) -> ImportReport:  # fmt: skip
-    """MMAction's lists; `labels` is its label_map.txt (one name a line) or a CSV, the rest as `path_label`.
+) -> ImportReport:
+    """Import the lists of MMAction.
 
-    `frames`: the lists name folders of frames; where one is absent, the video of its name stands for it.
-    `fps`: the rate that the frames were extracted at, if known.
+    Args:
+        root: Folder of the videos or frames.
+        labels: label_map.txt (one name per line) or a CSV.
+        frames: True if the lists contain folders of frames. Absent ones are replaced by the video of that
+            name.
+        fps: Frame rate of the extracted frames, None if unknown.
+        lists: See `import_path_label`.
+        train: See `import_path_label`.
+        val: See `import_path_label`.
+        test: See `import_path_label`.
 
     Raises:
-        ListError: a list that is missing or broken, with its line; no video under `root`.
-        ConfigError: no list.
+        AnnotationError: A list is missing or invalid, or none of its videos is under `root`.
+        ConfigError: There is no list.
     """
     files = ListFiles(train, val, test)
     parse = frames_label if frames else path_label

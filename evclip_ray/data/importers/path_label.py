@@ -1,4 +1,4 @@
-"""Lists of `<path> <class id>`: SlowFast's, ViFi-CLIP's and X-CLIP's, few-shot lists among them."""
+"""Importer of `<path> <class id>` lists, as in SlowFast, ViFi-CLIP and X-CLIP, including few-shot lists."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -6,18 +6,24 @@ from pathlib import Path
 from typing import NamedTuple
 
 from evclip_ray.config import ConfigError
-from evclip_ray.data.importers.annotation_files import Line, class_index, find_list, read_lines, whole_number
+from evclip_ray.data.importers.annotation_files import (
+    Line,
+    class_index,
+    find_annotation_file,
+    read_lines,
+    whole_number,
+)
 from evclip_ray.data.importers.class_names import read_class_names
-from evclip_ray.data.importers.import_report import ImportReport, Listed, build_report
+from evclip_ray.data.importers.import_report import ImportReport, ListedVideo, build_report
 from evclip_ray.data.storage import Place
 
-# A path may hold blanks and commas: the id is what follows the last of them.
+# A path can contain blanks and commas. The id follows the last of them.
 _PATH_LABEL = re.compile(r"(?P<path>.*\S)[\s,]+(?P<label>[+-]?\d+)", re.ASCII)
 _FRAMES_LABEL = re.compile(r"(?P<path>.*\S)\s+(?P<frames>[+-]?\d+)\s+(?P<label>[+-]?\d+)", re.ASCII)
 
 
 class Entry(NamedTuple):
-    """What a line says; `num_frames` where it names a folder of frames."""
+    """Fields of a line; `num_frames` only for a folder of frames."""
 
     path: str
     label: str
@@ -28,7 +34,7 @@ Parse = Callable[[Line], Entry]
 
 
 class ListFiles(NamedTuple):
-    """The list of each split that has one."""
+    """List of each split, None if it has none."""
 
     train: Path | None
     val: Path | None
@@ -36,18 +42,29 @@ class ListFiles(NamedTuple):
 
 
 def import_path_label(
-    root: Place, *, labels: Path, lists: Path | None = None,
-    train: Path | None = None, val: Path | None = None, test: Path | None = None,
-) -> ImportReport:  # fmt: skip
-    """Lists whose lines are a path (or a file's name), a blank or a comma, and a class id from 0.
+    root: Place,
+    *,
+    labels: Path,
+    lists: Path | None = None,
+    train: Path | None = None,
+    val: Path | None = None,
+    test: Path | None = None,
+) -> ImportReport:
+    """Import lists whose lines are a path or file name, a blank or a comma, and a class id from 0.
 
-    `labels`: class names, see `read_class_names`; required, as ids mean nothing without them.
-    `train`, `val`, `test`: the list of each split, at least one. `lists`: the folder that these four are
-    relative to. What published code calls its validation list is its test list.
+    At least one list is required. The validation list of published code is usually its test list.
+
+    Args:
+        root: Folder of the videos.
+        labels: Class names, see `read_class_names`.
+        lists: Folder that the other paths are relative to.
+        train: List of the training videos.
+        val: List of the validation videos.
+        test: List of the test videos.
 
     Raises:
-        ListError: a list that is missing or broken, with its line; no video under `root`.
-        ConfigError: no list.
+        AnnotationError: A list is missing or invalid, or none of its videos is under `root`.
+        ConfigError: There is no list.
     """
     files = ListFiles(train, val, test)
     return import_lists(root, files, labels, lists, parse=path_label, source="path_label")
@@ -63,8 +80,8 @@ def import_lists(
     source: str,
     fps: float | None = None,
 ) -> ImportReport:
-    """The report of text lists whose lines `parse` reads. `fps`: see `build_report`."""
-    classes = read_class_names(find_list([lists or Path()], str(labels)))
+    """Import text lists whose lines are parsed by `parse`. For `fps`, see `build_report`."""
+    classes = read_class_names(find_annotation_file([lists or Path()], str(labels)))
     rows = list(listed_rows(files, lists, len(classes), parse))
     if not rows:
         raise ConfigError("name at least one list: train=FILE, val=FILE or test=FILE")
@@ -74,18 +91,20 @@ def import_lists(
     )
 
 
-def listed_rows(files: ListFiles, lists: Path | None, num_classes: int, parse: Parse) -> Iterator[Listed]:
-    """The rows of the lists that there are."""
+def listed_rows(
+    files: ListFiles, lists: Path | None, num_classes: int, parse: Parse
+) -> Iterator[ListedVideo]:
+    """Yield the rows of the lists that are not None."""
     for split, name in files._asdict().items():
         if name is None:
             continue
-        for line in read_lines(find_list([lists or Path()], str(name))):
+        for line in read_lines(find_annotation_file([lists or Path()], str(name))):
             path, label, num_frames = parse(line)
-            yield Listed(line, path, class_index(line, label, num_classes), split, num_frames=num_frames)
+            yield ListedVideo(line, path, class_index(line, label, num_classes), split, num_frames=num_frames)
 
 
 def path_label(line: Line) -> Entry:
-    """`some/path.mp4 3`, the path quoted or not."""
+    """Parse `some/path.mp4 3`; the path can be quoted."""
     match = _PATH_LABEL.fullmatch(line.text.strip())
     if match is None:
         raise line.error("must be a path and a class id")
@@ -93,7 +112,7 @@ def path_label(line: Line) -> Entry:
 
 
 def frames_label(line: Line) -> Entry:
-    """`some/folder 163 3`: a folder of frames, their number, and a class id."""
+    """Parse `some/folder 163 3`: a folder of frames, their number, and a class id."""
     match = _FRAMES_LABEL.fullmatch(line.text.strip())
     if match is None:
         raise line.error("must be a folder of frames, their number and a class id")

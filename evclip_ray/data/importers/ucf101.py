@@ -1,36 +1,47 @@
-"""UCF101: `ucfTrainTestlist/{classInd,trainlist01,testlist01}.txt`, three official splits."""
+"""Importer of UCF101: `ucfTrainTestlist/{classInd,trainlist01,testlist01}.txt`, three official splits."""
 
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from evclip_ray.class_names import normalized_name
-from evclip_ray.data.importers.annotation_files import Line, class_index, find_list, read_lines, whole_number
+from evclip_ray.data.importers.annotation_files import (
+    Line,
+    class_index,
+    find_annotation_file,
+    list_folders,
+    read_lines,
+    whole_number,
+)
 from evclip_ray.data.importers.class_names import ordered_classes
-from evclip_ray.data.importers.import_report import ImportReport, Listed, build_report, check_choice, places
+from evclip_ray.data.importers.import_report import ImportReport, ListedVideo, build_report, check_choice
 from evclip_ray.data.storage import Place
 
-# Folder HandstandPushups holds files called v_HandStandPushups: names are compared by their letters.
+# The folder HandstandPushups contains files called v_HandStandPushups, so names are normalized.
 _VIDEO = re.compile(r"(?P<folder>[^/]+)/v_[^/]+_g\d+_c\d+\.avi", re.ASCII)
 
 
 def import_ucf101(root: Place, *, split: int = 1, lists: Path | None = None) -> ImportReport:
-    """The official split 1, 2 or 3, from `<class>/v_<class>_gNN_cNN.avi` somewhere under `root`.
+    """Import an official split from `<class>/v_<class>_gNN_cNN.avi` anywhere under `root`.
 
-    `lists`: the folder of classInd.txt and the lists; by default ucfTrainTestlist in or beside `root`.
-    A video's group is its class and gNN: the clips that were cut from one source.
+    The group of a video is its class and gNN, the source that its clips were cut from.
+
+    Args:
+        root: Folder of the videos.
+        split: 1, 2 or 3.
+        lists: Folder of classInd.txt and the lists; by default ucfTrainTestlist in or next to `root`.
 
     Raises:
-        ListError: a list that is missing or broken, with its line; no video under `root`.
-        ConfigError: no such split.
+        AnnotationError: A list is missing or invalid, or none of its videos is under `root`.
+        ConfigError: The split does not exist.
     """
     check_choice("split", split, (1, 2, 3))
-    folders = places(
+    folders = list_folders(
         root, lists, "ucfTrainTestlist", "UCF101TrainTestSplits-RecognitionTask/ucfTrainTestlist"
     )
-    classes = _classes(find_list(folders, "classInd.txt"))
-    train = find_list(folders, f"trainlist0{split}.txt")
-    test = find_list(folders, f"testlist0{split}.txt")
+    classes = _classes(find_annotation_file(folders, "classInd.txt"))
+    train = find_annotation_file(folders, f"trainlist0{split}.txt")
+    test = find_annotation_file(folders, f"testlist0{split}.txt")
     rows = [*_rows(train, "train", classes), *_rows(test, "test", classes)]
     return build_report(rows, classes, root=root, source=f"ucf101 split {split}", groups_from_names=True)
 
@@ -44,18 +55,18 @@ def _classes(path: Path) -> tuple[str, ...]:
     return ordered_classes(path, named(), first=1)
 
 
-def _rows(path: Path, split: str, classes: tuple[str, ...]) -> Iterator[Listed]:
+def _rows(path: Path, split: str, classes: tuple[str, ...]) -> Iterator[ListedVideo]:
     indices = {normalized_name(name): index for index, name in enumerate(classes)}
     for line in read_lines(path):
         video, _, number = line.text.strip().partition(".avi")
         match = _VIDEO.fullmatch(f"{video}.avi")
         if match is None or ".avi" not in line.text:
             raise line.error("must be <class>/v_<class>_gNN_cNN.avi and, when it trains, a class id")
-        # Test lists name no class: it is that of the folder.
+        # Test lists have no class id, so the class is that of the folder.
         if number.strip() or split == "train":
             label = class_index(line, number.strip(), len(classes), first=1)
         elif normalized_name(match["folder"]) in indices:
             label = indices[normalized_name(match["folder"])]
         else:
             raise line.error(f"class {match['folder']!r} is not in classInd.txt")
-        yield Listed(line, f"{video}.avi", label, split)
+        yield ListedVideo(line, f"{video}.avi", label, split)

@@ -1,29 +1,34 @@
-"""The videos under a folder, and which of them a list means."""
+"""Index of the videos under a folder, and search for the video of a list entry."""
 
 import collections
 
 from evclip_ray.class_names import normalized_name
 from evclip_ray.data import storage
-from evclip_ray.data.importers.annotation_files import ListError
+from evclip_ray.data.importers.annotation_files import AnnotationError
 from evclip_ray.data.manifest.discovery import find_videos, stem
 from evclip_ray.data.storage import Place
 
 
 class VideoFiles:
-    """Every video file and folder of frames under `root`, links followed. Paths are relative to it.
+    """Index of the video files and folders of frames under `root`. Links are followed.
 
-    `num_frames`: of each folder of frames. `unreadable`: names that are not UTF-8, escaped; a manifest
-    cannot hold them.
+    Attributes:
+        root: Folder or URI.
+        paths: Paths relative to `root`.
+        num_frames: Number of frames in each folder of frames.
+        unreadable: Escaped names that are not UTF-8. A manifest cannot store them.
 
     Raises:
-        ListError: `root` is no folder.
-        StorageError: see `storage`.
+        AnnotationError: `root` is not a folder.
+        StorageError: See `storage`.
     """
 
     def __init__(self, root: Place) -> None:
         self.root = storage.place(root)
         if not storage.is_folder(self.root):
-            raise ListError(f"{root}: must be the folder of the videos, and is no folder; check --root")
+            raise AnnotationError(
+                f"{root}: must be the folder of the videos, but is not a folder; check --root"
+            )
         self.paths: set[str] = set()
         self.num_frames: dict[str, int] = {}
         self.unreadable: list[str] = []
@@ -38,15 +43,18 @@ class VideoFiles:
             self._by_name[name].append(path)
 
     def find(self, listed: str, *, frames: bool = False) -> str | None:
-        """The video that a list means by `listed`, None if there is none.
+        """Return the path of a listed video, None if there is none.
 
-        That path itself; else the file of that name in a folder of that name, wherever it is and
-        whatever its suffix (lists name the folders of other machines). A name without a folder is found
-        in any. Folders are compared by letters and digits. Where a file and a folder of frames have the
-        name, `frames` says which of them is meant.
+        The exact path comes first. Otherwise the file with this name and the most equal parent folders is
+        chosen, with any suffix, because lists contain paths of other machines. A name without a folder
+        matches in any folder. Folders are compared by `normalized_name`.
+
+        Args:
+            listed: Path or name in the list.
+            frames: True to prefer a folder of frames to a video file of the same name.
 
         Raises:
-            ListError: several answer equally well.
+            AnnotationError: Several files match equally well.
         """
         if listed in self.paths:
             return listed
@@ -63,7 +71,7 @@ class VideoFiles:
                 found = [*found, path] if score == best else [path]
                 best = score
         if len(found) > 1:
-            raise ListError(
+            raise AnnotationError(
                 f"{self.root}: {listed!r} may be {found[0]!r} or {found[1]!r};"
                 " name the folder of one with --root"
             )
@@ -71,7 +79,7 @@ class VideoFiles:
 
 
 def _common(wanted: list[str], path: str) -> int:
-    """The number of folders of `path` that agree, from the innermost on."""
+    """Return the number of equal parent folders, from the innermost on."""
     count = 0
     for one, other in zip(wanted, reversed(path.split("/")[:-1]), strict=False):
         if one != normalized_name(other):

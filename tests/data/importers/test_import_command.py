@@ -1,4 +1,4 @@
-"""`evclip-ray manifest import`: what it prints, and what it refuses to write."""
+"""Tests of `evclip-ray manifest import` on the path_label importer: output, leaks and errors."""
 
 import fsspec
 import pytest

@@ -1,4 +1,4 @@
-"""The community's lists: ids and paths, class tables, and pickles that are not trusted."""
+"""Tests of the importers of published lists (path_label, mmaction, ev_clip_shots), class tables and file search."""
 
 import os
 import pickle
@@ -10,8 +10,8 @@ import pytest
 from evclip_ray.class_names import normalized_name
 from evclip_ray.config import ConfigError
 from evclip_ray.data.importers import import_dataset
-from evclip_ray.data.importers.annotation_files import ListError
-from evclip_ray.data.importers.class_names import NameReader, read_class_names
+from evclip_ray.data.importers.annotation_files import AnnotationError
+from evclip_ray.data.importers.class_names import FileNameParser, read_class_names
 from evclip_ray.data.importers.ev_clip_shots import read_shots
 from evclip_ray.data.manifest.leaks import find_leaks
 
@@ -134,7 +134,7 @@ def test_a_video_of_the_same_name_in_another_folder_is_not_the_listed_one(write)
 
 def test_two_files_that_answer_equally_well_are_refused(write):
     root = write({"l.csv": "id,name\n0,kick\n", "t.txt": "001.mp4 0\n"}, ["a/001.mp4", "b/001.mp4"])
-    with pytest.raises(ListError, match=r"'001.mp4' may be 'a/001.mp4' or 'b/001.mp4'"):
+    with pytest.raises(AnnotationError, match=r"'001.mp4' may be 'a/001.mp4' or 'b/001.mp4'"):
         import_dataset("path_label", root, lists=root.parent, labels="l.csv", train="t.txt")
 
 
@@ -150,7 +150,7 @@ def test_the_file_whose_folders_agree_most_is_the_listed_one(write):
 @pytest.mark.parametrize("frames", ["0", "-3"])
 def test_a_folder_of_no_frames_is_refused(write, frames):
     root = write({"l.txt": "kick\n", "t.txt": f"a {frames} 0\n"}, ["a.mp4"])
-    with pytest.raises(ListError, match=r"line 1: the number of frames must be at least 1"):
+    with pytest.raises(AnnotationError, match=r"line 1: the number of frames must be at least 1"):
         import_dataset("mmaction", root, lists=root.parent, labels="l.txt", train="t.txt", frames=True)
 
 
@@ -174,7 +174,10 @@ def test_mmaction_lists_of_videos(write):
 )
 def test_class_tables_come_in_many_forms(tmp_path, text):
     (tmp_path / "t.txt").write_text(text)
-    assert [normalized_name(name) for name in read_class_names(tmp_path / "t.txt")] == ["applyeyemakeup", "kickball"]
+    assert [normalized_name(name) for name in read_class_names(tmp_path / "t.txt")] == [
+        "applyeyemakeup",
+        "kickball",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -190,13 +193,13 @@ def test_class_tables_come_in_many_forms(tmp_path, text):
         ("id,name\n0,a\nx,b\n", r"line 3: the class id must be a whole number, got 'x'"),
         ("id,name\n0,a,b\n", r"line 2: must have 2 cells, got 3"),
         ('id,name\n0,"a\n', r"line \d: not a valid CSV"),
-        ("id,name\n", "holds no rows"),
+        ("id,name\n", "contains no rows"),
         ("number,what\n0,a\n", "the header must name an id and a name column"),
     ],
 )
 def test_broken_class_tables_are_refused(tmp_path, text, message):
     (tmp_path / "t.csv").write_text(text)
-    with pytest.raises(ListError, match=message):
+    with pytest.raises(AnnotationError, match=message):
         read_class_names(tmp_path / "t.csv")
 
 
@@ -212,7 +215,7 @@ def test_broken_class_tables_are_refused(tmp_path, text, message):
     ],
 )
 def test_names_of_files_tell_their_class(path, label):
-    named = NameReader(["Handstand Pushups", "sword", "sword exercise", "drink"]).read(path)
+    named = FileNameParser(["Handstand Pushups", "sword", "sword exercise", "drink"]).read(path)
     assert (named and named.label) == label
 
 
@@ -240,7 +243,9 @@ def test_a_pickle_that_calls_anything_is_refused_and_calls_nothing(tmp_path, cal
     told = [text.format(sign=sign) if isinstance(text, str) else text for text in arguments]
     evil = {"train": [Malicious(function, *told)]}
     (tmp_path / "s.pkl").write_bytes(pickle.dumps(evil, protocol=protocol))
-    with pytest.raises(ListError, match=r"s.pkl: not a few-shot list of EV-CLIP \(it asks for \w+\.\w+"):
+    with pytest.raises(
+        AnnotationError, match=r"s.pkl: not a few-shot list of EV-CLIP \(it refers to \w+\.\w+"
+    ):
         read_shots(tmp_path / "s.pkl")
     assert not sign.exists()
 
@@ -250,14 +255,14 @@ def test_a_pickle_that_calls_anything_is_refused_and_calls_nothing(tmp_path, cal
     [
         b"", b"not a pickle", b"\x80\x05",
         b"cdassl.data.datasets.base_dataset\nDatum_video.__init__.__globals__\n.",
-        b"cevclip_ray.data.datasets.ev_clip_shots\npickle\n.",
+        b"cevclip_ray.data.importers.ev_clip_shots\npickle\n.",
         b"\x80\x05\x8c\x02os\x8c\x06system\x93\x8c\x02ls\x85R.",
         b"P0\n.", b"\x82\x01.", b"cdassl.data.datasets.base_dataset\nDatum\n.",
     ],
 )  # fmt: skip
 def test_damaged_and_crafted_pickles_are_refused(tmp_path, data):
     (tmp_path / "s.pkl").write_bytes(data)
-    with pytest.raises(ListError, match=r"s\.pkl"):
+    with pytest.raises(AnnotationError, match=r"s\.pkl"):
         read_shots(tmp_path / "s.pkl")
 
 
@@ -276,24 +281,24 @@ def test_damaged_and_crafted_pickles_are_refused(tmp_path, data):
 )
 def test_a_pickle_of_another_shape_is_refused(tmp_path, value):
     (tmp_path / "s.pkl").write_bytes(pickle.dumps(value))
-    with pytest.raises(ListError, match=r"s\.pkl"):
+    with pytest.raises(AnnotationError, match=r"s\.pkl"):
         read_shots(tmp_path / "s.pkl")
 
 
 @pytest.mark.parametrize("item", [(1, 0, "a"), ("a.mp4", "0", "a"), ("a.mp4", True, "a"), ("a.mp4", 0, None)])
 def test_records_that_are_no_videos_are_named(dump, tmp_path, item):
     (tmp_path / "s.pkl").write_bytes(dump([("ok.mp4", 0, "a"), item]))
-    with pytest.raises(ListError, match=r"s.pkl, record 2: a record must have a path"):
+    with pytest.raises(AnnotationError, match=r"s.pkl, record 2: a record must have a path"):
         read_shots(tmp_path / "s.pkl")
 
 
 def test_what_one_pickle_does_to_its_record_class_does_not_reach_the_next(dump, tmp_path):
     crafted = b"c" + RECORD.encode() + b"\nDatum_video\n(N}V_label\nI7\nsV_impath\nVx\nsV_classname\nVy\nstb."
     (tmp_path / "crafted.pkl").write_bytes(crafted)
-    with pytest.raises(ListError):
+    with pytest.raises(AnnotationError):
         read_shots(tmp_path / "crafted.pkl")
     (tmp_path / "empty.pkl").write_bytes(dump([("a.mp4", 0, "a")]).replace(b"_label", b"_lapel"))
-    with pytest.raises(ListError, match=r"record 1: a record must have"):
+    with pytest.raises(AnnotationError, match=r"record 1: a record must have"):
         read_shots(tmp_path / "empty.pkl")
 
 
@@ -322,18 +327,19 @@ def test_epic_shots_become_parts_of_videos_named_by_the_official_verb(write, dum
 
 def test_narrated_verbs_are_no_class_names(write, dump):
     with pytest.raises(
-        ListError, match=r"record 2: class 0 has several names \(pick-up, take-from\); .*labels=FILE"
+        AnnotationError, match=r"record 2: class 0 has several names \(pick-up, take-from\); .*labels=FILE"
     ):
         epic_shots(write, dump, frame_rates="rates.csv")
     with pytest.raises(
-        ListError, match=r"record 1: frames become seconds of .*P03_119.MP4 by its rate; .*frame_rates=FILE"
+        AnnotationError,
+        match=r"record 1: frames become seconds of .*P03_119.MP4 by its frame rate; .*frame_rates=FILE",
     ):
         epic_shots(write, dump, labels="verbs.csv")
 
 
 def test_a_frame_rate_that_is_none_is_named(write, dump, tmp_path):
     write({"bad.csv": "video_id,fps\nP03_119,nan\n"})
-    with pytest.raises(ListError, match=r"bad.csv, line 2: fps must be a number above 0, got 'nan'"):
+    with pytest.raises(AnnotationError, match=r"bad.csv, line 2: fps must be a number above 0, got 'nan'"):
         epic_shots(write, dump, labels="verbs.csv", frame_rates="bad.csv")
 
 
@@ -352,7 +358,7 @@ def test_a_folder_that_holds_another_number_of_frames_than_its_list_says_is_repo
     )
     assert report.manifest.column("fps") == [30.0, 30.0]
     (told,) = report.miscounted
-    assert told.endswith("train.txt, line 2: a/2 holds 3 frames, the list says 2")
+    assert told.endswith("train.txt, line 2: a/2 contains 3 frames, the list has 2")
 
 
 def test_flow_beside_the_frames_is_not_counted(write):

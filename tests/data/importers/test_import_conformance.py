@@ -1,4 +1,8 @@
-"""What every importer must do alike, on small trees in the official forms."""
+"""Conformance suite of the importers: rules that hold for all, on small trees in the official formats.
+
+`TREES` has one tree per importer and `FORMS` adds other formats of the same data sets. Each test runs on every
+form. Rules of single importers are in `test_import_datasets` and `test_import_community`.
+"""
 
 import dataclasses
 import json
@@ -13,7 +17,7 @@ import pytest
 
 from evclip_ray.config import ConfigError
 from evclip_ray.data.importers import DATASETS, import_dataset
-from evclip_ray.data.importers.annotation_files import ListError
+from evclip_ray.data.importers.annotation_files import AnnotationError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +54,7 @@ class Tree:
 
 
 def pickled(items, module="dassl.data.datasets.base_dataset", name="Datum_video"):
-    """A pickle as the published code wrote it, of a class that exists only here and now."""
+    """Return a pickle as the published code wrote it, of a class that exists only during this call."""
     record = type(name, (), {"__module__": module})
     parts = module.split(".")
     fakes = {".".join(parts[: k + 1]): types.ModuleType(".".join(parts[: k + 1])) for k in range(len(parts))}
@@ -307,7 +311,7 @@ TREES = {
 
 
 def framed(tree, *folders, **changes):
-    """The same lists over folders of frames."""
+    """Return the same lists with folders of frames."""
     return dataclasses.replace(tree, videos=folders, **changes)
 
 
@@ -424,7 +428,7 @@ def facts(report):
     )
 
 
-def test_every_importer_is_examined():
+def test_every_importer_is_in_the_suite():
     assert set(TREES) == set(DATASETS)
 
 
@@ -445,7 +449,7 @@ def test_a_missing_list_is_named(tree, dataset, tmp_path):
         (root / "lists" / "kick_test_split2.txt").write_text("a.avi 1\n")
     # One list of Kinetics may hold every split, so what is missed is its rows.
     told = "'train'" if dataset == "kinetics" else tree.missing_list.replace("something-something-v2-", "")
-    with pytest.raises(ListError, match=told):
+    with pytest.raises(AnnotationError, match=told):
         tree.load(root, dataset)
 
 
@@ -456,7 +460,7 @@ def test_a_broken_line_is_named_with_its_file_and_number(tree, dataset, tmp_path
     name, old, new, message = getattr(tree, fault)
     root = tree.write(tmp_path)
     edit(root, name, old, new)
-    with pytest.raises(ListError, match=message):
+    with pytest.raises(AnnotationError, match=message):
         tree.load(root, dataset)
 
 
@@ -484,14 +488,14 @@ def test_a_folder_without_any_listed_video_is_refused(tree, dataset, tmp_path):
     for name in tree.videos:
         remove(root / "videos" / name)
     with pytest.raises(
-        ListError, match=r"none of the \d+ listed videos is there, the first is .* Point --root"
+        AnnotationError, match=r"none of the \d+ listed videos is there, the first is .* Point --root"
     ):
         tree.load(root, dataset)
 
 
 def test_a_root_that_is_no_folder_is_named(tree, dataset, tmp_path):
     root = tree.write(tmp_path)
-    with pytest.raises(ListError, match=r"no-such: must be the folder of the videos"):
+    with pytest.raises(AnnotationError, match=r"no-such: must be the folder of the videos"):
         import_dataset(dataset, root / "no-such", lists=root / "lists", **tree.options)
 
 
@@ -512,7 +516,7 @@ def test_a_list_that_is_not_utf8_is_named_with_its_line(tree, dataset, tmp_path)
     path = root / "lists" / name
     path.write_bytes(path.read_bytes() + "café 1\n".encode("latin-1"))
     lines = path.read_bytes().count(b"\n")
-    with pytest.raises(ListError, match=rf"{name}, line {lines}: must be UTF-8 text; save"):
+    with pytest.raises(AnnotationError, match=rf"{name}, line {lines}: must be UTF-8 text; save"):
         tree.load(root, dataset)
 
 
@@ -521,7 +525,7 @@ def test_a_list_in_utf16_is_refused(tree, dataset, tmp_path):
     for name in [name for name in tree.lists if not name.endswith(".pkl")]:
         path = root / "lists" / name
         path.write_bytes(path.read_text().encode("utf-16"))
-    with pytest.raises(ListError, match=r"UTF-8|train, val or test|no CSV"):
+    with pytest.raises(AnnotationError, match=r"UTF-8|train, val or test|no CSV"):
         tree.load(root, dataset)
 
 
@@ -529,7 +533,7 @@ def test_an_empty_list_is_refused(tree, dataset, tmp_path):
     root = tree.write(tmp_path)
     name = tree.truncated[0]
     (root / "lists" / name).write_text("\n \n")
-    with pytest.raises(ListError, match=r"is empty|not valid JSON|no row of 'train'|holds no rows"):
+    with pytest.raises(AnnotationError, match=r"is empty|not valid JSON|no row of 'train'|contains no rows"):
         tree.load(root, dataset)
 
 

@@ -1,4 +1,4 @@
-"""What is particular to each data set's official lists."""
+"""Tests of the importers of official data sets: the rules that only one of them has."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 
 from evclip_ray.config import ConfigError
 from evclip_ray.data.importers import import_dataset
-from evclip_ray.data.importers.annotation_files import ListError
+from evclip_ray.data.importers.annotation_files import AnnotationError
 from evclip_ray.data.manifest.leaks import find_leaks
 
 EPIC = (
@@ -73,14 +73,14 @@ def test_ucf_rows_whose_id_is_another_class_are_reported(write):
 def test_ucf_has_three_splits(write):
     root = ucf(write, number=3)
     assert len(import_dataset("ucf101", root, split=3).manifest) == 3
-    with pytest.raises(ListError, match=r"no trainlist02.txt in .*--lists"):
+    with pytest.raises(AnnotationError, match=r"no trainlist02.txt in .*--lists"):
         import_dataset("ucf101", root, split=2)
     with pytest.raises(ConfigError, match="split must be one of 1, 2, 3, got 4"):
         import_dataset("ucf101", root, split=4)
 
 
 def test_a_ucf_class_that_has_no_name_is_named(write):
-    with pytest.raises(ListError, match=r"line 1: class 'Yoga' is not in classInd.txt"):
+    with pytest.raises(AnnotationError, match=r"line 1: class 'Yoga' is not in classInd.txt"):
         import_dataset("ucf101", ucf(write, test="Yoga/v_Yoga_g01_c01.avi\n"))
 
 
@@ -173,7 +173,7 @@ def test_an_egtea_clip_that_was_narrated_otherwise_is_reported(write):
         },
         [f"P05-R02-Pizza-1-20-F000001-F0000{k}.mp4" for k in (30, 31)],
     )
-    with pytest.raises(ListError, match="none of the 2 listed"):
+    with pytest.raises(AnnotationError, match="none of the 2 listed"):
         import_dataset("egtea", root)
     for path in sorted(root.glob("*.mp4")):
         (root / "P05-R02-Pizza").mkdir(exist_ok=True)
@@ -217,7 +217,9 @@ def test_an_epic_verb_of_another_class_is_reported(write):
 
 @pytest.mark.parametrize("times", ["00:00:01,00:00:01", "soon,00:00:01", "00:61:00,00:62:00", "00:00:01.5,"])
 def test_epic_times_that_are_none_are_named(write, times):
-    with pytest.raises(ListError, match=r"EPIC_100_train.csv, line 2: (a time must be|must have a video_id)"):
+    with pytest.raises(
+        AnnotationError, match=r"EPIC_100_train.csv, line 2: (a time must be|must have a video_id)"
+    ):
         import_dataset("epic_kitchens", epic(write, times=times))
 
 
@@ -243,7 +245,7 @@ def test_ssv2_new_names_and_answers_make_three_splits(write):
     ("name", "value", "message"),
     [
         ("labels.json", ["a"], "must map templates to ids"),
-        ("labels.json", {}, "names no class"),
+        ("labels.json", {}, "contains no class"),
         ("train.json", {"id": 1}, "must be a list of videos"),
         ("train.json", [{"id": "1"}], "item 1: an item must have an id and a template"),
         ("train.json", [{"id": " ", "template": "Pushing [something]"}], "item 1: the id must not be blank"),
@@ -256,7 +258,7 @@ def test_ssv2_files_of_another_shape_are_refused(write, name, value, message):
         "validation.json": [],
     } | {name: value}
     root = write({f"labels/{name}": json.dumps(value) for name, value in files.items()}, ["1.webm"])
-    with pytest.raises(ListError, match=message):
+    with pytest.raises(AnnotationError, match=message):
         import_dataset("ssv2", root)
 
 
@@ -314,7 +316,7 @@ def test_epic_frames_that_are_none_are_named(write, old, new, message):
     root = epic(write)
     path = root.parent / "annotations" / "EPIC_100_train.csv"
     path.write_text(path.read_text().replace(old, new))
-    with pytest.raises(ListError, match=rf"EPIC_100_train.csv, line 2: {message}"):
+    with pytest.raises(AnnotationError, match=rf"EPIC_100_train.csv, line 2: {message}"):
         import_dataset("epic_kitchens", root)
 
 
