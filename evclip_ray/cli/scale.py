@@ -20,7 +20,7 @@ from evclip_ray.config import ConfigError
 from evclip_ray.formatting import duration
 
 if TYPE_CHECKING:
-    from evclip_ray.scaling.ladder import LadderRun, RungState
+    from evclip_ray.scaling.ladder import LadderRun, StepState
     from evclip_ray.tuning.plan import StudyPlan
     from evclip_ray.tuning.tuner import Outcome, StudyRun
 
@@ -108,7 +108,7 @@ def scale(
         device_hours=device_hours,
         measure=measure,
     )
-    workers = max(rung.space.study.workers for rung in ladder.rungs)
+    workers = max(step.space.study.workers for step in ladder.steps)
     shared = () if dry_run else (run.folder.root, run.cache)
     with connect(address, verbose=context.obj, dashboard=workers > 1, storage=shared) as machines:
         with bars() as progress:
@@ -117,7 +117,7 @@ def scale(
         if dry_run:
             _show_cost(run, plans)
             return
-        states = run.run(machines, prepare=_prepare, search=_search, on_rung=_print_state)
+        states = run.run(machines, prepare=_prepare, search=_search, on_step=_print_state)
     _show_ladder(context, run, states)
 
 
@@ -145,7 +145,7 @@ def _search(study: "StudyRun", plan: "StudyPlan") -> "Outcome":
         return study.run(plan, view, DecodeView(progress))
 
 
-def _print_state(state: "RungState") -> None:
+def _print_state(state: "StepState") -> None:
     reason = f": {state.error}" if state.error else ""
     console.print(f"step {state.name} {state.state}{reason}", soft_wrap=True, markup=False)
 
@@ -169,7 +169,7 @@ def _show_cost(run: "LadderRun", plans: "dict[str, StudyPlan]") -> None:
     console.print(f"\nthe ladder: {total}")
 
 
-def _show_ladder(context: click.Context, run: "LadderRun", states: "list[RungState]") -> None:
+def _show_ladder(context: click.Context, run: "LadderRun", states: "list[StepState]") -> None:
     shown = (
         "trials",
         "val_top1",

@@ -5,7 +5,7 @@
 
 x is the cost over the geometric mean of the ladder's costs, so that a is the distance from the
 ceiling in the ladder's middle. For a given b both are linear in the rest, so that least squares are
-solved exactly on a grid of b. A rung is its best trial, and the best of many trials flatters itself:
+solved exactly on a grid of b. A step is its best trial, and the best of many trials flatters itself:
 the curves are of validation scores.
 """
 
@@ -18,43 +18,43 @@ import numpy as np
 from evclip_ray.scaling.bootstrap import Floats, Score, how_drawn, is_number, middle, resampled_top1
 
 NEEDED = {"power_law": 3, "saturating": 4}
-"""Rungs of different costs, at least: one more than the curve has parameters."""
+"""Steps of different costs, at least: one more than the curve has parameters."""
 FORMULA = {"power_law": "top1 = 1 - a x^-b", "saturating": "top1 = c - a x^-b"}
 _EXPONENTS = {"power_law": np.linspace(-3, 3, 301), "saturating": np.geomspace(0.02, 6, 200)}
 _CURVE = 41
 
 
 @dataclasses.dataclass(frozen=True)
-class RungScore:
-    """A rung at one kind of cost, and the score of its best trial."""
+class StepScore:
+    """A step at one kind of cost, and the score of its best trial."""
 
-    rung: str
+    step: str
     cost: float
     score: Score
 
 
-def fit_costs(rungs: Sequence[dict[str, Any]], costs: Sequence[str]) -> list[dict[str, Any]]:
+def fit_costs(steps: Sequence[dict[str, Any]], costs: Sequence[str]) -> list[dict[str, Any]]:
     """Fits of both forms over each column of `costs` of the ladder's rows, which have a `score` each.
 
-    A rung without a number (failed, NaN, cost not measured) is left out and named.
+    A step without a number (failed, NaN, cost not measured) is left out and named.
     """
     found = []
     for cost in costs:
         scores = [
-            RungScore(row["rung"], row[cost], row["score"])
-            for row in rungs
+            StepScore(row["rung"], row[cost], row["score"])
+            for row in steps
             if is_number(row[cost]) and row[cost] > 0 and row["score"] is not None
         ]
-        kept = {score.rung for score in scores}
-        left_out = [row["rung"] for row in rungs if row["rung"] not in kept]
+        kept = {score.step for score in scores}
+        left_out = [row["rung"] for row in steps if row["rung"] not in kept]
         found += [{"cost": cost, **fit(form, scores), "left_out": left_out} for form in NEEDED]
     return found
 
 
-def fit(form: str, scores: Sequence[RungScore]) -> dict[str, Any]:
-    """One form fitted to the rungs: parameters and curve with 95 % intervals, or why there is none.
+def fit(form: str, scores: Sequence[StepScore]) -> dict[str, Any]:
+    """One form fitted to the steps: parameters and curve with 95 % intervals, or why there is none.
 
-    `rmse`: in top-1, over the rungs. `curve`: rows of cost, top1, low, high; `intervals`: how they were
+    `rmse`: in top-1, over the steps. `curve`: rows of cost, top1, low, high; `intervals`: how they were
     drawn.
     """
     costs = np.array([score.cost for score in scores], np.float64)
@@ -70,7 +70,7 @@ def fit(form: str, scores: Sequence[RungScore]) -> dict[str, Any]:
     top1, draws = np.array([score.top1 for score in found]), resampled_top1(found)
     best = _solve(form, costs / reference, np.vstack([top1, draws]))
     grid = np.geomspace(costs.min(), costs.max(), _CURVE)
-    # A curve knows no bounds beyond its rungs' intervals; a top-1 has them.
+    # A curve knows no bounds beyond its steps' intervals; a top-1 has them.
     curves = np.clip(_predict(best, grid / reference), 0, 1)
     fitted = _predict(best[:1], costs / reference)[0]
     names = {"power_law": ("a", "b"), "saturating": ("a", "b", "c")}[form]
@@ -92,7 +92,7 @@ def fit(form: str, scores: Sequence[RungScore]) -> dict[str, Any]:
 
 
 def _solve(form: str, x: Floats, top1: Floats) -> Floats:
-    """Least squares for every row of `top1` (R, rungs) -> (R, 3): a, b, c."""
+    """Least squares for every row of `top1` (R, steps) -> (R, 3): a, b, c."""
     exponents = _EXPONENTS[form]
     basis = x[None, :] ** -exponents[:, None]
     ceiling = np.ones((len(top1), len(exponents)))

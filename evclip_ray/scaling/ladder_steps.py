@@ -1,10 +1,10 @@
-"""A ladder: a search space, and the settings that each of its rungs has instead.
+"""A ladder: a search space, and the settings that each of its steps has instead.
 
 ladder:                       # in the space's YAML; the command line's --ladder or --over replace it
   over: backbone.name         # any path
   rungs: [RN50, ViT-B-32, ViT-B-16]
 
-ladder:                       # or, where a rung is more than one setting
+ladder:                       # or, where a step is more than one setting
   rungs:
     small: {backbone.name: ViT-B-16, method.video_encoder.name: swin3d_s}
     large: {backbone.name: ViT-L-14, method.video_encoder.name: swin3d_b}
@@ -26,7 +26,7 @@ _PARTS = ["over", "rungs"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Rung:
+class LadderStep:
     """One study of a ladder. `name`: of its folder; `settings`: what it has instead of the others'."""
 
     name: str
@@ -36,11 +36,11 @@ class Rung:
 
 @dataclasses.dataclass(frozen=True)
 class Ladder:
-    """A search space and its rungs, in order; `over`: the path along which they differ, None for several."""
+    """A search space and its steps, in order; `over`: the path along which they differ, None for several."""
 
     name: str
     over: str | None
-    rungs: tuple[Rung, ...]
+    steps: tuple[LadderStep, ...]
 
     @classmethod
     def read(
@@ -51,10 +51,10 @@ class Ladder:
         over: Mapping[str, Sequence[Any]] | None = None,
         study: Mapping[str, Any] | None = None,
     ) -> Self:
-        """The ladder in a YAML, its rungs replaced by `over`, path -> values, where that is given.
+        """The ladder in a YAML, its steps replaced by `over`, path -> values, where that is given.
 
         Raises:
-            ConfigError: no rung, one named twice, an unknown path, or a rung that no experiment allows.
+            ConfigError: no step, one named twice, an unknown path, or a step that no experiment allows.
         """
         data = read_yaml(path)
         listed = data.get("ladder")
@@ -63,22 +63,22 @@ class Ladder:
             name: _space(path.stem, data, name, {**(overrides or {}), **chosen}, study)
             for name, chosen in settings.items()
         }
-        rungs = tuple(Rung(name, settings[name], space) for name, space in spaces.items())
-        return cls(path.stem, along, rungs)
+        steps = tuple(LadderStep(name, settings[name], space) for name, space in spaces.items())
+        return cls(path.stem, along, steps)
 
     def domains(self) -> dict[str, tuple[str, tuple[Any, ...]]]:
-        """What a table of hyperparameters over all rungs says: what is searched, and what rungs differ in."""
+        """What a table of hyperparameters over all steps says: what is searched, and what steps differ in."""
         differing: dict[str, list[Any]] = {}
-        for rung in self.rungs:
-            for path, value in rung.settings.items():
+        for step in self.steps:
+            for path, value in step.settings.items():
                 differing.setdefault(path, []).append(value)
-        searched = {found.path: found.domain for found in self.rungs[0].space.search}
+        searched = {found.path: found.domain for found in self.steps[0].space.search}
         return {**searched, **{path: ("choice", tuple(values)) for path, values in differing.items()}}
 
     def identity(self) -> dict[str, Any]:
-        """What makes a ladder this ladder: all but its rungs and its budget, so that rungs can be added."""
-        space = self.rungs[0].space
-        own = {path for rung in self.rungs for path in rung.settings}
+        """What makes a ladder this ladder: all but its steps and its budget, so that steps can be added."""
+        space = self.steps[0].space
+        own = {path for step in self.steps for path in step.settings}
         study = space.study
         return {
             "search": space.describe()["search"],
@@ -116,10 +116,10 @@ def _one_path(over: Mapping[str, Sequence[Any]]) -> tuple[str, dict[str, dict[st
     for value in values:
         name = _name(path, value)
         if name in settings:
-            raise ConfigError(f"ladder: the rung {name!r} is named twice; name each once")
+            raise ConfigError(f"ladder: the step {name!r} is listed twice; list each once")
         settings[name] = {path: value}
     if not settings:
-        raise ConfigError("ladder: needs at least one rung, got none")
+        raise ConfigError("ladder: needs at least one step, got none")
     return path, settings
 
 
@@ -133,26 +133,26 @@ def _listed(listed: Any) -> tuple[str | None, dict[str, dict[str, Any]]]:
             next((key for key in listed if key not in _PARTS), "") if isinstance(listed, Mapping) else listed
         )
         raise ConfigError(f"ladder: {wrong!r} is no part of a ladder; {nearest(str(wrong), _PARTS)}")
-    rungs = listed.get("rungs")
-    if isinstance(rungs, list):
-        return _one_path({str(listed.get("over", BACKBONE)): rungs})
-    if not isinstance(rungs, Mapping) or not all(isinstance(chosen, Mapping) for chosen in rungs.values()):
-        raise ConfigError(f"ladder.rungs: must be a list of values, or name -> settings, got {rungs!r}")
-    if not rungs or "over" in listed:
-        raise ConfigError("ladder: needs rungs, and `over` only with a list of values")
-    named = {_plain(str(name)): flatten(chosen) for name, chosen in rungs.items()}
-    if len(named) < len(rungs):
-        raise ConfigError(f"ladder: rungs must differ in their names, got {', '.join(map(str, rungs))}")
+    steps = listed.get("rungs")
+    if isinstance(steps, list):
+        return _one_path({str(listed.get("over", BACKBONE)): steps})
+    if not isinstance(steps, Mapping) or not all(isinstance(chosen, Mapping) for chosen in steps.values()):
+        raise ConfigError(f"ladder.rungs: must be a list of values, or name -> settings, got {steps!r}")
+    if not steps or "over" in listed:
+        raise ConfigError("ladder: needs `rungs`, and `over` only with a list of values")
+    named = {_plain(str(name)): flatten(chosen) for name, chosen in steps.items()}
+    if len(named) < len(steps):
+        raise ConfigError(f"ladder: the names of steps must differ, got {', '.join(map(str, steps))}")
     return None, named
 
 
 def _space(
-    name: str, data: Mapping[str, Any], rung: str, overrides: Overrides, study: Mapping[str, Any] | None
+    name: str, data: Mapping[str, Any], step: str, overrides: Overrides, study: Mapping[str, Any] | None
 ) -> SearchSpace:
     try:
         return SearchSpace.load(name, data, overrides, study=study)
     except ConfigError as error:
-        raise ConfigError(f"rung {rung}: {error}") from None
+        raise ConfigError(f"step {step}: {error}") from None
 
 
 def _name(path: str, value: Any) -> str:

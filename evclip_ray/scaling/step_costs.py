@@ -1,4 +1,4 @@
-"""What a rung costs: counted and measured once for its best trial's experiment, and as rows of the tables."""
+"""What a step costs: counted and measured once for its best trial's experiment, and as rows of the tables."""
 
 import dataclasses
 import logging
@@ -9,7 +9,7 @@ from evclip_ray.artifacts import digest, read_json, write_json
 from evclip_ray.profiling.counted import count_cost
 from evclip_ray.profiling.measured import measure_cost
 from evclip_ray.scaling.ladder_folder import LadderFolder
-from evclip_ray.scaling.ladder_steps import Rung
+from evclip_ray.scaling.ladder_steps import LadderStep
 from evclip_ray.training.checkpoint import CONFIG, read_record
 from evclip_ray.training.experiment import ExperimentConfig
 
@@ -37,19 +37,19 @@ _UNITS = {"gmac": "GMAC", "parameters": "parameters", "bytes": "bytes", "seconds
           "video": "J"}  # fmt: skip
 
 
-def cost_of(folder: LadderFolder, rung: Rung, *, measure: bool) -> dict[str, Any] | None:
+def cost_of(folder: LadderFolder, step: LadderStep, *, measure: bool) -> dict[str, Any] | None:
     """What the best trial's experiment costs, from `costs/NAME.json` where that is of it.
 
     None: no trial has a checkpoint.
     """
-    best = folder.rung(rung.name) / "best"
+    best = folder.step(step.name) / "best"
     if not (best / CONFIG).is_file():
         return None
     record = read_record(best)
     experiment, classes = ExperimentConfig.load(record["experiment"]), record["classes"]
     shape = experiment.model_dump(mode="json", include={"view", "backbone", "method", "optim", "precision"})
     key = digest({"shape": shape, "classes": classes})
-    path = folder.cost(rung.name)
+    path = folder.cost(step.name)
     kept = read_json(path) if path.is_file() else {}
     if kept.get("key") != key:
         kept = {"key": key, "counted": count_cost(experiment, classes).record(), "measured": []}
@@ -58,13 +58,13 @@ def cost_of(folder: LadderFolder, rung: Rung, *, measure: bool) -> dict[str, Any
             kept["measured"] = [dataclasses.asdict(row) for row in measure_cost(experiment, classes)]
         except ValueError as error:
             # Too large for this machine; what was counted is worth having all the same.
-            log.warning("rung %s: %s", rung.name, error)
+            log.warning("step %s: %s", step.name, error)
     write_json(path, kept)
     return kept
 
 
 def cost_columns(cost: Mapping[str, Any]) -> dict[str, Any]:
-    """What ladder.csv says of a rung's cost."""
+    """What ladder.csv says of a step's cost."""
     counted = cost["counted"]
     found = {name: counted[name] for name in COUNTED if not isinstance(counted[name], dict)}
     found |= {name: counted[f"{name}_total"] for name in ("inference_gmac", "training_gmac")}
@@ -75,24 +75,24 @@ def cost_columns(cost: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def cost_rows(rung: str, cost: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What costs.csv says of a rung: a row a quantity and part."""
+def cost_rows(step_name: str, cost: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What costs.csv says of a step: a row a quantity and part."""
     rows = []
     for name in COUNTED:
         value, batch = cost["counted"][name], ""
         if name == "training_gmac":
             batch = cost["counted"]["training_batch"]
         parts = value if isinstance(value, dict) else {"": value}
-        rows += [_tidy(rung, name, part, batch, number, "counted") for part, number in parts.items()]
+        rows += [_tidy(step_name, name, part, batch, number, "counted") for part, number in parts.items()]
     for step in cost["measured"]:
         for name in ("median_seconds", "p95_seconds", "videos_per_second", "peak_bytes", "joules_per_video"):
             source = (step["energy_note"] or step["device"]) if "joules" in name else step["device"]
-            rows.append(_tidy(rung, name, step["phase"], step["batch"], step[name], source))
+            rows.append(_tidy(step_name, name, step["phase"], step["batch"], step[name], source))
     return rows
 
 
-def _tidy(rung: str, quantity: str, part: str, batch: Any, value: Any, source: str) -> dict[str, Any]:
+def _tidy(step_name: str, quantity: str, part: str, batch: Any, value: Any, source: str) -> dict[str, Any]:
     return {
-        "rung": rung, "quantity": quantity, "part": part, "batch": batch, "value": value,
+        "rung": step_name, "quantity": quantity, "part": part, "batch": batch, "value": value,
         "unit": _UNITS[quantity.rpartition("_")[2]], "source": source,
     }  # fmt: skip

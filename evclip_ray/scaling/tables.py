@@ -1,8 +1,8 @@
-"""The tables of a ladder, made from its rungs' studies. Selection is on validation; test is not read.
+"""The tables of a ladder, made from its steps' studies. Selection is on validation; test is not read.
 
-A rung stands for its best trial: the first of its leaderboard that has a score. Its interval over
+A step stands for its best trial: the first of its leaderboard that has a score. Its interval over
 the validation videos is Wilson's, as on every leaderboard; `bootstrap_low`, `bootstrap_high` come
-from resampling the videos, as the intervals of the fits and of the gains over the rung before do.
+from resampling the videos, as the intervals of the fits and of the gains over the step before do.
 """
 
 import math
@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evclip_ray.artifacts import write_json
+from evclip_ray.records import LeaderboardRow
 from evclip_ray.scaling.bootstrap import Score, how_drawn, is_number, middle, resampled_top1
 from evclip_ray.scaling.fit import fit_costs
-from evclip_ray.scaling.ladder_folder import LadderFolder
-from evclip_ray.scaling.ladder_steps import Ladder, Rung
+from evclip_ray.scaling.ladder_folder import NOTED_STEPS, LadderFolder
+from evclip_ray.scaling.ladder_steps import Ladder, LadderStep
 from evclip_ray.scaling.pareto import FRONTS, mark_fronts
 from evclip_ray.scaling.step_costs import (
     COST_COLUMNS,
@@ -23,15 +24,15 @@ from evclip_ray.scaling.step_costs import (
     cost_of,
     cost_rows,
 )
-from evclip_ray.scaling.transfer import best_values, slope
+from evclip_ray.scaling.transfer import ScoredTrial, best_values, slope
 from evclip_ray.training.checkpoint import CONFIG, latest_checkpoint, read_record
 from evclip_ray.training.per_video_scores import VideoScores
 from evclip_ray.tuning.importance import parameter_importance
-from evclip_ray.tuning.leaderboard import MEASURED, leaderboard
+from evclip_ray.tuning.leaderboard import leaderboard
 from evclip_ray.tuning.study_folder import StudyFolder
 
 COSTS = ("inference_gmac", "total_parameters", "trainable_parameters", "latency_seconds", "train_videos")
-"""What accuracy is drawn over. Settings are said to move with the first in which the rungs differ."""
+"""What accuracy is drawn over. Settings are said to move with the first in which the steps differ."""
 _SCORES = (
     "trials", "best_trial", "val_top1", "val_top1_low", "val_top1_high", "bootstrap_low", "bootstrap_high",
     "val_videos", "zero_shot_top1", "device_seconds", "random_weights",
@@ -45,47 +46,40 @@ IMPORTANCE_COLUMNS = ("rung", "path", "importance", "trials", "evaluator", "stat
 TRANSFER_COLUMNS = ("rung", "path", "best", "low", "high", "within_noise", "trials", "status")
 
 
-def trials_of(folder: StudyFolder) -> list[dict[str, Any]]:
-    """The leaderboard of a study, with the validation videos that each trial was scored on."""
-    trials = list(folder.trials())
-    videos = {t["trial"]: (t["history"][-1].get("val_videos", 0) if t["history"] else 0) for t in trials}
-    return [{**row, "val_videos": videos[row["trial"]]} for row in leaderboard(trials)]
+def with_scores(folder: StudyFolder, rows: Sequence[LeaderboardRow]) -> list[ScoredTrial]:
+    """Return the trials of a leaderboard with their scores; the score is None for a trial without one."""
+    return [ScoredTrial(row, _score(folder, row)) for row in rows]
 
 
-def with_scores(folder: StudyFolder, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of `trials_of`, each with its `score`; None of a trial that has none."""
-    return [{**row, "score": _score(folder, row)} for row in rows]
-
-
-def _score(folder: StudyFolder, row: Mapping[str, Any]) -> Score | None:
-    top1, videos = row["val_top1"], row["val_videos"]
-    if not row["best_epoch"] or not is_number(top1) or not videos:
+def _score(folder: StudyFolder, row: LeaderboardRow) -> Score | None:
+    top1, videos = row.val_top1, row.val_videos
+    if not row.best_epoch or not is_number(top1) or not videos:
         return None
-    checkpoint = latest_checkpoint(folder.trial(row["trial"]) / "best")
+    checkpoint = latest_checkpoint(folder.trial(row.trial) / "best")
     each = VideoScores.read(checkpoint) if checkpoint is not None else None
-    # A process that was killed between the two may have left a better checkpoint than its history says.
-    kept = each is not None and math.isclose(each.right.mean(), top1, abs_tol=0.5 / videos)
-    return Score(top1, videos, each if kept else None)
+    # A process that was killed between the two writes may have left a better checkpoint than its history.
+    matches = each is not None and math.isclose(each.right.mean(), top1, abs_tol=0.5 / videos)
+    return Score(top1, videos, each if matches else None)
 
 
-def best_trial(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The first trial of a leaderboard that has a score: not one that failed, or diverged at once."""
-    return next((row for row in rows if row["best_epoch"] and is_number(row["val_top1"])), None)
+def best_trial(rows: Sequence[LeaderboardRow]) -> LeaderboardRow | None:
+    """Return the first trial of a leaderboard that has a score, or None."""
+    return next((row for row in rows if row.best_epoch and is_number(row.val_top1)), None)
 
 
-def device_seconds(rows: Sequence[Mapping[str, Any]], devices: float) -> float:
+def device_seconds(rows: Sequence[LeaderboardRow], devices: float) -> float:
     """What a study's trials took of devices (GPUs where it has them, else CPUs), `devices` a trial."""
-    return devices * float(sum(row["seconds"] for row in rows))
+    return devices * float(sum(row.seconds for row in rows))
 
 
 def write_tables(folder: LadderFolder, ladder: Ladder, *, measure: bool) -> list[dict[str, Any]]:
-    """Write all tables and fits of the rungs so far; returns the rows of ladder.csv."""
-    noted = {rung["name"]: rung for rung in folder.ledger().get("rungs", [])}
-    studies = {rung.name: StudyFolder(folder.rung(rung.name)) for rung in ladder.rungs}
-    trials = {name: with_scores(study, trials_of(study)) for name, study in studies.items()}
-    costs = {rung.name: cost_of(folder, rung, measure=measure) for rung in ladder.rungs}
+    """Write all tables and fits of the steps so far; returns the rows of ladder.csv."""
+    noted = {step["name"]: step for step in folder.ledger().get(NOTED_STEPS, [])}
+    studies = {step.name: StudyFolder(folder.step(step.name)) for step in ladder.steps}
+    trials = {name: with_scores(study, leaderboard(study.trials())) for name, study in studies.items()}
+    costs = {step.name: cost_of(folder, step, measure=measure) for step in ladder.steps}
     rows = [
-        _row(rung, noted.get(rung.name, {}), trials[rung.name], costs[rung.name]) for rung in ladder.rungs
+        _row(step, noted.get(step.name, {}), trials[step.name], costs[step.name]) for step in ladder.steps
     ]
     for row in rows:
         row["random_weights"] = _has_random_weights(folder, row["rung"])
@@ -94,9 +88,9 @@ def write_tables(folder: LadderFolder, ladder: Ladder, *, measure: bool) -> list
     priced = [row for name, cost in costs.items() if cost for row in cost_rows(name, cost)]
     folder.write_table("costs", priced, COST_COLUMNS)
     important = [
-        {"rung": rung.name, **row}
-        for rung in ladder.rungs
-        for row in parameter_importance(rung.space, trials[rung.name])
+        {"rung": step.name, **row}
+        for step in ladder.steps
+        for row in parameter_importance(step.space, [trial.row for trial in trials[step.name]])
     ]
     folder.write_table("importance", important, IMPORTANCE_COLUMNS)
     _write_fits(folder, ladder, rows, trials)
@@ -104,7 +98,7 @@ def write_tables(folder: LadderFolder, ladder: Ladder, *, measure: bool) -> list
 
 
 def with_gains(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Each rung's `gain`: its top-1 less that of the scored rung before it, with a bootstrap interval."""
+    """Each step's `gain`: its top-1 less that of the scored step before it, with a bootstrap interval."""
     found = []
     before: Score | None = None
     for row in rows:
@@ -127,13 +121,15 @@ def _write_fits(
     folder: LadderFolder,
     ladder: Ladder,
     rows: Sequence[dict[str, Any]],
-    trials: Mapping[str, Sequence[Mapping[str, Any]]],
+    trials: Mapping[str, Sequence[ScoredTrial]],
 ) -> None:
-    ended = {name: [row for row in found if row["state"] in MEASURED and row["best_epoch"]]
-             for name, found in trials.items()}  # fmt: skip
-    paths = {d.path: d for rung in ladder.rungs for d in rung.space.search}
+    ended = {
+        name: [trial for trial in scored if trial.row.state.has_final_score and trial.row.best_epoch]
+        for name, scored in trials.items()
+    }
+    paths = {d.path: d for step in ladder.steps for d in step.space.search}
     best = [
-        best_values(rung.name, ended[rung.name], path) for path in paths.values() for rung in ladder.rungs
+        best_values(step.name, ended[step.name], path) for path in paths.values() for step in ladder.steps
     ]
     folder.write_table("transfer", best, TRANSFER_COLUMNS)
     cost = _climbed(rows)
@@ -148,25 +144,28 @@ def _write_fits(
 
 
 def _climbed(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The cost along which the rungs lie: the first of COSTS in which most of them differ."""
+    """The cost along which the steps lie: the first of COSTS in which most of them differ."""
     different = {cost: len({row[cost] for row in rows if is_number(row[cost])}) for cost in COSTS}
     return max(COSTS, key=lambda cost: different[cost])
 
 
 def _row(
-    rung: Rung, noted: Mapping[str, Any], trials: Sequence[Mapping[str, Any]], cost: Mapping[str, Any] | None
+    step: LadderStep,
+    noted: Mapping[str, Any],
+    trials: Sequence[ScoredTrial],
+    cost: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     row: dict[str, Any] = dict.fromkeys(LADDER_COLUMNS)
-    row |= {"rung": rung.name, "state": noted.get("state", "not begun"), "error": noted.get("error")}
+    row |= {"rung": step.name, "state": noted.get("state", "not begun"), "error": noted.get("error")}
     row |= {"train_videos": noted.get("train_videos"), "val_top1": math.nan, "val_videos": 0, "score": None}
     row |= {
-        "trials": sum(trial["state"] in MEASURED for trial in trials),
-        "device_seconds": device_seconds(trials, noted.get("devices", 1.0)),
+        "trials": sum(trial.row.state.has_final_score for trial in trials),
+        "device_seconds": device_seconds([trial.row for trial in trials], noted.get("devices", 1.0)),
     }
-    best = best_trial(trials)
+    best = best_trial([trial.row for trial in trials])
     if best is not None:
-        row |= {name: best[name] for name in _SCORES if name in best}
-        row |= {"best_trial": best["trial"], "score": best["score"]}
+        row |= {name: getattr(best, name) for name in _SCORES if hasattr(best, name)}
+        row |= {"best_trial": best.trial, "score": next(t.score for t in trials if t.row is best)}
     if row["score"] is not None:
         row["bootstrap_low"], row["bootstrap_high"] = middle(resampled_top1([row["score"]]))
     if cost is not None:
@@ -174,8 +173,8 @@ def _row(
     return row
 
 
-def _has_random_weights(folder: LadderFolder, rung: str) -> bool | None:
-    best = folder.rung(rung) / "best"
+def _has_random_weights(folder: LadderFolder, step: str) -> bool | None:
+    best = folder.step(step) / "best"
     if not (best / CONFIG).is_file():
         return None
     return "random" in read_record(best)["weights"].values()

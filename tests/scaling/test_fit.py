@@ -3,13 +3,13 @@ import math
 import pytest
 
 from evclip_ray.scaling.bootstrap import Score
-from evclip_ray.scaling.fit import RungScore, fit, fit_costs
+from evclip_ray.scaling.fit import StepScore, fit, fit_costs
 
 COSTS = [1.0, 4.0, 16.0, 64.0, 256.0]
 
 
 def scores(top1, costs=COSTS, videos=1_000_000):
-    return [RungScore(f"r{i}", x, Score(y, videos)) for i, (x, y) in enumerate(zip(costs, top1, strict=True))]
+    return [StepScore(f"r{i}", x, Score(y, videos)) for i, (x, y) in enumerate(zip(costs, top1, strict=True))]
 
 
 def test_a_power_law_is_found_again():
@@ -49,11 +49,11 @@ def test_intervals_are_over_videos_and_narrow_with_more_of_them():
     assert all(point["low"] <= point["top1"] <= point["high"] for point in curve)
 
 
-@pytest.mark.parametrize(("form", "rungs"), [("power_law", 2), ("saturating", 3), ("power_law", 1)])
-def test_too_few_rungs_are_said_so(form, rungs):
-    made = fit(form, scores([0.5, 0.6, 0.7][:rungs], COSTS[:rungs]))
+@pytest.mark.parametrize(("form", "steps"), [("power_law", 2), ("saturating", 3), ("power_law", 1)])
+def test_too_few_rungs_are_said_so(form, steps):
+    made = fit(form, scores([0.5, 0.6, 0.7][:steps], COSTS[:steps]))
     assert made["status"].startswith(
-        f"not enough rungs: {rungs} of different cost, {rungs + 1 if rungs > 1 else 3}"
+        f"not enough rungs: {steps} of different cost, {steps + 1 if steps > 1 else 3}"
     )
     assert "curve" not in made
 

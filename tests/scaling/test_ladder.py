@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from evclip_ray.artifacts import ArtifactError, read_json, write_ledger
 from evclip_ray.cli import main
-from evclip_ray.scaling.ladder import LadderRun, RungState, total_seconds
+from evclip_ray.scaling.ladder import LadderRun, StepState, total_seconds
 from evclip_ray.scaling.ladder_steps import Ladder
 from evclip_ray.scaling.tables import best_trial, write_tables
 from evclip_ray.training.resources import GIB
@@ -51,7 +51,7 @@ def board(folder, tag):
 
 
 def climb(run, *, search=None):
-    """Run a ladder; the names of the rungs that were searched come with the states."""
+    """Run a ladder; the names of the steps that were searched come with the states."""
     searched = []
 
     def default(study, plan):
@@ -81,7 +81,7 @@ def test_a_ladder_leaves_a_study_a_rung_and_the_tables(ladder, tiny_cache, tiny_
     assert searched == [("debug_small", []), ("debug", [str(root / "rungs" / "debug_small")])]
     ledger = read_json(root / "ledger.json")
     assert ledger["stage"] == "ladder"
-    assert [rung["state"] for rung in ledger["rungs"]] == ["finished", "finished"]
+    assert [step["state"] for step in ledger["rungs"]] == ["finished", "finished"]
     assert ledger["rungs"][0]["train_videos"] > 0
 
     first, second = (
@@ -162,7 +162,7 @@ def test_a_rung_that_raises_is_tried_again_and_an_interrupted_one_is_the_last(
     assert states[0].error == "OSError: the disk is on fire"
     assert [row["state"] for row in table(root, "ladder")] == ["failed", "interrupted", "not begun"]
     again = LadderRun(ladder(over), root, cache=tiny_cache, measure=False)
-    again._note(RungState("debug_large", {}, "finished"))
+    again._note(StepState("debug_large", {}, "finished"))
     _, searched = climb(again, search=breaks)
     assert [name for name, _ in searched] == ["debug_small", "debug"]
     assert table(root, "ladder")[2]["state"] == "finished", "an earlier call's word stays"
@@ -198,7 +198,7 @@ def test_device_hours_are_of_a_rungs_trials_whenever_they_ran(
     assert plan.time_budget == pytest.approx(1800), "two CPUs spend an hour in half of one"
     assert math.isinf(plan.missing)
     run.folder.claim(made.identity())
-    trial = run.folder.rung("debug") / "trials" / "trial-0000"
+    trial = run.folder.step("debug") / "trials" / "trial-0000"
     trial.mkdir(parents=True)
     (trial / "point.json").write_text(json.dumps({"overrides": {}}))
     epoch = {
@@ -210,11 +210,11 @@ def test_device_hours_are_of_a_rungs_trials_whenever_they_ran(
         "val_videos": 6,
     }
     (trial / "history.jsonl").write_text(json.dumps(epoch) + "\n")
-    rung = made.rungs[0]
-    assert run._seconds_left(rung, plan) == pytest.approx(300)
+    step = made.steps[0]
+    assert run._seconds_left(step, plan) == pytest.approx(300)
     (trial / "history.jsonl").write_text(json.dumps({**epoch, "seconds": 4000.0}) + "\n")
     # The trial was put there by hand, before the study's own ledger.
-    write_ledger(run.folder.rung("debug"), "study", inputs=identity(rung.space))
+    write_ledger(run.folder.step("debug"), "study", inputs=identity(step.space))
     states, searched = climb(run)
     assert ([state.state for state in states], searched) == (["finished"], [])
 
@@ -222,7 +222,7 @@ def test_device_hours_are_of_a_rungs_trials_whenever_they_ran(
 def test_a_study_without_a_finished_trial_and_nan_metrics_give_empty_cells(ladder, tiny_cache, tmp_path):
     run = LadderRun(ladder(), tmp_path / "ladder", cache=tiny_cache, measure=False)
     run.folder.claim(run.ladder.identity())
-    trial = run.folder.rung("debug") / "trials" / "trial-0000"
+    trial = run.folder.step("debug") / "trials" / "trial-0000"
     trial.mkdir(parents=True)
     (trial / "point.json").write_text(json.dumps({"overrides": {"optim.lr": 0.01}}))
     diverged = {
@@ -255,7 +255,7 @@ def test_the_cost_of_a_ladder_is_the_sum_of_its_rungs(ladder, tiny_cache, tiny_v
     ("arguments", "expected"),
     [
         (["--ladder", "RN50,ViT-B-61"], "'ViT-B-61' is unknown; the nearest valid name is 'ViT-B-16'"),
-        (["--ladder", "debug,debug"], "the rung 'debug' is named twice"),
+        (["--ladder", "debug,debug"], "the step 'debug' is listed twice"),
         (["--over", "optim.lrr=1,2"], "the nearest valid name is 'optim.lr'"),
         (["--over", "data.shots"], "--over needs PATH=VALUE"),
         (["--ladder", "debug", "--over", "data.shots=1"], "give one of them"),
@@ -274,7 +274,7 @@ def test_a_mistake_on_the_command_line_is_one_line(arguments, expected, tiny_man
 
 @pytest.fixture
 def scale(monkeypatch, tiny_manifest, debug_settings, tmp_path):
-    """Runs `evclip-ray scale` with rungs that end as they are told to, without a cluster."""
+    """Runs `evclip-ray scale` with steps that end as they are told to, without a cluster."""
     path = tmp_path / "tiny.yaml"
     fixed = {**debug_settings, "data.manifest": str(tiny_manifest)}
     path.write_text(yaml.safe_dump({"fixed": fixed, "search": SEARCH, "study": {"memory_gb": 0.5}}))
@@ -284,7 +284,7 @@ def scale(monkeypatch, tiny_manifest, debug_settings, tmp_path):
             ladder.folder.root.mkdir(parents=True)
             ladder.folder.claim(ladder.ladder.identity())
             ladder.rows = write_tables(ladder.folder, ladder.ladder, measure=False)
-            return [RungState(f"rung{i}", {}, *end) for i, end in enumerate(ends)]
+            return [StepState(f"rung{i}", {}, *end) for i, end in enumerate(ends)]
 
         monkeypatch.setattr("evclip_ray.cluster.connect", lambda *a, **k: contextlib.nullcontext(MACHINES))
         monkeypatch.setattr(LadderRun, "run", run)

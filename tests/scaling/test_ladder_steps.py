@@ -27,8 +27,8 @@ def space(tmp_path):
 
 def test_a_rung_is_the_space_with_one_setting_changed(space):
     ladder = Ladder.read(space(), over={"backbone.name": ["debug", "open_clip:ViT-B-16"]})
-    assert [rung.name for rung in ladder.rungs] == ["debug", "open_clip-ViT-B-16"]
-    assert [rung.space.experiment().backbone.name for rung in ladder.rungs] == ["debug", "open_clip:ViT-B-16"]
+    assert [step.name for step in ladder.steps] == ["debug", "open_clip-ViT-B-16"]
+    assert [step.space.experiment().backbone.name for step in ladder.steps] == ["debug", "open_clip:ViT-B-16"]
     assert ladder.over == "backbone.name"
 
 
@@ -42,28 +42,28 @@ def test_a_rung_is_the_space_with_one_setting_changed(space):
     ],
 )
 def test_a_ladder_may_climb_along_any_path(space, path, values, names):
-    assert [rung.name for rung in Ladder.read(space(), over={path: values}).rungs] == names
+    assert [step.name for step in Ladder.read(space(), over={path: values}).steps] == names
 
 
 def test_a_searched_setting_that_the_ladder_climbs_is_searched_no_more(space):
     ladder = Ladder.read(space(), over={"optim.lr": [0.1, 0.2]})
-    assert [rung.space.search for rung in ladder.rungs] == [(), ()]
-    assert [rung.space.experiment().optim.lr for rung in ladder.rungs] == [0.1, 0.2]
+    assert [step.space.search for step in ladder.steps] == [(), ()]
+    assert [step.space.experiment().optim.lr for step in ladder.steps] == [0.1, 0.2]
 
 
 def test_the_yaml_may_name_the_rungs_and_the_command_line_replaces_them(space):
     path = space(ladder={"over": "data.shots", "rungs": [1, 2]})
-    assert [rung.settings for rung in Ladder.read(path).rungs] == [{"data.shots": 1}, {"data.shots": 2}]
+    assert [step.settings for step in Ladder.read(path).steps] == [{"data.shots": 1}, {"data.shots": 2}]
     replaced = Ladder.read(path, over={"optim.epochs": [3]})
-    assert [rung.settings for rung in replaced.rungs] == [{"optim.epochs": 3}]
+    assert [step.settings for step in replaced.steps] == [{"optim.epochs": 3}]
 
 
 def test_a_rung_may_be_several_settings(space):
-    rungs = {"small": {"data.shots": 1}, "large": {"data.shots": 8, "optim": {"epochs": 9}}}
-    ladder = Ladder.read(space(ladder={"rungs": rungs}))
+    steps = {"small": {"data.shots": 1}, "large": {"data.shots": 8, "optim": {"epochs": 9}}}
+    ladder = Ladder.read(space(ladder={"rungs": steps}))
     assert ladder.over is None
-    assert ladder.rungs[1].settings == {"data.shots": 8, "optim.epochs": 9}
-    assert ladder.rungs[1].space.experiment().optim.epochs == 9
+    assert ladder.steps[1].settings == {"data.shots": 8, "optim.epochs": 9}
+    assert ladder.steps[1].space.experiment().optim.epochs == 9
 
 
 def test_the_budget_and_further_rungs_leave_a_ladder_what_it_is(space):
@@ -79,20 +79,20 @@ def test_the_budget_and_further_rungs_leave_a_ladder_what_it_is(space):
         (
             {},
             {"optim.lrr": [1, 2]},
-            "rung lrr-1: optim.lrr: no such setting; the nearest valid name is 'optim.lr'",
+            "step lrr-1: optim.lrr: no such setting; the nearest valid name is 'optim.lr'",
         ),
-        ({}, {"backbone.name": ["debug", "debug"]}, "the rung 'debug' is named twice"),
+        ({}, {"backbone.name": ["debug", "debug"]}, "the step 'debug' is listed twice"),
         ({}, {"backbone.name": ["ViT-B-61"]}, "nearest valid name is 'ViT-B-16'"),
-        ({}, {"view.num_frames": [8, 7]}, "rung num_frames-7: view.num_frames must be even"),
-        ({}, {"method.name": ["zero_shot"]}, "rung name-zero_shot: method 'zero_shot' has nothing to train"),
-        ({}, {"backbone.name": []}, "needs at least one rung"),
+        ({}, {"view.num_frames": [8, 7]}, "step num_frames-7: view.num_frames must be even"),
+        ({}, {"method.name": ["zero_shot"]}, "step name-zero_shot: method 'zero_shot' has nothing to train"),
+        ({}, {"backbone.name": []}, "needs at least one step"),
         ({}, {"seed": [1], "data.shots": [2]}, "climbs along one path, got seed, data.shots"),
         ({}, None, "no `ladder` section; give --ladder"),
         ({"ladder": {"ovr": "seed"}}, None, "'ovr' is no part of a ladder; the nearest valid name is 'over'"),
         ({"ladder": ["debug"]}, None, "is no part of a ladder"),
         ({"ladder": {"rungs": 3}}, None, "must be a list of values"),
-        ({"ladder": {"rungs": {}}}, None, "needs rungs"),
-        ({"ladder": {"rungs": {"a b": {"seed": 1}, "a/b": {"seed": 2}}}}, None, "must differ in their names"),
+        ({"ladder": {"rungs": {}}}, None, "needs `rungs`"),
+        ({"ladder": {"rungs": {"a b": {"seed": 1}, "a/b": {"seed": 2}}}}, None, "names of steps must differ"),
     ],
 )
 def test_a_ladder_that_cannot_be_climbed_is_refused_before_it_begins(space, sections, over, expected):
@@ -110,4 +110,4 @@ def test_values_on_the_command_line_are_read_as_yaml():
 
 def test_the_shipped_ladder_has_three_rungs_of_growing_backbones():
     ladder = Ladder.read(shipped_spaces()["debug_ladder"], {"data.manifest": "none"})
-    assert [rung.name for rung in ladder.rungs] == ["debug_small", "debug", "debug_large"]
+    assert [step.name for step in ladder.steps] == ["debug_small", "debug", "debug_large"]

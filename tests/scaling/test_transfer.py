@@ -76,8 +76,8 @@ def test_two_rungs_are_too_few_for_a_slope():
 
 
 def test_a_rung_of_unknown_cost_is_left_out():
-    rungs = [(None, peaked(1e-3)), (1.0, peaked(1e-3)), (2.0, peaked(1e-3)), (4.0, peaked(1e-3))]
-    assert slope(rungs, LR)["rungs"] == 3
+    steps = [(None, peaked(1e-3)), (1.0, peaked(1e-3)), (2.0, peaked(1e-3)), (4.0, peaked(1e-3))]
+    assert slope(steps, LR)["rungs"] == 3
 
 
 def test_trials_that_share_their_hits_tell_a_move_from_the_same_few_videos():
