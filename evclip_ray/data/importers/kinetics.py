@@ -40,15 +40,15 @@ class _Video(NamedTuple):
 def import_kinetics(
     root: Place, *, lists: Path | None = None, held_out: Literal["validation", "test"] = "validation"
 ) -> ImportReport:
-    """Import every listed video from `<youtube id>_<start>_<end>.mp4` (six digits each) anywhere under `root`.
+    """Import every listed video from `<youtube id>_<start>_<end>.mp4` (six digits each) under `root`.
 
     The classes are the labels in alphabetical order. The group of a video is its YouTube id.
 
     Args:
         root: Folder of the videos.
         lists: One official CSV, or the folder with all; by default annotations in or next to `root`.
-        held_out: Official split that becomes "test". With "validation", as published, the official test split is
-            left out. With "test", the official validation split becomes "val".
+        held_out: Official split that becomes "test". With "validation", as published, the official test split
+            is left out. With "test", the official validation split becomes "val".
 
     Raises:
         AnnotationError: A list is missing or invalid, or none of its videos is under `root`.

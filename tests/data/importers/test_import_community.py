@@ -1,4 +1,4 @@
-"""Tests of the importers of published lists (path_label, mmaction, ev_clip_shots), class tables and file search."""
+"""Tests of path_label, mmaction and ev_clip_shots, of class tables and of the file search."""
 
 import os
 import pickle

@@ -1,7 +1,7 @@
 """Conformance suite of the importers: rules that hold for all, on small trees in the official formats.
 
-`TREES` has one tree per importer and `FORMS` adds other formats of the same data sets. Each test runs on every
-form. Rules of single importers are in `test_import_datasets` and `test_import_community`.
+`TREES` has one tree per importer and `FORMS` adds other formats of the same data sets. Each test runs on
+every form. Rules of single importers are in `test_import_datasets` and `test_import_community`.
 """
 
 import dataclasses
