@@ -64,7 +64,7 @@ def darkened(frames):
 
 
 def panned(frames):
-    """A camera that moves two pixels a frame: the border comes in on the other side, mirrored."""
+    """Return frames of a camera that moves two pixels per frame. The border is mirrored."""
     padded = np.pad(frames, ((0, 0), (0, 0), (0, 0), (0, 8), (0, 0)), mode="reflect")
     views = [padded[:, step, :, 2 * step : 2 * step + frames.shape[3]] for step in range(frames.shape[1])]
     return np.stack(views, axis=1)
