@@ -1,8 +1,8 @@
-"""Where videos and lists are: a path of this machine, or a URI such as `s3://bucket/videos`.
+"""Access to videos and manifests by a local path or by a URI such as `s3://bucket/videos`.
 
-A URI is opened by fsspec and the package of its kind of storage, with the credentials that this package
-finds (for S3 the `AWS_...` variables or `~/.aws`). What goes wrong there is told in one line that names
-the URI and the cure, and is no fault of a video: it stops the work instead of skipping one.
+A URI is opened by fsspec and the package of its storage, with the credentials that this package finds (for
+S3 the `AWS_...` variables or `~/.aws`). A storage error is one line with the URI and the fix. It stops the
+work instead of skipping a video, because it is no fault of the video.
 """
 
 import contextlib
@@ -22,84 +22,90 @@ import fsspec
 from evclip_ray.artifacts import digest
 
 Place = Path | str
-"""A `Path` of this machine, or the text of a URI."""
+"""A local `Path`, or a URI as text."""
 
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-# What is read of an object is kept in blocks: small beside a long video, large beside a round trip.
+# Objects are read and cached in blocks: small compared with a long video, and large enough to be worth a
+# round trip.
 _BLOCK_BYTES, _BLOCKS = 2**20, 32
-# So many round trips at once; each of them waits far longer than it works.
-_AT_ONCE = 16
-_FILES = 200
-# One listing names a thousand objects: above so many in one folder, it is cheaper than asking for each.
+# Threads for round trips, which mostly wait.
+_NUM_THREADS = 16
+_FILES_PER_TASK = 200
+# One listing returns a thousand objects: from this number on it is cheaper than one request per object.
 _WORTH_LISTING = 50
-# By which a changed object is told, in the words of several storages.
+# Names of the version of an object in several storages.
 _VERSIONS = ("ETag", "etag", "generation", "md5Hash", "mtime", "LastModified", "last_modified", "updated")
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 
 
 class StorageError(OSError):
-    """A storage that does not answer as it must: no credentials, no access, no connection, no package."""
+    """A storage that cannot be read: no credentials, no access, no connection, or a missing package."""
 
 
 class Identity(NamedTuple):
-    """What tells a file from its former self: bytes, and its time in ns or its object's own tag."""
+    """Identity of a file's content: bytes, and modification time in ns or version tag."""
 
     size: int
     version: int | str
 
 
 def is_uri(text: Place) -> bool:
-    """Whether it names a storage by its kind, as `s3://bucket/key` does."""
+    """Return whether a text is a URI, such as `s3://bucket/key`."""
     return isinstance(text, str) and _URI.match(text) is not None
 
 
 def place(text: Place) -> Place:
-    """A path, or a URI without a slash at its end; `file:///videos` is the path `/videos`."""
+    """Return a path, or a URI without a trailing slash; `file:///videos` is the path `/videos`."""
     if not isinstance(text, str) or not is_uri(text):
         return Path(text)
     return Path(text.removeprefix("file://")) if text.startswith("file://") else text.rstrip("/")
 
 
 def locate(root: Place, path: str) -> Place:
-    """The place of a path that is relative to `root`, or is a URI itself."""
+    """Return the location of a path that is relative to `root` or is a URI."""
     return place(path) if is_uri(path) else place(f"{root}/{path}")
 
 
 def open_binary(where: Place) -> BinaryIO:
-    """A file to read and seek in; of an object, only the blocks that are read are fetched.
+    """Open a file for reading and seeking; of an object, only the blocks that are read are fetched.
 
     Raises:
-        FileNotFoundError: it is not there.
-        StorageError: the storage does not answer as it must.
+        FileNotFoundError: there is no such file or object.
+        StorageError: the storage cannot be read.
     """
     if isinstance(where, Path):
         return where.open("rb")
-    with _told(where):
+    with _storage_errors(where):
         system, path = _system(where)
         options = {"cache_type": "blockcache", "cache_options": {"maxblocks": _BLOCKS}}
         return cast(BinaryIO, _Object(where, system.open(path, "rb", block_size=_BLOCK_BYTES, **options)))
 
 
 def read_bytes(where: Place) -> bytes:
-    """All of a file. Raises: as `open_binary`."""
+    """Read a whole file.
+
+    Raises:
+        FileNotFoundError: there is no such file or object.
+        StorageError: the storage cannot be read.
+    """
     with open_binary(where) as stream:
         return stream.read()
 
 
 def is_folder(where: Place) -> bool:
-    """Whether there is a folder; one of a storage holds at least one object."""
+    """Return whether a folder exists; a folder of a storage contains at least one object."""
     if isinstance(where, Path):
         return where.is_dir()
-    with _told(where):
+    with _storage_errors(where):
         system, path = _system(where)
         return bool(system.isdir(path))
 
 
 def file_names(folder: Place) -> list[str]:
-    """The names of the files in a folder itself, sorted; none where it is absent.
+    """Return the sorted names of the files directly in a folder; a missing folder of a storage has none.
 
     Raises:
-        StorageError: see `open_binary`.
+        StorageError: the storage cannot be read.
     """
     if isinstance(folder, Path):
         with os.scandir(folder) as entries:
@@ -108,37 +114,37 @@ def file_names(folder: Place) -> list[str]:
 
 
 def find_objects(root: str) -> list[str]:
-    """The paths of all objects under a URI, relative to it, sorted.
+    """Return the sorted paths of all objects under a URI, relative to it.
 
     Raises:
-        StorageError: see `open_binary`.
+        StorageError: the storage cannot be read.
     """
-    with _told(root):
+    with _storage_errors(root):
         system, path = _system(root)
         return sorted(str(name).removeprefix(path).lstrip("/") for name in system.find(path))
 
 
 def identities(root: Place, paths: Iterable[str]) -> dict[str, Identity | None]:
-    """The identity of each file or folder of frames (its files together), None where it is absent.
+    """Return the identity of each file or folder of frames (of all its files); None if it is absent.
 
     Raises:
-        StorageError: see `open_binary`.
+        StorageError: the storage cannot be read.
     """
     local: dict[str, str] = {}
     remote: dict[str, dict[str, str]] = {}
     for path in set(paths):
-        # A Path for each of 650,000 files would take longer than asking for them.
+        # Text, because building a Path for each of 650,000 files takes longer than their `stat`.
         where = f"{root}/{path}" if isinstance(root, Path) and not is_uri(path) else locate(root, path)
         if isinstance(where, Path) or not is_uri(where):
             local[path] = str(where)
         else:
             folder, _, name = where.rpartition("/")
             remote.setdefault(folder, {})[name] = path
-    # In threads, for the sake of network file systems, where each answer takes milliseconds.
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        # Many at a time: a task for each of 650,000 files would cost more than asking for them.
+    # Threads, because one `stat` on a network file system takes milliseconds.
+    with ThreadPoolExecutor(_NUM_THREADS) as pool:
+        # Many files per task: one task for each of 650,000 files costs more than their `stat`.
         paths = [*local.values()]
-        parts = [paths[start : start + _FILES] for start in range(0, len(paths), _FILES)]
+        parts = [paths[start : start + _FILES_PER_TASK] for start in range(0, len(paths), _FILES_PER_TASK)]
         facts_of_files = itertools.chain.from_iterable(pool.map(_of_files, parts))
         found = dict(zip(local, facts_of_files, strict=True))
         for names, facts in zip(remote.values(), pool.map(_of_objects, remote, remote.values()), strict=True):
@@ -147,7 +153,7 @@ def identities(root: Place, paths: Iterable[str]) -> dict[str, Identity | None]:
 
 
 class _Object(io.RawIOBase):
-    """An object of a storage, open for reading, whose errors name it."""
+    """Open object of a storage whose errors contain its URI."""
 
     def __init__(self, uri: str, stream: Any) -> None:
         self.name, self._stream = uri, stream
@@ -165,7 +171,7 @@ class _Object(io.RawIOBase):
         return int(self._stream.tell())
 
     def read(self, size: int = -1) -> bytes:
-        with _told(self.name):
+        with _storage_errors(self.name):
             return bytes(self._stream.read(size))
 
     def readall(self) -> bytes:
@@ -182,23 +188,23 @@ class _Object(io.RawIOBase):
 
 
 def _system(uri: str) -> tuple[Any, str]:
-    # Listings are not kept: what is added or edited meanwhile must be seen.
+    # No cache of listings, so that new and edited objects are seen.
     system, path = fsspec.core.url_to_fs(uri, use_listings_cache=False)
     return system, str(path)
 
 
 @contextlib.contextmanager
-def _told(uri: str) -> Iterator[None]:
-    """Whatever a storage raises, as one of two errors in one line."""
+def _storage_errors(uri: str) -> Iterator[None]:
+    """Convert all errors of a storage to FileNotFoundError or StorageError, of one line each."""
     try:
         yield
     except FileNotFoundError:
         raise FileNotFoundError(errno.ENOENT, "no such object; check the URI and its bucket", uri) from None
     except ImportError:
         kind = uri.partition("://")[0]
-        package = f"'evclip-ray[{_EXTRAS[kind]}]'" if kind in _EXTRAS else "the package of fsspec for it"
+        package = f"'evclip-ray[{_EXTRAS[kind]}]'" if kind in _EXTRAS else "fsspec's package for it"
         raise StorageError(f"{uri}: {kind}:// needs another package: pip install {package}") from None
-    except Exception as error:  # Each storage has errors of its own; here all mean that it cannot be read.
+    except Exception as error:  # Each storage package has its own errors.
         raise StorageError(f"{uri}: {_reason(error)}") from error
 
 
@@ -206,17 +212,17 @@ def _reason(error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, PermissionError) or "credential" in text.lower():
         return (
-            f"access denied ({text}); give credentials that may read and list it, for S3 as"
-            " AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, for gs:// as GOOGLE_APPLICATION_CREDENTIALS"
+            f"access denied ({text}); set credentials that may read and list it, for S3"
+            " AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, for gs:// GOOGLE_APPLICATION_CREDENTIALS"
         )
     if isinstance(error, ValueError) and "rotocol" in text:
         return f"{text}; use s3://, gs://, or another kind of storage that fsspec knows"
-    return f"cannot be read ({text}); check the connection, and run again: what is finished is kept"
+    return f"cannot be read ({text}); check the connection and run again, finished work is kept"
 
 
 def _listing(folder: str) -> dict[str, dict[str, Any]]:
-    """Name -> facts, of the objects and folders in a folder itself."""
-    with _told(folder):
+    """Return name -> metadata of the objects and folders directly in a folder."""
+    with _storage_errors(folder):
         system, path = _system(folder)
         try:
             entries = system.ls(path, detail=True)
@@ -244,23 +250,23 @@ def _of_file(path: str) -> Identity | None:
 def _of_objects(folder: str, names: Iterable[str]) -> dict[str, Identity | None]:
     names = list(names)
     listed = _listing(folder) if len(names) > _WORTH_LISTING else None
-    found: dict[str, Identity | None] = {}
+    identities: dict[str, Identity | None] = {}
     for name in names:
         facts = _facts(f"{folder}/{name}") if listed is None else listed.get(name)
         if facts is None:
-            found[name] = None
+            identities[name] = None
         elif facts["type"] == "directory":
             frames = _listing(f"{folder}/{name}").items()
-            found[name] = _together(
+            identities[name] = _together(
                 (frame, _identity(facts)) for frame, facts in frames if facts["type"] == "file"
             )
         else:
-            found[name] = _identity(facts)
-    return found
+            identities[name] = _identity(facts)
+    return identities
 
 
 def _facts(uri: str) -> dict[str, Any] | None:
-    with _told(uri):
+    with _storage_errors(uri):
         system, path = _system(uri)
         try:
             return dict(system.info(path))
@@ -274,5 +280,5 @@ def _identity(facts: dict[str, Any]) -> Identity:
 
 
 def _together(frames: Iterable[tuple[str, Identity]]) -> Identity:
-    found = sorted(frames)
-    return Identity(sum(identity.size for _, identity in found), digest(found))
+    ordered = sorted(frames)
+    return Identity(sum(identity.size for _, identity in ordered), digest(ordered))

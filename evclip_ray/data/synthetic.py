@@ -1,8 +1,8 @@
-"""Small videos in which only motion tells the class, for tests, demonstrations and machines offline.
+"""Small synthetic videos whose class is given by motion only, for tests, demonstrations and offline use.
 
-A textured figure acts in front of a cluttered background. Every figure and background (a group) plays
-every action once, with start, speed and direction drawn at random, so that neither appearance nor
-place says anything about the class.
+A textured figure moves in front of a cluttered background. Each pair of figure and background (a group)
+performs every action once, with random start, speed and direction. Neither appearance nor position is
+therefore informative about the class.
 """
 
 import functools
@@ -65,8 +65,10 @@ ACTIONS: dict[str, Callable[[Array, Random], Motion]] = {
     "growing bigger": _grow,
     "flickering in place": _flicker,
 }
-"""Action -> what it changes of a figure, over time (N,) from 0 to 1: `x`, `y` as a share of the side,
-`angle` in radians, `scale` and `light` as factors."""
+"""Action -> function of the time (N,) from 0 to 1 that returns the changes of the figure's pose.
+
+`x` and `y` are shares of the frame's side, `angle` is in radians, `scale` and `light` are factors.
+"""
 
 
 def write_synthetic(
@@ -78,33 +80,38 @@ def write_synthetic(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Path:
-    """Write the videos and their manifest, unless they are there; the path of `manifest.csv`.
+    """Write the videos and their manifest, unless they exist, and return the path of `manifest.csv`.
 
-    `videos_per_class`: also the number of groups, split about 6 : 2 : 2. `size`: side in pixels.
-    One seed gives the same pictures everywhere. `progress` is told how many videos of how many are there.
+    Args:
+        folder: Folder of the videos.
+        videos_per_class: Videos per class and number of groups, which are split about 6 : 2 : 2.
+        size: Side of the frames in pixels, even.
+        num_frames: Frames per video.
+        seed: Seed of all draws; it gives the same pictures on every machine.
+        progress: Called with the number of written videos and of all videos.
 
     Raises:
-        ValueError: fewer than 3 videos a class (one group a split), a side that is odd or less than
+        ValueError: fewer than 3 videos per class (one group per split), a side that is odd or less than
             32 pixels, or fewer than 8 frames.
-        ArtifactError: the folder holds videos that were made otherwise.
+        ArtifactError: the folder contains videos with other settings.
     """
     if videos_per_class < 3 or size < 32 or size % 2 or num_frames < 8:
         raise ValueError(
             "synthetic videos need videos_per_class >= 3, an even size >= 32 and num_frames >= 8,"
             f" got {videos_per_class}, {size} and {num_frames}"
         )
-    inputs = {
-        "actions": list(ACTIONS), "videos_per_class": videos_per_class, "size": size,
-        "num_frames": num_frames, "seed": seed, "format": _FORMAT,
-    }  # fmt: skip
+    settings = {"videos_per_class": videos_per_class, "size": size, "num_frames": num_frames, "seed": seed}
+    inputs = {"actions": list(ACTIONS), **settings, "format": _FORMAT}
     path = folder / "manifest.csv"
     if (folder / LEDGER).exists():
         if read_ledger(folder, "synthetic")["key"] != digest(inputs):
-            raise ArtifactError(f"{folder}: holds other synthetic videos; delete it or name another folder")
+            raise ArtifactError(
+                f"{folder}: contains other synthetic videos; delete it or choose another folder"
+            )
         return path
     rows: list[dict[str, Any]] = []
     write = functools.partial(_write_group, folder, size=size, num_frames=num_frames, seed=seed)
-    # The encoder and most of what numpy does here leave the interpreter free.
+    # Threads, because the encoder and most NumPy functions release the GIL.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for written in pool.map(write, range(videos_per_class)):
             rows += written
@@ -130,7 +137,7 @@ def _write_group(folder: Path, group: int, *, size: int, num_frames: int, seed: 
 
 
 def _background(size: int, random: Random) -> Array:
-    """(size, size, 3) in [0, 255]: soft noise with a clutter of rectangles."""
+    """Draw (size, size, 3) in [0, 255]: smooth noise with a clutter of rectangles."""
     image = _soft_noise(size, 6, random) * 0.6 + random.uniform(20, 160, 3)
     for _ in range(12):
         top, left = random.integers(0, size, 2)
@@ -140,7 +147,7 @@ def _background(size: int, random: Random) -> Array:
 
 
 def _texture(size: int, random: Random) -> Array:
-    """(size, size, 4): a figure's colours in [0, 255] and its outline, 0 or 1, a lumpy circle."""
+    """Draw (size, size, 4): the figure's colours in [0, 255] and its mask, 0 or 1, an irregular circle."""
     colours = _soft_noise(size, 4, random) * 1.2 + random.uniform(40, 215, 3)
     y, x = (np.mgrid[:size, :size] + 0.5) / size * 2 - 1
     angle = np.arctan2(y, x)
@@ -150,10 +157,10 @@ def _texture(size: int, random: Random) -> Array:
 
 
 def _soft_noise(size: int, cells: int, random: Random) -> Array:
-    """(size, size, 3) in [-127, 127]: random colours on a coarse grid, blended between."""
+    """Draw (size, size, 3) in [-127, 127]: random colours on a coarse grid, interpolated linearly."""
     grid = random.uniform(-127, 127, (cells + 1, cells + 1, 3))
-    at = np.linspace(0, cells, size, endpoint=False)
-    low, part = at.astype(int), (at % 1)[:, None]
+    coordinates = np.linspace(0, cells, size, endpoint=False)
+    low, part = coordinates.astype(int), (coordinates % 1)[:, None]
     rows = grid[low] * (1 - part[..., None]) + grid[low + 1] * part[..., None]
     blended: Array = rows[:, low] * (1 - part) + rows[:, low + 1] * part
     return blended
@@ -162,9 +169,9 @@ def _soft_noise(size: int, cells: int, random: Random) -> Array:
 def _frames(
     action: str, background: Array, figure: Array, num_frames: int, random: Random
 ) -> NDArray[np.uint8]:
-    """(N, size, size, 3): the figure acting, with the noise of a camera."""
-    place = {"x": random.uniform(0.4, 0.6), "y": random.uniform(0.4, 0.6), "angle": random.uniform(-0.6, 0.6)}
-    start = place | {"scale": random.uniform(0.8, 1.2), "light": 1.0}
+    """Draw the frames of a video, (N, size, size, 3), with the noise of a camera."""
+    pose = {"x": random.uniform(0.4, 0.6), "y": random.uniform(0.4, 0.6), "angle": random.uniform(-0.6, 0.6)}
+    start = pose | {"scale": random.uniform(0.8, 1.2), "light": 1.0}
     changes = ACTIONS[action](np.linspace(0, 1, num_frames), random)
     images = []
     for number in range(num_frames):
@@ -180,7 +187,7 @@ def _frames(
 def _draw(
     background: Array, figure: Array, *, x: float, y: float, angle: float, scale: float, light: float
 ) -> Array:
-    """`background` with the figure over it, its texture looked up at the nearest point."""
+    """Draw the figure over the background, with nearest-neighbour lookup of its texture."""
     size, side = len(background), len(figure)
     down, right = np.mgrid[:size, :size] + 0.5 - size * np.array([y, x])[:, None, None]
     cos, sin = np.cos(angle) / scale, np.sin(angle) / scale
@@ -197,9 +204,9 @@ def _write_video(path: Path, frames: NDArray[np.uint8]) -> None:
         stream = container.add_stream("libx264", rate=_FRAMES_PER_SECOND)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
-        # x264's assembly does not always give the same bytes for the same pictures; its C code does.
+        # asm=0: x264's assembly does not always give the same bytes for the same pictures; its C code does.
         stream.options = {"preset": "veryfast", "crf": "20", "threads": "1", "x264-params": "asm=0"}
-        # A frame's own `reformat` would set the conversion up anew for each.
+        # One reformatter for all frames; `VideoFrame.reformat` would set up a conversion for each frame.
         reformatter = VideoReformatter()
         for frame in frames:
             picture = av.VideoFrame.from_ndarray(frame, format="rgb24")

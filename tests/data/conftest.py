@@ -8,7 +8,10 @@ from evclip_ray.data.manifest.manifest import Manifest
 
 @pytest.fixture(scope="session")
 def write_video():
-    """Write a video whose frame k is brighter than frame k - 1, with a moving line; its path."""
+    """Return a function that writes a video and returns its path.
+
+    Frame k is brighter than frame k - 1 and contains a moving line.
+    """
 
     def write(
         path, *, num_frames=40, width=64, height=48, codec="libx264", options=None, muxing=None, times=None
@@ -33,7 +36,7 @@ def write_video():
 
 @pytest.fixture
 def make_manifest(tmp_path):
-    """A manifest under tmp_path from columns; the files need not exist."""
+    """Return a function that builds a manifest from columns; its files need not exist."""
 
     def make(root=None, **columns):
         return Manifest(pa.table(columns), root or tmp_path, "manifest.csv")
@@ -43,7 +46,7 @@ def make_manifest(tmp_path):
 
 @pytest.fixture(scope="session")
 def decoded():
-    """Every frame of a file by a plain loop of PyAV, resized by the given function."""
+    """Return a function that decodes every frame of a file with a plain PyAV loop."""
 
     def decode(path, convert):
         with av.open(str(path)) as container:

@@ -17,7 +17,7 @@ VIEW = ViewConfig(num_frames=4, height=32, width=32)
 
 @pytest.fixture
 def remote():
-    """The URI of an empty folder of a storage in memory, and how to put files there."""
+    """Yield the URI of an empty folder of an in-memory storage and a function that writes files there."""
     root = f"memory://{uuid.uuid4().hex}"
     system = fsspec.filesystem("memory")
 
@@ -29,12 +29,12 @@ def remote():
     system.rm(root, recursive=True)
 
 
-def test_a_uri_is_told_from_a_path():
+def test_uris_are_distinguished_from_paths():
     assert is_uri("s3://bucket/a.mp4")
     assert not any(map(is_uri, ["a/b.mp4", "/a/b", "http:/a:b.mp4", "C:\\videos", "a b://c"]))
 
 
-def test_a_path_of_a_row_is_under_the_root_or_a_uri_itself(tmp_path):
+def test_paths_are_relative_to_the_root_or_uris(tmp_path):
     assert locate(tmp_path, "a/b.mp4") == tmp_path / "a" / "b.mp4"
     assert locate("s3://bucket/x", "a/b.mp4") == "s3://bucket/x/a/b.mp4"
     assert locate(tmp_path, "gs://other/b.mp4") == "gs://other/b.mp4"
@@ -42,7 +42,7 @@ def test_a_path_of_a_row_is_under_the_root_or_a_uri_itself(tmp_path):
     assert place("s3://bucket/x/") == "s3://bucket/x"
 
 
-def test_one_manifest_may_mix_paths_and_uris(tmp_path, write_video, remote):
+def test_manifest_may_mix_paths_and_uris(tmp_path, write_video, remote):
     _, put = remote
     here = write_video(tmp_path / "videos" / "a.mp4", num_frames=9)
     there = put("b.mp4", here.read_bytes())
@@ -55,7 +55,7 @@ def test_one_manifest_may_mix_paths_and_uris(tmp_path, write_video, remote):
     assert (one == third).all()
 
 
-def test_a_manifest_and_its_videos_may_be_in_a_storage(remote, write_video, tmp_path):
+def test_manifest_and_videos_may_be_in_a_storage(remote, write_video, tmp_path):
     root, put = remote
     video = write_video(tmp_path / "v.mp4", num_frames=9)
     put("set/a/v.mp4", video.read_bytes())
@@ -80,13 +80,13 @@ def test_class_folders_of_a_storage_are_a_manifest(remote):
         read_manifest(f"{root}/absent")
 
 
-def test_paths_outside_the_root_are_refused_but_for_uris(tmp_path, make_manifest):
+def test_paths_outside_the_root_are_refused_unless_uris(tmp_path, make_manifest):
     with pytest.raises(ManifestError, match=r"outside the data root .* or give a URI \(file:///...\)"):
         make_manifest(path=["/elsewhere/a.mp4"], label=["x"])
     assert isinstance(make_manifest(path=["file:///elsewhere/a.mp4"], label=["x"]), Manifest)
 
 
-def test_a_folder_of_frames_in_a_storage_is_a_video(tmp_path, remote):
+def test_frame_folder_in_a_storage_is_a_video(tmp_path, remote):
     from PIL import Image
 
     root, put = remote
@@ -99,7 +99,7 @@ def test_a_folder_of_frames_in_a_storage_is_a_video(tmp_path, remote):
         decode_view(f"{root}/w", view=VIEW)
 
 
-def test_the_identity_of_an_object_changes_with_it(remote, tmp_path):
+def test_identity_of_an_object_changes_with_its_content(remote, tmp_path):
     root, put = remote
     put("a.mp4", b"1")
     put("v/1.jpg", b"1")
@@ -115,20 +115,20 @@ def test_the_identity_of_an_object_changes_with_it(remote, tmp_path):
     assert all(before[path] != after[path] for path in paths[:3])
 
 
-def test_many_objects_of_a_folder_are_asked_for_by_one_listing(remote, monkeypatch):
+def test_many_objects_of_a_folder_need_one_listing(remote, monkeypatch):
     root, put = remote
     names = [f"a/{number}.mp4" for number in range(60)]
     for name in names:
         put(name, name.encode())
     put("a/frames/1.jpg", b"x")
     one_by_one = identities(root, [*names[:5], "a/frames"])
-    monkeypatch.setattr(storage, "_facts", lambda uri: pytest.fail("asked for one object"))
+    monkeypatch.setattr(storage, "_facts", lambda uri: pytest.fail("requested one object"))
     listed = identities(root, [*names, "a/frames", "a/absent.mp4"])
     assert {path: listed[path] for path in one_by_one} == one_by_one
     assert listed["a/absent.mp4"] is None
 
 
-def test_walking_a_storage_finds_what_walking_a_folder_finds(remote, tmp_path):
+def test_find_videos_is_the_same_for_storage_and_folder(remote, tmp_path):
     root, put = remote
     for name in ("a/b/1.mp4", "a/2.mp4", "a.x/3.mp4", "4.mp4", "b/v/1.jpg", "b/v/2.jpg"):
         put(name, b"x")
@@ -138,7 +138,7 @@ def test_walking_a_storage_finds_what_walking_a_folder_finds(remote, tmp_path):
 
 
 class Broken(fsspec.AbstractFileSystem):
-    """A storage whose every answer is `error`."""
+    """A storage that raises `error` on every request."""
 
     protocol = "broken"
     error: Exception = OSError("the line is dead")
@@ -160,12 +160,12 @@ def broken():
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (PermissionError("Forbidden"), r"broken://a/b.mp4: access denied \(Forbidden\); give credentials"),
-        (RuntimeError("Unable to locate credentials"), "access denied .* give credentials"),
-        (TimeoutError("slow\nvery"), r"cannot be read \(slow very\); check the connection, and run again"),
+        (PermissionError("Forbidden"), r"broken://a/b.mp4: access denied \(Forbidden\); set credentials"),
+        (RuntimeError("Unable to locate credentials"), "access denied .* set credentials"),
+        (TimeoutError("slow\nvery"), r"cannot be read \(slow very\); check the connection and run again"),
     ],
 )
-def test_a_storage_that_fails_is_no_fault_of_a_video(broken, monkeypatch, error, message):
+def test_storage_errors_are_not_video_errors(broken, monkeypatch, error, message):
     monkeypatch.setattr(broken, "error", error)
     with pytest.raises(StorageError, match=message) as caught:
         decode_view("broken://a/b.mp4", view=VIEW)

@@ -2,6 +2,7 @@
 
 import http.client
 import logging
+import os
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ LABELS = "id,name\n0,run\n1,wave\n"
 
 @pytest.fixture(scope="module")
 def bucket():
-    """A server with one bucket; the workers of a Ray that is started later find it too."""
+    """Start an S3 server with one bucket and set the environment to find it."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     s3 = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     s3.start()
@@ -44,9 +45,26 @@ def bucket():
     s3.stop()
 
 
+@pytest.fixture(scope="module")
+def s3_ray(bucket, local_ray):
+    """Restart the session's Ray: its workers inherit the environment of its start, which lacks the bucket."""
+
+    def restart():
+        local_ray.shutdown()
+        local_ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+
+    restart()
+    yield local_ray
+    with pytest.MonkeyPatch.context() as patch:
+        # Later tests must not have the credentials in their workers.
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            patch.delenv(name)
+        restart()
+
+
 @pytest.fixture
 def videos(bucket, tmp_path, write_video):
-    """Six videos of two classes under s3://videos/set, and the same on this machine; their folder here."""
+    """Write six videos of two classes under s3://videos/set and locally; return the local folder."""
     bucket.rm("videos/set", recursive=True) if bucket.exists("videos/set") else None
     for number in range(6):
         name = f"{('run', 'wave')[number % 2]}/{number}.mp4"
@@ -63,9 +81,7 @@ def imported(root, lists):
     )
 
 
-def test_lists_become_a_manifest_of_objects_and_these_become_the_same_shards(
-    videos, tmp_path, bucket, local_ray
-):
+def test_lists_of_objects_give_the_same_shards_as_files(videos, tmp_path, bucket, s3_ray):
     there, here = imported("s3://videos/set", tmp_path), imported(videos, tmp_path)
     assert there.missing == ("run/9.mp4",)
     assert there.manifest.digest() == here.manifest.digest()
@@ -78,7 +94,7 @@ def test_lists_become_a_manifest_of_objects_and_these_become_the_same_shards(
     assert all((shards.views(k) == same.views(k)).all() for k in range(len(same)))
 
 
-def test_an_object_that_is_replaced_is_noticed_though_its_size_and_name_stay(videos, tmp_path, bucket):
+def test_replaced_object_of_equal_size_is_detected(videos, tmp_path, bucket):
     before = storage.identities("s3://videos/set", ["run/0.mp4"])
     data = bytearray((videos / "run" / "0.mp4").read_bytes())
     data[-1] ^= 1
@@ -88,7 +104,7 @@ def test_an_object_that_is_replaced_is_noticed_though_its_size_and_name_stay(vid
     assert after != before["run/0.mp4"]
 
 
-def test_an_absent_object_is_quarantined_and_its_neighbours_are_kept(videos, tmp_path, local_ray):
+def test_absent_object_is_quarantined_without_neighbours(videos, tmp_path, s3_ray):
     (tmp_path / "m.csv").write_text("path,label\nrun/0.mp4,x\nrun/absent.mp4,y\n")
     manifest = read_manifest(tmp_path / "m.csv", root="s3://videos/set")
     shards = prepare_shards(manifest, view=VIEW, folder=tmp_path / "shards")
@@ -99,14 +115,14 @@ def test_an_absent_object_is_quarantined_and_its_neighbours_are_kept(videos, tmp
     )  # fmt: skip
 
 
-def test_a_bucket_that_is_not_there_is_told_before_anything_is_written(tmp_path, bucket, local_ray):
+def test_missing_bucket_is_reported_before_writing(tmp_path, bucket, s3_ray):
     (tmp_path / "m.csv").write_text("path,label\na.mp4,x\n")
     manifest = read_manifest(tmp_path / "m.csv", root="s3://other-bucket/set")
     with pytest.raises(ValueError, match=r"none of 1 videos decodes; .*check the URI and its bucket"):
         prepare_shards(manifest, view=VIEW, folder=tmp_path / "shards")
 
 
-def test_videos_of_a_storage_are_verified(videos, tmp_path, bucket):
+def test_verify_reads_videos_of_a_storage(videos, tmp_path, bucket):
     bucket.pipe("videos/set/run/0.mp4", b"no video")
     manifest = imported("s3://videos/set", tmp_path).manifest
     reports = list(verify_manifest(manifest, workers=2))
@@ -114,13 +130,13 @@ def test_videos_of_a_storage_are_verified(videos, tmp_path, bucket):
     assert reports[1].info.num_frames == 13
 
 
-def test_equal_objects_under_two_names_are_a_leak(videos, tmp_path, bucket):
+def test_equal_objects_with_two_names_are_a_leak(videos, tmp_path, bucket):
     bucket.copy("videos/set/run/0.mp4", "videos/set/run/4.mp4")
     (leak,) = find_leaks(imported("s3://videos/set", tmp_path).manifest)
     assert (leak.kind, leak.rows) == ("content", (0, 4))
 
 
-def test_a_part_of_a_long_object_fetches_a_part_of_it(bucket, tmp_path, monkeypatch):
+def test_part_of_a_long_object_fetches_only_its_blocks(bucket, tmp_path, monkeypatch):
     import av
 
     path = tmp_path / "long.mp4"
@@ -147,14 +163,14 @@ def test_a_part_of_a_long_object_fetches_a_part_of_it(bucket, tmp_path, monkeypa
     assert 0 < sum(fetched) < path.stat().st_size / 3
 
 
-def test_a_playlist_in_a_storage_opens_nothing_else(bucket, tmp_path, write_video):
+def test_playlist_in_a_storage_opens_no_other_file(bucket, tmp_path, write_video):
     secret = write_video(tmp_path / "secret.mp4")
     bucket.pipe("videos/list.mp4", f"#EXTM3U\n#EXTINF:1,\nfile://{secret}\n#EXT-X-ENDLIST\n".encode())
     with pytest.raises(ValueError, match=r"cannot be opened|no video stream"):
         probe("s3://videos/list.mp4")
 
 
-def test_credentials_that_are_wrong_or_missing_are_told_with_the_cure(bucket, videos, tmp_path, monkeypatch):
+def test_credential_errors_name_the_variables_to_set(bucket, videos, tmp_path, monkeypatch):
     endpoint = http.client.HTTPConnection(*bucket.s3.meta.endpoint_url.removeprefix("http://").split(":"))
 
     def ask_for_keys_after(count):
@@ -172,7 +188,7 @@ def test_credentials_that_are_wrong_or_missing_are_told_with_the_cure(bucket, vi
             monkeypatch.delenv(name)
         monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
         s3fs.S3FileSystem.clear_instance_cache()
-        with pytest.raises(StorageError, match=r"access denied .* give credentials"):
+        with pytest.raises(StorageError, match=r"access denied .* set credentials"):
             read_manifest("s3://videos/set/m.csv")
     finally:
         ask_for_keys_after(10**9)

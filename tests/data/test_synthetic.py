@@ -19,7 +19,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def views(folder):
-    """Action -> (videos, T, H, W, 3) float."""
+    """Return action -> (videos, T, H, W, 3) float."""
     manifest = read_manifest(folder / "manifest.csv")
     view = ViewConfig(num_frames=16, height=64, width=64)
     found = {action: [] for action in ACTIONS}
@@ -28,7 +28,7 @@ def views(folder):
     return {action: np.stack(videos).astype(float) for action, videos in found.items()}
 
 
-def test_every_action_has_its_videos_and_every_split_its_groups(folder):
+def test_actions_are_balanced_and_groups_stay_in_one_split(folder):
     manifest = read_manifest(folder / "manifest.csv")
     assert manifest.classes == tuple(sorted(ACTIONS))
     assert len(manifest) == 5 * len(ACTIONS)
@@ -38,15 +38,15 @@ def test_every_action_has_its_videos_and_every_split_its_groups(folder):
     assert read_ledger(folder, "synthetic")["counts"] == {"videos": 30}
 
 
-def test_what_is_there_is_not_written_again(folder):
+def test_existing_videos_are_not_written_again(folder):
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
     assert write_synthetic(folder, **SMALL) == folder / "manifest.csv"
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before
-    with pytest.raises(ArtifactError, match="holds other synthetic videos"):
+    with pytest.raises(ArtifactError, match="contains other synthetic videos"):
         write_synthetic(folder, **SMALL, seed=1)
 
 
-def test_a_seed_is_the_same_files_and_another_seed_is_not(folder, tmp_path):
+def test_seed_determines_the_files(folder, tmp_path):
     write_synthetic(tmp_path / "again", **SMALL)
     write_synthetic(tmp_path / "other", **SMALL, seed=1)
     name = "spinning_around/002.mp4"
@@ -63,7 +63,7 @@ def test_only_standing_still_does_not_move(views):
         assert moving.min() > still.max(), action
 
 
-def test_one_frame_does_not_tell_the_action(views):
+def test_single_frame_does_not_reveal_the_action(views):
     """Mean colour and spread of single frames differ far more between groups than between actions."""
     middle = np.stack([videos[:, 8].mean(axis=(1, 2)) for videos in views.values()])
     between_actions = middle.mean(axis=1).std(axis=0)
@@ -71,7 +71,7 @@ def test_one_frame_does_not_tell_the_action(views):
     assert (between_groups > 2 * between_actions).all()
 
 
-def test_sizes_that_cannot_work_are_refused(tmp_path):
+def test_invalid_sizes_are_refused(tmp_path):
     for wrong in ({"videos_per_class": 2}, {"size": 33}, {"num_frames": 4}):
         with pytest.raises(ValueError, match="synthetic videos need"):
             write_synthetic(tmp_path, **wrong)

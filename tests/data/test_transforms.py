@@ -21,7 +21,7 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def test_evaluation_takes_the_centre_without_touching_a_pixel():
+def test_evaluation_crop_is_the_unchanged_centre():
     views = crop_batch(ramp(), size=28)
     assert views.shape == (2, 3, 3, 28, 28)
     assert views.dtype == torch.float32
@@ -31,13 +31,13 @@ def test_evaluation_takes_the_centre_without_touching_a_pixel():
     assert (pixels[0, :, 2, 0, 0] == torch.arange(3)).all()
 
 
-def test_the_default_is_224_of_256():
+def test_default_crop_is_224_of_256():
     frames = torch.randint(0, 256, (1, 1, 256, 256, 3), dtype=torch.uint8)
     expected = frames[:, :, 16:240, 16:240].permute(0, 1, 4, 2, 3) / 255
     assert torch.equal(crop_batch(frames, size=224), expected)
 
 
-def test_a_place_runs_along_the_longer_side_and_stays_in_the_middle_of_the_shorter():
+def test_position_moves_the_crop_along_the_longer_side():
     for position, left in ((0.0, 0), (0.5, 6), (1.0, 12)):
         corner = (crop_batch(ramp(), size=28, position=position)[0, 0, :2, 0, 0] * 255).round()
         assert corner.tolist() == [left, 2]
@@ -46,7 +46,7 @@ def test_a_place_runs_along_the_longer_side_and_stays_in_the_middle_of_the_short
     assert corner.tolist() == [2, 12]
 
 
-def test_another_size_is_resized_and_stays_in_range():
+def test_resized_crop_stays_in_range():
     frames = torch.randint(0, 256, (2, 2, 32, 32, 3), dtype=torch.uint8)
     for size in (14, 56):
         views = crop_batch(frames, size=size)
@@ -58,7 +58,7 @@ def test_another_size_is_resized_and_stays_in_range():
 
 
 @pytest.mark.parametrize("crop", ["random_resized", "random"])
-def test_all_frames_of_a_video_get_one_crop_and_videos_get_their_own(crop):
+def test_each_video_has_one_crop_for_all_frames(crop):
     frames = ramp(batch=6)
     frames[..., 2] = 0
     views = crop_batch(frames, size=20, augment=AugmentConfig(crop=crop), generator=seeded())
@@ -66,7 +66,7 @@ def test_all_frames_of_a_video_get_one_crop_and_videos_get_their_own(crop):
     assert len({tuple(view.flatten().tolist()) for view in views[:, 0]}) > 3
 
 
-def test_random_crops_reach_every_corner_and_no_further():
+def test_random_crops_reach_exactly_the_corners():
     frames = ramp(batch=400, num_frames=1)
     views = crop_batch(frames, size=28, augment=AugmentConfig(crop="random", flip=0.0), generator=seeded())
     corners = (views[:, 0, :2, 0, 0] * 255).round()
@@ -74,7 +74,7 @@ def test_random_crops_reach_every_corner_and_no_further():
     assert corners.amax(0).tolist() == [40 - 28, 32 - 28]
 
 
-def test_the_area_of_resized_crops_is_the_scale():
+def test_area_of_resized_crops_follows_the_scale():
     frames = ramp(batch=300, num_frames=1, height=64, width=64)
     augment = AugmentConfig(scale=(0.25, 1.0), flip=0.0)
     views = crop_batch(frames, size=64, augment=augment, generator=seeded())
@@ -83,20 +83,20 @@ def test_the_area_of_resized_crops_is_the_scale():
     assert sides.max() > 60
 
 
-def test_a_flip_mirrors_every_frame():
+def test_flip_mirrors_every_frame():
     frames = ramp()
     always = AugmentConfig(crop="centre", flip=1.0)
     flipped = crop_batch(frames, size=28, augment=always, generator=seeded())
     assert torch.equal(flipped, crop_batch(frames, size=28).flip(-1))
 
 
-def test_everything_off_is_the_evaluation_view():
+def test_disabled_augmentation_is_the_evaluation_view():
     frames = torch.randint(0, 256, (2, 2, 32, 40, 3), dtype=torch.uint8)
     off = crop_batch(frames, size=24, augment=AugmentConfig(**PLAIN), generator=seeded())
     assert torch.equal(off, crop_batch(frames, size=24))
 
 
-def test_brightness_scales_a_whole_video_by_one_factor():
+def test_brightness_is_one_factor_per_video():
     frames = torch.full((4, 2, 32, 32, 3), 100, dtype=torch.uint8)
     augment = AugmentConfig(**PLAIN, brightness=0.4)
     views = crop_batch(frames, size=28, augment=augment, generator=seeded())
@@ -114,7 +114,7 @@ def test_contrast_keeps_the_mean_grey():
     assert not torch.allclose(views.flatten(1).std(1), plain.flatten(1).std(1), rtol=0.02)
 
 
-def test_a_seed_is_one_augmentation():
+def test_seed_determines_the_augmentation():
     frames = torch.randint(0, 256, (4, 2, 32, 32, 3), dtype=torch.uint8)
     augment = AugmentConfig(brightness=0.2, contrast=0.2)
     first, again, other = (
@@ -125,7 +125,7 @@ def test_a_seed_is_one_augmentation():
 
 
 @pytest.mark.gpu
-def test_a_seed_is_the_same_augmentation_on_a_gpu():
+def test_seed_gives_the_same_augmentation_on_a_gpu():
     frames = torch.randint(0, 256, (4, 2, 64, 64, 3), dtype=torch.uint8)
     augment = AugmentConfig(brightness=0.2, contrast=0.2)
     here = crop_batch(frames, size=48, augment=augment, generator=seeded())
@@ -133,13 +133,13 @@ def test_a_seed_is_the_same_augmentation_on_a_gpu():
     assert torch.allclose(here, there.cpu(), atol=1e-4)
 
 
-def test_frames_of_another_kind_and_a_missing_generator_are_refused():
+def test_wrong_frames_and_missing_generator_are_refused():
     with pytest.raises(ValueError, match=r"\(B, T, H, W, 3\) uint8, got \(2, 3, 32, 40, 3\) torch.float32"):
         crop_batch(ramp().float(), size=28)
     with pytest.raises(ValueError, match="CPU generator"):
         crop_batch(ramp(), size=28, augment=AugmentConfig())
 
 
-def test_an_impossible_scale_is_refused():
+def test_invalid_scale_is_refused():
     with pytest.raises(ConfigError, match="0 < low <= high <= 1"):
         AugmentConfig.load({"scale": [0.8, 0.2]})

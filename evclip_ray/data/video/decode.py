@@ -57,7 +57,7 @@ _SECONDS_TOLERANCE = 1e-4
 
 @dataclasses.dataclass(frozen=True)
 class VideoInfo:
-# Times in manifests are rounded, so a frame this close to a bound counts as shown at it.
+    """Facts of a video. `width`, `height`: upright size in pixels; `rotation`: clockwise degrees for that."""
 
     num_frames: int
     fps: float

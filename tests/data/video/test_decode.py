@@ -40,7 +40,7 @@ def video(request, tmp_path, write_video):
     return write_video(tmp_path / name, **settings)
 
 
-def test_a_frame_is_the_same_however_it_is_reached(video, decoded):
+def test_frame_is_the_same_by_seeking_and_in_sequence(video, decoded):
     whole = decoded(video, Fitting(32, 32, "crop"))
     assert probe(video).num_frames == len(whole)
     for seed in range(6):
@@ -50,7 +50,7 @@ def test_a_frame_is_the_same_however_it_is_reached(video, decoded):
         assert (decode_frames(video, [index], **SMALL) == whole[[index]]).all()
 
 
-def test_a_view_is_the_frames_that_sampling_names(video, decoded):
+def test_view_consists_of_the_sampled_frames(video, decoded):
     whole = decoded(video, Fitting(32, 32, "crop"))
     view = ViewConfig(**SMALL)
     views = decode_views(video, view=view, seeds=[None, 1, 2])
@@ -72,7 +72,7 @@ def test_seeking_decodes_fewer_frames_than_all(tmp_path, write_video, monkeypatc
     assert len(given) < 20
 
 
-def test_only_the_frames_asked_for_are_converted(tmp_path, write_video):
+def test_only_requested_frames_are_converted(tmp_path, write_video):
     path = write_video(tmp_path / "v.mp4")
     converted = []
     with reader.VideoReader(path) as video:
@@ -80,16 +80,14 @@ def test_only_the_frames_asked_for_are_converted(tmp_path, write_video):
     assert len(converted) == 2
 
 
-def test_what_a_file_holds_is_known(tmp_path, write_video):
+def test_probe_returns_the_facts_of_a_file(tmp_path, write_video):
     info = probe(write_video(tmp_path / "v.mp4", num_frames=45))
     assert (info.num_frames, info.fps, info.width, info.height) == (45, 30.0, 64, 48)
     assert (info.rotation, info.codec) == (0, "h264")
     assert info.duration_seconds == pytest.approx(1.5)
 
 
-def test_an_index_that_promises_too_much_falls_back_to_a_full_decode(
-    tmp_path, write_video, decoded, monkeypatch
-):
+def test_wrong_index_falls_back_to_a_full_decode(tmp_path, write_video, decoded, monkeypatch):
     path = write_video(tmp_path / "v.webm", codec="libvpx", options=ALT_REF)
     whole = decoded(path, Fitting(32, 32, "crop"))
     original = packet_index._shown_frames
@@ -105,16 +103,14 @@ def test_an_index_that_promises_too_much_falls_back_to_a_full_decode(
 
 
 @pytest.mark.parametrize("kept_bytes", [0, 64 * 2**20])
-def test_frames_that_were_counted_are_read_with_or_without_keeping_them(
-    tmp_path, write_video, decoded, monkeypatch, kept_bytes
-):
+def test_counted_frames_are_read_from_memory_or_file(tmp_path, write_video, decoded, monkeypatch, kept_bytes):
     monkeypatch.setattr(reader, "_KEPT_BYTES", kept_bytes)
     path = write_video(tmp_path / "v.avi", codec="mpeg4")
     whole = decoded(path, Fitting(32, 32, "crop"))
     assert (decode_frames(path, [39, 0, 20], **SMALL) == whole[[39, 0, 20]]).all()
 
 
-def test_an_index_beyond_the_end_gives_the_last_frame(tmp_path, write_video):
+def test_index_beyond_the_end_gives_the_last_frame(tmp_path, write_video):
     path = write_video(tmp_path / "v.mp4", num_frames=9)
     frames = decode_frames(path, [8, 9, 449], **SMALL)
     assert (frames == frames[0]).all()
@@ -122,13 +118,13 @@ def test_an_index_beyond_the_end_gives_the_last_frame(tmp_path, write_video):
         decode_frames(path, [-1], **SMALL)
 
 
-def test_one_frame_is_a_video(tmp_path, write_video):
+def test_video_of_one_frame_is_decoded(tmp_path, write_video):
     view = decode_view(write_video(tmp_path / "v.mp4", num_frames=1), view=ViewConfig(**SMALL))
     assert view.shape == (8, 32, 32, 3)
     assert (view == view[0]).all()
 
 
-def test_a_part_is_cut_by_the_times_at_which_frames_are_shown(tmp_path, write_video, decoded):
+def test_part_is_cut_by_presentation_times(tmp_path, write_video, decoded):
     # 40 frames, the first 20 shown for one tick of 1/30 s each, the rest for four.
     times = [k if k < 20 else 20 + 4 * (k - 20) for k in range(40)]
     path = write_video(tmp_path / "v.mp4", times=times)
@@ -140,14 +136,14 @@ def test_a_part_is_cut_by_the_times_at_which_frames_are_shown(tmp_path, write_vi
     assert (decode_view(path, view=view, start_seconds=80 / 30) == whole[35:]).all()
 
 
-def test_a_part_of_an_avi_is_cut_too(tmp_path, write_video, decoded):
+def test_part_of_an_avi_is_cut(tmp_path, write_video, decoded):
     path = write_video(tmp_path / "v.avi", codec="mpeg4")
     whole = decoded(path, Fitting(32, 32, "crop"))
     part = decode_view(path, view=ViewConfig(num_frames=3, **SMALL), start_seconds=1.0, end_seconds=1.1)
     assert (part == whole[30:33]).all()
 
 
-def test_a_part_beyond_the_end_is_an_error_that_says_how_long_the_video_is(tmp_path, write_video):
+def test_part_beyond_the_end_is_an_error_with_the_duration(tmp_path, write_video):
     path = write_video(tmp_path / "v.mp4", num_frames=30)
     with pytest.raises(
         VideoError, match=r"no frame is shown from 2.0 to None s; the video runs from 0 to 0.97 s"
@@ -155,7 +151,7 @@ def test_a_part_beyond_the_end_is_an_error_that_says_how_long_the_video_is(tmp_p
         decode_view(path, view=ViewConfig(), start_seconds=2.0)
 
 
-def test_cropping_keeps_the_aspect_and_the_middle(tmp_path):
+def test_crop_keeps_the_aspect_and_the_centre(tmp_path):
     """A wide picture with a white square in its middle: the square stays one and stays in the middle."""
     path = tmp_path / "v.mp4"
     with av.open(str(path), "w") as container:
@@ -173,13 +169,13 @@ def test_cropping_keeps_the_aspect_and_the_middle(tmp_path):
     assert (stretched.sum(0) > 8).sum() == pytest.approx(8, abs=1)
 
 
-def test_sizes_that_do_not_divide_come_out_exact(tmp_path, write_video):
+def test_sizes_that_do_not_divide_are_exact(tmp_path, write_video):
     path = write_video(tmp_path / "v.mp4", width=70, height=38)
     for height, width, fit in [(33, 47, "crop"), (61, 16, "crop"), (33, 47, "stretch")]:
         assert decode_frames(path, [0], height=height, width=width, fit=fit).shape == (1, height, width, 3)
 
 
-def test_a_name_with_a_colon_is_a_file(tmp_path, write_video, monkeypatch):
+def test_name_with_a_colon_is_a_file(tmp_path, write_video, monkeypatch):
     path = write_video(tmp_path / "http:" / "a:b.mp4")
     monkeypatch.chdir(tmp_path)
     assert probe("http:/a:b.mp4").num_frames == probe(path).num_frames
@@ -188,7 +184,7 @@ def test_a_name_with_a_colon_is_a_file(tmp_path, write_video, monkeypatch):
 @pytest.mark.parametrize(
     ("degrees", "matrix"), [(90, (0, 1, -1, 0)), (180, (-1, 0, 0, -1)), (270, (0, -1, 1, 0))]
 )
-def test_a_rotation_in_the_header_is_undone(tmp_path, write_video, degrees, matrix):
+def test_rotation_of_the_header_is_applied(tmp_path, write_video, degrees, matrix):
     path = write_video(tmp_path / "v.mp4", num_frames=3)
     coded = decode_frames(path, [2], height=48, width=64)
     data = bytearray(path.read_bytes())
@@ -222,7 +218,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_a_file_that_is_no_video_says_why_in_one_line(tmp_path, write_video, kind):
+def test_unreadable_file_gives_a_reason_in_one_line(tmp_path, write_video, kind):
     break_it, reason = BROKEN[kind]
     path = tmp_path / "broken.mp4"
     break_it(path, write_video(tmp_path / "good.mp4"))
@@ -232,7 +228,7 @@ def test_a_file_that_is_no_video_says_why_in_one_line(tmp_path, write_video, kin
     assert str(caught.value).startswith(str(path))
 
 
-def test_a_tail_that_is_cut_off_is_clamped(tmp_path, write_video, decoded):
+def test_truncated_tail_is_clamped(tmp_path, write_video, decoded):
     path = write_video(tmp_path / "v.mkv", num_frames=60, options={"g": "10"})
     whole = decoded(path, Fitting(32, 32, "crop"))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -241,7 +237,7 @@ def test_a_tail_that_is_cut_off_is_clamped(tmp_path, write_video, decoded):
     assert (decode_frames(path, [0, kept - 2], **SMALL) == whole[[0, kept - 2]]).all()
 
 
-def test_a_hole_in_the_middle_is_refused(tmp_path, write_video):
+def test_hole_in_the_middle_is_refused(tmp_path, write_video):
     path = write_video(tmp_path / "v.mp4", options={"g": "250", "sc_threshold": "0", "bf": "0"})
     with av.open(str(path)) as container:
         packet = [packet for packet in container.demux(video=0) if packet.size][20]
@@ -253,12 +249,12 @@ def test_a_hole_in_the_middle_is_refused(tmp_path, write_video):
         decode_view(path, view=ViewConfig())
 
 
-def test_errors_travel_between_processes():
+def test_video_errors_pickle():
     error = pickle.loads(pickle.dumps(VideoError("a.mp4", "is broken")))
     assert (str(error), error.reason) == ("a.mp4: is broken", "is broken")
 
 
-def test_the_decoder_names_its_version():
+def test_decoder_name_contains_the_version():
     assert decoder_name().startswith(f"pyav {av.__version__} / ")
 
 

@@ -18,7 +18,7 @@ def samples(shared):
         return folder, list(csv.DictReader(stream))
 
 
-def test_every_frame_of_every_real_file_is_the_one_of_a_full_decode(samples, decoded):
+def test_frames_of_real_files_equal_a_full_decode(samples, decoded):
     folder, rows = samples
     for row in rows:
         if row["decodes"] == "False":
@@ -30,7 +30,7 @@ def test_every_frame_of_every_real_file_is_the_one_of_a_full_decode(samples, dec
         assert (decode_frames(path, indices, height=32, width=32) == whole[indices]).all(), path
 
 
-def test_what_is_known_of_a_real_file_is_as_expected(samples):
+def test_probe_of_real_files_is_as_expected(samples):
     folder, rows = samples
     for row in rows:
         if row["decodes"] == "True":
@@ -41,7 +41,7 @@ def test_what_is_known_of_a_real_file_is_as_expected(samples):
             assert info.fps == pytest.approx(float(row["fps"]), abs=0.01), row["file"]
 
 
-def test_a_corrupted_file_is_refused(samples):
+def test_corrupted_file_is_refused(samples):
     folder, rows = samples
     broken = [row["file"] for row in rows if row["decodes"] == "False"]
     assert broken
@@ -51,7 +51,7 @@ def test_a_corrupted_file_is_refused(samples):
 
 
 @pytest.mark.parametrize("degrees", [0, 90, 180, 270])
-def test_rotated_recordings_come_out_upright(samples, decoded, degrees):
+def test_rotated_recordings_are_upright(samples, decoded, degrees):
     folder, _ = samples
     path = folder / f"decord__tests__test_data__video_{degrees}.mov"
     coded = decoded(path, lambda frame: frame.to_ndarray(format="rgb24")).astype(int)

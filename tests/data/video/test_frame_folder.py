@@ -18,7 +18,7 @@ VIEW = ViewConfig(num_frames=4, **SIZE)
 
 
 def picture(number, width=64, height=48):
-    """A picture that tells its number by its brightness, lighter in its upper left."""
+    """Draw a picture whose brightness encodes its number; its upper left is lighter."""
     image = np.full((height, width, 3), 5 * number % 250, np.uint8)
     image[: height // 2, : width // 2] += 5
     return Image.fromarray(image)
@@ -26,7 +26,7 @@ def picture(number, width=64, height=48):
 
 @pytest.fixture
 def write_frames(tmp_path):
-    """A folder of frames 0, 1, ... under their numbers; its path."""
+    """Return a function that writes a folder of frames and returns its path."""
 
     def write(name="v", *, numbers=range(1, 21), template="img_{:05d}.png", **size):
         folder = tmp_path / name
@@ -39,7 +39,7 @@ def write_frames(tmp_path):
 
 
 def told(frames):
-    """The numbers that pictures tell."""
+    """Return the numbers that the brightness of pictures encodes."""
     return (frames[..., -1, -1, 0] // 5).tolist()
 
 
@@ -50,13 +50,13 @@ def told(frames):
         ("P01_2024-05-06 {}.png", 1), ("#v_{:05d}.PNG", 1), ("image{}.webp", 1), ("{:05d}.tiff", 1),
     ],
 )  # fmt: skip
-def test_frames_are_in_the_order_of_their_numbers_whatever_their_names(write_frames, template, first):
+def test_frames_are_ordered_by_number(write_frames, template, first):
     folder = write_frames(template=template, numbers=range(first, first + 20))
     assert told(decode_frames(folder, [0, 9, 10, 19, 3], **SIZE)) == [0, 9, 10, 19, 3]
     assert probe(folder).num_frames == 20
 
 
-def test_a_view_is_the_frames_that_sampling_names(write_frames):
+def test_view_consists_of_the_sampled_frames(write_frames):
     folder = write_frames()
     views = decode_views(folder, view=VIEW, seeds=[None, 1, 2])
     for view, seed in zip(views, [None, 1, 2], strict=True):
@@ -78,13 +78,13 @@ def test_only_the_frames_of_the_view_are_read(write_frames):
     assert (decode_view(folder, view=VIEW) == view).all()
 
 
-def test_what_a_folder_holds_is_known(write_frames):
+def test_probe_returns_the_facts_of_a_folder(write_frames):
     info = probe(write_frames(width=70), fps=10)
     assert (info.num_frames, info.fps, info.width, info.height) == (20, 10.0, 70, 48)
     assert (info.rotation, info.codec, info.duration_seconds) == (0, "png", pytest.approx(2.0))
 
 
-def test_a_part_is_cut_by_frames_or_by_seconds_with_their_rate(write_frames):
+def test_part_of_a_folder_is_in_frames_or_seconds(write_frames):
     folder = write_frames()
     view = ViewConfig(num_frames=5, **SIZE)
     assert told(decode_view(folder, view=view, start_frame=5, end_frame=10)) == [5, 6, 7, 8, 9]
@@ -93,7 +93,7 @@ def test_a_part_is_cut_by_frames_or_by_seconds_with_their_rate(write_frames):
     assert told(decode_view(folder, view=view, start_frame=15, end_frame=90)) == [15, 16, 17, 18, 19]
 
 
-def test_a_part_of_a_file_may_be_cut_by_frames_too(tmp_path, write_video):
+def test_part_of_a_file_may_be_in_frames(tmp_path, write_video):
     path = write_video(tmp_path / "v.mp4", options={"g": "5"})
     view = ViewConfig(num_frames=3, **SIZE)
     assert (
@@ -102,12 +102,12 @@ def test_a_part_of_a_file_may_be_cut_by_frames_too(tmp_path, write_video):
     ).all()
 
 
-def test_seconds_need_the_rate_of_the_frames(write_frames):
+def test_part_in_seconds_needs_the_frame_rate(write_frames):
     with pytest.raises(VideoError, match="has no times; give its frames per second in the column fps"):
         decode_view(write_frames(), view=VIEW, start_seconds=0.5)
 
 
-def test_a_part_beyond_the_end_says_how_many_frames_there_are(write_frames):
+def test_part_beyond_the_end_is_an_error_with_the_count(write_frames):
     with pytest.raises(VideoError, match="no frame is from 20 to 30; the video has 20 frames"):
         decode_view(write_frames(), view=VIEW, start_frame=20, end_frame=30)
 
@@ -122,19 +122,19 @@ def test_a_part_beyond_the_end_says_how_many_frames_there_are(write_frames):
         ([], "", "is a folder without numbered images; name the frames like img_00001.jpg"),
     ],
 )
-def test_a_gap_is_refused_with_the_name_that_is_missing(write_frames, numbers, template, message):
+def test_gap_is_refused_with_the_missing_name(write_frames, numbers, template, message):
     with pytest.raises(VideoError, match=message):
         decode_view(write_frames(numbers=numbers, template=template), view=VIEW)
 
 
-def test_one_number_twice_is_refused(write_frames):
+def test_repeated_number_is_refused(write_frames):
     folder = write_frames(numbers=[1, 2])
     shutil.copy(folder / "img_00001.png", folder / "img_1.png")
     with pytest.raises(VideoError, match=r"img_00001.png and img_1.png have the same number; remove one"):
         decode_view(folder, view=VIEW)
 
 
-def test_frames_of_two_patterns_are_refused_and_other_files_are_not_frames(write_frames):
+def test_two_patterns_are_refused_and_other_files_ignored(write_frames):
     folder = write_frames()
     for name in ("flow_x_00001.jpg", "._img_00001.png", "cover.jpg", "notes_1.txt", "Thumbs.db"):
         (folder / name).touch()
@@ -154,14 +154,14 @@ def test_frames_of_another_size_are_refused_by_name(write_frames):
 
 
 @pytest.mark.parametrize("damage", [b"", b"no image", None])
-def test_a_frame_that_does_not_decode_is_named(write_frames, damage):
+def test_error_names_the_frame_that_does_not_decode(write_frames, damage):
     path = write_frames() / "img_00003.png"
     path.write_bytes(path.read_bytes()[:-40] if damage is None else damage)
     with pytest.raises(VideoError, match=r"frame img_00003.png does not decode"):
         decode_frames(path.parent, [2], **SIZE)
 
 
-def test_a_frame_that_went_missing_after_listing_is_named(write_frames):
+def test_error_names_a_frame_removed_after_listing(write_frames):
     folder = write_frames()
     with FrameFolder(folder) as video:
         (folder / "img_00003.png").unlink()
@@ -170,7 +170,7 @@ def test_a_frame_that_went_missing_after_listing_is_named(write_frames):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_frames_come_out_upright_as_their_exif_says(tmp_path, orientation):
+def test_frames_are_rotated_by_their_exif(tmp_path, orientation):
     """EXIF's eight ways to lay a picture down, each undone."""
     lay_down = [
         lambda p: p, np.fliplr, lambda p: np.rot90(p, 2), np.flipud,
@@ -202,12 +202,12 @@ def test_frames_of_more_than_8_bits_are_refused(tmp_path):
         decode_frames(tmp_path / "v", [0], **SIZE)
 
 
-def test_a_folder_named_as_a_file_is_a_folder(write_frames):
+def test_folder_with_a_video_suffix_is_a_folder(write_frames):
     """HMDB51's folders of frames keep the name of their video."""
     assert probe(write_frames("April_09_brush_hair_u_nm_np1_ba_goo_0.avi")).num_frames == 20
 
 
-def test_a_frame_that_is_added_later_is_seen(write_frames):
+def test_frame_added_later_is_found(write_frames):
     folder = write_frames()
     assert probe(folder).num_frames == 20
     picture(20).save(folder / "img_00021.png")
@@ -215,7 +215,7 @@ def test_a_frame_that_is_added_later_is_seen(write_frames):
     assert probe(folder).num_frames == 21
 
 
-def test_names_of_frames_in_order():
+def test_frame_names_are_ordered():
     assert frame_names(["img_10.jpg", "img_9.jpg", "flow_x_9.jpg", "notes.txt"]) == [
         "img_9.jpg",
         "img_10.jpg",
@@ -240,7 +240,7 @@ def test_verifying_reads_every_frame_of_a_folder(write_frames, make_manifest):
     assert "the video has 20 frames" in beyond.reason
 
 
-def test_equal_folders_under_two_names_are_a_leak(write_frames, make_manifest):
+def test_equal_folders_with_two_names_are_a_leak(write_frames, make_manifest):
     for name in ("a", "b", "c"):
         write_frames(name)
     picture(3).save(write_frames("c") / "img_00001.png")
@@ -249,7 +249,7 @@ def test_equal_folders_under_two_names_are_a_leak(write_frames, make_manifest):
     assert (leak.kind, leak.rows) == ("content", (0, 1))
 
 
-def test_an_edited_frame_changes_the_identity_of_its_folder(write_frames, tmp_path):
+def test_edited_frame_changes_the_identity_of_its_folder(write_frames, tmp_path):
     folder = write_frames()
     before = identities(tmp_path, ["v"])["v"]
     assert before == identities(tmp_path, ["v"])["v"]

@@ -26,7 +26,7 @@ def without_frames(path, suffix):
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi"])
-def test_a_video_of_no_frames_is_refused(tmp_path, suffix, make_manifest):
+def test_video_without_frames_is_refused(tmp_path, suffix, make_manifest):
     path = tmp_path / f"v.{suffix}"
     without_frames(path, suffix)
     assert path.stat().st_size > 0
@@ -36,7 +36,7 @@ def test_a_video_of_no_frames_is_refused(tmp_path, suffix, make_manifest):
 
 
 def redeclared(path, seconds):
-    """The same mp4, whose headers say that it lasts so long."""
+    """Return an mp4 with another duration in its headers."""
     data = bytearray(path.read_bytes())
     for box, timescale_at in ((b"mvhd", 16), (b"mdhd", 16)):
         at = data.index(box) + timescale_at
@@ -48,7 +48,7 @@ def redeclared(path, seconds):
 
 @pytest.mark.parametrize("seconds", [0, 0.1, 100])
 @pytest.mark.parametrize("part", [{}, {"start_seconds": 0.5, "end_seconds": 1.0}])
-def test_a_wrong_duration_in_the_header_changes_no_frame(tmp_path, write_video, seconds, part):
+def test_wrong_duration_in_the_header_changes_no_frame(tmp_path, write_video, seconds, part):
     path = write_video(tmp_path / "v.mp4")
     right = decode_view(path, view=VIEW, **part)
     redeclared(path, seconds)
@@ -56,12 +56,12 @@ def test_a_wrong_duration_in_the_header_changes_no_frame(tmp_path, write_video, 
     assert probe(path).duration_seconds == pytest.approx(40 / 30)
 
 
-def test_a_whole_video_is_whole_whatever_its_header_says(tmp_path, write_video, make_manifest):
+def test_verify_ignores_a_wrong_duration_in_the_header(tmp_path, write_video, make_manifest):
     long = redeclared(write_video(tmp_path / "v.mp4"), 100)
     assert verified(long, make_manifest).ok
 
 
-def test_frames_of_a_changing_resolution_come_out_of_one_size(tmp_path, write_video, decoded):
+def test_changing_resolution_gives_frames_of_one_size(tmp_path, write_video, decoded):
     small = write_video(tmp_path / "small.ts", num_frames=20)
     large = write_video(tmp_path / "large.ts", num_frames=20, width=96, height=72)
     path = tmp_path / "v.ts"
@@ -76,7 +76,7 @@ def test_frames_of_a_changing_resolution_come_out_of_one_size(tmp_path, write_vi
 
 
 @pytest.mark.parametrize("pixels", ["yuv420p10le", "yuv422p10le", "gray10le"])
-def test_10_bit_video_comes_out_as_8_bit(tmp_path, pixels):
+def test_10_bit_video_decodes_to_8_bit(tmp_path, pixels):
     path = tmp_path / "v.mkv"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("ffv1", rate=30)
@@ -89,14 +89,14 @@ def test_10_bit_video_comes_out_as_8_bit(tmp_path, pixels):
     assert np.abs(frames[:, 16, 16].astype(int) - 40 * np.arange(6)[:, None]).max() <= 3
 
 
-def test_a_video_of_one_frame_is_that_frame_in_every_view(tmp_path, write_video, make_manifest):
+def test_video_of_one_frame_repeats_it_in_every_view(tmp_path, write_video, make_manifest):
     path = write_video(tmp_path / "v.mp4", num_frames=1)
     frames = decode_view(path, view=VIEW, start_seconds=0.0, end_seconds=1.0)
     assert (frames == decode_frames(path, [0], height=32, width=32)).all()
     assert verified(path, make_manifest).ok
 
 
-def test_a_file_with_sound_before_its_video_stream_is_read(tmp_path):
+def test_file_with_audio_before_its_video_stream_is_read(tmp_path):
     path = tmp_path / "v.mp4"
     with av.open(str(path), "w") as container:
         sound = container.add_stream("aac", rate=16000)
