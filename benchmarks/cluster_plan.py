@@ -172,7 +172,8 @@ def run_really(nodes: int, arguments: argparse.Namespace, *, seconds: float, see
         result = Path(folder) / "result.yaml"
         subprocess.run(
             [
-                sys.executable, HERE / "driver.py", "--address", address, "--out", result, "--seed", str(seed),
+                sys.executable, HERE / "driver.py", "--address", address, "--out", result,
+                "--seed", str(seed),
                 "--trials", str(arguments.trials), "--epochs", str(arguments.epochs),
                 "--seconds", str(seconds),
             ],
@@ -183,7 +184,7 @@ def run_really(nodes: int, arguments: argparse.Namespace, *, seconds: float, see
 
 def run_validation(arguments: argparse.Namespace) -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
-    print(f"{'an epoch':>9} {'nodes':>5} {'places':>6} {'measured':>9} {'simulated':>9} {'ratio':>6}  driver")
+    print(f"{'epoch':>9} {'nodes':>5} {'slots':>6} {'measured':>9} {'simulated':>9} {'ratio':>6}  driver")
     for seconds in arguments.seconds:
         file = arguments.out / f"measured-{seconds:g}.yaml"
         if not file.is_file():

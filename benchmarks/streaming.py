@@ -1,8 +1,8 @@
 """Training speed with features larger than memory, relative to features in memory.
 
 Data: maps of swin3d (768, 4, 7, 7) in bfloat16, 301 KB per view, read in random order in batches of 16.
-A step on one thread runs between batches. Its length is set so that reading needs a given share of the rate at which
-the disk reads such rows in random order. The same epoch is read in three modes, in turn:
+A step on one thread runs between batches. Its length is set so that reading needs a given share of the rate
+at which the disk reads such rows in random order. The same epoch is read in three modes, in turn:
 
 - in memory: from pages that are in the page cache.
 - streamed: the pages are dropped before the epoch, as for a set larger than memory.

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# A cluster of several nodes in this one machine, for trying everything out before it costs money.
-# The GPUs are logical ones: Ray schedules by them, the work itself runs on the CPU.
+# A cluster of several nodes on this machine, to try everything out before it costs money.
+# The GPUs are logical: Ray schedules by them, but the work runs on the CPU.
 #
 # FILL IN: nothing. By environment: NODES (workers, 2), CPUS and GPUS (of each worker, 1 and 1),
 #   HEAD_CPUS (0: trials and decoding run on the workers), PORT (6379), DASHBOARD_PORT (8265),
-#   CLIENT_PORT (10001), FOLDER (a new one under /tmp, removed at the end; keep its path short).
-# COST: nothing but about 0.5 GB of memory a node, until Ctrl-C, which ends all that it started.
+#   CLIENT_PORT (10001), FOLDER (new, under /tmp, removed at the end; a short path).
+# COST: about 0.5 GB of memory per node, until Ctrl-C, which ends all processes of the cluster.
 #
 #   bash cluster/local.sh
 set -euo pipefail
@@ -18,7 +18,7 @@ started=()
 
 finish() {
     trap - EXIT INT TERM
-    # Each of them is a `ray start --block`, which ends its own node alone.
+    # Each process is a `ray start --block`, which ends only its own node.
     for ((i = ${#started[@]} - 1; i >= 0; i--)); do
         kill "${started[i]}" 2>/dev/null || true
     done
@@ -28,10 +28,10 @@ finish() {
 trap finish EXIT
 trap 'exit 130' INT TERM
 
-# A token of this cluster's own, which no other user of the machine can read.
+# Token of this cluster. Other users of the machine cannot read it.
 chmod 700 "$FOLDER"
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$FOLDER/token RAY_USAGE_STATS_ENABLED=0
-# At its usual level Ray's agent logs the environment variables of jobs.
+# At its default level Ray's agent logs the environment variables of jobs.
 export RAY_LOGGER_LEVEL=warning
 unset RAY_AUTH_TOKEN RAY_ADDRESS
 (umask 077 && python3 -c 'import secrets; print(secrets.token_hex(32), end="")' >"$FOLDER/token")
@@ -39,7 +39,7 @@ unset RAY_AUTH_TOKEN RAY_ADDRESS
 node() {
     local name=$1
     shift
-    # Nodes that shared a folder would remove each other's working directories.
+    # With a common folder, nodes would delete each other's working directories.
     ray start --block --temp-dir="$FOLDER/$name" --object-store-memory="$STORE" \
         --min-worker-port=0 --max-worker-port=0 --dashboard-agent-listen-port=0 "$@" \
         >"$FOLDER/$name.log" 2>&1 &
@@ -49,7 +49,7 @@ node() {
 is_up() {
     for _ in $(seq 600); do
         grep -q "Ray runtime started" "$FOLDER/$1.log" && return
-        # The last one started is the one waited for.
+        # This waits for the node that was started last. Stop waiting if its process has ended.
         kill -0 "${started[-1]}" 2>/dev/null || break
         sleep 0.5
     done

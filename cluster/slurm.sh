@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# One study on the nodes of a Slurm allocation: a Ray head and a worker on each node, ended with the job.
+# One study on the nodes of a Slurm allocation: a Ray head and one worker per node, which end with the job.
 # See slurm.md.
 #
 # FILL IN, at each FILL-IN: the partition and account; the virtual environment with evclip-ray; the
 #   folder that all nodes share; and the study, as arguments:
 #     sbatch cluster/slurm.sh ev_clip --data /shared/videos/manifest.csv --out /shared/studies/mine
-#   `evclip-ray cluster check cluster/slurm.sh` names what is missing.
-# COST: the whole allocation, from its start to its end, whether the GPUs work or not. A study that the
-#   time limit cuts off goes on when the same command is submitted again.
+#   `evclip-ray cluster check cluster/slurm.sh` lists what is missing.
+# COST: the whole allocation from start to end, also while GPUs are idle. A study that reaches the time
+#   limit resumes when the same command is submitted again.
 #SBATCH --job-name=evclip-ray
 #SBATCH --partition=FILL-IN
 #SBATCH --account=FILL-IN
@@ -22,18 +22,18 @@ set -euo pipefail
 
 VENV=${VENV:-FILL-IN}
 SHARED=${SHARED:-FILL-IN}
-# Ports of this job's own, for other jobs may share the node.
+# Ports derived from the job id, because other jobs may share the node.
 PORT=${PORT:-$((20000 + SLURM_JOB_ID % 4000))}
 CLIENT_PORT=${CLIENT_PORT:-$((24000 + SLURM_JOB_ID % 4000))}
 DASHBOARD_PORT=${DASHBOARD_PORT:-$((28000 + SLURM_JOB_ID % 4000))}
-# One folder a job, on the node's own disk; the path of a socket must stay short.
+# One folder per job on the node's local disk. The path must be short, because it contains sockets.
 FOLDER=${FOLDER:-/tmp/ray-$SLURM_JOB_ID}
 PATH=$VENV/bin:$PATH
 
-# A token of this job's own, which the nodes read from the shared folder.
+# Token of this job. The nodes read it from the shared folder.
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$SHARED/.evclip-ray/token-$SLURM_JOB_ID
 export RAY_USAGE_STATS_ENABLED=0 EVCLIP_RAY_CACHE=${EVCLIP_RAY_CACHE:-$SHARED/cache}
-# At its usual level Ray's agent logs the environment variables of jobs.
+# At its default level Ray's agent logs the environment variables of jobs.
 export RAY_LOGGER_LEVEL=warning
 unset RAY_AUTH_TOKEN RAY_ADDRESS
 (umask 077 && mkdir -p "$SHARED/.evclip-ray" \
@@ -44,7 +44,7 @@ head=${nodes[0]}
 address=$(srun --nodes=1 --ntasks=1 --nodelist="$head" hostname --ip-address | awk '{print $1}')
 steps=()
 
-# Called by the trap below.
+# The trap below calls this function.
 # shellcheck disable=SC2329
 finish() {
     trap - EXIT
@@ -70,11 +70,11 @@ for node in "${nodes[@]:1}"; do
     start "$node" --address="$address:$PORT"
 done
 
-# Until every node has joined; the study itself then looks at each of them.
+# Wait until every node has joined. The study checks each of them.
 evclip-ray cluster status --address "$address:$PORT" --wait-for-nodes "${#nodes[@]}" --wait-seconds 300
 echo "dashboard: ssh -L 8265:localhost:$DASHBOARD_PORT $head, then http://localhost:8265"
 
-# In the background, so that the warning before the time limit (INT) reaches it and the study says how to go on.
+# Run in the background, so that the trap can pass on the signal (INT) before the time limit.
 srun --overlap --nodes=1 --ntasks=1 --nodelist="$head" evclip-ray tune "$@" --address "$address:$PORT" &
 study=$!
 trap 'kill -INT "$study" 2>/dev/null || true' INT TERM
