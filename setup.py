@@ -5,6 +5,8 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 here = Path(__file__).parent
+version: dict[str, str] = {}
+exec((here / "evclip_ray" / "version.py").read_text(encoding="utf-8"), version)
 
 # What only some commands need. `all` is every extra that a user may want; `dev` adds the tools.
 EXTRAS = {
@@ -23,7 +25,7 @@ BASE_EXTRAS = [*EXTRAS["report"], *EXTRAS["cluster"], *EXTRAS["shift"]]
 
 setup(
     name="evclip-ray",
-    version="0.1.0",
+    version=version["__version__"],
     description="Find the EV-CLIP prompts that work best on your own videos, on one machine or a Ray cluster",
     long_description=(here / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
