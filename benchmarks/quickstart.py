@@ -6,6 +6,7 @@ Memory is the sampled sum of PSS over all processes of the command, so shared pa
 Run: python benchmarks/quickstart.py
 """
 
+import argparse
 import csv
 import json
 import subprocess
@@ -41,6 +42,9 @@ def _pss(pid: int) -> int:
 
 
 def main() -> None:
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     command = Path(sys.executable).with_name("evclip-ray")
     with tempfile.TemporaryDirectory() as folder:
         study = Path(folder) / "study"

@@ -127,9 +127,9 @@ def _worker_problems(
             reason = f"its GPUs are unused, because {requirements.space.name} sets study.gpus to 0"
             yield document.problem(group, f"{dotted(group[:-1])}: {name}: {reason}")
         machines += [resources] * count
-    if reason := requirements.placement_problem(machines):
+    if problem := requirements.placement_problem(machines):
         where = workers[0][:-1] if workers else ("spec",)
-        yield document.problem(where, f"{dotted(where)}: {reason}")
+        yield document.problem(where, f"{dotted(where)}: {problem}")
 
 
 def _resources(limits: Mapping[str, Any]) -> dict[str, float]:
