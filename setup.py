@@ -88,6 +88,8 @@ setup(
             "sphinx-design>=0.8",
             "sphinx-copybutton>=0.5",
             "ipykernel>=7.4",
+            # Formulas as MathML, which needs no script from a network.
+            "latex2mathml>=3.81",
         ],
     },
     entry_points={"console_scripts": ["evclip-ray = evclip_ray.cli:main"]},

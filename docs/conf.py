@@ -2,6 +2,11 @@
 
 import sys
 from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from latex2mathml.converter import convert
+from sphinx.application import Sphinx
 
 from evclip_ray import __version__
 
@@ -28,7 +33,8 @@ exclude_patterns = ["_build", "Thumbs.db", ".DS_Store"]
 
 html_theme = "furo"
 html_title = f"evclip-ray {release}"
-html_static_path: list[str] = []
+html_static_path = ["_static"]
+html_css_files = ["math.css"]
 highlight_language = "none"
 
 myst_enable_extensions = ["amsmath", "attrs_inline", "colon_fence", "deflist", "dollarmath"]
@@ -56,3 +62,23 @@ intersphinx_mapping = {
     name: (site.url, str(HERE / "inventories" / f"{name}.inv")) for name, site in SITES.items()
 }
 intersphinx_timeout = 1
+
+
+def setup(app: Sphinx) -> None:
+    """Write formulas as MathML, which browsers draw themselves: MathJax would be fetched from a network."""
+    app.add_html_math_renderer("mathml", (_inline_math, None), (_block_math, None))
+
+
+def _inline_math(writer: Any, node: nodes.math) -> None:
+    writer.body.append(convert(node.astext()))
+    raise nodes.SkipNode
+
+
+def _block_math(writer: Any, node: nodes.math_block) -> None:
+    # The converter has align, but not aligned, which GitHub needs in these pages.
+    formula = node.astext().replace("{aligned}", "{align*}")
+    writer.body.append(f'<div class="math">{convert(formula, display="block")}</div>')
+    raise nodes.SkipNode
+
+
+html_math_renderer = "mathml"
