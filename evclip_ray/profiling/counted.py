@@ -1,8 +1,8 @@
-"""What a method on a backbone costs, counted: parameters, checkpoint, multiply-accumulates of each part.
+"""Counted cost of a method on a backbone: parameters, checkpoint size, multiply-accumulates by part.
 
-Counted on tensors without memory (torch's meta device), so that a ViT-L/14 takes no gigabytes and
-seconds; no weights are read. GMAC are 1e9 multiply-accumulates, 2 FLOP each: the "GFLOPs" of papers
-are mostly these.
+The tensors have no memory (torch's meta device) and no weights are read, so that counting a ViT-L/14 takes
+seconds and no gigabytes. 1 GMAC is 1e9 multiply-accumulates, or 2e9 FLOP. Papers often print GMAC as
+"GFLOPs".
 """
 
 import dataclasses
@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from evclip_ray.models.methods.base import Method, VideoBatch
+from evclip_ray.models.batch import VideoBatch
+from evclip_ray.models.methods.base import Method
 from evclip_ray.profiling.flops import DistinctLabels, PartCounter
+from evclip_ray.profiling.synthetic_step import random_batch, training_loss
 from evclip_ray.training.build import build_method
 from evclip_ray.training.checkpoint import ADAPTER, save_checkpoint
 from evclip_ray.training.experiment import ExperimentConfig
@@ -26,12 +28,22 @@ IMAGE_TOWER, TEXT_TOWER, VIDEO_ENCODER = "image_tower", "text_tower", "video_enc
 
 @dataclasses.dataclass(frozen=True)
 class CountedCost:
-    """What an experiment costs, from its shapes alone.
+    """Cost of an experiment from its shapes alone.
 
-    `inference_gmac`: of one video, by part: the frozen towers, the method's own modules by their
-    names (`mask_generator`, ...), and `head` for the rest. `class_text_gmac`: of all class texts,
-    encoded once and kept. `training_gmac`: of one video of a step of `training_batch`, by part, with
-    `backward` for all gradients; what features on disk would spare is not taken off.
+    Attributes:
+        method: Name of the method.
+        backbone: Name of the backbone.
+        num_frames: Frames of a view.
+        num_classes: Classes.
+        trainable_parameters: Parameters that are trained.
+        frozen_parameters: Parameters of the frozen networks that the method uses.
+        checkpoint_bytes: Size of the tensors of a checkpoint.
+        inference_gmac: GMAC of one video by part: the frozen towers, the modules of the method by name
+            (`mask_generator`, ...) and `head` for the rest.
+        class_text_gmac: GMAC of all class texts, which are encoded once.
+        training_gmac: GMAC of one video of a training step by part, with `backward` for all gradients.
+            Features that a trial reads from disk count as computed.
+        training_batch: Videos of the training step.
     """
 
     method: str
@@ -48,11 +60,11 @@ class CountedCost:
 
     @property
     def total_parameters(self) -> int:
-        """Trained and frozen."""
+        """Number of trained and frozen parameters."""
         return self.trainable_parameters + self.frozen_parameters
 
     def record(self) -> dict[str, Any]:
-        """All of it as plain values, with the sums."""
+        """Return all values and the sums, as written to `costs/NAME.json`."""
         return {
             **dataclasses.asdict(self),
             "total_parameters": self.total_parameters,
@@ -62,17 +74,21 @@ class CountedCost:
 
 
 def count_cost(experiment: ExperimentConfig, classes: Sequence[str]) -> CountedCost:
-    """Count an experiment over `classes`.
+    """Count the cost of an experiment.
+
+    Args:
+        experiment: The experiment. Its data and weights are not read.
+        classes: Names of the classes.
 
     Raises:
-        ConfigError: a method that does not fit the backbone.
+        ConfigError: the method does not fit the backbone.
     """
     with PartCounter({}) as building:
         method = build_method(_in_one_go(experiment), classes, device=torch.device("meta"))
     parts = _parts(method)
     first = warm = _inference(method, parts, experiment)
     if TEXT_TOWER in first:
-        # The first video pays for class texts that are kept from then on.
+        # Class texts are encoded with the first video and reused afterwards.
         warm = _inference(method, parts, experiment)
     return CountedCost(
         method=experiment.method.name,
@@ -89,24 +105,8 @@ def count_cost(experiment: ExperimentConfig, classes: Sequence[str]) -> CountedC
     )
 
 
-def random_batch(
-    method: Method, experiment: ExperimentConfig, *, size: int, device: torch.device
-) -> VideoBatch:
-    """`size` videos of random pixels, labelled, as the networks take them."""
-    side = method.frozen.clip.image_size
-    pixels = torch.rand(size, experiment.view.num_frames, 3, side, side, device=device)
-    return VideoBatch(pixels, labels=torch.arange(size).to(device))
-
-
-def training_loss(method: Method, batch: VideoBatch) -> torch.Tensor:
-    """The sum of a method's losses on a batch."""
-    assert batch.labels is not None
-    terms = method.losses(method(batch), batch.labels)
-    return torch.stack([term.float() for term in terms.values()]).sum()
-
-
 def _in_one_go(experiment: ExperimentConfig) -> ExperimentConfig:
-    # Texts in many small chunks cost the same and take the counter a minute.
+    # Encoding texts in small chunks gives the same count and takes a minute longer.
     method = experiment.method
     if "texts_at_once" not in type(method).model_fields:
         return experiment
@@ -115,7 +115,7 @@ def _in_one_go(experiment: ExperimentConfig) -> ExperimentConfig:
 
 def _inference(method: Method, parts: Mapping[nn.Module, str], experiment: ExperimentConfig) -> Counter[str]:
     method.eval()
-    batch = random_batch(method, experiment, size=1, device=torch.device("meta"))
+    batch = random_batch(method, experiment, size=1, num_classes=1, device=torch.device("meta"))
     with torch.no_grad(), PartCounter(parts) as counter:
         method(VideoBatch(batch.pixels))
     return counter.macs
@@ -127,7 +127,8 @@ def _training(
     if not method.num_trainable():
         return Counter()
     method.train()
-    batch = random_batch(method, experiment, size=experiment.optim.batch_size, device=torch.device("meta"))
+    size, device = experiment.optim.batch_size, torch.device("meta")
+    batch = random_batch(method, experiment, size=size, num_classes=num_classes, device=device)
     with PartCounter(parts) as counter, DistinctLabels(num_classes):
         loss = training_loss(method, batch)
         counter.backward()
@@ -136,19 +137,18 @@ def _training(
 
 
 def _parts(method: Method) -> dict[nn.Module, str]:
-    """Every module that has a part's name. A method's trained copy of CLIP counts as CLIP."""
+    """Return the part of each module. A trained copy of CLIP counts as CLIP."""
     clip = method.frozen.clip.model
-    found: dict[nn.Module, str] = {}
+    part_of: dict[nn.Module, str] = {}
     for name, child in method.named_children():
-        found |= dict.fromkeys(child.modules(), name)
+        part_of |= dict.fromkeys(child.modules(), name)
     for model in (clip, *_copies(method)):
-        found |= dict.fromkeys(model.modules(), TEXT_TOWER)
-        found |= dict.fromkeys(model.visual.modules(), IMAGE_TOWER)
-    if method.needs_video_encoder:
-        encoder = method.frozen.video_encoder
-        assert encoder is not None
-        found |= dict.fromkeys(encoder.modules(), VIDEO_ENCODER)
-    return found
+        part_of |= dict.fromkeys(model.modules(), TEXT_TOWER)
+        part_of |= dict.fromkeys(model.visual.modules(), IMAGE_TOWER)
+    encoder = method.frozen.video_encoder
+    if encoder is not None:
+        part_of |= dict.fromkeys(encoder.modules(), VIDEO_ENCODER)
+    return part_of
 
 
 def _copies(method: Method) -> list[Any]:
@@ -156,7 +156,7 @@ def _copies(method: Method) -> list[Any]:
 
 
 def _num_frozen(method: Method) -> int:
-    """Frozen parameters, less those of which the method trains a copy and reads that."""
+    """Return the number of frozen parameters, without those that the method replaces by a trained copy."""
     copied = {name for copy in _copies(method) for name, _ in copy.named_parameters()}
     tensors = [p for name, p in method.frozen.clip.model.named_parameters() if name not in copied]
     if method.frozen.video_encoder is not None:
@@ -165,7 +165,7 @@ def _num_frozen(method: Method) -> int:
 
 
 def _checkpoint_bytes(method: Method) -> int:
-    """Of the file that a run's checkpoint keeps its tensors in, by writing one."""
+    """Write a checkpoint and return the size of its tensors."""
     method.to_empty(device="cpu")
     with tempfile.TemporaryDirectory() as folder:
         save_checkpoint(Path(folder) / "checkpoint", method, {})

@@ -1,4 +1,4 @@
-"""Energy, where the card tells: NVML's counter of all that a GPU has taken."""
+"""Energy counter of NVIDIA GPUs, through NVML."""
 
 import importlib
 from typing import Any
@@ -7,11 +7,11 @@ import torch
 
 
 class EnergyMeter:
-    """Joules that a device takes. `reason`: why it cannot be told, or None."""
+    """Energy counter of a device. `reason`: why it is not available, or None."""
 
     def __init__(self, device: torch.device) -> None:
         self._nvml: Any = None
-        self.reason: str | None = "a CPU does not tell"
+        self.reason: str | None = "a CPU has no energy counter"
         if device.type == "cuda":
             self.reason = self._open(device)
 
@@ -26,12 +26,12 @@ class EnergyMeter:
             self._handle = nvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
             nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)
         except nvml.NVMLError as error:
-            return f"the card does not tell ({error})"
+            return f"the card has no energy counter ({error})"
         self._nvml = nvml
         return None
 
     def joules(self) -> float | None:
-        """All that the device has taken since its driver was loaded; None where it cannot be told."""
+        """Return the energy since the driver was loaded, or None if there is no counter."""
         if self._nvml is None:
             return None
         return float(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)) / 1e3

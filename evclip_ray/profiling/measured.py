@@ -1,7 +1,7 @@
-"""What a method on a backbone costs, measured: time, memory and energy of a step, in a process of its own.
+"""Measured cost of a method on a backbone: time, memory and energy of a step, in a separate process.
 
-The weights are random: the arithmetic is that of trained ones, and nothing needs to be fetched.
-Everything is computed in every step; what features on disk would spare is not taken off.
+The weights are random: the arithmetic is the same as with trained weights, and nothing is downloaded. Every
+step computes everything, also features that a trial would read from disk.
 """
 
 import dataclasses
@@ -19,26 +19,37 @@ import torch
 
 from evclip_ray.config import ConfigError
 from evclip_ray.metrics.scoring import autocast
+from evclip_ray.models.batch import VideoBatch
 from evclip_ray.models.frozen import RANDOM
-from evclip_ray.profiling.counted import random_batch, training_loss
 from evclip_ray.profiling.energy import EnergyMeter
 from evclip_ray.profiling.memory import peak_bytes
+from evclip_ray.profiling.synthetic_step import random_batch, synchronize, timed, training_step
 from evclip_ray.training.build import autocast_dtype, build_method, pick_device
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.optim import make_optimizer
 
 ENERGY_SECONDS = 2.0
-"""Cards tell their energy some ten times a second: a few short steps would be told as nothing."""
+"""Duration of an energy measurement. Cards update the counter about ten times per second."""
 
 
 @dataclasses.dataclass(frozen=True)
 class MeasuredCost:
-    """One kind of step, on one device.
+    """Cost of one kind of step on one device.
 
-    `phase`: "inference" (logits of a batch, class texts at hand) or "training" (forward, backward,
-    update). `batch`: videos; seconds are of a step, `videos_per_second` of the median one.
-    `rest_bytes`: held before a step (weights, and on a CPU the process); `peak_bytes`: above that.
-    None: not measured, `energy_note` says why.
+    Attributes:
+        phase: "inference" (logits of a batch, with class texts encoded before) or "training" (forward,
+            backward, update).
+        batch: Videos of a step.
+        repeats: Timed steps.
+        median_seconds: Median duration of a step.
+        p95_seconds: 95th percentile of the duration.
+        videos_per_second: Rate of the median step.
+        rest_bytes: Memory before a step: weights, and on a CPU the process. None if not measured.
+        peak_bytes: Memory that a step needs above `rest_bytes`. None if not measured.
+        joules_per_video: Energy, None if not measured.
+        energy_note: Reason why the energy was not measured, or None.
+        device: Name of the device.
+        precision: Type of the forward pass.
     """
 
     phase: str
@@ -62,10 +73,17 @@ def measure_cost(
     batch_sizes: Sequence[int] = (1,),
     repeats: int = 10,
 ) -> list[MeasuredCost]:
-    """Measure inference, then training, at each batch size, in a fresh process.
+    """Measure inference, then training, in a new process.
+
+    Args:
+        experiment: The experiment. Its data and weights are not read.
+        classes: Names of the classes.
+        batch_sizes: Videos of a step; every size is measured.
+        repeats: Timed steps of each phase and size.
 
     Raises:
-        ValueError: that process was killed, most likely for its memory.
+        ConfigError: `repeats` or a batch size is less than 1.
+        ValueError: the process was killed, most likely because the memory is too small.
     """
     if repeats < 1 or not batch_sizes or min(batch_sizes) < 1:
         raise ConfigError(
@@ -78,12 +96,12 @@ def measure_cost(
         except BrokenProcessPool:
             raise ValueError(
                 f"measuring {experiment.method.name} on {experiment.backbone.name} was killed, most likely "
-                "for its memory; measure on a larger machine, or only count"
+                "because the memory is too small; measure on a larger machine, or only count"
             ) from None
 
 
 def _quiet() -> None:
-    # Random weights are what is meant here.
+    # Random weights are intended here and need no warning.
     logging.disable(logging.WARNING)
 
 
@@ -95,8 +113,11 @@ def _measure(
     optimizer = make_optimizer(method.parameters(), experiment.optim) if method.num_trainable() else None
     dtype = autocast_dtype(experiment, device)
 
+    def make_batch(size: int) -> VideoBatch:
+        return random_batch(method, experiment, size=size, num_classes=len(classes), device=device)
+
     def infer(size: int) -> Callable[[], None]:
-        batch = dataclasses.replace(random_batch(method, experiment, size=size, device=device), labels=None)
+        batch = dataclasses.replace(make_batch(size), labels=None)
 
         def run() -> None:
             method.eval()
@@ -106,18 +127,12 @@ def _measure(
         return run
 
     def train(size: int) -> Callable[[], None]:
-        batch = random_batch(method, experiment, size=size, device=device)
-        labels = torch.arange(size, device=device) % len(classes)
-        batch = dataclasses.replace(batch, labels=labels)
+        batch = make_batch(size)
 
         def run() -> None:
             assert optimizer is not None
             method.train()
-            with autocast(device, dtype):
-                loss = training_loss(method, batch)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+            training_step(method, batch, optimizer, dtype)
 
         return run
 
@@ -133,16 +148,12 @@ def _measure(
 def _time(
     run: Callable[[], None], *, phase: str, size: int, repeats: int, device: torch.device, precision: str
 ) -> MeasuredCost:
-    # The first two runs warm up, and are not timed.
+    # Two runs warm up and are not timed: allocators, kernels chosen at the first call.
     run()
     memory = peak_bytes(run, device)
-    meter, seconds = EnergyMeter(device), []
-    _wait(device)
-    for _ in range(repeats):
-        started = time.perf_counter()
-        run()
-        _wait(device)
-        seconds.append(time.perf_counter() - started)
+    meter = EnergyMeter(device)
+    synchronize(device)
+    seconds = [timed(run, device)[1] for _ in range(repeats)]
     return MeasuredCost(
         phase=phase, batch=size, repeats=repeats,
         median_seconds=float(np.median(seconds)), p95_seconds=float(np.quantile(seconds, 0.95)),
@@ -157,7 +168,16 @@ def _time(
 def joules_per_video(
     run: Callable[[], None], meter: EnergyMeter, *, size: int, device: torch.device
 ) -> float | None:
-    """The energy of `run`, which handles `size` videos, over as many runs as take long enough to be told."""
+    """Return the energy of `run` per video, or None if the device does not report it.
+
+    `run` is repeated for ENERGY_SECONDS.
+
+    Args:
+        run: Step to measure.
+        meter: Energy counter of the device.
+        size: Videos of one step.
+        device: Device of the step.
+    """
     before = meter.joules()
     if before is None:
         return None
@@ -165,15 +185,10 @@ def joules_per_video(
     while time.perf_counter() - started < ENERGY_SECONDS:
         run()
         runs += 1
-        _wait(device)
+        synchronize(device)
     after = meter.joules()
     assert after is not None
     return (after - before) / (size * runs)
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _name(device: torch.device) -> str:

@@ -1,4 +1,4 @@
-"""The most memory that something takes above what was held before it."""
+"""Peak memory of a computation."""
 
 import contextlib
 import ctypes
@@ -12,10 +12,10 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def peak_bytes(run: Callable[[], object], device: torch.device) -> tuple[int, int] | None:
-    """(held before, most held above that during `run`), in bytes; None where it cannot be told.
+    """Return the memory before `run` and the peak above it, in bytes; None if the system does not report it.
 
-    On a GPU what torch's allocator gave out; on a CPU the resident memory of this process, which
-    therefore should do nothing else, and should have taken one such run before.
+    On a GPU this is the memory of torch's allocator. On a CPU it is the resident memory of this process,
+    which should do nothing else and should have executed `run` once before.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -24,7 +24,7 @@ def peak_bytes(run: Callable[[], object], device: torch.device) -> tuple[int, in
         torch.cuda.synchronize(device)
         return before, torch.cuda.max_memory_allocated(device) - before
     gc.collect()
-    # What earlier runs freed but the allocator kept would hide what this one takes.
+    # glibc keeps freed memory, and a run that reuses it would not raise the peak.
     getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)(0)
     with contextlib.suppress(OSError):
         _CLEAR.write_text("5")

@@ -1,19 +1,18 @@
-"""What a step, a validation and the frozen networks cost, measured by taking a few, before a study starts."""
+"""Measured duration of a training step, a validation and the frozen networks, before a study starts."""
 
 import contextlib
 import dataclasses
 import statistics
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from evclip_ray.metrics.scoring import autocast
+from evclip_ray.models.batch import Frozen, VideoBatch
 from evclip_ray.models.layers.frames import Normalization, read_frames
-from evclip_ray.models.methods.base import Frozen, VideoBatch
+from evclip_ray.profiling.synthetic_step import random_batch, timed, training_step
 from evclip_ray.training.build import autocast_dtype, build_method, pick_device, weights_of
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.frozen_cache import feature_specs
@@ -22,10 +21,17 @@ from evclip_ray.training.optim import make_optimizer
 
 @dataclasses.dataclass(frozen=True)
 class StepCost:
-    """One training step of `batch_size` videos as a trial takes it: what is kept on disk is not computed.
+    """Cost of one training step as a trial takes it: cached features are read, not computed.
 
-    `seconds`: here; `flop`: floating-point operations (2 x MAC); `scoring`: seconds to validate a video;
-    `kept`: the fields that a trial reads from disk; `frozen`: field -> seconds to make it of one view.
+    Attributes:
+        seconds: Duration of a step of `batch_size` videos on this machine.
+        flop: Floating-point operations of a step, 2 per multiply-accumulate.
+        scoring: Seconds to validate one video.
+        kept: Fields that a trial reads from disk.
+        frozen: Seconds to compute each field for one view of one video.
+        num_trainable: Trained parameters.
+        weights: Origin of the weights by network.
+        device: Device of the measurement.
     """
 
     seconds: float
@@ -41,13 +47,16 @@ class StepCost:
 def measure_step(
     experiment: ExperimentConfig, classes: Sequence[str], *, cpus: float, repeats: int = 3
 ) -> StepCost:
-    """Take `repeats` training steps on random pixels; the median of all but the first is the time.
+    """Take training steps on random pixels and return the median duration of all but the first.
 
-    `cpus`: of one worker, as many threads are used on a CPU.
+    Args:
+        experiment: Experiment of a trial.
+        classes: Names of the classes.
+        cpus: CPUs of one worker; the number of threads on a CPU.
+        repeats: Number of steps.
     """
-    device = pick_device()
-    with _threads(max(1, int(cpus))), autocast(device, autocast_dtype(experiment, device)):
-        return _measure(experiment, classes, device, repeats)
+    with _threads(max(1, int(cpus))):
+        return _measure(experiment, classes, pick_device(), repeats)
 
 
 def _measure(
@@ -55,24 +64,23 @@ def _measure(
 ) -> StepCost:
     method = build_method(experiment, classes, device=device)
     optimizer = make_optimizer(method.parameters(), experiment.optim)
-    size, count = method.frozen.clip.image_size, experiment.optim.batch_size
-    pixels = torch.rand(count, experiment.view.num_frames, 3, size, size, device=device)
-    made, frozen_seconds = _frozen_pass(experiment, method.frozen, pixels)
-    kept = {name: made[name] for name in feature_specs(experiment, "train", device)}
-    batch = VideoBatch(pixels, **kept)
-    labels = torch.arange(count, device=device) % len(classes)
+    dtype, count = autocast_dtype(experiment, device), experiment.optim.batch_size
+    batch = random_batch(method, experiment, size=count, num_classes=len(classes), device=device)
+    assert batch.pixels is not None
+    with autocast(device, dtype):
+        features, frozen_seconds = _frozen_pass(experiment, method.frozen, batch.pixels)
+    kept = {name: features[name] for name in feature_specs(experiment, "train", device)}
+    batch = dataclasses.replace(batch, **kept)
 
     def step() -> None:
-        terms = method.losses(method(batch), labels).values()
-        torch.stack([term.float() for term in terms]).sum().backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        training_step(method, batch, optimizer, dtype)
 
     with FlopCounterMode(display=False) as counter:
         step()
-    seconds = statistics.median(_seconds(step, device)[1] for _ in range(max(1, repeats - 1)))
-    with torch.no_grad():
-        scoring = _seconds(lambda: method(batch), device)[1] / count
+    seconds = statistics.median(timed(step, device)[1] for _ in range(max(1, repeats - 1)))
+    unlabelled = dataclasses.replace(batch, labels=None)
+    with torch.no_grad(), autocast(device, dtype):
+        scoring = timed(lambda: method(unlabelled), device)[1] / count
     return StepCost(
         seconds, float(counter.get_total_flops()), scoring, tuple(kept), frozen_seconds,
         method.num_trainable(), weights_of(method.frozen), str(device),
@@ -83,7 +91,7 @@ def _measure(
 def _frozen_pass(
     experiment: ExperimentConfig, frozen: Frozen, pixels: Tensor
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """What the frozen networks say of the pixels, where that can be kept, and seconds a view of a video."""
+    """Return the cacheable features of the pixels and the seconds per view, both by field."""
     if experiment.data.bank is None:
         return {}, {}
     colours: Normalization = getattr(experiment.method, "normalization", "own")
@@ -93,20 +101,12 @@ def _frozen_pass(
     encoder = frozen.video_encoder
     if encoder is not None:
         passes["video_map"] = lambda: encoder(encoder.prepare(pixels))
-    made, seconds = {}, {}
+    features, seconds = {}, {}
     for field, run in passes.items():
         run()
-        made[field], taken = _seconds(run, pixels.device)
-        seconds[field] = taken / len(pixels)
-    return made, seconds
-
-
-def _seconds(work: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
-    started = time.perf_counter()
-    result = work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return result, time.perf_counter() - started
+        features[field], duration = timed(run, pixels.device)
+        seconds[field] = duration / len(pixels)
+    return features, seconds
 
 
 @contextlib.contextmanager

@@ -153,7 +153,7 @@ def test_a_step_is_measured_in_a_process_of_its_own():
         assert 0 < row.median_seconds <= row.p95_seconds
         assert row.videos_per_second == pytest.approx(2 / row.median_seconds)
         assert row.joules_per_video is None
-        assert row.energy_note == "not measured: a CPU does not tell"
+        assert row.energy_note == "not measured: a CPU has no energy counter"
         assert row.rest_bytes is None or row.rest_bytes > 50e6
     with pytest.raises(ValueError, match="must be at least 1, got 0"):
         measure_cost(experiment(**DEBUG), NAMES[:5], repeats=0)
