@@ -136,16 +136,23 @@ def local_nodes(nodes: int) -> Iterator[tuple[str, dict[str, str]]]:
     clean["PATH"] = f"{Path(sys.executable).parent}:{clean['PATH']}"
     port, client, dashboard = (_free_port() for _ in range(3))
     settings = {
-        "NODES": nodes, "CPUS": SLOTS, "GPUS": 0, "FOLDER": folder, "PORT": port, "CLIENT_PORT": client,
+        "NODES": nodes,
+        "CPUS": SLOTS,
+        "GPUS": 0,
+        "FOLDER": folder,
+        "PORT": port,
+        "CLIENT_PORT": client,
         "DASHBOARD_PORT": dashboard,
-    }  # fmt: skip
+    }
     log = folder.with_name(f"{folder.name}.out")
     with log.open("w") as stream:
         process = subprocess.Popen(
-            ["bash", HERE.parent / "cluster" / "local.sh"], start_new_session=True,
+            ["bash", HERE.parent / "cluster" / "local.sh"],
+            start_new_session=True,
             env=clean | {name: str(value) for name, value in settings.items()},
-            stdout=stream, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+        )
     try:
         while "nodes are up" not in log.read_text():
             if process.poll() is not None:
@@ -172,13 +179,25 @@ def run_really(nodes: int, arguments: argparse.Namespace, *, seconds: float, see
         result = Path(folder) / "result.yaml"
         subprocess.run(
             [
-                sys.executable, HERE / "driver.py", "--address", address, "--out", result,
-                "--seed", str(seed),
-                "--trials", str(arguments.trials), "--epochs", str(arguments.epochs),
-                "--seconds", str(seconds),
+                sys.executable,
+                HERE / "driver.py",
+                "--address",
+                address,
+                "--out",
+                result,
+                "--seed",
+                str(seed),
+                "--trials",
+                str(arguments.trials),
+                "--epochs",
+                str(arguments.epochs),
+                "--seconds",
+                str(seconds),
             ],
-            env=environment, check=True, stdout=subprocess.DEVNULL,
-        )  # fmt: skip
+            env=environment,
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
         return read_yaml(result)
 
 
@@ -208,9 +227,11 @@ def _plan_of(costs: dict[str, Any], arguments: argparse.Namespace, *, nodes: int
     tree = {
         "study": {"trials": arguments.trials, "scheduler": "asha", "grace_epochs": GRACE_EPOCHS},
         "epochs": arguments.epochs,
-        "trial": costs["trial"], "driver": costs["driver"], "videos": {"source": none, "count": 0},
+        "trial": costs["trial"],
+        "driver": costs["driver"],
+        "videos": {"source": none, "count": 0},
         "cluster": {"source": none, "gpus_per_node": SLOTS, "network_bytes": 1e12, "storage_bytes": 1e12},
-    }  # fmt: skip
+    }
     return ClusterPlan.load(tree)
 
 

@@ -46,13 +46,14 @@ def experiment_of(manifest: Path, epochs: int, seed: int, *, prompts: str = "con
             "view": {"num_frames": 8, "height": 64, "width": 64},
             "backbone": {"name": backbone, "pretrained": "random"},
             "method": {
-                "name": "ev_clip", "prompts": prompts,
+                "name": "ev_clip",
+                "prompts": prompts,
                 "video_encoder": {"name": encoder, "weights": "random"},
             },
             "optim": {"batch_size": 64, "epochs": epochs},
             "seed": seed,
         }
-    )  # fmt: skip
+    )
 
 
 def write_videos(folder: Path) -> Path:

@@ -124,13 +124,19 @@ def main() -> None:
     ):
         alone(pool, manifest, view, num_views)
         many = listed(manifest, arguments.times, Path(folder))
-        print(f"{decoder_name(view.decoder)}; {CORES} cores; {num_views} x 8 frames of 256 x 256;"
-              f" {len(manifest)} videos listed {arguments.times} times")  # fmt: skip
+        print(
+            f"{decoder_name(view.decoder)}; {CORES} cores; {num_views} x 8 frames of 256 x 256;"
+            f" {len(manifest)} videos listed {arguments.times} times"
+        )
         shards(manifest, view, num_views)
         passes = []
         for _ in range(arguments.repeats):
-            passes.append((measured(lambda: alone(pool, many, view, num_views)),
-                           measured(lambda: shards(many, view, num_views))))  # fmt: skip
+            passes.append(
+                (
+                    measured(lambda: alone(pool, many, view, num_views)),
+                    measured(lambda: shards(many, view, num_views)),
+                )
+            )
             print(f"  {passes[-1]}, load {os.getloadavg()[0]:.1f}", flush=True)
     report(passes, len(many))
 

@@ -68,14 +68,32 @@ def waiting_trial(seconds: float, epochs: int, seed: int) -> Callable[[dict[str,
 def _metrics(epoch: int, top1: float, seconds: float) -> dict[str, Any]:
     """Return as many numbers per epoch as a run writes."""
     others = (
-        "train_loss", "train_cross_entropy", "train_consistency", "grad_norm", "lr", "step_seconds",
-        "mask_mean", "mask_std", "mask_coverage", "mask_drift", "zero_shot_top1",
-    )  # fmt: skip
+        "train_loss",
+        "train_cross_entropy",
+        "train_consistency",
+        "grad_norm",
+        "lr",
+        "step_seconds",
+        "mask_mean",
+        "mask_std",
+        "mask_coverage",
+        "mask_drift",
+        "zero_shot_top1",
+    )
     return {
-        "epoch": epoch, "val_top1": top1, "val_top5": top1, "val_loss": 1 - top1, "best_val_top1": top1,
-        "best_val_loss": 1 - top1, "best_epoch": epoch, "val_videos": 100, "leaking_rows": 0,
-        "train_seconds": seconds, "seconds": seconds, **dict.fromkeys(others, 0.123456789),
-    }  # fmt: skip
+        "epoch": epoch,
+        "val_top1": top1,
+        "val_top5": top1,
+        "val_loss": 1 - top1,
+        "best_val_top1": top1,
+        "best_val_loss": 1 - top1,
+        "best_epoch": epoch,
+        "val_videos": 100,
+        "leaking_rows": 0,
+        "train_seconds": seconds,
+        "seconds": seconds,
+        **dict.fromkeys(others, 0.123456789),
+    }
 
 
 class Stopwatch:
@@ -141,9 +159,13 @@ class Stopwatch:
     def costs(self) -> dict[str, float]:
         """Return the seconds of each kind of event by least squares, clipped at 0."""
         names = (
-            "result_seconds", "started_seconds", "begin_seconds", "begin_per_trial", "end_seconds",
+            "result_seconds",
+            "started_seconds",
+            "begin_seconds",
+            "begin_per_trial",
+            "end_seconds",
             "end_per_epoch",
-        )  # fmt: skip
+        )
         table = np.array(self.rows)
         solution = np.linalg.lstsq(table[:, 1:], table[:, 0])[0]
         return dict(zip(names, np.maximum(solution, 0).tolist(), strict=True))
@@ -163,9 +185,14 @@ class Waiting:
     def study(self) -> dict[str, Any]:
         """Section `study` of the search space."""
         return {
-            "trials": self.trials, "scheduler": self.scheduler, "cpus": 1, "memory_gb": 0.2, "gpus": 0,
-            "seed": self.seed, "grace_epochs": GRACE_EPOCHS,
-        }  # fmt: skip
+            "trials": self.trials,
+            "scheduler": self.scheduler,
+            "cpus": 1,
+            "memory_gb": 0.2,
+            "gpus": 0,
+            "seed": self.seed,
+            "grace_epochs": GRACE_EPOCHS,
+        }
 
     def space(self, manifest: Path) -> SearchSpace:
         """Return the shipped space of EV-CLIP with its seven searched settings."""
@@ -244,9 +271,10 @@ def measure(study: Waiting, machines: list[Mapping[str, float]], folder: Path) -
     )
     trial = _trial_costs(watch, driver, folder / "study" / "trials", cold=at_once)
     return {
-        "trial": {"source": source, **trial}, "driver": {"source": source, **driver},
+        "trial": {"source": source, **trial},
+        "driver": {"source": source, **driver},
         "seconds": ended - began,
-    }  # fmt: skip
+    }
 
 
 def _trial_costs(
@@ -279,7 +307,7 @@ def main() -> None:
     arguments = parser.parse_args()
     study = Waiting(
         arguments.trials, arguments.epochs, arguments.seconds, arguments.seed, arguments.scheduler
-    )  # fmt: skip
+    )
     ray_of = connect(arguments.address) if arguments.address else connect(num_cpus=arguments.slots)
     with tempfile.TemporaryDirectory() as folder, ray_of as machines:
         costs = measure(study, machines, Path(folder))

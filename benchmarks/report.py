@@ -42,9 +42,11 @@ def main() -> None:
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         study = write_study(
-            Path(place) / "study", trials=chosen.trials, epochs=chosen.epochs,
+            Path(place) / "study",
+            trials=chosen.trials,
+            epochs=chosen.epochs,
             states=["stopped"] * (chosen.trials // 2) + ["failed"] * 3,
-        )  # fmt: skip
+        )
         write_journal(study)
         classes = [f"class {number}" for number in range(101)]
         write_evaluation(study / "report" / "best-val", classes=classes, videos=1500, masks=True)

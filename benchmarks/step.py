@@ -118,12 +118,13 @@ def parts(bench: Bench) -> dict[str, Callable[[], object]]:
     return {
         "video encoder": lambda: encoder(encoder.prepare(pixels)),
         "prompt generators": lambda: (
-            method.mask_generator(bench.video_map), method.context_generator(bench.video_map)
+            method.mask_generator(bench.video_map),
+            method.context_generator(bench.video_map),
         ),
         "CLIP, frames": lambda: clip.encode_frames(masked),
         "CLIP, frames and back to the pixels": lambda: clip.encode_frames(masked).sum().backward(),
         "CLIP, class text": lambda: clip.encode_text(bench.texts),
-    }  # fmt: skip
+    }
 
 
 def seconds(run: Callable[[], object], device: torch.device) -> float:

@@ -110,9 +110,12 @@ def epoch(mode: str, shards: ShardSet, store: Path, view: int, seconds: float) -
     found = FeatureSet(store, SPEC, shards, VIEWS)
     labels = np.zeros(len(shards), np.int64)
     batches = Batches(
-        VideoSet(shards, labels), size=224, device=torch.device("cpu"), features={"video_map": found},
+        VideoSet(shards, labels),
+        size=224,
+        device=torch.device("cpu"),
+        features={"video_map": found},
         pixels=False,
-    )  # fmt: skip
+    )
     batches.streams = mode == "streamed"
     found.read(range(0, len(shards), ROWS), view, release=True)
     paths = list(found.files())
@@ -160,9 +163,15 @@ def main() -> None:
                 for mode in MODES:
                     rates[mode].append(epoch(mode, shards, store, number % VIEWS, seconds))
             memory, streamed, faulting = (statistics.median(rates[mode]) for mode in MODES)
-            cells = (f"{100 * share:.0f} % of the disk", f"{1e3 * seconds:.1f}", f"{memory:.0f}",
-                     f"{streamed:.0f}", f"{faulting:.0f}", f"{streamed / memory:.3f}",
-                     f"{faulting / memory:.3f}")  # fmt: skip
+            cells = (
+                f"{100 * share:.0f} % of the disk",
+                f"{1e3 * seconds:.1f}",
+                f"{memory:.0f}",
+                f"{streamed:.0f}",
+                f"{faulting:.0f}",
+                f"{streamed / memory:.3f}",
+                f"{faulting / memory:.3f}",
+            )
             print("  ".join(f"{cell:>20s}" for cell in cells), flush=True)
         epoch("streamed", shards, store, 0, 0.0)
         print(f"\nmapped files in this process's memory grew by {mapped_megabytes() - before:.0f} MB")

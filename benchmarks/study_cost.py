@@ -75,15 +75,24 @@ class Study(NamedTuple):
 
 
 TINY: dict[str, Any] = {
-    "data.synthetic": None, "data.bank": 4,
-    "method.prompts": "both", "method.mask.depth": 1, "method.context.scale_init": 0.5,
-}  # fmt: skip
+    "data.synthetic": None,
+    "data.bank": 4,
+    "method.prompts": "both",
+    "method.mask.depth": 1,
+    "method.context.scale_init": 0.5,
+}
 PUBLISHED = TINY | {
-    "data.bank": 1, "data.root": str(UT_INTERACTION),
-    "data.manifest": str(UT_INTERACTION / "manifest.csv"), "view.height": 256, "view.width": 256,
-    "backbone.name": "ViT-B-32", "method.video_encoder.name": "swin3d_t",
-    "method.normalization": "imagenet", "optim.batch_size": 2, "optim.eval_batch_size": 2,
-}  # fmt: skip
+    "data.bank": 1,
+    "data.root": str(UT_INTERACTION),
+    "data.manifest": str(UT_INTERACTION / "manifest.csv"),
+    "view.height": 256,
+    "view.width": 256,
+    "backbone.name": "ViT-B-32",
+    "method.video_encoder.name": "swin3d_t",
+    "method.normalization": "imagenet",
+    "optim.batch_size": 2,
+    "optim.eval_batch_size": 2,
+}
 
 
 def space_of(trials: int, settings: Mapping[str, Any], cpus: int) -> SearchSpace:
@@ -101,11 +110,11 @@ def study_parts(space: SearchSpace, machines: Any) -> dict[str, float]:
         run.prepare()
         prepared = time.perf_counter()
         event_times: list[float] = []
-        outcome = run.run(plan, lambda kind, trial, metrics: event_times.append(time.perf_counter()))
+        outcome = run.run(plan, lambda kind, record: event_times.append(time.perf_counter()))
         ended = time.perf_counter()
         assert len(outcome.rows) == space.study.trials
-        assert all(row["state"] == "complete" for row in outcome.rows)
-        histories = (run.folder.trial(row["trial"]) / "history.jsonl" for row in outcome.rows)
+        assert all(row.state == "complete" for row in outcome.rows)
+        histories = (run.folder.trial(row.trial) / "history.jsonl" for row in outcome.rows)
         epochs = [[json.loads(line) for line in file.read_text().splitlines()] for file in histories]
     steps = sum(epoch["train_seconds"] for trial in epochs for epoch in trial)
     whole = sum(epoch["seconds"] for trial in epochs for epoch in trial)

@@ -55,12 +55,14 @@ def experiment_of(data: Path, prompts: str, precision: str, **more: Any) -> Expe
         "view": {"num_frames": 8},
         "backbone": {"name": "ViT-B-32", "pretrained": "random"},
         "method": {
-            "name": "ev_clip", "prompts": prompts, "normalization": "imagenet",
+            "name": "ev_clip",
+            "prompts": prompts,
+            "normalization": "imagenet",
             "video_encoder": {"name": "swin3d_t", "weights": "random"},
         },
         "optim": {"batch_size": 2, "eval_batch_size": 2, "epochs": 20},
         "precision": precision,
-    }  # fmt: skip
+    }
     return ExperimentConfig.load(tree, more)
 
 
@@ -269,8 +271,15 @@ def show(arguments: argparse.Namespace, modes: dict[str, Mode], size: tuple[int,
     print(f"{head[0]:18s}" + "".join(f"{name:>15s}" for name in head[1:]))
     for name, mode in modes.items():
         total = mode.study(*size)
-        values = (mode.once, mode.trial, mode.step, mode.video, 100 * mode.reading / mode.step, total,
-                  slow.study(*size) / total)  # fmt: skip
+        values = (
+            mode.once,
+            mode.trial,
+            mode.step,
+            mode.video,
+            100 * mode.reading / mode.step,
+            total,
+            slow.study(*size) / total,
+        )
         print(f"{name:18s}" + "".join(f"{value:15.4g}" for value in values))
     for name, mode in modes.items():
         gap = max(abs(a - b) for a, b in zip(mode.losses, slow.losses, strict=False))

@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 from evclip_ray.cluster import connect
+from evclip_ray.records import TrialRecord
 from evclip_ray.tuning.search_space import find_space, read_space
 from evclip_ray.tuning.tuner import StudyRun
 
@@ -44,10 +45,10 @@ def main() -> None:
     )
     ended, memory = [], {}
 
-    def watch(kind: str, trial: str, metrics: dict) -> None:
+    def watch(kind: str, record: TrialRecord) -> None:
         if kind == "ended":
-            ended.append((trial, time.perf_counter()))
-            memory[trial] = resident_mb(metrics["pid"])
+            ended.append((record.trial, time.perf_counter()))
+            memory[record.trial] = resident_mb(record.last["pid"])
 
     with tempfile.TemporaryDirectory() as folder, connect(num_cpus=1) as machines:
         run = StudyRun(space, Path(folder) / "study", cache=Path(folder) / "cache")

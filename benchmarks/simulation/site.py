@@ -40,11 +40,13 @@ class Site:
         self.driver = Driver(self.env)
         self.nodes = [
             Node(
-                up=costs.node_start_seconds, start_seconds=costs.node_start_seconds,
-                losses_per_hour=costs.losses_per_hour, seed=(plan.study.seed, number),
+                up=costs.node_start_seconds,
+                start_seconds=costs.node_start_seconds,
+                losses_per_hour=costs.losses_per_hour,
+                seed=(plan.study.seed, number),
             )
             for number in range(-(-num_gpus // costs.gpus_per_node))
-        ]  # fmt: skip
+        ]
 
     def node_of(self, gpu: int) -> Node:
         """Return the machine of a GPU."""

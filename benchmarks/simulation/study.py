@@ -92,6 +92,13 @@ def simulate(plan: ClusterPlan, num_gpus: int) -> Simulated:
     prepared = site.env.now
     site.env.run(site.env.process(trials.run()))
     return Simulated(
-        num_gpus, site.env.now, prepared, site.timesheet.close(), site.driver.busy_seconds,
-        site.storage.num_bytes, site.storage.busy_seconds, trials.records, trials.heard,
-    )  # fmt: skip
+        num_gpus,
+        site.env.now,
+        prepared,
+        site.timesheet.close(),
+        site.driver.busy_seconds,
+        site.storage.num_bytes,
+        site.storage.busy_seconds,
+        trials.records,
+        trials.heard,
+    )

@@ -96,9 +96,13 @@ def _use(node: Mapping[str, Any], free: Mapping[str, float]) -> NodeUse:
         return total.get(name, 0.0) - free.get(name, 0.0), total.get(name, 0.0)
 
     return NodeUse(
-        node_name(node), HEAD_RESOURCE in total,
-        used("CPU"), used("GPU"), used("memory"), used("object_store_memory"),
-    )  # fmt: skip
+        node_name(node),
+        HEAD_RESOURCE in total,
+        used("CPU"),
+        used("GPU"),
+        used("memory"),
+        used("object_store_memory"),
+    )
 
 
 def _work(names: Mapping[str, str]) -> list[Work]:

@@ -44,9 +44,14 @@ class LocalCluster:
     def evclip_ray(self, *arguments, env=None, cwd=None, timeout=240):
         """Run a command as a user does. Return its exit status and output."""
         done = subprocess.run(
-            command_line(*arguments), env=env or self.environment, cwd=cwd, timeout=timeout,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
+            command_line(*arguments),
+            env=env or self.environment,
+            cwd=cwd,
+            timeout=timeout,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
         return done.returncode, done.stdout
 
 
@@ -84,15 +89,20 @@ def local_cluster():
     folder = Path(tempfile.mkdtemp(prefix="evl.", dir="/tmp"))
     cluster = LocalCluster(folder, free_port(), free_port(), free_port())
     environment = shell_environment(
-        FOLDER=str(folder), PORT=str(cluster.port), CLIENT_PORT=str(cluster.client_port),
+        FOLDER=str(folder),
+        PORT=str(cluster.port),
+        CLIENT_PORT=str(cluster.client_port),
         DASHBOARD_PORT=str(cluster.dashboard_port),
-    )  # fmt: skip
+    )
     log = Path(f"{folder}.out")
     with log.open("w") as stream:
         process = subprocess.Popen(
-            ["bash", ROOT / "cluster" / "local.sh"], env=environment,
-            stdout=stream, stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
+            ["bash", ROOT / "cluster" / "local.sh"],
+            env=environment,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
     try:
         while "nodes are up" not in log.read_text():
             assert process.poll() is None, log.read_text()

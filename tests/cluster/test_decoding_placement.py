@@ -47,11 +47,13 @@ def nodes(tmp_path_factory):
             patch.delenv("RAY_ADDRESS", raising=False)
             gpu = [
                 cluster.add_node(
-                    num_cpus=1, num_gpus=1, object_store_memory=STORE,
+                    num_cpus=1,
+                    num_gpus=1,
+                    object_store_memory=STORE,
                     env_vars={"EVCLIP_RAY_LOCAL": str(folder)},
                 )
                 for folder in copies
-            ]  # fmt: skip
+            ]
             cpu = [cluster.add_node(num_cpus=1, num_gpus=0, object_store_memory=STORE) for _ in range(2)]
             context = ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
             yield {
@@ -110,7 +112,7 @@ def plan_of(study, frames):
 
 
 def points(outcome):
-    return {row["trial"]: row["overrides"] for row in outcome.rows}
+    return {row.trial: row.overrides for row in outcome.rows}
 
 
 def test_decoding_waits_for_busy_decoding_nodes(nodes, tiny_manifest, tmp_path, monkeypatch):
@@ -118,9 +120,12 @@ def test_decoding_waits_for_busy_decoding_nodes(nodes, tiny_manifest, tmp_path, 
     monkeypatch.setattr(planning, "TASK_FRAMES", 1)
     manifest = read_manifest(tiny_manifest)
     found = prepare_shards(
-        manifest, view=ViewConfig(num_frames=4, height=64, width=64), folder=tmp_path / "shards",
-        rows_per_shard=1, nodes=nodes["cpu"],
-    )  # fmt: skip
+        manifest,
+        view=ViewConfig(num_frames=4, height=64, width=64),
+        folder=tmp_path / "shards",
+        rows_per_shard=1,
+        nodes=nodes["cpu"],
+    )
     assert len(found) == len(manifest)
     where = [task.node_id for task in tasks_of(nodes, "FlatMap(_run)")]
     assert len(where) > 8
@@ -136,12 +141,12 @@ def test_trials_start_while_other_videos_are_decoded(nodes, study, tmp_path):
         # Hold the lock as another study does that decodes these videos.
         held.enter_context(building([other.folder("train", tuned.cache)]))
 
-        def on_event(kind, trial, metrics):
-            seen.append((kind, trial, is_prepared(other, tuned.cache)))
+        def on_event(kind, record):
+            seen.append((kind, record.trial, is_prepared(other, tuned.cache)))
             held.close()
 
         outcome = run(tuned, on_event)
-    assert {row["state"] for row in outcome.rows} == {"complete"}
+    assert {row.state for row in outcome.rows} == {"complete"}
     assert [row["view.num_frames"] for _, row in sorted(points(outcome).items())] == [4, 6, 6]
     assert seen[0] == ("epoch", "trial-0000", False)
     decoding = tasks_of(nodes, "FlatMap(_run)")
@@ -179,7 +184,7 @@ def test_interrupt_ends_a_study_that_waits_for_videos(nodes, study):
     tuned = study("interrupted")
     other, _ = plan_of(tuned, 6)
 
-    def on_event(kind, trial, metrics):
+    def on_event(kind, record):
         if kind == "ended":
             threading.Timer(2, os.kill, (os.getpid(), signal.SIGINT)).start()
 
@@ -199,7 +204,7 @@ def test_time_budget_ends_a_study_that_waits_for_videos(nodes, study, monkeypatc
     tuned = study("in time", time_budget=3600.0)
     other, _ = plan_of(tuned, 6)
 
-    def time_passes(kind, trial, metrics):
+    def time_passes(kind, record):
         if kind == "ended":
             now[0] = float("inf")
 
@@ -214,7 +219,7 @@ def test_time_budget_ends_a_study_that_waits_for_videos(nodes, study, monkeypatc
 def test_node_copies_each_shard_once_for_all_trials(nodes, study, tmp_path):
     fetched = {}
 
-    def on_event(kind, trial, metrics):
+    def on_event(kind, record):
         for folder in nodes["copies"]:
             for copy in folder.glob("*.arrow"):
                 fetched.setdefault(copy, set()).add(copy.stat().st_ino)
@@ -249,9 +254,13 @@ def test_preparation_survives_loss_of_decoding_nodes(nodes, tiny_manifest, tmp_p
                 nodes["cluster"].remove_node(node_of(nodes["cluster"], node), allow_graceful=False)
 
     found = prepare_shards(
-        manifest, view=ViewConfig(num_frames=4, height=64, width=64), folder=tmp_path / "shards",
-        rows_per_shard=1, nodes=nodes["cpu"], progress=kill,
-    )  # fmt: skip
+        manifest,
+        view=ViewConfig(num_frames=4, height=64, width=64),
+        folder=tmp_path / "shards",
+        rows_per_shard=1,
+        nodes=nodes["cpu"],
+        progress=kill,
+    )
     assert len(found) == len(manifest)
 
 

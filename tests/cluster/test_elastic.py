@@ -35,9 +35,18 @@ def train(cluster, make_experiment, tiny_cache, tmp_path):
         path = tmp_path / "run.yaml"
         path.write_text(yaml.safe_dump(make_experiment(**SETTINGS).model_dump(mode="json")))
         return cluster.start(
-            "train", path, "--out", tmp_path / "run", "--cache", tiny_cache, "--address", cluster.address,
-            *options, log=tmp_path / "log.txt", before=before,
-        )  # fmt: skip
+            "train",
+            path,
+            "--out",
+            tmp_path / "run",
+            "--cache",
+            tiny_cache,
+            "--address",
+            cluster.address,
+            *options,
+            log=tmp_path / "log.txt",
+            before=before,
+        )
 
     return start
 
@@ -107,15 +116,27 @@ def test_study_of_elastic_groups_survives_a_lost_node(
         "fixed": {"data.manifest": str(tiny_manifest), **debug_settings, "optim.epochs": 4},
         "search": {"optim.lr": {"loguniform": [1e-4, 1e-1]}},
         "study": {
-            "trials": 3, "sampler": "random", "workers": 2, "min_workers": 1, "memory_gb": 0.3,
-            "grace_epochs": 1, "reduction_factor": 2,
+            "trials": 3,
+            "sampler": "random",
+            "workers": 2,
+            "min_workers": 1,
+            "memory_gb": 0.3,
+            "grace_epochs": 1,
+            "reduction_factor": 2,
         },
-    }  # fmt: skip
+    }
     space.write_text(yaml.safe_dump(data))
     process = cluster.start(
-        "tune", space, "--out", tmp_path / "study", "--cache", tiny_cache, "--address", cluster.address,
+        "tune",
+        space,
+        "--out",
+        tmp_path / "study",
+        "--cache",
+        tiny_cache,
+        "--address",
+        cluster.address,
         log=tmp_path / "log.txt",
-    )  # fmt: skip
+    )
     first = tmp_path / "study" / "trials" / "trial-0000"
     wait_until(lambda: history(first), of=process)
     nodes[0].kill()

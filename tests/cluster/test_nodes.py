@@ -29,9 +29,12 @@ def node(cluster, *command, ray="ray"):
         )
         with log.open("w") as stream:
             process = subprocess.Popen(
-                [*command, "bash", "-c", start], env=cluster.environment, stdout=stream,
-                stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
+                [*command, "bash", "-c", start],
+                env=cluster.environment,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
         try:
             while "Ray runtime started" not in log.read_text():
                 assert process.poll() is None, log.read_text()
@@ -109,9 +112,15 @@ def test_storage_of_the_head_only_stops_before_trials(local_cluster, storage, tm
         assert status == 1
         assert f"{storage} is not the folder that this process sees" in printed
         status, printed = local_cluster.evclip_ray(
-            "tune", "quickstart", "--out", storage / "study", "--cache", tmp_path / "cache", "--address",
+            "tune",
+            "quickstart",
+            "--out",
+            storage / "study",
+            "--cache",
+            tmp_path / "cache",
+            "--address",
             local_cluster.address,
-        )  # fmt: skip
+        )
         assert status == 1
         assert "is not the folder that this process sees" in printed
         assert not (storage / "study" / "trials").exists()
@@ -170,9 +179,12 @@ client.internal_kv_put(KEY, json.dumps(record).encode(), True, SPACE)
 
     def become(version):
         return subprocess.run(
-            [sys.executable, "-c", code, local_cluster.address, version], env=local_cluster.environment,
-            capture_output=True, text=True, check=True,
-        ).stdout.strip()  # fmt: skip
+            [sys.executable, "-c", code, local_cluster.address, version],
+            env=local_cluster.environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
 
     ours = become("2.1.0")
     try:

@@ -26,9 +26,14 @@ def space(tiny_manifest, tiny_videos, debug_settings, tmp_path):
                 "method.prompts": {"choice": ["both", "mask", "context"]},
             },
             "study": {
-                "trials": 4, "sampler": "random", "scheduler": "none", "seed": 3, "memory_gb": 0.3, **study,
+                "trials": 4,
+                "sampler": "random",
+                "scheduler": "none",
+                "seed": 3,
+                "memory_gb": 0.3,
+                **study,
             },
-        }  # fmt: skip
+        }
         path.write_text(yaml.safe_dump(data))
         return path
 

@@ -31,10 +31,22 @@ class Node:
         self.name, self.log = name, folder / f"{name}.log"
         with self.log.open("w") as stream:
             self.process = subprocess.Popen(
-                ["ray", "start", "--block", f"--temp-dir={folder / name}", "--object-store-memory=100000000",
-                 "--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0", *arguments],
-                env=environment, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
+                [
+                    "ray",
+                    "start",
+                    "--block",
+                    f"--temp-dir={folder / name}",
+                    "--object-store-memory=100000000",
+                    "--min-worker-port=0",
+                    "--max-worker-port=0",
+                    "--dashboard-agent-listen-port=0",
+                    *arguments,
+                ],
+                env=environment,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
         wait_until(lambda: "Ray runtime started" in self.log.read_text(), of=self.process)
 
     def working(self, name):
@@ -65,19 +77,30 @@ class KillableCluster:
         self.nodes = []
         port = self.address.rpartition(":")[2]
         self.head = Node(
-            self.folder, "head", self.environment, "--head", f"--port={port}",
-            "--node-ip-address=127.0.0.1", "--num-cpus=0", "--num-gpus=0",
-            f"--ray-client-server-port={quiet_port()}", f"--dashboard-port={quiet_port()}",
-        )  # fmt: skip
+            self.folder,
+            "head",
+            self.environment,
+            "--head",
+            f"--port={port}",
+            "--node-ip-address=127.0.0.1",
+            "--num-cpus=0",
+            "--num-gpus=0",
+            f"--ray-client-server-port={quiet_port()}",
+            f"--dashboard-port={quiet_port()}",
+        )
 
     def join(self, count=1):
         """Add nodes and return them."""
         for _ in range(count):
             name = f"node{len(self.nodes)}"
             joined = Node(
-                self.folder, name, self.environment,
-                f"--address={self.address}", "--num-cpus=1", "--num-gpus=0",
-            )  # fmt: skip
+                self.folder,
+                name,
+                self.environment,
+                f"--address={self.address}",
+                "--num-cpus=1",
+                "--num-gpus=0",
+            )
             self.nodes.append(joined)
         return self.nodes[-count:]
 
@@ -100,9 +123,11 @@ class KillableCluster:
         with log.open("a") as stream:
             return subprocess.Popen(
                 [python, option, before + code, *rest],
-                env={**self.environment, "OMP_NUM_THREADS": "1"}, stdout=stream, stderr=subprocess.STDOUT,
+                env={**self.environment, "OMP_NUM_THREADS": "1"},
+                stdout=stream,
+                stderr=subprocess.STDOUT,
                 start_new_session=True,
-            )  # fmt: skip
+            )
 
 
 def wait_until(condition, *, of, seconds=240):

@@ -11,11 +11,17 @@ PLAN = {
     "trial": {"source": "a test", "start_seconds": 0, "epoch_seconds": 1},
     "driver": {"source": "a test"},
     "videos": {
-        "source": "a test", "count": 4000, "frames": 92, "views": 1, "sampled_frames": 8, "bytes": 0,
-        "decode_seconds": 0.01, "feature_seconds": 0.1,
+        "source": "a test",
+        "count": 4000,
+        "frames": 92,
+        "views": 1,
+        "sampled_frames": 8,
+        "bytes": 0,
+        "decode_seconds": 0.01,
+        "feature_seconds": 0.1,
     },
     "cluster": {"source": "a test", "network_bytes": 1e12, "storage_bytes": 1e12},
-}  # fmt: skip
+}
 
 
 def run(gpus, **dotted):

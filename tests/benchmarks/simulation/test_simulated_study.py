@@ -22,14 +22,27 @@ PLAN = {
 ASHA = {"study.scheduler": "asha", "study.grace_epochs": 1, "study.trials": 60}
 EVERYTHING = {
     **ASHA,
-    "trial.epoch_spread": 0.3, "trial.checkpoint_bytes": 5e8, "trial.report_seconds": 0.01,
-    "driver.begin_seconds": 0.1, "driver.result_seconds": 0.2, "driver.end_seconds": 0.3,
-    "driver.end_per_epoch": 0.001, "driver.result_per_trial": 0.001, "driver.startup_seconds": 2,
-    "videos.count": 200, "videos.frames_spread": 0.5, "videos.views": 2, "videos.view_bytes": 1e6,
-    "videos.decode_seconds": 0.01, "videos.feature_seconds": 1, "videos.feature_bytes": 1e5,
-    "videos.network_seconds": 3, "cluster.gpus_per_node": 2, "cluster.node_start_seconds": 60,
+    "trial.epoch_spread": 0.3,
+    "trial.checkpoint_bytes": 5e8,
+    "trial.report_seconds": 0.01,
+    "driver.begin_seconds": 0.1,
+    "driver.result_seconds": 0.2,
+    "driver.end_seconds": 0.3,
+    "driver.end_per_epoch": 0.001,
+    "driver.result_per_trial": 0.001,
+    "driver.startup_seconds": 2,
+    "videos.count": 200,
+    "videos.frames_spread": 0.5,
+    "videos.views": 2,
+    "videos.view_bytes": 1e6,
+    "videos.decode_seconds": 0.01,
+    "videos.feature_seconds": 1,
+    "videos.feature_bytes": 1e5,
+    "videos.network_seconds": 3,
+    "cluster.gpus_per_node": 2,
+    "cluster.node_start_seconds": 60,
     "cluster.losses_per_hour": 5,
-}  # fmt: skip
+}
 
 
 def run(gpus, overrides=None, **dotted):

@@ -50,9 +50,12 @@ def finished(local_cluster, working_dir, tmp_path_factory):
         command_line(
             "submit", "--address", local_cluster.dashboard, "--env", f"PRIVATE={SECRET}", "--", *arguments
         ),
-        cwd=working_dir, env=local_cluster.environment, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+        cwd=working_dir,
+        env=local_cluster.environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
     printed = ""
     for line in client.stdout:
         printed += line
@@ -118,8 +121,11 @@ def test_fetch_reads_an_unmounted_folder_through_head(local_cluster, finished, t
     client = f"ray://127.0.0.1:{local_cluster.client_port}"
     done = subprocess.run(
         [*command_line()[:2], code, shared / "study", tmp_path / "mine", client],
-        env=local_cluster.environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        env=local_cluster.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert f"fetched through {client}" in done.stdout, done.stderr
     there = sorted(path.relative_to(shared / "study") for path in (shared / "study").rglob("*"))
     assert sorted(path.relative_to(tmp_path / "mine") for path in (tmp_path / "mine").rglob("*")) == there

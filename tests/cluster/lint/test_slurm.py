@@ -34,17 +34,27 @@ def run_script(tmp_path):
         (stubs / name).chmod(0o755)
     with tempfile.TemporaryDirectory(prefix="sl.", dir="/tmp", ignore_cleanup_errors=True) as short:
         environment = shell_environment(
-            SLURM_JOB_ID="4711", SLURM_JOB_NODELIST="node1,node2", SLURM_CPUS_PER_TASK="1",
-            VENV=sys.prefix, SHARED=str(tmp_path / "shared"), FOLDER=f"{short}/r", PORT=str(free_port()),
-            DASHBOARD_PORT=str(free_port()), STUB_LOG=str(tmp_path / "srun.log"),
-        )  # fmt: skip
+            SLURM_JOB_ID="4711",
+            SLURM_JOB_NODELIST="node1,node2",
+            SLURM_CPUS_PER_TASK="1",
+            VENV=sys.prefix,
+            SHARED=str(tmp_path / "shared"),
+            FOLDER=f"{short}/r",
+            PORT=str(free_port()),
+            DASHBOARD_PORT=str(free_port()),
+            STUB_LOG=str(tmp_path / "srun.log"),
+        )
         environment["PATH"] = f"{stubs}:{environment['PATH']}"
 
         def run(*arguments):
             return subprocess.run(
-                ["bash", SCRIPT, *map(str, arguments)], env=environment, capture_output=True, text=True,
-                timeout=600, check=False,
-            )  # fmt: skip
+                ["bash", SCRIPT, *map(str, arguments)],
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=600,
+                check=False,
+            )
 
         yield run
 
