@@ -168,7 +168,7 @@ def run_study(
 def shortfall(run: "StudyRun", outcome: "Outcome") -> str | None:
     """Return why an uninterrupted study has not enough finished trials, or None."""
     if outcome.out_of_time and outcome.missing:
-        paused = sum(row["state"] == "paused" for row in outcome.rows)
+        paused = sum(row.state == "paused" for row in outcome.rows)
         remaining = "" if math.isinf(outcome.missing) else f", {outcome.missing:.0f} trials remain to be run"
         return f"the time budget is used up: {paused} trials are paused{remaining}"
     if outcome.missing:
@@ -176,8 +176,8 @@ def shortfall(run: "StudyRun", outcome: "Outcome") -> str | None:
             f"{outcome.missing:.0f} of {run.trials:.0f} trials were not run although nothing interrupted the "
             "study. Run it again; --verbose shows the log of Ray"
         )
-    if outcome.rows and all(row["state"] == "failed" for row in outcome.rows):
-        return f"every trial failed. The first error: {outcome.rows[0]['error']}"
+    if outcome.rows and all(row.state == "failed" for row in outcome.rows):
+        return f"every trial failed. The first error: {outcome.rows[0].error}"
     return None
 
 

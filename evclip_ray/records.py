@@ -107,6 +107,10 @@ class EpochMetrics:
         """Return the plain mapping, for JSON and for Tune."""
         return dict(self.values)
 
+    def __getitem__(self, name: str) -> Any:
+        """Return a metric by name, as it is on disk."""
+        return self.values[name]
+
     @property
     def epoch(self) -> int:
         """Number of the epoch, from 1; 0 if none is finished."""

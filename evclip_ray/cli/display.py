@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from evclip_ray.formatting import short, unique_tail, with_interval
-from evclip_ray.records import METRICS, TrialState, random_weights_warning
+from evclip_ray.records import METRICS, LeaderboardRow, TrialRecord, TrialState, random_weights_warning
 
 console = Console(highlight=False)
 if not console.is_terminal:
@@ -53,28 +53,28 @@ class StudyView:
         self._epochs = epochs
         self._best = 0.0
 
-    def __call__(self, event: str, trial: str, metrics: Mapping[str, Any]) -> None:
+    def __call__(self, event: str, record: TrialRecord) -> None:
         """Show an event of a trial; see `OnEvent`."""
+        trial, last = record.trial, record.last
         if event == "epoch":
             if trial not in self._running:
                 self._running[trial] = self._progress.add_task(trial, total=self._epochs)
-            self._progress.update(self._running[trial], completed=metrics["epoch"])
+            self._progress.update(self._running[trial], completed=last.epoch)
             return
         if trial in self._running:
             self._progress.remove_task(self._running.pop(trial))
         self._progress.advance(self._ended)
-        top1 = float(metrics.get("best_val_top1") or 0.0)
-        self._best = max(self._best, top1)
-        scored = f"val top-1 {top1:.3f} (best so far {self._best:.3f})"
-        result = metrics.get("error") or (scored if metrics.get("best_epoch") else "no finished epoch")
+        self._best = max(self._best, last.best_val_top1)
+        scored = f"val top-1 {last.best_val_top1:.3f} (best so far {self._best:.3f})"
+        result = record.error or (scored if last.best_epoch else "no finished epoch")
         console.print(
-            f"{trial}  {metrics['state']:<9} epoch {metrics.get('epoch', 0):>3}  {result}",
+            f"{trial}  {record.state:<9} epoch {last.epoch:>3}  {result}",
             soft_wrap=True,
             markup=False,
         )
 
 
-def leaderboard_table(rows: Sequence[Mapping[str, Any]], *, limit: int = 10) -> Table:
+def leaderboard_table(rows: Sequence[LeaderboardRow], *, limit: int = 10) -> Table:
     """Return the best trials as a table: validation top-1 with its 95 % interval, and the settings.
 
     Args:
@@ -84,8 +84,8 @@ def leaderboard_table(rows: Sequence[Mapping[str, Any]], *, limit: int = 10) -> 
     table = Table(
         title="Leaderboard on the validation split", title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0)
     )
-    searched = sorted({path for row in rows for path in row["overrides"]})
-    has_seeds = any(row["point_seeds"] > 1 for row in rows)
+    searched = sorted({path for row in rows for path in row.overrides})
+    has_seeds = any(row.point_seeds > 1 for row in rows)
     top1, loss = METRICS["val_top1"].label, METRICS["val_loss"].label
     for name in ("trial", f"{top1} (95 %)", *(["mean of seeds"] if has_seeds else []), loss, "epochs"):
         table.add_column(name, no_wrap=True)
@@ -94,36 +94,36 @@ def leaderboard_table(rows: Sequence[Mapping[str, Any]], *, limit: int = 10) -> 
         table.add_column(unique_tail(path, searched), overflow="fold")
     for row in rows[:limit]:
         # A complete trial ran all its epochs; of any other the state explains their number.
-        state = "" if row["state"] in (TrialState.COMPLETE, TrialState.FAILED) else f" {row['state']}"
+        state = "" if row.state in (TrialState.COMPLETE, TrialState.FAILED) else f" {row.state}"
         table.add_row(
-            row["trial"].removeprefix("trial-"),
+            row.trial.removeprefix("trial-"),
             _top1(row),
             *([_mean_of_seeds(row)] if has_seeds else []),
-            f"{row['val_loss']:.2f}" if math.isfinite(row["val_loss"]) else "-",
-            f"{row['epochs']}{state}",
-            *(escape(short(row["overrides"].get(path, "-"))) for path in searched),
+            f"{row.val_loss:.2f}" if math.isfinite(row.val_loss) else "-",
+            f"{row.epochs}{state}",
+            *(escape(short(row.overrides.get(path, "-"))) for path in searched),
         )
     return table
 
 
-def _top1(row: Mapping[str, Any]) -> str:
-    if row["state"] == TrialState.FAILED:
+def _top1(row: LeaderboardRow) -> str:
+    if row.state == TrialState.FAILED:
         return "failed"
     # A trial without a finished epoch has no score, which must not look like a score of 0.
-    scored = with_interval(row["val_top1"], row["val_top1_low"], row["val_top1_high"])
-    return scored if row["best_epoch"] else "-"
+    scored = with_interval(row.val_top1, row.val_top1_low, row.val_top1_high)
+    return scored if row.best_epoch else "-"
 
 
-def _mean_of_seeds(row: Mapping[str, Any]) -> str:
-    if row["point_seeds"] < 2:
+def _mean_of_seeds(row: LeaderboardRow) -> str:
+    if row.point_seeds < 2:
         return "-"
-    mean = with_interval(row["point_top1"], row["point_top1_low"], row["point_top1_high"])
-    return f"{mean}, {row['point_seeds']} seeds"
+    mean = with_interval(row.point_top1, row.point_top1_low, row.point_top1_high)
+    return f"{mean}, {row.point_seeds} seeds"
 
 
-def zero_shot_line(rows: Sequence[Mapping[str, Any]]) -> str:
+def zero_shot_line(rows: Sequence[LeaderboardRow]) -> str:
     """Return the top-1 of zero-shot CLIP, one number for each set of conditions among the trials."""
-    scores = sorted({row["zero_shot_top1"] for row in rows if not math.isnan(row["zero_shot_top1"])})
+    scores = sorted({row.zero_shot_top1 for row in rows if not math.isnan(row.zero_shot_top1)})
     listed = ", ".join(f"{score:.3f}" for score in scores) or "not scored"
     return f"zero-shot CLIP on the same views: top-1 {listed}"
 

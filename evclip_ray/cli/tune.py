@@ -1,5 +1,6 @@
 """The command `tune`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from evclip_ray.cli.options import (
     settings,
 )
 from evclip_ray.cli.remote import address_option
+from evclip_ray.records import LeaderboardRow
 
 if TYPE_CHECKING:
     from evclip_ray.tuning.plan import StudyPlan
@@ -167,7 +169,7 @@ def tune(
         print_resume()
 
 
-def _show_study(root: Path, rows: list[dict[str, Any]]) -> None:
+def _show_study(root: Path, rows: Sequence[LeaderboardRow]) -> None:
     from evclip_ray.training.checkpoint import CONFIG, read_record
 
     if not rows:

@@ -64,7 +64,7 @@ def compose(
     )
     more = [shift_section(folder) for folder in shifts]
     if isinstance(study_or_ladder, Ladder):
-        by_step = {name: scorer.best_of(study, name) for name, study in study_or_ladder.rungs.items()}
+        by_step = {name: scorer.best_of(study, name) for name, study in study_or_ladder.steps.items()}
         report = ladder_report(study_or_ladder, evaluations=by_step, more=more, notes=scorer.notes)
         return Composed(report, out, scorer.notes)
     eval_sets = scorer.best_of(study_or_ladder)

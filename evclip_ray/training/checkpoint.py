@@ -1,16 +1,14 @@
-"""Checkpoints: a folder with the trained tensors (safetensors) and the config (JSON). Never a backbone.
+"""Checkpoints: folders with the trained tensors (safetensors) and the config (JSON), without the backbone.
 
     adapter.safetensors     the method's trained tensors, a few MB
     config.json             the experiment, classes, metrics, weights and versions behind them
     optimizer.safetensors   only in a checkpoint to resume from: AdamW's moments by parameter name
-    history.jsonl           only in a checkpoint to resume from: the metrics of every epoch, a line each
-    validation.npz          only in the best checkpoint of a run: what it says of each validation video
+    history.jsonl           only in a checkpoint to resume from: the metrics of every epoch, one line each
+    validation.npz          only in the best checkpoint of a run: its result on each validation video
 
-A checkpoint is written to a temporary folder and renamed, so that a killed worker leaves the old
-one or the new one.
+A checkpoint is written to a temporary folder and renamed, so a crash leaves either the old or the new one.
 """
 
-import json
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -22,8 +20,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from evclip_ray.artifacts import ArtifactError, read_json, write_json, write_text
+from evclip_ray.artifacts import ArtifactError, read_history, read_json, write_json, write_text
 from evclip_ray.models.methods.base import Method
+from evclip_ray.records import EpochMetrics
 from evclip_ray.training.per_video_scores import VideoScores
 
 ADAPTER = "adapter.safetensors"
@@ -41,7 +40,16 @@ def save_checkpoint(
     scores: VideoScores | None = None,
     history: str | None = None,
 ) -> None:
-    """Write a checkpoint whole or not at all; `record` becomes `config.json`."""
+    """Write a checkpoint atomically.
+
+    Args:
+        folder: Folder of the checkpoint; an earlier checkpoint there is replaced.
+        method: Method whose trained tensors are saved.
+        record: Content of `config.json`.
+        optimizer: Optimizer whose moments are saved, for a checkpoint to resume from.
+        scores: Results on each validation video.
+        history: Text of `history.jsonl`.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
@@ -53,7 +61,7 @@ def save_checkpoint(
         if history is not None:
             write_text(temporary / HISTORY, history)
         write_json(temporary / CONFIG, dict(record))
-        # What is temporary is its maker's alone; a checkpoint may be read by others.
+        # mkdtemp gives access to the owner only, but other users may read a checkpoint.
         temporary.chmod(0o755)
         for file in temporary.iterdir():
             file.chmod(0o644)
@@ -63,36 +71,34 @@ def save_checkpoint(
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """The `config.json` of a checkpoint.
+    """Return the `config.json` of a checkpoint.
 
     Raises:
-        ArtifactError: not a checkpoint folder.
+        ArtifactError: The folder is not a checkpoint.
     """
     if not (folder / ADAPTER).is_file():
         hint = f"; did you mean {folder / 'best'}?" if (folder / "best" / ADAPTER).is_file() else ""
         raise ArtifactError(f"{folder}: must be a checkpoint folder with {ADAPTER}, found none{hint}")
     record = read_json(folder / CONFIG)
     if not isinstance(record, dict):
-        raise ArtifactError(f"{folder / CONFIG}: must hold a mapping; it was damaged")
+        raise ArtifactError(f"{folder / CONFIG}: must hold a mapping; the file is damaged")
     return record
 
 
-def read_history(folder: Path, epochs: int) -> list[dict[str, Any]]:
-    """The metrics of every epoch, `epochs` of them, of a checkpoint to resume from.
+def resumed_history(folder: Path, epochs: int) -> list[EpochMetrics]:
+    """Return the metrics of the `epochs` epochs of a checkpoint to resume from.
 
     Raises:
-        ArtifactError: there are none, or they were damaged.
+        ArtifactError: The history is missing, damaged or of another length.
     """
     path = folder / HISTORY
-    cure = f"the run cannot go on; remove {folder.parent} to start it again"
+    hint = f"so the run cannot be resumed; remove {folder.parent} to start it again"
     try:
-        history = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except OSError as error:
-        raise ArtifactError(f"{path}: cannot be read ({error.strerror}), so {cure}") from None
-    except ValueError:
-        raise ArtifactError(f"{path}: was damaged, so {cure}") from None
+        history = [EpochMetrics.from_record(record) for record in read_history(path)]
+    except ArtifactError as error:
+        raise ArtifactError(f"{error}, {hint}") from None
     if len(history) != epochs:
-        raise ArtifactError(f"{path}: must have {epochs} epochs, got {len(history)}, so {cure}")
+        raise ArtifactError(f"{path}: must have {epochs} epochs, got {len(history)}, {hint}")
     return history
 
 
@@ -100,17 +106,17 @@ def load_adapter(folder: Path, method: Method) -> None:
     """Load the trained tensors of a checkpoint into `method`.
 
     Raises:
-        ArtifactError: damaged file, or tensors of another method, size or frame count (the first
-            that differ are named).
+        ArtifactError: The file is damaged, or its tensors are of another method, size or frame count. The
+            first differences are named.
     """
     state = _read_tensors(folder / ADAPTER)
-    wanted = method.state_dict()
-    problems = [f"{name} is missing" for name in wanted.keys() - state.keys()]
-    problems += [f"{name} is unknown" for name in state.keys() - wanted.keys()]
+    expected = method.state_dict()
+    problems = [f"{name} is missing" for name in expected.keys() - state.keys()]
+    problems += [f"{name} is unknown" for name in state.keys() - expected.keys()]
     problems += [
-        f"{name} must be {tuple(wanted[name].shape)}, got {tuple(state[name].shape)}"
-        for name in wanted.keys() & state.keys()
-        if wanted[name].shape != state[name].shape
+        f"{name} must be {tuple(expected[name].shape)}, got {tuple(state[name].shape)}"
+        for name in expected.keys() & state.keys()
+        if expected[name].shape != state[name].shape
     ]
     if problems:
         shown = "; ".join(sorted(problems)[:3])
@@ -131,11 +137,13 @@ def load_optimizer(folder: Path, method: Method, optimizer: torch.optim.Optimize
 
 
 def _moments(method: Method, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    found = {}
-    for name, parameter in method.named_parameters():
-        for key, value in optimizer.state.get(parameter, {}).items():
-            found[f"{name}::{key}"] = value
-    return _on_cpu(found)
+    return _on_cpu(
+        {
+            f"{name}::{key}": value
+            for name, parameter in method.named_parameters()
+            for key, value in optimizer.state.get(parameter, {}).items()
+        }
+    )
 
 
 def _on_cpu(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -147,15 +155,15 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         tensors: dict[str, Tensor] = load_file(path)
         return tensors
     except (OSError, SafetensorError) as error:
-        raise ArtifactError(f"{path}: cannot be read as safetensors ({error}); it was damaged") from None
+        raise ArtifactError(f"{path}: cannot be read as safetensors ({error}); the file is damaged") from None
 
 
 def _swap(temporary: Path, folder: Path) -> None:
     if not folder.exists():
         temporary.rename(folder)
         return
-    # A folder cannot replace a folder in one step: the old one steps aside, and `latest_checkpoint`
-    # looks for it there if a kill falls between the two renames.
+    # A folder cannot replace another in one step. The old one is renamed first, and `latest_checkpoint` finds
+    # it there if the process is killed between the two renames.
     aside = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(aside, ignore_errors=True)
     folder.rename(aside)
@@ -164,7 +172,7 @@ def _swap(temporary: Path, folder: Path) -> None:
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """`folder` if it holds a checkpoint, else the one that a kill left aside, else None."""
+    """Return `folder` if it holds a checkpoint, else the old one that a killed write left, else None."""
     for candidate in (folder, folder.with_name(f".{folder.name}.old")):
         if (candidate / CONFIG).is_file() and (candidate / ADAPTER).is_file():
             return candidate

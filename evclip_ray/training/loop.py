@@ -1,8 +1,8 @@
-"""The training loop: plain torch, no Ray. Epochs, validation, checkpoints, resumption.
+"""Training loop in plain torch, without Ray: epochs, validation, checkpoints, resuming.
 
 It reports through a callable, so that the same loop serves a local run, a Tune trial and a Ray Train
-worker. Everything random is drawn from (seed, epoch), so a run resumed from its last epoch takes the
-steps that it would have taken.
+worker. All random numbers are drawn from (seed, epoch), so a resumed run takes the same steps as one that
+was never interrupted.
 """
 
 import contextlib
@@ -20,37 +20,37 @@ import torch
 
 from evclip_ray.artifacts import ArtifactError, provenance, write_text
 from evclip_ray.models.methods.base import Method
+from evclip_ray.records import EpochMetrics, random_weights_warning
 from evclip_ray.training.build import autocast_dtype, build_method, pick_device, weights_of
 from evclip_ray.training.checkpoint import (
     HISTORY,
     latest_checkpoint,
     load_adapter,
     load_optimizer,
-    read_history,
     read_record,
+    resumed_history,
     save_checkpoint,
 )  # fmt: skip
 from evclip_ray.training.datamodule import Videos
-from evclip_ray.training.distributed import Workers
-from evclip_ray.training.diverged import Diverged
+from evclip_ray.training.distributed import Diverged, Workers
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.frozen_cache import Cached, feature_specs, open_cached
 from evclip_ray.training.loader import Batches
 from evclip_ray.training.optim import learning_rate
 from evclip_ray.training.per_video_scores import VideoScores
-from evclip_ray.training.step import Metrics, TrainingStep
+from evclip_ray.training.step import TrainingStep
 from evclip_ray.training.tensorboard.writer import BoardWriter
 from evclip_ray.training.validation import Validation
 from evclip_ray.training.zero_shot import zero_shot_numbers
 
 log = logging.getLogger(__name__)
 
-Report = Callable[[Metrics], None]
+Report = Callable[[EpochMetrics], None]
 
 
 @dataclasses.dataclass
 class Progress:
-    """How far a run is: what it needs to go on, and the best epoch so far."""
+    """Progress of a run: number of finished epochs, and the best of them."""
 
     epoch: int = 0
     best_top1: float = 0.0
@@ -58,12 +58,22 @@ class Progress:
     best_epoch: int = 0
 
     def improves(self, top1: float, loss: float) -> bool:
-        """Whether an epoch beats the best: higher top-1, or the same with a lower loss."""
+        """Return whether an epoch is better: a higher top-1, or the same top-1 and a lower loss."""
         return self.best_loss is None or (top1, -loss) > (self.best_top1, -self.best_loss)
 
 
 class Run:
-    """One training of one method. `folder` gets `last/`, `best/`, `history.jsonl` and event files."""
+    """One training of one method.
+
+    Args:
+        experiment: Settings.
+        videos: Prepared videos.
+        method: Method to train, on its device.
+        folder: Folder for `last/`, `best/`, `history.jsonl` and event files.
+        zero_shot: File of the zero-shot baseline, which runs may share; by default in `folder`.
+        hparams: Settings to compare runs by in TensorBoard, by path.
+        cached: Cached outputs of the frozen networks.
+    """
 
     def __init__(
         self,
@@ -99,10 +109,10 @@ class Run:
             batch_size=experiment.optim.eval_batch_size, dtype=self.dtype, workers=self.workers,
         )  # fmt: skip
         self.progress = Progress()
-        self.history: list[Metrics] = []
-        # As text: a long run would otherwise encode all of it anew after each epoch.
+        self.history: list[EpochMetrics] = []
+        # Encoded once per epoch: encoding the whole history after each epoch would be quadratic.
         self._lines: list[str] = []
-        self.baseline: Metrics = {}
+        self.baseline: dict[str, Any] = {}
 
     @classmethod
     def start(
@@ -115,11 +125,14 @@ class Run:
         zero_shot: Path | None = None,
         hparams: Mapping[str, Any] | None = None,
     ) -> Self:
-        """The run of an experiment: its method built over what is left to compute of the frozen networks."""
+        """Return a run that reads cached features where it may and builds the remaining frozen networks.
+
+        The arguments are those of the class; `device` is the fastest one by default.
+        """
         device = device or pick_device()
         cached = open_cached(experiment, videos, device=device)
         if not cached.sets and feature_specs(experiment, "train", device):
-            log.warning("the features of these settings were not prepared: every step computes its own")
+            log.warning("features of these settings are not cached; every step computes them")
         method = build_method(experiment, videos.classes, device=device, frozen=cached.networks)
         return cls(
             experiment, videos, method, folder=folder, zero_shot=zero_shot, hparams=hparams, cached=cached
@@ -129,30 +142,32 @@ class Run:
         data, size = self.experiment.data, self.method.frozen.clip.image_size
         return {
             split: Batches(
-                found, size=size, device=self.device,
+                chosen, size=size, device=self.device,
                 augment=data.augment if split == "train" else None, bank=data.bank if split == "train" else 1,
                 features=cached.sets.get(split), pixels=cached.needs_pixels, labelled=split == "train",
             )
-            for split, found in self.videos.sets.items()
+            for split, chosen in self.videos.sets.items()
         }  # fmt: skip
 
-    def fit(self, report: Report) -> Metrics:
+    def fit(self, report: Report) -> EpochMetrics:
         """Train to the last epoch, from the last checkpoint if there is one; return the last metrics.
 
-        `report` is called after every epoch, on every worker (once, for a run that was finished
-        already). A run whose loss stops being a number ends there, reports its best epoch so far and
-        says so by `diverged`. The zero-shot numbers are written first, if they are not there.
+        A run whose loss or gradient becomes NaN or infinite ends in that epoch, with `diverged` in its
+        metrics. The zero-shot baseline is scored first, unless its file exists.
+
+        Args:
+            report: Called after every epoch, on every worker; called once for a run that is already finished.
         """
         with self.workers.alone(self.folder):
             return self._fit(report)
 
-    def _fit(self, report: Report) -> Metrics:
+    def _fit(self, report: Report) -> EpochMetrics:
         self.resume()
         if self.workers.rank == 0:
             self.baseline = zero_shot_numbers(
                 self.zero_shot, self.experiment, self.videos, device=self.device
             )
-        last = self.history[-1] if self.history else {}
+        last = self.history[-1] if self.history else EpochMetrics()
         if self.is_done:
             report(last)
         with self._board() as board:
@@ -164,35 +179,39 @@ class Run:
     @property
     def is_done(self) -> bool:
         """Whether the last epoch has been trained, or the run has diverged."""
-        diverged = bool(self.history and self.history[-1].get("diverged"))
+        diverged = bool(self.history) and self.history[-1].diverged
         return diverged or self.progress.epoch >= self.experiment.optim.epochs
 
     def resume(self) -> None:
-        """Continue from `last/` where a run of the same experiment left one."""
-        found = latest_checkpoint(self.folder / "last")
-        if found is None:
+        """Load the state of `last/`, if there is one.
+
+        Raises:
+            ArtifactError: The folder holds a run of another experiment, or the checkpoint is damaged.
+        """
+        checkpoint = latest_checkpoint(self.folder / "last")
+        if checkpoint is None:
             return
-        record = read_record(found)
+        record = read_record(checkpoint)
         if record["experiment"] != self.experiment.model_dump(mode="json"):
             raise ArtifactError(
                 f"{self.folder}: holds a run of another experiment; choose another folder or remove it"
             )
-        self.history = read_history(found, record["progress"]["epoch"])
-        self._lines = [json.dumps(metrics) for metrics in self.history]
-        load_adapter(found, self.method)
+        self.history = resumed_history(checkpoint, record["progress"]["epoch"])
+        self._lines = [json.dumps(metrics.to_record()) for metrics in self.history]
+        load_adapter(checkpoint, self.method)
         self.progress = Progress(**record["progress"])
         if not self.is_done:
-            load_optimizer(found, self.method, self.step.optimizer)
-            self._see_masks_again()
+            load_optimizer(checkpoint, self.method, self.step.optimizer)
+            self._restore_masks()
         log.info("%s: resuming after epoch %d", self.folder, self.progress.epoch)
 
-    def _see_masks_again(self) -> None:
-        """Those of the last epoch, from which the next one's are said to have drifted."""
-        if "mask_coverage" in self.history[-1]:
+    def _restore_masks(self) -> None:
+        """Compute the masks of the last epoch again: the next epoch's drift is measured from them."""
+        if "mask_coverage" in self.history[-1].values:
             self.validate()
             self.validate.watch.finish()
 
-    def _epoch(self, board: BoardWriter | None) -> Metrics:
+    def _epoch(self, board: BoardWriter | None) -> EpochMetrics:
         started = time.perf_counter()
         epoch = self.progress.epoch
         try:
@@ -216,11 +235,16 @@ class Run:
         return self._finish_epoch({**trained, **scored}, board, started, best=best)
 
     def _finish_epoch(
-        self, values: Metrics, board: BoardWriter | None, started: float, *, best: VideoScores | None = None
-    ) -> Metrics:
+        self,
+        values: Mapping[str, Any],
+        board: BoardWriter | None,
+        started: float,
+        *,
+        best: VideoScores | None = None,
+    ) -> EpochMetrics:
         progress = self.progress
         progress.epoch += 1
-        metrics: Metrics = {
+        record = {
             "epoch": progress.epoch,
             **values,
             "best_val_top1": progress.best_top1,
@@ -231,25 +255,26 @@ class Run:
             "leaking_rows": self.videos.leaking_rows,
             "seconds": round(time.perf_counter() - started, 4),
         }
+        metrics = EpochMetrics.from_record(record)
         self.history.append(metrics)
-        self._lines.append(json.dumps(metrics))
+        self._lines.append(json.dumps(record))
         if self.workers.rank == 0:
             self._save(best)
             if board is not None:
                 board.epoch(metrics)
         return metrics
 
-    def _train(self, epoch: int) -> Metrics:
+    def _train(self, epoch: int) -> dict[str, float]:
         self.method.train()
         train = self.videos.sets["train"]
         generator = torch.Generator().manual_seed(_seed(self.experiment.seed, epoch))
-        # Dropout draws from torch's own state, each worker's another.
+        # Dropout draws from torch's global state, which must differ between workers.
         torch.manual_seed(_seed(self.experiment.seed, epoch, 1 + self.workers.rank))
         order = torch.randperm(len(train), generator=generator).numpy()
         sums: dict[str, float] = {}
         norms, rate = [], 0.0
         began = time.perf_counter()
-        # Equal batches, not full ones and a rest: no step is noisier, no worker is without a video.
+        # Batches of equal size instead of a small last one: no step is noisier, and every worker has videos.
         groups = np.array_split(order, self.steps_per_epoch)
         view = (epoch + self.experiment.seed) % self.batches["train"].num_views
         batches = self.batches["train"](groups, view=view, generator=generator, workers=self.workers)
@@ -276,14 +301,14 @@ class Run:
         record = self.record()
         if best is not None:
             save_checkpoint(self.folder / "best", self.method, record, scores=best)
-        # A finished run keeps its tensors, not the moments, which are twice as large.
+        # A finished run needs no moments, which are twice as large as its tensors.
         optimizer = None if self.is_done else self.step.optimizer
         history = "\n".join(self._lines) + "\n"
         save_checkpoint(self.folder / "last", self.method, record, optimizer=optimizer, history=history)
         write_text(self.folder / HISTORY, history)
 
-    def record(self) -> Metrics:
-        """What a checkpoint says of itself: settings, classes, progress, weights, versions."""
+    def record(self) -> dict[str, Any]:
+        """Return the `config.json` of a checkpoint: settings, classes, progress, weights, versions."""
         return {
             "experiment": self.experiment.model_dump(mode="json"),
             "classes": list(self.videos.classes),
@@ -298,11 +323,12 @@ class Run:
         if self.workers.rank != 0:
             return contextlib.nullcontext()
         weights = weights_of(self.method.frozen)
-        loud = "\n\n**RANDOM WEIGHTS**: these numbers say nothing of a trained CLIP" * (
-            "random" in weights.values()
-        )
+        warning = random_weights_warning(weights)
         settings = json.dumps(self.experiment.model_dump(mode="json"), indent=1)
-        text = {"config": f"```\n{settings}\n```", "weights": f"{weights}{loud}"}
+        text = {
+            "config": f"```\n{settings}\n```",
+            "weights": f"{weights}" + (f"\n\n**{warning}**" if warning else ""),
+        }
         return BoardWriter(self.folder, self.hparams, text=text)
 
 

@@ -1,20 +1,21 @@
 """Training of one experiment, from its videos to its checkpoints."""
 
 import contextlib
-import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 
+from evclip_ray.artifacts import read_history
+from evclip_ray.records import EpochMetrics
+from evclip_ray.training.checkpoint import HISTORY
 from evclip_ray.training.datamodule import Progress, Videos, plan_videos, prepare
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.frozen_cache import prepare_cached
 from evclip_ray.training.loop import Report, Run
 from evclip_ray.training.ray_trainer import train_distributed
 from evclip_ray.training.resources import GIB, ResourceRequest, concurrent_trials
-from evclip_ray.training.step import Metrics
 from evclip_ray.training.zero_shot import videos_key
 
 _MAX_FAILURES = 2
@@ -34,7 +35,7 @@ def train_experiment(
     gpus: float | None,
     decoding: Progress | None,
     say: Report,
-) -> Metrics:
+) -> EpochMetrics:
     """Train one experiment, or resume it, and return the metrics of the last epoch.
 
     A run with one worker trains in this process, unless `on_cluster` is set.
@@ -75,7 +76,7 @@ def train_experiment(
 
 def _train_in_workers(
     experiment: ExperimentConfig, videos: Videos, *, folder: Path, request: ResourceRequest, say: Report
-) -> Metrics:
+) -> EpochMetrics:
     videos_file = folder / f"videos-{videos_key(experiment)}.json"
     videos.save(videos_file)
     with _following(folder, say):
@@ -88,7 +89,7 @@ def _train_in_workers(
             hparams={},
             max_failures=_MAX_FAILURES,
         )
-    return dict(_history(folder)[-1])
+    return _history(folder)[-1]
 
 
 @contextlib.contextmanager
@@ -114,8 +115,5 @@ def _following(folder: Path, say: Report) -> Iterator[None]:
         follower.join()
 
 
-def _history(folder: Path) -> list[Metrics]:
-    path = folder / "history.jsonl"
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+def _history(folder: Path) -> list[EpochMetrics]:
+    return [EpochMetrics.from_record(record) for record in read_history(folder / HISTORY)]

@@ -1,4 +1,4 @@
-"""A run's validation: every video once, in its fixed view, shared between the workers."""
+"""Validation of a run: every video once, in its fixed view, divided among the workers."""
 
 import numpy as np
 import torch
@@ -15,9 +15,15 @@ from evclip_ray.training.tensorboard.mask_stats import MaskWatch
 
 
 class Validation:
-    """Scores `method` on the validation `videos`, by `batches` of them; `watch` sees the masks.
+    """Validation passes of a method. `watch` collects statistics of the masks.
 
-    `batch_size`: videos at a time; `dtype`: of autocast, None for none.
+    Args:
+        method: Method to score.
+        videos: Videos of the run.
+        batches: Batches of the validation split.
+        batch_size: Videos per batch.
+        dtype: Type for autocast; None scores in float32.
+        workers: Workers of the run.
     """
 
     def __init__(
@@ -36,29 +42,30 @@ class Validation:
         self.watch = MaskWatch()
 
     def __call__(self) -> tuple[ClassificationState, Scores]:
-        """The sums over all workers, and what this worker's share of the videos was given.
+        """Return the counts over all workers, and the scores of this worker's videos.
 
         Raises:
-            Diverged: a logit is not finite.
+            Diverged: A logit is not finite.
         """
-        mine = self._own_videos()
+        positions = self._positions()
         scores = score(
             self.method, self.videos.shards, self.videos.labels, device=self.batches.device,
-            batch_size=self.batch_size, dtype=self.dtype, positions=mine,
+            batch_size=self.batch_size, dtype=self.dtype, positions=positions,
             batches=self.batches, watch=self.watch,
         )  # fmt: skip
         require_finite(scores.is_finite, "validation logits are")
-        state = scores.state if len(mine) else ClassificationState.empty(self.num_classes)
+        state = scores.state if len(positions) else ClassificationState.empty(self.num_classes)
         total = summed(torch.from_numpy(state.packed())).numpy()
         return ClassificationState.unpacked(total, self.num_classes), scores
 
     def of_each_video(self, scores: Scores) -> VideoScores:
-        """What all workers found of every validation video, from this one's share."""
-        found = np.zeros((2, len(self.videos)))
+        """Return the result of every validation video, gathered from all workers' `scores`."""
+        results = np.zeros((2, len(self.videos)))
         if len(scores.labels):
-            found[:, self._own_videos()] = scores.right, scores.log_loss
-        right, log_loss = summed(torch.from_numpy(found)).numpy()
+            results[:, self._positions()] = scores.right, scores.log_loss
+        # Each video belongs to one worker and is 0 on the others, so the sum gathers all results.
+        right, log_loss = summed(torch.from_numpy(results)).numpy()
         return VideoScores(self.videos.key, right > 0, log_loss.astype(np.float32))
 
-    def _own_videos(self) -> NDArray[np.int64]:
+    def _positions(self) -> NDArray[np.int64]:
         return np.arange(len(self.videos))[self.workers.rank :: self.workers.count]

@@ -1,4 +1,4 @@
-"""Zero-shot CLIP on the same views: the number that every run is read beside."""
+"""Zero-shot CLIP on the views of a run: the baseline of its scores."""
 
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,12 @@ from evclip_ray.training.loader import Batches
 
 
 def videos_key(experiment: ExperimentConfig) -> str:
-    """What decides which pixels an experiment reads."""
+    """Return the digest of the settings that decide which pixels an experiment reads."""
     return digest({name: getattr(experiment, name).model_dump(mode="json") for name in ("data", "view")})
 
 
 def zero_shot_key(experiment: ExperimentConfig) -> str:
-    """What decides the zero-shot number beside a run."""
+    """Return the digest of the settings that decide the zero-shot baseline."""
     return digest(
         {
             "videos": videos_key(experiment),
@@ -34,17 +34,17 @@ def zero_shot_key(experiment: ExperimentConfig) -> str:
 def score_zero_shot(
     experiment: ExperimentConfig, videos: Videos, *, split: str, device: torch.device
 ) -> tuple[Scores, dict[str, str]]:
-    """What zero-shot CLIP says of a split, and where its weights came from."""
+    """Return the scores of zero-shot CLIP on a split, and the origin of its weights."""
     baseline = zero_shot_of(experiment)
     cached = open_cached(baseline, videos, device=device, splits=(split,))
     method = build_method(baseline, videos.classes, device=device, frozen=cached.networks)
-    chosen = videos.sets[split]
+    scored_videos = videos.sets[split]
     batches = Batches(
-        chosen, size=method.frozen.clip.image_size, device=device,
+        scored_videos, size=method.frozen.clip.image_size, device=device,
         features=cached.sets.get(split), pixels=cached.needs_pixels,
     )  # fmt: skip
     scores = score(
-        method, chosen.shards, chosen.labels, device=device, batches=batches,
+        method, scored_videos.shards, scored_videos.labels, device=device, batches=batches,
         batch_size=experiment.optim.eval_batch_size, dtype=autocast_dtype(experiment, device),
     )  # fmt: skip
     return scores, weights_of(method.frozen)
@@ -53,7 +53,7 @@ def score_zero_shot(
 def zero_shot_numbers(
     path: Path, experiment: ExperimentConfig, videos: Videos, *, device: torch.device
 ) -> dict[str, Any]:
-    """The zero-shot numbers of the validation split; scored once and kept in `path`."""
+    """Return the zero-shot scores of the validation split, computed once and stored in `path`."""
     if not path.is_file():
         scores, weights = score_zero_shot(experiment, videos, split="val", device=device)
         write_json(path, {**summary(scores.state), "weights": weights})

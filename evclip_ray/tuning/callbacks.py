@@ -1,4 +1,4 @@
-"""Writes how each trial of a study ends, as Tune says so, and passes it on to whoever watches."""
+"""Tune callback of a study: writes how each trial ended and reports events of trials."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -6,55 +6,66 @@ from typing import Any
 
 from ray import tune
 
+from evclip_ray.records import EpochMetrics, TrialRecord, TrialState
 from evclip_ray.training.ray_trainer import release_places
 from evclip_ray.tuning.stopper import Stops
 from evclip_ray.tuning.study_folder import StudyFolder
 
-OnEvent = Callable[[str, str, dict[str, Any]], None]
-"""Called with what happened ("epoch" or "ended"), the trial's folder name and its metrics."""
+OnEvent = Callable[[str, TrialRecord], None]
+"""Called with "epoch" or "ended" and the trial; its history has the last epoch as Tune received it."""
 
 
 class Recorder(tune.Callback):
-    """Writes how each trial ended to its folder, and passes events on."""
+    """Callback that writes how each trial ended to its folder and calls `on_event`."""
 
     def __init__(self, folder: StudyFolder, epochs: int, stops: Stops, on_event: OnEvent) -> None:
         self._folder, self._epochs, self._stops, self._on_event = folder, epochs, stops, on_event
 
     def __getstate__(self) -> dict[str, Any]:
-        # Tune pickles its callbacks for a restore of its own, which is not used here; a progress
-        # view cannot be pickled.
+        # Tune pickles its callbacks for its own restore, which is not used here. A progress view cannot be
+        # pickled.
         return {}
 
     def on_trial_result(
         self, iteration: int, trials: Iterable[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """Pass an epoch on."""
+        """Report an epoch."""
         if "error" not in result:
-            self._on_event("epoch", trial.config["folder"], result)
+            self._on_event("epoch", _record(trial, result))
 
     def on_trial_complete(self, iteration: int, trials: Iterable[Any], trial: Any, **info: Any) -> None:
-        """Write how a trial ended that did not die."""
+        """Write how a trial ended whose process did not die."""
         last = trial.last_result
-        state = "complete"
+        state = TrialState.COMPLETE
         if "error" in last:
-            state = "failed"
+            state = TrialState.FAILED
         elif last.get("diverged"):
-            state = "diverged"
+            state = TrialState.DIVERGED
         elif self._stops.is_paused(trial.trial_id, last):
-            state = "paused"
+            state = TrialState.PAUSED
         elif last.get("epoch", 0) < self._epochs:
-            state = "stopped"
+            state = TrialState.STOPPED
         self._end(trial, state, last.get("error"))
 
     def on_trial_error(self, iteration: int, trials: Iterable[Any], trial: Any, **info: Any) -> None:
-        """Write that a trial died once too often."""
-        self._end(trial, "failed", _last_line(trial.error_file))
+        """Write that a trial's process died more often than it may."""
+        self._end(trial, TrialState.FAILED, _last_line(trial.error_file))
 
-    def _end(self, trial: Any, state: str, error: str | None) -> None:
+    def _end(self, trial: Any, state: TrialState, error: str | None) -> None:
         name = trial.config["folder"]
         release_places(self._folder.trial(name))
         self._folder.finish(name, state, error)
-        self._on_event("ended", name, {**trial.last_result, "state": state, "error": error})
+        self._on_event("ended", _record(trial, trial.last_result, state, error))
+
+
+def _record(
+    trial: Any,
+    result: dict[str, Any],
+    state: TrialState = TrialState.RUNNING,
+    error: str | None = None,
+) -> TrialRecord:
+    last = EpochMetrics.from_record(result)
+    return TrialRecord(trial.config["folder"], trial.config["overrides"], state, error, (last,))
 
 
 def _last_line(error_file: str | None) -> str:

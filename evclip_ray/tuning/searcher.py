@@ -87,7 +87,7 @@ class StudySearch(Searcher):
         self._max_concurrent = 0
         self._running: dict[str, optuna.Trial] = {}
         self._held: list[_Point] = []
-        self._begun = {trial["trial"]: trial["overrides"] for trial in folder.trials()}
+        self._begun = {trial.trial: trial.overrides for trial in folder.trials()}
         self._run_elsewhere = [
             trial.user_attrs[EVIDENCE]["overrides"] for trial in study.trials if EVIDENCE in trial.user_attrs
         ]

@@ -5,6 +5,7 @@ from rich.console import Console
 
 from evclip_ray.cli import display
 from evclip_ray.cli.display import StudyView, bars
+from evclip_ray.records import EpochMetrics, TrialRecord, TrialState
 
 
 @pytest.fixture
@@ -15,11 +16,12 @@ def printed(monkeypatch):
     return stream.getvalue
 
 
-def end_trial(*, state="complete", **metrics):
+def end_trial(*, state="complete", error=None, **metrics):
     with bars() as progress:
         view = StudyView(progress, trials=2, epochs=3)
-        view("epoch", "trial-0000", {"epoch": 1})
-        view("ended", "trial-0000", {"state": state, "epoch": 1, **metrics})
+        first = EpochMetrics({"epoch": 1, **metrics})
+        view("epoch", TrialRecord("trial-0000", {}, history=(first,)))
+        view("ended", TrialRecord("trial-0000", {}, TrialState(state), error, (first,)))
 
 
 def test_ended_trial_is_printed_with_its_score(printed):

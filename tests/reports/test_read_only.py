@@ -1,4 +1,4 @@
-"""Results that one may read and not write: the kernel itself refuses, to root too."""
+"""Results in folders without write permission. It covers both `results` and the command `report`."""
 
 import contextlib
 import ctypes
@@ -10,6 +10,7 @@ from made_studies import write_evaluation, write_journal, write_ladder, write_st
 
 from evclip_ray.artifacts import ArtifactError
 from evclip_ray.cli import main
+from evclip_ray.reports.figures import study_figures
 from evclip_ray.results import Ladder, Study
 from evclip_ray.scaling.ladder_folder import LadderFolder
 
@@ -19,32 +20,32 @@ CAP_DAC_OVERRIDE = 1
 
 @contextlib.contextmanager
 def no_override():
-    """This thread without the right to write where the mode forbids it (capabilities(7)).
+    """Drop the capability that lets root ignore file modes, for this thread (capabilities(7)).
 
-    Not another user: who that is may not read the packages that this process has yet to import.
+    Switching to another user would not do: that user may not read the packages that are imported later.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
-    # Effective, permitted and inheritable: of the lower 32 capabilities, then of the upper.
-    held = (ctypes.c_uint32 * 6)()
+    # Effective, permitted and inheritable sets: the lower 32 capabilities, then the upper 32.
+    current = (ctypes.c_uint32 * 6)()
 
     def call(name, sets):
         if getattr(libc, name)(header, sets) != 0:
             raise OSError(ctypes.get_errno(), f"{name} refused")
 
-    call("capget", held)
-    fewer = (ctypes.c_uint32 * 6)(*held)
-    fewer[0] &= ~(1 << CAP_DAC_OVERRIDE)
-    call("capset", fewer)
+    call("capget", current)
+    reduced = (ctypes.c_uint32 * 6)(*current)
+    reduced[0] &= ~(1 << CAP_DAC_OVERRIDE)
+    call("capset", reduced)
     try:
         yield
     finally:
-        call("capset", held)
+        call("capset", current)
 
 
 @contextlib.contextmanager
 def read_only(folder):
-    """`folder` as one has it who may read it and no more."""
+    """Remove all write permissions of a folder, as for a reader who does not own it."""
     for path in (folder, *folder.rglob("*")):
         path.chmod(0o555 if path.is_dir() else 0o444)
     try:
@@ -61,17 +62,17 @@ def report(*arguments):
     return CliRunner().invoke(main, ["report", *map(str, arguments)])
 
 
-def test_a_study_is_opened_and_drawn_by_who_may_only_read_it(tmp_path):
+def test_read_only_study_opens_and_has_figures(tmp_path):
     study = write_study(tmp_path / "mine", trials=9)
     write_journal(study)
     with read_only(study):
         opened = Study.load(study)
         assert len(opened.trials) == 9
         assert opened.importance["importance"].notna().all()
-        assert {"history", "importance"} <= set(opened.figures())
+        assert {"history", "importance"} <= set(study_figures(opened))
 
 
-def test_a_report_of_it_goes_elsewhere_and_says_where(tmp_path):
+def test_read_only_study_is_reported_elsewhere(tmp_path):
     study = write_study(tmp_path / "mine", trials=3)
     write_evaluation(study / "report" / "best-val", masks=True)
     elsewhere = tmp_path / "elsewhere"
@@ -80,19 +81,19 @@ def test_a_report_of_it_goes_elsewhere_and_says_where(tmp_path):
         assert refused.exit_code == 1
         assert "mine: cannot be written to (Permission denied); write elsewhere by --out" in refused.output
         assert len(refused.output.strip().splitlines()) == 1
-        found = report(study, "--out", elsewhere / "mine.html", "--cache", elsewhere / "cache")
-        assert found.exit_code == 0, found.output
-        assert f"{elsewhere / 'mine.html'} (" in found.output
-        assert "What the masks look at" in (elsewhere / "mine.html").read_text()
+        result = report(study, "--out", elsewhere / "mine.html", "--cache", elsewhere / "cache")
+        assert result.exit_code == 0, result.output
+        assert f"{elsewhere / 'mine.html'} (" in result.output
+        assert "The mask multiplies the normalised pixels" in (elsewhere / "mine.html").read_text()
 
 
-def test_a_ladder_is_opened_and_reported_elsewhere_too(tmp_path):
+def test_read_only_ladder_is_reported_elsewhere(tmp_path):
     ladder = write_ladder(tmp_path / "ladder")
     elsewhere = tmp_path / "elsewhere"
     with read_only(ladder):
         assert len(Ladder.load(ladder).trials) == 18
-        found = report(ladder, "--out", elsewhere / "it.html", "--cache", elsewhere / "cache")
-        assert found.exit_code == 0, found.output
+        result = report(ladder, "--out", elsewhere / "it.html", "--cache", elsewhere / "cache")
+        assert result.exit_code == 0, result.output
         assert (elsewhere / "it" / "ladder.csv").is_file()
         with (
             pytest.raises(ArtifactError, match=r"ladder: cannot be written to .*choose another --out"),

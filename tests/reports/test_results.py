@@ -5,10 +5,11 @@ import pytest
 from made_studies import SEARCH, write_study
 
 from evclip_ray.artifacts import ArtifactError, write_ledger
+from evclip_ray.reports.figures import study_figures
 from evclip_ray.results import Ladder, Study, open_results
 
 
-def test_a_study_gives_its_trials_and_epochs_as_frames(tmp_path):
+def test_study_has_tables_of_trials_and_epochs(tmp_path):
     study = Study.load(write_study(tmp_path / "study", trials=5, epochs=4, states=["stopped", "failed"]))
     assert list(study.trials["rank"]) == [1, 2, 3, 4, 5]
     assert set(SEARCH) <= set(study.trials.columns)
@@ -17,7 +18,7 @@ def test_a_study_gives_its_trials_and_epochs_as_frames(tmp_path):
     assert study.best["val_top1"] == study.epochs["val_top1"].max()
 
 
-def test_a_trial_without_a_finished_epoch_has_no_score_rather_than_zero(tmp_path):
+def test_score_without_a_finished_epoch_is_missing(tmp_path):
     study = Study.load(write_study(tmp_path, trials=3, states=["failed"]))
     failed = study.trials[study.trials["state"] == "failed"].iloc[0]
     assert math.isnan(failed["val_top1"])
@@ -25,22 +26,22 @@ def test_a_trial_without_a_finished_epoch_has_no_score_rather_than_zero(tmp_path
 
 
 @pytest.mark.parametrize("trials", [0, 2])
-def test_a_study_without_a_score_has_no_best_and_no_figures(tmp_path, trials):
+def test_study_without_scores_has_no_best_trial(tmp_path, trials):
     study = Study.load(write_study(tmp_path, trials=trials, states=["failed", "failed"]))
     assert study.best is None
-    assert study.figures() == {}
+    assert study_figures(study) == {}
     assert len(study.trials) == trials
 
 
-def test_figures_carry_their_data_for_a_notebook(tmp_path):
-    figures = Study.load(write_study(tmp_path, trials=4)).figures()
+def test_figures_contain_their_data(tmp_path):
+    figures = study_figures(Study.load(write_study(tmp_path, trials=4)))
     assert {"history", "parallel", "slice_optim_lr", "curves_top1", "curves_loss"} <= set(figures)
     for name, figure in figures.items():
-        whole = figure.to_dict()
-        assert all(len(rows) for rows in whole["datasets"].values()), name
+        datasets = figure.to_dict()["datasets"]
+        assert all(len(rows) for rows in datasets.values()), name
 
 
-def test_the_frames_follow_a_study_that_goes_on(tmp_path):
+def test_loading_again_reads_new_trials(tmp_path):
     write_study(tmp_path, trials=2)
     before = Study.load(tmp_path)
     assert len(before.trials) == 2
@@ -48,20 +49,20 @@ def test_the_frames_follow_a_study_that_goes_on(tmp_path):
     assert len(Study.load(tmp_path).trials) == 3
 
 
-def test_a_ladder_stacks_its_rungs_and_keeps_their_order(tmp_path):
+def test_ladder_stacks_its_steps_in_order(tmp_path):
     write_ledger(tmp_path, "ladder", inputs={})
     (tmp_path / "ladder.csv").write_text("rung,val_top1\nsmall,0.5\nlarge,0.6\n")
     for seed, name in enumerate(("large", "small")):
         write_study(tmp_path / "rungs" / name, trials=2 + seed, seed=seed)
     ladder = open_results(tmp_path)
     assert isinstance(ladder, Ladder)
-    assert list(ladder.rungs) == ["small", "large"]
+    assert list(ladder.steps) == ["small", "large"]
     assert list(ladder.trials["rung"].unique()) == ["small", "large"]
     assert len(ladder.trials) == 5
     assert ladder.best["val_top1"] == ladder.trials["val_top1"].max()
 
 
-def test_another_folder_is_refused_with_what_it_is(tmp_path):
+def test_folder_of_other_stage_is_refused(tmp_path):
     with pytest.raises(ArtifactError, match=r"no ledger\.json"):
         open_results(tmp_path)
     write_ledger(tmp_path, "shards", inputs={})
@@ -71,7 +72,7 @@ def test_another_folder_is_refused_with_what_it_is(tmp_path):
         Study.load(tmp_path)
 
 
-def test_a_copy_that_ends_in_the_middle_of_a_line_has_the_epochs_before(tmp_path):
+def test_history_cut_in_a_line_has_earlier_epochs(tmp_path):
     study = write_study(tmp_path, trials=2, epochs=4, states=["running"])
     history = study / "trials" / "trial-0000" / "history.jsonl"
     whole = Study.load(study).epochs
@@ -81,13 +82,13 @@ def test_a_copy_that_ends_in_the_middle_of_a_line_has_the_epochs_before(tmp_path
     assert len(part.epochs) == len(whole) - 1
     assert part.best is not None
     (study / "trials" / "trial-0002").mkdir()
-    assert len(Study.load(study).trials) == 2, "a trial without its point has not begun"
+    assert len(Study.load(study).trials) == 2, "a trial without its point has not started"
     history.write_text(text[:20] + "\n" + text[20:])
     with pytest.raises(ArtifactError, match=r"history\.jsonl: line 1 is not JSON"):
         _ = Study.load(study).epochs
 
 
-def test_frames_can_be_read_again_and_again_while_the_study_writes(tmp_path):
+def test_tables_can_be_read_while_the_study_writes(tmp_path):
     write_study(tmp_path, trials=3, states=["running"] * 3)
     stop = threading.Event()
 

@@ -1,4 +1,4 @@
-"""A study that really runs, looked at from outside: by the notebook's classes and by TensorBoard."""
+"""A study that is read while it runs: by `results`, by the figures, and by TensorBoard."""
 
 import contextlib
 import os
@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from evclip_ray.artifacts import LEDGER
+from evclip_ray.reports.figures import study_figures
 from evclip_ray.results import Study
 
 STATUSES = ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING"]
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def running(tiny_manifest, debug_settings, tiny_cache, tmp_path):
-    """A study of three trials under way, and its process."""
+    """Start a study of three trials. Yields its folder and its process."""
     space = tmp_path / "tiny.yaml"
     fixed = {**debug_settings, "data.manifest": str(tiny_manifest), "optim.epochs": 25}
     search = {"optim.lr": {"loguniform": [1e-3, 1e-2]}, "method.prompts": {"choice": ["both", "context"]}}
@@ -39,41 +40,42 @@ def running(tiny_manifest, debug_settings, tiny_cache, tmp_path):
 
 
 def sessions(tensorboard):
-    """Trials as the HParams plugin has them: status, hyperparameters. Who has not ended is unknown to it."""
-    request = {
-        "startIndex": 0, "sliceSize": 100, "allowedStatuses": STATUSES,
-        "colParams": [{"metric": {"tag": "val/top1"}}],
-    }  # fmt: skip
+    """Return status and hyperparameters of the trials from the HParams plugin.
+
+    A running trial has the status STATUS_UNKNOWN there.
+    """
+    columns = [{"metric": {"tag": "val/top1"}}]
+    request = {"startIndex": 0, "sliceSize": 100, "allowedStatuses": STATUSES, "colParams": columns}
     with contextlib.suppress(urllib.error.HTTPError):
         groups = tensorboard("session_groups", **request).get("sessionGroups", [])
         return [(group["sessions"][0]["status"], group["hparams"]) for group in groups]
-    return []  # nothing has been written yet
+    return []  # no event file has been written yet
 
 
-def test_frames_figures_and_the_board_follow_a_study_while_it_runs(running, tensorboard):
+def test_results_and_tensorboard_follow_a_running_study(running, tensorboard):
     root, process = running
-    epochs, drawn, live = [], set(), []
+    num_epochs, figures, live = [], set(), []
     while process.poll() is None:
         if (root / LEDGER).is_file():
             study = Study.load(root)
-            epochs.append(len(study.epochs))
-            drawn |= set(study.figures())
+            num_epochs.append(len(study.epochs))
+            figures |= set(study_figures(study))
             live += [status for status, _ in sessions(tensorboard)]
         time.sleep(1)
     assert process.returncode == 0, (root.parent / "log").read_text()
-    assert epochs == sorted(epochs)
-    assert any(0 < count < 75 for count in epochs), "seen before the study ended"
-    assert {"history", "curves_top1", "curves_loss"} <= drawn
+    assert num_epochs == sorted(num_epochs)
+    assert any(0 < count < 75 for count in num_epochs), "no epoch was read before the study ended"
+    assert {"history", "curves_top1", "curves_loss"} <= figures
     assert "STATUS_UNKNOWN" in live
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        found = sessions(tensorboard)
-        if len(found) == 3 and all(status == "STATUS_SUCCESS" for status, _ in found):
+        trials = sessions(tensorboard)
+        if len(trials) == 3 and all(status == "STATUS_SUCCESS" for status, _ in trials):
             break
         time.sleep(1)
     study = Study.load(root)
     assert len(study.epochs) == 75
-    told = {round(hparams["optim.lr"], 9): hparams["method.prompts"] for _, hparams in found}
-    assert told == {round(row["optim.lr"], 9): row["method.prompts"] for _, row in study.trials.iterrows()}
+    logged = {round(hparams["optim.lr"], 9): hparams["method.prompts"] for _, hparams in trials}
+    assert logged == {round(row["optim.lr"], 9): row["method.prompts"] for _, row in study.trials.iterrows()}
     searched = {info["name"] for info in tensorboard("experiment")["hparamInfos"]}
     assert {"optim.lr", "method.prompts"} <= searched

@@ -3,8 +3,9 @@ import math
 import numpy as np
 import pytest
 
+from evclip_ray.records import LeaderboardRow
 from evclip_ray.scaling.bootstrap import Score
-from evclip_ray.scaling.transfer import best_values, slope
+from evclip_ray.scaling.transfer import ScoredTrial, best_values, slope
 from evclip_ray.training.per_video_scores import VideoScores
 from evclip_ray.tuning.distributions import Distribution
 
@@ -14,7 +15,7 @@ PROMPTS = Distribution.parse("method.prompts", {"choice": ["both", "mask"]})
 
 
 def trials(pairs, path="optim.lr", videos=10_000):
-    return [{"score": Score(top1, videos), "overrides": {path: value}} for value, top1 in pairs]
+    return [ScoredTrial(LeaderboardRow("t", {path: value}), Score(top1, videos)) for value, top1 in pairs]
 
 
 def peaked(best, videos=10_000):
@@ -23,7 +24,7 @@ def peaked(best, videos=10_000):
     return trials([(r, 0.8 - 0.2 * abs(math.log10(r / best))) for r in rates], videos=videos)
 
 
-def test_the_best_value_comes_with_those_within_a_standard_error():
+def test_best_value_has_range_within_one_standard_error():
     row = best_values(
         "ViT-B-16", trials([(0.1, 0.5), (0.01, 0.7), (0.001, 0.68), (0.0001, 0.2)], videos=100), LR
     )
@@ -32,24 +33,24 @@ def test_the_best_value_comes_with_those_within_a_standard_error():
     assert row["status"] == "ok"
 
 
-def test_choices_have_a_best_and_no_bounds():
+def test_choices_have_a_best_value_without_bounds():
     row = best_values("r", trials([("both", 0.9), ("mask", 0.1), ("both", 0.2)], "method.prompts"), PROMPTS)
     assert (row["best"], row["low"], row["within_noise"]) == ("both", None, "both")
     assert slope([(1.0, []), (2.0, []), (3.0, [])], PROMPTS)["status"].startswith("not a number")
 
 
-def test_trials_without_the_setting_or_without_a_number_do_not_count():
+def test_trials_without_setting_or_score_do_not_count():
     some = [
         *trials([(1, 0.5), (2, 0.6)], "method.mask.depth"),
-        {"score": Score(0.9, 10), "overrides": {}},
-        {"score": None, "overrides": {"method.mask.depth": 3}},
+        ScoredTrial(LeaderboardRow("t"), Score(0.9, 10)),
+        ScoredTrial(LeaderboardRow("t", {"method.mask.depth": 3}), None),
     ]
     row = best_values("r", some, DEPTH)
     assert row["best"] is None
     assert row["status"] == "too few trials: 2, 3 are needed"
 
 
-def test_an_optimum_that_moves_with_the_square_root_of_cost_is_found():
+def test_optimum_moving_with_root_of_cost_is_detected():
     found = slope([(10.0**k, peaked(10 ** (-4 + k / 2))) for k in range(5)], LR)
     assert found["slope"] == pytest.approx(0.5)
     assert found["status"] == "moves"
@@ -57,7 +58,7 @@ def test_an_optimum_that_moves_with_the_square_root_of_cost_is_found():
     assert low <= 0.5 <= high
 
 
-def test_an_optimum_that_stays_stays_and_few_videos_cannot_tell():
+def test_constant_optimum_stays_and_few_videos_are_undecided():
     still = slope([(10.0**k, peaked(1e-3)) for k in range(4)], LR)
     assert (still["slope"], still["status"]) == (0.0, "stays within noise")
     depths = trials([(2, 0.5), (2, 0.6), (2, 0.7)], "method.mask.depth")
@@ -68,26 +69,26 @@ def test_an_optimum_that_stays_stays_and_few_videos_cannot_tell():
     assert unsure["interval"][0] < 0 < unsure["interval"][1]
 
 
-def test_two_rungs_are_too_few_for_a_slope():
+def test_two_steps_are_too_few_for_a_slope():
     found = slope([(1.0, peaked(1e-3)), (10.0, peaked(1e-2)), (100.0, [])], LR)
     assert found["slope"] is None
     assert found["status"] == "not enough rungs: 2 with trials, 3 are needed"
     assert slope([(1.0, peaked(1e-3))] * 3, LR)["slope"] is None, "of one cost"
 
 
-def test_a_rung_of_unknown_cost_is_left_out():
+def test_step_of_unknown_cost_is_skipped():
     steps = [(None, peaked(1e-3)), (1.0, peaked(1e-3)), (2.0, peaked(1e-3)), (4.0, peaked(1e-3))]
     assert slope(steps, LR)["rungs"] == 3
 
 
-def test_trials_that_share_their_hits_tell_a_move_from_the_same_few_videos():
+def test_paired_trials_detect_a_move_with_few_videos():
     def kept(best):
         # Of 12 videos a trial has the first so many right: who is better has all that the other has.
-        rows = peaked(best, videos=12)
-        for row in rows:
-            hits = round(row["score"].top1 * 12)
+        rows = []
+        for trial in peaked(best, videos=12):
+            hits = round(trial.score.top1 * 12)
             each = VideoScores("same", np.arange(12) < hits, np.zeros(12, np.float32))
-            row["score"] = Score(hits / 12, 12, each)
+            rows.append(ScoredTrial(trial.row, Score(hits / 12, 12, each)))
         return rows
 
     paired = slope([(10.0**k, kept(10 ** (-3.5 + k / 2))) for k in range(4)], LR)

@@ -36,7 +36,7 @@ def test_a_run_lowers_its_loss_and_leaves_history_and_small_checkpoints(
     last = start(experiment, tiny_videos, tmp_path).fit(reported.append)
     assert [metrics["epoch"] for metrics in reported] == [1, 2, 3, 4]
     assert last["train_loss"] < reported[0]["train_loss"]
-    assert history(tmp_path) == reported
+    assert history(tmp_path) == [metrics.to_record() for metrics in reported]
     assert last["best_val_top1"] == max(metrics["val_top1"] for metrics in reported)
     assert last["val_videos"] == len(tiny_videos.sets["val"])
     method = build_method(experiment, tiny_videos.classes)

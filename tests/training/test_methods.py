@@ -24,7 +24,7 @@ def test_a_method_trains_validates_and_checkpoints_in_the_loop(name, make_experi
     module = build_method(experiment, tiny_videos.classes, device=torch.device("cpu"))
     Run(experiment, tiny_videos, module, folder=tmp_path).fit(reported.append)
     assert [metrics["epoch"] for metrics in reported] == [1, 2]
-    assert not any(metrics.get("diverged") for metrics in reported)
+    assert not any(metrics.diverged for metrics in reported)
     fresh = build_method(experiment, tiny_videos.classes, device=torch.device("cpu"))
     load_adapter(tmp_path / "last", fresh)
     saved = load_file(tmp_path / "last" / "adapter.safetensors")

@@ -37,30 +37,30 @@ def history(root, trial):
     return [json.loads(line)["epoch"] for line in lines]
 
 
-def test_when_the_time_is_up_a_trial_is_paused_at_its_epoch_and_the_next_call_goes_on(
+def test_time_budget_pauses_trials_and_next_call_resumes(
     study, tmp_path, monkeypatch
 ):
     root, now = tmp_path / "study", [0.0]
     monkeypatch.setattr(stopper, "time", SimpleNamespace(monotonic=lambda: now[0]))
     options = {"trials": 2, "scheduler": "none", "fixed": {"optim.epochs": 4}}
 
-    def time_passes(kind, trial, metrics):
+    def time_passes(kind, record):
         now[0] = float("inf")
 
     outcome = run(study(root, call={"time_budget": 3600.0}, **options), time_passes)
     assert (outcome.missing, outcome.out_of_time, outcome.interrupted) == (2, True, False)
-    assert [(row["state"], row["epochs"]) for row in outcome.rows] == [("paused", 2)]
+    assert [(row.state, row.epochs) for row in outcome.rows] == [("paused", 2)]
     now[0] = 0.0
     again = run(study(root, **options))
     assert again.missing == 0
-    assert {(row["trial"], row["state"]) for row in again.rows} == {
+    assert {(row.trial, row.state) for row in again.rows} == {
         ("trial-0000", "complete"),
         ("trial-0001", "complete"),
     }
     assert history(root, "trial-0000") == [1, 2, 3, 4]
 
 
-def test_no_trial_starts_when_the_time_is_up_before_the_first(study, tmp_path):
+def test_no_trial_starts_after_the_time_budget(study, tmp_path):
     outcome = run(study(tmp_path / "study", call={"time_budget": 0.0}))
     assert outcome.rows == []
     assert outcome.missing == float("inf")
@@ -68,13 +68,13 @@ def test_no_trial_starts_when_the_time_is_up_before_the_first(study, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_point_that_comes_again_is_run_with_another_seed_and_judged_by_the_mean(study, tmp_path):
+def test_repeated_point_runs_with_another_seed(study, tmp_path):
     root, search, short = tmp_path / "study", {"optim.lr": {"choice": [1e-3]}}, {"optim.epochs": 1}
     outcome = run(study(root, search=search, fixed=short, trials=2))
-    assert sorted(row["overrides"].get("seed", 0) for row in outcome.rows) == [0, 1]
-    assert {row["point_seeds"] for row in outcome.rows} == {2}
-    mean = sum(row["val_top1"] for row in outcome.rows) / 2
-    assert outcome.rows[0]["point_top1"] == pytest.approx(mean)
+    assert sorted(row.overrides.get("seed", 0) for row in outcome.rows) == [0, 1]
+    assert {row.point_seeds for row in outcome.rows} == {2}
+    mean = sum(row.val_top1 for row in outcome.rows) / 2
+    assert outcome.rows[0].point_top1 == pytest.approx(mean)
     # What an earlier study measured is not measured again either.
     call = {"warm_start": [root]}
     later = study(tmp_path / "later", search=search, fixed=short, trials=1, call=call)
@@ -83,12 +83,10 @@ def test_a_point_that_comes_again_is_run_with_another_seed_and_judged_by_the_mea
         in dict(later.plan(ONE_AT_A_TIME).lines())["warm start"]
     )
     rows = run(later).rows
-    assert [(row["trial"], row["overrides"]) for row in rows] == [
-        ("trial-0000", {"optim.lr": 1e-3, "seed": 2})
-    ]
+    assert [(row.trial, row.overrides) for row in rows] == [("trial-0000", {"optim.lr": 1e-3, "seed": 2})]
 
 
-def test_a_resumed_study_stops_a_trial_by_what_the_finished_ones_reached(study, tmp_path):
+def test_resumed_study_compares_with_finished_trials(study, tmp_path):
     tuned = study(tmp_path / "study", trials=3, grace_epochs=1, fixed={"optim.epochs": 4})
     tuned.claim()
     before = tuned._optuna()
@@ -102,10 +100,10 @@ def test_a_resumed_study_stops_a_trial_by_what_the_finished_ones_reached(study, 
         tuned.folder.finish(name, "complete")
         before.tell(trial, 1.1)
     rows = run(tuned).rows
-    assert {row["trial"]: (row["state"], row["epochs"]) for row in rows}["trial-0002"] == ("stopped", 1)
+    assert {row.trial: (row.state, row.epochs) for row in rows}["trial-0002"] == ("stopped", 1)
 
 
-def test_a_folder_in_use_is_refused_with_who_has_it_and_free_once_that_is_killed(tmp_path):
+def test_folder_in_use_is_refused_until_its_owner_ends(tmp_path):
     folder = StudyFolder(tmp_path)
     code = (
         "import pathlib, sys, time; from evclip_ray.tuning.study_folder import StudyFolder\n"
@@ -123,7 +121,7 @@ def test_a_folder_in_use_is_refused_with_who_has_it_and_free_once_that_is_killed
         folder.claim({"seed": 0})
 
 
-def test_a_trial_that_ends_by_itself_is_not_paused():
+def test_trial_that_ends_by_itself_is_not_paused():
     stops = Stops(0.0, max_epochs=4)
     assert stops.out_of_time
     assert stops("a", {"epoch": 3})
@@ -133,7 +131,7 @@ def test_a_trial_that_ends_by_itself_is_not_paused():
     assert not stops.is_paused("b", {"epoch": 4})
 
 
-def test_the_first_ctrl_c_ends_the_study_and_the_next_one_is_pythons_own(request):
+def test_first_ctrl_c_ends_the_study_second_interrupts(request):
     # A shell that starts the tests in the background has SIGINT ignored.
     request.addfinalizer(functools.partial(signal.signal, signal.SIGINT, signal.getsignal(signal.SIGINT)))
     signal.signal(signal.SIGINT, signal.default_int_handler)

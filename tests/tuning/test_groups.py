@@ -22,7 +22,7 @@ from evclip_ray.tuning.tuner import StudyRun
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
-def test_a_study_of_two_worker_trials_stops_some_early_and_frees_their_places(
+def test_stopped_two_worker_trial_frees_its_resources(
     tiny_manifest, tiny_cache, tiny_videos, debug_settings, tmp_path
 ):
     data = {
@@ -38,8 +38,8 @@ def test_a_study_of_two_worker_trials_stops_some_early_and_frees_their_places(
         study.prepare()
         outcome = study.run(plan, lambda *event: None)
     assert outcome.missing == 0
-    assert {row["state"] for row in outcome.rows} <= {"complete", "stopped"}
-    assert any(row["state"] == "complete" and row["epochs"] == 4 for row in outcome.rows)
+    assert {row.state for row in outcome.rows} <= {"complete", "stopped"}
+    assert any(row.state == "complete" and row.epochs == 4 for row in outcome.rows)
     assert (tmp_path / "study" / "best" / "adapter.safetensors").is_file()
 
 
@@ -48,7 +48,7 @@ def _worker_pids():
     return [int(pid) for pid in found.stdout.split()]
 
 
-def test_a_killed_worker_of_a_group_costs_at_most_the_epoch_it_was_in(make_experiment, tiny_videos, tmp_path):
+def test_killed_worker_of_a_group_costs_at_most_one_epoch(make_experiment, tiny_videos, tmp_path):
     experiment = make_experiment(optim__epochs=30)
     tiny_videos.save(tmp_path / "videos.json")
     folder = tmp_path / "run"

@@ -1,7 +1,9 @@
+import dataclasses
 import math
 
 import pytest
 
+from evclip_ray.records import LeaderboardRow, TrialState
 from evclip_ray.tuning.importance import parameter_importance
 from evclip_ray.tuning.search_space import SearchSpace
 
@@ -28,11 +30,12 @@ def rows(count, **changes):
         if prompts == "both":
             overrides["method.mask.depth"] = 1 + index % 4
         top1 = 0.9 - 0.2 * abs(math.log10(lr) + 3)
-        made.append({"state": "complete", "epochs": 3, "val_top1": top1, "overrides": overrides, **changes})
+        row = LeaderboardRow(str(index), overrides, TrialState.COMPLETE, epochs=3, val_top1=top1)
+        made.append(dataclasses.replace(row, **changes))
     return made
 
 
-def test_what_the_score_depends_on_comes_first(space):
+def test_most_important_setting_comes_first(space):
     found = parameter_importance(space, rows(40))
     assert found[0]["path"] == "optim.lr"
     assert found[0]["importance"] > 0.7
@@ -40,18 +43,18 @@ def test_what_the_score_depends_on_comes_first(space):
     assert {row["status"] for row in found} == {"ok"}
 
 
-def test_few_trials_and_failed_ones_and_equal_ones_give_no_number(space):
+def test_few_failed_or_equal_trials_give_no_importance(space):
     few = parameter_importance(space, rows(7))
     assert {row["status"] for row in few} == {"too few trials: 7, 8 are needed"}
     assert {row["importance"] for row in few} == {None}
-    failed = parameter_importance(space, [*rows(7), *rows(30, state="failed")])
+    failed = parameter_importance(space, [*rows(7), *rows(30, state=TrialState.FAILED)])
     assert failed[0]["status"].startswith("too few trials: 7")
     equal = parameter_importance(space, rows(20, val_top1=0.5))
     assert equal[0]["status"] == "every trial has the same top-1"
 
 
-def test_a_setting_that_no_trial_had_is_said_so(space):
-    some = [row for row in rows(40) if row["overrides"]["method.prompts"] == "context"]
+def test_setting_without_values_is_reported(space):
+    some = [row for row in rows(40) if row.overrides["method.prompts"] == "context"]
     found = {row["path"]: row for row in parameter_importance(space, some)}
     assert found["method.mask.depth"]["importance"] is None
     assert found["method.mask.depth"]["status"] == "no trial had it"

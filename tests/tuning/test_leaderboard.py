@@ -1,5 +1,6 @@
 """Which trial is called best, and of what it is the mean."""
 
+import dataclasses
 import io
 import math
 
@@ -7,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from evclip_ray.cli.display import leaderboard_table
+from evclip_ray.records import EpochMetrics, TrialRecord, TrialState
 from evclip_ray.tuning.leaderboard import SCORES, as_csv, leaderboard
 
 
@@ -17,7 +19,7 @@ def trial(name, top1, *, lr, seed=0, state="complete", loss=1.0):
     }  # fmt: skip
     overrides = {"optim.lr": lr} | ({"seed": seed} if seed else {})
     history = [] if state == "failed" else [epoch]
-    return {"trial": name, "overrides": overrides, "state": state, "error": None, "history": history}
+    return TrialRecord(name, overrides, TrialState(state), None, tuple(map(EpochMetrics, history)))
 
 
 def test_a_lucky_seed_does_not_beat_a_point_with_a_better_mean():
@@ -30,21 +32,21 @@ def test_a_lucky_seed_does_not_beat_a_point_with_a_better_mean():
             trial("c", 0.68, lr=2.0, seed=2),
         ]
     )
-    assert [row["trial"] for row in rows] == ["b", "a", "c", "lucky", "again"]
+    assert [row.trial for row in rows] == ["b", "a", "c", "lucky", "again"]
     best = rows[0]
-    assert best["point_seeds"] == 3
-    assert best["point_top1"] == pytest.approx(0.7)
+    assert best.point_seeds == 3
+    assert best.point_top1 == pytest.approx(0.7)
     # 4.303 is Student's t of two degrees of freedom; the values spread by 0.02.
     half = 4.303 * 0.02 / math.sqrt(3)
-    assert best["point_top1_low"] == pytest.approx(0.7 - half, abs=1e-4)
-    assert best["point_top1_high"] == pytest.approx(0.7 + half, abs=1e-4)
+    assert best.point_top1_low == pytest.approx(0.7 - half, abs=1e-4)
+    assert best.point_top1_high == pytest.approx(0.7 + half, abs=1e-4)
 
 
 def test_of_equal_means_the_one_of_more_seeds_comes_first():
     rows = leaderboard(
         [trial("one", 0.5, lr=1.0, loss=0.1), trial("a", 0.5, lr=2.0), trial("b", 0.5, lr=2.0, seed=1)]
     )
-    assert [row["trial"] for row in rows] == ["a", "b", "one"]
+    assert [row.trial for row in rows] == ["a", "b", "one"]
 
 
 def test_a_failed_seed_is_no_measurement_and_a_stopped_one_is():
@@ -55,13 +57,13 @@ def test_a_failed_seed_is_no_measurement_and_a_stopped_one_is():
             trial("c", 0.4, lr=1.0, seed=2, state="stopped"),
         ]
     )
-    assert {row["point_seeds"] for row in rows} == {2}
-    assert rows[0]["point_top1"] == pytest.approx(0.5)
+    assert {row.point_seeds for row in rows} == {2}
+    assert rows[0].point_top1 == pytest.approx(0.5)
 
 
 def test_a_single_seed_has_no_interval():
     rows = leaderboard([trial("a", 0.6, lr=1.0)])
-    assert math.isnan(rows[0]["point_top1_low"])
+    assert math.isnan(rows[0].point_top1_low)
     header, line = (text.split(",") for text in as_csv(rows).splitlines())
     cells = dict(zip(header, line, strict=True))
     assert cells["point_top1"] == "0.6"
@@ -73,7 +75,7 @@ def test_a_trial_without_a_finished_epoch_has_empty_cells_and_no_zeros():
     rows = leaderboard(
         [
             trial("a", 0.6, lr=1.0),
-            {**trial("b", 0.0, lr=2.0, state="diverged"), "history": [diverged]},
+            dataclasses.replace(trial("b", 0.0, lr=2.0, state="diverged"), history=(EpochMetrics(diverged),)),
             trial("c", 0.0, lr=3.0, state="failed"),
         ]
     )
@@ -99,7 +101,7 @@ def test_a_score_that_is_no_number_is_none_and_the_others_keep_their_order():
             trial("b", 0.7, lr=4.0),
         ]
     )
-    assert [row["trial"] for row in rows] == ["b", "a", "no_loss", "broken"]
-    assert rows[-1]["best_epoch"] == 0
-    assert rows[-1]["val_top1"] == 0.0, "for the order alone"
+    assert [row.trial for row in rows] == ["b", "a", "no_loss", "broken"]
+    assert rows[-1].best_epoch == 0
+    assert rows[-1].val_top1 == 0.0, "for the order alone"
     assert "nan" not in as_csv(rows)

@@ -27,15 +27,17 @@ def write_history(folder, name, *, epochs):
 
 
 def states(folder):
-    return {trial["trial"]: (trial["state"], len(trial["history"])) for trial in folder.trials()}
+    return {trial.trial: (trial.state, len(trial.history)) for trial in folder.trials()}
 
 
 def test_an_ended_trial_is_read_once(folder, monkeypatch):
     folder.finish("trial-0000", "complete")
     folder.finish("trial-0001", "stopped")
     read = []
-    history = study_folder._history
-    monkeypatch.setattr(study_folder, "_history", lambda path: read.append(path.name) or history(path))
+    history = study_folder.read_history
+    monkeypatch.setattr(
+        study_folder, "read_history", lambda path: read.append(path.parent.name) or history(path)
+    )
     for _ in range(3):
         assert states(folder)["trial-0000"] == ("complete", 2)
     assert read == ["trial-0002"] * 3

@@ -38,7 +38,7 @@ def optuna_study(root):
     return optuna.load_study(study_name=STUDY_NAME, storage=storage)
 
 
-def test_a_study_leaves_a_leaderboard_a_best_config_and_the_best_checkpoint(study, tmp_path):
+def test_study_writes_leaderboard_and_best_checkpoint(study, tmp_path):
     root = tmp_path / "study"
     outcome, events = run(study(root, trials=3, scheduler="none"))
     assert outcome.missing == 0
@@ -59,12 +59,12 @@ def test_a_study_leaves_a_leaderboard_a_best_config_and_the_best_checkpoint(stud
     record = json.loads((root / "best" / "config.json").read_text())
     load_adapter(root / "best", build_method(experiment, record["classes"], device=torch.device("cpu")))
     assert [t.state for t in optuna_study(root).trials] == [TrialState.COMPLETE] * 3
-    assert sum(kind == "ended" for kind, _, _ in events) == 3
+    assert sum(kind == "ended" for kind, _ in events) == 3
     assert not (root / ".ray").exists()
 
 
 @pytest.mark.slow
-def test_a_trial_that_is_lost_without_a_word_is_asked_again_in_the_same_call(study, tmp_path, monkeypatch):
+def test_lost_trial_is_run_again_in_the_same_call(study, tmp_path, monkeypatch):
     asked = []
 
     def losing(*arguments, missing, **keywords):
@@ -83,20 +83,20 @@ def test_a_trial_that_is_lost_without_a_word_is_asked_again_in_the_same_call(stu
     assert outcome.missing == 2
 
 
-def test_a_finished_study_runs_nothing_again_and_takes_more_trials(study, tmp_path):
+def test_finished_study_runs_only_added_trials(study, tmp_path):
     root = tmp_path / "study"
     first, _ = run(study(root, trials=2, scheduler="none"))
     again, events = run(study(root, trials=2, scheduler="none"))
     assert events == []
     assert again.rows == first.rows
     more, events = run(study(root, trials=3, scheduler="none"))
-    assert sum(kind == "ended" for kind, _, _ in events) == 1
+    assert sum(kind == "ended" for kind, _ in events) == 1
     assert len(more.rows) == 3
-    points = [json.dumps(row["overrides"], sort_keys=True) for row in more.rows]
+    points = [json.dumps(row.overrides, sort_keys=True) for row in more.rows]
     assert len(set(points)) == 3, "the sampler must not propose its first points again"
 
 
-def test_a_folder_of_another_study_or_of_other_files_is_refused(study, tmp_path):
+def test_folder_of_another_study_is_refused(study, tmp_path):
     root = tmp_path / "study"
     study(root, trials=1).claim()
     with pytest.raises(ArtifactError, match=r"belongs to another study \(it differs in: search"):
@@ -107,38 +107,36 @@ def test_a_folder_of_another_study_or_of_other_files_is_refused(study, tmp_path)
         study(tmp_path / "holiday", trials=1).missing()
 
 
-def test_a_folder_that_cannot_be_written_to_is_refused(study, tmp_path):
+def test_unwritable_folder_is_refused(study, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ArtifactError, match="cannot be written to"):
         study(tmp_path / "file" / "study", trials=1).claim()
 
 
-def test_a_trial_that_can_never_be_placed_fails_before_anything_starts(study, tmp_path):
-    with pytest.raises(
-        ValueError, match=r"a trial needs 1 CPU, 4 GPU.*but the cluster has 2 CPU"
-    ):
+def test_trial_that_never_fits_fails_before_the_start(study, tmp_path):
+    with pytest.raises(ValueError, match=r"a trial needs 1 CPU, 4 GPU.*but the cluster has 2 CPU"):
         study(tmp_path / "study", trials=1, gpus=4).plan(MACHINES)
     assert not (tmp_path / "study").exists()
 
 
-def test_a_trial_that_raises_is_kept_as_failed_and_the_others_go_on(study, tmp_path):
+def test_failed_trial_is_recorded_and_others_continue(study, tmp_path):
     # Eight heads do not divide the generator's channels when a trial draws 7.
     search = {"method.mask.heads": {"choice": [8, 7]}}
     outcome, _ = run(
         study(tmp_path / "study", trials=4, search=search, scheduler="none", sampler="random", seed=1)
     )
-    states = {row["overrides"]["method.mask.heads"]: row["state"] for row in outcome.rows}
+    states = {row.overrides["method.mask.heads"]: row.state for row in outcome.rows}
     assert states == {8: "complete", 7: "failed"}
-    failed = next(row for row in outcome.rows if row["state"] == "failed")
-    assert "7" in failed["error"]
-    assert (tmp_path / "study" / "trials" / failed["trial"] / "error.txt").read_text().startswith("Traceback")
+    failed = next(row for row in outcome.rows if row.state == "failed")
+    assert "7" in failed.error
+    assert (tmp_path / "study" / "trials" / failed.trial / "error.txt").read_text().startswith("Traceback")
     assert {t.state for t in optuna_study(tmp_path / "study").trials} == {
         TrialState.COMPLETE,
         TrialState.FAIL,
     }
 
 
-def test_a_stopped_trial_is_told_as_pruned_and_a_diverged_one_ends(study, tmp_path):
+def test_stopped_trial_is_pruned_and_diverged_one_ends(study, tmp_path):
     root = tmp_path / "study"
     search = {"optim.lr": {"choice": [1e-2, 1e30]}}
     outcome, _ = run(
@@ -152,7 +150,7 @@ def test_a_stopped_trial_is_told_as_pruned_and_a_diverged_one_ends(study, tmp_pa
             seed=3,
         )
     )
-    states = {row["state"] for row in outcome.rows}
+    states = {row.state for row in outcome.rows}
     assert "diverged" in states
     told = {t.user_attrs["folder"]: t.state for t in optuna_study(root).trials}
     for row in outcome.rows:
@@ -161,31 +159,31 @@ def test_a_stopped_trial_is_told_as_pruned_and_a_diverged_one_ends(study, tmp_pa
             "complete": TrialState.COMPLETE,
             "diverged": TrialState.COMPLETE,
         }
-        assert told[row["trial"]] == expected[row["state"]]
-        assert row["state"] != "stopped" or row["epochs"] < 4
+        assert told[row.trial] == expected[row.state]
+        assert row.state != "stopped" or row.epochs < 4
 
 
-def test_a_trial_whose_process_dies_goes_on_after_its_last_epoch(study, tmp_path):
+def test_killed_trial_resumes_after_its_last_epoch(study, tmp_path):
     root = tmp_path / "study"
     killed = []
 
-    def kill_once(kind, trial, metrics):
-        if kind == "epoch" and metrics["epoch"] == 2 and not killed:
-            killed.append(metrics["pid"])
-            os.kill(metrics["pid"], signal.SIGKILL)
+    def kill_once(kind, record):
+        if kind == "epoch" and record.last.epoch == 2 and not killed:
+            killed.append(record.last["pid"])
+            os.kill(record.last["pid"], signal.SIGKILL)
 
     fixed = {"optim.epochs": 5}
     outcome, events = run(study(root, trials=1, scheduler="none", fixed=fixed), kill_once)
     assert killed
-    assert [row["state"] for row in outcome.rows] == ["complete"]
+    assert [row.state for row in outcome.rows] == ["complete"]
     lines = (root / "trials" / "trial-0000" / "history.jsonl").read_text().splitlines()
     history = [json.loads(line) for line in lines]
     assert [metrics["epoch"] for metrics in history] == [1, 2, 3, 4, 5]
-    processes = {metrics["pid"] for kind, _, metrics in events if kind == "epoch"}
+    processes = {record.last["pid"] for kind, record in events if kind == "epoch"}
     assert len(processes) == 2
 
 
-def test_an_interrupted_point_is_asked_again_in_its_own_folder(study, tmp_path):
+def test_interrupted_point_resumes_in_its_folder(study, tmp_path):
     root = tmp_path / "study"
     tuned = study(root, trials=2, scheduler="none")
     tuned.claim()
@@ -198,14 +196,14 @@ def test_an_interrupted_point_is_asked_again_in_its_own_folder(study, tmp_path):
     outcome, _ = run(tuned)
     assert outcome.missing == 0
     assert len(outcome.rows) == 2
-    row = next(row for row in outcome.rows if row["trial"] == "trial-0000")
-    assert row["overrides"] == point
-    assert row["state"] == "complete"
+    row = next(row for row in outcome.rows if row.trial == "trial-0000")
+    assert row.overrides == point
+    assert row.state == "complete"
     assert all(t.state.is_finished() for t in optuna_study(root).trials)
 
 
 @pytest.mark.slow
-def test_one_seed_gives_the_same_points(study, tmp_path):
+def test_seed_determines_the_points(study, tmp_path):
     points = []
     for name in ("a", "b"):
         outcome, _ = run(
@@ -218,16 +216,16 @@ def test_one_seed_gives_the_same_points(study, tmp_path):
                 fixed={"optim.epochs": 1},
             )
         )
-        points.append({row["trial"]: row["overrides"] for row in outcome.rows})
+        points.append({row.trial: row.overrides for row in outcome.rows})
     assert points[0] == points[1]
 
 
 @pytest.mark.slow
-def test_a_study_with_a_bank_makes_the_features_of_its_trials_once(study, tiny_cache, tmp_path):
+def test_study_with_cached_views_computes_features_once(study, tiny_cache, tmp_path):
     fixed = {"data.bank": 2, "optim.epochs": 2}
     first = study(tmp_path / "first", trials=3, scheduler="none", fixed=fixed)
     outcome, _ = run(first)
-    assert [row["state"] for row in outcome.rows] == ["complete"] * 3
+    assert [row.state for row in outcome.rows] == ["complete"] * 3
     made = {path: path.stat().st_mtime_ns for path in (tiny_cache / "features").rglob("*.arrow")}
     kept = {(entry.kind, entry.views) for entry in list_entries(tiny_cache / "features")}
     of_views = ("frame_features", "video_map", "video_mean")

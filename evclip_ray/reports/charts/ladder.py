@@ -1,11 +1,11 @@
-"""The charts of a ladder: accuracy over cost with its fits, Pareto fronts, where settings are best."""
+"""Charts of a ladder: accuracy over cost with fits, Pareto fronts, costs, and the best settings by step."""
 
 import altair as alt
 import pandas as pd
 
 from evclip_ray.formatting import brief_path
 from evclip_ray.reports.charts import ladder_data
-from evclip_ray.reports.charts.study import accuracy, named, tips
+from evclip_ray.reports.charts.study import TOP1, accuracy, named, tips
 from evclip_ray.reports.document import Chart
 from evclip_ray.results import Ladder
 
@@ -13,10 +13,11 @@ _TABLE, _FITS = "ladder.csv", "fits.json"
 
 
 def ladder_charts(ladder: Ladder) -> list[Chart]:
-    """Every chart that the rungs so far allow; none of a ladder without a scored rung."""
+    """Return the charts that the steps so far allow; none before a step has a score."""
     if ladder_data.scored_steps(ladder).empty:
         return []
-    charts = [_over_cost(ladder, cost) for cost in ladder_data.costs_that_differ(ladder)]
+    costs = ladder_data.costs_that_differ(ladder)
+    charts = [_over_cost(ladder, cost, small=cost != costs[0]) for cost in costs]
     charts += [
         _front(ladder, cost) for cost in ladder_data.FRONTS if not ladder_data.over_cost(ladder, cost).empty
     ]
@@ -25,67 +26,57 @@ def ladder_charts(ladder: Ladder) -> list[Chart]:
     charts.append(_trials(ladder))
     if not ladder_data.importance(ladder).empty:
         charts.append(_importance(ladder))
-    moving = ladder.table("transfer")
-    paths = [] if moving.empty else list(dict.fromkeys(moving.loc[moving["best"].notna(), "path"]))
+    best = ladder.table("transfer")
+    paths = [] if best.empty else list(dict.fromkeys(best.loc[best["best"].notna(), "path"]))
     return charts + [_transfer(ladder, path) for path in paths]
 
 
-def _over_cost(ladder: Ladder, cost: str) -> Chart:
-    frame, curves, name = (
-        ladder_data.over_cost(ladder, cost),
-        ladder_data.fitted_curves(ladder, cost),
-        f"ladder_{cost}",
-    )
-    x = alt.X(
-        "cost:Q",
-        title=f"{ladder_data.COSTS[cost]} (log scale)",
-        axis=alt.Axis(format=_ticks(cost), tickCount=5),
-        scale=alt.Scale(type="log", nice=False, padding=30),
-    )
-    layers, data = [], {name: frame}
+def _over_cost(ladder: Ladder, cost: str, *, small: bool) -> Chart:
+    steps, curves = ladder_data.over_cost(ladder, cost), ladder_data.fitted_curves(ladder, cost)
+    name, cost_title = f"ladder_{cost}", ladder_data.COSTS[cost]
+    axis = alt.Axis(format=_cost_format(cost), tickCount=5)
+    scale = alt.Scale(type="log", nice=False, padding=30)
+    x = alt.X("cost:Q", title=f"{cost_title} (log scale)", axis=axis, scale=scale)
+    layers, data = [], {name: steps}
     if not curves.empty:
         fitted = alt.Chart(named(f"{name}_fits")).encode(
             x=x, color=alt.Color("form:N", title="fit (95 % band)", legend=alt.Legend(symbolOpacity=1))
         )
-        layers.append(fitted.mark_area(opacity=0.15).encode(y=alt.Y("low:Q", title=_TITLE), y2="high:Q"))
-        layers.append(fitted.mark_line(strokeWidth=1.5).encode(y=alt.Y("top1:Q", title=_TITLE)))
+        layers.append(fitted.mark_area(opacity=0.15).encode(y=alt.Y("low:Q", title=TOP1), y2="high:Q"))
+        layers.append(fitted.mark_line(strokeWidth=1.5).encode(y=alt.Y("top1:Q", title=TOP1)))
         data[f"{name}_fits"] = curves
     base = alt.Chart(named(name)).encode(x=x)
-    layers += [_interval(base), *_marks(base, len(frame))]
-    return Chart(
-        name, f"Accuracy over {ladder_data.COSTS[cost].partition(',')[0]}", alt.layer(*layers), data,
-        "A circle is a rung's best trial with its 95 % Wilson interval, a diamond zero-shot CLIP on the same "
-        "videos. The best of many trials on few videos flatters itself, on every rung alike.",
-        (_TABLE, _FITS), small=cost != ladder_data.costs_that_differ(ladder)[0],
-    )  # fmt: skip
+    layers += [_interval(base), *_marks(base, len(steps))]
+    caption = (
+        "A circle is the best trial of a step with its 95 % Wilson interval, a diamond is zero-shot CLIP on "
+        "the same videos. The best of many trials on few videos is optimistic, on every step alike."
+    )
+    title = f"Accuracy over {cost_title.partition(',')[0]}"
+    return Chart(name, title, alt.layer(*layers), data, caption, (_TABLE, _FITS), small=small)
 
 
-def _ticks(cost: str) -> str:
+def _cost_format(cost: str) -> str:
     return "~s" if "parameters" in cost else "~g"
-
-
-_TITLE = "validation top-1"
 
 
 def _interval(base: alt.Chart) -> alt.Chart:
     rule: alt.Chart = base.mark_rule(style="after", strokeWidth=2).encode(
-        y=alt.Y("val_top1_low:Q", title=_TITLE), y2="val_top1_high:Q"
+        y=alt.Y("val_top1_low:Q", title=TOP1), y2="val_top1_high:Q"
     )
     return rule
 
 
 def _marks(base: alt.Chart, count: int) -> list[alt.Chart]:
-    said = tips(
-        "rung:N", "val_top1:Q", "val_top1_low:Q", "val_top1_high:Q", "zero_shot_top1:Q", "trials:Q", "cost:Q"
-    )
+    scores = ("val_top1:Q", "val_top1_low:Q", "val_top1_high:Q", "zero_shot_top1:Q")
+    tooltip = [_step_tip(), *tips(*scores, "trials:Q", "cost:Q")]
     before = base.mark_point(style="before", shape="diamond", size=60, filled=True).encode(
-        y=alt.Y("zero_shot_top1:Q"), tooltip=said
+        y=alt.Y("zero_shot_top1:Q"), tooltip=tooltip
     )
     after = base.mark_point(style="after", size=80, filled=True, opacity=1).encode(
-        y=accuracy("val_top1"), tooltip=said
+        y=accuracy("val_top1"), tooltip=tooltip
     )
     label = base.encode(y=alt.Y("val_top1:Q"), text="rung:N")
-    # Above and below by turns: neighbours are often as good, and nearly as dear.
+    # Neighbours often have nearly the same score and cost, so the labels alternate between above and below.
     labels = [
         label.transform_filter(f"datum.place % 2 == {turn}").mark_text(
             style=style, align="left", dx=8, dy=-9 + 18 * turn, fontSize=12
@@ -96,111 +87,104 @@ def _marks(base: alt.Chart, count: int) -> list[alt.Chart]:
     return [before, after, *labels]
 
 
+def _step_tip() -> alt.Tooltip:
+    """Return the step's name for a tooltip. Its column has the name `rung` on disk."""
+    return alt.Tooltip("rung:N", title="step")
+
+
 def _front(ladder: Ladder, cost: str) -> Chart:
-    frame, name = ladder_data.over_cost(ladder, cost), f"pareto_{cost}"
-    frame = frame.assign(front=frame[ladder_data.FRONTS[cost]].astype(str).str.lower() == "true")
-    x = alt.X(
-        "cost:Q", title=ladder_data.COSTS[cost], axis=alt.Axis(format=_ticks(cost), tickCount=4),
-        scale=alt.Scale(zero=False, padding=30),
-    )  # fmt: skip
+    steps, name = ladder_data.over_cost(ladder, cost), f"pareto_{cost}"
+    steps = steps.assign(front=steps[ladder_data.FRONTS[cost]].astype(str).str.lower() == "true")
+    cost_title = ladder_data.COSTS[cost]
+    axis = alt.Axis(format=_cost_format(cost), tickCount=4)
+    x = alt.X("cost:Q", title=cost_title, axis=axis, scale=alt.Scale(zero=False, padding=30))
     base = alt.Chart(named(name)).encode(x=x)
     line = (
         base.transform_filter("datum.front")
         .mark_line(style="best", interpolate="step-after")
-        .encode(y=alt.Y("val_top1:Q", title=_TITLE))
+        .encode(y=alt.Y("val_top1:Q", title=TOP1))
     )
-    # A layer without a row has no extent, which Vega warns of.
-    layers = [line] if frame["front"].any() else []
-    return Chart(
-        name, f"Pareto front: {ladder_data.COSTS[cost].partition(',')[0]}",
-        alt.layer(*layers, _interval(base), *_marks(base, len(frame))), {name: frame},
-        "The line joins the rungs that no other beats in both.", (_TABLE,), small=True,
-    )  # fmt: skip
+    # Vega warns about the infinite extent of a layer without rows.
+    layers = [line] if steps["front"].any() else []
+    drawing = alt.layer(*layers, _interval(base), *_marks(base, len(steps)))
+    caption = "The line joins the steps for which no other step is both cheaper and more accurate."
+    title = f"Pareto front: {cost_title.partition(',')[0]}"
+    return Chart(name, title, drawing, {name: steps}, caption, (_TABLE,), small=True)
 
 
 def _parts(ladder: Ladder) -> Chart:
-    frame = ladder_data.gmac_by_part(ladder)
+    parts = ladder_data.gmac_by_part(ladder)
     bars = (
         alt.Chart(named("gmac_by_part"))
         .mark_bar()
         .encode(
             x=alt.X("sum(gmac):Q", title="GMAC of one video", axis=alt.Axis(format="~g", tickCount=6)),
-            y=alt.Y("rung:N", title="rung", sort=list(dict.fromkeys(frame["rung"]))),
-            # Two of their names beside each other are wider than a phone.
+            y=alt.Y("rung:N", title="step", sort=list(dict.fromkeys(parts["rung"]))),
+            # Two names of parts in one row of the legend are wider than a phone.
             color=alt.Color("part:N", title="part", legend=alt.Legend(columns=1)),
-            tooltip=tips("rung:N", "part:N", "gmac:Q"),
+            tooltip=[_step_tip(), *tips("part:N", "gmac:Q")],
         )
     )
-    return Chart(
-        "gmac_by_part", "Where the work is", bars, {"gmac_by_part": frame},
-        "Multiply-accumulates (1 MAC = 2 FLOP), counted, attention included.", ("costs.csv",),
-        height=110 + 34 * frame["rung"].nunique() + 16 * frame["part"].nunique(),
-    )  # fmt: skip
+    caption = "Multiply-accumulate operations (1 MAC = 2 FLOP), counted from shapes, attention included."
+    height = 110 + 34 * parts["rung"].nunique() + 16 * parts["part"].nunique()
+    data, sources = {"gmac_by_part": parts}, ("costs.csv",)
+    return Chart("gmac_by_part", "Operations by part", bars, data, caption, sources, height=height)
+
+
+def _step_axis(ladder: Ladder) -> alt.X:
+    return alt.X("rung:N", title="step", sort=list(ladder.steps), axis=alt.Axis(labelAngle=0))
 
 
 def _trials(ladder: Ladder) -> Chart:
-    frame = ladder_data.all_trials(ladder)
-    order = list(ladder.rungs)
     strip = (
         alt.Chart(named("rung_trials"))
         .transform_calculate(jitter="random()")
         .mark_point(size=35, filled=True, opacity=0.6)
         .encode(
-            x=alt.X("rung:N", title="rung", sort=order, axis=alt.Axis(labelAngle=0)),
+            x=_step_axis(ladder),
             xOffset=alt.XOffset("jitter:Q", scale=alt.Scale(domain=[-1, 2])),
             y=accuracy("val_top1"),
-            tooltip=tips("rung:N", "trial:N", "state:N", "val_top1:Q", "settings:N"),
+            tooltip=[_step_tip(), *tips("trial:N", "state:N", "val_top1:Q", "settings:N")],
         )
     )
-    return Chart(
-        "rung_trials", "All trials of every rung", strip, {"rung_trials": frame},
-        "A mark is a trial's best epoch.", ("rungs/*/trials/*/history.jsonl",),
-    )  # fmt: skip
+    data, sources = {"rung_trials": ladder_data.all_trials(ladder)}, ("rungs/*/trials/*/history.jsonl",)
+    caption = "A mark is the best epoch of a trial."
+    return Chart("rung_trials", "All trials by step", strip, data, caption, sources)
 
 
 def _importance(ladder: Ladder) -> Chart:
-    frame = ladder_data.importance(ladder)
+    shares = ladder_data.importance(ladder)
     base = alt.Chart(named("importance")).encode(
-        x=alt.X("rung:N", title="rung", sort=list(ladder.rungs), axis=alt.Axis(labelAngle=0)),
-        y=alt.Y("path:N", title=None, axis=alt.Axis(labelLimit=180)),
+        x=_step_axis(ladder), y=alt.Y("path:N", title=None, axis=alt.Axis(labelLimit=180))
     )
-    shade = alt.Color(
-        "importance:Q", title="importance", scale=alt.Scale(range="heatmap", domain=[0, 1])
-    )  # fmt: skip
-    cells = base.mark_rect().encode(color=shade, tooltip=tips("rung:N", "path:N", "importance:Q", "trials:Q"))
+    shade = alt.Color("importance:Q", title="importance", scale=alt.Scale(range="heatmap", domain=[0, 1]))
+    tooltip = [_step_tip(), *tips("path:N", "importance:Q", "trials:Q")]
+    cells = base.mark_rect().encode(color=shade, tooltip=tooltip)
     ink = alt.condition("datum.importance > 0.55", alt.value("#111111"), alt.value("#ffffff"))
     text = base.mark_text().encode(text=alt.Text("importance:Q", format=".2f"), color=ink)
-    return Chart(
-        "importance", "Hyperparameter importance by rung", alt.layer(cells, text), {"importance": frame},
-        f"Shares of 1 on each rung, by {frame['evaluator'].iloc[0]}.", ("importance.csv",),
-        height=130 + 34 * frame["path"].nunique(),
-    )  # fmt: skip
+    title, drawing = "Hyperparameter importance by step", alt.layer(cells, text)
+    caption = f"Shares of 1 on each step: {shares['evaluator'].iloc[0]}."
+    data, height = {"importance": shares}, 130 + 34 * shares["path"].nunique()
+    return Chart("importance", title, drawing, data, caption, ("importance.csv",), height=height)
 
 
 def _transfer(ladder: Ladder, path: str) -> Chart:
-    frame, name = ladder_data.transfer(ladder, path), "transfer_" + path.replace(".", "_")
-    numbers = pd.to_numeric(frame["best"], errors="coerce")
-    base = alt.Chart(named(name)).encode(
-        x=alt.X("rung:N", title="rung", sort=list(ladder.rungs), axis=alt.Axis(labelAngle=0))
-    )
-    said = tips("rung:N", "best:N", "within_noise:N", "trials:Q")
+    best, name = ladder_data.transfer(ladder, path), "transfer_" + path.replace(".", "_")
+    numbers = pd.to_numeric(best["best"], errors="coerce")
+    base = alt.Chart(named(name)).encode(x=_step_axis(ladder))
+    tooltip = [_step_tip(), *tips("best:N", "within_noise:N", "trials:Q")]
+    points = base.mark_point(style="after", size=80, filled=True, opacity=1)
     if numbers.isna().any():
-        points = base.mark_point(style="after", size=80, filled=True)
-        chart: alt.Chart | alt.LayerChart | alt.FacetChart = points.encode(
-            y=alt.Y("best:N", title=brief_path(path)), tooltip=said
-        )
-        return Chart(name, path, chart, {name: frame}, "", ("transfer.csv",), small=True)
-    frame = frame.assign(best=numbers)
+        words = points.encode(y=alt.Y("best:N", title=brief_path(path)), tooltip=tooltip)
+        return Chart(name, path, words, {name: best}, sources=("transfer.csv",), small=True)
+    best = best.assign(best=numbers)
     is_log = any(
-        found["path"] == path and str(found.get("scale")).startswith("log")
-        for found in ladder.fits.get("transfer", {}).get("slopes", [])
+        slope["path"] == path and str(slope.get("scale")).startswith("log")
+        for slope in ladder.fits.get("transfer", {}).get("slopes", [])
     )
     scale = alt.Scale(type="log", nice=False, padding=12) if is_log else alt.Scale(zero=False)
-    y = alt.Y(
-        "best:Q", title=brief_path(path) + " (log scale)" * is_log, scale=scale, axis=alt.Axis(format="~g")
-    )
-    points = base.mark_point(style="after", size=80, filled=True, opacity=1).encode(y=y, tooltip=said)
-    reach = base.mark_rule(style="after", strokeWidth=2, opacity=0.5).encode(y=alt.Y("low:Q"), y2="high:Q")
-    return Chart(
-        name, path, alt.layer(reach, points), {name: frame}, "", (("transfer.csv"), _FITS), small=True
-    )  # fmt: skip
+    title = brief_path(path) + (" (log scale)" if is_log else "")
+    y = alt.Y("best:Q", title=title, scale=scale, axis=alt.Axis(format="~g"))
+    extent = base.mark_rule(style="after", strokeWidth=2, opacity=0.5).encode(y=alt.Y("low:Q"), y2="high:Q")
+    drawing = alt.layer(extent, points.encode(y=y, tooltip=tooltip))
+    return Chart(name, path, drawing, {name: best}, sources=("transfer.csv", _FITS), small=True)

@@ -2,13 +2,13 @@
 
 import dataclasses
 import datetime
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
 
 from evclip_ray.artifacts import ArtifactError, write_csv, write_text
+from evclip_ray.artifacts import check_writable as check_folder_writable
 from evclip_ray.reports.document import Block, Chart, Note, Pictures, Report, Table, shown
 from evclip_ray.reports.render.html import render_html
 from evclip_ray.reports.sections.sources import Sources
@@ -53,15 +53,7 @@ def check_writable(out: Path) -> None:
     """
     if out.is_dir() or not out.suffix:
         raise ArtifactError(f"{out}: must be the name of a file such as report.html; give one by --out")
-    probe = out.parent / f".write-{os.getpid()}"
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        probe.write_text("")
-        probe.unlink()
-    except OSError as error:
-        raise ArtifactError(
-            f"{out.parent}: cannot be written to ({error.strerror}); write elsewhere by --out FILE"
-        ) from None
+    check_folder_writable(out.parent, "write elsewhere by --out FILE")
 
 
 def render_markdown(report: Report, *, folder: str, written: str) -> str:

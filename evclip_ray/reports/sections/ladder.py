@@ -20,7 +20,7 @@ from evclip_ray.reports.sections.conditions import (
 )
 from evclip_ray.reports.sections.evaluation import Evaluation, anchor, evaluation_section
 from evclip_ray.reports.sections.study import leaderboard_table
-from evclip_ray.results import RUNGS, Ladder, Study
+from evclip_ray.results import STEPS, Ladder, Study
 
 
 def ladder_report(
@@ -40,7 +40,7 @@ def ladder_report(
     """
     conditions = _conditions(ladder)
     sections = [Section("rungs", "The ladder", _first_blocks(ladder)), *_chart_sections(ladder)]
-    for name, study in ladder.rungs.items():
+    for name, study in ladder.steps.items():
         sections.append(step_section(name, study))
         for evaluation in (evaluations or {}).get(name, ()):
             section = evaluation_section(evaluation)
@@ -55,7 +55,7 @@ def ladder_report(
         subtitle=", ".join(f"{_count(number)} {state}" for state, number in states.items())
         or "no step has started",
         facts=_facts(ladder),
-        conditions=conditions_table(conditions, (LEDGER, f"{RUNGS}/*/best/config.json")),
+        conditions=conditions_table(conditions, (LEDGER, f"{STEPS}/*/best/config.json")),
         brief=brief_line(_conditions(ladder, briefly=True)),
         sections=sections,
         warnings=_warnings(ladder),
@@ -67,7 +67,7 @@ def step_section(name: str, study: Study) -> Section:
     wanted = {"history", "curves_top1"}
     charts = [chart for chart in study_charts(study) if chart.name in wanted]
     table = leaderboard_table(study, f"leaderboard_{anchor(name)}")
-    root = f"{RUNGS}/{name}/"
+    root = f"{STEPS}/{name}/"
     blocks: list[Block] = [
         dataclasses.replace(table, num_shown=5, sources=[root + s for s in table.sources]),
         *(
@@ -168,7 +168,7 @@ def _conditions(ladder: Ladder, *, briefly: bool = False) -> dict[str, str]:
 
     With `briefly`, differing values are replaced by `DIFFERS`.
     """
-    by_step = {name: study_conditions(study) for name, study in ladder.rungs.items()}
+    by_step = {name: study_conditions(study) for name, study in ladder.steps.items()}
     conditions = {"ladder": f"{ladder.name}, key {ladder.ledger.get('key')}"}
     for key in dict.fromkeys(key for values in by_step.values() for key in values):
         values = {name: values.get(key, "–") for name, values in by_step.items()}
@@ -199,7 +199,7 @@ def _facts(ladder: Ladder) -> dict[str, str]:
 
 def _warnings(ladder: Ladder) -> list[str]:
     steps: dict[str, list[str]] = {}
-    for name, study in ladder.rungs.items():
+    for name, study in ladder.steps.items():
         for warning in random_warnings(weights(study)):
             steps.setdefault(warning, []).append(name)
     return [f"{warning} (steps {', '.join(names)})" for warning, names in steps.items()]

@@ -1,105 +1,75 @@
-"""The records that TensorBoard's HParams plugin reads: what a study searches, and where a run is.
+"""Records for TensorBoard's HParams plugin: the searched settings of a study, start and end of each run.
 
-A study writes one experiment record with the domains of what it searches, in its own folder, before its
-first trial; a run writes where it is when it begins, and how it ended. Metrics are the scalars of the
-runs, so that the comparison fills in while the study goes on.
+A study writes one experiment record with the domains of the searched settings into its own folder before
+its first trial. A run writes its settings when it starts, and its status when it ends. The metrics are
+scalars of the runs, so the comparison is filled in while the study is running.
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-METRICS = {
-    "val/top1": "top-1", "val/best_top1": "best top-1", "val/top5": "top-5", "val/loss": "loss",
-    "train/loss": "training loss",
-}  # fmt: skip
+from evclip_ray.records import METRICS
+
+if TYPE_CHECKING:
+    from tensorboard.plugins.hparams.summary_v2 import Domain
 
 
 def declare_domains(folder: Path, domains: Mapping[str, tuple[str, tuple[Any, ...]]]) -> None:
-    """Say, once, what is searched under `folder`: path -> ("choice", values) or ("interval", ends)."""
+    """Write the experiment record into `folder`, unless the folder has event files.
+
+    Args:
+        folder: Folder of the study or ladder.
+        domains: Path of each searched setting -> ("choice", values) or ("interval", (low, high)).
+    """
     if any(folder.glob("events.out.tfevents.*")):
         return
-    from tensorboard.plugins.hparams import api_pb2
+    from tensorboard.plugins.hparams.summary_v2 import HParam, Metric, hparams_config_pb
     from torch.utils.tensorboard import SummaryWriter
 
-    shown = {"val": api_pb2.DATASET_VALIDATION, "train": api_pb2.DATASET_TRAINING}
+    searched = [HParam(path, _domain(*domain)) for path, domain in domains.items()]
+    split = {"val": Metric.VALIDATION, "train": Metric.TRAINING}
     metrics = [
-        api_pb2.MetricInfo(
-            name=api_pb2.MetricName(tag=tag), display_name=title, dataset_type=shown[tag.split("/")[0]]
-        )
-        for tag, title in METRICS.items()
+        Metric(metric.tag, display_name=metric.label, dataset_type=split[metric.tag.split("/")[0]])
+        for metric in METRICS.values()
+        if metric.direction
     ]
-    searched = [_hparam(path, *domain) for path, domain in domains.items()]
     writer = SummaryWriter(str(folder))
-    writer._get_file_writer().add_summary(
-        _record("experiment", api_pb2.Experiment(hparam_infos=searched, metric_infos=metrics))
-    )
+    writer._get_file_writer().add_summary(hparams_config_pb(searched, metrics))
     writer.close()
 
 
 def session_start(values: Mapping[str, Any]) -> Any:
-    """The record of a run at `values`, path -> value."""
-    from tensorboard.plugins.hparams import plugin_data_pb2
+    """Return the start record of a run with the given value of each setting, by path."""
+    from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 
-    start = plugin_data_pb2.SessionStartInfo()
-    for path, value in values.items():
-        _set(start.hparams[path], value)
-    return _record("session_start_info", start)
+    # With an empty id the plugin names a run by its folder. The default merges runs of equal settings.
+    return hparams_pb({path: _plain(value) for path, value in values.items()}, trial_id="")
 
 
 def session_end(*, succeeded: bool) -> Any:
-    """The record that a run is over."""
-    from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
+    """Return the end record of a run."""
+    # TensorBoard's own session_end_pb imports TensorFlow.
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 
     status = api_pb2.STATUS_SUCCESS if succeeded else api_pb2.STATUS_FAILURE
-    return _record("session_end_info", plugin_data_pb2.SessionEndInfo(status=status))
+    data = plugin_data_pb2.HParamsPluginData(session_end_info=plugin_data_pb2.SessionEndInfo(status=status))
+    described = metadata.create_summary_metadata(data)
+    return Summary(value=[Summary.Value(tag=metadata.SESSION_END_INFO_TAG, metadata=described)])
 
 
-def _hparam(path: str, kind: str, values: Sequence[Any]) -> Any:
-    from google.protobuf import struct_pb2
-    from tensorboard.plugins.hparams import api_pb2
+def _domain(kind: str, values: Sequence[Any]) -> "Domain":
+    """Return the domain of a setting; the plugin wants all values of a choice in one type."""
+    from tensorboard.plugins.hparams.summary_v2 import Discrete, RealInterval
 
     if kind == "interval":
-        low, high = values
-        interval = api_pb2.Interval(min_value=float(low), max_value=float(high))
-        return api_pb2.HParamInfo(name=path, type=api_pb2.DATA_TYPE_FLOAT64, domain_interval=interval)
-    listed = struct_pb2.ListValue()
-    for value in values:
-        _set(listed.values.add(), value)
-    return api_pb2.HParamInfo(name=path, type=_type_of(values), domain_discrete=listed)
-
-
-def _type_of(values: Sequence[Any]) -> Any:
-    from tensorboard.plugins.hparams import api_pb2
-
+        return RealInterval(*(float(end) for end in values))
     if all(isinstance(value, bool) for value in values):
-        return api_pb2.DATA_TYPE_BOOL
-    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-        return api_pb2.DATA_TYPE_FLOAT64
-    return api_pb2.DATA_TYPE_STRING
+        return Discrete(values, dtype=bool)
+    is_number = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    return Discrete([float(value) if is_number else str(value) for value in values])
 
 
-def _set(place: Any, value: Any) -> None:
-    """Into a protobuf Value; what is no number, truth or text is written as text."""
-    if isinstance(value, bool):
-        place.bool_value = value
-    elif isinstance(value, int | float):
-        place.number_value = value
-    else:
-        place.string_value = str(value)
-
-
-def _record(kind: str, content: Any) -> Any:
-    from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
-    from tensorboard.plugins.hparams import metadata, plugin_data_pb2
-
-    tags = {
-        "experiment": metadata.EXPERIMENT_TAG,
-        "session_start_info": metadata.SESSION_START_INFO_TAG,
-        "session_end_info": metadata.SESSION_END_INFO_TAG,
-    }
-    data = plugin_data_pb2.HParamsPluginData(version=metadata.PLUGIN_DATA_VERSION, **{kind: content})
-    plugin = SummaryMetadata.PluginData(
-        plugin_name=metadata.PLUGIN_NAME, content=data.SerializeToString(deterministic=True)
-    )
-    return Summary(value=[Summary.Value(tag=tags[kind], metadata=SummaryMetadata(plugin_data=plugin))])
+def _plain(value: Any) -> bool | int | float | str:
+    return value if isinstance(value, bool | int | float | str) else str(value)

@@ -1,4 +1,4 @@
-"""What the masks of a validation pass are like, seen as they go by: nothing is computed twice."""
+"""Statistics of the masks of a validation pass, computed from the pass itself."""
 
 import math
 
@@ -6,22 +6,50 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evclip_ray.models.methods.base import MethodOutput, VideoBatch
+from evclip_ray.models.batch import MethodOutput, VideoBatch
 from evclip_ray.training.tensorboard.images import Pixels, mask_strip
 
 SHOWN_VIDEOS = 4
+_POOL = 4
+
+
+def pooled_masks(masks: Tensor) -> Tensor:
+    """Average (V, H, W) masks over blocks of 4 x 4 pixels: (V, H / 4, W / 4).
+
+    Masks are smooth, so this keeps their shape. All statistics are of the pooled masks: a validation pass
+    keeps these until the next epoch for the drift, and the numbers of earlier studies stay comparable.
+    """
+    pooled: Tensor = torch.nn.functional.avg_pool2d(masks.detach().float()[:, None], _POOL)
+    return pooled[:, 0]
+
+
+def mask_coverage(masks: Tensor) -> Tensor:
+    """Return the share of pixels with p > 0.5 for each of V pooled masks p, (V, h, w) in [0, 1]."""
+    return (masks > 0.5).flatten(1).double().mean(1)
+
+
+def mask_entropy(masks: Tensor) -> Tensor:
+    """Return the normalised entropy of each of V pooled masks: 1 for an even mask, 0 for a single pixel.
+
+        -sum q log q / log(h w),  q = p / sum p
+
+    where p is a mask, (h, w) in [0, 1], and the sums are over its pixels.
+    """
+    flat = masks.flatten(1).double()
+    shares = flat / flat.sum(1, keepdim=True).clamp(min=np.finfo(np.float64).tiny)
+    entropy: Tensor = -torch.special.xlogy(shares, shares).sum(1)
+    return entropy / math.log(flat.shape[1])
 
 
 class MaskWatch:
-    """Called with every batch and its output of a pass over the same videos, epoch after epoch.
+    """Observer of validation passes over the same videos in the same order, epoch after epoch.
 
-    A video has one mask, (H, W) in [0, 1], for all its frames. Of the masks p of V videos:
+    It is called with every batch and its output. A video has one mask, (H, W) in [0, 1], for all its frames.
+    `finish` returns the means over videos of `mask_coverage`, `mask_entropy` and `mask_drift`:
 
-        coverage   share of pixels where p > 0.5
-        entropy    -sum q log q / log(H W), q = p / sum p: 1 looks everywhere alike, 0 at one pixel
-        drift      mean |p - p of the epoch before|
+        mean |p - p'|
 
-    each the mean over videos.
+    where p is a pooled mask and p' that of the epoch before.
     """
 
     def __init__(self) -> None:
@@ -30,12 +58,10 @@ class MaskWatch:
         self._frames: list[Tensor] = []
 
     def __call__(self, batch: VideoBatch, output: MethodOutput) -> None:
-        """Look at the masks of one batch."""
+        """Add the masks of one batch."""
         if output.mask is None:
             return
-        # A sixteenth of the pixels tells as much of a smooth map, and is kept until the next epoch.
-        small = torch.nn.functional.avg_pool2d(output.mask.detach().float()[:, None], 4)[:, 0]
-        self._masks.append(small.cpu())
+        self._masks.append(pooled_masks(output.mask).cpu())
         missing = SHOWN_VIDEOS - len(self._frames)
         if self._before is None and missing > 0 and batch.pixels is not None:
             middle = batch.pixels.shape[1] // 2
@@ -43,26 +69,22 @@ class MaskWatch:
             self._frames += list((shown * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu())
 
     def finish(self) -> tuple[dict[str, float], dict[str, Pixels]]:
-        """The statistics of the pass and the strips of its first videos; empty where there are no masks."""
+        """Return the statistics of the pass and the strips of its first videos; empty without masks."""
         if not self._masks:
             return {}, {}
         masks, self._masks = torch.cat(self._masks), []
-        numbers = _statistics(masks)
+        numbers = {
+            "mask_coverage": float(mask_coverage(masks).mean()),
+            "mask_entropy": float(mask_entropy(masks).mean()),
+        }
         if self._before is not None:
             numbers["mask_drift"] = float((masks - self._before).abs().mean())
         self._before = masks
         return numbers, self._strips(masks)
 
     def _strips(self, masks: Tensor) -> dict[str, Pixels]:
-        found: dict[str, Pixels] = {}
-        for place, frame in enumerate(self._frames):
-            whole = masks[place].repeat_interleave(4, 0).repeat_interleave(4, 1)
-            found[f"video {place}"] = mask_strip(frame.numpy(), whole.numpy())
-        return found
-
-
-def _statistics(masks: Tensor) -> dict[str, float]:
-    flat = masks.flatten(1).double()
-    shares = flat / flat.sum(1, keepdim=True).clamp(min=np.finfo(np.float64).tiny)
-    entropy = -torch.special.xlogy(shares, shares).sum(1) / math.log(flat.shape[1])
-    return {"mask_coverage": float((flat > 0.5).double().mean()), "mask_entropy": float(entropy.mean())}
+        strips: dict[str, Pixels] = {}
+        for index, frame in enumerate(self._frames):
+            mask = masks[index].repeat_interleave(_POOL, 0).repeat_interleave(_POOL, 1)
+            strips[f"video {index}"] = mask_strip(frame.numpy(), mask.numpy())
+        return strips

@@ -1,4 +1,4 @@
-"""What TensorBoard reads of a run: scalars by epoch, pictures now and then, HParams from the run's start.
+"""TensorBoard events of a run: scalars of every epoch, pictures of some epochs, HParams records.
 
 Pictures are drawn after epochs 1, 2, 4, 8, ... and the last one, so that a long run writes few of them.
 """
@@ -12,26 +12,38 @@ import numpy as np
 
 from evclip_ray.metrics.classification import ClassificationState
 from evclip_ray.metrics.scoring import Scores
+from evclip_ray.records import METRICS, EpochMetrics
 from evclip_ray.training.tensorboard.hparams import session_end, session_start
 from evclip_ray.training.tensorboard.images import Pixels, confusion_picture, jpeg
 
+
+def _multiline(*names: str) -> list[Any]:
+    return ["Multiline", [METRICS[name].tag for name in names]]
+
+
 LAYOUT = {
     "Is it learning?": {
-        "top-1": ["Multiline", ["val/top1", "val/best_top1", "val/zero_shot_top1"]],
-        "loss": ["Multiline", ["train/loss", "val/loss"]],
-        "steps": ["Multiline", ["run/grad_norm"]],
+        "top-1": _multiline("val_top1", "best_val_top1", "zero_shot_top1"),
+        "loss": _multiline("train_loss", "val_loss"),
+        "steps": _multiline("grad_norm"),
     },
     "Where does the mask look?": {
-        "coverage and entropy": ["Multiline", ["mask/coverage", "mask/entropy"]],
-        "change since the last epoch": ["Multiline", ["mask/drift"]],
+        "coverage and entropy": _multiline("mask_coverage", "mask_entropy"),
+        "change since the last epoch": _multiline("mask_drift"),
     },
 }
-MOST_CURVES = 20
-_NO_SCALARS = {"epoch", "val_videos", "leaking_rows"}
+MAX_CURVES = 20
+"""Precision-recall curves are drawn of this many classes at most."""
 
 
 class BoardWriter:
-    """Writes one run's events into `folder`; a resumed run appends a file of its own."""
+    """Writer of a run's events. A resumed run adds an event file.
+
+    Args:
+        folder: Folder of the run.
+        hparams: Value of each setting by path; no HParams record is written if empty.
+        text: Texts by title.
+    """
 
     def __init__(self, folder: Path, hparams: Mapping[str, Any], *, text: Mapping[str, str]) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -46,7 +58,7 @@ class BoardWriter:
         self._writer.flush()
 
     def scalars(self, values: Mapping[str, float], *, epoch: int) -> None:
-        """Write named values at the end of `epoch` (from 1)."""
+        """Write values by tag at the end of `epoch` (from 1)."""
         for name, value in values.items():
             self._writer.add_scalar(name, value, epoch)
         self._writer.flush()
@@ -61,16 +73,26 @@ class BoardWriter:
         epoch: int,
         last: int,
     ) -> None:
-        """Draw the confusion matrix and the strip of each video in `masks`, in the epochs that are drawn.
+        """Draw the confusion matrix and the mask strips, in the epochs that have pictures.
 
-        After the `last` epoch also precision against recall: of all answers together, and of each of the
-        first classes. `state` is over all workers; `scores`, and so the curves, are this worker's share.
+        After the last epoch, also draw precision-recall curves of all classes together and of the first
+        `MAX_CURVES` classes.
+
+        Args:
+            state: Counts over all workers.
+            scores: Scores of this worker's videos; the curves are over these.
+            classes: Names of the classes.
+            masks: Strip of each shown video by name.
+            epoch: Number of the epoch, from 1.
+            last: Number of the last epoch.
         """
         if not _draws(epoch, last):
             return
-        self._picture("val/confusion, true by predicted", confusion_picture(state.confusion, classes), epoch)
+        self._add_image(
+            "val/confusion, true by predicted", confusion_picture(state.confusion, classes), epoch
+        )
         for name, picture in masks.items():
-            self._picture(f"mask/{name}", picture, epoch)
+            self._add_image(f"mask/{name}", picture, epoch)
         if epoch == last and len(scores.labels):
             self._curves(scores, classes, epoch)
 
@@ -79,19 +101,22 @@ class BoardWriter:
         probabilities = odds / odds.sum(1, keepdims=True)
         truth = np.eye(len(classes), dtype=bool)[scores.labels]
         self._writer.add_pr_curve("pr/all classes", truth.ravel(), probabilities.ravel(), epoch)
-        for place, name in enumerate(classes[:MOST_CURVES]):
-            self._writer.add_pr_curve(f"pr/{name}", truth[:, place], probabilities[:, place], epoch)
+        for index, name in enumerate(classes[:MAX_CURVES]):
+            self._writer.add_pr_curve(f"pr/{name}", truth[:, index], probabilities[:, index], epoch)
 
-    def _picture(self, name: str, picture: Pixels, epoch: int) -> None:
+    def _add_image(self, name: str, picture: Pixels, epoch: int) -> None:
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         height, width = picture.shape[:2]
         image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=jpeg(picture))
         self._events.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), epoch)
 
-    def epoch(self, metrics: Mapping[str, Any]) -> None:
-        """Write the metrics of an epoch."""
-        self.scalars(_board_names(metrics), epoch=metrics["epoch"])
+    def epoch(self, metrics: EpochMetrics) -> None:
+        """Write the metrics of an epoch that have a tag, and the loss terms."""
+        tagged = {METRICS[name].tag: value for name, value in metrics.values.items() if name in METRICS}
+        tagged |= {f"train/{term}": value for term, value in metrics.loss_terms.items()}
+        known = {tag: float(value) for tag, value in tagged.items() if tag and value is not None}
+        self.scalars(known, epoch=metrics.epoch)
 
     def __enter__(self) -> Self:
         return self
@@ -99,30 +124,12 @@ class BoardWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Tune ends a trial that it stops, and one that has finished, by a SystemExit: no failure.
+        # Tune ends both stopped and finished trials by SystemExit, which is not a failure.
         failed = kind is not None and issubclass(kind, Exception)
         self._events.add_summary(session_end(succeeded=not failed))
         self._writer.close()
 
 
 def _draws(epoch: int, last: int) -> bool:
-    """Whether pictures are drawn after `epoch` (from 1): the powers of two, and the last."""
+    """Return whether pictures are drawn after `epoch` (from 1): powers of two and the last epoch."""
     return epoch == last or epoch & (epoch - 1) == 0
-
-
-def _board_names(metrics: Mapping[str, Any]) -> dict[str, float]:
-    return {
-        _tag(key): float(value)
-        for key, value in metrics.items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and key not in _NO_SCALARS
-    }
-
-
-def _tag(key: str) -> str:
-    """`val_top1` -> `val/top1`, `best_val_top1` -> `val/best_top1`, `lr` -> `run/lr`."""
-    if key == "zero_shot_top1":
-        return "val/zero_shot_top1"
-    if key.startswith("best_val_"):
-        return f"val/best_{key.removeprefix('best_val_')}"
-    group, _, rest = key.partition("_")
-    return f"{group}/{rest}" if group in {"train", "val", "mask"} and rest else f"run/{key}"

@@ -10,7 +10,8 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from evclip_ray.metrics.scoring import Scores
-from evclip_ray.models.methods.base import MethodOutput, VideoBatch
+from evclip_ray.models.batch import MethodOutput, VideoBatch
+from evclip_ray.records import EpochMetrics
 from evclip_ray.training.tensorboard.hparams import declare_domains
 from evclip_ray.training.tensorboard.images import coloured, confusion_picture, mask_strip
 from evclip_ray.training.tensorboard.mask_stats import MaskWatch
@@ -32,7 +33,7 @@ def written(folder, epochs, hparams=None):
     with BoardWriter(folder, hparams or {}, text={"config": "all"}) as board:
         for epoch in range(1, epochs + 1):
             metrics = {"epoch": epoch, "train_loss": 1 / epoch, "val_top1": epoch / 10, "lr": 0.1}
-            board.epoch({**metrics, "mask_coverage": 0.5, "zero_shot_top1": None})
+            board.epoch(EpochMetrics({**metrics, "mask_coverage": 0.5, "zero_shot_top1": None}))
             board.validated(found.state, found, CLASSES, strips, epoch=epoch, last=epochs)
     return EventAccumulator(str(folder), size_guidance={"images": 0, "tensors": 0}).Reload()
 
@@ -141,7 +142,7 @@ def test_the_hparams_plugin_sees_every_run_with_its_domains_before_the_study_end
     written(tmp_path / "trials" / "0", 3, {"optim.lr": 0.01, "method.prompts": "both"})
     declare_domains(tmp_path, {})
     live = BoardWriter(tmp_path / "trials" / "1", {"optim.lr": 0.02, "method.prompts": "mask"}, text={})
-    live.epoch({"epoch": 1, "val_top1": 0.9})
+    live.epoch(EpochMetrics({"epoch": 1, "val_top1": 0.9}))
     deadline = time.monotonic() + 60
     groups = []
     while len(groups) < 2 and time.monotonic() < deadline:
