@@ -1,9 +1,9 @@
-"""Validated configs, and the one mechanism of variation: a dotted path and a value.
+"""Validated settings and overrides of them by dotted path.
 
-An experiment is a tree of `Config` models. Everything that varies (the command line's `--set`, a
-trial of a study, a row of a report) is a flat mapping of overrides, `{"optim.lr": 3e-4}`, applied
-to the tree as it was read and validated once, as a whole. A key that no model knows is an error
-that names the nearest path that exists.
+An experiment is a tree of `Config` models. Everything that varies (`--set` on the command line, a trial of a
+study, a step of a ladder) is a flat mapping of overrides, `{"optim.lr": 3e-4}`. Overrides are applied to the
+tree as it was read; the result is validated once, as a whole. The error for an unknown key names the nearest
+existing path.
 """
 
 import copy
@@ -20,7 +20,7 @@ Overrides = Mapping[str, Any]
 
 
 class ConfigError(ValueError):
-    """A config that cannot be used: the message names the path, the value and the cure."""
+    """Invalid setting. The message names the path, the value and the fix."""
 
 
 class Config(BaseModel):
@@ -30,7 +30,7 @@ class Config(BaseModel):
 
     @classmethod
     def resolve(cls, data: Mapping[str, Any]) -> type["Config"]:
-        """The model that validates `data`; a family of configs overrides it to dispatch on a name."""
+        """Return the model that validates `data`. Families of configs override it to choose by name."""
         return cls
 
     @classmethod
@@ -48,7 +48,10 @@ class Config(BaseModel):
 
 
 def override(tree: Mapping[str, Any], overrides: Overrides) -> dict[str, Any]:
-    """A copy of `tree` with each dotted path set to its value; missing levels are made.
+    """Return a copy of `tree` with each dotted path set to its value. Missing levels are created.
+
+    Raises:
+        ConfigError: a path leads through a value that is not a group of settings.
 
     >>> override({"optim": {"lr": 1e-3}}, {"optim.lr": 3e-4, "seed": 1})
     {'optim': {'lr': 0.0003}, 'seed': 1}
@@ -60,8 +63,8 @@ def override(tree: Mapping[str, Any], overrides: Overrides) -> dict[str, Any]:
         for depth, key in enumerate(parents):
             child = node.setdefault(key, {})
             if not isinstance(child, dict):
-                held = ".".join(parents[: depth + 1])
-                raise ConfigError(f"{path}: {held} holds {child!r}, not a group of settings")
+                parent = ".".join(parents[: depth + 1])
+                raise ConfigError(f"{path}: {parent} is {child!r}, not a group of settings")
             node = child
         node[leaf] = value
     return result
@@ -87,7 +90,11 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def parse_assignments(assignments: tuple[str, ...]) -> dict[str, Any]:
-    """`("optim.lr=3e-4", ...)` as overrides; values are read as YAML."""
+    """Parse `("optim.lr=3e-4", ...)` as overrides, with values in YAML.
+
+    Raises:
+        ConfigError: a text without `=` or path, or a value that is not YAML.
+    """
     parsed: dict[str, Any] = {}
     for text in assignments:
         path, equals, value = text.partition("=")
@@ -101,10 +108,10 @@ def parse_assignments(assignments: tuple[str, ...]) -> dict[str, Any]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file.
+    """Read a mapping from a YAML file.
 
     Raises:
-        ConfigError: missing or unreadable file, broken YAML (with its line), or no mapping.
+        ConfigError: the file is missing or unreadable, not YAML (with the line), or not a mapping.
     """
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -123,7 +130,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def paths(model: type[Config], tree: Mapping[str, Any] | None = None) -> Iterator[str]:
-    """Every dotted path that a leaf of `model` has, with families resolved as `tree` names them."""
+    """Yield the dotted path of every setting of a model.
+
+    Args:
+        model: The model.
+        tree: Values that choose the members of families of configs.
+    """
     tree = tree if isinstance(tree, Mapping) else {}
     for name, field in model.resolve(tree).model_fields.items():
         kind = field.annotation
@@ -137,7 +149,7 @@ def paths(model: type[Config], tree: Mapping[str, Any] | None = None) -> Iterato
 
 
 def nearest(name: str, known: list[str]) -> str:
-    """`; the nearest valid name is ...`, or all of them when they are few and none is near."""
+    """Return the hint for an unknown name: the nearest valid name, or all valid names if they are few."""
     match = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     if match:
         return f"the nearest valid name is {match[0]!r}"

@@ -54,7 +54,8 @@ def free_resources() -> Mapping[str, Mapping[str, float]]:
     """Return the free resources of every node by its id; `ray.available_resources` returns their sum."""
     from ray._private.state import available_resources_per_node
 
-    return available_resources_per_node()
+    free: Mapping[str, Mapping[str, float]] = available_resources_per_node()
+    return free
 
 
 def store_value(key: str, value: str | None, *, namespace: str) -> None:

@@ -23,7 +23,7 @@ def test_an_override_sets_a_path_and_leaves_the_rest():
 
 
 def test_an_override_below_a_value_is_refused():
-    with pytest.raises(ConfigError, match=r"optim\.lr\.deep: optim\.lr holds 0\.1"):
+    with pytest.raises(ConfigError, match=r"optim\.lr\.deep: optim\.lr is 0\.1"):
         override({"optim": {"lr": 0.1}}, {"optim.lr.deep": 1})
 
 

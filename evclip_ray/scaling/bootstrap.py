@@ -1,9 +1,9 @@
-"""Resampling videos: how validation top-1 might have come out on other videos of the same kind.
+"""Bootstrap of validation top-1 over videos.
 
-Trials that were scored on the same videos are resampled together: each draw takes V videos with
-replacement, and every trial is scored on these. They vary together then, as they would on new videos, and
-differences between them vary less. A trial of which it was not kept which videos it has right is drawn
-by itself: its hits are binomial, which is the same for one trial alone.
+Trials that were scored on the same V videos are resampled together: each draw takes V videos with
+replacement and scores every trial on them. Their scores are then correlated as on new videos, so that
+intervals of differences are narrower (paired bootstrap). Trials without per-video results are resampled
+independently, with binomial hits; for a single trial this is the same distribution.
 """
 
 import dataclasses
@@ -17,12 +17,13 @@ from evclip_ray.training.per_video_scores import VideoScores
 
 Floats = NDArray[np.float64]
 RESAMPLES = 1000
-_AT_ONCE = 100
+_CHUNK = 100
+"""Draws of one matrix product: bounds the memory to _CHUNK x V counts."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """A validation top-1 over a number of videos; `each`: what each of them was, where that was kept."""
+    """Validation top-1 over a number of videos. `each`: per-video results, None if they were not saved."""
 
     top1: float
     videos: int
@@ -30,21 +31,21 @@ class Score:
 
 
 def resampled_top1(scores: Sequence[Score], *, resamples: int = RESAMPLES, seed: int = 0) -> Floats:
-    """M scores -> (resamples, M) top-1 that might have been."""
+    """Return resampled top-1 of M scores, (resamples, M)."""
     rng = np.random.default_rng(seed)
     draws = np.empty((resamples, len(scores)))
-    for places in _together(scores).values():
-        each = [scores[place].each for place in places]
+    for indices in _together(scores).values():
+        each = [scores[index].each for index in indices]
         right = np.stack([known.right for known in each if known is not None], axis=1)
-        draws[:, places] = _drawn_together(right, resamples, rng)
-    for place, score in enumerate(scores):
+        draws[:, indices] = _drawn_together(right, resamples, rng)
+    for index, score in enumerate(scores):
         if score.each is None:
-            draws[:, place] = rng.binomial(score.videos, score.top1, resamples) / score.videos
+            draws[:, index] = rng.binomial(score.videos, score.top1, resamples) / score.videos
     return draws
 
 
 def how_drawn(scores: Sequence[Score]) -> str:
-    """What a reader of an interval has to know of its draws."""
+    """Describe how the scores were resampled, for readers of an interval."""
     apart, sets = sum(score.each is None for score in scores), len(_together(scores))
     if apart == len(scores):
         return "each trial by itself: which videos it has right was not kept"
@@ -53,35 +54,35 @@ def how_drawn(scores: Sequence[Score]) -> str:
 
 
 def _together(scores: Sequence[Score]) -> dict[str, list[int]]:
-    """Videos -> the places of those that were scored on them."""
-    found: dict[str, list[int]] = {}
-    for place, score in enumerate(scores):
+    """Return the indices of the scores by the set of videos that they were measured on."""
+    indices: dict[str, list[int]] = {}
+    for index, score in enumerate(scores):
         if score.each is not None:
-            found.setdefault(score.each.videos, []).append(place)
-    return found
+            indices.setdefault(score.each.videos, []).append(index)
+    return indices
 
 
 def _drawn_together(right: NDArray[np.bool_], resamples: int, rng: np.random.Generator) -> Floats:
-    """(V, M) -> (resamples, M): means over V rows that are drawn with replacement."""
+    """Return means over V rows drawn with replacement, (V, M) -> (resamples, M)."""
     count = len(right)
 
     def times(draws: int) -> NDArray[np.float32]:
-        """(draws, V): how often each row is drawn; whole numbers, whose sums float32 holds exactly."""
+        """Return how often each row is drawn, (draws, V). float32 sums these integers exactly."""
         drawn = [np.bincount(rng.integers(count, size=count), minlength=count) for _ in range(draws)]
         return np.stack(drawn).astype(np.float32)
 
-    chunks = [min(_AT_ONCE, resamples - start) for start in range(0, resamples, _AT_ONCE)]
+    chunks = [min(_CHUNK, resamples - start) for start in range(0, resamples, _CHUNK)]
     hits = [times(draws) @ right.astype(np.float32) for draws in chunks]
     return np.concatenate(hits).astype(np.float64) / count
 
 
 def middle(draws: Floats, *, confidence: float = 0.95) -> tuple[float, float]:
-    """The percentile interval of draws."""
+    """Return the percentile interval of draws."""
     tail = (1 - confidence) / 2
     low, high = np.quantile(draws, [tail, 1 - tail])
     return float(low), float(high)
 
 
 def is_number(value: object) -> bool:
-    """Whether a value is a finite number."""
+    """Return whether a value is a finite number."""
     return isinstance(value, int | float | np.number) and math.isfinite(float(value))

@@ -1,12 +1,17 @@
-"""Accuracy against cost along a ladder: curves of few parameters, with bootstrap intervals over videos.
+"""Curves of accuracy over cost along a ladder, with bootstrap intervals over videos.
 
-    power_law    top-1 = 1 - a x^-b          the errors fall by a constant share per factor of cost
-    saturating   top-1 = c - a x^-b          the same, towards a ceiling c <= 1 that no cost passes
+    power_law    top-1 = 1 - a x^-b
+    saturating   top-1 = c - a x^-b
 
-x is the cost over the geometric mean of the ladder's costs, so that a is the distance from the
-ceiling in the ladder's middle. For a given b both are linear in the rest, so that least squares are
-solved exactly on a grid of b. A step is its best trial, and the best of many trials flatters itself:
-the curves are of validation scores.
+where
+    x  cost of a step, divided by the geometric mean of the costs of all steps
+    a  distance from the ceiling at x = 1, a >= 0
+    b  exponent: a factor k of cost multiplies the distance from the ceiling by k^-b
+    c  ceiling, c <= 1
+
+For a fixed b both curves are linear in the other parameters. The least squares problem is therefore solved
+exactly for each b of a grid. The score of a step is the validation top-1 of its best trial, which
+overestimates the top-1 on new videos.
 """
 
 import dataclasses
@@ -18,7 +23,7 @@ import numpy as np
 from evclip_ray.scaling.bootstrap import Floats, Score, how_drawn, is_number, middle, resampled_top1
 
 NEEDED = {"power_law": 3, "saturating": 4}
-"""Steps of different costs, at least: one more than the curve has parameters."""
+"""Minimum number of steps with different costs: one more than the parameters of the curve."""
 FORMULA = {"power_law": "top1 = 1 - a x^-b", "saturating": "top1 = c - a x^-b"}
 _EXPONENTS = {"power_law": np.linspace(-3, 3, 301), "saturating": np.geomspace(0.02, 6, 200)}
 _CURVE = 41
@@ -26,7 +31,7 @@ _CURVE = 41
 
 @dataclasses.dataclass(frozen=True)
 class StepScore:
-    """A step at one kind of cost, and the score of its best trial."""
+    """Cost of a step and the score of its best trial."""
 
     step: str
     cost: float
@@ -34,9 +39,12 @@ class StepScore:
 
 
 def fit_costs(steps: Sequence[dict[str, Any]], costs: Sequence[str]) -> list[dict[str, Any]]:
-    """Fits of both forms over each column of `costs` of the ladder's rows, which have a `score` each.
+    """Fit both curves over each kind of cost.
 
-    A step without a number (failed, NaN, cost not measured) is left out and named.
+    Args:
+        steps: Rows of ladder.csv, each with its `score`. Steps without a score or cost (failed, NaN, not
+            measured) are skipped and listed in `left_out`.
+        costs: Columns of the rows.
     """
     found = []
     for cost in costs:
@@ -52,10 +60,16 @@ def fit_costs(steps: Sequence[dict[str, Any]], costs: Sequence[str]) -> list[dic
 
 
 def fit(form: str, scores: Sequence[StepScore]) -> dict[str, Any]:
-    """One form fitted to the steps: parameters and curve with 95 % intervals, or why there is none.
+    """Fit one curve.
 
-    `rmse`: in top-1, over the steps. `curve`: rows of cost, top1, low, high; `intervals`: how they were
-    drawn.
+    Args:
+        form: "power_law" or "saturating".
+        scores: Cost and score of each step.
+
+    Returns:
+        The record of fits.json: `status` ("fitted" or the reason for no fit), `parameters` with 95 %
+        intervals, `rmse` in top-1 over the steps, `curve` as rows of cost, top1, low and high, and
+        `intervals`, a description of the resampling.
     """
     costs = np.array([score.cost for score in scores], np.float64)
     different, needed = len(set(costs)), NEEDED[form]
@@ -70,7 +84,7 @@ def fit(form: str, scores: Sequence[StepScore]) -> dict[str, Any]:
     top1, draws = np.array([score.top1 for score in found]), resampled_top1(found)
     best = _solve(form, costs / reference, np.vstack([top1, draws]))
     grid = np.geomspace(costs.min(), costs.max(), _CURVE)
-    # A curve knows no bounds beyond its steps' intervals; a top-1 has them.
+    # The fitted curve is unbounded; top-1 is between 0 and 1.
     curves = np.clip(_predict(best, grid / reference), 0, 1)
     fitted = _predict(best[:1], costs / reference)[0]
     names = {"power_law": ("a", "b"), "saturating": ("a", "b", "c")}[form]
@@ -92,13 +106,13 @@ def fit(form: str, scores: Sequence[StepScore]) -> dict[str, Any]:
 
 
 def _solve(form: str, x: Floats, top1: Floats) -> Floats:
-    """Least squares for every row of `top1` (R, steps) -> (R, 3): a, b, c."""
+    """Return the least squares solution a, b, c for each row of `top1`, (R, steps) -> (R, 3)."""
     exponents = _EXPONENTS[form]
     basis = x[None, :] ** -exponents[:, None]
     ceiling = np.ones((len(top1), len(exponents)))
     if form == "saturating":
         ceiling = np.clip(_ceilings(basis, top1), 0, 1)
-    # a >= 0: without it a curve that falls from its ceiling would pass for one that rises to it.
+    # Without a >= 0 a curve that falls away from its ceiling would be a valid fit.
     a = np.maximum(0, ((ceiling[:, :, None] - top1[:, None]) * basis).sum(-1) / (basis**2).sum(-1))
     residuals = ceiling[:, :, None] - a[:, :, None] * basis - top1[:, None]
     chosen = (residuals**2).sum(-1).argmin(1)
@@ -107,7 +121,7 @@ def _solve(form: str, x: Floats, top1: Floats) -> Floats:
 
 
 def _ceilings(basis: Floats, top1: Floats) -> Floats:
-    """(E, n) and (R, n) -> (R, E): the intercept of the straight line of top-1 over each basis."""
+    """Return the intercept of the regression of top-1 on each basis, (E, n) and (R, n) -> (R, E)."""
     centred = basis - basis.mean(1, keepdims=True)
     slopes = (top1[:, None] * centred).sum(-1) / (centred**2).sum(-1)
     ceilings: Floats = top1.mean(1)[:, None] - slopes * basis.mean(1)
@@ -115,7 +129,7 @@ def _ceilings(basis: Floats, top1: Floats) -> Floats:
 
 
 def _predict(parameters: Floats, x: Floats) -> Floats:
-    """(R, 3) and (n,) -> (R, n)."""
+    """Return the top-1 of each curve at x, (R, 3) and (n,) -> (R, n)."""
     a, b, c = parameters.T[:, :, None]
     predicted: Floats = c - a * x[None, :] ** -b
     return predicted

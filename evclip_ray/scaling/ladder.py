@@ -1,9 +1,9 @@
-"""A ladder: one study a step, each started from the best points of the one below, and what they say together.
+"""Run of a ladder: one study per step, each started from the best points of the previous one.
 
-The budget of every step is the same: so many trials, or so many device-hours (a GPU for an hour;
-without GPUs a CPU). Device-hours are counted over a step's trials, whenever they ran; decoding and
-the features that all steps share are not. Finished steps are kept when the same command comes again; a step
-that fails is noted, tried again the next time, and does not keep the others from running.
+Every step has the same budget, in trials or in device-hours (one GPU for one hour, without GPUs one CPU).
+Device-hours count the trials of a step over all calls, but not decoding or the features that all steps share.
+A repeated command skips finished steps. A failed step is recorded and retried by the next command; the other
+steps run nevertheless.
 """
 
 import dataclasses
@@ -33,9 +33,16 @@ Machines = Sequence[Mapping[str, float]]
 
 @dataclasses.dataclass(frozen=True)
 class StepState:
-    """How a step stands. `state`: "finished", "failed" (with its `error`) or "interrupted".
+    """State of a step, as written to the ledger.
 
-    `devices`: that a trial takes; `train_videos`: of the first variant of the videos.
+    Attributes:
+        name: Name of the step.
+        settings: Overrides that distinguish the step.
+        state: "finished", "failed" or "interrupted".
+        error: Reason of a failure.
+        warm_start: Step whose best points were run first.
+        devices: Devices of one trial.
+        train_videos: Training videos of the first variant of the videos.
     """
 
     name: str
@@ -48,11 +55,14 @@ class StepState:
 
 
 class LadderRun:
-    """A ladder in its folder: plan, then run step by step.
+    """A ladder in its folder: call `plan`, then `run`. `rows` holds the rows of ladder.csv after each step.
 
-    `device_hours`: of each step; None: so many trials as its space says. `measure`: time and memory
-    of each step's best experiment are measured here, beside what is counted. `rows`: of ladder.csv, once
-    it has been written.
+    Args:
+        ladder: The ladder.
+        root: Folder of the ladder.
+        cache: Folder of the caches of videos and features.
+        device_hours: Budget of each step; None for the number of trials of its search space.
+        measure: Also measure time and memory of each step's best experiment on this machine.
     """
 
     def __init__(
@@ -71,12 +81,15 @@ class LadderRun:
     def plan(
         self, machines: Machines, *, measure: bool = False, progress: Progress | None = None
     ) -> dict[str, StudyPlan]:
-        """What each step is going to do; nothing is written to the folder.
+        """Plan each step without writing to the folder.
 
-        `progress`: of making synthetic videos where they are missing.
+        Args:
+            machines: Resources of each machine, with Ray's names.
+            measure: Take a few training steps to estimate the cost.
+            progress: Called while missing synthetic videos are written.
 
         Raises:
-            ValueError: a trial that can never be placed; the folder of another ladder.
+            ValueError: a trial can never be placed, or the folder belongs to another ladder.
         """
         self.folder.check(self.ladder.identity())
         plans = {}
@@ -91,20 +104,23 @@ class LadderRun:
     def run(
         self, machines: Machines, *, prepare: Prepare, search: Search, on_step: OnStep | None = None
     ) -> list[StepState]:
-        """Run every step that is not finished, in order, and write the tables after each.
+        """Run every unfinished step in order and write the tables after each. Stop at an interruption.
 
-        `prepare` and `search` take a step's study through its two long parts. An interrupted step is
-        the last.
+        Args:
+            machines: Resources of each machine, with Ray's names.
+            prepare: Prepares the videos of a step's study.
+            search: Runs the trials of a step's study.
+            on_step: Called after each step.
 
         Raises:
-            ArtifactError: the folder of another ladder, or one that another process runs.
+            ArtifactError: the folder belongs to another ladder, or another process runs this one.
         """
         self.folder.claim(self.ladder.identity())
         with self.folder.lock():
             declare_domains(self.folder.root, self.ladder.domains())
             states: list[StepState] = []
             for step in self.ladder.steps:
-                state = self._climb(step, _last_finished(states), machines, prepare, search)
+                state = self._run_step(step, _last_finished(states), machines, prepare, search)
                 states.append(state)
                 self._note(state)
                 self.rows = write_tables(self.folder, self.ladder, measure=self.measure)
@@ -115,23 +131,23 @@ class LadderRun:
             return states
 
     def _note(self, state: StepState) -> None:
-        """Write down how a step stands; what an earlier call noted of the others stays."""
+        """Write the state of a step to the ledger and keep the states of the other steps."""
         noted = {step["name"]: step for step in self.folder.ledger().get(NOTED_STEPS, [])}
         self.folder.note(**{NOTED_STEPS: list({**noted, state.name: dataclasses.asdict(state)}.values())})
 
-    def _climb(
-        self, step: LadderStep, below: str | None, machines: Machines, prepare: Prepare, search: Search
+    def _run_step(
+        self, step: LadderStep, previous: str | None, machines: Machines, prepare: Prepare, search: Search
     ) -> StepState:
-        state = StepState(step.name, step.settings, "failed", warm_start=below)
+        state = StepState(step.name, step.settings, "failed", warm_start=previous)
         try:
-            study = self._study(step, below)
+            study = self._study(step, previous)
             plan = study.plan(machines)
             state = dataclasses.replace(
                 state, devices=_devices(plan), train_videos=len(plan.variants[0].rows["train"])
             )
-            outcome = self._search(step, below, study, plan, machines, prepare, search)
+            outcome = self._search(step, previous, study, plan, machines, prepare, search)
         except Exception as error:
-            # Whatever stops one step, the next may run; the reason is printed, and kept in the ledger.
+            # The next steps run nevertheless; the reason is printed and written to the ledger.
             log.info("step %s failed", step.name, exc_info=True)
             return dataclasses.replace(state, error=" ".join(f"{type(error).__name__}: {error}".split()))
         if outcome is not None and outcome.interrupted:
@@ -142,32 +158,32 @@ class LadderRun:
     def _search(
         self,
         step: LadderStep,
-        below: str | None,
+        previous: str | None,
         study: StudyRun,
         plan: StudyPlan,
         machines: Machines,
         prepare: Prepare,
         search: Search,
     ) -> Outcome | None:
-        """Run what is missing of a step; None where nothing is."""
+        """Run the missing trials of a step. Return None if nothing is missing."""
         limited = self.device_hours is None or step.space.study.trials is not None
         if (limited and plan.missing == 0) or self._is_spent(step, plan):
             return None
         study.claim()
         prepare(study)
         if self.device_hours is not None:
-            # The time counts from here: what a step decodes, the steps after it find decoded.
-            study = self._study(step, below, time_budget=self._seconds_left(step, plan))
+            # The budget starts here: decoded videos serve the later steps as well.
+            study = self._study(step, previous, time_budget=self._seconds_left(step, plan))
             plan = study.plan(machines)
         return search(study, plan)
 
     def _study(
-        self, step: LadderStep, below: str | None = None, *, time_budget: float | None = None
+        self, step: LadderStep, previous: str | None = None, *, time_budget: float | None = None
     ) -> StudyRun:
-        earlier = [self.folder.step(below)] if below is not None else []
+        earlier = [self.folder.step(previous)] if previous is not None else []
         return StudyRun(
             step.space, self.folder.step(step.name), cache=self.cache,
-            # Device-hours are those of trials, which must not wait for videos then.
+            # Device-hours count trials only, so trials must not wait for videos.
             warm_start=earlier, time_budget=time_budget, in_background=self.device_hours is None,
         )  # fmt: skip
 
@@ -175,7 +191,7 @@ class LadderRun:
         return self.device_hours is not None and self._seconds_left(step, plan) <= 0
 
     def _seconds_left(self, step: LadderStep, plan: StudyPlan) -> float:
-        """Wall-clock seconds until a step's device-hours are spent, all its places taken."""
+        """Return the seconds until a step's device-hours are spent, with all its slots in use."""
         assert self.device_hours is not None
         spent = device_seconds(leaderboard(StudyFolder(self.folder.step(step.name)).trials()), _devices(plan))
         return max(0.0, self.device_hours * 3600 - spent) / (plan.concurrent * _devices(plan))
@@ -191,7 +207,7 @@ class LadderRun:
 
 
 def total_seconds(plans: Mapping[str, StudyPlan]) -> float:
-    """Wall-clock seconds at most of measured plans, step after step; inf without a limit on trials."""
+    """Return the duration of measured plans without early stopping, inf without a limit on trials."""
     return sum(_seconds(plan.cost) for plan in plans.values() if plan.cost is not None)
 
 

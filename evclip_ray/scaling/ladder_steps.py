@@ -1,10 +1,10 @@
-"""A ladder: a search space, and the settings that each of its steps has instead.
+"""A ladder: a search space, and the settings that replace its own in each step.
 
 ladder:                       # in the space's YAML; the command line's --ladder or --over replace it
   over: backbone.name         # any path
   rungs: [RN50, ViT-B-32, ViT-B-16]
 
-ladder:                       # or, where a step is more than one setting
+ladder:                       # or, if a step changes more than one setting
   rungs:
     small: {backbone.name: ViT-B-16, method.video_encoder.name: swin3d_s}
     large: {backbone.name: ViT-L-14, method.video_encoder.name: swin3d_b}
@@ -27,7 +27,7 @@ _PARTS = ["over", "rungs"]
 
 @dataclasses.dataclass(frozen=True)
 class LadderStep:
-    """One study of a ladder. `name`: of its folder; `settings`: what it has instead of the others'."""
+    """One study of a ladder. `name`: name of its folder; `settings`: overrides that distinguish it."""
 
     name: str
     settings: dict[str, Any]
@@ -36,7 +36,7 @@ class LadderStep:
 
 @dataclasses.dataclass(frozen=True)
 class Ladder:
-    """A search space and its steps, in order; `over`: the path along which they differ, None for several."""
+    """A search space and its steps in order. `over`: the path in which they differ, None for several."""
 
     name: str
     over: str | None
@@ -51,10 +51,16 @@ class Ladder:
         over: Mapping[str, Sequence[Any]] | None = None,
         study: Mapping[str, Any] | None = None,
     ) -> Self:
-        """The ladder in a YAML, its steps replaced by `over`, path -> values, where that is given.
+        """Read the ladder of a search space.
+
+        Args:
+            path: YAML of the search space.
+            overrides: Settings of all steps.
+            over: One path with its values, instead of the `ladder` section of the YAML.
+            study: Settings of the `study` section that replace those of the YAML.
 
         Raises:
-            ConfigError: no step, one named twice, an unknown path, or a step that no experiment allows.
+            ConfigError: no step, a step listed twice, an unknown path, or an invalid experiment.
         """
         data = read_yaml(path)
         listed = data.get("ladder")
@@ -67,7 +73,7 @@ class Ladder:
         return cls(path.stem, along, steps)
 
     def domains(self) -> dict[str, tuple[str, tuple[Any, ...]]]:
-        """What a table of hyperparameters over all steps says: what is searched, and what steps differ in."""
+        """Return the domains for TensorBoard: of the searched settings and of those in which steps differ."""
         differing: dict[str, list[Any]] = {}
         for step in self.steps:
             for path, value in step.settings.items():
@@ -76,7 +82,7 @@ class Ladder:
         return {**searched, **{path: ("choice", tuple(values)) for path, values in differing.items()}}
 
     def identity(self) -> dict[str, Any]:
-        """What makes a ladder this ladder: all but its steps and its budget, so that steps can be added."""
+        """Return the settings that identify a ladder. Steps are not among them, so that some can be added."""
         space = self.steps[0].space
         own = {path for step in self.steps for path in step.settings}
         study = space.study
@@ -88,10 +94,10 @@ class Ladder:
 
 
 def parse_over(text: str) -> dict[str, list[Any]]:
-    """`data.shots=2,4,8` as path -> values, each read as YAML.
+    """Parse `data.shots=2,4,8` as a path and its values in YAML.
 
     Raises:
-        ConfigError: no path or no value.
+        ConfigError: the path or the values are missing.
     """
     path, equals, values = text.partition("=")
     if not equals or not path.strip() or not values.strip():

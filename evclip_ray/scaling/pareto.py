@@ -1,4 +1,4 @@
-"""The Pareto front: what nothing else beats in everything at once."""
+"""Pareto front of accuracy and costs."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,19 +11,20 @@ FRONTS = {
     "pareto_trainable_parameters": ("trainable_parameters",),
     "pareto": ("latency_seconds", "total_parameters", "trainable_parameters"),
 }
-"""Column -> the costs that top-1 is weighed against."""
+"""Costs of each front, by column of ladder.csv."""
 
 
 def mark_fronts(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The rows, with a column for each of FRONTS: True on the front, None where a number is missing."""
+    """Return the rows with a column per front: True on the front, None if a number is missing."""
     fronts = {name: on_front(rows, costs) for name, costs in FRONTS.items()}
     return [{**row, **{name: marks[i] for name, marks in fronts.items()}} for i, row in enumerate(rows)]
 
 
 def on_front(rows: Sequence[Mapping[str, Any]], costs: Sequence[str]) -> list[bool | None]:
-    """For each row whether no other has as high a `val_top1` at no higher costs, and is better in one.
+    """Return for each row whether it is on the front, or None if a number is missing.
 
-    Rows that are equal in everything are on the front together. None: a number is missing.
+    A row is on the front if no other row is at least as good in `val_top1` and all costs and better in one.
+    Equal rows are on the front together.
     """
     keys = [
         (-float(row["val_top1"]), *(float(row[cost]) for cost in costs))

@@ -1,4 +1,4 @@
-"""What a step costs: counted and measured once for its best trial's experiment, and as rows of the tables."""
+"""Costs of a step: counted and measured for the experiment of its best trial, and as rows of tables."""
 
 import dataclasses
 import logging
@@ -31,16 +31,22 @@ MEASURED_STEPS = {
     "training_peak_bytes": ("training", "peak_bytes"),
     "training_joules_per_video": ("training", "joules_per_video"),
 }
-"""Column of ladder.csv -> phase and number of a measured step, of the smallest batch."""
+"""Phase and field of `MeasuredCost` for each column of ladder.csv, at the smallest batch."""
 COST_COLUMNS = ("rung", "quantity", "part", "batch", "value", "unit", "source")
 _UNITS = {"gmac": "GMAC", "parameters": "parameters", "bytes": "bytes", "seconds": "s", "second": "videos/s",
           "video": "J"}  # fmt: skip
 
 
 def cost_of(folder: LadderFolder, step: LadderStep, *, measure: bool) -> dict[str, Any] | None:
-    """What the best trial's experiment costs, from `costs/NAME.json` where that is of it.
+    """Return the costs of a step's best trial, or None if no trial has a checkpoint.
 
-    None: no trial has a checkpoint.
+    They are read from `costs/NAME.json` if the file belongs to the same experiment, otherwise counted, and
+    written there.
+
+    Args:
+        folder: The ladder's folder.
+        step: The step.
+        measure: Also measure time and memory on this machine, unless the file has measurements.
     """
     best = folder.step(step.name) / "best"
     if not (best / CONFIG).is_file():
@@ -57,14 +63,14 @@ def cost_of(folder: LadderFolder, step: LadderStep, *, measure: bool) -> dict[st
         try:
             kept["measured"] = [dataclasses.asdict(row) for row in measure_cost(experiment, classes)]
         except ValueError as error:
-            # Too large for this machine; what was counted is worth having all the same.
+            # The experiment is too large for this machine; the counted costs are valid nevertheless.
             log.warning("step %s: %s", step.name, error)
     write_json(path, kept)
     return kept
 
 
 def cost_columns(cost: Mapping[str, Any]) -> dict[str, Any]:
-    """What ladder.csv says of a step's cost."""
+    """Return the columns of ladder.csv for the costs of a step."""
     counted = cost["counted"]
     found = {name: counted[name] for name in COUNTED if not isinstance(counted[name], dict)}
     found |= {name: counted[f"{name}_total"] for name in ("inference_gmac", "training_gmac")}
@@ -76,7 +82,7 @@ def cost_columns(cost: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def cost_rows(step_name: str, cost: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What costs.csv says of a step: a row a quantity and part."""
+    """Return the rows of costs.csv for a step: one per quantity and part."""
     rows = []
     for name in COUNTED:
         value, batch = cost["counted"][name], ""

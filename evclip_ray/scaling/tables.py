@@ -1,8 +1,8 @@
-"""The tables of a ladder, made from its steps' studies. Selection is on validation; test is not read.
+"""Tables of a ladder, computed from the studies of its steps. Only validation scores are read.
 
-A step stands for its best trial: the first of its leaderboard that has a score. Its interval over
-the validation videos is Wilson's, as on every leaderboard; `bootstrap_low`, `bootstrap_high` come
-from resampling the videos, as the intervals of the fits and of the gains over the step before do.
+Each step is represented by its best trial: the first of its leaderboard that has a score. `val_top1_low` and
+`val_top1_high` are the Wilson interval, as on every leaderboard. `bootstrap_low` and `bootstrap_high` come
+from resampled videos, as do the intervals of the fits and of the gains over the previous step.
 """
 
 import math
@@ -32,7 +32,7 @@ from evclip_ray.tuning.leaderboard import leaderboard
 from evclip_ray.tuning.study_folder import StudyFolder
 
 COSTS = ("inference_gmac", "total_parameters", "trainable_parameters", "latency_seconds", "train_videos")
-"""What accuracy is drawn over. Settings are said to move with the first in which the steps differ."""
+"""Costs that accuracy is fitted over, by priority for the slopes of settings."""
 _SCORES = (
     "trials", "best_trial", "val_top1", "val_top1_low", "val_top1_high", "bootstrap_low", "bootstrap_high",
     "val_videos", "zero_shot_top1", "device_seconds", "random_weights",
@@ -68,12 +68,18 @@ def best_trial(rows: Sequence[LeaderboardRow]) -> LeaderboardRow | None:
 
 
 def device_seconds(rows: Sequence[LeaderboardRow], devices: float) -> float:
-    """What a study's trials took of devices (GPUs where it has them, else CPUs), `devices` a trial."""
+    """Return the device time of the trials of a study, with `devices` GPUs (without GPUs: CPUs) per trial."""
     return devices * float(sum(row.seconds for row in rows))
 
 
 def write_tables(folder: LadderFolder, ladder: Ladder, *, measure: bool) -> list[dict[str, Any]]:
-    """Write all tables and fits of the steps so far; returns the rows of ladder.csv."""
+    """Write the tables and fits of the steps so far, and return the rows of ladder.csv.
+
+    Args:
+        folder: The ladder's folder.
+        ladder: The ladder; steps without a study get a row without scores.
+        measure: Also measure time and memory of each step's best experiment.
+    """
     noted = {step["name"]: step for step in folder.ledger().get(NOTED_STEPS, [])}
     studies = {step.name: StudyFolder(folder.step(step.name)) for step in ladder.steps}
     trials = {name: with_scores(study, leaderboard(study.trials())) for name, study in studies.items()}
@@ -98,7 +104,7 @@ def write_tables(folder: LadderFolder, ladder: Ladder, *, measure: bool) -> list
 
 
 def with_gains(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Each step's `gain`: its top-1 less that of the scored step before it, with a bootstrap interval."""
+    """Return the rows with `gain`: top-1 minus that of the previous scored step, with its interval."""
     found = []
     before: Score | None = None
     for row in rows:
@@ -144,7 +150,7 @@ def _write_fits(
 
 
 def _climbed(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The cost along which the steps lie: the first of COSTS in which most of them differ."""
+    """Return the cost of COSTS in which the most steps differ, the first of equal ones."""
     different = {cost: len({row[cost] for row in rows if is_number(row[cost])}) for cost in COSTS}
     return max(COSTS, key=lambda cost: different[cost])
 

@@ -1,10 +1,13 @@
-"""Does the best setting move along the ladder? For each searched setting, where each step has it best.
+"""Best value of each searched setting per step of a ladder, and its slope over cost.
 
-The best value comes with the values of all trials that it may not be better than: those within one
-standard error of the best trial (Breiman's rule). The slope says how a numeric setting moves with
-cost: d log10(value) / d log10(cost) for a log-uniform one (0.5: the best learning rate grows as the
-square root of the cost), d value / d log10(cost) for others. Its interval is over resampled videos:
-each draw may make another trial the best of its step.
+The best value is listed with the values of all trials within one standard error of the best trial (the
+one-standard-error rule of Breiman et al. 1984). The slope of a numeric setting is
+
+    d log10(value) / d log10(cost)    for a log-uniform setting
+    d value / d log10(cost)           for other numeric settings
+
+A slope of 0.5 means that the best learning rate grows as the square root of the cost. The interval of the
+slope is over resampled videos: in each draw another trial may be the best of its step.
 """
 
 import dataclasses
@@ -29,7 +32,7 @@ from evclip_ray.tuning.distributions import Distribution
 
 NEEDED_STEPS = 3
 NEEDED_TRIALS = 3
-"""Fewer trials of a step say nothing of where its best is."""
+"""Minimum number of trials per step: fewer do not locate the best value."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,10 +47,15 @@ _ValueScore = tuple[Any, Score]
 
 
 def best_values(step: str, trials: Sequence[ScoredTrial], path: Distribution) -> dict[str, Any]:
-    """Where a step has a setting best. `trials`: rows with `score` and `overrides`.
+    """Return the row of transfer.csv for one step and setting.
 
-    `low`, `high`: of a number, among the trials within noise of the best; `within_noise`: their values
-    in order; `trials`: those that have the setting.
+    `low` and `high` bound a numeric setting among the trials within noise of the best; `within_noise` lists
+    their values; `trials` counts the trials that have the setting.
+
+    Args:
+        step: Name of the step.
+        trials: Trials of the step.
+        path: The setting.
     """
     having = _having(trials, path.path)
     row: dict[str, Any] = {
@@ -57,8 +65,8 @@ def best_values(step: str, trials: Sequence[ScoredTrial], path: Distribution) ->
     if len(having) < NEEDED_TRIALS:
         return {**row, "status": f"too few trials: {len(having)}, {NEEDED_TRIALS} are needed"}
     best_value, score = max(having, key=lambda pair: pair[1].top1)
-    floor, _ = wilson_interval(round(score.top1 * score.videos), score.videos, z=1.0)
-    near = {value for value, other in having if other.top1 >= floor}
+    lower_bound, _ = wilson_interval(round(score.top1 * score.videos), score.videos, z=1.0)
+    near = {value for value, other in having if other.top1 >= lower_bound}
     values = sorted(near, key=lambda value: (str(type(value)), value))
     if _is_numeric(path):
         row |= {"low": min(values), "high": max(values)}
@@ -67,10 +75,15 @@ def best_values(step: str, trials: Sequence[ScoredTrial], path: Distribution) ->
 
 
 def slope(steps: Sequence[tuple[float, Sequence[ScoredTrial]]], path: Distribution) -> dict[str, Any]:
-    """How the best value of a setting moves with cost. `rungs`: (cost, trials) of each.
+    """Return how the best value of a setting changes with cost.
 
-    `status`: "moves" where the 95 % interval leaves out 0, "stays within noise" where not, or why
-    there is none.
+    Args:
+        steps: Cost and trials of each step.
+        path: The setting.
+
+    Returns:
+        The record of fits.json. `status` is "moves" if the 95 % interval excludes 0, "stays within noise" if
+        it includes 0, or the reason for no slope.
     """
     record: dict[str, Any] = {"path": path.path, "slope": None, "interval": None, "scale": _scale(path)}
     if not _is_numeric(path):
@@ -87,7 +100,7 @@ def slope(steps: Sequence[tuple[float, Sequence[ScoredTrial]]], path: Distributi
     scores = [score for _, having in usable for _, score in having]
     best = _drawn_best([having for _, having in usable], scores, path)
     centred = logs - logs.mean()
-    # Less the first step's, so that a setting that stays gives 0 and not a rounding error that "moves".
+    # Values relative to the first step: a constant setting then has slope 0 exactly, without rounding error.
     slopes = (best - best[:, :1]) @ centred / (centred**2).sum()
     low, high = middle(slopes[1:])
     status = "moves" if low > 0 or high < 0 else "stays within noise"
@@ -98,12 +111,15 @@ def slope(steps: Sequence[tuple[float, Sequence[ScoredTrial]]], path: Distributi
 def _drawn_best(
     steps: Sequence[Sequence[_ValueScore]], scores: Sequence[Score], path: Distribution
 ) -> Floats:
-    """(1 + RESAMPLES, steps): each step's best trial's value, as measured and then for each draw.
+    """Return the value of the best trial of each step, as measured and for each draw, (1 + RESAMPLES, steps).
 
-    `scores`: of the trials of all steps, one step after the other.
+    Args:
+        steps: Trials of each step.
+        scores: Scores of the trials of all steps, concatenated.
+        path: The setting.
     """
     draws = np.vstack([[score.top1 for score in scores], resampled_top1(scores)])
-    # Ties are broken by chance, or the trial that came first would always be the best.
+    # Ties are broken at random: argmax would always choose the first trial.
     draws[1:] += np.random.default_rng(0).uniform(0, 1e-9, (RESAMPLES, len(scores)))
     ends = np.cumsum([len(trials) for trials in steps])
     of_steps = np.split(draws, ends[:-1], axis=1)

@@ -13,7 +13,7 @@ def kept(right, videos="val"):
 
 
 @pytest.mark.parametrize("score", [Score(0.7, 40), kept(np.arange(40) < 28)])
-def test_a_trial_alone_is_drawn_as_its_videos_with_replacement(score):
+def test_single_trial_resamples_videos_with_replacement(score):
     rng = np.random.default_rng(1)
     direct = (np.arange(40) < 28)[rng.integers(40, size=(MANY, 40))].mean(1)
     drawn = resampled_top1([score], resamples=MANY)[:, 0]
@@ -34,14 +34,14 @@ def test_trials_on_the_same_videos_vary_together():
     assert (same[:, 0] == same[:, 1]).all()
 
 
-def test_a_trial_whose_videos_are_not_known_is_drawn_by_itself():
+def test_trial_without_per_video_scores_is_independent():
     scores = [kept(np.arange(50) < 20), Score(0.4, 50), kept(np.arange(50) < 20)]
     drawn = resampled_top1(scores)
     assert (drawn[:, 0] == drawn[:, 2]).all()
     assert abs(np.corrcoef(drawn[:, 0], drawn[:, 1])[0, 1]) < 0.15
 
 
-def test_what_was_paired_is_said():
+def test_paired_trials_are_reported():
     one, other = kept([True, False]), kept([True, False, True], "others")
     assert how_drawn([one, one]) == "paired over the same videos"
     assert how_drawn([one, other]) == "paired within 2 different sets of videos"

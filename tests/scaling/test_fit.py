@@ -12,7 +12,7 @@ def scores(top1, costs=COSTS, videos=1_000_000):
     return [StepScore(f"r{i}", x, Score(y, videos)) for i, (x, y) in enumerate(zip(costs, top1, strict=True))]
 
 
-def test_a_power_law_is_found_again():
+def test_power_law_is_recovered():
     made = fit("power_law", scores([1 - 0.4 * (x / 16) ** -0.3 for x in COSTS]))
     assert made["status"] == "fitted"
     assert made["reference_cost"] == pytest.approx(16)
@@ -23,20 +23,20 @@ def test_a_power_law_is_found_again():
     assert low - 1e-9 <= 0.3 <= high + 1e-9
 
 
-def test_a_ceiling_is_found_again():
+def test_ceiling_is_recovered():
     made = fit("saturating", scores([0.8 - 0.2 * (x / 16) ** -0.5 for x in COSTS]))
     assert made["parameters"]["c"]["value"] == pytest.approx(0.8, abs=0.005)
     assert made["rmse"] < 1e-3
 
 
-def test_a_ladder_that_falls_gives_a_negative_exponent_and_no_false_ceiling():
+def test_falling_ladder_has_negative_exponent_and_no_ceiling():
     falling = [0.8, 0.7, 0.6, 0.5, 0.4]
     assert fit("power_law", scores(falling))["parameters"]["b"]["value"] < 0
     made = fit("saturating", scores(falling))
     assert made["parameters"]["a"]["value"] == 0, "a flat line, not a ceiling approached from above"
 
 
-def test_intervals_are_over_videos_and_narrow_with_more_of_them():
+def test_intervals_narrow_with_more_videos():
     top1 = [0.5, 0.6, 0.65, 0.7, 0.72]
     widths = []
     for videos in (30, 3000):
@@ -50,7 +50,7 @@ def test_intervals_are_over_videos_and_narrow_with_more_of_them():
 
 
 @pytest.mark.parametrize(("form", "steps"), [("power_law", 2), ("saturating", 3), ("power_law", 1)])
-def test_too_few_rungs_are_said_so(form, steps):
+def test_too_few_steps_are_reported(form, steps):
     made = fit(form, scores([0.5, 0.6, 0.7][:steps], COSTS[:steps]))
     assert made["status"].startswith(
         f"not enough rungs: {steps} of different cost, {steps + 1 if steps > 1 else 3}"
@@ -58,12 +58,12 @@ def test_too_few_rungs_are_said_so(form, steps):
     assert "curve" not in made
 
 
-def test_rungs_of_equal_cost_are_one():
+def test_steps_of_equal_cost_count_once():
     made = fit("power_law", scores([0.5, 0.6, 0.7], [2.0, 2.0, 4.0]))
     assert made["status"].startswith("not enough rungs: 2")
 
 
-def test_rungs_without_a_number_are_left_out_by_name():
+def test_steps_without_a_score_are_reported_by_name():
     some = Score(0.5, 50)
     rows = [
         {"rung": "a", "gmac": 1.0, "score": Score(0.4, 50)},
@@ -79,6 +79,6 @@ def test_rungs_without_a_number_are_left_out_by_name():
     assert saturating["status"].startswith("not enough rungs: 3")
 
 
-def test_perfect_and_hopeless_rungs_can_be_fitted():
+def test_steps_at_zero_and_one_can_be_fitted():
     made = fit("power_law", scores([0.0, 0.5, 1.0], COSTS[:3], videos=20))
     assert all(0 <= point["low"] <= point["top1"] <= point["high"] <= 1 for point in made["curve"])

@@ -70,7 +70,7 @@ def table(root, name):
         return list(csv.DictReader(stream))
 
 
-def test_a_ladder_leaves_a_study_a_rung_and_the_tables(ladder, tiny_cache, tiny_videos, local_ray, tmp_path):
+def test_ladder_writes_one_study_per_step_and_tables(ladder, tiny_cache, tiny_videos, local_ray, tmp_path):
     root = tmp_path / "ladder"
     run = LadderRun(ladder(), root, cache=tiny_cache, measure=False)
     states, searched = climb(run)
@@ -85,7 +85,7 @@ def test_a_ladder_leaves_a_study_a_rung_and_the_tables(ladder, tiny_cache, tiny_
     assert ledger["rungs"][0]["train_videos"] > 0
 
     first, second = (
-        next(StudyFolder(root / "rungs" / name).trials())["overrides"] for name in ("debug_small", "debug")
+        next(StudyFolder(root / "rungs" / name).trials()).overrides for name in ("debug_small", "debug")
     )
     assert first == second, "the best point of a rung is the first of the next"
 
@@ -131,7 +131,7 @@ def test_a_ladder_leaves_a_study_a_rung_and_the_tables(ladder, tiny_cache, tiny_
 
 
 @pytest.mark.slow
-def test_a_rung_that_fails_is_said_and_the_others_go_on(ladder, tiny_cache, tiny_videos, local_ray, tmp_path):
+def test_failed_step_is_reported_and_others_continue(ladder, tiny_cache, tiny_videos, local_ray, tmp_path):
     root = tmp_path / "ladder"
     over = {"backbone.pretrained": ["no_such_weights.pt", "random"]}
     states, _ = climb(LadderRun(ladder(over), root, cache=tiny_cache, measure=False))
@@ -146,7 +146,7 @@ def test_a_rung_that_fails_is_said_and_the_others_go_on(ladder, tiny_cache, tiny
     assert fit["left_out"] == [failed["rung"]]
 
 
-def test_a_rung_that_raises_is_tried_again_and_an_interrupted_one_is_the_last(
+def test_raising_step_is_retried_and_interrupt_ends_the_ladder(
     ladder, tiny_cache, tiny_videos, tmp_path, local_ray
 ):
     root = tmp_path / "ladder"
@@ -169,7 +169,7 @@ def test_a_rung_that_raises_is_tried_again_and_an_interrupted_one_is_the_last(
 
 
 @pytest.mark.slow
-def test_a_single_rung_is_a_ladder_and_another_can_be_added(
+def test_ladder_of_one_step_can_be_extended(
     ladder, tiny_cache, tiny_videos, local_ray, tmp_path
 ):
     root = tmp_path / "ladder"
@@ -189,7 +189,7 @@ def test_a_single_rung_is_a_ladder_and_another_can_be_added(
     assert (root / "costs" / "debug.json").read_bytes() == before, "measured once"
 
 
-def test_device_hours_are_of_a_rungs_trials_whenever_they_ran(
+def test_device_hours_sum_all_trials_of_a_step(
     ladder, tiny_cache, tiny_videos, local_ray, tmp_path
 ):
     made = ladder({"backbone.name": ["debug"]}, trials=None)
@@ -219,7 +219,7 @@ def test_device_hours_are_of_a_rungs_trials_whenever_they_ran(
     assert ([state.state for state in states], searched) == (["finished"], [])
 
 
-def test_a_study_without_a_finished_trial_and_nan_metrics_give_empty_cells(ladder, tiny_cache, tmp_path):
+def test_missing_trials_and_nan_metrics_give_empty_cells(ladder, tiny_cache, tmp_path):
     run = LadderRun(ladder(), tmp_path / "ladder", cache=tiny_cache, measure=False)
     run.folder.claim(run.ladder.identity())
     trial = run.folder.step("debug") / "trials" / "trial-0000"
@@ -243,7 +243,7 @@ def test_a_study_without_a_finished_trial_and_nan_metrics_give_empty_cells(ladde
     assert best_trial([]) is None
 
 
-def test_the_cost_of_a_ladder_is_the_sum_of_its_rungs(ladder, tiny_cache, tiny_videos, tmp_path):
+def test_cost_of_a_ladder_is_the_sum_of_its_steps(ladder, tiny_cache, tiny_videos, tmp_path):
     run = LadderRun(ladder(trials=3), tmp_path / "ladder", cache=tiny_cache, measure=False)
     plans = run.plan(MACHINES, measure=True)
     each = [plan.cost.once_seconds + 2 * plan.cost.trial_seconds for plan in plans.values()]
@@ -261,7 +261,7 @@ def test_the_cost_of_a_ladder_is_the_sum_of_its_rungs(ladder, tiny_cache, tiny_v
         (["--ladder", "debug", "--over", "data.shots=1"], "give one of them"),
     ],
 )
-def test_a_mistake_on_the_command_line_is_one_line(arguments, expected, tiny_manifest, tmp_path):
+def test_command_line_error_is_one_line(arguments, expected, tiny_manifest, tmp_path):
     out = tmp_path / "out"
     result = CliRunner().invoke(
         main, ["scale", "debug", "--data", str(tiny_manifest), "--out", str(out), *arguments]
@@ -295,20 +295,20 @@ def scale(monkeypatch, tiny_manifest, debug_settings, tmp_path):
     return call
 
 
-def test_the_command_ends_well_where_every_rung_did(scale):
+def test_command_succeeds_if_every_step_did(scale):
     result = scale(["finished"], ["finished"])
     assert result.exit_code == 0, result.output
     assert "evclip-ray report" in result.output
     assert "debug_small" in result.output
 
 
-def test_a_failed_rung_is_the_exit_status(scale):
+def test_failed_step_sets_the_exit_status(scale):
     result = scale(["failed", "OSError: the disk is on fire"], ["finished"])
     assert result.exit_code == 1
     assert "1 of 2 steps failed (rung0). The first error: OSError: the disk is on fire" in result.output
 
 
-def test_ctrl_c_says_how_to_go_on(scale):
+def test_ctrl_c_prints_the_command_to_continue(scale):
     result = scale(["finished"], ["interrupted"])
     assert result.exit_code == 130
     assert "Resume with:" in result.output

@@ -7,12 +7,14 @@ from evclip_ray.tuning.search_space import shipped_spaces
 
 SPACE = {
     "fixed": {
-        "data.manifest": "none", "backbone.name": "debug", "backbone.pretrained": "random",
+        "data.manifest": "none",
+        "backbone.name": "debug",
+        "backbone.pretrained": "random",
         "method.name": "ev_clip",
     },
     "search": {"optim.lr": {"loguniform": [1e-3, 1e-2]}},
     "study": {"trials": 4},
-}  # fmt: skip
+}
 
 
 @pytest.fixture
@@ -25,7 +27,7 @@ def space(tmp_path):
     return write
 
 
-def test_a_rung_is_the_space_with_one_setting_changed(space):
+def test_step_is_the_space_with_one_setting_changed(space):
     ladder = Ladder.read(space(), over={"backbone.name": ["debug", "open_clip:ViT-B-16"]})
     assert [step.name for step in ladder.steps] == ["debug", "open_clip-ViT-B-16"]
     assert [step.space.experiment().backbone.name for step in ladder.steps] == ["debug", "open_clip:ViT-B-16"]
@@ -41,24 +43,24 @@ def test_a_rung_is_the_space_with_one_setting_changed(space):
         ("method.name", ["ev_clip", "ez_clip"], ["name-ev_clip", "name-ez_clip"]),
     ],
 )
-def test_a_ladder_may_climb_along_any_path(space, path, values, names):
+def test_ladder_may_vary_any_path(space, path, values, names):
     assert [step.name for step in Ladder.read(space(), over={path: values}).steps] == names
 
 
-def test_a_searched_setting_that_the_ladder_climbs_is_searched_no_more(space):
+def test_setting_of_the_ladder_is_not_searched(space):
     ladder = Ladder.read(space(), over={"optim.lr": [0.1, 0.2]})
     assert [step.space.search for step in ladder.steps] == [(), ()]
     assert [step.space.experiment().optim.lr for step in ladder.steps] == [0.1, 0.2]
 
 
-def test_the_yaml_may_name_the_rungs_and_the_command_line_replaces_them(space):
+def test_command_line_steps_replace_those_of_the_yaml(space):
     path = space(ladder={"over": "data.shots", "rungs": [1, 2]})
     assert [step.settings for step in Ladder.read(path).steps] == [{"data.shots": 1}, {"data.shots": 2}]
     replaced = Ladder.read(path, over={"optim.epochs": [3]})
     assert [step.settings for step in replaced.steps] == [{"optim.epochs": 3}]
 
 
-def test_a_rung_may_be_several_settings(space):
+def test_step_may_be_several_settings(space):
     steps = {"small": {"data.shots": 1}, "large": {"data.shots": 8, "optim": {"epochs": 9}}}
     ladder = Ladder.read(space(ladder={"rungs": steps}))
     assert ladder.over is None
@@ -66,7 +68,7 @@ def test_a_rung_may_be_several_settings(space):
     assert ladder.steps[1].space.experiment().optim.epochs == 9
 
 
-def test_the_budget_and_further_rungs_leave_a_ladder_what_it_is(space):
+def test_budget_and_added_steps_keep_the_ladder_identity(space):
     first = Ladder.read(space(), over={"data.shots": [1, 2]})
     more = Ladder.read(space(), over={"data.shots": [1, 2, 4]}, study={"trials": 9})
     other = Ladder.read(space(), {"optim.epochs": 7}, over={"data.shots": [1, 2]})
@@ -95,7 +97,7 @@ def test_the_budget_and_further_rungs_leave_a_ladder_what_it_is(space):
         ({"ladder": {"rungs": {"a b": {"seed": 1}, "a/b": {"seed": 2}}}}, None, "names of steps must differ"),
     ],
 )
-def test_a_ladder_that_cannot_be_climbed_is_refused_before_it_begins(space, sections, over, expected):
+def test_invalid_ladder_is_refused_before_the_first_step(space, sections, over, expected):
     with pytest.raises(ConfigError) as refused:
         Ladder.read(space(**sections), over=over)
     assert expected in str(refused.value)
@@ -108,6 +110,6 @@ def test_values_on_the_command_line_are_read_as_yaml():
             parse_over(text)
 
 
-def test_the_shipped_ladder_has_three_rungs_of_growing_backbones():
+def test_shipped_ladder_has_three_growing_backbones():
     ladder = Ladder.read(shipped_spaces()["debug_ladder"], {"data.manifest": "none"})
     assert [step.name for step in ladder.steps] == ["debug_small", "debug", "debug_large"]
