@@ -36,6 +36,8 @@ html_title = f"evclip-ray {release}"
 html_static_path = ["_static"]
 html_css_files = ["math.css"]
 highlight_language = "none"
+# Docstrings write code in single backticks.
+default_role = "literal"
 
 myst_enable_extensions = ["amsmath", "attrs_inline", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
