@@ -31,6 +31,7 @@ from evclip_ray.training.build import autocast_dtype, build_method, pick_device,
 from evclip_ray.training.checkpoint import ADAPTER, read_record
 from evclip_ray.training.datamodule import Videos, is_prepared, prepare
 from evclip_ray.training.experiment import ExperimentConfig
+from evclip_ray.training.tensorboard.mask_stats import mask_coverage, mask_entropy, pooled_masks
 from evclip_ray.training.zero_shot import videos_key
 from evclip_ray.tuning.study_folder import StudyFolder
 
@@ -210,13 +211,21 @@ def _top_prediction(probabilities: Tensor, classes: tuple[str, ...], true: int) 
 
 
 def _mask_facts(mask: Tensor | None) -> dict[str, Any]:
-    """The mask (H, W) small; `coverage`: its mean; `entropy`: of mask / sum, over that of an even one."""
+    """Return a small copy of a mask (H, W), its mean, and the statistics that TensorBoard shows too.
+
+    In `masks.json`, `coverage` is the mean of the mask. `mask_coverage` is the share of pixels above 0.5;
+    records of older versions do not have it.
+    """
     if mask is None:
         return {"mask": None}
-    share = (mask / mask.sum().clamp(min=1e-12)).flatten()
-    entropy = float(-(share * share.clamp(min=1e-12).log()).sum()) / math.log(share.numel())
     small = F.adaptive_avg_pool2d(mask[None, None], min(SIDE, mask.shape[-1]))[0, 0]
-    return {"mask": small.numpy(), "coverage": float(mask.mean()), "entropy": entropy}
+    pooled = pooled_masks(mask[None])
+    return {
+        "mask": small.numpy(),
+        "coverage": float(mask.mean()),
+        "mask_coverage": float(mask_coverage(pooled)),
+        "entropy": float(mask_entropy(pooled)),
+    }
 
 
 def _small(view: Tensor) -> npt.NDArray[np.uint8]:

@@ -203,12 +203,12 @@ def shown(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-    return str(value)
+    if isinstance(value, float) and abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return formatting.short(value)
 
 
-def with_interval(frame: pd.DataFrame, value: str, low: str, high: str) -> pd.Series:
+def with_interval(table: pd.DataFrame, value: str, low: str, high: str) -> pd.Series:
     """Format a column of scores with their intervals: "0.182 (0.05 to 0.48)", a dash if missing."""
-    rows = zip(frame[value], frame[low], frame[high], strict=True)
-    return pd.Series([formatting.with_interval(*row) for row in rows], index=frame.index)
+    rows = zip(table[value], table[low], table[high], strict=True)
+    return pd.Series([formatting.with_interval(*row) for row in rows], index=table.index)

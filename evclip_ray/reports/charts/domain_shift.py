@@ -1,12 +1,13 @@
-"""Figures of a domain shift: the distributions of each factor, effect sizes, features, classes, associations.
+"""Figures of a domain shift as PNG files: distributions of factors, effect sizes, features, classes.
 
-Draws what `evaluation.domain_shift` computed, off screen, into PNG files. A set has one colour and one line
-style throughout; the colours are those that Okabe and Ito chose to be told apart by everybody.
+A set of videos has the same colour and line style in all figures. The colours are those of Okabe and Ito,
+which colour-blind readers can distinguish.
 """
 
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -27,22 +28,27 @@ Draw = Callable[[Axes], None]
 
 
 def draw_shift(folder: Path, domains: Sequence[Domain], tables: Tables) -> list[Path]:
-    """Write a figure for each factor and family of factors; their paths.
+    """Draw one figure per visual factor and one per table.
 
-    `tables`: of `domain_shift.compare`, with `association` where there were predictions.
+    Args:
+        folder: Folder of the PNG files.
+        domains: Sets of videos with their measurements.
+        tables: Tables of `domain_shift.compare`, with `association` if there were predictions.
+
+    Returns:
+        The files.
     """
-    drawn = []
-    for factor in VISUAL_FACTORS:
-        draw = functools.partial(_distribution, domains=domains, tables=tables, factor=factor)
-        drawn.append(_save(folder / f"{factor}.png", draw))
-    drawn.append(_save(folder / "effect_sizes.png", lambda axes: _effect_sizes(axes, tables["visual"])))
-    drawn.append(_save(folder / "features.png", lambda axes: _features(axes, domains, tables["features"])))
-    drawn.append(_save(folder / "classes.png", lambda axes: _classes(axes, tables["nearest"])))
-    drawn.append(_save(folder / "zero_shot.png", lambda axes: _zero_shot(axes, tables["semantic"])))
+    drawings: dict[str, Draw] = {
+        factor: functools.partial(_distribution, domains=domains, tables=tables, factor=factor)
+        for factor in VISUAL_FACTORS
+    }
+    drawings["effect_sizes"] = functools.partial(_effect_sizes, rows=tables["visual"])
+    drawings["features"] = functools.partial(_features, domains=domains, rows=tables["features"])
+    drawings["classes"] = functools.partial(_classes, rows=tables["nearest"])
+    drawings["zero_shot"] = functools.partial(_zero_shot, rows=tables["semantic"])
     if tables.get("association"):
-        rows = tables["association"]
-        drawn.append(_save(folder / "association.png", lambda axes: _association(axes, rows)))
-    return drawn
+        drawings["association"] = functools.partial(_association, rows=tables["association"])
+    return [_save(folder / f"{name}.png", draw) for name, draw in drawings.items()]
 
 
 def _save(path: Path, draw: Draw) -> Path:
@@ -57,15 +63,13 @@ def _save(path: Path, draw: Draw) -> Path:
 
 
 def _distribution(axes: Axes, domains: Sequence[Domain], tables: Tables, factor: str) -> None:
-    for place, domain in enumerate(domains):
+    for index, domain in enumerate(domains):
         values = np.sort(domain.visual[factor])
         share = np.arange(1, len(values) + 1) / len(values)
         median = float(np.median(values))
-        axes.step(
-            values, share, where="post", color=_colour(place), linestyle=_LINES[place % len(_LINES)],
-            label=f"{domain.name} (median {median:.3g}, {len(values)} videos)",
-        )  # fmt: skip
-        axes.plot(median, 0.5, marker=_MARKERS[place % len(_MARKERS)], color=_colour(place))
+        label = f"{domain.name} (median {median:.3g}, {len(values)} videos)"
+        axes.step(values, share, where="post", label=label, **_line(index))
+        axes.plot(median, 0.5, marker=_marker(index), color=_colour(index))
     axes.set_xlabel(VISUAL_FACTORS[factor])
     axes.set_ylabel("share of videos at or below")
     axes.set_ylim(0, 1.02)
@@ -83,40 +87,48 @@ def _title(factor: str, rows: Sequence[Row]) -> str:
 
 def _effect_sizes(axes: Axes, rows: Sequence[Row]) -> None:
     pairs = list(dict.fromkeys((row["set_a"], row["set_b"]) for row in rows))
-    for place, pair in enumerate(pairs):
-        own = [row for row in rows if (row["set_a"], row["set_b"]) == pair]
+    for index, pair in enumerate(pairs):
+        pair_rows = [row for row in rows if (row["set_a"], row["set_b"]) == pair]
         label = f"{pair[1]} against {pair[0]}"
-        _intervals(axes, own, "delta", place, len(pairs), label, list(VISUAL_FACTORS))
+        _intervals(axes, pair_rows, "delta", index, len(pairs), label, list(VISUAL_FACTORS))
     axes.axvline(0, color="0.6", linewidth=0.8)
     axes.set_xlim(-1.05, 1.05)
     axes.set_xlabel("Cliff's delta with its 95 % interval: -1 all lower, 1 all higher")
-    axes.set_title("How the sets differ to the eye")
+    axes.set_title("Visual differences between the sets")
 
 
 def _association(axes: Axes, rows: Sequence[Row]) -> None:
     factors = list(dict.fromkeys(row["factor"] for row in rows))
     predictors = list(dict.fromkeys(row["predictor"] for row in rows))
-    for place, predictor in enumerate(predictors):
-        own = [row for row in rows if row["predictor"] == predictor]
-        label = f"{predictor.replace('_', '-')} ({own[0]['right']} right, {own[0]['wrong']} wrong)"
-        _intervals(axes, own, "area", place, len(predictors), label, factors)
+    for index, predictor in enumerate(predictors):
+        series = [row for row in rows if row["predictor"] == predictor]
+        label = f"{predictor.replace('_', '-')} ({series[0]['right']} correct, {series[0]['wrong']} wrong)"
+        _intervals(axes, series, "area", index, len(predictors), label, factors)
     axes.axvline(0.5, color="0.6", linewidth=0.8)
     axes.set_xlim(-0.02, 1.02)
-    axes.set_xlabel("P(factor is higher where right), 95 % interval; 0.5: nothing")
-    axes.set_title(f"What goes with a right answer on {rows[0]['set']}")
+    axes.set_xlabel("P(factor is higher for correct predictions), 95 % interval; 0.5: no association")
+    axes.set_title(f"Factors and correct predictions on {rows[0]['set']}")
 
 
 def _intervals(
-    axes: Axes, rows: Sequence[Row], value: str, place: int, series: int, label: str, factors: Sequence[str]
+    axes: Axes, rows: Sequence[Row], value: str, index: int, series: int, label: str, factors: Sequence[str]
 ) -> None:
-    """One series of values with intervals, a line a factor, beside the other series."""
-    heights = [factors.index(row["factor"]) + 0.16 * (place - (series - 1) / 2) for row in rows]
+    """Draw one series of values with intervals, one line per factor, with an offset between the series.
+
+    Args:
+        axes: Axes.
+        rows: Rows of the series, one per factor.
+        value: Column of the values.
+        index: Number of this series.
+        series: Number of all series.
+        label: Entry in the legend.
+        factors: Names of the factors from top to bottom.
+    """
+    heights = [factors.index(row["factor"]) + 0.16 * (index - (series - 1) / 2) for row in rows]
     middle = np.array([row[value] for row in rows])
-    reach = np.array([[row[value] - row["low"], row["high"] - row[value]] for row in rows]).T
-    axes.errorbar(
-        middle, heights, xerr=np.maximum(reach, 0), fmt=_MARKERS[place % len(_MARKERS)], markersize=5,
-        color=_colour(place), capsize=3, label=label,
-    )  # fmt: skip
+    arms = np.array([[row[value] - row["low"], row["high"] - row[value]] for row in rows]).T
+    style: dict[str, Any] = {"markersize": 5, "color": _colour(index), "capsize": 3, "label": label}
+    axes.errorbar(middle, heights, xerr=np.maximum(arms, 0), fmt=_marker(index), **style)
     axes.set_yticks(range(len(factors)), [name.replace("_", " ") for name in factors])
     axes.set_ylim(len(factors) - 0.4, -0.6)
     _legend_below(axes)
@@ -130,45 +142,52 @@ def _legend_below(axes: Axes) -> None:
 
 def _features(axes: Axes, domains: Sequence[Domain], rows: Sequence[Row]) -> None:
     planes = principal_plane([domain.features for domain in domains])
-    for place, (domain, points) in enumerate(zip(domains, planes, strict=True)):
-        axes.scatter(
-            points[:, 0], points[:, 1], s=12, alpha=0.6, color=_colour(place), linewidths=0,
-            marker=_MARKERS[place % len(_MARKERS)], label=domain.name,
-        )  # fmt: skip
+    for index, (domain, points) in enumerate(zip(domains, planes, strict=True)):
+        style: dict[str, Any] = {
+            "s": 12,
+            "alpha": 0.6,
+            "color": _colour(index),
+            "linewidths": 0,
+            "marker": _marker(index),
+        }
+        axes.scatter(points[:, 0], points[:, 1], label=domain.name, **style)
     axes.set_xlabel("first principal component of CLIP's video features (unit length)")
     axes.set_ylabel("second")
     errors = [row["value"] for row in rows if row["distance"] == "classifier_error"]
-    told = f": told apart with {errors[0]:.0%} error" if len(errors) == 1 else ""
-    axes.set_title(f"What CLIP sees{told}")
+    error = f": a classifier separates the sets with {errors[0]:.0%} error" if len(errors) == 1 else ""
+    axes.set_title(f"CLIP features{error}")
     axes.legend(frameon=False, fontsize="small")
 
 
 def _classes(axes: Axes, rows: Sequence[Row]) -> None:
     pairs = list(dict.fromkeys((row["set"], row["other"]) for row in rows))
-    for place, pair in enumerate(pairs):
-        own = sorted((row["similarity"] for row in rows if (row["set"], row["other"]) == pair), reverse=True)
+    for index, pair in enumerate(pairs):
+        cosines = sorted(
+            (row["similarity"] for row in rows if (row["set"], row["other"]) == pair), reverse=True
+        )
         axes.plot(
-            np.arange(1, len(own) + 1) / len(own), own, color=_colour(place), markersize=4,
-            linestyle=_LINES[place % len(_LINES)], marker=_MARKERS[place % len(_MARKERS)],
+            np.arange(1, len(cosines) + 1) / len(cosines),
+            cosines,
+            markersize=4,
             label=f"classes of {pair[0]} in {pair[1]}",
-        )  # fmt: skip
-    # CLIP's cosines fill the upper half; a fixed one keeps figures comparable, and equal sets at a flat line.
+            marker=_marker(index),
+            **_line(index),
+        )
+    # Cosines between CLIP's class texts are above 0.5. The fixed limit keeps figures comparable, and keeps
+    # equal sets a flat line at 1 instead of magnified rounding errors.
     axes.set_ylim(min(0.5, *(row["similarity"] - 0.02 for row in rows)), 1.02)
-    axes.set_xlabel("share of classes, the nearest first")
+    axes.set_xlabel("share of classes, in order of similarity")
     axes.set_ylabel("cosine to the nearest class of the other set")
-    axes.set_title("How near the label sets are in CLIP's text space")
+    axes.set_title("Similarity of the label sets in CLIP's text space")
     axes.legend(frameon=False, fontsize="small")
 
 
 def _zero_shot(axes: Axes, rows: Sequence[Row]) -> None:
-    for place, row in enumerate(rows):
-        reach = [[row["top1"] - row["low"]], [row["high"] - row["top1"]]]
-        axes.errorbar(
-            place, row["top1"], yerr=np.maximum(reach, 0), capsize=4,
-            fmt=_MARKERS[place % len(_MARKERS)], color=_colour(place),
-        )  # fmt: skip
-        label = "chance, 1 / classes" if place == 0 else None
-        axes.plot([place - 0.25, place + 0.25], [row["chance"]] * 2, color="0.4", linestyle=":", label=label)
+    for index, row in enumerate(rows):
+        arms = np.maximum([[row["top1"] - row["low"]], [row["high"] - row["top1"]]], 0)
+        axes.errorbar(index, row["top1"], yerr=arms, capsize=4, fmt=_marker(index), color=_colour(index))
+        label = "chance, 1 / classes" if index == 0 else None
+        axes.plot([index - 0.25, index + 0.25], [row["chance"]] * 2, color="0.4", linestyle=":", label=label)
     axes.set_xticks(range(len(rows)), [f"{row['set']}\n{row['classes']} classes" for row in rows])
     axes.set_xlim(-0.6, len(rows) - 0.4)
     axes.set_ylim(0, 1)
@@ -177,5 +196,13 @@ def _zero_shot(axes: Axes, rows: Sequence[Row]) -> None:
     axes.legend(frameon=False, fontsize="small")
 
 
-def _colour(place: int) -> str:
-    return _COLOURS[place % len(_COLOURS)]
+def _colour(index: int) -> str:
+    return _COLOURS[index % len(_COLOURS)]
+
+
+def _marker(index: int) -> str:
+    return _MARKERS[index % len(_MARKERS)]
+
+
+def _line(index: int) -> dict[str, str]:
+    return {"color": _colour(index), "linestyle": _LINES[index % len(_LINES)]}

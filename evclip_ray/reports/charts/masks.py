@@ -42,8 +42,8 @@ def mask_pictures(evaluation: Path, name: str, *, split: str) -> list[Block]:
     ]
     caption = (
         "The mask multiplies the normalised pixels of every frame. Where it is 1 (yellow), CLIP sees the "
-        "video; where it is 0 (dark), it sees the mean colour. The videos with the largest change come first, "
-        f"followed by a random sample (seed {record['seed']}) of the {split} split."
+        "video; where it is 0 (dark), it sees the mean colour. The videos with the largest change come "
+        f"first, followed by a random sample (seed {record['seed']}) of the {split} split."
     )
     source = f"{evaluation.name}/{FOLDER}/{ARRAYS} ({file_digest(arrays)})"
     return [Pictures(f"masks_{name}", "Masks", items, caption, (source,))]
@@ -62,9 +62,16 @@ def _picture(
         f"true class: {video['label']}",
         f"zero-shot: {_prediction(video['zero_shot'])}",
         f"adapted: {_prediction(video['adapted'])}",
-        f"mask: mean {video['coverage']:.2f}, entropy {video['entropy']:.2f} of 1; {video['why']}",
+        f"{_coverage(video)}, entropy {video['entropy']:.2f} of 1; {video['why']}",
     ]
     return Picture(str(video["path"]), facts, images)
+
+
+def _coverage(video: dict[str, Any]) -> str:
+    """Describe the size of a mask. Records of older versions have its mean alone, named `coverage`."""
+    if "mask_coverage" not in video:
+        return f"mask mean {video['coverage']:.2f}"
+    return f"mask covers {video['mask_coverage']:.0%} of the picture (pixels above 0.5)".replace("%", " %")
 
 
 def _prediction(top: dict[str, Any]) -> str:

@@ -1,109 +1,119 @@
-"""The charts of a study: history, slices, parallel coordinates, learning curves, importance.
+"""Charts of a study: history, slices, parallel coordinates, learning curves, importance.
 
-They are Vega-Lite, made by Altair and drawn in the reader's browser by the copy of Vega that vl-convert
-carries, because of what a report must do at once: stand alone in a file (Vega is 0.9 MB of it, plotly's
-4.6 MB), hold a thousand trials as numbers that can be pointed at rather than as ink (matplotlib's SVG of
-their curves is 10 MB and says nothing), fit a phone without shrinking its letters, and change colours
-with the reader's scheme. Many marks are drawn on a canvas, few as SVG.
+The charts are Vega-Lite specifications made by Altair. The browser draws them with the copy of Vega that
+vl-convert brings. The reasons: the report is one file (Vega takes 0.9 MB of it, plotly 4.6 MB), a thousand
+trials stay numbers with tooltips (as SVG by matplotlib their curves take 10 MB and have none), a phone gets
+its own layout with letters of the same size, and the colours follow the reader's scheme. Charts with many
+marks are drawn on a canvas, others as SVG.
 """
 
 import altair as alt
 import pandas as pd
 
+from evclip_ray.records import METRICS, TrialState
 from evclip_ray.reports.charts import study_data
 from evclip_ray.reports.charts.study_data import Axis
-from evclip_ray.reports.charts.theme import STATE_SHAPES, STATES
+from evclip_ray.reports.charts.theme import STATE_SHAPES
 from evclip_ray.reports.document import Chart
 from evclip_ray.results import Study
 
 TRIALS = "trials/*/history.jsonl"
-_FEW = 40
-"""Up to so many trials each has its interval drawn; more would hide each other."""
-_MARKED = 8
-"""Up to so many whole numbers an axis has each; of more, as many as there is room for."""
+TOP1 = METRICS["val_top1"].title
+
+_MAX_INTERVALS = 40
+"""Number of trials up to which every trial has its interval. The intervals of more trials overlap."""
+
+_MAX_TICKS = 8
+"""Number of whole numbers up to which each has a tick."""
 
 
 def study_charts(study: Study) -> list[Chart]:
-    """Every chart that the study's trials allow; none of a study without a scored trial."""
+    """Return the charts that the trials of a study allow; none before a trial has a score."""
     if study.best is None:
         return []
-    found = [_history(study)]
+    axes = study_data.axes(study)
+    charts = [_history(study)]
     if "importance" in study.importance and study.importance["importance"].notna().any():
-        found.append(_importance(study))
-    if study_data.axes(study):
-        found.append(_parallel(study))
-    found += [_slice(study, axis) for axis in study_data.axes(study)]
+        charts.append(_importance(study))
+    if axes:
+        charts.append(_parallel(study))
+    charts += [_slice(study, axis) for axis in axes]
     curves = study_data.curves(study)
-    found.append(_curves(study, curves, "val_top1", "validation top-1", "curves_top1"))
+    charts.append(_curves(study, curves, "val_top1", "curves_top1"))
     if study.epochs["val_loss"].notna().any():
-        found.append(_curves(study, curves, "val_loss", "validation loss, nats", "curves_loss"))
-    return found
+        charts.append(_curves(study, curves, "val_loss", "curves_loss"))
+    return charts
 
 
 def named(name: str) -> alt.NamedData:
-    """Data that the page brings."""
+    """Return a reference to a table that the page contains."""
     return alt.NamedData(name=name)
 
 
-def accuracy(field: str, title: str = "validation top-1") -> alt.Y:
-    """A vertical axis of accuracies."""
-    return alt.Y(
-        f"{field}:Q", title=title, scale=alt.Scale(zero=False, nice=True), axis=alt.Axis(format=".2f")
-    )
+def accuracy(field: str, title: str = TOP1) -> alt.Y:
+    """Return a vertical axis of accuracies."""
+    scale, axis = alt.Scale(zero=False, nice=True), alt.Axis(format=".2f")
+    return alt.Y(f"{field}:Q", title=title, scale=scale, axis=axis)
 
 
 def whole_axis(values: pd.Series) -> alt.Axis:
-    """An axis of whole numbers: each of a few by itself, for left alone Vega puts halves between them."""
+    """Return an axis of whole numbers. A short range has a tick for each number."""
     low, high = int(values.min()), int(values.max())
-    if high - low < _MARKED:
+    if high - low < _MAX_TICKS:
+        # By default Vega adds ticks at halves, which the format would round to the same label.
         return alt.Axis(format="d", values=list(range(low, high + 1)))
     return alt.Axis(format="d", tickMinStep=1)
 
 
-def state_shape(frame: pd.DataFrame) -> alt.Shape:
-    """How a trial ended, as the shape of its mark; the legend has those that there are."""
-    present = [state for state in STATES if state in set(frame["state"])]
-    scale = alt.Scale(domain=list(STATES), range=list(STATE_SHAPES))
+def state_shape(trials: pd.DataFrame) -> alt.Shape:
+    """Return the trial's state as the shape of its mark. The legend lists the states that occur."""
+    present = [state for state in STATE_SHAPES if state in set(trials["state"])]
+    scale = alt.Scale(domain=list(STATE_SHAPES), range=list(STATE_SHAPES.values()))
     return alt.Shape("state:N", title="trial", scale=scale, legend=alt.Legend(values=present))
 
 
 def tips(*fields: str, **formats: str) -> list[alt.Tooltip]:
-    """What is said of a mark that is pointed at; `formats` of numbers by field."""
-    found = []
+    """Return the tooltip of a mark.
+
+    Args:
+        *fields: Columns with their Vega-Lite types, such as "val_top1:Q".
+        **formats: Formats of numbers by column, where not three significant digits.
+    """
+    tooltip = []
     for field in fields:
         name, _, kind = field.partition(":")
-        shown = formats.get(name, ".3~g") if kind == "Q" else alt.Undefined
-        found.append(alt.Tooltip(field, title=name.replace("_", " "), format=shown))
-    return found
+        number_format = formats.get(name, ".3~g") if kind == "Q" else alt.Undefined
+        tooltip.append(alt.Tooltip(field, title=name.replace("_", " "), format=number_format))
+    return tooltip
 
 
 def _history(study: Study) -> Chart:
-    frame, zero = study_data.history(study), study_data.baselines(study)
-    x = alt.X("number:Q", title="trial, in the order that they began", axis=whole_axis(frame["number"]))
+    trials, zero_shot = study_data.history(study), study_data.baselines(study)
+    x = alt.X("number:Q", title="trial, in the order of their start", axis=whole_axis(trials["number"]))
     base = alt.Chart(named("history")).encode(x=x)
     band = base.mark_area(style="band", interpolate="step-after").encode(
-        y=alt.Y("best_top1_low:Q", title="validation top-1"), y2="best_top1_high:Q"
+        y=alt.Y("best_top1_low:Q", title=TOP1), y2="best_top1_high:Q"
     )
     best = base.mark_line(style="best", interpolate="step-after").encode(y=accuracy("best_top1"))
+    tooltip = tips("trial:N", "state:N", "val_top1:Q", "val_top1_low:Q", "val_top1_high:Q", "settings:N")
     points = base.mark_point(size=45, filled=True, opacity=0.75).encode(
-        y=accuracy("val_top1"), shape=state_shape(frame),
-        tooltip=tips("trial:N", "state:N", "val_top1:Q", "val_top1_low:Q", "val_top1_high:Q", "settings:N"),
-    )  # fmt: skip
-    layers = [band, best, *([_intervals(base)] if len(frame) <= _FEW else []), points]
-    data = {"history": frame}
-    if not zero.empty:
+        y=accuracy("val_top1"), shape=state_shape(trials), tooltip=tooltip
+    )
+    layers = [band, best, *([_intervals(base)] if len(trials) <= _MAX_INTERVALS else []), points]
+    data = {"history": trials}
+    if not zero_shot.empty:
         layers += _baseline_layers()
-        data["zero_shot"] = zero
-    return Chart(
-        "history", "Optimisation history", alt.layer(*layers), data,
-        "Each mark is a trial's best epoch; the line is the best trial so far, with its 95 % Wilson interval;"
-        " the dashed line is zero-shot CLIP on the same views.",
-        (TRIALS, *zero_files(study)),
-    )  # fmt: skip
+        data["zero_shot"] = zero_shot
+    caption = (
+        "A mark is the best epoch of a trial. The line is the best trial so far, with its 95 % Wilson "
+        "interval. The dashed line is zero-shot CLIP on the same views."
+    )
+    sources = (TRIALS, *zero_files(study))
+    return Chart("history", "Optimisation history", alt.layer(*layers), data, caption, sources)
 
 
 def zero_files(study: Study) -> list[str]:
-    """The files of the zero-shot numbers."""
+    """Return the files of the zero-shot scores."""
     return [] if study.zero_shot.empty else list(study.zero_shot["file"])
 
 
@@ -113,126 +123,131 @@ def _intervals(base: alt.Chart) -> alt.Chart:
 
 
 def _baseline_layers() -> list[alt.Chart]:
-    base = alt.Chart(named("zero_shot"))
-    rule = base.mark_rule(style="baseline").encode(
-        y=alt.Y("top1:Q"), tooltip=tips("name:N", "top1:Q", "low:Q", "high:Q")
-    )
+    base = alt.Chart(named("zero_shot")).encode(y=alt.Y("top1:Q"))
+    rule = base.mark_rule(style="baseline").encode(tooltip=tips("name:N", "top1:Q", "low:Q", "high:Q"))
     label = base.mark_text(style="label", align="left", baseline="bottom", dx=4, dy=-2).encode(
-        y=alt.Y("top1:Q"), x=alt.value(0), text="name:N"
+        x=alt.value(0), text="name:N"
     )
     return [rule, label]
 
 
 def _slice(study: Study, axis: Axis) -> Chart:
-    frame = study_data.slices(study, axis)
+    trials = study_data.slices(study, axis)
     name = "slice_" + axis.path.replace(".", "_")
-    base = alt.Chart(named(name)).encode(x=_slice_x(axis, frame["value"]))
+    value = "value:N" if axis.kind == "category" else "value:Q"
+    base = alt.Chart(named(name)).encode(x=_slice_x(axis, trials["value"]))
     points = base.mark_point(size=40, filled=True, opacity=0.8).encode(
-        y=accuracy("val_top1"), shape=state_shape(frame).legend(None),
+        y=accuracy("val_top1"),
+        shape=state_shape(trials).legend(None),
         color=alt.Color("number:Q", title="trial", legend=None, scale=alt.Scale(range="ramp")),
-        tooltip=tips("trial:N", "state:N", f"value:{'N' if axis.kind == 'category' else 'Q'}", "val_top1:Q"),
-    )  # fmt: skip
-    layers = [_intervals(base), points] if len(frame) <= _FEW else [points]
-    return Chart(name, axis.path, alt.layer(*layers), {name: frame}, sources=(TRIALS,), small=True)
+        tooltip=tips("trial:N", "state:N", value, "val_top1:Q"),
+    )
+    layers = [_intervals(base), points] if len(trials) <= _MAX_INTERVALS else [points]
+    return Chart(name, axis.path, alt.layer(*layers), {name: trials}, sources=(TRIALS,), small=True)
 
 
 def _slice_x(axis: Axis, values: pd.Series) -> alt.X:
     if axis.kind == "category":
         return alt.X("value:N", title=axis.title, sort=list(axis.order), axis=alt.Axis(labelAngle=0))
     if axis.kind == "log":
-        shown = alt.Axis(format="~g", tickCount=4)
-        return alt.X(
-            "value:Q", title=axis.title, scale=alt.Scale(type="log", nice=False, padding=8), axis=shown
-        )
-    marks = whole_axis(values) if axis.kind == "whole" else alt.Axis(tickCount=5)
-    return alt.X("value:Q", title=axis.title, scale=alt.Scale(zero=False, padding=8), axis=marks)
+        scale, ticks = alt.Scale(type="log", nice=False, padding=8), alt.Axis(format="~g", tickCount=4)
+    else:
+        scale = alt.Scale(zero=False, padding=8)
+        ticks = whole_axis(values) if axis.kind == "whole" else alt.Axis(tickCount=5)
+    return alt.X("value:Q", title=axis.title, scale=scale, axis=ticks)
 
 
 def _parallel(study: Study) -> Chart:
     lines, marks = study_data.parallel(study)
     order = list(dict.fromkeys(lines["axis"]))
-    x = alt.X(
-        "axis:N", title=None, sort=order, scale=alt.Scale(type="point", padding=0.35),
-        axis=alt.Axis(labelAngle=0 if len(order) <= 5 else -25, domain=False, ticks=False, labelLimit=140),
-    )  # fmt: skip
+    angle = 0 if len(order) <= 5 else -25
+    axis = alt.Axis(labelAngle=angle, domain=False, ticks=False, labelLimit=140)
+    x = alt.X("axis:N", title=None, sort=order, scale=alt.Scale(type="point", padding=0.35), axis=axis)
     picked = alt.selection_point(
         name="picked", fields=["trial"], on="pointerover", nearest=False, empty=False
     )
-    # What is not set crosses its axis below the others, above the names of the axes.
-    reach = alt.Scale(domain=[min(-0.04, 1.6 * lines["place"].min()), 1.04], nice=False)
+    # A setting that a trial does not have crosses its axis below the values, above the axis titles.
+    extent = alt.Scale(domain=[min(-0.04, 1.6 * lines["place"].min()), 1.04], nice=False)
     faint = 0.5 if lines["trial"].nunique() <= 100 else 0.18
-    drawn = (
+    polylines = (
         alt.Chart(named("parallel"))
         .mark_line(strokeWidth=1.5)
         .encode(
-            x=x, y=alt.Y("place:Q", axis=None, scale=reach), detail="trial:N", order=alt.Order("at:Q"),
-            color=alt.Color("val_top1:Q", title="validation top-1", scale=alt.Scale(range="ramp")),
+            x=x,
+            y=alt.Y("place:Q", axis=None, scale=extent),
+            detail="trial:N",
+            order=alt.Order("at:Q"),
+            color=alt.Color("val_top1:Q", title=TOP1, scale=alt.Scale(range="ramp")),
             opacity=alt.condition(picked, alt.value(1), alt.value(faint)),
             strokeWidth=alt.condition(picked, alt.value(4), alt.value(1.5)),
             tooltip=tips("trial:N", "val_top1:Q"),
         )
         .add_params(picked)
-    )  # fmt: skip
+    )
     base = alt.Chart(named("parallel_marks")).encode(x=x)
-    posts = base.mark_rule(style="rung").encode(y=alt.Y("min(place):Q", axis=None), y2="max(place):Q")
+    posts = base.mark_rule(style="post").encode(y=alt.Y("min(place):Q", axis=None), y2="max(place):Q")
     label = base.encode(y=alt.Y("place:Q", axis=None), text="label:N")
+    # The halo keeps the labels readable on top of the lines.
     halo, labels = (
         label.mark_text(align="left", dx=5, fontSize=11, style=style) for style in ("halo", "text")
     )
+    drawing, data = alt.layer(posts, polylines, halo, labels), {"parallel": lines, "parallel_marks": marks}
+    caption = "A line is a trial, coloured by its score. Good settings are where the bright lines pass."
+    width = 110 * len(order) + 60
     return Chart(
-        "parallel", "Parallel coordinates", alt.layer(posts, drawn, halo, labels),
-        {"parallel": lines, "parallel_marks": marks},
-        "A line is a trial, coloured by its score: the good settings are where the bright lines pass.",
-        (TRIALS,), height=360, width=110 * len(order) + 60,
-    )  # fmt: skip
-
-
-def _curves(study: Study, frame: pd.DataFrame, field: str, title: str, name: str) -> Chart:
-    count = frame["trial"].nunique()
-    scale = alt.Scale(zero=False)
-    if field == "val_loss" and frame[field].min() > 0 and frame[field].max() > 20 * frame[field].min():
-        scale, title = alt.Scale(type="log"), f"{title} (log scale)"
-    y = alt.Y(f"{field}:Q", title=title, scale=scale, axis=alt.Axis(format="~g"))
-    base = alt.Chart(named("curves")).encode(
-        x=alt.X("epoch:Q", title="epoch", axis=whole_axis(frame["epoch"])), y=y
+        "parallel", "Parallel coordinates", drawing, data, caption, (TRIALS,), height=360, width=width
     )
-    rest = base.mark_line(strokeWidth=1, opacity=min(0.7, max(0.05, 20 / max(1, count)))).encode(
+
+
+def _curves(study: Study, curves: pd.DataFrame, field: str, name: str) -> Chart:
+    count, title, scale = curves["trial"].nunique(), METRICS[field].title, alt.Scale(zero=False)
+    if field == "val_loss" and curves[field].min() > 0 and curves[field].max() > 20 * curves[field].min():
+        scale, title = alt.Scale(type="log"), f"{title} (log scale)"
+    base = alt.Chart(named("curves")).encode(
+        x=alt.X("epoch:Q", title="epoch", axis=whole_axis(curves["epoch"])),
+        y=alt.Y(f"{field}:Q", title=title, scale=scale, axis=alt.Axis(format="~g")),
+    )
+    # The more curves, the fainter each is, so that the best one stays visible.
+    opacity = min(0.7, max(0.05, 20 / max(1, count)))
+    others = base.mark_line(strokeWidth=1, opacity=opacity).encode(
         detail="trial:N", tooltip=tips("trial:N", "state:N", "rank:Q", f"{field}:Q")
     )
+    tooltip = tips("trial:N", "state:N", "epoch:Q", f"{field}:Q")
     best = (
         base.transform_filter("datum.rank == 1")
-        .mark_line(style="best", point=frame["epoch"].nunique() == 1)
-        .encode(tooltip=tips("trial:N", "state:N", "epoch:Q", f"{field}:Q"))
+        .mark_line(style="best", point=curves["epoch"].nunique() == 1)
+        .encode(tooltip=tooltip)
     )
-    layers = [rest, best]
-    ended = frame[frame["last"] & (frame["state"] != "complete")]
-    if len(ended):
+    layers = [others, best]
+    ended_early = curves[curves["last"] & (curves["state"] != TrialState.COMPLETE)]
+    if len(ended_early):
         marks = base.transform_filter("datum.last && datum.state != 'complete'").mark_point(
             size=40, filled=True, opacity=0.7
         )
-        said = tips("trial:N", "state:N", "epoch:Q", f"{field}:Q")
-        layers.append(marks.encode(shape=state_shape(ended), tooltip=said))
-    says = "A line is a trial, the thick one the best; a mark is where one was stopped early or failed."
-    if len(frame) < study.epochs["val_top1"].notna().sum():
-        says += f" At most {study_data.MOST_EPOCHS} epochs of each are drawn; the folder has all."
-    return Chart(name, f"Learning curves: {title}", alt.layer(*layers), {"curves": frame}, says, (TRIALS,))
+        layers.append(marks.encode(shape=state_shape(ended_early), tooltip=tooltip))
+    caption = (
+        "A line is a trial, the thick one is the best. A mark is the end of a trial that did not complete."
+    )
+    if len(curves) < study.epochs["val_top1"].notna().sum():
+        caption += f" At most {study_data.MAX_EPOCHS} epochs per trial are drawn. The study's folder has all."
+    return Chart(
+        name, f"Learning curves: {title}", alt.layer(*layers), {"curves": curves}, caption, (TRIALS,)
+    )
 
 
 def _importance(study: Study) -> Chart:
-    frame = study.importance[study.importance["importance"].notna()]
+    shares = study.importance[study.importance["importance"].notna()]
+    axis = alt.Axis(format=".0%", tickCount=5)
     bars = (
         alt.Chart(named("importance"))
         .mark_bar()
         .encode(
-            x=alt.X(
-                "importance:Q", title="share of the importance", axis=alt.Axis(format=".0%", tickCount=5)
-            ),
+            x=alt.X("importance:Q", title="share of the importance", axis=axis),
             y=alt.Y("path:N", title=None, sort="-x", axis=alt.Axis(labelLimit=180)),
             tooltip=tips("path:N", "importance:Q"),
         )
     )
-    return Chart(
-        "importance", "Hyperparameter importance", bars, {"importance": frame},
-        f"How much a setting matters for being among the best: {frame['evaluator'].iloc[0]}.",
-        ("study.journal",), height=90 + 30 * len(frame),
-    )  # fmt: skip
+    evaluator = shares["evaluator"].iloc[0]
+    caption = f"Importance of each setting for a place among the best trials: {evaluator}."
+    title, data, height = "Hyperparameter importance", {"importance": shares}, 90 + 30 * len(shares)
+    return Chart("importance", title, bars, data, caption, ("study.journal",), height=height)

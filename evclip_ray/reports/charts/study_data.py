@@ -1,4 +1,4 @@
-"""The numbers behind the charts of a study, apart from drawing."""
+"""Tables behind the charts of a study."""
 
 import dataclasses
 from typing import Literal
@@ -8,20 +8,21 @@ import pandas as pd
 
 from evclip_ray.formatting import brief_path, short
 from evclip_ray.metrics.intervals import wilson_interval
+from evclip_ray.records import METRICS
 from evclip_ray.results import Study
 
 Kind = Literal["log", "linear", "whole", "category"]
 
-MOST_EPOCHS = 40
-"""Epochs of a curve that are drawn, at most; a thousand curves have half as many."""
+MAX_EPOCHS = 40
+"""Largest number of drawn epochs per curve; half of it with more than 200 curves."""
 
 NOT_SET = -0.1
-"""Where a setting that a trial does not have crosses its axis of the parallel coordinates."""
+"""Position on a parallel-coordinates axis of the trials that do not have the setting."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
-    """How a searched setting is laid out. `order`: the values of a category."""
+    """Axis of a searched setting. `order` has the values of a category."""
 
     path: str
     kind: Kind
@@ -29,177 +30,161 @@ class Axis:
 
     @property
     def title(self) -> str:
-        """What stands beside it."""
+        """Title of the axis."""
         return brief_path(self.path) + (" (log scale)" if self.kind == "log" else "")
 
 
 def history(study: Study) -> pd.DataFrame:
-    """A row a scored trial in the order that they began: its score, and the best up to it."""
+    """Return one row per scored trial in the order of their start: its score, and the best score so far."""
     trials = study.trials
-    frame = trials[trials["val_top1"].notna()].sort_values("number")
-    columns = [
-        "number",
-        "trial",
-        "state",
-        "val_top1",
-        "val_top1_low",
-        "val_top1_high",
-        "val_loss",
-        "settings",
-    ]
-    frame = frame[columns].reset_index(drop=True)
-    if frame.empty:
-        return frame
-    leaders = frame["val_top1"].expanding().apply(lambda seen: int(np.argmax(seen)), raw=True).astype(int)
+    columns = ["number", "trial", "state", "val_top1", "val_top1_low", "val_top1_high", "val_loss"]
+    scored = trials[trials["val_top1"].notna()].sort_values("number")
+    scored = scored[[*columns, "settings"]].reset_index(drop=True)
+    if scored.empty:
+        return scored
+    leaders = scored["val_top1"].expanding().apply(lambda scores: int(np.argmax(scores)), raw=True)
     for name in ("val_top1", "val_top1_low", "val_top1_high"):
-        frame[f"best_{name.removeprefix('val_')}"] = frame[name].to_numpy()[leaders.to_numpy()]
-    return frame
+        scored[f"best_{name.removeprefix('val_')}"] = scored[name].to_numpy()[leaders.to_numpy(int)]
+    return scored
 
 
 def baselines(study: Study) -> pd.DataFrame:
-    """Zero-shot CLIP's scores on the trials' validation views: a row each, with its interval."""
-    found = study.zero_shot
-    if found.empty:
+    """Return the scores of zero-shot CLIP on the trials' validation views, with intervals."""
+    scores = study.zero_shot
+    if scores.empty:
         return pd.DataFrame(columns=["name", "top1", "low", "high"])
-    frame = pd.DataFrame(
-        {
-            "name": "zero-shot CLIP",
-            "top1": found["top1"],
-            "low": [pair[0] for pair in found["top1_interval"]],
-            "high": [pair[1] for pair in found["top1_interval"]],
-        }
-    )
-    return frame.drop_duplicates().sort_values("top1").reset_index(drop=True)
+    low, high = zip(*scores["top1_interval"], strict=True)
+    table = pd.DataFrame({"name": "zero-shot CLIP", "top1": scores["top1"], "low": low, "high": high})
+    return table.drop_duplicates().sort_values("top1").reset_index(drop=True)
 
 
 def axes(study: Study) -> list[Axis]:
-    """The searched settings that took more than one value, as axes."""
+    """Return the axes of the searched settings that took more than one value."""
     declared = study.ledger.get("inputs", {}).get("search", {})
-    found = []
-    for path in study.searched:
-        values = study.trials[path].dropna()
-        if values.nunique() > 1:
-            found.append(_axis(path, values, str(declared.get(path, ""))))
-    return found
+    values = {path: study.trials[path].dropna() for path in study.searched}
+    return [
+        _axis(path, column, str(declared.get(path, "")))
+        for path, column in values.items()
+        if column.nunique() > 1
+    ]
 
 
 def _axis(path: str, values: pd.Series, declared: str) -> Axis:
     numbers = pd.to_numeric(values, errors="coerce")
-    if (
-        declared.startswith("choice")
-        or numbers.isna().any()
-        or values.map(lambda v: isinstance(v, bool)).any()
-    ):
-        known = sorted(set(values), key=lambda v: (isinstance(v, str), v))
-        return Axis(path, "category", tuple(_category(value) for value in known))
-    wide = numbers.min() > 0 and numbers.max() / numbers.min() >= 20
-    if declared.startswith("log") or (wide and not declared):
+    has_flags = values.map(lambda value: isinstance(value, bool)).any()
+    if declared.startswith("choice") or numbers.isna().any() or has_flags:
+        # Numbers before words: the two cannot be compared with each other.
+        ordered = sorted(set(values), key=lambda value: (isinstance(value, str), value))
+        return Axis(path, "category", tuple(_category(value) for value in ordered))
+    is_wide = numbers.min() > 0 and numbers.max() / numbers.min() >= 20
+    if declared.startswith("log") or (is_wide and not declared):
         return Axis(path, "log")
     return Axis(path, "whole" if (numbers % 1 == 0).all() else "linear")
 
 
 def slices(study: Study, axis: Axis) -> pd.DataFrame:
-    """A row a scored trial that has the setting: its value and its score."""
+    """Return one row per scored trial that has the setting: its `value` and its score."""
     trials = study.trials
-    frame = trials[trials["val_top1"].notna() & trials[axis.path].notna()]
-    value = frame[axis.path]
+    scored = trials[trials["val_top1"].notna() & trials[axis.path].notna()]
+    setting = scored[axis.path]
     columns = ["trial", "number", "state", "val_top1", "val_top1_low", "val_top1_high"]
-    shown = value.map(_category) if axis.kind == "category" else value.astype(float)
-    return frame[columns].assign(value=shown).reset_index(drop=True)
+    value = setting.map(_category) if axis.kind == "category" else setting.astype(float)
+    return scored[columns].assign(value=value).reset_index(drop=True)
 
 
 def parallel(study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Lines of the parallel coordinates, a row a trial and axis with its place in 0..1; and the axes' marks.
+    """Return the lines and the marks of the parallel coordinates.
 
+    The lines have one row per trial and axis, with the position `place` from 0 to 1 on the axis number `at`.
     The last axis is validation top-1. A setting that a trial does not have is at `NOT_SET`.
     """
     scored = study.trials[study.trials["val_top1"].notna()]
     lines, marks = [], []
-    for at, axis in enumerate([*axes(study), Axis("val_top1", "linear")]):
-        title = "validation top-1" if axis.path == "val_top1" else axis.title
-        places, own = _places(scored[axis.path], axis)
-        lines.append(
-            pd.DataFrame(
-                {
-                    "trial": scored["trial"],
-                    "axis": title,
-                    "at": at,
-                    "place": places,
-                    "value": scored[axis.path].map(_category),
-                    "val_top1": scored["val_top1"],
-                }
-            )
-        )
+    for number, axis in enumerate([*axes(study), Axis("val_top1", "linear")]):
+        title = METRICS["val_top1"].title if axis.path == "val_top1" else axis.title
+        places, labels = _places(scored[axis.path], axis)
+        line = {
+            "trial": scored["trial"],
+            "axis": title,
+            "at": number,
+            "place": places,
+            "value": scored[axis.path].map(_category),
+            "val_top1": scored["val_top1"],
+        }
+        lines.append(pd.DataFrame(line))
         if scored[axis.path].isna().any():
-            own = [*own, ("not set", NOT_SET)]
-        marks += [{"axis": title, "label": label, "place": place} for label, place in own]
+            labels = [*labels, ("not set", NOT_SET)]
+        marks += [{"axis": title, "label": label, "place": place} for label, place in labels]
     return pd.concat(lines, ignore_index=True), pd.DataFrame(marks)
 
 
 def _places(values: pd.Series, axis: Axis) -> tuple[pd.Series, list[tuple[str, float]]]:
+    """Return the positions of values on an axis, and the labels of the axis with their positions."""
     if axis.kind == "category":
-        steps = max(1, len(axis.order) - 1)
-        at = {name: place / steps for place, name in enumerate(axis.order)}
-        return values.map(lambda value: at.get(_category(value), NOT_SET)), list(at.items())
+        intervals = max(1, len(axis.order) - 1)
+        positions = {name: index / intervals for index, name in enumerate(axis.order)}
+        return values.map(lambda value: positions.get(_category(value), NOT_SET)), list(positions.items())
     numbers = pd.to_numeric(values)
     scaled = np.log10(numbers) if axis.kind == "log" else numbers
     low, high = scaled.min(), scaled.max()
-    reach = high - low if high > low else 1.0
-    ends = [(_category(numbers.min()), 0.0), (_category(numbers.max()), float((high - low) / reach))]
-    return ((scaled - low) / reach).fillna(NOT_SET), ends if high > low else ends[:1]
+    extent = high - low if high > low else 1.0
+    ends = [(_category(numbers.min()), 0.0), (_category(numbers.max()), float((high - low) / extent))]
+    return ((scaled - low) / extent).fillna(NOT_SET), ends if high > low else ends[:1]
 
 
 def curves(study: Study) -> pd.DataFrame:
-    """Learning curves, thinned: a row a drawn epoch of a trial, and whether it is the `last`."""
-    epochs = study.epochs
+    """Return thinned learning curves: one row per drawn epoch of a trial. `last` marks the last epochs."""
     wanted = ["trial", "state", "epoch", "val_top1", "val_loss", "train_loss", "lr"]
-    frame = epochs[[name for name in wanted if name in epochs]].copy()
-    if frame.empty or "val_top1" not in frame:
+    epochs = study.epochs[[name for name in wanted if name in study.epochs]]
+    if epochs.empty or "val_top1" not in epochs:
         return pd.DataFrame(columns=[*wanted, "rank", "last"])
-    frame = frame[frame["val_top1"].notna()]
-    most = MOST_EPOCHS if frame["trial"].nunique() <= 200 else MOST_EPOCHS // 2
-    frame = frame[_is_kept(frame["trial"], most)].copy()
-    frame["last"] = frame["epoch"] == frame.groupby("trial")["epoch"].transform("max")
-    return frame.merge(study.trials[["trial", "rank"]], on="trial").reset_index(drop=True)
+    epochs = epochs[epochs["val_top1"].notna()]
+    max_epochs = MAX_EPOCHS if epochs["trial"].nunique() <= 200 else MAX_EPOCHS // 2
+    thinned = epochs[_is_drawn(epochs["trial"], max_epochs)].copy()
+    thinned["last"] = thinned["epoch"] == thinned.groupby("trial")["epoch"].transform("max")
+    return thinned.merge(study.trials[["trial", "rank"]], on="trial").reset_index(drop=True)
 
 
-def _is_kept(trials: pd.Series, most: int) -> pd.Series:
-    """Which rows to draw: at most `most` of each trial, evenly, the first and the last among them.
+def _is_drawn(trials: pd.Series, max_epochs: int) -> pd.Series:
+    """Choose at most `max_epochs` rows of each trial, evenly spaced, with the first and the last.
 
-    Row p of n is kept where floor(p (most - 1) / (n - 1)) is not that of the row before.
+    Row p of a trial is drawn where floor(p (m - 1) / (n - 1)) differs from that of row p - 1,
+
+    where m is `max_epochs` and n the number of rows of the trial.
     """
-    own = trials.groupby(trials)
-    place, steps = own.cumcount(), (own.transform("size") - 1).clip(lower=1)
-    now, before = place * (most - 1) // steps, (place - 1) * (most - 1) // steps
-    return (now != before) | (place == 0)
+    groups = trials.groupby(trials)
+    position, intervals = groups.cumcount(), (groups.transform("size") - 1).clip(lower=1)
+    step = position * (max_epochs - 1) // intervals
+    step_before = (position - 1) * (max_epochs - 1) // intervals
+    return (step != step_before) | (position == 0)
 
 
 def confusion(table: pd.DataFrame) -> pd.DataFrame:
-    """A confusion table, the true class first, as rows of true, predicted, videos, share of the true."""
+    """Convert a confusion table to rows of true, predicted, videos, and share of the true class.
+
+    Args:
+        table: One row per true class: its name, then the number of videos by predicted class.
+    """
     names = list(table.columns[1:])
     counts = table[names].to_numpy(float)
     totals = counts.sum(1, keepdims=True)
     share = np.divide(counts, totals, out=np.zeros_like(counts), where=totals > 0)
     true = np.repeat(table.iloc[:, 0].astype(str).to_numpy(), len(names))
-    return pd.DataFrame(
-        {
-            "true": true, "predicted": np.tile(names, len(table)),
-            "videos": counts.ravel().astype(int), "share": share.ravel(),
-        }
-    )  # fmt: skip
+    rows = {"true": true, "predicted": np.tile(names, len(table)), "videos": counts.ravel().astype(int)}
+    return pd.DataFrame({**rows, "share": share.ravel()})
 
 
 def gains(per_class: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy of each class before and after, with 95 % Wilson intervals, the largest gain first."""
-    frame = per_class[per_class["videos"] > 0].copy()
-    frame["gain"] = frame["adapted"] - frame["zero_shot"]
+    """Return the accuracies of each class with 95 % Wilson intervals, the largest gain first."""
+    classes = per_class[per_class["videos"] > 0].copy()
+    classes["gain"] = classes["adapted"] - classes["zero_shot"]
     for name in ("zero_shot", "adapted"):
         pairs = [
-            wilson_interval(round(value * videos), int(videos))
-            for value, videos in zip(frame[name], frame["videos"], strict=True)
+            wilson_interval(round(accuracy * videos), int(videos))
+            for accuracy, videos in zip(classes[name], classes["videos"], strict=True)
         ]
-        frame[f"{name}_low"], frame[f"{name}_high"] = zip(*pairs, strict=True) if pairs else ((), ())
-    return frame.sort_values(["gain", "class"], ascending=[False, True]).reset_index(drop=True)
+        classes[f"{name}_low"], classes[f"{name}_high"] = zip(*pairs, strict=True) if pairs else ((), ())
+    return classes.sort_values(["gain", "class"], ascending=[False, True]).reset_index(drop=True)
 
 
 def _category(value: object) -> str:

@@ -1,20 +1,30 @@
-"""Colours of the charts, light and dark, that everybody can tell apart.
+"""Colours and marks of the charts, for light and dark pages and for colour-blind readers.
 
-Categories have the colours that Okabe and Ito chose; amounts have viridis, less the end that its
-background would swallow.
+Categories have the colours of Okabe and Ito. Amounts have viridis, without the end that is close to the
+colour of the page.
 """
 
 from typing import Any
 
+from evclip_ray.records import TrialState
+
 LIGHT_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#B07C00", "#3A8FC4", "#555555")
 DARK_COLOURS = ("#56B4E9", "#FF8A3D", "#2BC79B", "#E59AC4", "#E69F00", "#F0E442", "#BBBBBB")
-STATES = ("complete", "stopped", "diverged", "failed", "running", "paused")
-STATE_SHAPES = ("circle", "triangle-down", "cross", "square", "diamond", "triangle-right")
+STATE_SHAPES = {
+    TrialState.COMPLETE.value: "circle",
+    TrialState.STOPPED.value: "triangle-down",
+    TrialState.DIVERGED.value: "cross",
+    TrialState.FAILED.value: "square",
+    TrialState.RUNNING.value: "diamond",
+    TrialState.PAUSED.value: "triangle-right",
+}
+"""Shape of a trial's mark by its state, in the order of the legend."""
+
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', sans-serif"
 
 
 def vega_config(scheme: str) -> dict[str, Any]:
-    """The configuration of every chart in the colour scheme "light" or "dark"."""
+    """Return the Vega-Lite configuration of all charts for the colour scheme "light" or "dark"."""
     dark = scheme == "dark"
     ink, faint, grid = ("#E8E8E8", "#9AA0A6", "#3A3D42") if dark else ("#1F2328", "#6A7178", "#E3E5E8")
     paper = "#16181B" if dark else "#FFFFFF"
@@ -45,7 +55,7 @@ def vega_config(scheme: str) -> dict[str, Any]:
             "baseline": {"color": faint, "strokeDash": [6, 4], "strokeWidth": 1.5, "opacity": 1},
             "label": {"color": faint, "fontSize": 11},
             "halo": {"color": paper, "stroke": paper, "strokeWidth": 4, "strokeJoin": "round"},
-            "rung": {"color": faint, "strokeWidth": 1},
+            "post": {"color": faint, "strokeWidth": 1},
             "before": {"color": faint},
             "after": {"color": colours[0]},
         },

@@ -1,4 +1,5 @@
-// Draws each chart when it comes near, so that a long page opens at once; builds a table when it is opened.
+// Charts are drawn when they are about to scroll into view, so that a long page opens quickly.
+// Tables are filled when they are opened.
 const read = (id) => JSON.parse(document.getElementById(id).textContent);
 const [data, charts, themes] = ["data", "charts", "themes"].map(read);
 const root = document.documentElement;
@@ -14,7 +15,7 @@ const objects = {};
 const rowsOf = (name) => (objects[name] ??= data[name].rows.map((row) =>
   Object.fromEntries(row.map((cell, place) => [data[name].columns[place], cell]))));
 
-// A phone has no room for four entries of a legend side by side.
+// Four entries of a legend in one row are wider than a phone.
 const themed = (name, width) =>
   width < 500 ? { ...themes[name], legend: { ...themes[name].legend, columns: 2 } } : themes[name];
 
