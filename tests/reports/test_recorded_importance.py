@@ -1,3 +1,5 @@
+"""`Study.importance`, read from the journal of a finished study, in the results and in the charts."""
+
 import pytest
 from made_studies import write_journal, write_study
 
@@ -5,19 +7,19 @@ from evclip_ray.reports.charts.study import study_charts
 from evclip_ray.results import Study
 
 
-def test_a_finished_study_says_from_its_journal_what_mattered(tmp_path):
+def test_finished_study_has_importance_of_settings(tmp_path):
     write_journal(write_study(tmp_path, trials=30))
     before = (tmp_path / "study.journal").stat()
     study = Study.load(tmp_path)
     shares = study.importance.set_index("path")["importance"]
     assert shares.sum() == pytest.approx(1)
-    # What the scores are made from, in made_studies.
+    # made_studies computes the scores from the learning rate.
     assert shares.idxmax() == "optim.lr"
     assert "importance" in {chart.name for chart in study_charts(study)}
     assert (tmp_path / "study.journal").stat() == before
 
 
-def test_few_trials_and_no_journal_say_so(tmp_path):
+def test_importance_of_few_trials_has_a_status(tmp_path):
     assert Study.load(write_study(tmp_path / "without", trials=3)).importance.empty
     few = write_study(tmp_path / "few", trials=3)
     write_journal(few)

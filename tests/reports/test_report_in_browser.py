@@ -1,4 +1,4 @@
-"""The report as a browser shows it: what no look at the file alone can tell."""
+"""Reports in a browser: drawn charts, layout, colours, keyboard. Covers `render` with its page files."""
 
 import shutil
 
@@ -27,13 +27,13 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def browser():
     sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright to drive a browser")
-    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if found is None:
+    executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if executable is None:
         pytest.skip("needs a Chromium on the PATH")
     with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield started
-        started.close()
+        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,10 @@ def page_of_ladder(tmp_path_factory):
 
 @pytest.fixture
 def open_page(browser):
-    """Opens a page offline, draws all of it, and gives it with what the console said."""
+    """Return a function that opens a page offline and draws all of it.
+
+    It returns the page and the messages of the console, which grow while the page is used.
+    """
     contexts = []
 
     def show(path, *, width=1400, scheme="light"):
@@ -62,15 +65,15 @@ def open_page(browser):
             viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True
         )
         contexts.append(context)
-        page, said = context.new_page(), []
-        page.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
-        page.on("pageerror", lambda error: said.append(f"error: {error}"))
-        page.on("requestfailed", lambda request: said.append(f"failed: {request.url[:80]}"))
+        page, messages = context.new_page(), []
+        page.on("console", lambda message: messages.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: messages.append(f"error: {error}"))
+        page.on("requestfailed", lambda request: messages.append(f"failed: {request.url[:80]}"))
         page.goto(path.as_uri())
         for chart in page.query_selector_all("[data-chart]"):
             chart.scroll_into_view_if_needed()
         page.wait_for_function(DRAWN, timeout=60_000)
-        return page, said
+        return page, messages
 
     yield show
     for context in contexts:
@@ -79,9 +82,9 @@ def open_page(browser):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 768, 1400])
-def test_it_is_drawn_whole_at_every_width_in_both_schemes(page_of_study, open_page, width, scheme):
-    page, said = open_page(page_of_study, width=width, scheme=scheme)
-    assert said == []
+def test_study_is_drawn_at_all_widths_and_schemes(page_of_study, open_page, width, scheme):
+    page, messages = open_page(page_of_study, width=width, scheme=scheme)
+    assert messages == []
     assert page.evaluate(BEYOND) <= 0
     assert page.evaluate(EMPTY) == []
     assert page.evaluate(MISSING) == []
@@ -89,15 +92,15 @@ def test_it_is_drawn_whole_at_every_width_in_both_schemes(page_of_study, open_pa
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1400, "light")])
-def test_a_ladder_is_drawn_whole_too(page_of_ladder, open_page, width, scheme):
-    page, said = open_page(page_of_ladder, width=width, scheme=scheme)
-    assert said == []
+def test_ladder_is_drawn_at_all_widths(page_of_ladder, open_page, width, scheme):
+    page, messages = open_page(page_of_ladder, width=width, scheme=scheme)
+    assert messages == []
     assert page.evaluate(BEYOND) <= 0
     assert page.evaluate(EMPTY) == []
 
 
 @pytest.mark.parametrize(
-    "made",
+    "facts",
     [
         {"trials": 0},
         {"trials": 1},
@@ -106,25 +109,29 @@ def test_a_ladder_is_drawn_whole_too(page_of_ladder, open_page, width, scheme):
         {"trials": 3, "epochs": 6, "states": ["diverged"] * 3, "nan_from": 3},
     ],
 )
-def test_a_study_of_next_to_nothing_is_drawn_without_a_word(tmp_path, open_page, made):
-    root = write_study(tmp_path, **made)
-    page, said = open_page(write_report(study_report(Study.load(root)), root / "report.html", root=root)[0])
-    assert said == []
+def test_tiny_study_is_drawn_without_messages(tmp_path, open_page, facts):
+    root = write_study(tmp_path, **facts)
+    page, messages = open_page(
+        write_report(study_report(Study.load(root)), root / "report.html", root=root)[0]
+    )
+    assert messages == []
     assert page.evaluate(BEYOND) <= 0
     assert page.evaluate(EMPTY) == []
 
 
 @pytest.mark.parametrize(
-    "made", [{"rungs": ("only",)}, {"failed": ("small", "middle", "large")}, {"trials": 1}]
+    "facts", [{"steps": ("only",)}, {"failed": ("small", "middle", "large")}, {"trials": 1}]
 )
-def test_a_ladder_of_few_rungs_or_trials_is_drawn_without_a_word(tmp_path, open_page, made):
-    root = write_ladder(tmp_path, **made)
-    page, said = open_page(write_report(ladder_report(Ladder.load(root)), root / "report.html", root=root)[0])
-    assert said == []
+def test_tiny_ladder_is_drawn_without_messages(tmp_path, open_page, facts):
+    root = write_ladder(tmp_path, **facts)
+    page, messages = open_page(
+        write_report(ladder_report(Ladder.load(root)), root / "report.html", root=root)[0]
+    )
+    assert messages == []
     assert page.evaluate(EMPTY) == []
 
 
-def test_a_few_whole_numbers_stand_below_an_axis_once_each(tmp_path, open_page):
+def test_axis_of_whole_numbers_has_each_once(tmp_path, open_page):
     root = write_study(tmp_path, trials=3, epochs=2)
     page, _ = open_page(write_report(study_report(Study.load(root)), root / "report.html", root=root)[0])
     for chart, expected in (("history", ["0", "1", "2"]), ("curves_top1", ["1", "2"])):
@@ -135,33 +142,33 @@ def test_a_few_whole_numbers_stand_below_an_axis_once_each(tmp_path, open_page):
         assert whole == expected, chart
 
 
-def test_the_button_changes_the_colours_of_page_and_charts(page_of_study, open_page):
-    page, said = open_page(page_of_study, scheme="light")
+def test_button_changes_colours_of_page_and_charts(page_of_study, open_page):
+    page, messages = open_page(page_of_study, scheme="light")
     paper = "getComputedStyle(document.body).backgroundColor"
     before = page.evaluate(paper)
     page.keyboard.press("Tab")
     page.focus("#scheme")
-    page.keyboard.press("Enter")  # as the system -> light
+    page.keyboard.press("Enter")  # system -> light
     page.keyboard.press("Enter")  # light -> dark
     page.wait_for_function(
         "[...document.querySelectorAll('[data-chart]')].every(e => e.dataset.drawn === 'dark')"
     )
     assert page.evaluate(paper) != before
-    assert said == []
+    assert messages == []
 
 
-def test_the_numbers_behind_a_chart_are_reached_by_keyboard(page_of_study, open_page):
-    page, said = open_page(page_of_study)
+def test_numbers_of_a_chart_open_by_keyboard(page_of_study, open_page):
+    page, messages = open_page(page_of_study)
     summary = page.locator("figure:has([data-chart=history]) summary").last
     summary.focus()
     page.keyboard.press("Enter")
     rows = page.locator("figure:has([data-chart=history]) table tbody tr")
     rows.first.wait_for()
     assert rows.count() == 29
-    assert said == []
+    assert messages == []
 
 
-def test_names_with_markup_are_shown_as_they_are(page_of_study, open_page):
+def test_names_with_markup_are_shown_as_text(page_of_study, open_page):
     page, _ = open_page(page_of_study)
     assert "<b>kick</b>" in page.inner_text("#conditions")
     assert page.locator("#conditions b").count() == 0

@@ -13,24 +13,22 @@ def study(tmp_path):
     return Study.load(write_study(tmp_path / "study", trials=12, epochs=6, states=["stopped", "failed"]))
 
 
-def test_history_rises_with_the_interval_of_the_leader(study):
-    frame = study_data.history(study)
-    assert list(frame["number"]) == sorted(frame["number"])
-    assert len(frame) == 11
-    np.testing.assert_allclose(frame["best_top1"], frame["val_top1"].cummax())
-    leader = frame[frame["val_top1"] == frame["best_top1"].iloc[-1]].iloc[0]
-    assert frame["best_top1_low"].iloc[-1] == leader["val_top1_low"]
+def test_history_has_interval_of_the_best_so_far(study):
+    history = study_data.history(study)
+    assert list(history["number"]) == sorted(history["number"])
+    assert len(history) == 11
+    np.testing.assert_allclose(history["best_top1"], history["val_top1"].cummax())
+    leader = history[history["val_top1"] == history["best_top1"].iloc[-1]].iloc[0]
+    assert history["best_top1_low"].iloc[-1] == leader["val_top1_low"]
 
 
-def test_settings_are_laid_out_as_they_were_searched(study):
+def test_axes_follow_the_search_space(study):
     kinds = {axis.path: axis.kind for axis in study_data.axes(study)}
-    assert kinds == {
-        "method.mask.depth": "whole", "method.prompts": "category", "optim.lr": "log",
-        "optim.weight_decay": "linear",
-    }  # fmt: skip
+    method = {"method.mask.depth": "whole", "method.prompts": "category"}
+    assert kinds == method | {"optim.lr": "log", "optim.weight_decay": "linear"}
 
 
-def test_parallel_places_lie_between_the_ends_and_absent_settings_apart(study):
+def test_parallel_puts_missing_settings_outside(study):
     lines, marks = study_data.parallel(study)
     present = lines[lines["value"] != "not set"]
     assert present["place"].between(0, 1).all()
@@ -44,13 +42,13 @@ def test_parallel_places_lie_between_the_ends_and_absent_settings_apart(study):
     assert {"both", "context", "mask"} <= set(marks["label"])
 
 
-def test_a_single_trial_has_no_axis_to_be_laid_along(tmp_path):
+def test_axes_of_a_single_trial_are_empty(tmp_path):
     study = Study.load(write_study(tmp_path, trials=1))
     assert study_data.axes(study) == []
     assert len(study_data.history(study)) == 1
 
 
-def test_thinned_curves_keep_their_ends(tmp_path):
+def test_thinned_curves_keep_first_and_last_epoch(tmp_path):
     study = Study.load(write_study(tmp_path, trials=3, epochs=100))
     drawn = study_data.curves(study)
     assert (
@@ -59,30 +57,24 @@ def test_thinned_curves_keep_their_ends(tmp_path):
     assert drawn["last"].sum() == 3
 
 
-def test_epochs_without_a_number_are_not_drawn(tmp_path):
+def test_curves_leave_out_epochs_with_nan(tmp_path):
     study = Study.load(write_study(tmp_path, trials=3, epochs=6, states=["diverged"] * 3, nan_from=3))
     drawn = study_data.curves(study)
     assert drawn["epoch"].max() == 2
     assert drawn["val_top1"].notna().all()
 
 
-def test_confusion_counts_become_shares_of_the_true_class():
+def test_confusion_shares_are_of_the_true_class():
     table = pd.DataFrame({"true \\ predicted": ["a", "b"], "a": [3, 0], "b": [1, 0]})
-    frame = study_data.confusion(table).set_index(["true", "predicted"])
-    assert frame.loc[("a", "a"), "share"] == 0.75
-    assert frame.loc[("b", "b"), "share"] == 0
+    cells = study_data.confusion(table).set_index(["true", "predicted"])
+    assert cells.loc[("a", "a"), "share"] == 0.75
+    assert cells.loc[("b", "b"), "share"] == 0
 
 
-def test_gains_are_ordered_and_have_intervals_of_both():
-    per_class = pd.DataFrame(
-        {
-            "class": ["x", "y", "z"],
-            "videos": [10, 4, 0],
-            "zero_shot": [0.5, 0.25, None],
-            "adapted": [0.6, 1.0, None],
-        }
-    )
-    frame = study_data.gains(per_class)
-    assert list(frame["class"]) == ["y", "x"]
-    assert (frame["adapted_low"].iloc[1], frame["adapted_high"].iloc[1]) == wilson_interval(6, 10)
-    assert (frame["zero_shot_low"].iloc[0], frame["zero_shot_high"].iloc[0]) == wilson_interval(1, 4)
+def test_gains_are_sorted_and_have_intervals():
+    accuracies = {"zero_shot": [0.5, 0.25, None], "adapted": [0.6, 1.0, None]}
+    per_class = pd.DataFrame({"class": ["x", "y", "z"], "videos": [10, 4, 0], **accuracies})
+    gains = study_data.gains(per_class)
+    assert list(gains["class"]) == ["y", "x"]
+    assert (gains["adapted_low"].iloc[1], gains["adapted_high"].iloc[1]) == wilson_interval(6, 10)
+    assert (gains["zero_shot_low"].iloc[0], gains["zero_shot_high"].iloc[0]) == wilson_interval(1, 4)

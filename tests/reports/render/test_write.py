@@ -11,21 +11,24 @@ from made_studies import CLASSES, write_evaluation, write_study
 from evclip_ray.artifacts import file_digest, write_ledger
 from evclip_ray.cli import main
 
-WICKED = ("<script>alert(1)</script>", "</script><b>", 'say "hi" & | `x`')
+MASKS = "The mask multiplies the normalised pixels"
+MARKUP = ("<script>alert(1)</script>", "</script><b>", 'say "hi" & | `x`')
 
 
 @pytest.fixture
 def report(tmp_path):
     def run(*arguments, fails=False):
-        found = CliRunner().invoke(main, ["report", *map(str, arguments), "--cache", str(tmp_path / "cache")])
-        assert (found.exit_code != 0) == fails, found.output
-        return found.output
+        result = CliRunner().invoke(
+            main, ["report", *map(str, arguments), "--cache", str(tmp_path / "cache")]
+        )
+        assert (result.exit_code != 0) == fails, result.output
+        return result.output
 
     return run
 
 
-def saved(study, **facts):
-    """What an earlier report kept of the best trial."""
+def with_evaluation(study, **facts):
+    """Add the evaluation of the best trial that an earlier report stored."""
     write_evaluation(study / "report" / "best-val", **facts)
     return study
 
@@ -37,8 +40,8 @@ def embedded(page: Path, name: str):
     return json.loads(text)
 
 
-def test_a_report_is_one_page_with_markdown_and_tables_beside_it(tmp_path, report):
-    study = saved(write_study(tmp_path / "mine", trials=4), masks=True)
+def test_report_writes_page_markdown_and_tables(tmp_path, report):
+    study = with_evaluation(write_study(tmp_path / "mine", trials=4), masks=True)
     report(study)
     page = (study / "report.html").read_text()
     notes = (study / "report.md").read_text()
@@ -55,18 +58,18 @@ def test_a_report_is_one_page_with_markdown_and_tables_beside_it(tmp_path, repor
     assert all((study / link).is_file() for link in links)
 
 
-def test_the_page_asks_for_nothing_from_anywhere(tmp_path, report):
-    study = saved(write_study(tmp_path / "mine", trials=2), masks=True)
+def test_page_has_no_external_references(tmp_path, report):
+    study = with_evaluation(write_study(tmp_path / "mine", trials=2), masks=True)
     report(study)
     page = (study / "report.html").read_text()
     markup = re.sub(r"<script.*?</script>", "", page, flags=re.S)
-    found = re.findall(r'(?:src|href)\s*=\s*"([^"]*)"|url\(([^)]*)\)|@import', markup)
-    assert all(one.startswith(("#", "data:")) for one, _ in found if one)
-    assert not [two for _, two in found if two]
+    references = re.findall(r'(?:src|href)\s*=\s*"([^"]*)"|url\(([^)]*)\)|@import', markup)
+    assert all(link.startswith(("#", "data:")) for link, _ in references if link)
+    assert not [url for _, url in references if url]
 
 
-def test_every_number_says_where_it_is_from(tmp_path, report):
-    study = saved(write_study(tmp_path / "mine", trials=2))
+def test_page_names_sources_and_conditions(tmp_path, report):
+    study = with_evaluation(write_study(tmp_path / "mine", trials=2))
     report(study)
     page = (study / "report.html").read_text()
     for path in (study / "zero_shot" / "0123.json", study / "report" / "best-val" / "per_class.csv"):
@@ -86,15 +89,17 @@ def test_every_number_says_where_it_is_from(tmp_path, report):
         assert fact in next(iter(conditions))
 
 
-def test_random_weights_are_loud(tmp_path, report):
+def test_random_weights_are_warned_about(tmp_path, report):
     study = write_study(tmp_path / "mine", trials=2)
     report(study)
     assert "RANDOM WEIGHTS in clip" in (study / "report.html").read_text()
     assert "**RANDOM WEIGHTS in clip" in (study / "report.md").read_text()
 
 
-def test_class_names_with_markup_stay_text(tmp_path, report):
-    study = saved(write_study(tmp_path / "mine", trials=2, classes=WICKED), classes=WICKED, masks=True)
+def test_class_names_with_markup_are_escaped(tmp_path, report):
+    study = with_evaluation(
+        write_study(tmp_path / "mine", trials=2, classes=MARKUP), classes=MARKUP, masks=True
+    )
     report(study)
     page = (study / "report.html").read_text()
     assert "<script>alert" not in page
@@ -102,59 +107,59 @@ def test_class_names_with_markup_stay_text(tmp_path, report):
     assert "&lt;script&gt;alert(1)" in page
     assert embedded(study / "report.html", "data")["gains_val"]["rows"]
     named = {row[0] for row in embedded(study / "report.html", "data")["confusion_val"]["rows"]}
-    assert named == set(WICKED)
+    assert named == set(MARKUP)
     assert "<script>" not in (study / "report.md").read_text()
 
 
-@pytest.mark.parametrize("made", [{"trials": 0}, {"trials": 2, "states": ["failed", "failed"]}])
-def test_a_study_without_a_finished_trial_says_so(tmp_path, report, made):
-    study = write_study(tmp_path / "mine", **made)
+@pytest.mark.parametrize("facts", [{"trials": 0}, {"trials": 2, "states": ["failed", "failed"]}])
+def test_study_without_scores_is_reported(tmp_path, report, facts):
+    study = write_study(tmp_path / "mine", **facts)
     report(study)
     assert "No trial has finished an epoch yet" in (study / "report.html").read_text()
 
 
 @pytest.mark.parametrize(
-    "made",
+    "facts",
     [{"trials": 1}, {"trials": 1, "epochs": 1}, {"trials": 3, "states": ["diverged"] * 3, "nan_from": 1}],
 )
-def test_one_trial_or_nothing_but_nan_is_reported(tmp_path, report, made):
-    study = write_study(tmp_path / "mine", **made)
+def test_study_of_one_trial_or_nan_is_reported(tmp_path, report, facts):
+    study = write_study(tmp_path / "mine", **facts)
     report(study)
     assert "NaN" not in re.sub(r"<script type=.module.*", "", (study / "report.html").read_text(), flags=re.S)
 
 
-def test_a_moved_study_is_reported_from_where_it_is(tmp_path, report):
-    study = saved(write_study(tmp_path / "mine", trials=2), masks=True)
+def test_moved_study_shows_its_earlier_masks(tmp_path, report):
+    study = with_evaluation(write_study(tmp_path / "mine", trials=2), masks=True)
     moved = tmp_path / "elsewhere" / "theirs"
     shutil.move(study, moved)
-    assert "what was saved of it is shown" in report(moved)
-    assert "What the masks look at" in (moved / "report.html").read_text()
+    assert "an earlier result is shown" in report(moved)
+    assert MASKS in (moved / "report.html").read_text()
 
 
-def test_a_study_that_cannot_be_written_to_is_reported_elsewhere(tmp_path, report):
-    study = saved(write_study(tmp_path / "mine", trials=2), masks=True)
-    # A file where the folder should be: no one may write there, root neither.
+def test_unwritable_place_is_refused_with_out(tmp_path, report):
+    study = with_evaluation(write_study(tmp_path / "mine", trials=2), masks=True)
+    # A file in place of the folder: root cannot write there either.
     blocked = tmp_path / "blocked"
     blocked.write_text("")
     output = report(study, "--out", blocked / "report.html", fails=True)
     assert "cannot be written to" in output
     assert "--out" in output
     report(study, "--out", tmp_path / "out" / "mine.html")
-    assert "What the masks look at" in (tmp_path / "out" / "mine.html").read_text()
+    assert MASKS in (tmp_path / "out" / "mine.html").read_text()
     assert (tmp_path / "out" / "mine" / "leaderboard.csv").is_file()
 
 
-def test_a_folder_that_is_neither_is_refused_in_a_line(tmp_path, report):
+def test_folder_of_other_stage_is_refused_in_one_line(tmp_path, report):
     write_ledger(tmp_path / "other", "features", inputs={})
     output = report(tmp_path / "other", fails=True)
     assert "must be the folder of a study or a ladder" in output
     assert len(output.strip().splitlines()) == 1
 
 
-def test_an_evaluation_brings_its_own_conditions(tmp_path, report):
+def test_evaluation_keeps_its_own_conditions(tmp_path, report):
     study = write_study(tmp_path / "mine", trials=2)
     write_evaluation(study / "best-test", split="test", classes=CLASSES)
-    # Somebody's own folder of a like name is no evaluation.
+    # A folder of a similar name without a ledger is not an evaluation.
     (study / "best-of-all").mkdir()
     report(study)
     with (study / "report" / "gains_test.csv").open() as stream:

@@ -5,7 +5,6 @@ import pytest
 from made_studies import SEARCH, write_study
 
 from evclip_ray.artifacts import ArtifactError, write_ledger
-from evclip_ray.reports.figures import study_figures
 from evclip_ray.results import Ladder, Study, open_results
 
 
@@ -22,23 +21,14 @@ def test_score_without_a_finished_epoch_is_missing(tmp_path):
     study = Study.load(write_study(tmp_path, trials=3, states=["failed"]))
     failed = study.trials[study.trials["state"] == "failed"].iloc[0]
     assert math.isnan(failed["val_top1"])
-    assert failed["error"] == "ConfigError: no such thing"
+    assert failed["error"] == "ConfigError: no such setting"
 
 
 @pytest.mark.parametrize("trials", [0, 2])
 def test_study_without_scores_has_no_best_trial(tmp_path, trials):
     study = Study.load(write_study(tmp_path, trials=trials, states=["failed", "failed"]))
     assert study.best is None
-    assert study_figures(study) == {}
     assert len(study.trials) == trials
-
-
-def test_figures_contain_their_data(tmp_path):
-    figures = study_figures(Study.load(write_study(tmp_path, trials=4)))
-    assert {"history", "parallel", "slice_optim_lr", "curves_top1", "curves_loss"} <= set(figures)
-    for name, figure in figures.items():
-        datasets = figure.to_dict()["datasets"]
-        assert all(len(rows) for rows in datasets.values()), name
 
 
 def test_loading_again_reads_new_trials(tmp_path):

@@ -17,10 +17,10 @@ def shift(tmp_path):
     return folder
 
 
-def test_a_shift_brings_its_tables_figures_and_conditions(shift):
+def test_shift_section_has_tables_figures_and_conditions(shift):
     section = shift_section(shift)
     table, figures = section.blocks
-    assert table.frame.to_dict("records") == [
+    assert table.data.to_dict("records") == [
         {"set_a": "day", "set_b": "NA", "factor": "luminance", "delta": -0.5}
     ]
     assert list(figures.items[0].images) == ["luminance"]
@@ -28,16 +28,16 @@ def test_a_shift_brings_its_tables_figures_and_conditions(shift):
     assert "clip random" in section.brief
 
 
-def test_it_is_in_the_report_it_was_given_to(tmp_path, shift):
+def test_report_includes_the_shift(tmp_path, shift):
     study = write_study(tmp_path / "mine", trials=2)
     command = ["report", str(study), "--shift", str(shift), "--cache", str(tmp_path / "cache")]
-    found = CliRunner().invoke(main, command)
-    assert found.exit_code == 0, found.output
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 0, result.output
     assert "data:image/png;base64," in (study / "report.html").read_text()
     assert "Domain shift: day-night" in (study / "report.md").read_text()
 
 
-def test_another_folder_is_not_taken_for_a_shift(tmp_path):
+def test_folder_of_other_stage_is_refused(tmp_path):
     write_ledger(tmp_path, "study", inputs={})
     with pytest.raises(ArtifactError, match="must be a 'shift' folder"):
         shift_section(tmp_path)

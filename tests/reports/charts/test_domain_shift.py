@@ -12,9 +12,9 @@ def domain(name, offset, classes=4):
     text = random.normal(size=(classes, 8))
     return Domain(
         name=name,
-        paths=[f"{place}.mp4" for place in range(30)],
-        units=[f"{place}.mp4" for place in range(30)],
-        class_names=[f"class {place}" for place in range(classes)],
+        paths=[f"{index}.mp4" for index in range(30)],
+        units=[f"{index}.mp4" for index in range(30)],
+        class_names=[f"class {index}" for index in range(classes)],
         labels=np.arange(30) % classes,
         visual={factor: random.random(30) + offset for factor in VISUAL_FACTORS},
         features=random.normal(offset, 1, (30, 8)),
@@ -24,12 +24,12 @@ def domain(name, offset, classes=4):
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_each_factor_has_a_figure_that_shows_something(tmp_path, count):
-    domains = [domain(f"set {place}", 0.4 * place) for place in range(count)]
+def test_draw_shift_writes_a_figure_per_factor(tmp_path, count):
+    domains = [domain(f"set {index}", 0.4 * index) for index in range(count)]
     tables = compare(domains)
     predictions = [
-        {"path": path, "label": "a", "adapted": "ab"[place % 2], "zero_shot": "aab"[place % 3]}
-        for place, path in enumerate(domains[0].paths)
+        {"path": path, "label": "a", "adapted": "ab"[index % 2], "zero_shot": "aab"[index % 3]}
+        for index, path in enumerate(domains[0].paths)
     ]
     tables["association"] = explain(domains, predictions)
     drawn = draw_shift(tmp_path, domains, tables)
@@ -38,19 +38,19 @@ def test_each_factor_has_a_figure_that_shows_something(tmp_path, count):
     for path in drawn:
         with Image.open(path) as image:
             assert min(image.size) > 400
-            # The paper, the ink, and at least a colour of each set's own.
+            # Background, text, and shades of at least one colour per set.
             assert len(image.convert("RGB").getcolors(2**20)) > 20
 
 
-def test_sets_of_one_class_and_no_predictions_are_drawn_too(tmp_path):
-    """Nothing can be told of one class; a figure says so by being empty, not by failing."""
+def test_draw_shift_with_one_class_and_no_predictions(tmp_path):
+    """A figure of a single class may be empty, but must not fail."""
     domains = [domain("a", 0, classes=1), domain("b", 1, classes=1)]
     drawn = draw_shift(tmp_path, domains, compare(domains))
     assert "association" not in {path.stem for path in drawn}
     assert all(path.is_file() for path in drawn)
 
 
-def test_answers_that_are_all_right_are_drawn_without_an_area(tmp_path):
+def test_draw_shift_with_correct_predictions_only(tmp_path):
     domains = [domain("a", 0), domain("b", 1)]
     tables = compare(domains)
     right = [{"path": path, "label": "a", "adapted": "a", "zero_shot": "a"} for path in domains[0].paths]
