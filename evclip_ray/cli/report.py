@@ -59,6 +59,9 @@ def report(
     Masks and other outputs of the models are computed once, on validation videos, and stored next to the
     report.
     """
+    from evclip_ray.reports.figures import require_report_packages
+
+    require_report_packages()
     from evclip_ray.reports.build import compose
     from evclip_ray.reports.render.write import write_report
 

@@ -9,6 +9,7 @@ from evclip_ray.cli.display import DecodeView, bars, console, print_random_weigh
 from evclip_ray.cli.options import cache_option, example, one_per_set, settings
 from evclip_ray.cli.remote import address_option
 from evclip_ray.config import parse_assignments
+from evclip_ray.optional import require
 
 
 @click.command(
@@ -74,8 +75,11 @@ def shift(
     from evclip_ray.domain_shift.association import read_predictions
     from evclip_ray.domain_shift.compare import TITLES, claim, compare, explain, write
     from evclip_ray.evaluation.domain_shift import comparison_inputs, measure_sets, plan_sets
-    from evclip_ray.reports.charts.domain_shift import draw_shift
     from evclip_ray.training.datamodule import prepare
+
+    # Before the measurements, which take minutes.
+    require("matplotlib", extra="report", purpose="the figures of a domain shift")
+    from evclip_ray.reports.charts.domain_shift import draw_shift
 
     cache, pinned = cache_folder(cache), parse_assignments(assignments)
     claim(out)
