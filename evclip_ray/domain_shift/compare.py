@@ -131,9 +131,16 @@ def measure(
             progress(start + len(frames), len(shards))
     visual = {factor: np.array([look[factor] for look in looks]) for factor in VISUAL_FACTORS}
     return Domain(
-        name, shards.paths, _units(shards), class_names, labels, visual,
-        np.concatenate(features), np.concatenate(logits), _array(method.text_features),
-    )  # fmt: skip
+        name,
+        shards.paths,
+        _units(shards),
+        class_names,
+        labels,
+        visual,
+        np.concatenate(features),
+        np.concatenate(logits),
+        _array(method.text_features),
+    )
 
 
 def compare(domains: Sequence[Domain], *, seed: int = 0) -> Tables:
@@ -146,8 +153,11 @@ def compare(domains: Sequence[Domain], *, seed: int = 0) -> Tables:
         if (sources := len(set(domain.units))) < _FEW_SOURCES:
             log.warning(
                 "%s: %d videos of %d sources; intervals over fewer than %d sources are too narrow",
-                domain.name, len(domain.units), sources, _FEW_SOURCES,
-            )  # fmt: skip
+                domain.name,
+                len(domain.units),
+                sources,
+                _FEW_SOURCES,
+            )
     pairs = list(itertools.combinations(domains, 2))
     return {
         "visual": [row for a, b in pairs for row in _visual_rows(a, b, seed)],
@@ -164,9 +174,9 @@ def explain(domains: Sequence[Domain], predictions: association.Rows, *, seed: i
     Raises:
         ValueError: No set contains any of the videos.
     """
-    found = [association.matched(predictions, domain.paths) for domain in domains]
-    best = max(range(len(domains)), key=lambda place: len(found[place]))
-    domain, pairs = domains[best], found[best]
+    matches = [association.matched(predictions, domain.paths) for domain in domains]
+    best = max(range(len(domains)), key=lambda index: len(matches[index]))
+    domain, pairs = domains[best], matches[best]
     if not pairs:
         raise ValueError(
             f"the {len(predictions)} predictions must be of videos in one of the sets, none is; the first is"
@@ -178,12 +188,20 @@ def explain(domains: Sequence[Domain], predictions: association.Rows, *, seed: i
     similarity = {CLASS_SIMILARITY: domain.factors[CLASS_SIMILARITY]} if len(domain.class_names) > 1 else {}
     semantic = association.associate(predictions, pairs, similarity, classes, seed=seed)
     return [
-        {"set": domain.name, "predictor": row.predictor, "factor": row.factor, "right": row.right,
-         "wrong": row.wrong, "area": row.area.value, "low": row.area.low, "high": row.area.high}
+        {
+            "set": domain.name,
+            "predictor": row.predictor,
+            "factor": row.factor,
+            "right": row.right,
+            "wrong": row.wrong,
+            "area": row.area.value,
+            "low": row.area.low,
+            "high": row.area.high,
+        }
         for predictor in association.predictors(predictions)
         for row in [*visual, *semantic]
         if row.predictor == predictor
-    ]  # fmt: skip
+    ]
 
 
 def claim(out: Path) -> None:
@@ -227,8 +245,8 @@ def set_names(sources: Sequence[str], splits: Sequence[str]) -> list[str]:
         for name, split in zip(short, splits, strict=True)
     ]
     return [
-        f"{name} ({full[: place + 1].count(name)})" if full.count(name) > 1 else name
-        for place, name in enumerate(full)
+        f"{name} ({full[: index + 1].count(name)})" if full.count(name) > 1 else name
+        for index, name in enumerate(full)
     ]
 
 
@@ -246,18 +264,27 @@ def _visual_rows(a: Domain, b: Domain, seed: int) -> Iterable[Row]:
     for factor in VISUAL_FACTORS:
         delta = cliffs_delta(a.visual[factor], b.visual[factor], units_a=a.units, units_b=b.units, seed=seed)
         yield {
-            "set_a": a.name, "set_b": b.name, "factor": factor,
-            "median_a": float(np.median(a.visual[factor])), "median_b": float(np.median(b.visual[factor])),
-            "delta": delta.value, "low": delta.low, "high": delta.high,
-        }  # fmt: skip
+            "set_a": a.name,
+            "set_b": b.name,
+            "factor": factor,
+            "median_a": float(np.median(a.visual[factor])),
+            "median_b": float(np.median(b.visual[factor])),
+            "delta": delta.value,
+            "low": delta.low,
+            "high": delta.high,
+        }
 
 
 def _feature_rows(a: Domain, b: Domain, seed: int) -> Iterable[Row]:
-    for found in feature_distances(a.features, b.features, units_a=a.units, units_b=b.units, seed=seed):
+    for distance in feature_distances(a.features, b.features, units_a=a.units, units_b=b.units, seed=seed):
         yield {
-            "set_a": a.name, "set_b": b.name, "distance": found.name,
-            "value": found.value, "chance": found.chance, "p": found.p,
-        }  # fmt: skip
+            "set_a": a.name,
+            "set_b": b.name,
+            "distance": distance.name,
+            "value": distance.value,
+            "chance": distance.chance,
+            "p": distance.p,
+        }
 
 
 def _semantic_row(domain: Domain) -> Row:
@@ -270,18 +297,23 @@ def _labels_row(a: Domain, b: Domain) -> Row:
     """Return the similarity in both directions, because a small label set can be part of a large one."""
     there, back = _nearest(a, b), _nearest(b, a)
     return {
-        "set_a": a.name, "set_b": b.name, "shared": len(set(a.class_names) & set(b.class_names)),
+        "set_a": a.name,
+        "set_b": b.name,
+        "shared": len(set(a.class_names) & set(b.class_names)),
         "nearest_a_in_b": float(np.mean([near.similarity for near in there])),
         "nearest_b_in_a": float(np.mean([near.similarity for near in back])),
-    }  # fmt: skip
+    }
 
 
 def _nearest_rows(a: Domain, b: Domain) -> Iterable[Row]:
     for near in _nearest(a, b):
         yield {
-            "set": a.name, "class": near.name, "other": b.name,
-            "nearest": near.nearest, "similarity": near.similarity,
-        }  # fmt: skip
+            "set": a.name,
+            "class": near.name,
+            "other": b.name,
+            "nearest": near.nearest,
+            "similarity": near.similarity,
+        }
 
 
 def _nearest(a: Domain, b: Domain) -> list[Any]:
@@ -290,7 +322,7 @@ def _nearest(a: Domain, b: Domain) -> list[Any]:
 
 def _video_rows(domain: Domain) -> Iterable[Row]:
     factors = domain.factors
-    for place, path in enumerate(domain.paths):
-        label = domain.class_names[int(domain.labels[place])]
-        values = {name: float(column[place]) for name, column in factors.items()}
+    for index, path in enumerate(domain.paths):
+        label = domain.class_names[int(domain.labels[index])]
+        values = {name: float(column[index]) for name, column in factors.items()}
         yield {"set": domain.name, "path": path, "class": label, **values}

@@ -7,7 +7,7 @@ import torch
 
 from evclip_ray.artifacts import file_digest, provenance
 from evclip_ray.config import ConfigError
-from evclip_ray.models.methods.ev_clip import import_published
+from evclip_ray.models.released_ev_clip import import_published
 from evclip_ray.training.build import build_method, weights_of
 from evclip_ray.training.checkpoint import save_checkpoint
 from evclip_ray.training.datamodule import plan_videos

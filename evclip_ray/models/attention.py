@@ -5,9 +5,17 @@ PyTorch then copies the weights once per token, which took 3/4 of a training ste
 applies the same formula with the same parameters to contiguous tensors.
 """
 
+from collections.abc import Callable, Mapping
+
+import torch
 import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
+
+Additions = Mapping[str, Callable[[Tensor], Tensor]] | nn.ModuleDict
+"""Terms that a method adds to the projections of an attention: key "q", "k", "v" or "out" -> module."""
+
+_PROJECTIONS = ("q", "k", "v", "out")
 
 
 class SelfAttention(nn.Module):
@@ -24,7 +32,14 @@ class SelfAttention(nn.Module):
         self.out_proj = attention.out_proj
 
     def forward(
-        self, query: Tensor, key: Tensor, value: Tensor, *, need_weights: bool, attn_mask: Tensor | None
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        need_weights: bool,
+        attn_mask: Tensor | None,
+        additions: Additions | None = None,
     ) -> tuple[Tensor, None]:
         """Return the attention output (M, L, W). The signature is that of `nn.MultiheadAttention`.
 
@@ -34,17 +49,33 @@ class SelfAttention(nn.Module):
             value: The same tensor.
             need_weights: Must be False; the attention weights are not materialised.
             attn_mask: (L, L), added to the attention logits, or None.
+            additions: Terms added to q, k and v, computed from `query`, and to the output projection,
+                computed from its input; (M, L, W) -> (M, L, W) each.
         """
         assert key is query, "only self-attention is supported"
         assert value is query, "only self-attention is supported"
         assert not need_weights, "the attention weights are not materialised"
         projected = F.linear(query, self.in_proj_weight, self.in_proj_bias)
+        if additions:
+            unknown = [name for name in additions if name not in _PROJECTIONS]
+            if unknown:
+                raise ValueError(f"additions must be among {_PROJECTIONS}, got {unknown}")
+            parts = zip(_PROJECTIONS, projected.chunk(3, dim=-1), strict=False)
+            projected = torch.cat([_plus(part, additions, name, query) for name, part in parts], dim=-1)
         heads = projected.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         mask = None if attn_mask is None else attn_mask.to(projected.dtype)
         q, k, v = heads.unbind(0)
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        mixed: Tensor = self.out_proj(attended.transpose(1, 2).flatten(2))
-        return mixed, None
+        joined = attended.transpose(1, 2).flatten(2)
+        mixed: Tensor = self.out_proj(joined)
+        return (_plus(mixed, additions, "out", joined) if additions else mixed), None
+
+
+def _plus(projected: Tensor, additions: Additions, name: str, inputs: Tensor) -> Tensor:
+    if name not in additions:
+        return projected
+    # Added terms are float32 even over a bfloat16 tower: the sum returns to the tower's number format.
+    return projected + additions[name](inputs).to(projected.dtype)
 
 
 def use_batch_first_attention(model: nn.Module) -> None:

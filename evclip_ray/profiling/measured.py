@@ -155,14 +155,19 @@ def _time(
     synchronize(device)
     seconds = [timed(run, device)[1] for _ in range(repeats)]
     return MeasuredCost(
-        phase=phase, batch=size, repeats=repeats,
-        median_seconds=float(np.median(seconds)), p95_seconds=float(np.quantile(seconds, 0.95)),
+        phase=phase,
+        batch=size,
+        repeats=repeats,
+        median_seconds=float(np.median(seconds)),
+        p95_seconds=float(np.quantile(seconds, 0.95)),
         videos_per_second=size / float(np.median(seconds)),
-        rest_bytes=memory and memory[0], peak_bytes=memory and memory[1],
+        rest_bytes=memory and memory[0],
+        peak_bytes=memory and memory[1],
         joules_per_video=joules_per_video(run, meter, size=size, device=device),
         energy_note=meter.reason and f"not measured: {meter.reason}",
-        device=_name(device), precision=precision,
-    )  # fmt: skip
+        device=_name(device),
+        precision=precision,
+    )
 
 
 def joules_per_video(

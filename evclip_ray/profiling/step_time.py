@@ -82,9 +82,15 @@ def _measure(
     with torch.no_grad(), autocast(device, dtype):
         scoring = timed(lambda: method(unlabelled), device)[1] / count
     return StepCost(
-        seconds, float(counter.get_total_flops()), scoring, tuple(kept), frozen_seconds,
-        method.num_trainable(), weights_of(method.frozen), str(device),
-    )  # fmt: skip
+        seconds,
+        float(counter.get_total_flops()),
+        scoring,
+        tuple(kept),
+        frozen_seconds,
+        method.num_trainable(),
+        weights_of(method.frozen),
+        str(device),
+    )
 
 
 @torch.no_grad()

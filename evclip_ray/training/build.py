@@ -8,8 +8,9 @@ import torch
 
 from evclip_ray.class_names import split_words
 from evclip_ray.config import ConfigError
+from evclip_ray.models.batch import Frozen
 from evclip_ray.models.clip import FrozenCLIP, load_clip
-from evclip_ray.models.methods.base import Frozen, Method, MethodConfig
+from evclip_ray.models.methods.base import Method, MethodConfig
 from evclip_ray.models.video_encoder import FrozenVideoEncoder, load_video_encoder
 from evclip_ray.training.experiment import BackboneConfig, ExperimentConfig
 

@@ -20,9 +20,9 @@ from evclip_ray.features.encode import Job, TextJob, run_job
 from evclip_ray.features.extract import prepare_features, view_jobs
 from evclip_ray.features.format import feature_file
 from evclip_ray.features.spec import FeatureSpec, text_key
+from evclip_ray.models.batch import Frozen
 from evclip_ray.models.clip import FrozenCLIP
 from evclip_ray.models.layers.class_text import class_texts
-from evclip_ray.models.methods.base import Frozen
 from evclip_ray.training.build import autocast_dtype, load_backbone, load_encoder, zero_shot_of
 from evclip_ray.training.datamodule import Videos
 from evclip_ray.training.experiment import ExperimentConfig

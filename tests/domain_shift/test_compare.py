@@ -15,8 +15,14 @@ from evclip_ray.models.batch import Frozen
 from evclip_ray.models.clip import load_clip
 from evclip_ray.models.methods.zero_shot import ZeroShotConfig
 
-CLASSES = ("standing still", "sliding sideways", "jumping up and down", "spinning around", "growing bigger",
-           "flickering in place")  # fmt: skip
+CLASSES = (
+    "standing still",
+    "sliding sideways",
+    "jumping up and down",
+    "spinning around",
+    "growing bigger",
+    "flickering in place",
+)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +40,7 @@ def method():
 
 
 class Changed:
-    """Shards whose frames are changed as they are read."""
+    """Shards whose frames are changed on reading."""
 
     def __init__(self, shards, change):
         self._shards, self._change = shards, change
@@ -74,7 +80,7 @@ def deltas(a, b):
     return {row["factor"]: row for row in compare([a, b])["visual"]}
 
 
-def test_a_set_against_itself_has_no_shift_in_anything(plain):
+def test_identical_sets_have_no_shift(plain):
     tables = compare([plain, plain])
     for row in tables["visual"]:
         assert row["delta"] == 0
@@ -87,22 +93,22 @@ def test_a_set_against_itself_has_no_shift_in_anything(plain):
     assert all(row["class"] == row["nearest"] for row in tables["nearest"])
 
 
-def test_a_darkened_copy_moves_luminance_mostly(plain, shards, method):
-    found = deltas(plain, measured("dark", Changed(shards, darkened), method))
-    assert found["luminance"]["high"] < -0.8
-    for name in found.keys() - {"luminance"}:
-        assert abs(found[name]["delta"]) < 0.2, (name, found[name])
+def test_darkened_copy_shifts_luminance_most(plain, shards, method):
+    by_factor = deltas(plain, measured("dark", Changed(shards, darkened), method))
+    assert by_factor["luminance"]["high"] < -0.8
+    for name in by_factor.keys() - {"luminance"}:
+        assert abs(by_factor[name]["delta"]) < 0.2, (name, by_factor[name])
 
 
-def test_a_pan_moves_camera_motion_and_not_the_scene(plain, shards, method):
-    found = deltas(plain, measured("panned", Changed(shards, panned), method))
-    assert found["camera_motion"]["low"] > 0.9
-    assert found["camera_motion"]["median_b"] == pytest.approx(100 * 2 / 64, rel=0.1)
-    assert abs(found["scene_motion"]["delta"]) < 0.5
-    assert abs(found["luminance"]["delta"]) < 0.2
+def test_pan_shifts_camera_motion_only(plain, shards, method):
+    by_factor = deltas(plain, measured("panned", Changed(shards, panned), method))
+    assert by_factor["camera_motion"]["low"] > 0.9
+    assert by_factor["camera_motion"]["median_b"] == pytest.approx(100 * 2 / 64, rel=0.1)
+    assert abs(by_factor["scene_motion"]["delta"]) < 0.5
+    assert abs(by_factor["luminance"]["delta"]) < 0.2
 
 
-def test_moving_figures_move_the_scene_and_not_the_camera(plain):
+def test_moving_figures_shift_scene_motion_only(plain):
     still, moving = (
         {name: values[plain.labels == CLASSES.index(action)] for name, values in plain.visual.items()}
         for action in ("standing still", "sliding sideways")
@@ -111,7 +117,7 @@ def test_moving_figures_move_the_scene_and_not_the_camera(plain):
     assert np.median(moving["camera_motion"]) < 0.2 * np.median(moving["scene_motion"])
 
 
-def test_the_order_of_the_videos_changes_no_number(plain, shards, method):
+def test_order_of_videos_changes_no_value(plain, shards, method):
     order = np.random.default_rng(0).permutation(len(shards))
     other = measured("other", Changed(shards, darkened), method)
     straight = compare([plain, other])
@@ -122,7 +128,7 @@ def test_the_order_of_the_videos_changes_no_number(plain, shards, method):
             assert numbers == pytest.approx({key: again[key] for key in numbers}, abs=1e-5), name
 
 
-def test_few_sources_are_warned_of(plain, shards, method, caplog):
+def test_few_sources_log_a_warning(plain, shards, method, caplog):
     few = measured("few", shards.subset(range(6)), method)
     compare([plain, few])
     assert "few: 6 videos of" in caplog.text
@@ -131,22 +137,24 @@ def test_few_sources_are_warned_of(plain, shards, method, caplog):
 
 
 def test_progress_counts_every_video(shards, method):
-    seen = []
-    measured("few", shards.subset(range(10)), method, progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(8, 10), (10, 10)]
+    reported = []
+    measured(
+        "few", shards.subset(range(10)), method, progress=lambda done, total: reported.append((done, total))
+    )
+    assert reported == [(8, 10), (10, 10)]
 
 
-def test_the_explanation_finds_the_factor_that_was_planted(plain):
+def test_explanation_ranks_the_planted_factor_first(plain):
     ranks = plain.visual["luminance"].argsort().argsort()
     predictions = [
         {"path": path, "label": "a", "adapted": "a" if rank >= 36 else "b", "zero_shot": "ab"[rank % 2]}
         for path, rank in zip(plain.paths, ranks, strict=True)
     ]
-    found = {(row["predictor"], row["factor"]): row for row in explain([plain], predictions)}
-    assert found["adapted", "luminance"]["area"] == 1
-    assert found["adapted", "luminance"]["set"] == "plain"
-    assert found["zero_shot", "luminance"]["low"] < 0.5 < found["zero_shot", "luminance"]["high"]
-    assert {factor for _, factor in found} == {*plain.visual, "class_similarity"}
+    by_pair = {(row["predictor"], row["factor"]): row for row in explain([plain], predictions)}
+    assert by_pair["adapted", "luminance"]["area"] == 1
+    assert by_pair["adapted", "luminance"]["set"] == "plain"
+    assert by_pair["zero_shot", "luminance"]["low"] < 0.5 < by_pair["zero_shot", "luminance"]["high"]
+    assert {factor for _, factor in by_pair} == {*plain.visual, "class_similarity"}
 
 
 def test_predictions_of_other_videos_are_refused(plain):
@@ -154,7 +162,7 @@ def test_predictions_of_other_videos_are_refused(plain):
         explain([plain], [{"path": "elsewhere.mp4", "label": "a", "adapted": "a", "zero_shot": "a"}])
 
 
-def test_every_table_is_written_with_a_ledger(plain, tmp_path):
+def test_tables_are_written_with_a_ledger(plain, tmp_path):
     tables = compare([plain, plain])
     write(tmp_path, [plain, plain], tables, inputs={"sets": ["plain"]}, weights={"clip": "random"})
     for name in (*tables, "videos"):
@@ -164,13 +172,13 @@ def test_every_table_is_written_with_a_ledger(plain, tmp_path):
     assert (ledger["stage"], ledger["weights"]) == ("shift", {"clip": "random"})
 
 
-def test_a_folder_of_another_stage_is_not_overwritten(plain, tmp_path):
+def test_folder_of_another_stage_is_not_overwritten(plain, tmp_path):
     write_ledger(tmp_path, "study", inputs={})
     with pytest.raises(ArtifactError, match="must be a 'shift' folder"):
         write(tmp_path, [plain], {}, inputs={}, weights={})
 
 
-def test_sets_of_one_name_are_told_apart():
+def test_sets_with_equal_names_are_distinguished():
     assert set_names(["a/manifest.csv", "b/manifest.csv"], ["train", "train"]) == ["a", "b"]
     assert set_names(["a.csv", "a.csv"], ["train", "test"]) == ["a train", "a test"]
     assert set_names(["x/a.csv", "y/a.csv"], ["test", "test"]) == ["a test (1)", "a test (2)"]

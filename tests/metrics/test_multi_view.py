@@ -13,7 +13,7 @@ from evclip_ray.models.batch import MethodOutput
 
 
 class Shards:
-    """Frames whose red is the column, green ten times the temporal view, blue the video."""
+    """Return frames whose red is the column, green ten times the temporal view, blue the video."""
 
     def __init__(self, num_videos):
         self.num_videos = num_videos
@@ -32,7 +32,7 @@ class Shards:
 
 
 class FirstPixel(nn.Module):
-    """Logits are the red, green and blue of the first pixel, 0 to 255."""
+    """Method whose logits are the red, green and blue of the first pixel, 0 to 255."""
 
     frozen = SimpleNamespace(clip=SimpleNamespace(image_size=28))
 

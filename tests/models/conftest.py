@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from evclip_ray.models.backbones import build
+from evclip_ray.models.batch import Frozen, VideoBatch
 from evclip_ray.models.clip import FrozenCLIP, load_clip
-from evclip_ray.models.methods.base import Frozen, VideoBatch
 from evclip_ray.models.video_encoder import load_video_encoder
 
 # Networks this small are 30 times slower on threads that wait for a busy core than on one.

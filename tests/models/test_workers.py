@@ -1,4 +1,4 @@
-"""Two workers that share a batch give the gradients of one that has all of it."""
+"""Gradients of two workers that share a batch, compared with those of one worker (all methods)."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -7,25 +7,32 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from examination import TRAINED, built, frozen_networks, total_loss, videos
 from torch import Tensor
 
-from evclip_ray.models.methods.base import Frozen, VideoBatch
+from evclip_ray.models.batch import Frozen, VideoBatch
+from evclip_ray.models.methods import METHODS
 from evclip_ray.models.methods.ev_clip import consistency_loss
-from evclip_ray.models.methods.ez_clip_losses import motion_loss
+from evclip_ray.models.methods.ez_clip import motion_loss
+from evclip_ray.testing import find_cases, load_networks, random_videos, total_loss
 
 NUM_VIDEOS = 5
+# Workers draw different dropout masks, so random cases have no common gradient to compare.
+TRAINED = {
+    str(named): named
+    for named in find_cases(METHODS)
+    if named.case.num_trainable and not named.case.is_random
+}
 BATCH_LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
     "consistency": consistency_loss,
     "motion": motion_loss,
 }
-"""Losses that are not a mean over videos: a worker alone gets another gradient, not a noisier one."""
+"""Losses that are not a mean over videos. The gradient of one worker's part is biased, not only noisier."""
 
 Gradients = dict[str, Tensor]
 
 
 def features() -> tuple[Tensor, Tensor]:
-    """(B, T, D) features that point everywhere, and (D,) weights to differentiate by."""
+    """Return random features (B, T, D), and weights (D,) to differentiate by."""
     generator = torch.Generator().manual_seed(0)
     weights = torch.linspace(0.5, 2, 16).requires_grad_()
     return torch.randn(NUM_VIDEOS, 4, 16, generator=generator), weights
@@ -33,7 +40,7 @@ def features() -> tuple[Tensor, Tensor]:
 
 @pytest.fixture(scope="module")
 def worker_gradients(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Gradients]:
-    """The gradients of each case and loss on two workers that share five videos, three and two."""
+    """Gradients of each case and loss on two workers with three and two videos."""
     folder = tmp_path_factory.mktemp("workers")
     torch.multiprocessing.spawn(_worker, args=(2, str(folder)), nprocs=2)
     gradients: dict[str, Gradients] = torch.load(folder / "gradients.pt", weights_only=True)
@@ -43,24 +50,24 @@ def worker_gradients(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, G
 def _worker(rank: int, world: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world)
-    batch, frozen = videos(NUM_VIDEOS), frozen_networks()
+    batch, frozen = random_videos(NUM_VIDEOS), load_networks()
     mine = torch.from_numpy(np.array_split(np.arange(NUM_VIDEOS), world)[rank])
-    # As the training loop weighs the parts of a batch.
+    # The training loop weights the parts of a batch in the same way.
     share = len(mine) * world / NUM_VIDEOS
-    found = {}
-    for case in TRAINED:
-        method = built(case, frozen).train()
+    gradients = {}
+    for case, named in TRAINED.items():
+        method = named.build(frozen).train()
         model = torch.nn.parallel.DistributedDataParallel(method, broadcast_buffers=False)
         part = VideoBatch(batch.pixels[mine], labels=batch.labels[mine])
         (total_loss(method, model, part) * share).backward()
-        found[case] = {name: p.grad for name, p in method.named_parameters()}
+        gradients[case] = {name: p.grad for name, p in method.named_parameters()}
     for name, loss in BATCH_LOSSES.items():
         frames, weights = features()
         (loss(frames[mine] * weights) * share).backward()
         dist.all_reduce(weights.grad)
-        found[name] = {"weights": weights.grad / world}
+        gradients[name] = {"weights": weights.grad / world}
     if rank == 0:
-        torch.save(found, Path(folder) / "gradients.pt")
+        torch.save(gradients, Path(folder) / "gradients.pt")
     dist.destroy_process_group()
 
 
@@ -68,8 +75,8 @@ def _worker(rank: int, world: int, folder: str) -> None:
 def test_two_workers_give_the_gradients_of_one(
     frozen: Frozen, worker_gradients: Mapping[str, Gradients], case: str
 ) -> None:
-    method = built(case, frozen).train()
-    total_loss(method, method, videos(NUM_VIDEOS)).backward()
+    method = TRAINED[case].build(frozen).train()
+    total_loss(method, method, random_videos(NUM_VIDEOS)).backward()
     for name, parameter in method.named_parameters():
         assert parameter.grad is not None
         tolerance = 1e-4 * parameter.grad.abs().max().item() + 1e-6
@@ -79,7 +86,7 @@ def test_two_workers_give_the_gradients_of_one(
 
 
 @pytest.mark.parametrize("name", BATCH_LOSSES)
-def test_a_loss_of_the_whole_batch_is_that_on_two_workers_too(
+def test_two_workers_give_the_loss_of_the_whole_batch(
     worker_gradients: Mapping[str, Gradients], name: str
 ) -> None:
     frames, weights = features()

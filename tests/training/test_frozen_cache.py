@@ -20,7 +20,7 @@ BANK = {
     "data__augment__brightness": 0.2,
     "data__augment__contrast": 0.2,
     "optim__epochs": 3,
-    # Small steps: the roundings of another batch or number of threads stay small.
+    # With a small learning rate the rounding of other batch sizes or thread counts stays small.
     "optim__lr": 1e-3,
 }
 CASES = {
@@ -40,7 +40,7 @@ WITHOUT_NETWORKS = ["context", "own colours", "linear probe", "prototype", "moti
 
 @pytest.fixture(scope="module")
 def experiments(make_experiment):
-    """Experiments by case name, each with two cached views."""
+    """Return experiments by case name, each with two cached views."""
 
     def make(case, **more):
         settings = {**BANK, **CASES[case], **more}
@@ -56,10 +56,10 @@ def experiments(make_experiment):
 
 @pytest.fixture(scope="module")
 def videos(tiny_videos, experiments, local_ray, tmp_path_factory):
-    """Tiny videos with the cached features of every case."""
-    found = dataclasses.replace(tiny_videos, features=tmp_path_factory.mktemp("features"))
-    prepare_cached([(experiments(case), found) for case in CASES], gpus=0)
-    return found
+    """Return tiny videos with the cached features of every case."""
+    videos = dataclasses.replace(tiny_videos, features=tmp_path_factory.mktemp("features"))
+    prepare_cached([(experiments(case), videos) for case in CASES], gpus=0)
+    return videos
 
 
 def epochs(folder):
@@ -133,15 +133,18 @@ def test_cached_view_does_not_depend_on_the_batch():
 
 def test_epochs_cycle_through_views_from_the_seed(experiments, videos, tmp_path, monkeypatch):
     run = Run.start(experiments("context", seed=1, data__bank=2), videos, folder=tmp_path)
-    seen = []
+    views_read = []
     read = run.batches["train"].features["frame_features"].read
     monkeypatch.setattr(
         run.batches["train"].features["frame_features"],
         "read",
-        lambda positions, view, **how: (seen.append(view), read(positions, view, **how))[1],
+        lambda positions, view, **how: (views_read.append(view), read(positions, view, **how))[1],
     )
-    run.fit(lambda metrics: seen.append("epoch"))
-    firsts = [seen[0], *(seen[i + 1] for i, view in enumerate(seen[:-1]) if view == "epoch")]
+    run.fit(lambda metrics: views_read.append("epoch"))
+    firsts = [
+        views_read[0],
+        *(views_read[i + 1] for i, view in enumerate(views_read[:-1]) if view == "epoch"),
+    ]
     assert firsts == [1, 0, 1]
 
 
@@ -156,17 +159,17 @@ def test_class_texts_without_cached_views_are_encoded_once(experiments, tiny_vid
     experiment = experiments("both", data__bank=None, optim__epochs=1)
     videos = dataclasses.replace(tiny_videos, features=tmp_path / "features")
     first = Run.start(experiment, videos, folder=tmp_path / "first")
-    (kept,) = (tmp_path / "features").rglob("*.arrow")
+    (cached_file,) = (tmp_path / "features").rglob("*.arrow")
     alone = Run.start(experiment, dataclasses.replace(videos, features=None), folder=tmp_path / "alone")
     assert torch.equal(first.method.text_features, alone.method.text_features)
     with monkeypatch.context() as patched:
         patched.setattr(FrozenCLIP, "encode_text_raw", lambda *a: pytest.fail("encoded again"))
         again = Run.start(experiment, videos, folder=tmp_path / "again")
     assert torch.equal(again.method.text_features, first.method.text_features)
-    whole = kept.read_bytes()
-    kept.write_bytes(whole[:-40])
+    whole = cached_file.read_bytes()
+    cached_file.write_bytes(whole[:-40])
     Run.start(experiment, videos, folder=tmp_path / "damaged")
-    assert kept.read_bytes() == whole
+    assert cached_file.read_bytes() == whole
     assert first.fit(lambda metrics: None)["epoch"] == 1
 
 
@@ -176,12 +179,6 @@ def test_class_texts_on_a_full_disk_only_warn(experiments, tiny_videos, tmp_path
     run = Run.start(experiments("both", data__bank=None), videos, folder=tmp_path / "run")
     assert "class texts cannot be cached" in caplog.text
     assert run.batches["train"].pixels
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_config_and_method_declare_the_same_caches(experiments, videos, case):
-    experiment = experiments(case)
-    assert experiment.method.caches == build_method(experiment, videos.classes, device=CPU).caches
 
 
 def test_uncacheable_features_are_refused_with_the_reason(make_experiment):

@@ -1,12 +1,15 @@
-"""The bottleneck adapter of EZ-CLIP and AIM: two layers that begin by adding nothing."""
+"""Bottleneck adapter of EZ-CLIP and AIM."""
 
 from torch import Tensor, nn
 
 
 class Adapter(nn.Module):
-    """(..., W) -> (..., W): x + W2 GELU(W1 x), or without `x +` when not `skip`.
+    """Adapter x + W2 GELU(W1 x). W2 and its bias start at zero, so it starts as the identity.
 
-    W2 and its bias start at zero. `ratio`: of the bottleneck's width to W.
+    Args:
+        width: W, channels of the input and the output.
+        ratio: Width of the bottleneck as a fraction of W.
+        skip: Whether to add x; without it the adapter starts at zero.
     """
 
     def __init__(self, width: int, *, ratio: float = 0.25, skip: bool = True) -> None:
@@ -20,7 +23,7 @@ class Adapter(nn.Module):
         nn.init.zeros_(self.up.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., W) -> (..., W), in the number format of `x`."""
+        """Return the adapted tensor, (..., W), in the dtype of `x`."""
         change = self.up(self.activation(self.down(x.to(self.down.weight.dtype)))).to(x.dtype)
         adapted: Tensor = x + change if self.skip else change
         return adapted

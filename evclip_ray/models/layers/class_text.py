@@ -1,4 +1,4 @@
-"""Classes as text: names in a template, and the logits of videos over them."""
+"""Class texts: names in a template, and the logits of videos over them."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -16,7 +16,9 @@ GAP = "{}"
 
 def _with_one_gap(template: str) -> str:
     if template.count(GAP) != 1:
-        raise ValueError(f"a template must hold {GAP} once, where the class name goes; got {template!r}")
+        raise ValueError(
+            f"a template must contain {GAP} exactly once, in place of the class name; got {template!r}"
+        )
     return template
 
 
@@ -25,10 +27,10 @@ Template = Annotated[str, AfterValidator(_with_one_gap)]
 
 
 def class_texts(class_names: Sequence[str], template: str) -> list[str]:
-    """The template filled in with each name.
+    """Return the template filled with each class name.
 
     Raises:
-        ValueError: names that are equal: their logits would be too, and no label could tell them apart.
+        ValueError: Two names are equal. Their logits would be equal too, so they cannot be distinguished.
     """
     repeated = [name for name, count in Counter(class_names).items() if count > 1]
     if repeated:
@@ -37,13 +39,19 @@ def class_texts(class_names: Sequence[str], template: str) -> list[str]:
 
 
 def class_logits(clip: FrozenCLIP, video_features: Tensor, text_features: Tensor) -> Tensor:
-    """(B, D) and (N, D), L2-normalised both -> (B, N) float32: CLIP's scale x cosine (+ its bias)."""
-    # A hundredfold cosine in bfloat16 would be off by half a logit.
+    """Return logits (B, N) float32: CLIP's logit scale times the cosine, plus its bias if it has one.
+
+    Args:
+        clip: Source of scale and bias.
+        video_features: (B, D), L2-normalised.
+        text_features: (N, D), L2-normalised.
+    """
+    # bfloat16 has 8 bits: 100 times a rounded cosine would be off by up to half a logit.
     with without_autocast(video_features.device):
         logits = clip.logit_scale * video_features.float() @ text_features.float().T
     return logits if clip.logit_bias is None else logits + clip.logit_bias
 
 
 def mean_feature(tokens: Tensor) -> Tensor:
-    """(B, L, D) -> (B, D) float32: the mean of the tokens as they are, then L2-normalised."""
+    """Return the L2-normalised mean of un-normalised tokens: (B, L, D) to (B, D) float32."""
     return F.normalize(tokens.float().mean(1), dim=-1)

@@ -1,8 +1,13 @@
-"""The context prompt of EV-CLIP: what the video encoder saw, as tokens among CLIP's frame features.
+"""Context prompt of EV-CLIP (arXiv 2604.22595): the video map as tokens among CLIP's frame features.
 
-    context = scale * LayerNorm(GELU(W mean(map)))         mean over time and place
+    context = scale * LayerNorm(GELU(W mean(map)))
 
-The scale starts at 0.001, so that training starts from CLIP as it is.
+where
+    map     last map of the video encoder, (D_z, T/2, h, w); its mean is taken over time and space
+    W       trained matrix, (P D, D_z)
+    scale   trained scalar; it starts at 0.001, so training starts close to zero-shot CLIP
+
+The release has P = 1 and no hidden layer; both are settings here.
 """
 
 import torch
@@ -10,14 +15,14 @@ from torch import Tensor, nn
 
 
 class ContextGenerator(nn.Module):
-    """(B, D_z, T/2, h, w), the video encoder's last map -> (B, P, D).
+    """Generator of the context prompt.
 
     Args:
         dim: D_z.
-        embed_dim: D, of CLIP's frame features.
-        tokens: P, how many; 1 as published.
-        width: of a hidden layer before W; none, as published, when None.
-        scale_init: where the scale starts.
+        embed_dim: D, channels of CLIP's frame features.
+        tokens: P; 1 as published.
+        width: Channels of a hidden layer before W; None for none, as published.
+        scale_init: Initial scale.
     """
 
     def __init__(
@@ -39,7 +44,7 @@ class ContextGenerator(nn.Module):
         self.tokens = tokens
 
     def forward(self, video_map: Tensor) -> Tensor:
-        """(B, D_z, T/2, h, w) -> (B, P, D)."""
+        """Map (B, D_z, T/2, h, w) to (B, P, D)."""
         pooled = video_map.to(self.scale.dtype).mean((2, 3, 4))
         context: Tensor = self.norm(self.project(pooled).unflatten(-1, (self.tokens, -1)))
         return self.scale * context

@@ -1,8 +1,8 @@
-"""Rows of all workers as one batch, for losses that are not a mean over videos.
+"""Gathering of rows from all workers, for losses that are not a mean over videos.
 
-Each worker computes the loss of the whole batch; the gradient of the gathered rows is summed over
-the workers on its way back, and DistributedDataParallel takes the mean over them. The sum of W
-equal losses, weighted by shares that add up to W, over W: the gradient of that one loss.
+Each of W workers computes the loss of the whole batch, weighted by its share of the videos; the shares add up
+to W. The backward pass sums the gradients of the gathered rows over the workers, and DistributedDataParallel
+averages over them. The result is the gradient of the loss of the whole batch.
 """
 
 from typing import Any
@@ -13,9 +13,10 @@ from torch import Tensor
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """(b, ...) of this worker -> (B, ...) of all workers, in the order of their ranks; differentiable.
+    """Return the rows of all workers, (B, ...), in the order of their ranks; differentiable.
 
-    Workers may hold different numbers of rows. Without workers, `rows` itself.
+    Args:
+        rows: (b, ...) of this worker; b may differ between workers. Returned as it is without workers.
     """
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return rows
@@ -30,7 +31,7 @@ class _GatherRows(torch.autograd.Function):
         dist.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
         sizes = [int(count) for count in counts]
         ctx.start, ctx.count = sum(sizes[: dist.get_rank()]), len(rows)
-        # all_gather wants equal shapes: short parts are filled up, and cut again.
+        # all_gather needs equal shapes: shorter parts are padded here and cut below.
         padded = rows.new_zeros(max(sizes), *rows.shape[1:])
         padded[: len(rows)] = rows
         parts = [torch.empty_like(padded) for _ in sizes]

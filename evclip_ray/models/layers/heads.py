@@ -1,21 +1,23 @@
-"""From class tokens to logits, for methods that work inside the image tower: by class text or linear."""
+"""Heads of methods that work inside the image tower: from class tokens to logits."""
 
 from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from evclip_ray.models.batch import Frozen, MethodOutput
 from evclip_ray.models.layers.class_text import class_logits, mean_feature
-from evclip_ray.models.methods.base import Frozen, MethodOutput
 
 Head = Literal["text", "linear"]
-""""text": cosines with the class texts, so that training starts from CLIP; "linear": as published."""
+"""Kind of head: cosines with the class texts, which starts at CLIP ("text"), or a trained layer ("linear")."""
 
 
 class TextHead(nn.Module):
-    """exp(s) L2(mean_t r_t) . text, where r_t is the projected class token of frame t.
+    """Head exp(s) L2(mean_t r_t) . text_c, where r_t is the projected class token of frame t. Not trained.
 
-    `text_features`: (N, D) L2-normalised. Nothing is trained.
+    Args:
+        frozen: Frozen networks.
+        text_features: (N, D), L2-normalised.
     """
 
     def __init__(self, frozen: Frozen, text_features: Tensor) -> None:
@@ -25,7 +27,7 @@ class TextHead(nn.Module):
         self.text_features: Tensor
 
     def forward(self, class_tokens: Tensor) -> MethodOutput:
-        """(B, T, W) class tokens after the last layer norm -> logits (B, N)."""
+        """Map class tokens after the last layer norm, (B, T, W), to logits (B, N)."""
         projection = self.frozen.clip.model.visual.proj
         frames = class_tokens
         if projection is not None:
@@ -39,7 +41,13 @@ class TextHead(nn.Module):
 
 
 class LinearHead(nn.Module):
-    """W dropout(mean_t c_t) + b over the class tokens c_t: (width + 1) N parameters."""
+    """Head W dropout(mean_t c_t) + b over the class tokens c_t, with (width + 1) N parameters.
+
+    Args:
+        width: Channels of a class token.
+        num_classes: N.
+        dropout: Rate of dropped channels of the mean.
+    """
 
     def __init__(self, width: int, num_classes: int, *, dropout: float) -> None:
         super().__init__()
@@ -49,7 +57,7 @@ class LinearHead(nn.Module):
         nn.init.zeros_(self.classifier.bias)
 
     def forward(self, class_tokens: Tensor) -> MethodOutput:
-        """(B, T, W) class tokens after the last layer norm -> logits (B, N)."""
+        """Map class tokens after the last layer norm, (B, T, W), to logits (B, N)."""
         pooled = class_tokens.float().mean(1)
         return MethodOutput(
             logits=self.classifier(self.dropout(pooled)), video_features=F.normalize(pooled, dim=-1)

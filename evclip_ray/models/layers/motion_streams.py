@@ -1,6 +1,10 @@
-"""What moves, from frame features alone: differences over short and long time, and two streams.
+"""Motion and space streams over frame features: the parts of `motion_prompts`.
 
-The parts of `motion_prompts`; our reading of a paper without published equations.
+    d_s(f)_t = f_{t+s} - f_t
+    M        = Transformer(W [d_1(f), d_long(f)] + e)
+    S        = Transformer(f + e)
+
+where e is a trained time embedding, (T, D). The equations are ours: arXiv 2308.04828 publishes none.
 """
 
 import torch
@@ -10,9 +14,13 @@ _STD = 0.02
 
 
 def differences(frames: Tensor, step: int) -> Tensor:
-    """(B, T, D) -> (B, T, D): f_{t+step} - f_t, the last difference repeated where no later frame is.
+    """Return f_{t+step} - f_t, (B, T, D); the last difference is repeated at the end.
 
-    A still video gives zeros, a reversed one the negative, in reversed order. `step` is at most T - 1.
+    A still video gives zeros.
+
+    Args:
+        frames: (B, T, D).
+        step: Number of frames; values above T - 1 are lowered to it.
     """
     num_frames = frames.shape[1]
     step = min(step, num_frames - 1)
@@ -21,14 +29,14 @@ def differences(frames: Tensor, step: int) -> Tensor:
 
 
 class TwoStreams(nn.Module):
-    """(B, T, D) frame features -> motion (B, T, D) and space (B, T, D).
+    """Motion and space streams.
 
     Args:
         dim: D.
-        num_frames: T, which the time embedding is bound to.
-        long_step: frames between those of a long-term difference; the short-term one takes neighbours.
-        depth: transformer layers a stream.
-        heads: of their attention.
+        num_frames: T; the time embedding is bound to it.
+        long_step: Frames between those of a long-term difference. The short-term difference has step 1.
+        depth: Transformer layers per stream.
+        heads: Attention heads per layer.
     """
 
     def __init__(self, dim: int, *, num_frames: int, long_step: int, depth: int, heads: int) -> None:
@@ -40,10 +48,10 @@ class TwoStreams(nn.Module):
         self.long_step = long_step
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T, D) -> (B, T, D), (B, T, D).
+        """Return motion and space, (B, T, D) each.
 
         Raises:
-            ValueError: another T than it was built for.
+            ValueError: T differs from `num_frames`.
         """
         if frames.shape[1] != len(self.time):
             raise ValueError(
@@ -55,7 +63,7 @@ class TwoStreams(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """(B, Q, D) asks, (B, K, D) answers -> (B, Q, D), layer norms before, no residual."""
+    """Cross-attention with a layer norm before each input, without residual."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -63,11 +71,12 @@ class CrossAttention(nn.Module):
         self.answering = nn.LayerNorm(dim)
         self.attention = nn.MultiheadAttention(dim, heads, batch_first=True)
 
-    def forward(self, asking: Tensor, answering: Tensor) -> Tensor:
-        """(B, Q, D), (B, K, D) -> (B, Q, D)."""
-        answers = self.answering(answering)
-        found: Tensor = self.attention(self.asking(asking), answers, answers, need_weights=False)[0]
-        return found
+    def forward(self, queries: Tensor, values: Tensor) -> Tensor:
+        """Attend from queries (B, Q, D) to (B, K, D). Returns (B, Q, D)."""
+        # The names of the two layer norms are part of checkpoints and stay.
+        normed = self.answering(values)
+        attended: Tensor = self.attention(self.asking(queries), normed, normed, need_weights=False)[0]
+        return attended
 
 
 def _layer(dim: int, heads: int) -> nn.TransformerEncoderLayer:

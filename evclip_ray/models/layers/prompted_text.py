@@ -1,4 +1,4 @@
-"""Class texts with a place for learned vectors: [start] [P vectors] [class name .] [end]."""
+"""Class texts with placeholders for learned vectors: [start] [P vectors] [class name] . [end]."""
 
 from collections.abc import Sequence
 
@@ -13,17 +13,17 @@ _EMPTY = 0
 
 
 def prompted_tokens(clip: FrozenCLIP, class_names: Sequence[str], num_vectors: int) -> Tensor:
-    """(N, L) int64: each name with `num_vectors` empty tokens before it, which vectors replace.
+    """Return tokens (N, L) int64 with `num_vectors` placeholders before each class name.
 
     Raises:
-        ConfigError: a name that does not fit beside them.
-        ValueError: names that are equal, or too long by themselves.
+        ConfigError: A name and the vectors do not fit in the text context.
+        ValueError: Two names are equal, or a name alone exceeds the context.
     """
     texts = class_texts(class_names, "{}.")
     plain = clip.tokenize(texts)
     start = prompt_start(clip)
     pushed_out = plain[:, plain.shape[1] - num_vectors :]
-    # What follows a text's end is the tokenizer's padding, the same at the end of the shortest text.
+    # The last token of the shortest text is the tokenizer's padding; anything else would be cut off.
     padding = clip.tokenize(["."])[0, -1]
     overflowing = (pushed_out != padding).any(1).nonzero().flatten().tolist()
     if overflowing or num_vectors >= plain.shape[1]:
@@ -33,15 +33,15 @@ def prompted_tokens(clip: FrozenCLIP, class_names: Sequence[str], num_vectors: i
             f"{clip.context_length} tokens; shorten the name or learn fewer vectors"
         )
     empty = plain.new_full((len(plain), num_vectors), _EMPTY)
-    kept = plain[:, start : plain.shape[1] - num_vectors]
-    return torch.cat([plain[:, :start], empty, kept], dim=1)
+    rest = plain[:, start : plain.shape[1] - num_vectors]
+    return torch.cat([plain[:, :start], empty, rest], dim=1)
 
 
 def prompt_start(clip: FrozenCLIP) -> int:
-    """Where the vectors begin: after the start token, which not every tokenizer has."""
+    """Return the index of the first vector: 1 after a start token, 0 if the tokenizer has none."""
     return 1 if hasattr(clip.tokenizer, "sot_token_id") else 0
 
 
 def with_vectors(words: Tensor, vectors: Tensor, start: int) -> Tensor:
-    """(M, L, W) words, (M, P, W) vectors -> (M, L, W): words `start` to `start + P` replaced."""
+    """Replace the words from `start` to `start + P` of (M, L, W) by vectors (M, P, W)."""
     return torch.cat([words[:, :start], vectors, words[:, start + vectors.shape[1] :]], dim=1)

@@ -1,4 +1,4 @@
-"""Class texts of a trained text tower: the same from video to video while nothing is trained."""
+"""Text feature cache: features of a trained text tower, reused while its parameters do not change."""
 
 from collections.abc import Callable, Iterable
 
@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 
 
-class TextMemo:
-    """Keeps what `encode` gave until a parameter changes; with gradients on, it keeps nothing.
+class TextFeatureCache:
+    """Cache of one result of `encode`, valid until a parameter changes. It stores nothing with gradients on.
 
-    A video costs 147 GMAC (ViT-B/16, 8 frames) and 400 class texts 1,192: evaluation would mostly
-    encode the same texts again.
+    A video costs 147 GMAC (ViT-B/16, 8 frames) and 400 class texts 1,192. Without the cache, evaluation
+    would mostly encode the same texts again.
     """
 
     def __init__(self) -> None:
@@ -18,9 +18,15 @@ class TextMemo:
         self._texts: Tensor | None = None
 
     def __call__(self, parameters: Iterable[nn.Parameter], encode: Callable[[], Tensor]) -> Tensor:
-        """What `encode()` gives, from memory where `parameters` and precision are what they were."""
+        """Return `encode()`, from the cache if `parameters` and the precision have not changed.
+
+        Args:
+            parameters: All parameters that the result depends on. An in-place update is noticed.
+            encode: Computes the text features.
+        """
         if torch.is_grad_enabled():
             return encode()
+        # The version counter of a tensor grows with every in-place update, that of an optimiser too.
         versions = [(p.data_ptr(), p._version, p.device) for p in parameters]
         device = versions[0][2].type
         autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)

@@ -1,11 +1,16 @@
-"""CLIP's two towers, run block by block from outside: what a method adds goes between their parts.
+"""CLIP's two towers, run block by block, so that a method can insert its own parts between those of CLIP.
 
-Nothing is edited in place: a tower is a reader of an open_clip model, holds no parameter and
-registers nothing. With `plain` blocks it computes what the model itself does.
+A tower reads an open_clip model. It holds no parameter, registers no module and replaces nothing in the
+model. Run with `block` itself as the step, it computes what the model computes.
+
+A residual block of CLIP computes, with frozen LN, MHA, MLP and layer scales s1, s2 (identity in most CLIPs):
+
+    x = x + s1 MHA(LN1(x))        the attention branch, `attention_branch`
+    x = x + s2 MLP(LN2(x))        the MLP branch, `mlp_branch`
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import open_clip
 import torch
@@ -14,28 +19,84 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from evclip_ray.config import ConfigError
+from evclip_ray.models.attention import Additions, SelfAttention
 
-Step = Callable[[int, Any, Tensor], Tensor]
+
+class Block(Protocol):
+    """A residual attention block of a frozen tower, as a method's step receives it.
+
+    It is open_clip's ResidualAttentionBlock with one module replaced: in a `FrozenCLIP`, `attn` is our
+    `SelfAttention` instead of `nn.MultiheadAttention`. Both have `in_proj_weight`, `in_proj_bias`,
+    `out_proj` and `num_heads` under the same names.
+    """
+
+    attn: nn.Module
+    ln_1: Callable[[Tensor], Tensor]
+    ls_1: Callable[[Tensor], Tensor]
+    ln_2: Callable[[Tensor], Tensor]
+    mlp: Callable[[Tensor], Tensor]
+    ls_2: Callable[[Tensor], Tensor]
+
+    def attention(self, q_x: Tensor, *, attn_mask: Tensor | None = None) -> Tensor:
+        """Return self-attention over (M, L, W), without layer norm and residual."""
+
+    def __call__(self, q_x: Tensor, *, attn_mask: Tensor | None = None) -> Tensor:
+        """Return the block's output, (M, L, W), with both residuals."""
+
+
+Step = Callable[[int, Block, Tensor], Tensor]
 """(index of the block, the block, its tokens (M, L, W)) -> the tokens after it, (M, L, W)."""
 
 
-def attend(block: Any, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-    """(M, L, W) -> (M, L, W): the attention branch of a block, without its residual."""
-    branch: Tensor = block.ls_1(block.attention(block.ln_1(tokens), attn_mask=mask))
-    return branch
+def attention_branch(
+    block: Block, tokens: Tensor, mask: Tensor | None = None, *, additions: Additions | None = None
+) -> Tensor:
+    """Return the attention branch of a block, (M, L, W), without its residual.
+
+    With x = LN1(tokens) and additions a_q, a_k, a_v, a_out:
+
+        q = W_q x + b_q + a_q(x)          k and v alike
+        o = softmax(q k' / sqrt(d)) v
+        branch = s1 (W_o o + b_o + a_out(o))
+
+    Low-rank adaptation (LoRA) of the projections passes a_q(x) = scale B_q A_q x, and the same for the
+    other projections: see `docs/examples/evclip_ray_lora`.
+
+    Args:
+        block: Frozen block.
+        tokens: (M, L, W).
+        mask: (L, L), added to the attention scores.
+        additions: Modules or functions (M, L, W) -> (M, L, W) under the keys "q", "k", "v" and "out", each
+            optional. An `nn.ModuleDict` is accepted.
+    """
+    normed = block.ln_1(tokens)
+    if additions is None:
+        return block.ls_1(block.attention(normed, attn_mask=mask))
+    # A bare open_clip model still has nn.MultiheadAttention, which forms q, k and v in one fused call.
+    attention = block.attn if isinstance(block.attn, SelfAttention) else SelfAttention(block.attn)  # type: ignore[arg-type]
+    mixed, _ = attention(normed, normed, normed, need_weights=False, attn_mask=mask, additions=additions)
+    return block.ls_1(mixed)
 
 
-def think(block: Any, tokens: Tensor) -> Tensor:
-    """(M, L, W) -> (M, L, W): the MLP branch of a block, without its residual."""
-    branch: Tensor = block.ls_2(block.mlp(block.ln_2(tokens)))
-    return branch
+def mlp_branch(block: Block, tokens: Tensor) -> Tensor:
+    """Return the MLP branch of a block, (M, L, W), without its residual."""
+    return block.ls_2(block.mlp(block.ln_2(tokens)))
 
 
 class ImageTower:
-    """The image tower of a CLIP as a stack of blocks. `width`: W, `depth`: how many blocks.
+    """Image tower of a CLIP as a stack of blocks.
+
+    Attributes:
+        width: W, channels of a token.
+        depth: Number of blocks.
+
+    Args:
+        visual: Image tower of an open_clip model.
+        name: Name of the backbone, for error messages.
+        method: Name of the method, for error messages.
 
     Raises:
-        ConfigError: not open_clip's own vision transformer, read at its class token.
+        ConfigError: The tower is not open_clip's own vision transformer, read at its class token.
     """
 
     def __init__(self, visual: nn.Module, *, name: str, method: str) -> None:
@@ -54,9 +115,12 @@ class ImageTower:
         self.depth = len(visual.transformer.resblocks)
 
     def encode(self, images: Tensor, step: Step, *, added: Tensor | None = None) -> Tensor:
-        """(B, T, 3, S, S) prepared -> (B, T, W): the class token of every frame after the last block.
+        """Return the class token of every frame after the last block, (B, T, W).
 
-        `added`: (T, 1, W), added to the tokens of each frame before the first layer norm.
+        Args:
+            images: (B, T, 3, S, S), prepared by `FrozenCLIP.prepare`.
+            step: Computation of one block.
+            added: (T, 1, W), added to the tokens of each frame before the first layer norm.
         """
         visual = self.visual
         num_videos, num_frames = images.shape[:2]
@@ -71,16 +135,25 @@ class ImageTower:
         return class_tokens
 
     def project(self, class_tokens: Tensor) -> Tensor:
-        """(B, T, W) -> (B, T, D): the frame features, un-normalised."""
+        """Map class tokens (B, T, W) to frame features (B, T, D), un-normalised."""
         features: Tensor = self.visual.ln_post(class_tokens)
         return features if self.visual.proj is None else features @ self.visual.proj
 
 
 class TextTower:
-    """The text tower of a CLIP, entered at its word embeddings. `width`: W, `depth`: blocks.
+    """Text tower of a CLIP, entered at its word embeddings.
+
+    Attributes:
+        width: W, channels of a token.
+        depth: Number of blocks.
+
+    Args:
+        model: open_clip model.
+        name: Name of the backbone, for error messages.
+        method: Name of the method, for error messages.
 
     Raises:
-        ConfigError: not open_clip's own text transformer.
+        ConfigError: The tower is not open_clip's own text transformer.
     """
 
     def __init__(self, model: Any, *, name: str, method: str) -> None:
@@ -93,23 +166,24 @@ class TextTower:
             )
         _require_plain(text.transformer, name, method)
         self.text = text
+        # A CustomTextCLIP keeps these two in its text tower, a plain CLIP in the model itself.
         self.pool_type = text.pool_type if is_whole else text.text_pool_type
         self.end_token = text.eos_id if is_whole else text.text_eos_id
         self.width = int(text.transformer.width)
         self.depth = len(text.transformer.resblocks)
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """(M, L) int64 -> (M, L, W): rows of the token table."""
+        """Map tokens (M, L) int64 to rows of the embedding table, (M, L, W)."""
         embeddings: Tensor = self.text.token_embedding(tokens)
         return embeddings
 
     def encode(self, embeddings: Tensor, tokens: Tensor, step: Step | None = None) -> Tensor:
-        """(M, L, W) words -> (M, D), un-normalised, with gradient.
+        """Return text features (M, D), un-normalised, with gradient.
 
         Args:
-            embeddings: as `embed` gives them, or with some replaced.
-            tokens: (M, L), which tell where each text ends.
-            step: what a block does; the block itself when None.
+            embeddings: (M, L, W), from `embed`, possibly with some words replaced.
+            tokens: (M, L); they locate the end of each text, where its feature is read.
+            step: Computation of one block; by default the block itself.
         """
         text = self.text
         words = embeddings + text.positional_embedding[: embeddings.shape[1]]
@@ -122,13 +196,12 @@ class TextTower:
             pooled = pooled @ text.text_projection
         return pooled
 
-    def attend(self, block: Any, words: Tensor) -> Tensor:
-        """`attend` with the tower's own mask: a word sees those before it."""
-        return attend(block, words, self.text.attn_mask)
+    def attention_branch(self, block: Block, words: Tensor, *, additions: Additions | None = None) -> Tensor:
+        """Return `attention_branch` under the tower's causal mask: a word attends to the words before it."""
+        return attention_branch(block, words, self.text.attn_mask, additions=additions)
 
-    def _plain(self, _index: int, block: Any, words: Tensor) -> Tensor:
-        after: Tensor = block(words, attn_mask=self.text.attn_mask)
-        return after
+    def _plain(self, _index: int, block: Block, words: Tensor) -> Tensor:
+        return block(words, attn_mask=self.text.attn_mask)
 
 
 def _run(transformer: Any, tokens: Tensor, step: Step) -> Tensor:

@@ -1,36 +1,51 @@
-"""AIM: CLIP's own attention looks over time as well, with adapters around it (arXiv 2302.03024).
+"""AIM (Yang et al. 2023, arXiv 2302.03024): CLIP's attention is also applied over time, with adapters.
 
-In every block, MHA, LN, MLP of CLIP frozen, A an adapter (A' without its skip):
+In every block:
 
-    x = x + A'_t(MHA(LN1(x)))                over time, patch by patch
-    x = x + A_s(MHA(LN1(x)))                 over the patches of a frame
+    x = x + A'_t(MHA(LN1(x)))                  over the frames of each patch
+    x = x + A_s(MHA(LN1(x)))                   over the patches of each frame
     x = x + MLP(LN2(x)) + scale A'_m(LN2(x))
 
-With two temporal adapters, the attention over time reads A_in(LN1(x)). A frame's tokens start with a
-temporal embedding, zero at first. The last layer norm is trained too.
+where
+    MHA, LN, MLP    frozen parts of the block
+    A_s             adapter x + W2 GELU(W1 x), trained
+    A'_t, A'_m      adapters without the skip, W2 GELU(W1 x), trained
+    scale           setting `scale`
+
+With two temporal adapters, attention over time reads A_in(LN1(x)). A temporal embedding, zero at the start,
+is added to the tokens of each frame. The last layer norm is trained too. The text head is ours; the
+published model has the linear head.
 """
 
 import copy
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from evclip_ray.models.batch import Frozen, MethodOutput, VideoBatch
 from evclip_ray.models.layers.adapter import Adapter
 from evclip_ray.models.layers.class_text import Template, class_texts
 from evclip_ray.models.layers.frames import Normalization, prepare_frames
 from evclip_ray.models.layers.heads import Head, LinearHead, TextHead
-from evclip_ray.models.layers.towers import ImageTower, attend
-from evclip_ray.models.methods.base import Cacheable, Frozen, Method, MethodConfig, MethodOutput, VideoBatch
+from evclip_ray.models.layers.towers import Block, ImageTower, attention_branch
+from evclip_ray.models.methods.base import Cacheable, Method, MethodCase, MethodConfig
 
 
 class AIMConfig(MethodConfig):
-    """AIM. `temporal_adapters`: 1, or 2 as published on Something-Something, with `scale` 1.
+    """Settings of AIM.
 
-    `scale`: of the MLP's adapter; `dropout`: before the linear head.
+    Attributes:
+        temporal_adapters: 1, or 2 as published on Something-Something (with `scale` 1).
+        adapter_ratio: Width of an adapter as a fraction of W; parameters grow linearly with it.
+        scale: Weight of the adapter parallel to the MLP.
+        head: "text" starts at zero-shot CLIP and keeps its classes; "linear" starts at random, as published.
+        dropout: Rate before the linear head; the text head ignores it.
+        template: Sentence with one gap {} for the class name; read by the text head.
+        normalization: "own" or "imagenet" statistics for the pixels.
     """
 
     name: Literal["aim"] = "aim"
@@ -44,18 +59,11 @@ class AIMConfig(MethodConfig):
 
     @property
     def caches(self) -> frozenset[Cacheable]:
-        """The texts: what is trained sits inside the image tower."""
-        return AIM.caches
+        """Class texts. The trained parts are inside the image tower, so frame features change."""
+        return frozenset({"class_text"})
 
-    def build(
-        self,
-        frozen: Frozen,
-        *,
-        class_names: Sequence[str],
-        num_frames: int,
-        image_size: int,
-    ) -> "AIM":
-        """The module; the class names are encoded here, once, if its head reads them."""
+    def build(self, frozen: Frozen, *, class_names: Sequence[str], num_frames: int, image_size: int) -> "AIM":
+        """Return the module. The class names are encoded here, once, if the head is "text"."""
         texts = class_texts(class_names, self.template)
         return AIM(
             frozen,
@@ -71,9 +79,19 @@ class AIMConfig(MethodConfig):
 
 
 class AIM(Method):
-    """AIM with a text head over `text_features` (N, D), or a linear one if that is None."""
+    """AIM.
 
-    caches = frozenset({"class_text"})
+    Args:
+        frozen: Frozen networks.
+        text_features: (N, D), L2-normalised, for a text head; None for a linear head.
+        num_classes: N.
+        num_frames: T; the temporal embedding binds the method to it.
+        temporal_adapters: As in the config.
+        adapter_ratio: As in the config.
+        scale: As in the config.
+        dropout: As in the config.
+        normalization: As in the config.
+    """
 
     def __init__(
         self,
@@ -106,10 +124,10 @@ class AIM(Method):
         self.normalization = normalization
 
     def forward(self, batch: VideoBatch) -> MethodOutput:
-        """Logits of B videos.
+        """Return the logits of B videos.
 
         Raises:
-            ValueError: another number of frames than the temporal embedding has.
+            ValueError: The number of frames differs from that of the temporal embedding.
         """
         images = prepare_frames(self.frozen.clip, batch.pixels, self.normalization)
         num_frames = len(self.temporal_embedding)
@@ -119,7 +137,7 @@ class AIM(Method):
                 "give as many frames as it was trained with"
             )
 
-        def step(index: int, block: Any, tokens: Tensor) -> Tensor:
+        def step(index: int, block: Block, tokens: Tensor) -> Tensor:
             after: Tensor = self.adapters[index](block, tokens, num_frames)
             return after
 
@@ -128,12 +146,12 @@ class AIM(Method):
         return output
 
     def losses(self, output: MethodOutput, labels: Tensor) -> dict[str, Tensor]:
-        """`cross_entropy` over all classes."""
+        """Return `cross_entropy` over all classes."""
         return {"cross_entropy": F.cross_entropy(output.logits.float(), labels)}
 
 
 class BlockAdapters(nn.Module):
-    """The adapters of one block, and the block run with them."""
+    """Adapters of one block. The forward pass runs the frozen block with them."""
 
     def __init__(self, width: int, *, ratio: float, scale: float, temporal_adapters: int) -> None:
         super().__init__()
@@ -143,12 +161,33 @@ class BlockAdapters(nn.Module):
         self.mlp = Adapter(width, ratio=ratio, skip=False)
         self.scale = scale
 
-    def forward(self, block: Any, tokens: Tensor, num_frames: int) -> Tensor:
-        """(B T, L, W) -> (B T, L, W) through the frozen `block`."""
+    def forward(self, block: Block, tokens: Tensor, num_frames: int) -> Tensor:
+        """Return the tokens after the frozen `block`, (B T, L, W)."""
         in_time = tokens.unflatten(0, (-1, num_frames)).transpose(1, 2).flatten(0, 1)
         over_time = self.time(block.ls_1(block.attention(self.time_in(block.ln_1(in_time)))))
         tokens = tokens + over_time.unflatten(0, (-1, tokens.shape[1])).transpose(1, 2).flatten(0, 1)
-        tokens = tokens + self.space(attend(block, tokens))
+        tokens = tokens + self.space(attention_branch(block, tokens))
         normed = block.ln_2(tokens)
         after: Tensor = tokens + block.ls_2(block.mlp(normed)) + self.scale * self.mlp(normed)
         return after
+
+
+# Two adapters that start at zero follow each other, so the first one moves in the third step.
+METHOD_CASES = (
+    MethodCase(num_trainable=13408, needs_vit=True),
+    MethodCase(
+        num_trainable=17924,
+        label="two, linear",
+        settings={"temporal_adapters": 2, "head": "linear", "dropout": 0.0},
+        needs_vit=True,
+        steps_to_move=3,
+    ),
+    MethodCase(
+        num_trainable=17924,
+        label="dropout",
+        settings={"temporal_adapters": 2, "head": "linear"},
+        needs_vit=True,
+        is_random=True,
+        steps_to_move=3,
+    ),
+)

@@ -1,131 +1,150 @@
-"""The contract of a method: an adaptation of a frozen CLIP.
+"""Contract of a method: an adaptation of a frozen CLIP.
 
-A method is an `nn.Module` whose registered parameters are exactly what is trained. The frozen
-networks it reads are *held*, not registered (see `Frozen`): `parameters()`, `state_dict()`,
-`train()` and DDP therefore see the adapter and nothing else, and a checkpoint cannot hold a
-backbone by accident. Gradients still pass through a frozen tower; frozen is not `no_grad`.
+A method is an `nn.Module` whose registered parameters are exactly what is trained. It holds the frozen
+networks in a `Frozen`, which registers nothing: `parameters()`, `state_dict()`, `train()` and
+DistributedDataParallel see the adapter only, and a checkpoint cannot contain a backbone. Gradients still
+pass through a frozen tower: frozen is not `no_grad`.
+
+Life cycle, with the caller of each step:
+
+1. The experiment's YAML is validated by the `MethodConfig` that its `method.name` selects.
+2. Planning reads `caches`, `needs_video_encoder` and `trains` of the config. Nothing is loaded yet.
+3. Each run calls `MethodConfig.build` once, after `torch.manual_seed(seed)`, then `Method.to(device)`.
+4. Each training step calls `forward`, then `losses`; gradients and the optimiser step follow.
+5. Validation and evaluation call `forward` in eval mode under `no_grad`. Checkpoints store `state_dict()`.
 """
 
 import abc
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from evclip_ray.config import Config
-
-if TYPE_CHECKING:
-    from evclip_ray.models.clip import FrozenCLIP
-    from evclip_ray.models.video_encoder import FrozenVideoEncoder
+from evclip_ray.models.batch import Frozen, MethodOutput, VideoBatch
+from evclip_ray.models.methods import find_method
 
 Cacheable = Literal["class_text", "frame_features", "video_map", "video_mean"]
-"""What a method can read from a cache instead of computing it (DESIGN section 3).
+"""Frozen results that a method may read from a cache.
 
-"video_mean": of the map only its mean over time and place is read, a 200th of it.
+"video_mean" in addition to "video_map": the method reads only the mean of the map over time and space,
+which takes 1/200 of the disk space.
 """
 
 
-@dataclasses.dataclass(frozen=True)
-class Frozen:
-    """The frozen networks that a method reads; a plain object, so that no module registers them."""
-
-    clip: "FrozenCLIP"
-    video_encoder: "FrozenVideoEncoder | None" = None
-
-
-@dataclasses.dataclass(frozen=True)
-class VideoBatch:
-    """One view of each of B videos: its pixels, and what was cached of it.
-
-    `pixels`: (B, T, 3, H, W) float in [0, 1], None when the cached features are enough.
-    `video_map`: (B, D_z, T', h, w), the frozen video encoder's last map, or None; for a method that
-    declares "video_mean", (B, D_z, 1, 1, 1) is as good.
-    `frame_features`: (B, T, D), frozen CLIP frame features, un-normalised, or None.
-    `labels`: (B,) int64, in training only, or None: a method whose texts are trained may then encode
-    those of the batch alone. They change what is computed, never what a video's features are.
-    """
-
-    pixels: Tensor | None
-    video_map: Tensor | None = None
-    frame_features: Tensor | None = None
-    labels: Tensor | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class MethodOutput:
-    """What a forward gives: `logits` (B, N); the rest where the method has it.
-
-    `frame_features`: (B, T, D) un-normalised; `video_features`: (B, D) L2-normalised;
-    `mask`: (B, H, W) in [0, 1]; `context`: (B, 1, D); `extra`: anything else, by name.
-    """
-
-    logits: Tensor
-    frame_features: Tensor | None = None
-    video_features: Tensor | None = None
-    mask: Tensor | None = None
-    context: Tensor | None = None
-    extra: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
-
-
 class Method(nn.Module, abc.ABC):
-    """Base of all methods. Subclasses register only what they train."""
+    """Base class of methods. Subclasses register only the tensors that they train.
 
-    caches: frozenset[Cacheable] = frozenset()
-    """What may stand in for a computation without changing its result."""
-
-    needs_video_encoder: ClassVar[bool] = False
+    Args:
+        frozen: Frozen networks, kept as `self.frozen` without registration.
+    """
 
     def __init__(self, frozen: Frozen) -> None:
         super().__init__()
-        # Not a submodule on purpose: a dataclass is invisible to nn.Module's registration.
+        # A dataclass is invisible to nn.Module's registration; assigning the networks themselves would
+        # put them into parameters() and state_dict().
         self.frozen = frozen
 
     @abc.abstractmethod
     def forward(self, batch: VideoBatch) -> MethodOutput:
-        """Logits of a batch over the method's classes, and what its losses need."""
+        """Return the logits of a batch over all classes, and what the losses need."""
 
     @abc.abstractmethod
     def losses(self, output: MethodOutput, labels: Tensor) -> dict[str, Tensor]:
-        """The named terms whose sum is minimised, each already weighted. `labels`: (B,) int64."""
+        """Return the weighted loss terms by name; training minimises their sum.
+
+        Args:
+            output: Result of `forward` on the same batch.
+            labels: (B,) int64 class indices.
+        """
 
     def num_trainable(self) -> int:
-        """The number of parameters that training changes."""
+        """Return the number of parameters that training changes."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
 
 class MethodConfig(Config):
-    """Base of the methods' configs; `name` picks the one that validates the rest."""
+    """Base class of the methods' configs. `name` selects the subclass that validates the other settings.
+
+    A subclass declares each fact about its method once: the module reads settings, never declarations.
+    """
 
     name: str
 
     @classmethod
     def resolve(cls, data: Mapping[str, Any]) -> type[Config]:
-        """The config class of the method that `data["name"]` names."""
-        from evclip_ray.models.methods import find_method
-
-        return find_method(str(data.get("name", "ev_clip"))) if cls is MethodConfig else cls
+        """Return the config class of the method that `data["name"]` names."""
+        if cls is not MethodConfig:
+            return cls
+        kind: type[Config] = find_method(str(data.get("name", "ev_clip")))
+        return kind
 
     @property
     def trains(self) -> bool:
-        """Whether there is anything to train."""
+        """Whether the method has anything to train. A method without it cannot be searched."""
         return True
 
     @property
     def needs_video_encoder(self) -> bool:
-        """Whether the method reads the frozen video encoder."""
+        """Whether the method reads the frozen video encoder of its setting `video_encoder`."""
         return False
 
     @property
     def caches(self) -> frozenset[Cacheable]:
-        """What its method declares (`Method.caches`), known before anything is loaded."""
+        """Frozen results that may be read from a cache without changing the output of the method.
+
+        Cached results are keyed by the backbone, the precision, the view, and these settings of the
+        method: `template` (class_text), `normalization` (frame_features), `video_encoder` (video_map).
+        If any other setting changes a result, leave that result out. Methods without such results
+        compute everything in every step.
+        """
         return frozenset()
 
     def build(
         self, frozen: Frozen, *, class_names: Sequence[str], num_frames: int, image_size: int
     ) -> Method:
-        """The method's module over `frozen`, its sizes passed on as flat keywords.
+        """Return the module of the method.
 
-        `image_size`: side in pixels of the square views that it will be given.
+        Args:
+            frozen: Frozen networks; `video_encoder` is None unless `needs_video_encoder`.
+            class_names: N class names as words, all different.
+            num_frames: T, frames per view.
+            image_size: Side of the square views, in pixels.
         """
-        raise TypeError(f"{type(self).__name__} must say how its method is built")
+        raise TypeError(f"{type(self).__name__} must override build()")
+
+
+@dataclasses.dataclass(frozen=True)
+class MethodCase:
+    """One configuration of a method that the conformance suite (`evclip_ray.testing`) builds and trains.
+
+    A method's module lists its cases in `METHOD_CASES`. The suite uses four classes, 8 frames unless stated,
+    the backbone "debug" (W = 64, two blocks, D = 64) and the video encoder "swin3d_debug".
+
+    Attributes:
+        num_trainable: Expected number of trainable parameters; 0 if nothing is trained.
+        label: Distinguishes the cases of one method in test names; "" for the defaults.
+        settings: Settings that differ from the defaults, nested as in YAML.
+        needs_vit: The method works inside a ViT, so a ResNet is refused.
+        num_frames: Values of T to test.
+        is_random: Training draws random numbers (dropout). Two passes are then compared with equal seeds.
+        learning_rate: Rate at which 20 steps on eight videos lower the loss by a tenth.
+        steps_to_move: Steps until every tensor has moved. A factor that starts at zero blocks the gradient
+            of the factors before it for one step.
+        never_read: Parts of the names of tensors that have no influence on the output.
+        unread_in_one_frame: The same, for T = 1 only.
+        undecided_in_one_frame: Names start with this: with T = 1 their gradient is rounding noise.
+    """
+
+    num_trainable: int
+    label: str = ""
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    needs_vit: bool = False
+    num_frames: tuple[int, ...] = (1, 2, 8)
+    is_random: bool = False
+    learning_rate: float = 1e-2
+    steps_to_move: int = 2
+    never_read: tuple[str, ...] = ()
+    unread_in_one_frame: tuple[str, ...] = ()
+    undecided_in_one_frame: tuple[str, ...] = ()

@@ -1,9 +1,14 @@
-"""CoOp: the words around a class name are learned vectors (arXiv 2109.01134), on the mean of frames.
+"""CoOp (Zhou et al. 2022, arXiv 2109.01134): learned vectors in place of the words before a class name.
 
-    text_c = CLIP_text([start] v_1 ... v_P [name of c .] [end])
-    logits = exp(s) L2(mean_t r_t) . L2(text_c)
+    text_c   = CLIP_text([start] v_1 ... v_P [name of c] . [end])
+    logits_c = exp(s) L2(mean_t r_t) . L2(text_c)
 
-The vectors are shared by the classes, or each class has its own.
+where
+    v_p      learned word vectors, (W,); shared by the classes, or separate for each class
+    r_t      frame feature of frame t, (D,), un-normalised
+    exp(s)   logit scale of CLIP
+
+CoOp was published for images; the mean over frames is ours. Vectors start at N(0, 0.02), as published.
 """
 
 from collections.abc import Sequence
@@ -14,18 +19,25 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from evclip_ray.models.batch import Frozen, MethodOutput, VideoBatch
 from evclip_ray.models.layers.class_text import class_logits, mean_feature
 from evclip_ray.models.layers.frames import Normalization, read_frames
 from evclip_ray.models.layers.prompted_text import prompt_start, prompted_tokens, with_vectors
-from evclip_ray.models.layers.text_cache import TextMemo
+from evclip_ray.models.layers.text_cache import TextFeatureCache
 from evclip_ray.models.layers.towers import TextTower
-from evclip_ray.models.methods.base import Cacheable, Frozen, Method, MethodConfig, MethodOutput, VideoBatch
+from evclip_ray.models.methods.base import Cacheable, Method, MethodCase, MethodConfig
 
 _STD = 0.02
 
 
 class CoOpConfig(MethodConfig):
-    """CoOp. `num_vectors`: P; `class_specific`: each class learns its own (no new class can be named)."""
+    """Settings of CoOp.
+
+    Attributes:
+        num_vectors: P. Vectors and class name must fit in the text context of 77 tokens.
+        class_specific: Learn P vectors per class: N times the parameters, and no logits for new classes.
+        normalization: "own" or "imagenet" statistics for the pixels.
+    """
 
     name: Literal["coop"] = "coop"
     num_vectors: Annotated[int, Field(ge=1)] = 16
@@ -34,18 +46,13 @@ class CoOpConfig(MethodConfig):
 
     @property
     def caches(self) -> frozenset[Cacheable]:
-        """The texts change at every step, the frames never."""
-        return CoOp.caches
+        """Frame features. Class texts change in every step."""
+        return frozenset({"frame_features"})
 
     def build(
-        self,
-        frozen: Frozen,
-        *,
-        class_names: Sequence[str],
-        num_frames: int,
-        image_size: int,
+        self, frozen: Frozen, *, class_names: Sequence[str], num_frames: int, image_size: int
     ) -> "CoOp":
-        """The module; class names are tokenised here and encoded in every step."""
+        """Return the module. Class names are tokenised here and encoded in every step."""
         return CoOp(
             frozen,
             tokens=prompted_tokens(frozen.clip, class_names, self.num_vectors),
@@ -56,12 +63,15 @@ class CoOpConfig(MethodConfig):
 
 
 class CoOp(Method):
-    """CoOp over the classes of `tokens`, (N, L), as `prompted_tokens` gives them.
+    """CoOp. Trains `vectors`, (1 or N, P, W).
 
-    `vectors`: (1 or N, P, W), N(0, 0.02).
+    Args:
+        frozen: Frozen networks.
+        tokens: (N, L) int64, from `prompted_tokens`.
+        num_vectors: As in the config.
+        class_specific: As in the config.
+        normalization: As in the config.
     """
-
-    caches = frozenset({"frame_features"})
 
     def __init__(
         self,
@@ -80,13 +90,13 @@ class CoOp(Method):
         self.register_buffer("tokens", tokens, persistent=False)
         self.tokens: Tensor
         self.normalization = normalization
-        self.memo = TextMemo()
+        self.text_cache = TextFeatureCache()
 
     def forward(self, batch: VideoBatch) -> MethodOutput:
-        """Logits of B videos, from cached frame features where the batch has them."""
+        """Return the logits of B videos. Cached frame features are used if the batch has them."""
         frames = read_frames(self.frozen.clip, batch, self.normalization)
         video_features = mean_feature(frames)
-        text_features = self.memo([self.vectors], self._text_features)
+        text_features = self.text_cache([self.vectors], self._text_features)
         return MethodOutput(
             logits=class_logits(self.frozen.clip, video_features, text_features),
             frame_features=frames,
@@ -94,7 +104,7 @@ class CoOp(Method):
         )
 
     def losses(self, output: MethodOutput, labels: Tensor) -> dict[str, Tensor]:
-        """`cross_entropy` over all classes."""
+        """Return `cross_entropy` over all classes."""
         return {"cross_entropy": F.cross_entropy(output.logits, labels)}
 
     def _text_features(self) -> Tensor:
@@ -102,3 +112,9 @@ class CoOp(Method):
         vectors = self.vectors.expand(len(words), -1, -1)
         words = with_vectors(words, vectors, prompt_start(self.frozen.clip))
         return F.normalize(self.text_tower.encode(words, self.tokens).float(), dim=-1)
+
+
+METHOD_CASES = (
+    MethodCase(num_trainable=256, settings={"num_vectors": 4}),
+    MethodCase(num_trainable=1024, label="by class", settings={"num_vectors": 4, "class_specific": True}),
+)

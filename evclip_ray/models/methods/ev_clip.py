@@ -1,13 +1,21 @@
-"""EV-CLIP: a mask over the frames and a context among their features, read from a frozen video network.
+"""EV-CLIP (arXiv 2604.22595): a mask prompt and a context prompt, read from a frozen video encoder.
 
-For a video x of T frames, with z the last map of the video network (arXiv 2604.22595):
+    r_t    = CLIP_image(mask(z) * x_t)
+    v      = L2(mean[context(z), r_1, ..., r_T])           eq. 14
+    logits_c = exp(s) v . text_c
+    loss   = cross entropy + consistency_weight * consistency(r)
 
-    r_t = CLIP_image(mask(z) * x_t)                        frame features, un-normalised
-    v   = L2(mean[context(z), r_1, ..., r_T])              eq. 14
-    logits = exp(s) v . text                               "A video of {class}."
-    loss = cross entropy + weight * consistency(r)
+where
+    x_t      frame t, normalised, (3, S, S)
+    z        last map of the frozen video encoder, (D_z, T/2, h, w)
+    mask     trained generator, (S, S) in [0, 1], one per video: `MaskGenerator`
+    context  trained generator, (P, D): `ContextGenerator`
+    r_t      frame feature, (D,), un-normalised
+    text_c   L2-normalised text feature of "A video of {class}."
+    exp(s)   logit scale of CLIP
 
-The mask multiplies *normalised* pixels: 0 is the mean colour, grey and not black.
+The mask multiplies normalised pixels, so 0 gives the mean colour (grey), not black. The code released by the
+authors normalises CLIP's input by ImageNet's statistics; `normalization: imagenet` reproduces that.
 """
 
 from collections.abc import Sequence
@@ -19,33 +27,30 @@ from pydantic import Field
 from torch import Tensor
 
 from evclip_ray.config import Config
+from evclip_ray.models.batch import Frozen, MethodOutput, VideoBatch
 from evclip_ray.models.frozen import without_autocast
 from evclip_ray.models.layers.class_text import Template, class_logits, class_texts, mean_feature
 from evclip_ray.models.layers.context_prompt import ContextGenerator
 from evclip_ray.models.layers.frames import Normalization, prepare_frames, read_frames
 from evclip_ray.models.layers.gather import gather_rows
 from evclip_ray.models.layers.mask_prompt import MaskGenerator
-from evclip_ray.models.methods.base import Cacheable, Frozen, Method, MethodConfig, MethodOutput, VideoBatch
-from evclip_ray.models.released_ev_clip import import_published, load_published_state
+from evclip_ray.models.methods.base import Cacheable, Method, MethodCase, MethodConfig
 from evclip_ray.models.video_encoder import FrozenVideoEncoder, map_size
-
-__all__ = [
-    "EVCLIP",
-    "ContextConfig",
-    "EVCLIPConfig",
-    "MaskConfig",
-    "VideoEncoderConfig",
-    "consistency_loss",
-    "import_published",
-    "load_published_state",
-]
 
 Prompts = Literal["both", "mask", "context"]
 Count = Annotated[int, Field(ge=1)]
 
 
 class MaskConfig(Config):
-    """Sizes of the mask generator (see MaskGenerator); the defaults are the published ones."""
+    """Sizes of the mask generator, explained in `MaskGenerator`. The defaults are the published ones.
+
+    Attributes:
+        width: Channels; None takes D_z / 2. Must be a multiple of 16, its quarter a multiple of `heads`.
+        depth: Swin blocks per stage; 0 removes them.
+        heads: Attention heads.
+        window: Side of an attention window, in positions of the map.
+        mlp_ratio: Hidden width of an MLP relative to its input.
+    """
 
     width: Count | None = None
     depth: Annotated[int, Field(ge=0)] = 2
@@ -55,7 +60,13 @@ class MaskConfig(Config):
 
 
 class ContextConfig(Config):
-    """Sizes of the context generator (see ContextGenerator); the defaults are the published ones."""
+    """Sizes of the context generator, explained in `ContextGenerator`. The defaults are the published ones.
+
+    Attributes:
+        tokens: P; more tokens give the context more weight in the mean over P + T tokens.
+        width: Channels of an additional hidden layer; None for none.
+        scale_init: Initial scale; at 0.001 training starts close to zero-shot CLIP.
+    """
 
     tokens: Count = 1
     width: Count | None = None
@@ -63,14 +74,29 @@ class ContextConfig(Config):
 
 
 class VideoEncoderConfig(Config):
-    """The frozen video network: a row of VIDEO_ENCODERS, and its weights: a tag, a file or "random"."""
+    """The frozen video encoder.
+
+    Attributes:
+        name: Row of `VIDEO_ENCODERS`; it decides D_z and most of the cost of a video.
+        weights: Tag of the row, a local file, or "random" (for tests only).
+    """
 
     name: str = "swin3d_s"
     weights: str = "kinetics400"
 
 
 class EVCLIPConfig(MethodConfig):
-    """EV-CLIP; `normalization`: the colours of CLIP's input."""
+    """Settings of EV-CLIP.
+
+    Attributes:
+        prompts: "both", "mask" or "context". Only "context" can read cached frame features.
+        mask: Sizes of the mask generator; unused with "context".
+        context: Sizes of the context generator; unused with "mask".
+        consistency_weight: Weight of the consistency loss; 0 removes it. Unused with "context".
+        template: Sentence with one gap {} for the class name.
+        normalization: "own" normalises pixels by CLIP's statistics, "imagenet" by those of the release.
+        video_encoder: The frozen video encoder.
+    """
 
     name: Literal["ev_clip"] = "ev_clip"
     prompts: Prompts = "both"
@@ -83,23 +109,20 @@ class EVCLIPConfig(MethodConfig):
 
     @property
     def needs_video_encoder(self) -> bool:
-        """Both prompts are read from it."""
+        """True: both prompts are generated from its map."""
         return True
 
     @property
     def caches(self) -> frozenset[Cacheable]:
-        """The map; with a mask the pixels change at every step, and the frame features with them."""
-        return _declared(self.prompts)
+        """Class texts and the map. A mask changes the pixels, hence the frame features, in every step."""
+        declared: frozenset[Cacheable] = frozenset({"class_text", "video_map"})
+        # A mask reads single positions of the map; the context reads its mean alone.
+        return declared | {"frame_features", "video_mean"} if self.prompts == "context" else declared
 
     def build(
-        self,
-        frozen: Frozen,
-        *,
-        class_names: Sequence[str],
-        num_frames: int,
-        image_size: int,
+        self, frozen: Frozen, *, class_names: Sequence[str], num_frames: int, image_size: int
     ) -> "EVCLIP":
-        """The module; the class names are encoded here, once."""
+        """Return the module. The class names are encoded here, once."""
         return EVCLIP(
             frozen,
             text_features=frozen.clip.encode_text(class_texts(class_names, self.template)),
@@ -119,9 +142,24 @@ class EVCLIPConfig(MethodConfig):
 
 
 class EVCLIP(Method):
-    """EV-CLIP over the classes of `text_features`, (N, D) L2-normalised; other keywords as in the configs."""
+    """EV-CLIP. Trains `mask_generator` and `context_generator`; either may be None.
 
-    needs_video_encoder = True
+    Args:
+        frozen: Frozen networks, with a video encoder.
+        text_features: (N, D), L2-normalised.
+        num_frames: T; the mask generator has weights over time and is bound to it.
+        prompts: As in the config.
+        mask_width: As `mask.width` in the config.
+        mask_depth: As `mask.depth` in the config.
+        mask_heads: As `mask.heads` in the config.
+        mask_window: As `mask.window` in the config.
+        mask_mlp_ratio: As `mask.mlp_ratio` in the config.
+        context_tokens: As `context.tokens` in the config.
+        context_width: As `context.width` in the config.
+        context_scale_init: As `context.scale_init` in the config.
+        consistency_weight: As in the config.
+        normalization: As in the config.
+    """
 
     def __init__(
         self,
@@ -167,12 +205,11 @@ class EVCLIP(Method):
         self.text_features: Tensor
         self.consistency_weight = consistency_weight
         self.normalization = normalization
-        self.caches = _declared(prompts)
 
     @property
     def _encoder(self) -> FrozenVideoEncoder:
         if self.frozen.video_encoder is None:
-            raise ValueError("EV-CLIP reads its prompts from a video encoder; none was given")
+            raise ValueError("EV-CLIP needs a video encoder, got none; pass Frozen(clip, video_encoder)")
         return self.frozen.video_encoder
 
     def forward(self, batch: VideoBatch) -> MethodOutput:
@@ -194,7 +231,7 @@ class EVCLIP(Method):
         )
 
     def losses(self, output: MethodOutput, labels: Tensor) -> dict[str, Tensor]:
-        """`cross_entropy`, and `consistency` where a mask can change it."""
+        """Return `cross_entropy`, and `consistency` if there is a mask and its weight is positive."""
         terms = {"cross_entropy": F.cross_entropy(output.logits, labels)}
         if self.mask_generator is not None and self.consistency_weight > 0:
             assert output.frame_features is not None
@@ -205,7 +242,7 @@ class EVCLIP(Method):
         if batch.video_map is not None:
             return batch.video_map
         if batch.pixels is None:
-            raise ValueError("EV-CLIP reads a video from pixels or from a cached map; the batch has neither")
+            raise ValueError("EV-CLIP needs pixels or a cached video map; the batch has neither")
         video_map: Tensor = self._encoder(self._encoder.prepare(batch.pixels))
         return video_map
 
@@ -216,23 +253,21 @@ class EVCLIP(Method):
         return self.frozen.clip.encode_frames(images * mask[:, None, None])
 
 
-def _declared(prompts: Prompts) -> frozenset[Cacheable]:
-    declared: frozenset[Cacheable] = frozenset({"class_text", "video_map"})
-    # A mask changes the pixels, hence the frame features, at every step, and it reads the map's places.
-    return declared | {"frame_features", "video_mean"} if prompts == "context" else declared
-
-
 def consistency_loss(frame_features: Tensor) -> Tensor:
-    """(B, T, D) -> a number that is 0 when the frames of a video agree.
+    """Return the consistency loss of EV-CLIP; 0 if all frames of a video have the same direction.
 
-    -mean_ij log((1 + mean_b cos(r_i, r_j)) / 2) over all pairs of the T frames, i = j included: the
-    cosines are averaged over the batch *before* the logarithm. Worked: orthogonal frames, T = 8:
-    (1 - 1/8) ln 2 = 0.6065.
+        -mean_ij log((1 + mean_b cos(r_bi, r_bj)) / 2)
+
+    over all pairs of the T frames, i = j included. The cosines are averaged over the batch before the
+    logarithm. Orthogonal frames with T = 8 give (1 - 1/8) ln 2 = 0.6065.
+
+    Args:
+        frame_features: (B, T, D); their length does not matter.
     """
     frames = F.normalize(frame_features.float(), dim=-1)
     with without_autocast(frames.device):
         cosines = gather_rows(frames @ frames.transpose(1, 2)).mean(0)
-    # Clamped for frames that oppose each other exactly, whose loss is infinite.
+    # Opposite frames have agreement 0 and an infinite loss; the clamp keeps it and its gradient finite.
     agreement = ((cosines + 1) / 2).clamp(min=torch.finfo(cosines.dtype).eps)
     return -agreement.log().mean()
 
@@ -241,3 +276,17 @@ def _resized(mask: Tensor, size: int) -> Tensor:
     if mask.shape[-2:] == (size, size):
         return mask
     return F.interpolate(mask[:, None], (size, size), mode="bilinear", align_corners=False)[:, 0]
+
+
+# A context starts at a thousandth of a frame feature and needs a larger learning rate in 20 steps.
+METHOD_CASES = (
+    MethodCase(num_trainable=169746, num_frames=(2, 8)),
+    MethodCase(num_trainable=161425, label="mask", settings={"prompts": "mask"}, num_frames=(2, 8)),
+    MethodCase(
+        num_trainable=8321,
+        label="context",
+        settings={"prompts": "context"},
+        num_frames=(2, 8),
+        learning_rate=5e-2,
+    ),
+)

@@ -1,25 +1,31 @@
-"""EZ-CLIP: temporal prompts in the image blocks, adapters in both towers (arXiv 2312.08010, as T2L).
+"""EZ-CLIP (Ahmad et al. 2023, arXiv 2312.08010, first published as T2L): temporal prompts and adapters.
 
-In block l of the image tower, with X_t the tokens of frame t and MHA, LN those of CLIP, frozen:
+In block l of the image tower:
 
-    q_t = P_{l,t} + mean over tokens of X_t            one query a frame
-    q   = MHA(LN1(q))                                  over time, no residual
+    q_t = P_{l,t} + mean over tokens of X_t                one query per frame
+    q   = MHA(LN1(q))                                      over time, no residual
     X_t = X_t + MHA(LN1([X_t, q_t])) without the token of q_t
     X_t = A(X_t),  A(x) = x + W2 GELU(W1 x)
     X_t = X_t + MLP(LN2(X_t))
 
-The text blocks have the adapter alone. A video is the mean of its frame features, L2-normalised.
+    v    = L2(mean_t f_t)
+    loss = matching(v, class texts) + motion_weight * motion(f)
 
-    loss = matching(videos, their texts) + weight * motion(frame features)
+where
+    X_t            tokens of frame t, (L, W)
+    P_{l,t}        temporal prompt, (W,), trained
+    A              adapter, trained; the text blocks have it as well, before their MLP
+    MHA, LN, MLP   frozen parts of the block
+    f_t            frame feature of frame t, (D,), un-normalised
 
-`drop_path` grows linearly over the blocks and drops a frame's branch (text: a text's). The published
-code lays its tokens out first, so that it drops one token position of the whole batch, and drops
-attention weights at the same rates; that is not reproduced.
+Departures from the published code: `drop_path` grows linearly over the blocks and drops the branch of a frame
+(or text). The published tokens have the sequence first, so the same call drops one token position of the
+whole batch. The published code also drops attention weights at these rates; this one does not.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -27,28 +33,39 @@ from pydantic import Field
 from torch import Tensor, nn
 from torchvision.ops import stochastic_depth
 
+from evclip_ray.models.batch import Frozen, MethodOutput, VideoBatch
 from evclip_ray.models.layers.adapter import Adapter
 from evclip_ray.models.layers.class_descriptions import read_descriptions
 from evclip_ray.models.layers.class_text import Template, class_logits, class_texts, mean_feature
 from evclip_ray.models.layers.frames import Normalization, prepare_frames
 from evclip_ray.models.layers.gather import gather_rows
-from evclip_ray.models.layers.text_cache import TextMemo
-from evclip_ray.models.layers.towers import ImageTower, TextTower, attend, think
-from evclip_ray.models.methods.base import Frozen, Method, MethodConfig, MethodOutput, VideoBatch
-from evclip_ray.models.methods.ez_clip_losses import matching_loss, motion_loss
+from evclip_ray.models.layers.text_cache import TextFeatureCache
+from evclip_ray.models.layers.towers import Block, ImageTower, TextTower, attention_branch, mlp_branch
+from evclip_ray.models.methods.base import Method, MethodCase, MethodConfig
 
 Prompts = Literal["deep", "shallow", "none"]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 
-# The published start takes patches of 16 pixels whatever the backbone's are.
+# The published initialisation uses the fan-in of 16-pixel patches for every backbone.
 _PATCH_VALUES = 3 * 16 * 16
+# Logit of a matching pair in the target distribution, as published.
+_SHARPNESS = 10.0
 
 
 class EZCLIPConfig(MethodConfig):
-    """EZ-CLIP. `prompts`: in every block ("deep"), in the first ("shallow"), or adapters only.
+    """Settings of EZ-CLIP.
 
-    `descriptions`: a CSV with one text a class, used instead of `template`; a description that
-    overflows the text context is an error unless `allow_truncation`.
+    Attributes:
+        prompts: Temporal prompts in every block ("deep"), in the first block ("shallow"), or "none": with
+            adapters only, frames do not exchange information.
+        adapter_ratio: Width of an adapter as a fraction of W; parameters grow linearly with it.
+        motion_weight: Weight of the motion loss; 0 removes it.
+        drop_path: Rate of dropped branches in the last block; it grows linearly from 0 in the first.
+        prompt_dropout: Dropout rate of the temporal prompts.
+        template: Sentence with one gap {} for the class name.
+        descriptions: CSV with one text per class, used instead of `template`.
+        allow_truncation: Cut descriptions that exceed the text context; otherwise they are an error.
+        normalization: "own" or "imagenet" statistics for the pixels.
     """
 
     name: Literal["ez_clip"] = "ez_clip"
@@ -63,14 +80,9 @@ class EZCLIPConfig(MethodConfig):
     normalization: Normalization = "own"
 
     def build(
-        self,
-        frozen: Frozen,
-        *,
-        class_names: Sequence[str],
-        num_frames: int,
-        image_size: int,
+        self, frozen: Frozen, *, class_names: Sequence[str], num_frames: int, image_size: int
     ) -> "EZCLIP":
-        """The module; class texts are tokenised here and encoded in every step."""
+        """Return the module. Class texts are tokenised here and encoded in every step."""
         texts = class_texts(class_names, self.template)
         if self.descriptions is not None:
             texts = read_descriptions(Path(self.descriptions), class_names)
@@ -88,9 +100,18 @@ class EZCLIPConfig(MethodConfig):
 
 
 class EZCLIP(Method):
-    """EZ-CLIP over the classes of `tokens`, (N, L) int64; other keywords as in the config.
+    """EZ-CLIP. Trains adapters and `temporal_prompts`, (1 or number of blocks, T, W).
 
-    `temporal_prompts`: (1 or number of blocks, T, W), which bind the method to T frames.
+    Args:
+        frozen: Frozen networks.
+        tokens: (N, L) int64, tokenised class texts.
+        num_frames: T; temporal prompts bind the method to it.
+        prompts: As in the config.
+        adapter_ratio: As in the config.
+        motion_weight: As in the config.
+        drop_path: As in the config.
+        prompt_dropout: As in the config.
+        normalization: As in the config.
     """
 
     def __init__(
@@ -126,13 +147,13 @@ class EZCLIP(Method):
         self.drop_path = drop_path
         self.prompt_dropout = prompt_dropout
         self.normalization = normalization
-        self.memo = TextMemo()
+        self.text_cache = TextFeatureCache()
 
     def forward(self, batch: VideoBatch) -> MethodOutput:
-        """Logits of B videos; with `batch.labels`, those of classes outside the batch are -inf.
+        """Return the logits of B videos. With `batch.labels`, logits of classes outside the batch are -inf.
 
-        Encoding 400 class texts costs eight times a video (ViT-B/16), and the loss needs those of the
-        batch only.
+        Encoding 400 class texts costs eight times as much as a video (ViT-B/16). The loss needs only the
+        texts of the batch.
         """
         images = prepare_frames(self.frozen.clip, batch.pixels, self.normalization)
         frames = self.encode_frames(images)
@@ -148,7 +169,7 @@ class EZCLIP(Method):
         )
 
     def losses(self, output: MethodOutput, labels: Tensor) -> dict[str, Tensor]:
-        """`matching` of the batch's videos and texts, and `motion`, over the videos of all workers."""
+        """Return `matching` and `motion`, both over the videos of all workers."""
         assert output.frame_features is not None
         assert output.video_features is not None
         texts = output.extra["text_features"][torch.searchsorted(output.extra["classes"], labels)]
@@ -159,10 +180,10 @@ class EZCLIP(Method):
         return terms
 
     def encode_frames(self, images: Tensor) -> Tensor:
-        """(B, T, 3, S, S) prepared -> (B, T, D), un-normalised.
+        """Map prepared frames (B, T, 3, S, S) to frame features (B, T, D), un-normalised.
 
         Raises:
-            ValueError: T is not the number of frames that the prompts were made for.
+            ValueError: T differs from the number of frames of the prompts.
         """
         if self.temporal_prompts is not None and images.shape[1] != self.num_frames:
             raise ValueError(
@@ -172,41 +193,41 @@ class EZCLIP(Method):
         return self.image_tower.project(self.image_tower.encode(images, self.image_block))
 
     def encode_text(self, tokens: Tensor) -> Tensor:
-        """(M, L) int64 -> (M, D), un-normalised."""
+        """Map tokens (M, L) int64 to text features (M, D), un-normalised."""
         return self.text_tower.encode(self.text_tower.embed(tokens), tokens, self._text_block)
 
-    def image_block(self, index: int, block: Any, tokens: Tensor) -> Tensor:
-        """(B T, L, W) -> (B T, L, W): one block of the image tower as EZ-CLIP runs it."""
+    def image_block(self, index: int, block: Block, tokens: Tensor) -> Tensor:
+        """Return the tokens after one block of the image tower as EZ-CLIP runs it, (B T, L, W)."""
         rate = self._rate(index, self.image_tower.depth)
         query = self._temporal_query(index, block, tokens, rate)
-        seen = tokens if query is None else torch.cat([tokens, query], dim=1)
-        branch = attend(block, seen)[:, : tokens.shape[1]]
+        context = tokens if query is None else torch.cat([tokens, query], dim=1)
+        branch = attention_branch(block, context)[:, : tokens.shape[1]]
         tokens = self.image_adapters[index](tokens + self._dropped(branch, rate))
-        return tokens + self._dropped(think(block, tokens), rate)
+        return tokens + self._dropped(mlp_branch(block, tokens), rate)
 
     def _texts(self, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         if labels is not None:
             classes = labels.unique()
             return classes, self._text_features(self.tokens[classes])
         classes = torch.arange(len(self.tokens), device=self.tokens.device)
-        return classes, self.memo(self.parameters(), lambda: self._text_features(self.tokens))
+        return classes, self.text_cache(self.parameters(), lambda: self._text_features(self.tokens))
 
     def _text_features(self, tokens: Tensor) -> Tensor:
         return F.normalize(self.encode_text(tokens).float(), dim=-1)
 
-    def _temporal_query(self, index: int, block: Any, tokens: Tensor, rate: float) -> Tensor | None:
+    def _temporal_query(self, index: int, block: Block, tokens: Tensor, rate: float) -> Tensor | None:
         if self.temporal_prompts is None or index >= len(self.temporal_prompts):
             return None
         prompt = F.dropout(self.temporal_prompts[index], self.prompt_dropout, self.training)
         query = prompt + tokens.mean(1).unflatten(0, (-1, self.num_frames))
-        query = self._dropped(attend(block, query.to(tokens.dtype)), rate)
+        query = self._dropped(attention_branch(block, query.to(tokens.dtype)), rate)
         return query.flatten(0, 1).unsqueeze(1)
 
-    def _text_block(self, index: int, block: Any, words: Tensor) -> Tensor:
+    def _text_block(self, index: int, block: Block, words: Tensor) -> Tensor:
         rate = self._rate(index, self.text_tower.depth)
-        words = words + self._dropped(self.text_tower.attend(block, words), rate)
+        words = words + self._dropped(self.text_tower.attention_branch(block, words), rate)
         words = self.text_adapters[index](words)
-        return words + self._dropped(think(block, words), rate)
+        return words + self._dropped(mlp_branch(block, words), rate)
 
     def _rate(self, index: int, depth: int) -> float:
         return self.drop_path * index / max(1, depth - 1)
@@ -218,3 +239,61 @@ class EZCLIP(Method):
 
 def _adapters(tower: ImageTower | TextTower, ratio: float) -> nn.ModuleList:
     return nn.ModuleList(Adapter(tower.width, ratio=ratio) for _ in range(tower.depth))
+
+
+def matching_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the matching loss of a batch, symmetric in videos and texts (arXiv 2312.08010).
+
+        (KL(target || softmax over texts) + KL(target || softmax over videos)) / 2
+        target_ij = softmax_j(10 [y_i = y_j])
+
+    averaged over rows. Videos of one class share their texts, so a row has several targets.
+
+    Args:
+        logits: (B, B), videos by the texts of the same batch.
+        labels: (B,) int64.
+    """
+    same = labels[:, None] == labels[None, :]
+    target = (_SHARPNESS * same).softmax(1)
+    return (_divergence(logits, target) + _divergence(logits.T, target)) / 2
+
+
+def _divergence(logits: Tensor, target: Tensor) -> Tensor:
+    return F.kl_div(logits.log_softmax(1), target, reduction="batchmean")
+
+
+def motion_loss(frame_features: Tensor) -> Tensor:
+    """Return the motion loss, in (0, 1]; it falls as the frames of a video differ more (arXiv 2312.08010).
+
+        1 / (1 + C + V)
+
+    where
+        C    mean of |f_{t+1} - f_{t-1}| / 2, with the first and the last frame repeated
+        V    mean of the unbiased variance of f_t over time
+
+    C and V are averaged over the batch before the quotient. A still video gives 1, white noise (T = 8) 0.390.
+
+    Args:
+        frame_features: (B, T, D), un-normalised.
+    """
+    frames = frame_features.float()
+    if frames.shape[1] == 1:
+        return frames.new_ones(())
+    padded = torch.cat([frames[:, :1], frames, frames[:, -1:]], dim=1)
+    change = (padded[:, 2:] - padded[:, :-2]).abs().mean((1, 2)) / 2
+    variance = frames.var(1).mean(1)
+    return 1 / (1 + gather_rows(change + variance).mean())
+
+
+METHOD_CASES = (
+    MethodCase(num_trainable=9536, needs_vit=True),
+    MethodCase(num_trainable=9024, label="shallow", settings={"prompts": "shallow"}, needs_vit=True),
+    MethodCase(num_trainable=8512, label="no prompts", settings={"prompts": "none"}, needs_vit=True),
+    MethodCase(
+        num_trainable=9536,
+        label="dropout",
+        settings={"drop_path": 0.5, "prompt_dropout": 0.3},
+        needs_vit=True,
+        is_random=True,
+    ),
+)

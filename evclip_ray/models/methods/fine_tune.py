@@ -1,11 +1,17 @@
-"""Full fine-tuning in ViFi-CLIP's manner (arXiv 2212.03640): both towers and the logit scale train.
+"""Full fine-tuning as in ViFi-CLIP (Rasheed et al. 2023, arXiv 2212.03640).
 
-    logits = exp(s) L2(mean_t r_t) . L2(text_c)            cross entropy over all classes
+    logits_c = exp(s) L2(mean_t r_t) . L2(text_c)
+    loss     = cross entropy over all classes
 
-The table of word embeddings stays frozen: 124,323,841 parameters train on ViT-B/16. The towers are a
-copy, so that the frozen CLIP beside them stays what it was; a checkpoint holds the copy, which is
-what the method trains. It stays in evaluation mode: batch statistics of a few videos are no use.
-Published with mixup 0.8, cutmix 1.0 and label smoothing 0.1, of which the last is here.
+where
+    r_t      frame feature of frame t, (D,), un-normalised
+    text_c   text feature of class c, encoded in every step
+    s        logarithm of the logit scale
+
+Both towers and s are trained; the word-embedding table stays frozen. ViT-B/16 trains 124,323,841 parameters.
+The towers are a copy, so the frozen CLIP keeps its weights and the checkpoint contains the copy only. The
+copy stays in evaluation mode, because batch statistics of a few videos are unreliable. ViFi-CLIP also uses
+mixup 0.8 and cutmix 1.0 (here `data.augment.mixup`) and label smoothing 0.1 (`label_smoothing`).
 """
 
 import copy
@@ -16,15 +22,22 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from evclip_ray.models.batch import Frozen, MethodOutput, VideoBatch
 from evclip_ray.models.layers.class_text import Template, class_texts, mean_feature
 from evclip_ray.models.layers.frames import Normalization, prepare_frames
-from evclip_ray.models.layers.text_cache import TextMemo
+from evclip_ray.models.layers.text_cache import TextFeatureCache
 from evclip_ray.models.layers.towers import TextTower
-from evclip_ray.models.methods.base import Frozen, Method, MethodConfig, MethodOutput, VideoBatch
+from evclip_ray.models.methods.base import Method, MethodCase, MethodConfig
 
 
 class FineTuneConfig(MethodConfig):
-    """Full fine-tuning; its learning rate is a hundredth of a prompt's, 2e-6 to 8e-6 as published."""
+    """Settings of full fine-tuning. Set `optim.lr` to 1/100 of a prompt's: 2e-6 to 8e-6 as published.
+
+    Attributes:
+        template: Sentence with one gap {} for the class name.
+        label_smoothing: Probability that is spread evenly over all classes; 0.1 as published.
+        normalization: "own" or "imagenet" statistics for the pixels.
+    """
 
     name: Literal["fine_tune"] = "fine_tune"
     template: Template = "a photo of a {}."
@@ -32,14 +45,9 @@ class FineTuneConfig(MethodConfig):
     normalization: Normalization = "own"
 
     def build(
-        self,
-        frozen: Frozen,
-        *,
-        class_names: Sequence[str],
-        num_frames: int,
-        image_size: int,
+        self, frozen: Frozen, *, class_names: Sequence[str], num_frames: int, image_size: int
     ) -> "FineTune":
-        """The module; class texts are tokenised here and encoded in every step."""
+        """Return the module. Class texts are tokenised here and encoded in every step."""
         return FineTune(
             frozen,
             tokens=frozen.clip.tokenize(class_texts(class_names, self.template)),
@@ -49,7 +57,14 @@ class FineTuneConfig(MethodConfig):
 
 
 class FineTune(Method):
-    """Fine-tuned CLIP over the classes of `tokens`, (N, L) int64; `model`: the copy that trains."""
+    """Fine-tuned CLIP. Trains `model`, a copy of CLIP without its word-embedding table.
+
+    Args:
+        frozen: Frozen networks.
+        tokens: (N, L) int64, tokenised class texts.
+        label_smoothing: As in the config.
+        normalization: As in the config.
+    """
 
     def __init__(
         self,
@@ -69,30 +84,33 @@ class FineTune(Method):
         self.tokens: Tensor
         self.label_smoothing = label_smoothing
         self.normalization = normalization
-        self.memo = TextMemo()
+        self.text_cache = TextFeatureCache()
 
     def train(self, mode: bool = True) -> Self:
-        """Sets the mode of the method, never of the towers."""
+        """Set the mode of the method. The towers stay in evaluation mode."""
         super().train(mode)
         self.model.eval()
         return self
 
     def forward(self, batch: VideoBatch) -> MethodOutput:
-        """Logits of B videos over all classes."""
+        """Return the logits of B videos over all classes."""
         images = prepare_frames(self.frozen.clip, batch.pixels, self.normalization)
         frames = self.model.visual(images.flatten(0, 1)).unflatten(0, images.shape[:2])
         video_features = mean_feature(frames)
-        text_features = self.memo(self.parameters(), self._text_features)
+        text_features = self.text_cache(self.parameters(), self._text_features)
         logits = self.model.logit_scale.exp() * video_features @ text_features.T
         if self.model.logit_bias is not None:
             logits = logits + self.model.logit_bias
         return MethodOutput(logits=logits, frame_features=frames, video_features=video_features)
 
     def losses(self, output: MethodOutput, labels: Tensor) -> dict[str, Tensor]:
-        """`cross_entropy` over all classes, with smoothed labels where asked for."""
+        """Return `cross_entropy` over all classes, with smoothed labels if `label_smoothing` is positive."""
         loss = F.cross_entropy(output.logits.float(), labels, label_smoothing=self.label_smoothing)
         return {"cross_entropy": loss}
 
     def _text_features(self) -> Tensor:
         texts = self.text_tower.encode(self.words.embed(self.tokens), self.tokens)
         return F.normalize(texts.float(), dim=-1)
+
+
+METHOD_CASES = (MethodCase(num_trainable=263745),)

@@ -1,8 +1,13 @@
-"""Linear probe: a linear classifier on the mean of the frozen frame features.
+"""Linear probe (Radford et al. 2021, section 3.2): a linear classifier on the mean frame feature.
 
-    logits = W mean_t r_t + b                              r_t un-normalised
+    logits = W mean_t r_t + b
 
-W and b start at zero: the problem is convex, and the loss starts at log N whatever the features.
+where
+    r_t    frame feature of frame t, (D,), un-normalised
+    W, b   trained weights (N, D) and biases (N,)
+
+W and b start at zero. The problem is convex, so the start does not bias the result, and the loss starts at
+log N for any features. CLIP's authors fit with L-BFGS; here the optimiser is that of all methods.
 """
 
 from collections.abc import Sequence
@@ -11,39 +16,33 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from evclip_ray.models.batch import Frozen, MethodOutput, VideoBatch
 from evclip_ray.models.layers.class_text import class_texts
 from evclip_ray.models.layers.frames import Normalization, read_frames
-from evclip_ray.models.methods.base import Cacheable, Frozen, Method, MethodConfig, MethodOutput, VideoBatch
+from evclip_ray.models.methods.base import Cacheable, Method, MethodCase, MethodConfig
 
 
 class LinearProbeConfig(MethodConfig):
-    """Linear probe; it reads no text, so it knows nothing of a class without videos."""
+    """Settings of the linear probe. It reads no class text, so it cannot recognise a class without videos."""
 
     name: Literal["linear_probe"] = "linear_probe"
     normalization: Normalization = "own"
 
     @property
     def caches(self) -> frozenset[Cacheable]:
-        """All of it: the pixels are not changed."""
-        return LinearProbe.caches
+        """Class texts and frame features: the method changes neither the pixels nor CLIP."""
+        return frozenset({"class_text", "frame_features"})
 
     def build(
-        self,
-        frozen: Frozen,
-        *,
-        class_names: Sequence[str],
-        num_frames: int,
-        image_size: int,
+        self, frozen: Frozen, *, class_names: Sequence[str], num_frames: int, image_size: int
     ) -> "LinearProbe":
-        """The module; of the class names only their number is used."""
+        """Return the module. Only the number of class names is used."""
         num_classes = len(class_texts(class_names, "{}"))
         return LinearProbe(frozen, num_classes=num_classes, normalization=self.normalization)
 
 
 class LinearProbe(Method):
-    """Linear probe over `num_classes` classes: (D + 1) N parameters."""
-
-    caches = frozenset({"class_text", "frame_features"})
+    """Linear probe over `num_classes` classes, with (D + 1) N parameters."""
 
     def __init__(self, frozen: Frozen, *, num_classes: int, normalization: Normalization = "own") -> None:
         super().__init__(frozen)
@@ -53,7 +52,7 @@ class LinearProbe(Method):
         self.normalization = normalization
 
     def forward(self, batch: VideoBatch) -> MethodOutput:
-        """Logits of B videos, from cached frame features where the batch has them."""
+        """Return the logits of B videos. Cached frame features are used if the batch has them."""
         frames = read_frames(self.frozen.clip, batch, self.normalization)
         pooled = frames.float().mean(1)
         return MethodOutput(
@@ -63,5 +62,8 @@ class LinearProbe(Method):
         )
 
     def losses(self, output: MethodOutput, labels: Tensor) -> dict[str, Tensor]:
-        """`cross_entropy` over all classes."""
+        """Return `cross_entropy` over all classes."""
         return {"cross_entropy": F.cross_entropy(output.logits.float(), labels)}
+
+
+METHOD_CASES = (MethodCase(num_trainable=260),)

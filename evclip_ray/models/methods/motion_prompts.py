@@ -1,8 +1,7 @@
-"""Motion prompts: what moves in a video decides the words around the class names.
+"""Motion prompts: the motion of a video determines the words around the class names.
 
-A reconstruction, ours, of "Seeing in Flowing" (arXiv 2308.04828), which names its parts and publishes
-neither equations, sizes nor code. With f_t the frozen frame features and t_c the class text of the
-template, both un-normalised:
+Our reconstruction of "Seeing in Flowing" (arXiv 2308.04828). The paper names its parts but publishes neither
+equations nor sizes nor code, so the equations below are ours:
 
     M, S  = motion and space streams of f                            two-stream motion modelling block
     f'_t  = f_t + g1 S_t + g2 M_t,   v = mean_t f'_t
@@ -11,9 +10,17 @@ template, both un-normalised:
     v'    = v + g4 CA(v <- t_b),   t' = t_b + g5 CA(t_b <- v, f')    multimodal communication block
     logits = exp(s) L2(v') . L2(t')
 
-All five gates start at zero, and then the logits are those of zero-shot CLIP, bit for bit. No weight
-belongs to a class, so that new classes can be named later. "full" encodes N texts for each video
-(ViT-B: 3 GMAC a text), a few at a time, and again in the backward pass instead of storing them.
+where
+    f_t      frame feature of frame t, (D,), un-normalised
+    t_c      text feature of the template filled with the name of class c, (D,), un-normalised
+    g1..g5   trained gates, scalars
+    ctx, pi  trained vectors (P, W), and an MLP from (D,) to (P, W)
+    W        trained matrix (D, D)
+    CA       trained cross-attention
+
+All gates start at zero, where the logits equal those of zero-shot CLIP bit for bit. No weight belongs to a
+class, so new classes can be added later. "full" encodes N texts per video (ViT-B: 3 GMAC per text) in chunks,
+and encodes them again in the backward pass instead of storing their activations.
 """
 
 from collections.abc import Sequence
@@ -26,12 +33,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from evclip_ray.config import ConfigError
+from evclip_ray.models.batch import Frozen, MethodOutput, VideoBatch
 from evclip_ray.models.layers.class_text import Template, class_logits, class_texts
 from evclip_ray.models.layers.frames import Normalization, read_frames
 from evclip_ray.models.layers.motion_streams import CrossAttention, TwoStreams
 from evclip_ray.models.layers.prompted_text import prompt_start, prompted_tokens, with_vectors
 from evclip_ray.models.layers.towers import TextTower
-from evclip_ray.models.methods.base import Cacheable, Frozen, Method, MethodConfig, MethodOutput, VideoBatch
+from evclip_ray.models.methods.base import Cacheable, Method, MethodCase, MethodConfig
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -40,10 +48,18 @@ _SQUEEZE = 4
 
 
 class MotionPromptsConfig(MethodConfig):
-    """Motion prompts. `mode`: "full" encodes the class texts again for each video, "late" moves them.
+    """Settings of motion prompts.
 
-    `num_vectors`: learned vectors before a class name; `depth`, `heads`: of each stream's transformer;
-    `long_step`: frames of a long-term difference, T / 2 when None; `texts_at_once`: bounds memory.
+    Attributes:
+        mode: "full" encodes all class texts again for each video; "late" shifts their features, which needs
+            no text tower and can cache the class texts.
+        num_vectors: P, learned vectors before a class name ("full").
+        depth: Transformer layers per stream.
+        heads: Attention heads; must divide D.
+        long_step: Frames between those of a long-term difference; None takes T / 2.
+        texts_at_once: Texts per chunk ("full"); a smaller value needs less memory and more time.
+        template: Sentence with one gap {} for the class name.
+        normalization: "own" or "imagenet" statistics for the pixels.
     """
 
     name: Literal["motion_prompts"] = "motion_prompts"
@@ -58,22 +74,17 @@ class MotionPromptsConfig(MethodConfig):
 
     @property
     def caches(self) -> frozenset[Cacheable]:
-        """The frames; the texts too where they are moved and not encoded anew."""
+        """Frame features; in mode "late" class texts as well, because they are not encoded again."""
         declared: frozenset[Cacheable] = frozenset({"frame_features"})
         return declared | {"class_text"} if self.mode == "late" else declared
 
     def build(
-        self,
-        frozen: Frozen,
-        *,
-        class_names: Sequence[str],
-        num_frames: int,
-        image_size: int,
+        self, frozen: Frozen, *, class_names: Sequence[str], num_frames: int, image_size: int
     ) -> "MotionPrompts":
-        """The module; the class names are encoded here, once, and tokenised for the full mode.
+        """Return the module. The class names are encoded here, once, and tokenised for mode "full".
 
         Raises:
-            ConfigError: heads that do not divide D, or a long step that leaves no pair of frames.
+            ConfigError: `heads` does not divide D, or `long_step` is at least T.
         """
         if frozen.clip.embed_dim % self.heads:
             raise ConfigError(
@@ -100,12 +111,20 @@ class MotionPromptsConfig(MethodConfig):
 
 
 class MotionPrompts(Method):
-    """Motion prompts over the classes of `text_features`, (N, D) un-normalised; the rest as in the config.
+    """Motion prompts.
 
-    `tokens`: (N, L) with room for the vectors, or None for the late mode.
+    Args:
+        frozen: Frozen networks.
+        text_features: (N, D), un-normalised.
+        tokens: (N, L) int64 with P placeholders, from `prompted_tokens`; None selects mode "late".
+        num_frames: T; the time embedding binds the method to it.
+        long_step: As in the config, not None.
+        num_vectors: As in the config.
+        depth: As in the config.
+        heads: As in the config.
+        texts_at_once: As in the config.
+        normalization: As in the config.
     """
-
-    caches = frozenset({"frame_features"})
 
     def __init__(
         self,
@@ -127,7 +146,6 @@ class MotionPrompts(Method):
         self.text_change: LateChange | PromptedChange
         if tokens is None:
             self.text_change = LateChange(dim)
-            self.caches = frozenset({"class_text", "frame_features"})
         else:
             self.text_change = PromptedChange(
                 frozen, tokens, num_vectors=num_vectors, texts_at_once=texts_at_once
@@ -142,7 +160,7 @@ class MotionPrompts(Method):
         self.normalization = normalization
 
     def forward(self, batch: VideoBatch) -> MethodOutput:
-        """Logits of B videos, from cached frame features where the batch has them."""
+        """Return the logits of B videos. Cached frame features are used if the batch has them."""
         frames = read_frames(self.frozen.clip, batch, self.normalization).float()
         gates = self.gates
         motion, space = self.streams(frames)
@@ -150,11 +168,11 @@ class MotionPrompts(Method):
         video = tokens.mean(1)
         texts = self.text_features.expand(len(frames), -1, -1)
         texts = texts + gates["text"] * self.text_change(motion.mean(1), self.text_features)
-        seen = torch.cat([video[:, None], tokens], dim=1)
+        video_and_frames = torch.cat([video[:, None], tokens], dim=1)
         video_features = F.normalize(
             video + gates["to_video"] * self.to_video(video[:, None], texts)[:, 0], dim=-1
         )
-        texts = texts + gates["to_text"] * self.to_text(texts, seen)
+        texts = texts + gates["to_text"] * self.to_text(texts, video_and_frames)
         return MethodOutput(
             logits=self._logits(video_features, F.normalize(texts, dim=-1)),
             frame_features=frames,
@@ -163,12 +181,12 @@ class MotionPrompts(Method):
         )
 
     def losses(self, output: MethodOutput, labels: Tensor) -> dict[str, Tensor]:
-        """`cross_entropy` over all classes."""
+        """Return `cross_entropy` over all classes."""
         return {"cross_entropy": F.cross_entropy(output.logits, labels)}
 
     def _logits(self, video_features: Tensor, texts: Tensor) -> Tensor:
-        # v.t' = v.t + v.(t' - t): the first product is zero-shot CLIP's own, so that texts that have
-        # not moved give its logits exactly, which a product of another shape would not.
+        # v.t' = v.t + v.(t' - t). The first product is that of zero-shot CLIP, so unchanged texts give its
+        # logits exactly; one batched product with t' would round differently.
         start = F.normalize(self.text_features, dim=-1)
         moved = (video_features[:, None] * (texts - start)).sum(-1)
         clip = self.frozen.clip
@@ -177,22 +195,28 @@ class MotionPrompts(Method):
 
 
 class LateChange(nn.Module):
-    """(B, D) motion -> (B, 1, D), what the texts of every class are moved by: W m."""
+    """Shift of all class texts in mode "late": W m."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.move = nn.Linear(dim, dim)
 
     def forward(self, motion: Tensor, _text_features: Tensor) -> Tensor:
-        """(B, D) -> (B, 1, D)."""
+        """Map the motion (B, D) to a shift (B, 1, D), the same for every class."""
         moved: Tensor = self.move(motion)[:, None]
         return moved
 
 
 class PromptedChange(nn.Module):
-    """(B, D) motion, (N, D) texts -> (B, N, D): texts encoded anew with vectors of the motion, less the old.
+    """Change of the class texts in mode "full": prompted texts minus those of the template.
 
-    vectors of video b = shared + MLP(m_b), (P, W).
+    The vectors of video b are shared + MLP(m_b), (P, W).
+
+    Args:
+        frozen: Frozen networks.
+        tokens: (N, L) int64, from `prompted_tokens`.
+        num_vectors: P.
+        texts_at_once: Texts per chunk.
     """
 
     def __init__(self, frozen: Frozen, tokens: Tensor, *, num_vectors: int, texts_at_once: int) -> None:
@@ -210,13 +234,13 @@ class PromptedChange(nn.Module):
         self.texts_at_once = texts_at_once
 
     def forward(self, motion: Tensor, text_features: Tensor) -> Tensor:
-        """(B, D), (N, D) -> (B, N, D)."""
+        """Return the change (B, N, D) for the motion (B, D) and the texts (N, D)."""
         num_videos, num_classes = len(motion), len(self.tokens)
         vectors = self.shared + self.learner(motion).unflatten(-1, self.shared.shape)
         pairs = torch.arange(num_videos * num_classes, device=motion.device)
         parts = [
-            checkpoint(self._encode, vectors, some, use_reentrant=False)
-            for some in pairs.split(self.texts_at_once)
+            checkpoint(self._encode, vectors, chunk, use_reentrant=False)
+            for chunk in pairs.split(self.texts_at_once)
         ]
         texts: Tensor = torch.cat(parts).float().unflatten(0, (num_videos, num_classes))
         return texts - text_features
@@ -226,3 +250,21 @@ class PromptedChange(nn.Module):
         tokens = self.tokens[pairs % len(self.tokens)]
         words = with_vectors(self.tower.embed(tokens), vectors[pairs // len(self.tokens)], self.start)
         return self.tower.encode(words, tokens)
+
+
+# A single frame has no motion. Attention over one token has no gradient but rounding for its query.
+METHOD_CASES = (
+    MethodCase(
+        num_trainable=148181,
+        settings={"num_vectors": 4},
+        unread_in_one_frame=("streams.enter.weight",),
+        undecided_in_one_frame=("to_text.asking.",),
+    ),
+    MethodCase(
+        num_trainable=146693,
+        label="late",
+        settings={"mode": "late"},
+        unread_in_one_frame=("streams.enter.weight",),
+        undecided_in_one_frame=("to_text.asking.",),
+    ),
+)

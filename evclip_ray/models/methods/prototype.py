@@ -1,12 +1,18 @@
-"""Nearest class mean: a class is the mean of its videos' features, and a video belongs to the nearest.
+"""Nearest class mean (prototypical networks, Snell et al. 2017, arXiv 1703.05175).
 
-    v      = L2(mean_t r_t)
-    loss   = mean over videos of |v - p_y|^2               least where p_c is the mean of its videos
-    logits = exp(s) v . L2(p)
+    v        = L2(mean_t r_t)
+    loss     = mean over videos of |v - p_y|^2
+    logits_c = exp(s) v . L2(p_c)
 
-The means are what ordinary training converges to, so that the method needs no pass of its own, and
-videos may come in any order, on any number of workers. A prototype starts as its class's text, and
-stays there for a class without videos (but for weight decay, which cosines do not see).
+where
+    r_t      frame feature of frame t, (D,), un-normalised
+    p_c      prototype of class c, (D,), trained; the loss is least at the mean v of the class
+    y        label of the video
+    exp(s)   logit scale of CLIP
+
+The means are reached by gradient descent instead of a pass of their own. Videos may therefore arrive in any
+order, on any number of workers. A prototype starts at the class text and stays there for a class without
+videos; weight decay shortens it, which the cosine ignores. Snell et al. use distances for the logits.
 """
 
 from collections.abc import Sequence
@@ -15,13 +21,19 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from evclip_ray.models.batch import Frozen, MethodOutput, VideoBatch
 from evclip_ray.models.layers.class_text import Template, class_logits, class_texts, mean_feature
 from evclip_ray.models.layers.frames import Normalization, read_frames
-from evclip_ray.models.methods.base import Cacheable, Frozen, Method, MethodConfig, MethodOutput, VideoBatch
+from evclip_ray.models.methods.base import Cacheable, Method, MethodCase, MethodConfig
 
 
 class PrototypeConfig(MethodConfig):
-    """Nearest class mean; `template`: the text that each prototype starts from."""
+    """Settings of the nearest class mean.
+
+    Attributes:
+        template: Sentence with one gap {} for the class name; each prototype starts at its text feature.
+        normalization: "own" or "imagenet" statistics for the pixels.
+    """
 
     name: Literal["prototype"] = "prototype"
     template: Template = "A video of {}."
@@ -29,26 +41,25 @@ class PrototypeConfig(MethodConfig):
 
     @property
     def caches(self) -> frozenset[Cacheable]:
-        """All of it: the pixels are not changed."""
-        return Prototype.caches
+        """Class texts and frame features: the method changes neither the pixels nor CLIP."""
+        return frozenset({"class_text", "frame_features"})
 
     def build(
-        self,
-        frozen: Frozen,
-        *,
-        class_names: Sequence[str],
-        num_frames: int,
-        image_size: int,
+        self, frozen: Frozen, *, class_names: Sequence[str], num_frames: int, image_size: int
     ) -> "Prototype":
-        """The module; the class names are encoded here, once."""
+        """Return the module. The class names are encoded here, once."""
         text_features = frozen.clip.encode_text(class_texts(class_names, self.template))
         return Prototype(frozen, start=text_features, normalization=self.normalization)
 
 
 class Prototype(Method):
-    """Nearest class mean. `start`: (N, D), where the prototypes begin."""
+    """Nearest class mean.
 
-    caches = frozenset({"class_text", "frame_features"})
+    Args:
+        frozen: Frozen networks.
+        start: (N, D), initial prototypes.
+        normalization: As in the config.
+    """
 
     def __init__(self, frozen: Frozen, *, start: Tensor, normalization: Normalization = "own") -> None:
         super().__init__(frozen)
@@ -56,7 +67,7 @@ class Prototype(Method):
         self.normalization = normalization
 
     def forward(self, batch: VideoBatch) -> MethodOutput:
-        """Logits of B videos, from cached frame features where the batch has them."""
+        """Return the logits of B videos. Cached frame features are used if the batch has them."""
         frames = read_frames(self.frozen.clip, batch, self.normalization)
         video_features = mean_feature(frames)
         prototypes = F.normalize(self.prototypes.float(), dim=-1)
@@ -67,6 +78,9 @@ class Prototype(Method):
         )
 
     def losses(self, output: MethodOutput, labels: Tensor) -> dict[str, Tensor]:
-        """`distance`: squared, from each video to its class's prototype."""
+        """Return `distance`, the mean squared distance from each video to the prototype of its class."""
         assert output.video_features is not None
         return {"distance": (output.video_features - self.prototypes[labels]).square().sum(1).mean()}
+
+
+METHOD_CASES = (MethodCase(num_trainable=256),)

@@ -1,34 +1,46 @@
-"""ST-Adapter: depthwise convolutions over time between the blocks' parts (arXiv 2206.13559).
+"""ST-Adapter (Pan et al. 2022, arXiv 2206.13559): convolutions over time between the parts of a block.
 
-    x_patch = x_patch + Up(Conv_t(Down(x_patch)))          no activation, no norm
+    x_p = x_p + Up(Conv_t(Down(x_p)))
 
-Conv_t is depthwise, three frames long, one patch wide; the class token stays as it is. An adapter
-stands before the MLP of every block, or before its attention too. Conv_t and all biases start at
-zero, so that training starts from CLIP. The last adapter before an MLP is read by nobody (behind it
-only the class token is), and is there for the published count.
+where
+    x_p        tokens of patch p over the T frames; the class token is unchanged
+    Down, Up   linear layers W -> `width` -> W, without activation or layer norm
+    Conv_t     depthwise convolution over three frames and one patch
+
+An adapter is placed before the MLP of every block, or before its attention as well. Conv_t and all biases
+start at zero, so training starts at CLIP. The output of the last adapter before an MLP is not used, because
+only the class token is read after it; it is built to match the published parameter count. The text head is
+ours; the published model has the linear head.
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from evclip_ray.models.batch import Frozen, MethodOutput, VideoBatch
 from evclip_ray.models.layers.class_text import Template, class_texts
 from evclip_ray.models.layers.frames import Normalization, prepare_frames
 from evclip_ray.models.layers.heads import Head, LinearHead, TextHead
-from evclip_ray.models.layers.towers import ImageTower, attend, think
-from evclip_ray.models.methods.base import Cacheable, Frozen, Method, MethodConfig, MethodOutput, VideoBatch
+from evclip_ray.models.layers.towers import Block, ImageTower, attention_branch, mlp_branch
+from evclip_ray.models.methods.base import Cacheable, Method, MethodCase, MethodConfig
 
 Placement = Literal["mlp", "both"]
 
 
 class STAdapterConfig(MethodConfig):
-    """ST-Adapter. `placement`: before every MLP (12 x 384 on ViT-B) or before attention too (24 x 384).
+    """Settings of ST-Adapter.
 
-    `width`: channels of the convolution; `dropout`: before the linear head.
+    Attributes:
+        placement: "mlp" (one adapter per block) or "both" (before attention too: twice the parameters).
+        width: Channels of the convolution; parameters grow linearly with it.
+        head: "text" starts at zero-shot CLIP and keeps its classes; "linear" starts at random, as published.
+        dropout: Rate before the linear head; the text head ignores it.
+        template: Sentence with one gap {} for the class name; read by the text head.
+        normalization: "own" or "imagenet" statistics for the pixels.
     """
 
     name: Literal["st_adapter"] = "st_adapter"
@@ -41,18 +53,13 @@ class STAdapterConfig(MethodConfig):
 
     @property
     def caches(self) -> frozenset[Cacheable]:
-        """The texts: what is trained sits inside the image tower."""
-        return STAdapter.caches
+        """Class texts. The trained parts are inside the image tower, so frame features change."""
+        return frozenset({"class_text"})
 
     def build(
-        self,
-        frozen: Frozen,
-        *,
-        class_names: Sequence[str],
-        num_frames: int,
-        image_size: int,
+        self, frozen: Frozen, *, class_names: Sequence[str], num_frames: int, image_size: int
     ) -> "STAdapter":
-        """The module; the class names are encoded here, once, if its head reads them."""
+        """Return the module. The class names are encoded here, once, if the head is "text"."""
         texts = class_texts(class_names, self.template)
         return STAdapter(
             frozen,
@@ -66,9 +73,17 @@ class STAdapterConfig(MethodConfig):
 
 
 class STAdapter(Method):
-    """ST-Adapter with a text head over `text_features` (N, D), or a linear one if that is None."""
+    """ST-Adapter.
 
-    caches = frozenset({"class_text"})
+    Args:
+        frozen: Frozen networks.
+        text_features: (N, D), L2-normalised, for a text head; None for a linear head.
+        num_classes: N.
+        placement: As in the config.
+        width: As in the config.
+        dropout: As in the config.
+        normalization: As in the config.
+    """
 
     def __init__(
         self,
@@ -94,21 +109,21 @@ class STAdapter(Method):
         self.normalization = normalization
 
     def forward(self, batch: VideoBatch) -> MethodOutput:
-        """Logits of B videos."""
+        """Return the logits of B videos."""
         images = prepare_frames(self.frozen.clip, batch.pixels, self.normalization)
         num_frames = images.shape[1]
 
-        def step(index: int, block: Any, tokens: Tensor) -> Tensor:
+        def step(index: int, block: Block, tokens: Tensor) -> Tensor:
             if self.attention_adapters is not None:
                 tokens = self.attention_adapters[index](tokens, num_frames)
-            tokens = self.mlp_adapters[index](tokens + attend(block, tokens), num_frames)
-            return tokens + think(block, tokens)
+            tokens = self.mlp_adapters[index](tokens + attention_branch(block, tokens), num_frames)
+            return tokens + mlp_branch(block, tokens)
 
         output: MethodOutput = self.head(self.tower.visual.ln_post(self.tower.encode(images, step)))
         return output
 
     def losses(self, output: MethodOutput, labels: Tensor) -> dict[str, Tensor]:
-        """`cross_entropy` over all classes."""
+        """Return `cross_entropy` over all classes."""
         return {"cross_entropy": F.cross_entropy(output.logits.float(), labels)}
 
     def _adapters(self, width: int) -> nn.ModuleList:
@@ -116,7 +131,12 @@ class STAdapter(Method):
 
 
 class SpatioTemporalAdapter(nn.Module):
-    """(B T, 1 + P, W) -> the same: the patches see their own place one frame before and after."""
+    """Adapter over time: each patch reads the same patch of the previous and the next frame.
+
+    Args:
+        dim: W, channels of a token.
+        width: Channels of the convolution.
+    """
 
     def __init__(self, dim: int, width: int) -> None:
         super().__init__()
@@ -130,10 +150,31 @@ class SpatioTemporalAdapter(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, tokens: Tensor, num_frames: int) -> Tensor:
-        """(B T, 1 + P, W) -> (B T, 1 + P, W)."""
+        """Return the adapted tokens, (B T, 1 + P, W), the class token unchanged."""
         first, patches = tokens[:, :1], tokens[:, 1:]
         narrow = self.down(patches.to(self.down.weight.dtype))
         in_time = narrow.unflatten(0, (-1, num_frames)).permute(0, 2, 3, 1)
         mixed = self.conv(in_time.flatten(0, 1)).unflatten(0, in_time.shape[:2])
         change = self.up(mixed.permute(0, 3, 1, 2).flatten(0, 1))
         return torch.cat([first, patches + change.to(patches.dtype)], dim=1)
+
+
+# After the last MLP only the class token is read, and that adapter changes the patches alone: as published.
+METHOD_CASES = (
+    MethodCase(num_trainable=4384, settings={"width": 16}, needs_vit=True, never_read=("mlp_adapters.1.",)),
+    MethodCase(
+        num_trainable=9028,
+        label="both, linear",
+        settings={"width": 16, "placement": "both", "head": "linear", "dropout": 0.0},
+        needs_vit=True,
+        never_read=("mlp_adapters.1.",),
+    ),
+    MethodCase(
+        num_trainable=9028,
+        label="dropout",
+        settings={"width": 16, "placement": "both", "head": "linear"},
+        needs_vit=True,
+        is_random=True,
+        never_read=("mlp_adapters.1.",),
+    ),
+)

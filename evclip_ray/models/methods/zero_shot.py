@@ -1,6 +1,13 @@
-"""Zero-shot CLIP: the mean of the frame features against the class texts; nothing is trained.
+"""Zero-shot CLIP (Radford et al. 2021, arXiv 2103.00020), applied to the mean of the frame features.
 
-logits = exp(s) L2(mean_t r_t) . text                  r_t un-normalised
+    logits_c = exp(s) L2(mean_t r_t) . L2(text_c)
+
+where
+    r_t      frame feature of frame t, (D,), un-normalised
+    text_c   text feature of the template filled with the name of class c
+    exp(s)   logit scale of CLIP, 100 in trained models
+
+Nothing is trained. Pooling before normalisation follows ViFi-CLIP; CLIP itself reads single images.
 """
 
 from collections.abc import Sequence
@@ -8,13 +15,19 @@ from typing import Literal
 
 from torch import Tensor
 
+from evclip_ray.models.batch import Frozen, MethodOutput, VideoBatch
 from evclip_ray.models.layers.class_text import Template, class_logits, class_texts, mean_feature
 from evclip_ray.models.layers.frames import Normalization, read_frames
-from evclip_ray.models.methods.base import Cacheable, Frozen, Method, MethodConfig, MethodOutput, VideoBatch
+from evclip_ray.models.methods.base import Cacheable, Method, MethodCase, MethodConfig
 
 
 class ZeroShotConfig(MethodConfig):
-    """Zero-shot CLIP; `normalization`: the colours of its input."""
+    """Settings of zero-shot CLIP.
+
+    Attributes:
+        template: English sentence with one gap {} for the class name. It changes every class text.
+        normalization: "own" normalises pixels by CLIP's statistics, "imagenet" by those of EV-CLIP's release.
+    """
 
     name: Literal["zero_shot"] = "zero_shot"
     template: Template = "A video of {}."
@@ -22,31 +35,30 @@ class ZeroShotConfig(MethodConfig):
 
     @property
     def trains(self) -> bool:
-        """There is nothing to train."""
+        """False: there is nothing to train."""
         return False
 
     @property
     def caches(self) -> frozenset[Cacheable]:
-        """All of it: the pixels are not changed."""
-        return ZeroShot.caches
+        """Class texts and frame features: the method changes neither the pixels nor CLIP."""
+        return frozenset({"class_text", "frame_features"})
 
     def build(
-        self,
-        frozen: Frozen,
-        *,
-        class_names: Sequence[str],
-        num_frames: int,
-        image_size: int,
+        self, frozen: Frozen, *, class_names: Sequence[str], num_frames: int, image_size: int
     ) -> "ZeroShot":
-        """The module; the class names are encoded here, once."""
+        """Return the module. The class names are encoded here, once."""
         text_features = frozen.clip.encode_text(class_texts(class_names, self.template))
         return ZeroShot(frozen, text_features=text_features, normalization=self.normalization)
 
 
 class ZeroShot(Method):
-    """Zero-shot CLIP over the classes of `text_features`, (N, D) L2-normalised."""
+    """Zero-shot CLIP.
 
-    caches = frozenset({"class_text", "frame_features"})
+    Args:
+        frozen: Frozen networks.
+        text_features: (N, D), L2-normalised.
+        normalization: As in the config.
+    """
 
     def __init__(
         self, frozen: Frozen, *, text_features: Tensor, normalization: Normalization = "own"
@@ -57,7 +69,7 @@ class ZeroShot(Method):
         self.normalization = normalization
 
     def forward(self, batch: VideoBatch) -> MethodOutput:
-        """Logits of B videos, from cached frame features where the batch has them."""
+        """Return the logits of B videos. Cached frame features are used if the batch has them."""
         frames = read_frames(self.frozen.clip, batch, self.normalization)
         video_features = mean_feature(frames)
         return MethodOutput(
@@ -67,5 +79,8 @@ class ZeroShot(Method):
         )
 
     def losses(self, output: MethodOutput, labels: Tensor) -> dict[str, Tensor]:
-        """No terms: there is nothing to train."""
+        """Return no terms: there is nothing to train."""
         return {}
+
+
+METHOD_CASES = (MethodCase(num_trainable=0),)

@@ -9,8 +9,8 @@ from torch import Tensor
 from evclip_ray.config import ConfigError
 from evclip_ray.models.clip import FrozenCLIP
 from evclip_ray.models.layers.gather import gather_rows
-from evclip_ray.models.layers.text_cache import TextMemo
-from evclip_ray.models.layers.towers import ImageTower, TextTower, attend, think
+from evclip_ray.models.layers.text_cache import TextFeatureCache
+from evclip_ray.models.layers.towers import ImageTower, TextTower, attention_branch, mlp_branch
 
 VISION = {"image_size": 32, "patch_size": 16, "width": 64, "layers": 2, "head_width": 32}
 TEXT = {"context_length": 12, "vocab_size": 100, "width": 32, "heads": 2, "layers": 2}
@@ -20,8 +20,8 @@ SCALED = {"ls_init_value": 0.3}
 
 
 def plain(_index: int, block: Any, tokens: Tensor) -> Tensor:
-    tokens = tokens + attend(block, tokens)
-    return tokens + think(block, tokens)
+    tokens = tokens + attention_branch(block, tokens)
+    return tokens + mlp_branch(block, tokens)
 
 
 @pytest.mark.parametrize("vision", [VISION, {**VISION, **SCALED}, {**VISION, "final_ln_after_pool": True}])
@@ -42,8 +42,8 @@ def test_a_text_tower_run_from_outside_computes_what_the_model_does(text: dict[s
     tower = TextTower(model, name="tiny", method="ours")
 
     def step(_index: int, block: Any, words: Tensor) -> Tensor:
-        words = words + tower.attend(block, words)
-        return words + think(block, words)
+        words = words + tower.attention_branch(block, words)
+        return words + mlp_branch(block, words)
 
     assert_same_texts(model, step=step)
 
@@ -80,7 +80,7 @@ def test_without_workers_a_batch_is_the_whole_batch() -> None:
 
 
 def test_texts_are_kept_while_nothing_is_trained() -> None:
-    parameter, calls, memo = torch.nn.Parameter(torch.ones(2)), [], TextMemo()
+    parameter, calls, memo = torch.nn.Parameter(torch.ones(2)), [], TextFeatureCache()
 
     def encode() -> Tensor:
         calls.append(torch.is_autocast_enabled("cpu"))

@@ -5,12 +5,13 @@ import torch
 from torch import Tensor
 
 from evclip_ray.config import ConfigError
+from evclip_ray.models.batch import Frozen, VideoBatch
 from evclip_ray.models.clip import FrozenCLIP
 from evclip_ray.models.layers.prompted_text import prompted_tokens
 from evclip_ray.models.layers.towers import TextTower
 from evclip_ray.models.methods import find_method
 from evclip_ray.models.methods.aim import AIM
-from evclip_ray.models.methods.base import Frozen, Method, VideoBatch
+from evclip_ray.models.methods.base import Method
 from evclip_ray.models.methods.coop import CoOp
 from evclip_ray.models.methods.fine_tune import FineTune
 from evclip_ray.models.methods.linear_probe import LinearProbe

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from evclip_ray.config import ConfigError
+from evclip_ray.models.batch import Frozen, VideoBatch
 from evclip_ray.models.clip import FrozenCLIP
-from evclip_ray.models.methods.base import Frozen, MethodConfig, VideoBatch
+from evclip_ray.models.methods.base import MethodConfig
 from evclip_ray.models.methods.ev_clip import EVCLIP, EVCLIPConfig, consistency_loss
 from evclip_ray.models.video_encoder import FrozenVideoEncoder
 
@@ -108,20 +109,20 @@ def test_each_video_keeps_its_own_logits_and_mask(frozen: Frozen, pixels: Tensor
 def test_what_may_be_cached_changes_nothing(frozen: Frozen, pixels: Tensor, prompts: str) -> None:
     method = build(frozen, prompts=prompts)
     live = method(VideoBatch(pixels))
-    encoder, clip = frozen.video_encoder, frozen.clip
+    encoder, clip, caches = frozen.video_encoder, frozen.clip, EVCLIPConfig(prompts=prompts).caches
     cached: dict[str, Tensor] = {}
-    if "video_map" in method.caches:
+    if "video_map" in caches:
         cached["video_map"] = encoder(encoder.prepare(pixels))
-    if "frame_features" in method.caches:
+    if "frame_features" in caches:
         cached["frame_features"] = clip.encode_frames(clip.prepare(pixels))
     kept = None if "frame_features" in cached else pixels
     assert torch.equal(method(VideoBatch(kept, **cached)).logits, live.logits)
 
 
-def test_frame_features_may_be_cached_without_a_mask_only(frozen: Frozen) -> None:
-    assert "frame_features" in build(frozen, prompts="context").caches
-    assert "frame_features" not in build(frozen, prompts="both").caches
-    assert "frame_features" not in build(frozen, prompts="mask").caches
+def test_frame_features_may_be_cached_without_a_mask_only() -> None:
+    assert "frame_features" in EVCLIPConfig(prompts="context").caches
+    assert "frame_features" not in EVCLIPConfig(prompts="both").caches
+    assert "frame_features" not in EVCLIPConfig(prompts="mask").caches
 
 
 def test_a_mask_does_not_read_cached_frame_features(frozen: Frozen, pixels: Tensor) -> None:

@@ -12,17 +12,11 @@ import torch
 from torch import Tensor
 
 from evclip_ray.config import ConfigError
+from evclip_ray.models.batch import Frozen, VideoBatch
 from evclip_ray.models.clip import FrozenCLIP
 from evclip_ray.models.clip_names import open_clip_names
-from evclip_ray.models.methods.base import Frozen, VideoBatch
-from evclip_ray.models.methods.ev_clip import (
-    EVCLIP,
-    EVCLIPConfig,
-    consistency_loss,
-    import_published,
-    load_published_state,
-)
-from evclip_ray.models.released_ev_clip import read_published
+from evclip_ray.models.methods.ev_clip import EVCLIP, EVCLIPConfig, consistency_loss
+from evclip_ray.models.released_ev_clip import import_published, load_published_state, read_published
 from evclip_ray.models.video_encoder import FrozenVideoEncoder, video_encoder_from_state
 
 VARIANTS = ["both", "mask", "context"]

@@ -11,12 +11,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from evclip_ray.config import ConfigError
+from evclip_ray.models.batch import Frozen, VideoBatch
 from evclip_ray.models.clip import FrozenCLIP
 from evclip_ray.models.layers.class_descriptions import read_descriptions
 from evclip_ray.models.layers.class_text import class_logits, mean_feature
-from evclip_ray.models.methods.base import Frozen, VideoBatch
-from evclip_ray.models.methods.ez_clip import EZCLIP, EZCLIPConfig
-from evclip_ray.models.methods.ez_clip_losses import matching_loss, motion_loss
+from evclip_ray.models.methods.ez_clip import EZCLIP, EZCLIPConfig, matching_loss, motion_loss
 from evclip_ray.models.methods.zero_shot import ZeroShotConfig
 
 CLASSES = ("walk", "run", "wave")
@@ -163,7 +162,7 @@ def test_a_description_too_long_for_the_text_tower_is_refused_unless_allowed(
     path = tmp_path / "texts.csv"
     rows = [f"{name},{name} {'and on ' * 60}" for name in CLASSES]
     path.write_text("class,description\n" + "\n".join(rows), encoding="utf-8")
-    with pytest.raises(ValueError, match="must fit in debug's context of 77 tokens"):
+    with pytest.raises(ValueError, match="longer than the 77 tokens of debug"):
         built(frozen, descriptions=str(path))
     built(frozen, descriptions=str(path), allow_truncation=True)
 

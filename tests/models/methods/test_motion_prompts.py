@@ -3,8 +3,8 @@ import torch
 from torch import Tensor
 
 from evclip_ray.config import ConfigError
+from evclip_ray.models.batch import Frozen, VideoBatch
 from evclip_ray.models.layers.motion_streams import differences
-from evclip_ray.models.methods.base import Frozen, VideoBatch
 from evclip_ray.models.methods.motion_prompts import MotionPrompts, MotionPromptsConfig
 from evclip_ray.models.methods.zero_shot import ZeroShotConfig
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from evclip_ray.models.methods.base import Frozen, VideoBatch
+from evclip_ray.models.batch import Frozen, VideoBatch
 from evclip_ray.models.methods.zero_shot import ZeroShot, ZeroShotConfig
 
 NAMES = ["archery", "bowling", "diving"]
