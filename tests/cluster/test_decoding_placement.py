@@ -72,8 +72,8 @@ def tasks_of(nodes, name):
     """Return Ray's records of the tasks with a name."""
     from ray.util.state import list_tasks
 
-    found = list_tasks(address=nodes["dashboard"], limit=10_000, detail=True, raise_on_missing_output=False)
-    return [task for task in found if name in task.name and task.node_id and task.start_time_ms]
+    tasks = list_tasks(address=nodes["dashboard"], limit=10_000, detail=True, raise_on_missing_output=False)
+    return [task for task in tasks if name in task.name and task.node_id and task.start_time_ms]
 
 
 @pytest.fixture
@@ -90,8 +90,8 @@ def study(nodes, tiny_manifest, debug_settings, tmp_path):
         folder = StudyFolder(tmp_path / f"seed-{seed}")
         folder.root.mkdir()
         space = SearchSpace.load("placed", {"fixed": fixed, "search": SEARCH})
-        asked = open_optuna(folder, seed=seed, sampler="random", trials=3)
-        return [space.sample(asked.ask())["view.num_frames"] for _ in range(3)]
+        sampled = open_optuna(folder, seed=seed, sampler="random", trials=3)
+        return [space.sample(sampled.ask())["view.num_frames"] for _ in range(3)]
 
     seed = next(seed for seed in range(100) if frames_of(seed) == [4, 6, 6])
     return make
@@ -119,14 +119,14 @@ def test_decoding_waits_for_busy_decoding_nodes(nodes, tiny_manifest, tmp_path, 
     # One task per shard.
     monkeypatch.setattr(planning, "TASK_FRAMES", 1)
     manifest = read_manifest(tiny_manifest)
-    found = prepare_shards(
+    shards = prepare_shards(
         manifest,
         view=ViewConfig(num_frames=4, height=64, width=64),
         folder=tmp_path / "shards",
         rows_per_shard=1,
         nodes=nodes["cpu"],
     )
-    assert len(found) == len(manifest)
+    assert len(shards) == len(manifest)
     where = [task.node_id for task in tasks_of(nodes, "FlatMap(_run)")]
     assert len(where) > 8
     assert set(where) == set(nodes["cpu"])
@@ -136,19 +136,19 @@ def test_trials_start_while_other_videos_are_decoded(nodes, study, tmp_path):
     tuned = study("study")
     other, key = plan_of(tuned, 6)
     begun_before = len(tasks_of(nodes, "FlatMap(_run)"))
-    seen = []
+    events = []
     with contextlib.ExitStack() as held:
         # Hold the lock as another study does that decodes these videos.
         held.enter_context(building([other.folder("train", tuned.cache)]))
 
         def on_event(kind, record):
-            seen.append((kind, record.trial, is_prepared(other, tuned.cache)))
+            events.append((kind, record.trial, is_prepared(other, tuned.cache)))
             held.close()
 
         outcome = run(tuned, on_event)
     assert {row.state for row in outcome.rows} == {"complete"}
     assert [row["view.num_frames"] for _, row in sorted(points(outcome).items())] == [4, 6, 6]
-    assert seen[0] == ("epoch", "trial-0000", False)
+    assert events[0] == ("epoch", "trial-0000", False)
     decoding = tasks_of(nodes, "FlatMap(_run)")
     assert len(decoding) >= begun_before + 4
     assert {task.node_id for task in decoding} <= set(nodes["cpu"])
@@ -160,7 +160,7 @@ def test_trials_start_while_other_videos_are_decoded(nodes, study, tmp_path):
     assert tuned.folder.videos(key).is_file()
     # A study that prepares everything first runs the same points.
     tuned = study("waiting")
-    tuned.beside = False
+    tuned.in_background = False
     assert points(run(tuned)) == points(outcome)
 
 
@@ -253,7 +253,7 @@ def test_preparation_survives_loss_of_decoding_nodes(nodes, tiny_manifest, tmp_p
             for node in nodes["cpu"]:
                 nodes["cluster"].remove_node(node_of(nodes["cluster"], node), allow_graceful=False)
 
-    found = prepare_shards(
+    shards = prepare_shards(
         manifest,
         view=ViewConfig(num_frames=4, height=64, width=64),
         folder=tmp_path / "shards",
@@ -261,7 +261,7 @@ def test_preparation_survives_loss_of_decoding_nodes(nodes, tiny_manifest, tmp_p
         nodes=nodes["cpu"],
         progress=kill,
     )
-    assert len(found) == len(manifest)
+    assert len(shards) == len(manifest)
 
 
 def node_of(cluster, node_id):

@@ -81,13 +81,13 @@ def test_one_worker_on_a_node_reports_its_epochs(nodes, train, alone, tmp_path):
 
 def test_elastic_group_shrinks_and_grows_again(cluster, nodes, train, alone, tmp_path):
     process = train("--workers", 2, "--min-workers", 1, before=SOON)
-    lost, left = nodes
+    lost, remaining = nodes
     wait_until(lambda: len(history(tmp_path / "run")) >= 2, of=process)
     lost.kill()
     before = history(tmp_path / "run")
     wait_until(lambda: len(history(tmp_path / "run")) > len(before), of=process)
     # Pause the worker in the middle of an epoch, so the run cannot end before the new node is up.
-    (worker,) = left.working("RayTrainWorker")
+    (worker,) = remaining.working("RayTrainWorker")
     os.kill(worker, signal.SIGSTOP)
     resized = history(tmp_path / "run")
     (joined,) = cluster.join(1)

@@ -21,13 +21,13 @@ def lint(tool, *arguments):
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
 def test_shellcheck_finds_nothing(path):
-    found = lint("shellcheck", path)
-    assert found.returncode == 0, found.stdout
+    result = lint("shellcheck", path)
+    assert result.returncode == 0, result.stdout
 
 
 def test_hadolint_finds_nothing():
-    found = lint("hadolint", FOLDER / "Dockerfile")
-    assert found.returncode == 0, found.stdout
+    result = lint("hadolint", FOLDER / "Dockerfile")
+    assert result.returncode == 0, result.stdout
 
 
 def test_both_images_use_the_same_package():
@@ -43,7 +43,7 @@ def test_both_images_use_the_same_package():
 
 def test_image_contains_only_the_package():
     ignored = (FOLDER / "Dockerfile.dockerignore").read_text().splitlines()
-    kept = {line[1:] for line in ignored if line.startswith("!")}
+    included = {line[1:] for line in ignored if line.startswith("!")}
     assert "*" in ignored
     copied = re.findall(r"^COPY --chown=\S+ (.+) \S+$", (FOLDER / "Dockerfile").read_text(), re.M)
-    assert kept == {name for names in copied for name in names.split()}
+    assert included == {name for names in copied for name in names.split()}

@@ -66,12 +66,12 @@ def trials(study):
 
 
 def require_whole(study, epochs=EPOCHS, count=4):
-    found = trials(study)
-    assert len(found) == count
-    for name, (_, metrics) in found.items():
+    by_name = trials(study)
+    assert len(by_name) == count
+    for name, (_, metrics) in by_name.items():
         assert [epoch["epoch"] for epoch in metrics] == list(range(1, epochs + 1)), name
         assert json.loads((study / "trials" / name / "result.json").read_text())["state"] == "complete"
-    return found
+    return by_name
 
 
 def test_several_nodes_run_the_same_points_as_one(nodes, space, tune, tmp_path):

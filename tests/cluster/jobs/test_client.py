@@ -202,7 +202,7 @@ def test_unknown_job_is_one_line(local_cluster):
     assert "job raysubmit_x: there is none" in printed
 
 
-def test_the_dashboard_and_the_token_are_nobody_elses(local_cluster):
+def test_dashboard_and_token_are_private(local_cluster):
     listening = subprocess.run(["ss", "-ltnH"], capture_output=True, text=True, check=False).stdout
     if not listening:
         pytest.skip("needs the command ss")

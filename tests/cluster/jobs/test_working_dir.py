@@ -24,12 +24,22 @@ def test_settings_and_lists_are_sent(tmp_path):
 @pytest.mark.parametrize(
     "name",
     [
-        ".env", ".aws/credentials", ".ssh/id_rsa", "keys/server.pem", "id_ed25519", "hf_token",
+        ".env",
+        ".aws/credentials",
+        ".ssh/id_rsa",
+        "keys/server.pem",
+        "id_ed25519",
+        "hf_token",
         "my-secret.txt",
-        "gcp_service_account.json", "kubeconfig.yaml", ".git/config", "videos/a.mp4", "frames.npy",
-        "best.safetensors", "__pycache__/a.pyc",
+        "gcp_service_account.json",
+        "kubeconfig.yaml",
+        ".git/config",
+        "videos/a.mp4",
+        "frames.npy",
+        "best.safetensors",
+        "__pycache__/a.pyc",
     ],
-)  # fmt: skip
+)
 def test_credentials_and_data_are_not_sent(tmp_path, name):
     write(tmp_path, "space.yaml", name)
     selection = select_files(tmp_path)
