@@ -1,7 +1,11 @@
-"""Multiply-accumulates by part: whose module was running when an operation was dispatched.
+"""Multiply-accumulates (MACs) by part of a method.
 
-torch's counter sees every matrix product, convolution and attention, fused or not. What has no
-matrix in it (norms, activations, resizing) is not counted, as in the papers. 1 MAC = 2 FLOP.
+torch's counter sees every matrix product, convolution and attention, fused or not. Operations without a
+matrix product (norms, activations, resizing) are not counted, as in papers. 1 MAC = 2 FLOP.
+
+An operation belongs to the labelled module that owns one of its weights. A method may call a frozen weight
+from its own code, for example to split an in-projection into q, k and v; the cost is still that of the frozen
+tower. Operations without a labelled weight belong to the innermost labelled module that is running.
 """
 
 from collections import Counter
@@ -10,21 +14,26 @@ from types import TracebackType
 from typing import Any, Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.hooks import RemovableHandle
 
 REST = "head"
-"""The part that gets what runs in no labelled module: similarities to the class texts, pooling."""
+"""Part of operations outside of labelled modules: cosines with the class texts, pooling."""
 BACKWARD = "backward"
 
 
 class PartCounter:
-    """Counts, while it is entered, the MACs of each label in `parts`; the innermost labelled module has them.
+    """Context manager that counts MACs by label.
 
-    `macs`: label -> multiply-accumulates so far. From `backward()` on all belong to one more part, what
-    is recomputed too.
+    Attributes:
+        macs: Label -> MACs so far. After `backward()` all operations count as "backward", including the
+            activations that it recomputes.
+
+    Args:
+        parts: Module -> label.
     """
 
     def __init__(self, parts: Mapping[nn.Module, str]) -> None:
@@ -32,8 +41,15 @@ class PartCounter:
         self._parts = parts
         self._stack: list[str] = []
         self._handles: list[RemovableHandle] = []
-        self._seen = 0
+        self._counted = 0
         self._in_backward = False
+        # Views of a weight (its transpose, a slice) share its storage, also on the meta device.
+        self._owners = {
+            _storage(weight): label
+            for module, label in parts.items()
+            for weight in module.parameters(recurse=False)
+            if weight.dim() > 1
+        }
 
     def __enter__(self) -> Self:
         for module, label in self._parts.items():
@@ -41,26 +57,37 @@ class PartCounter:
             self._handles.append(module.register_forward_hook(lambda *_: self._leave()))
         self._flops = FlopCounterMode(display=False)
         self._flops.__enter__()
+        # The mode entered last sees an operation first and passes it on to the counter.
+        self._by_weight = _ByWeight(self)
+        self._by_weight.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._settle()
+        self._by_weight.__exit__(kind, error, trace)
         self._flops.__exit__(kind, error, trace)
         for handle in self._handles:
             handle.remove()
 
     def backward(self) -> None:
-        """From here on gradients are computed."""
+        """Count all further operations as "backward"."""
         self._settle()
         self._in_backward = True
+
+    def _owner(self, arguments: Any) -> str | None:
+        if self._in_backward:
+            return None
+        tensors = (leaf for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor))
+        labels = (self._owners.get(_storage(tensor)) for tensor in tensors)
+        return next((label for label in labels if label is not None), None)
 
     def _settle(self) -> None:
         total = self._flops.get_total_flops()
         running = self._stack[-1] if self._stack else REST
-        self.macs[BACKWARD if self._in_backward else running] += (total - self._seen) // 2
-        self._seen = total
+        self.macs[BACKWARD if self._in_backward else running] += (total - self._counted) // 2
+        self._counted = total
 
     def _enter(self, label: str) -> None:
         self._settle()
@@ -71,8 +98,36 @@ class PartCounter:
         self._stack.pop()
 
 
+class _ByWeight(TorchDispatchMode):
+    """Assigns each operation on a labelled weight to the label of that weight."""
+
+    def __init__(self, counter: PartCounter) -> None:
+        super().__init__()
+        self._counter = counter
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        owner = self._counter._owner((args, kwargs))
+        if owner is None:
+            return func(*args, **(kwargs or {}))
+        self._counter._enter(owner)
+        try:
+            return func(*args, **(kwargs or {}))
+        finally:
+            self._counter._leave()
+
+
+def _storage(tensor: Tensor) -> int:
+    """Return an identifier of the memory of a tensor, which its views share."""
+    return tensor.untyped_storage()._cdata
+
+
 class DistinctLabels(TorchDispatchMode):
-    """Where labels have no values: `unique` finds them all different, `num_classes` at most."""
+    """Dispatch mode for labels on the meta device, which have no values.
+
+    `unique` then returns as many labels as there are videos, at most `num_classes`.
+    """
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -81,9 +136,9 @@ class DistinctLabels(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Answer `unique`; pass everything else on."""
+        """Return the result of `unique`; pass all other operations on."""
         if func is torch.ops.aten._unique2.default:
             labels = args[0]
-            found = labels.new_empty(min(len(labels), self._num_classes))
-            return found, labels.new_empty(0), labels.new_empty(0)
+            distinct = labels.new_empty(min(len(labels), self._num_classes))
+            return distinct, labels.new_empty(0), labels.new_empty(0)
         return func(*args, **(kwargs or {}))

@@ -46,17 +46,17 @@ def fit_costs(steps: Sequence[dict[str, Any]], costs: Sequence[str]) -> list[dic
             measured) are skipped and listed in `left_out`.
         costs: Columns of the rows.
     """
-    found = []
+    fits = []
     for cost in costs:
         scores = [
             StepScore(row["rung"], row[cost], row["score"])
             for row in steps
             if is_number(row[cost]) and row[cost] > 0 and row["score"] is not None
         ]
-        kept = {score.step for score in scores}
-        left_out = [row["rung"] for row in steps if row["rung"] not in kept]
-        found += [{"cost": cost, **fit(form, scores), "left_out": left_out} for form in NEEDED]
-    return found
+        fitted_steps = {score.step for score in scores}
+        left_out = [row["rung"] for row in steps if row["rung"] not in fitted_steps]
+        fits += [{"cost": cost, **fit(form, scores), "left_out": left_out} for form in NEEDED]
+    return fits
 
 
 def fit(form: str, scores: Sequence[StepScore]) -> dict[str, Any]:
@@ -74,14 +74,17 @@ def fit(form: str, scores: Sequence[StepScore]) -> dict[str, Any]:
     costs = np.array([score.cost for score in scores], np.float64)
     different, needed = len(set(costs)), NEEDED[form]
     record: dict[str, Any] = {
-        "form": form, "formula": FORMULA[form], "needed_rungs": needed, "rungs": different,
+        "form": form,
+        "formula": FORMULA[form],
+        "needed_rungs": needed,
+        "rungs": different,
         "status": "fitted",
-    }  # fmt: skip
+    }
     if different < needed:
         return {**record, "status": f"not enough rungs: {different} of different cost, {needed} are needed"}
     reference = float(np.exp(np.log(costs).mean()))
-    found = [score.score for score in scores]
-    top1, draws = np.array([score.top1 for score in found]), resampled_top1(found)
+    measured = [score.score for score in scores]
+    top1, draws = np.array([score.top1 for score in measured]), resampled_top1(measured)
     best = _solve(form, costs / reference, np.vstack([top1, draws]))
     grid = np.geomspace(costs.min(), costs.max(), _CURVE)
     # The fitted curve is unbounded; top-1 is between 0 and 1.
@@ -90,7 +93,7 @@ def fit(form: str, scores: Sequence[StepScore]) -> dict[str, Any]:
     names = {"power_law": ("a", "b"), "saturating": ("a", "b", "c")}[form]
     return {
         **record,
-        "intervals": how_drawn(found),
+        "intervals": how_drawn(measured),
         "reference_cost": reference,
         "parameters": {
             name: {"value": float(column[0]), "interval": list(middle(column[1:]))}

@@ -182,10 +182,14 @@ class LadderRun:
     ) -> StudyRun:
         earlier = [self.folder.step(previous)] if previous is not None else []
         return StudyRun(
-            step.space, self.folder.step(step.name), cache=self.cache,
+            step.space,
+            self.folder.step(step.name),
+            cache=self.cache,
             # Device-hours count trials only, so trials must not wait for videos.
-            warm_start=earlier, time_budget=time_budget, in_background=self.device_hours is None,
-        )  # fmt: skip
+            warm_start=earlier,
+            time_budget=time_budget,
+            in_background=self.device_hours is None,
+        )
 
     def _is_spent(self, step: LadderStep, plan: StudyPlan) -> bool:
         return self.device_hours is not None and self._seconds_left(step, plan) <= 0

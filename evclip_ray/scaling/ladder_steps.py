@@ -78,7 +78,7 @@ class Ladder:
         for step in self.steps:
             for path, value in step.settings.items():
                 differing.setdefault(path, []).append(value)
-        searched = {found.path: found.domain for found in self.steps[0].space.search}
+        searched = {axis.path: axis.domain for axis in self.steps[0].space.search}
         return {**searched, **{path: ("choice", tuple(values)) for path, values in differing.items()}}
 
     def identity(self) -> dict[str, Any]:
@@ -89,8 +89,11 @@ class Ladder:
         return {
             "search": space.describe()["search"],
             "fixed": {path: value for path, value in flatten(space.fixed).items() if path not in own},
-            "along": sorted(own), "seed": study.seed, "scheduler": study.scheduler, "sampler": study.sampler,
-        }  # fmt: skip
+            "along": sorted(own),
+            "seed": study.seed,
+            "scheduler": study.scheduler,
+            "sampler": study.sampler,
+        }
 
 
 def parse_over(text: str) -> dict[str, list[Any]]:

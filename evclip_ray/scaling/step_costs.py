@@ -16,9 +16,13 @@ from evclip_ray.training.experiment import ExperimentConfig
 log = logging.getLogger(__name__)
 
 COUNTED = (
-    "inference_gmac", "training_gmac", "class_text_gmac", "trainable_parameters", "total_parameters",
+    "inference_gmac",
+    "training_gmac",
+    "class_text_gmac",
+    "trainable_parameters",
+    "total_parameters",
     "checkpoint_bytes",
-)  # fmt: skip
+)
 MEASURED_STEPS = {
     "latency_seconds": ("inference", "median_seconds"),
     "latency_p95_seconds": ("inference", "p95_seconds"),
@@ -33,8 +37,14 @@ MEASURED_STEPS = {
 }
 """Phase and field of `MeasuredCost` for each column of ladder.csv, at the smallest batch."""
 COST_COLUMNS = ("rung", "quantity", "part", "batch", "value", "unit", "source")
-_UNITS = {"gmac": "GMAC", "parameters": "parameters", "bytes": "bytes", "seconds": "s", "second": "videos/s",
-          "video": "J"}  # fmt: skip
+_UNITS = {
+    "gmac": "GMAC",
+    "parameters": "parameters",
+    "bytes": "bytes",
+    "seconds": "s",
+    "second": "videos/s",
+    "video": "J",
+}
 
 
 def cost_of(folder: LadderFolder, step: LadderStep, *, measure: bool) -> dict[str, Any] | None:
@@ -56,29 +66,29 @@ def cost_of(folder: LadderFolder, step: LadderStep, *, measure: bool) -> dict[st
     shape = experiment.model_dump(mode="json", include={"view", "backbone", "method", "optim", "precision"})
     key = digest({"shape": shape, "classes": classes})
     path = folder.cost(step.name)
-    kept = read_json(path) if path.is_file() else {}
-    if kept.get("key") != key:
-        kept = {"key": key, "counted": count_cost(experiment, classes).record(), "measured": []}
-    if measure and not kept["measured"]:
+    costs = read_json(path) if path.is_file() else {}
+    if costs.get("key") != key:
+        costs = {"key": key, "counted": count_cost(experiment, classes).record(), "measured": []}
+    if measure and not costs["measured"]:
         try:
-            kept["measured"] = [dataclasses.asdict(row) for row in measure_cost(experiment, classes)]
+            costs["measured"] = [dataclasses.asdict(row) for row in measure_cost(experiment, classes)]
         except ValueError as error:
             # The experiment is too large for this machine; the counted costs are valid nevertheless.
             log.warning("step %s: %s", step.name, error)
-    write_json(path, kept)
-    return kept
+    write_json(path, costs)
+    return costs
 
 
 def cost_columns(cost: Mapping[str, Any]) -> dict[str, Any]:
     """Return the columns of ladder.csv for the costs of a step."""
     counted = cost["counted"]
-    found = {name: counted[name] for name in COUNTED if not isinstance(counted[name], dict)}
-    found |= {name: counted[f"{name}_total"] for name in ("inference_gmac", "training_gmac")}
+    columns = {name: counted[name] for name in COUNTED if not isinstance(counted[name], dict)}
+    columns |= {name: counted[f"{name}_total"] for name in ("inference_gmac", "training_gmac")}
     for column, (phase, number) in MEASURED_STEPS.items():
         step = next((step for step in cost["measured"] if step["phase"] == phase), None)
         if step is not None:
-            found |= {column: step[number], "measured_batch": step["batch"], "measured_on": step["device"]}
-    return found
+            columns |= {column: step[number], "measured_batch": step["batch"], "measured_on": step["device"]}
+    return columns
 
 
 def cost_rows(step_name: str, cost: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -99,6 +109,11 @@ def cost_rows(step_name: str, cost: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _tidy(step_name: str, quantity: str, part: str, batch: Any, value: Any, source: str) -> dict[str, Any]:
     return {
-        "rung": step_name, "quantity": quantity, "part": part, "batch": batch, "value": value,
-        "unit": _UNITS[quantity.rpartition("_")[2]], "source": source,
-    }  # fmt: skip
+        "rung": step_name,
+        "quantity": quantity,
+        "part": part,
+        "batch": batch,
+        "value": value,
+        "unit": _UNITS[quantity.rpartition("_")[2]],
+        "source": source,
+    }

@@ -105,13 +105,13 @@ def write_tables(folder: LadderFolder, ladder: Ladder, *, measure: bool) -> list
 
 def with_gains(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the rows with `gain`: top-1 minus that of the previous scored step, with its interval."""
-    found = []
+    with_gain = []
     before: Score | None = None
     for row in rows:
         score: Score | None = row["score"]
-        found.append({**row, **_gain(before, score)})
+        with_gain.append({**row, **_gain(before, score)})
         before = score or before
-    return found
+    return with_gain
 
 
 def _gain(before: Score | None, score: Score | None) -> dict[str, Any]:

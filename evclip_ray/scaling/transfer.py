@@ -59,9 +59,15 @@ def best_values(step: str, trials: Sequence[ScoredTrial], path: Distribution) ->
     """
     having = _having(trials, path.path)
     row: dict[str, Any] = {
-        "rung": step, "path": path.path, "best": None, "low": None, "high": None,
-        "within_noise": "", "trials": len(having), "status": "ok",
-    }  # fmt: skip
+        "rung": step,
+        "path": path.path,
+        "best": None,
+        "low": None,
+        "high": None,
+        "within_noise": "",
+        "trials": len(having),
+        "status": "ok",
+    }
     if len(having) < NEEDED_TRIALS:
         return {**row, "status": f"too few trials: {len(having)}, {NEEDED_TRIALS} are needed"}
     best_value, score = max(having, key=lambda pair: pair[1].top1)

@@ -183,7 +183,7 @@ class StudyRun:
         """
         self.folder.claim(identity(self.space))
         write_json(self.folder.fixed, dict(self.space.fixed))
-        declare_domains(self.folder.root, {found.path: found.domain for found in self.space.search})
+        declare_domains(self.folder.root, {axis.path: axis.domain for axis in self.space.search})
 
     def prepare(self, progress: Progress | None = None) -> None:
         """Decode the videos and compute the cached features that trials read.
@@ -209,13 +209,13 @@ class StudyRun:
 
     def _variants(self) -> dict[str, Variant]:
         """Return the variants of the videos by key."""
-        found: dict[str, list[ExperimentConfig]] = {}
+        by_videos: dict[str, list[ExperimentConfig]] = {}
         for settings in frozen_variants(self.space):
             experiment = self.space.experiment(settings)
-            found.setdefault(videos_key(experiment), []).append(experiment)
+            by_videos.setdefault(videos_key(experiment), []).append(experiment)
         return {
             key: Variant(plan_videos(same[0], cache=self.cache), tuple(same), self.folder.videos(key))
-            for key, same in found.items()
+            for key, same in by_videos.items()
         }
 
     def run(self, plan: StudyPlan, on_event: OnEvent, progress: Progress | None = None) -> Outcome:
@@ -268,9 +268,9 @@ class StudyRun:
             )
 
     def _take_in(self, study: optuna.Study) -> None:
-        for found in self._warm_starts():
-            apply_warm_start(study, self.space, found)
-            self.folder.note(warm_start=[*self.folder.ledger().get("warm_start", []), found.record()])
+        for warm_start in self._warm_starts():
+            apply_warm_start(study, self.space, warm_start)
+            self.folder.note(warm_start=[*self.folder.ledger().get("warm_start", []), warm_start.record()])
 
     def _optuna(self) -> optuna.Study:
         study = self.space.study

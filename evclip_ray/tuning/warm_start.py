@@ -146,22 +146,22 @@ def _is_ignored(path: str) -> bool:
     return path == "seed" or path.startswith(_SOURCES)
 
 
-def apply_warm_start(study: optuna.Study, space: SearchSpace, found: WarmStart) -> None:
+def apply_warm_start(study: optuna.Study, space: SearchSpace, warm_start: WarmStart) -> None:
     """Add the evidence to the sampler and enqueue the points first. Earlier additions are skipped.
 
     Args:
         study: Optuna study.
         space: Search space.
-        found: Points and evidence.
+        warm_start: Points and evidence.
     """
     known = {mark for trial in study.trials for mark in _marks(trial.user_attrs)}
-    for piece in found.evidence:
-        mark = (found.folder, piece.trial)
+    for piece in warm_start.evidence:
+        mark = (warm_start.folder, piece.trial)
         if mark not in known:
-            study.add_trial(_as_trial(piece, space, found.folder))
-    for rank, point in enumerate(found.points):
-        if (found.folder, rank) not in known:
-            study.enqueue_trial(point, user_attrs={POINT: {"study": found.folder, "rank": rank}})
+            study.add_trial(_as_trial(piece, space, warm_start.folder))
+    for rank, point in enumerate(warm_start.points):
+        if (warm_start.folder, rank) not in known:
+            study.enqueue_trial(point, user_attrs={POINT: {"study": warm_start.folder, "rank": rank}})
 
 
 def _marks(attributes: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
