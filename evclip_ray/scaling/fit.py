@@ -81,7 +81,7 @@ def fit(form: str, scores: Sequence[StepScore]) -> dict[str, Any]:
         "status": "fitted",
     }
     if different < needed:
-        return {**record, "status": f"not enough rungs: {different} of different cost, {needed} are needed"}
+        return {**record, "status": f"not enough steps: {different} of different cost, {needed} are needed"}
     reference = float(np.exp(np.log(costs).mean()))
     measured = [score.score for score in scores]
     top1, draws = np.array([score.top1 for score in measured]), resampled_top1(measured)

@@ -142,7 +142,7 @@ def _write_fits(
     moved = [slope([(row[cost], ended[row["rung"]]) for row in rows], path) for path in paths.values()]
     fits = {
         "ladder": folder.ledger()["key"],
-        "scores": "validation top-1 of each rung's best trial; intervals are over its videos",
+        "scores": "validation top-1 of each step's best trial; intervals are over its videos",
         "accuracy": fit_costs(rows, COSTS),
         "transfer": {"cost": cost, "slopes": moved},
     }

@@ -93,7 +93,7 @@ def slope(steps: Sequence[tuple[float, Sequence[ScoredTrial]]], path: Distributi
     """
     record: dict[str, Any] = {"path": path.path, "slope": None, "interval": None, "scale": _scale(path)}
     if not _is_numeric(path):
-        return {**record, "status": "not a number: see the best value of each rung"}
+        return {**record, "status": "not a number: see the best value of each step"}
     usable = [
         (cost, having)
         for cost, trials in steps
@@ -101,7 +101,7 @@ def slope(steps: Sequence[tuple[float, Sequence[ScoredTrial]]], path: Distributi
     ]
     record |= {"rungs": len(usable), "needed_rungs": NEEDED_STEPS}
     if len({cost for cost, _ in usable}) < NEEDED_STEPS:
-        return {**record, "status": f"not enough rungs: {len(usable)} with trials, {NEEDED_STEPS} are needed"}
+        return {**record, "status": f"not enough steps: {len(usable)} with trials, {NEEDED_STEPS} are needed"}
     logs = np.log10([cost for cost, _ in usable])
     scores = [score for _, having in usable for _, score in having]
     best = _drawn_best([having for _, having in usable], scores, path)

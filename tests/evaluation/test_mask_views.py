@@ -54,9 +54,9 @@ def test_masks_are_saved_with_both_predictions(study, tmp_path):
     with (out / "predictions.csv").open() as stream:
         predictions = {row["path"]: row for row in csv.DictReader(stream)}
     for video in record["videos"]:
-        told = predictions[video["path"]]
-        assert (video["label"], video["zero_shot"]["label"]) == (told["label"], told["zero_shot"])
-        assert video["adapted"]["label"] == told["adapted"]
+        predicted = predictions[video["path"]]
+        assert (video["label"], video["zero_shot"]["label"]) == (predicted["label"], predicted["zero_shot"])
+        assert video["adapted"]["label"] == predicted["adapted"]
         assert 0 <= video["adapted"]["p_true"] <= video["adapted"]["p"] <= 1
     changes = [abs(v["adapted"]["p_true"] - v["zero_shot"]["p_true"]) for v in record["videos"][:2]]
     assert changes == sorted(changes, reverse=True)
@@ -116,7 +116,7 @@ def test_add_masks_uses_the_split_of_the_evaluation(study, tmp_path, tiny_cache)
     assert record["split"] == "test"
     assert len(record["videos"]) == 3
     assert read_ledger(out, "evaluation")["openings"] == 1
-    # Moved together: the checkpoint is beside the evaluation, not where it was.
+    # Both were moved together, so the checkpoint is next to the evaluation again.
     theirs = tmp_path / "theirs"
     shutil.copytree(study / "best", theirs / "best")
     shutil.move(out, theirs / "best-test")

@@ -13,27 +13,27 @@ def scores(top1, costs=COSTS, videos=1_000_000):
 
 
 def test_power_law_is_recovered():
-    made = fit("power_law", scores([1 - 0.4 * (x / 16) ** -0.3 for x in COSTS]))
-    assert made["status"] == "fitted"
-    assert made["reference_cost"] == pytest.approx(16)
-    assert made["parameters"]["a"]["value"] == pytest.approx(0.4, abs=1e-6)
-    assert made["parameters"]["b"]["value"] == pytest.approx(0.3, abs=1e-6)
-    assert made["rmse"] < 1e-6
-    low, high = made["parameters"]["b"]["interval"]
+    fitted = fit("power_law", scores([1 - 0.4 * (x / 16) ** -0.3 for x in COSTS]))
+    assert fitted["status"] == "fitted"
+    assert fitted["reference_cost"] == pytest.approx(16)
+    assert fitted["parameters"]["a"]["value"] == pytest.approx(0.4, abs=1e-6)
+    assert fitted["parameters"]["b"]["value"] == pytest.approx(0.3, abs=1e-6)
+    assert fitted["rmse"] < 1e-6
+    low, high = fitted["parameters"]["b"]["interval"]
     assert low - 1e-9 <= 0.3 <= high + 1e-9
 
 
 def test_ceiling_is_recovered():
-    made = fit("saturating", scores([0.8 - 0.2 * (x / 16) ** -0.5 for x in COSTS]))
-    assert made["parameters"]["c"]["value"] == pytest.approx(0.8, abs=0.005)
-    assert made["rmse"] < 1e-3
+    fitted = fit("saturating", scores([0.8 - 0.2 * (x / 16) ** -0.5 for x in COSTS]))
+    assert fitted["parameters"]["c"]["value"] == pytest.approx(0.8, abs=0.005)
+    assert fitted["rmse"] < 1e-3
 
 
 def test_falling_ladder_has_negative_exponent_and_no_ceiling():
     falling = [0.8, 0.7, 0.6, 0.5, 0.4]
     assert fit("power_law", scores(falling))["parameters"]["b"]["value"] < 0
-    made = fit("saturating", scores(falling))
-    assert made["parameters"]["a"]["value"] == 0, "a flat line, not a ceiling approached from above"
+    fitted = fit("saturating", scores(falling))
+    assert fitted["parameters"]["a"]["value"] == 0, "a flat line, not a ceiling that is approached from above"
 
 
 def test_intervals_narrow_with_more_videos():
@@ -51,16 +51,16 @@ def test_intervals_narrow_with_more_videos():
 
 @pytest.mark.parametrize(("form", "steps"), [("power_law", 2), ("saturating", 3), ("power_law", 1)])
 def test_too_few_steps_are_reported(form, steps):
-    made = fit(form, scores([0.5, 0.6, 0.7][:steps], COSTS[:steps]))
-    assert made["status"].startswith(
-        f"not enough rungs: {steps} of different cost, {steps + 1 if steps > 1 else 3}"
+    fitted = fit(form, scores([0.5, 0.6, 0.7][:steps], COSTS[:steps]))
+    assert fitted["status"].startswith(
+        f"not enough steps: {steps} of different cost, {steps + 1 if steps > 1 else 3}"
     )
-    assert "curve" not in made
+    assert "curve" not in fitted
 
 
 def test_steps_of_equal_cost_count_once():
-    made = fit("power_law", scores([0.5, 0.6, 0.7], [2.0, 2.0, 4.0]))
-    assert made["status"].startswith("not enough rungs: 2")
+    fitted = fit("power_law", scores([0.5, 0.6, 0.7], [2.0, 2.0, 4.0]))
+    assert fitted["status"].startswith("not enough steps: 2")
 
 
 def test_steps_without_a_score_are_reported_by_name():
@@ -76,9 +76,9 @@ def test_steps_without_a_score_are_reported_by_name():
     power, saturating = fit_costs(rows, ["gmac"])
     assert power["left_out"] == ["b", "c", "e"]
     assert power["status"] == "fitted"
-    assert saturating["status"].startswith("not enough rungs: 3")
+    assert saturating["status"].startswith("not enough steps: 3")
 
 
 def test_steps_at_zero_and_one_can_be_fitted():
-    made = fit("power_law", scores([0.0, 0.5, 1.0], COSTS[:3], videos=20))
-    assert all(0 <= point["low"] <= point["top1"] <= point["high"] <= 1 for point in made["curve"])
+    fitted = fit("power_law", scores([0.0, 0.5, 1.0], COSTS[:3], videos=20))
+    assert all(0 <= point["low"] <= point["top1"] <= point["high"] <= 1 for point in fitted["curve"])

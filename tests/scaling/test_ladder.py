@@ -1,4 +1,4 @@
-"""Ladders on real Ray, tiny: what is left on disk, and that nothing finished is ever lost."""
+"""Small ladders on real Ray: files on disk, resuming and the command."""
 
 import contextlib
 import csv
@@ -25,7 +25,7 @@ SEARCH = {"optim.lr": {"loguniform": [1e-3, 1e-2]}, "method.prompts": {"choice":
 
 @pytest.fixture
 def ladder(tiny_manifest, debug_settings, tmp_path):
-    """Makes a ladder over the tiny videos."""
+    """Return a function that builds a ladder over the tiny videos."""
 
     def make(over=None, *, fixed=None, **study):
         data = {
@@ -46,19 +46,19 @@ def ladder(tiny_manifest, debug_settings, tmp_path):
 
 
 def board(folder, tag):
-    """What a folder's event files say of hyperparameters."""
+    """Return the HParams metadata of a folder's event files."""
     return EventAccumulator(str(folder)).Reload().SummaryMetadata(tag).plugin_data.content
 
 
 def climb(run, *, search=None):
-    """Run a ladder; the names of the steps that were searched come with the states."""
+    """Run a ladder. Return its states and, per searched step, the folders of earlier studies."""
     searched = []
 
     def default(study, plan):
         return study.run(plan, lambda *event: None)
 
     def follow(study, plan):
-        searched.append((study.folder.root.name, [found.folder for found in plan.warm_start]))
+        searched.append((study.folder.root.name, [earlier.folder for earlier in plan.warm_start]))
         return (search or default)(study, plan)
 
     states = run.run(MACHINES, prepare=lambda study: study.prepare(), search=follow)
@@ -87,7 +87,7 @@ def test_ladder_writes_one_study_per_step_and_tables(ladder, tiny_cache, tiny_vi
     first, second = (
         next(StudyFolder(root / "rungs" / name).trials()).overrides for name in ("debug_small", "debug")
     )
-    assert first == second, "the best point of a rung is the first of the next"
+    assert first == second, "the best point of a step is the first of the next"
 
     declared = board(root, "_hparams_/experiment")
     assert all(name in declared for name in (b"backbone.name", b"debug_small", b"optim.lr"))
@@ -119,8 +119,8 @@ def test_ladder_writes_one_study_per_step_and_tables(ladder, tiny_cache, tiny_vi
     assert {row["status"] for row in table(root, "transfer")} == {"too few trials: 1, 3 are needed"}
     fits = read_json(root / "fits.json")
     assert {fit["status"] for fit in fits["accuracy"] if fit["cost"] == "inference_gmac"} == {
-        "not enough rungs: 2 of different cost, 3 are needed",
-        "not enough rungs: 2 of different cost, 4 are needed",
+        "not enough steps: 2 of different cost, 3 are needed",
+        "not enough steps: 2 of different cost, 4 are needed",
     }
     assert fits["transfer"]["cost"] == "inference_gmac"
 
@@ -137,7 +137,7 @@ def test_failed_step_is_reported_and_others_continue(ladder, tiny_cache, tiny_vi
     states, _ = climb(LadderRun(ladder(over), root, cache=tiny_cache, measure=False))
     assert [state.state for state in states] == ["failed", "finished"]
     assert "no_such_weights.pt" in states[0].error
-    assert states[1].warm_start is None, "a failed rung has no points to pass on"
+    assert states[1].warm_start is None, "a failed step has no points for the next"
     failed, finished = table(root, "ladder")
     assert (failed["state"], failed["val_top1"], failed["inference_gmac"]) == ("failed", "", "")
     assert "no_such_weights.pt" in failed["error"]
@@ -165,13 +165,11 @@ def test_raising_step_is_retried_and_interrupt_ends_the_ladder(
     again._note(StepState("debug_large", {}, "finished"))
     _, searched = climb(again, search=breaks)
     assert [name for name, _ in searched] == ["debug_small", "debug"]
-    assert table(root, "ladder")[2]["state"] == "finished", "an earlier call's word stays"
+    assert table(root, "ladder")[2]["state"] == "finished", "the state of an earlier call is kept"
 
 
 @pytest.mark.slow
-def test_ladder_of_one_step_can_be_extended(
-    ladder, tiny_cache, tiny_videos, local_ray, tmp_path
-):
+def test_ladder_of_one_step_can_be_extended(ladder, tiny_cache, tiny_videos, local_ray, tmp_path):
     root = tmp_path / "ladder"
     one = {"backbone.name": ["debug"]}
     states, _ = climb(LadderRun(ladder(one), root, cache=tiny_cache))
@@ -179,25 +177,23 @@ def test_ladder_of_one_step_can_be_extended(
     (row,) = table(root, "ladder")
     assert float(row["latency_seconds"]) > 0
     assert row["pareto"] == "True"
-    kept = read_json(root / "costs" / "debug.json")
-    assert kept["measured"][0]["phase"] == "inference"
+    cost = read_json(root / "costs" / "debug.json")
+    assert cost["measured"][0]["phase"] == "inference"
     before = (root / "costs" / "debug.json").read_bytes()
     two = ladder({"backbone.name": ["debug", "debug_large"]})
     states, searched = climb(LadderRun(two, root, cache=tiny_cache, measure=False))
     assert [state.state for state in states] == ["finished"] * 2
-    assert [name for name, _ in searched] == ["debug_large"], "a rung can be added"
+    assert [name for name, _ in searched] == ["debug_large"], "only the added step is searched"
     assert (root / "costs" / "debug.json").read_bytes() == before, "measured once"
 
 
-def test_device_hours_sum_all_trials_of_a_step(
-    ladder, tiny_cache, tiny_videos, local_ray, tmp_path
-):
-    made = ladder({"backbone.name": ["debug"]}, trials=None)
-    run = LadderRun(made, tmp_path / "ladder", cache=tiny_cache, device_hours=1.0, measure=False)
+def test_device_hours_sum_all_trials_of_a_step(ladder, tiny_cache, tiny_videos, local_ray, tmp_path):
+    one_step = ladder({"backbone.name": ["debug"]}, trials=None)
+    run = LadderRun(one_step, tmp_path / "ladder", cache=tiny_cache, device_hours=1.0, measure=False)
     plan = run.plan(MACHINES)["debug"]
-    assert plan.time_budget == pytest.approx(1800), "two CPUs spend an hour in half of one"
+    assert plan.time_budget == pytest.approx(1800), "two CPUs use a device-hour in half an hour"
     assert math.isinf(plan.missing)
-    run.folder.claim(made.identity())
+    run.folder.claim(one_step.identity())
     trial = run.folder.step("debug") / "trials" / "trial-0000"
     trial.mkdir(parents=True)
     (trial / "point.json").write_text(json.dumps({"overrides": {}}))
@@ -210,10 +206,10 @@ def test_device_hours_sum_all_trials_of_a_step(
         "val_videos": 6,
     }
     (trial / "history.jsonl").write_text(json.dumps(epoch) + "\n")
-    step = made.steps[0]
+    step = one_step.steps[0]
     assert run._seconds_left(step, plan) == pytest.approx(300)
     (trial / "history.jsonl").write_text(json.dumps({**epoch, "seconds": 4000.0}) + "\n")
-    # The trial was put there by hand, before the study's own ledger.
+    # The test wrote the trial itself, so the study's ledger is missing.
     write_ledger(run.folder.step("debug"), "study", inputs=identity(step.space))
     states, searched = climb(run)
     assert ([state.state for state in states], searched) == (["finished"], [])
@@ -247,7 +243,7 @@ def test_cost_of_a_ladder_is_the_sum_of_its_steps(ladder, tiny_cache, tiny_video
     run = LadderRun(ladder(trials=3), tmp_path / "ladder", cache=tiny_cache, measure=False)
     plans = run.plan(MACHINES, measure=True)
     each = [plan.cost.once_seconds + 2 * plan.cost.trial_seconds for plan in plans.values()]
-    assert total_seconds(plans) == pytest.approx(sum(each)), "three trials, two at once"
+    assert total_seconds(plans) == pytest.approx(sum(each)), "three trials on two slots take two rounds"
     assert not (tmp_path / "ladder").exists()
 
 
@@ -274,7 +270,7 @@ def test_command_line_error_is_one_line(arguments, expected, tiny_manifest, tmp_
 
 @pytest.fixture
 def scale(monkeypatch, tiny_manifest, debug_settings, tmp_path):
-    """Runs `evclip-ray scale` with steps that end as they are told to, without a cluster."""
+    """Return a function that runs `evclip-ray scale` without a cluster, with given final states."""
     path = tmp_path / "tiny.yaml"
     fixed = {**debug_settings, "data.manifest": str(tiny_manifest)}
     path.write_text(yaml.safe_dump({"fixed": fixed, "search": SEARCH, "study": {"memory_gb": 0.5}}))

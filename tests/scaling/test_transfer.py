@@ -19,7 +19,7 @@ def trials(pairs, path="optim.lr", videos=10_000):
 
 
 def peaked(best, videos=10_000):
-    """Trials whose top-1 falls by 0.2 a decade from `best`."""
+    """Return trials whose top-1 falls by 0.2 per decade from the learning rate `best`."""
     rates = [10.0**e for e in (-4, -3.5, -3, -2.5, -2, -1.5)]
     return trials([(r, 0.8 - 0.2 * abs(math.log10(r / best))) for r in rates], videos=videos)
 
@@ -51,10 +51,10 @@ def test_trials_without_setting_or_score_do_not_count():
 
 
 def test_optimum_moving_with_root_of_cost_is_detected():
-    found = slope([(10.0**k, peaked(10 ** (-4 + k / 2))) for k in range(5)], LR)
-    assert found["slope"] == pytest.approx(0.5)
-    assert found["status"] == "moves"
-    low, high = found["interval"]
+    result = slope([(10.0**k, peaked(10 ** (-4 + k / 2))) for k in range(5)], LR)
+    assert result["slope"] == pytest.approx(0.5)
+    assert result["status"] == "moves"
+    low, high = result["interval"]
     assert low <= 0.5 <= high
 
 
@@ -70,10 +70,10 @@ def test_constant_optimum_stays_and_few_videos_are_undecided():
 
 
 def test_two_steps_are_too_few_for_a_slope():
-    found = slope([(1.0, peaked(1e-3)), (10.0, peaked(1e-2)), (100.0, [])], LR)
-    assert found["slope"] is None
-    assert found["status"] == "not enough rungs: 2 with trials, 3 are needed"
-    assert slope([(1.0, peaked(1e-3))] * 3, LR)["slope"] is None, "of one cost"
+    result = slope([(1.0, peaked(1e-3)), (10.0, peaked(1e-2)), (100.0, [])], LR)
+    assert result["slope"] is None
+    assert result["status"] == "not enough steps: 2 with trials, 3 are needed"
+    assert slope([(1.0, peaked(1e-3))] * 3, LR)["slope"] is None, "three steps of equal cost"
 
 
 def test_step_of_unknown_cost_is_skipped():
@@ -82,8 +82,8 @@ def test_step_of_unknown_cost_is_skipped():
 
 
 def test_paired_trials_detect_a_move_with_few_videos():
-    def kept(best):
-        # Of 12 videos a trial has the first so many right: who is better has all that the other has.
+    def with_videos(best):
+        # A trial has the first `hits` of 12 videos right, so a better trial includes those of a worse one.
         rows = []
         for trial in peaked(best, videos=12):
             hits = round(trial.score.top1 * 12)
@@ -91,7 +91,7 @@ def test_paired_trials_detect_a_move_with_few_videos():
             rows.append(ScoredTrial(trial.row, Score(hits / 12, 12, each)))
         return rows
 
-    paired = slope([(10.0**k, kept(10 ** (-3.5 + k / 2))) for k in range(4)], LR)
+    paired = slope([(10.0**k, with_videos(10 ** (-3.5 + k / 2))) for k in range(4)], LR)
     apart = slope([(10.0**k, peaked(10 ** (-3.5 + k / 2), videos=12)) for k in range(4)], LR)
     assert (paired["status"], apart["status"]) == ("moves", "stays within noise")
     assert paired["intervals"] == "paired over the same videos"

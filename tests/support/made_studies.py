@@ -207,7 +207,7 @@ def _step(name, index, has_begun):
 
 
 def _fits(num_steps):
-    status = f"not enough rungs: {num_steps} of different cost, 4 are needed"
+    status = f"not enough steps: {num_steps} of different cost, 4 are needed"
     few = {"cost": "inference_gmac", "form": "saturating", "formula": "top1 = c - a x^-b"}
     few |= {"needed_rungs": 4, "rungs": num_steps, "status": status, "left_out": []}
     points = [(4.0 * 3**index, 0.5 + 0.08 * index) for index in range(3)]

@@ -51,7 +51,7 @@ def _lists(root: Place, lists: Path | None) -> dict[tuple[str, int], Path]:
         if found:
             return found
     raise AnnotationError(
-        f"no <class>_test_split1.txt in or beside {lists or root}; download the official lists, and name"
+        f"no <class>_test_split1.txt in or next to {lists or root}; download the official lists, and name"
         " their folder with --lists"
     )
 

@@ -89,7 +89,7 @@ def _lists(root: Place, lists: Path | None) -> list[Path]:
         if found or place.is_file():
             return found or [place]
     raise AnnotationError(
-        f"no CSV with the columns {','.join(_COLUMNS)} in or beside {lists or root}; download the official"
+        f"no CSV with the columns {','.join(_COLUMNS)} in or next to {lists or root}; download the official"
         " lists, and name their folder with --lists"
     )
 

@@ -39,12 +39,12 @@ def _described(path: Path) -> dict[str, str]:
     rows = _rows(path)
     header = rows[0]
     named = _column(path, header, "class name", [normalized_name(cell) in _NAME_COLUMNS for cell in header])
-    told = _column(path, header, "description", [_is_text(cell) for cell in header])
+    text_column = _column(path, header, "description", [_is_text(cell) for cell in header])
     described: dict[str, str] = {}
     for row in rows[1:]:
-        if len(row) <= max(named, told):
+        if len(row) <= max(named, text_column):
             raise ConfigError(f"{path}: a row must have {len(header)} cells, got {row!r}")
-        key, text = normalized_name(row[named]), " ".join(row[told].split())
+        key, text = normalized_name(row[named]), " ".join(row[text_column].split())
         if described.setdefault(key, text) != text:
             raise ConfigError(f"{path}: class {row[named]!r} is described twice; keep one row")
     return described

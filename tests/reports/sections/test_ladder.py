@@ -27,7 +27,7 @@ def test_missing_fit_has_a_reason(ladder):
     assert set(ladder_data.fitted_curves(ladder, "inference_gmac")["form"]) == {"power law"}
     assert ladder_data.fitted_curves(ladder, "latency_seconds").empty
     statuses = list(ladder_data.fits_table(ladder)["status"])
-    assert statuses == ["fitted", "not enough rungs: 3 of different cost, 4 are needed"]
+    assert statuses == ["fitted", "not enough steps: 3 of different cost, 4 are needed"]
 
 
 def test_ladder_has_all_charts(ladder):
@@ -55,7 +55,7 @@ def test_incomplete_ladder_is_reported(tmp_path, facts):
     result = CliRunner().invoke(main, ["report", str(root), "--cache", str(tmp_path / "cache")])
     assert result.exit_code == 0, result.output
     page = (root / "report.html").read_text()
-    assert "not enough rungs" in page
+    assert "not enough steps" in page
     assert ("Step middle failed: ConfigError: no such backbone" in page) == ("failed" in facts)
 
 
