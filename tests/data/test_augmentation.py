@@ -1,6 +1,6 @@
 """Augmentation of training views: flips by label, low light, mixup and the settings.
 
-A file of its own, because `test_transforms.py` with these tests would cover crops and settings at once.
+In a separate file because `test_transforms.py` covers crops and pixel changes only.
 """
 
 import json
@@ -117,13 +117,13 @@ def test_mixup_overlays_each_video_with_its_partner():
 def test_mixup_loss_equals_that_of_the_soft_label():
     logits, labels = torch.randn(6, 4), torch.randint(0, 4, (6,))
     mixed = mix(torch.rand(6, 1, 3, 2, 2), alpha=1.0, generator=seeded(3))
-    own, partner = (
+    terms_of_labels, terms_of_partners = (
         {"ce": torch.nn.functional.cross_entropy(logits, one), "regulariser": torch.tensor(0.25)}
         for one in (labels, labels[mixed.partners])
     )
     soft = torch.nn.functional.one_hot(labels, 4).float()
     soft = mixed.weight * soft + (1 - mixed.weight) * soft[mixed.partners]
-    terms = mixed.loss_terms(own, partner)
+    terms = mixed.loss_terms(terms_of_labels, terms_of_partners)
     assert terms["ce"].item() == pytest.approx(
         torch.nn.functional.cross_entropy(logits, soft).item(), rel=1e-5
     )

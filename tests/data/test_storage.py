@@ -74,8 +74,10 @@ def test_class_folders_of_a_storage_are_a_manifest(remote):
         put(name, b"x")
     manifest = read_manifest(root)
     assert list(zip(manifest.column("path"), manifest.column("label"), strict=True)) == [
-        ("run/1.mp4", "run"), ("run/2", "run"), ("wave/3.mp4", "wave"),
-    ]  # fmt: skip
+        ("run/1.mp4", "run"),
+        ("run/2", "run"),
+        ("wave/3.mp4", "wave"),
+    ]
     with pytest.raises(ManifestError, match="no such manifest"):
         read_manifest(f"{root}/absent")
 
@@ -138,7 +140,7 @@ def test_find_videos_is_the_same_for_storage_and_folder(remote, tmp_path):
 
 
 class Broken(fsspec.AbstractFileSystem):
-    """A storage that raises `error` on every request."""
+    """Storage that raises `error` on every request."""
 
     protocol = "broken"
     error: Exception = OSError("the line is dead")
@@ -174,7 +176,7 @@ def test_storage_errors_are_not_video_errors(broken, monkeypatch, error, message
         identities("broken://a", ["b.mp4"])
 
 
-def test_a_storage_that_fails_at_any_moment_of_reading_is_told(remote, write_video, tmp_path, monkeypatch):
+def test_storage_failure_while_reading_is_a_storage_error(remote, write_video, tmp_path, monkeypatch):
     _, put = remote
     uri = put("v.mp4", write_video(tmp_path / "v.mp4", num_frames=400, options={"g": "10"}).read_bytes())
     read = storage._Object.read
@@ -195,7 +197,7 @@ def test_a_storage_that_fails_at_any_moment_of_reading_is_told(remote, write_vid
             decode_view(uri, view=VIEW)
 
 
-def test_a_missing_package_is_named_with_its_extra(monkeypatch):
+def test_missing_package_is_reported_with_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     monkeypatch.delitem(
         fsspec.registry.target if hasattr(fsspec.registry, "target") else {}, "gs", raising=False
@@ -204,6 +206,6 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch):
         decode_view("gs://bucket/a.mp4", view=VIEW)
 
 
-def test_an_unknown_kind_of_storage_is_named():
+def test_unknown_kind_of_storage_is_reported():
     with pytest.raises(StorageError, match=r"s9://bucket/a.mp4: Protocol not known: s9; use s3://, gs://"):
         decode_view("s9://bucket/a.mp4", view=VIEW)

@@ -1,4 +1,4 @@
-"""Videos in S3, against a real server of its protocol on this machine."""
+"""Videos in S3, on a local server of the protocol. In one file because the tests share this server."""
 
 import http.client
 import logging
@@ -56,7 +56,7 @@ def s3_ray(bucket, local_ray):
     restart()
     yield local_ray
     with pytest.MonkeyPatch.context() as patch:
-        # Later tests must not have the credentials in their workers.
+        # Workers of later tests must not inherit the credentials.
         for name in [name for name in os.environ if name.startswith("AWS_")]:
             patch.delenv(name)
         restart()
@@ -111,8 +111,9 @@ def test_absent_object_is_quarantined_without_neighbours(videos, tmp_path, s3_ra
     assert len(shards) == 1
     (skipped,) = shards.skipped
     assert (skipped["path"], skipped["reason"]) == (
-        "run/absent.mp4", "cannot be opened (no such object; check the URI and its bucket)"
-    )  # fmt: skip
+        "run/absent.mp4",
+        "cannot be opened (no such object; check the URI and its bucket)",
+    )
 
 
 def test_missing_bucket_is_reported_before_writing(tmp_path, bucket, s3_ray):
@@ -153,13 +154,14 @@ def test_part_of_a_long_object_fetches_only_its_blocks(bucket, tmp_path, monkeyp
     fetched = []
     fetch = s3fs.core.S3File._fetch_range
     monkeypatch.setattr(
-        s3fs.core.S3File, "_fetch_range",
+        s3fs.core.S3File,
+        "_fetch_range",
         lambda self, start, end: fetched.append(end - start) or fetch(self, start, end),
-    )  # fmt: skip
+    )
     monkeypatch.setattr(storage, "_BLOCK_BYTES", 2**14)
     part = {"start_seconds": 20.0, "end_seconds": 21.0}
-    found = decode_view("s3://videos/long.mp4", view=VIEW, **part)
-    assert (found == decode_view(path, view=VIEW, **part)).all()
+    view = decode_view("s3://videos/long.mp4", view=VIEW, **part)
+    assert (view == decode_view(path, view=VIEW, **part)).all()
     assert 0 < sum(fetched) < path.stat().st_size / 3
 
 

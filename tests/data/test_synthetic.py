@@ -22,10 +22,10 @@ def views(folder):
     """Return action -> (videos, T, H, W, 3) float."""
     manifest = read_manifest(folder / "manifest.csv")
     view = ViewConfig(num_frames=16, height=64, width=64)
-    found = {action: [] for action in ACTIONS}
+    views = {action: [] for action in ACTIONS}
     for row in manifest.rows():
-        found[row["label"]].append(decode_view(folder / row["path"], view=view))
-    return {action: np.stack(videos).astype(float) for action, videos in found.items()}
+        views[row["label"]].append(decode_view(folder / row["path"], view=view))
+    return {action: np.stack(videos).astype(float) for action, videos in views.items()}
 
 
 def test_actions_are_balanced_and_groups_stay_in_one_split(folder):
@@ -64,7 +64,7 @@ def test_only_standing_still_does_not_move(views):
 
 
 def test_single_frame_does_not_reveal_the_action(views):
-    """Mean colour and spread of single frames differ far more between groups than between actions."""
+    """Check that the colours of single frames differ far more between groups than between actions."""
     middle = np.stack([videos[:, 8].mean(axis=(1, 2)) for videos in views.values()])
     between_actions = middle.mean(axis=1).std(axis=0)
     between_groups = middle.mean(axis=0).std(axis=0)

@@ -9,7 +9,7 @@ PLAIN = {"flip": 0.0, "crop": "centre"}
 
 
 def ramp(batch=2, num_frames=3, height=32, width=40):
-    """Red is the column, green the row, blue the frame; the same for every video."""
+    """Return videos whose red is the column, green the row and blue the frame number."""
     frames = torch.zeros(batch, num_frames, height, width, 3, dtype=torch.uint8)
     frames[..., 0] = torch.arange(width, dtype=torch.uint8)
     frames[..., 1] = torch.arange(height, dtype=torch.uint8)[:, None]

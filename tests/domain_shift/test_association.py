@@ -6,43 +6,45 @@ from evclip_ray.domain_shift.association import associate, matched, read_predict
 
 def rows(paths, adapted, zero_shot=None):
     return [
-        {"path": path, "label": "a", "adapted": said, "zero_shot": other}
-        for path, said, other in zip(paths, adapted, zero_shot or adapted, strict=True)
+        {"path": path, "label": "a", "adapted": prediction, "zero_shot": other}
+        for path, prediction, other in zip(paths, adapted, zero_shot or adapted, strict=True)
     ]
 
 
-def test_videos_are_matched_by_path_whatever_their_order():
+def test_videos_are_matched_by_path_in_any_order():
     assert matched(rows(["x", "y", "z"], "aaa"), ["z", "w", "x"]) == [(0, 2), (2, 0)]
 
 
-def test_parts_of_one_video_are_matched_in_order_and_left_out_when_one_is_missing():
+def test_parts_match_in_order_or_are_skipped_if_incomplete():
     assert matched(rows(["x", "x", "y"], "aaa"), ["y", "x", "x"]) == [(0, 1), (1, 2), (2, 0)]
     assert matched(rows(["x", "x", "y"], "aaa"), ["y", "x"]) == [(2, 0)]
 
 
-def test_a_factor_that_decides_is_told_from_one_that_does_not():
+def test_decisive_factor_differs_from_an_irrelevant_one():
     random = np.random.default_rng(0)
     paths = [f"{number}.mp4" for number in range(60)]
     light = random.random(60)
     predictions = rows(paths, ["a" if value > 0.5 else "b" for value in light], ["a", "b"] * 30)
     factors = {"light": light, "other": random.random(60)}
-    found = associate(predictions, matched(predictions, paths), factors, paths, seed=0)
-    areas = {(row.predictor, row.factor): row.area for row in found}
+    associations = associate(predictions, matched(predictions, paths), factors, paths, seed=0)
+    areas = {(row.predictor, row.factor): row.area for row in associations}
     assert areas["adapted", "light"].low == areas["adapted", "light"].value == 1
     for nothing in (("adapted", "other"), ("zero_shot", "light"), ("zero_shot", "other")):
         assert areas[nothing].low < 0.5 < areas[nothing].high
-    assert all(row.right + row.wrong == 60 for row in found)
+    assert all(row.right + row.wrong == 60 for row in associations)
 
 
-def test_the_answers_of_zero_shot_alone_are_enough(tmp_path):
+def test_zero_shot_predictions_alone_suffice(tmp_path):
     path = tmp_path / "predictions.csv"
     path.write_text("path,label,zero_shot\nx,a,a\ny,a,b\n")
     predictions = read_predictions(path)
-    found = associate(predictions, [(0, 0), (1, 1)], {"light": np.array([1.0, 0.0])}, ["x", "y"], seed=0)
-    assert [(row.predictor, row.right, row.area.value) for row in found] == [("zero_shot", 1, 1.0)]
+    associations = associate(
+        predictions, [(0, 0), (1, 1)], {"light": np.array([1.0, 0.0])}, ["x", "y"], seed=0
+    )
+    assert [(row.predictor, row.right, row.area.value) for row in associations] == [("zero_shot", 1, 1.0)]
 
 
-def test_a_file_that_is_no_table_of_predictions_is_refused(tmp_path):
+def test_file_without_predictions_is_refused(tmp_path):
     path = tmp_path / "predictions.csv"
     for text, missing in (("path,label\nx,a\n", "an answer"), ("path,zero_shot\nx,a\n", "label")):
         path.write_text(text)

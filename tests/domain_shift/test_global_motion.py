@@ -9,7 +9,7 @@ from evclip_ray.domain_shift.global_motion import motion_between
 
 @pytest.fixture
 def wall():
-    """(256, 256) luma of blurred rectangles, an even texture to pan over."""
+    """Return (256, 256) luma of blurred rectangles, an even texture to pan over."""
     random = np.random.default_rng(0)
     image = np.full((256, 256), 0.5)
     for top, left in random.integers(0, 240, (150, 2)):
@@ -54,7 +54,7 @@ def test_zoom_is_camera_motion(wall):
     down = source[rows] * (1 - parts[:, None]) + source[rows + 1] * parts[:, None]
     zoomed = down[:, rows] * (1 - parts) + down[:, rows + 1] * parts
     camera, scene = motion_between(source[:128, :128], zoomed)
-    # 3 % of the distance from the centre, whose root mean square over a square is its side / sqrt(6).
+    # A zoom moves a pixel by 3 % of its distance from the centre. Its RMS over a square is side / sqrt(6).
     assert camera == pytest.approx(100 * 0.03 / np.sqrt(6), rel=0.25)
     assert scene < 0.3 * camera
 

@@ -6,7 +6,7 @@ from evclip_ray.domain_shift.visual_factors import VISUAL_FACTORS, visual_factor
 
 @pytest.fixture
 def scene():
-    """(3, 96, 96, 3) uint8: coloured rectangles, standing still."""
+    """Return (3, 96, 96, 3) uint8 frames of coloured rectangles without motion."""
     random = np.random.default_rng(1)
     image = np.full((96, 96, 3), 120.0)
     for top, left in random.integers(0, 90, (60, 2)):
@@ -20,11 +20,11 @@ def blurred(frames):
     return (total / 25).astype(np.uint8)
 
 
-def test_the_factors_are_those_of_the_registry(scene):
+def test_factors_equal_those_of_the_registry(scene):
     assert list(visual_factors(scene)) == list(VISUAL_FACTORS)
 
 
-def test_a_darkened_copy_differs_in_luminance_and_hardly_in_anything_else(scene):
+def test_darkened_copy_differs_mainly_in_luminance(scene):
     light, dark = visual_factors(scene), visual_factors((scene * 0.4).astype(np.uint8))
     assert dark["luminance"] == pytest.approx(0.4 * light["luminance"], rel=0.02)
     for name in ("contrast", "saturation"):
@@ -33,7 +33,7 @@ def test_a_darkened_copy_differs_in_luminance_and_hardly_in_anything_else(scene)
     assert dark["camera_motion"] == dark["scene_motion"] == 0
 
 
-def test_each_look_moves_its_own_factor(scene):
+def test_each_change_of_appearance_moves_its_factor(scene):
     plain = visual_factors(scene)
     grey = visual_factors(np.repeat(scene.mean(-1, keepdims=True), 3, -1).astype(np.uint8))
     assert grey["saturation"] < 0.01 < plain["saturation"]
@@ -42,7 +42,7 @@ def test_each_look_moves_its_own_factor(scene):
     assert visual_factors(blurred(scene))["sharpness"] < plain["sharpness"] - 0.5
 
 
-def test_white_has_luminance_one_and_black_has_numbers_too():
+def test_white_has_luminance_one_and_black_is_finite():
     white = visual_factors(np.full((2, 32, 32, 3), 255, np.uint8))
     assert white["luminance"] == pytest.approx(1)
     assert white["saturation"] == white["contrast"] == 0
@@ -56,6 +56,6 @@ def test_green_is_lighter_than_blue():
 
 
 @pytest.mark.parametrize("shape", [(1, 32, 32, 3), (2, 32, 32), (2, 32, 32, 4)])
-def test_frames_that_cannot_be_measured_are_refused(shape):
+def test_unmeasurable_frames_are_refused(shape):
     with pytest.raises(ValueError, match="T >= 2"):
         visual_factors(np.zeros(shape, np.uint8))

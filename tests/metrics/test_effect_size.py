@@ -35,7 +35,7 @@ def test_interval_narrows_with_more_videos():
     few, many = (delta(random.normal(size=n), random.normal(1, size=n)) for n in (20, 200))
     assert 0 < few.low < few.value < few.high
     assert many.high - many.low < 0.6 * (few.high - few.low)
-    # Two unit normals one apart: 2 Phi(1 / sqrt 2) - 1.
+    # The delta of two unit normals whose means differ by 1 is 2 Phi(1 / sqrt 2) - 1.
     assert many.low < 0.5205 < many.high
 
 

@@ -19,7 +19,7 @@ def run(tmp_path):
 
 @pytest.fixture
 def lists(tmp_path):
-    """Five videos of which one is absent, one twice, one in another class's name and one in no list."""
+    """Write videos and lists with an absent, a repeated, a mislabelled and an unlisted video."""
     (tmp_path / "videos").mkdir()
     for name in ("a_kick_f_cm_np1_ba_bad_0", "b_kick_f_cm_np1_ba_bad_0", "c_run_f_cm_np1_ba_bad_0", "extra"):
         (tmp_path / "videos" / f"{name}.avi").write_text(name)
@@ -32,7 +32,7 @@ def lists(tmp_path):
     return ["--set", "labels=labels.csv", "--set", "train=train.txt", "--set", "test=test.txt"]
 
 
-def test_it_prints_what_it_found_and_writes_what_is_there(run, lists, tmp_path):
+def test_import_prints_counts_and_writes_existing_videos(run, lists, tmp_path):
     result = run(*lists)
     assert result.exit_code == 0, result.output
     lines = result.output.splitlines()
@@ -47,7 +47,7 @@ def test_it_prints_what_it_found_and_writes_what_is_there(run, lists, tmp_path):
     assert len(read_manifest(tmp_path / "m.csv", root=tmp_path / "videos")) == 3
 
 
-def test_leaks_are_refused_unless_asked_for(run, lists, tmp_path):
+def test_leaks_are_refused_unless_allowed(run, lists, tmp_path):
     (tmp_path / "test.txt").write_text("a_kick_f_cm_np1_ba_bad_0.avi 0\n")
     result = run(*lists)
     assert result.exit_code == 1
@@ -57,27 +57,27 @@ def test_leaks_are_refused_unless_asked_for(run, lists, tmp_path):
     assert len(read_manifest(tmp_path / "m.csv", allow_leaks=True)) == 3
 
 
-def test_equal_bytes_are_looked_for_unless_told_not_to(run, lists, tmp_path):
+def test_equal_bytes_are_compared_unless_switched_off(run, lists, tmp_path):
     (tmp_path / "videos" / "c_run_f_cm_np1_ba_bad_0.avi").write_text("a_kick_f_cm_np1_ba_bad_0")
     assert "1 by content" in run(*lists).output
     assert run(*lists, "--no-compare-bytes").exit_code == 0
 
 
-def test_what_is_wrong_is_one_line(run, lists):
+def test_errors_are_one_line(run, lists):
     result = run("--set", "labels=labels.csv", "--set", "trian=train.txt")
     assert result.exit_code == 1
     assert result.output == "Error: path_label has no option 'trian'; the nearest valid name is 'train'\n"
 
 
-def test_videos_of_a_storage_are_imported_and_verified_by_their_uri(lists, tmp_path):
+def test_storage_videos_are_imported_and_verified_by_uri(lists, tmp_path):
     storage = fsspec.filesystem("memory")
     for path in (tmp_path / "videos").iterdir():
         storage.pipe(f"memory://command/{path.name}", path.read_bytes())
     given = ["path_label", "--root", "memory://command", "--lists", tmp_path, "--out", tmp_path / "m.csv"]
-    found = CliRunner().invoke(main, [*map(str, ["manifest", "import", *given, *lists])])
-    assert found.exit_code == 0, found.output
-    assert "--root memory://command" in found.output
+    result = CliRunner().invoke(main, [*map(str, ["manifest", "import", *given, *lists])])
+    assert result.exit_code == 0, result.output
+    assert "--root memory://command" in result.output
     storage.put(str(tmp_path / "m.csv"), "memory://command/m.csv")
-    found = CliRunner().invoke(main, ["manifest", "verify", "memory://command/m.csv"])
-    assert "3 videos, 2 labels, 3 broken" in found.output
+    result = CliRunner().invoke(main, ["manifest", "verify", "memory://command/m.csv"])
+    assert "3 videos, 2 labels, 3 broken" in result.output
     storage.rm("memory://command", recursive=True)

@@ -35,7 +35,7 @@ def write(tmp_path):
 
 @pytest.fixture
 def dump(monkeypatch):
-    """Pickle records of the published class, which exists only while they are written."""
+    """Pickle records of the published class, which exists only during this call."""
     for name in ("dassl", "dassl.data", "dassl.data.datasets", RECORD):
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
     record = type("Datum_video", (), {"__module__": RECORD})
@@ -53,7 +53,7 @@ def dump(monkeypatch):
 
 
 class Malicious:
-    """Pickled as a call."""
+    """Object whose pickle calls a function."""
 
     def __init__(self, function, *arguments):
         self.call = (function, arguments)
@@ -63,7 +63,7 @@ class Malicious:
 
 
 def test_swapped_labels_are_reported_with_their_rows(write):
-    """The published ViFi lists say kick = 0, kick_ball = 1; the published names say the opposite."""
+    """Published ViFi lists have kick = 0 and kick_ball = 1, the published names the opposite."""
     names = [
         "A_kick_f_cm_np1_ba_bad_0.avi",
         "B_kick_ball_f_cm_np1_ba_bad_0.avi",
@@ -84,13 +84,16 @@ def test_swapped_labels_are_reported_with_their_rows(write):
     assert "val1.txt, line 1" in report.mislabelled[0]
 
 
-def test_shots_drawn_from_another_split_leak_into_its_test_list(write):
+def test_shots_from_another_split_leak_into_the_test_list(write):
     names = [f"F{k}_kick_f_cm_np1_ba_bad_0.avi" for k in range(3)]
     root = write(
-        {"l.csv": "id,name\n0,kick\n", "shots.txt": f"{names[0]} 0\n{names[1]} 0\n",
-         "val2.txt": f"{names[1]} 0\n{names[2]} 0\n"},
+        {
+            "l.csv": "id,name\n0,kick\n",
+            "shots.txt": f"{names[0]} 0\n{names[1]} 0\n",
+            "val2.txt": f"{names[1]} 0\n{names[2]} 0\n",
+        },
         names,
-    )  # fmt: skip
+    )
     report = import_dataset(
         "path_label", root, lists=root.parent, labels="l.csv", train="shots.txt", test="val2.txt"
     )
@@ -98,7 +101,7 @@ def test_shots_drawn_from_another_split_leak_into_its_test_list(write):
     assert [(leak.kind, leak.rows) for leak in leaks] == [("path", (1, 2)), ("group", (1, 2))]
 
 
-def test_a_list_is_needed(write):
+def test_import_without_a_list_is_refused(write):
     root = write({"l.csv": "id,name\n0,kick\n"}, ["a.mp4"])
     with pytest.raises(ConfigError, match="name at least one list"):
         import_dataset("path_label", root, lists=root.parent, labels="l.csv")
@@ -116,13 +119,13 @@ def test_a_list_is_needed(write):
         ("-x, y #1!.webm 0", "-x, y #1!.mp4"),
     ],
 )
-def test_paths_may_hold_what_they_like(write, line, path):
+def test_paths_may_contain_spaces_and_symbols(write, line, path):
     root = write({"l.csv": "id,name\n0,kick\n", "t.txt": f"{line}\n"}, [path])
     report = import_dataset("path_label", root, lists=root.parent, labels="l.csv", train="t.txt")
     assert report.manifest.column("path") == [path]
 
 
-def test_a_video_of_the_same_name_in_another_folder_is_not_the_listed_one(write):
+def test_same_name_in_another_folder_is_another_video(write):
     root = write(
         {"l.csv": "id,name\n0,kick\n", "t.txt": "kick/001.mp4 0\nkick/002.mp4 0\n"},
         ["punch/001.mp4", "kick/002.mp4"],
@@ -132,13 +135,13 @@ def test_a_video_of_the_same_name_in_another_folder_is_not_the_listed_one(write)
     assert report.unlisted == ("punch/001.mp4",)
 
 
-def test_two_files_that_answer_equally_well_are_refused(write):
+def test_two_equally_good_matches_are_refused(write):
     root = write({"l.csv": "id,name\n0,kick\n", "t.txt": "001.mp4 0\n"}, ["a/001.mp4", "b/001.mp4"])
     with pytest.raises(AnnotationError, match=r"'001.mp4' may be 'a/001.mp4' or 'b/001.mp4'"):
         import_dataset("path_label", root, lists=root.parent, labels="l.csv", train="t.txt")
 
 
-def test_the_file_whose_folders_agree_most_is_the_listed_one(write):
+def test_file_with_most_matching_folders_is_chosen(write):
     root = write(
         {"l.csv": "id,name\n0,kick\n", "t.txt": "/x/train/kick/001.mp4 0\n"},
         ["val/kick/001.mp4", "train/kick/001.mp4"],
@@ -148,13 +151,13 @@ def test_the_file_whose_folders_agree_most_is_the_listed_one(write):
 
 
 @pytest.mark.parametrize("frames", ["0", "-3"])
-def test_a_folder_of_no_frames_is_refused(write, frames):
+def test_frame_folder_without_frames_is_refused(write, frames):
     root = write({"l.txt": "kick\n", "t.txt": f"a {frames} 0\n"}, ["a.mp4"])
     with pytest.raises(AnnotationError, match=r"line 1: the number of frames must be at least 1"):
         import_dataset("mmaction", root, lists=root.parent, labels="l.txt", train="t.txt", frames=True)
 
 
-def test_mmaction_lists_of_videos(write):
+def test_mmaction_video_lists_are_read(write):
     root = write({"l.txt": "kick\nrun\n", "t.txt": "some/path/000.mp4 1\n"}, ["some/path/000.mp4"])
     report = import_dataset("mmaction", root, lists=root.parent, labels="l.txt", train="t.txt")
     assert report.manifest.column("label") == ["run"]
@@ -172,7 +175,7 @@ def test_mmaction_lists_of_videos(write):
         "ApplyEyeMakeup\nkick_ball\n",
     ],
 )
-def test_class_tables_come_in_many_forms(tmp_path, text):
+def test_class_tables_of_every_form_are_read(tmp_path, text):
     (tmp_path / "t.txt").write_text(text)
     assert [normalized_name(name) for name in read_class_names(tmp_path / "t.txt")] == [
         "applyeyemakeup",
@@ -214,13 +217,13 @@ def test_broken_class_tables_are_refused(tmp_path, text, message):
         ("a/b/holiday.avi", None),
     ],
 )
-def test_names_of_files_tell_their_class(path, label):
+def test_class_is_read_from_file_names(path, label):
     named = FileNameParser(["Handstand Pushups", "sword", "sword exercise", "drink"]).read(path)
     assert (named and named.label) == label
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
-def test_published_shots_are_read_without_their_code(dump, tmp_path, monkeypatch, protocol):
+def test_published_shots_are_read_without_their_classes(dump, tmp_path, monkeypatch, protocol):
     (tmp_path / "s.pkl").write_bytes(dump([("a/b.avi", 3, "kick")], protocol))
     for name in [name for name in sys.modules if name.startswith("dassl")]:
         monkeypatch.delitem(sys.modules, name)
@@ -231,17 +234,22 @@ def test_published_shots_are_read_without_their_code(dump, tmp_path, monkeypatch
 @pytest.mark.parametrize(
     "call",
     [
-        (os.system, "touch {sign}"), (eval, "open('{sign}', 'w')"), (exec, "open('{sign}', 'w')"),
-        (open, "{sign}", "w"), (__import__, "os"), (getattr, "x", "upper"), (os.mkdir, "{sign}"),
+        (os.system, "touch {sign}"),
+        (eval, "open('{sign}', 'w')"),
+        (exec, "open('{sign}', 'w')"),
+        (open, "{sign}", "w"),
+        (__import__, "os"),
+        (getattr, "x", "upper"),
+        (os.mkdir, "{sign}"),
     ],
     ids=lambda call: call[0].__name__,
-)  # fmt: skip
+)
 @pytest.mark.parametrize("protocol", [0, 2, 5])
-def test_a_pickle_that_calls_anything_is_refused_and_calls_nothing(tmp_path, call, protocol):
+def test_pickle_with_a_call_is_refused_without_calling(tmp_path, call, protocol):
     sign = tmp_path / "sign"
     function, *arguments = call
-    told = [text.format(sign=sign) if isinstance(text, str) else text for text in arguments]
-    evil = {"train": [Malicious(function, *told)]}
+    formatted = [text.format(sign=sign) if isinstance(text, str) else text for text in arguments]
+    evil = {"train": [Malicious(function, *formatted)]}
     (tmp_path / "s.pkl").write_bytes(pickle.dumps(evil, protocol=protocol))
     with pytest.raises(
         AnnotationError, match=r"s.pkl: not a few-shot list of EV-CLIP \(it refers to \w+\.\w+"
@@ -253,13 +261,17 @@ def test_a_pickle_that_calls_anything_is_refused_and_calls_nothing(tmp_path, cal
 @pytest.mark.parametrize(
     "data",
     [
-        b"", b"not a pickle", b"\x80\x05",
+        b"",
+        b"not a pickle",
+        b"\x80\x05",
         b"cdassl.data.datasets.base_dataset\nDatum_video.__init__.__globals__\n.",
         b"cevclip_ray.data.importers.ev_clip_shots\npickle\n.",
         b"\x80\x05\x8c\x02os\x8c\x06system\x93\x8c\x02ls\x85R.",
-        b"P0\n.", b"\x82\x01.", b"cdassl.data.datasets.base_dataset\nDatum\n.",
+        b"P0\n.",
+        b"\x82\x01.",
+        b"cdassl.data.datasets.base_dataset\nDatum\n.",
     ],
-)  # fmt: skip
+)
 def test_damaged_and_crafted_pickles_are_refused(tmp_path, data):
     (tmp_path / "s.pkl").write_bytes(data)
     with pytest.raises(AnnotationError, match=r"s\.pkl"):
@@ -279,20 +291,20 @@ def test_damaged_and_crafted_pickles_are_refused(tmp_path, data):
         {("a",): 1},
     ],
 )
-def test_a_pickle_of_another_shape_is_refused(tmp_path, value):
+def test_pickle_of_another_shape_is_refused(tmp_path, value):
     (tmp_path / "s.pkl").write_bytes(pickle.dumps(value))
     with pytest.raises(AnnotationError, match=r"s\.pkl"):
         read_shots(tmp_path / "s.pkl")
 
 
 @pytest.mark.parametrize("item", [(1, 0, "a"), ("a.mp4", "0", "a"), ("a.mp4", True, "a"), ("a.mp4", 0, None)])
-def test_records_that_are_no_videos_are_named(dump, tmp_path, item):
+def test_invalid_records_are_reported(dump, tmp_path, item):
     (tmp_path / "s.pkl").write_bytes(dump([("ok.mp4", 0, "a"), item]))
     with pytest.raises(AnnotationError, match=r"s.pkl, record 2: a record must have a path"):
         read_shots(tmp_path / "s.pkl")
 
 
-def test_what_one_pickle_does_to_its_record_class_does_not_reach_the_next(dump, tmp_path):
+def test_pickles_do_not_share_record_classes(dump, tmp_path):
     crafted = b"c" + RECORD.encode() + b"\nDatum_video\n(N}V_label\nI7\nsV_impath\nVx\nsV_classname\nVy\nstb."
     (tmp_path / "crafted.pkl").write_bytes(crafted)
     with pytest.raises(AnnotationError):
@@ -316,7 +328,7 @@ def epic_shots(write, dump, **options):
     return import_dataset("ev_clip_shots", root, lists=root.parent, shots="s.pkl", **options)
 
 
-def test_epic_shots_become_parts_of_videos_named_by_the_official_verb(write, dump):
+def test_epic_shots_become_parts_with_official_verbs(write, dump):
     report = epic_shots(write, dump, labels="verbs.csv", frame_rates="rates.csv")
     row = report.manifest.rows()[0]
     assert (row["path"], row["label"], row["group"]) == ("P03/videos/P03_119.MP4", "take", "P03_119")
@@ -325,7 +337,7 @@ def test_epic_shots_become_parts_of_videos_named_by_the_official_verb(write, dum
     assert report.mislabelled == ()
 
 
-def test_narrated_verbs_are_no_class_names(write, dump):
+def test_narrated_verbs_are_not_class_names(write, dump):
     with pytest.raises(
         AnnotationError, match=r"record 2: class 0 has several names \(pick-up, take-from\); .*labels=FILE"
     ):
@@ -337,7 +349,7 @@ def test_narrated_verbs_are_no_class_names(write, dump):
         epic_shots(write, dump, labels="verbs.csv")
 
 
-def test_a_frame_rate_that_is_none_is_named(write, dump, tmp_path):
+def test_invalid_frame_rate_is_reported(write, dump, tmp_path):
     write({"bad.csv": "video_id,fps\nP03_119,nan\n"})
     with pytest.raises(AnnotationError, match=r"bad.csv, line 2: fps must be a number above 0, got 'nan'"):
         epic_shots(write, dump, labels="verbs.csv", frame_rates="bad.csv")
@@ -349,7 +361,7 @@ def framed(root, name, numbers, template="img_{:05d}.jpg"):
         (root / name / template.format(number)).touch()
 
 
-def test_a_folder_that_holds_another_number_of_frames_than_its_list_says_is_reported(write):
+def test_frame_count_that_differs_from_the_list_is_reported(write):
     root = write({"map.txt": "run\nwave\n", "train.txt": "a/1 3 0\na/2 2 1\n"})
     framed(root, "a/1", range(1, 4))
     framed(root, "a/2", range(1, 4))
@@ -357,11 +369,11 @@ def test_a_folder_that_holds_another_number_of_frames_than_its_list_says_is_repo
         "mmaction", root, lists=root.parent, labels="map.txt", train="train.txt", frames=True, fps=30
     )
     assert report.manifest.column("fps") == [30.0, 30.0]
-    (told,) = report.miscounted
-    assert told.endswith("train.txt, line 2: a/2 contains 3 frames, the list has 2")
+    (problem,) = report.miscounted
+    assert problem.endswith("train.txt, line 2: a/2 contains 3 frames, the list has 2")
 
 
-def test_flow_beside_the_frames_is_not_counted(write):
+def test_flow_images_are_not_counted_as_frames(write):
     root = write({"map.txt": "run\nwave\n", "train.txt": "a/1 3 0\na/2 3 1\n"})
     for name in ("a/1", "a/2"):
         framed(root, name, range(1, 4))
@@ -371,16 +383,16 @@ def test_flow_beside_the_frames_is_not_counted(write):
     assert import_dataset("mmaction", root, **options).miscounted == ()
 
 
-@pytest.mark.parametrize(("frames", "found"), [(True, "kick/7"), (False, "kick/7.mp4")])
-def test_frames_beside_their_video_are_taken_by_lists_of_frames_only(write, frames, found):
+@pytest.mark.parametrize(("frames", "expected"), [(True, "kick/7"), (False, "kick/7.mp4")])
+def test_frames_next_to_a_video_need_a_list_of_frames(write, frames, expected):
     lists = {"map.txt": "kick\nrun\n", "train.txt": "kick/7 2 0\n" if frames else "x/kick/7.mov 0\n"}
     root = write(lists, ["kick/7.mp4"])
     framed(root, "kick/7", (1, 2))
     options = {"lists": root.parent, "labels": "map.txt", "train": "train.txt", "frames": frames}
-    assert import_dataset("mmaction", root, **options).manifest.column("path") == [found]
+    assert import_dataset("mmaction", root, **options).manifest.column("path") == [expected]
 
 
-def test_a_rate_of_frames_that_is_none_is_refused(write):
+def test_invalid_rate_option_is_refused(write):
     root = write({"map.txt": "run\nwave\n", "train.txt": "a/1 3 0\n"})
     framed(root, "a/1", range(1, 4))
     options = {"lists": root.parent, "labels": "map.txt", "train": "train.txt", "frames": True}
@@ -388,7 +400,7 @@ def test_a_rate_of_frames_that_is_none_is_refused(write):
         import_dataset("mmaction", root, fps=0, **options)
 
 
-def test_epic_shots_of_frames_need_no_rate(write, dump):
+def test_epic_shots_in_frames_need_no_rate(write, dump):
     root = write(
         {
             "s.pkl": dump([("P03/rgb_frames/P03_119+748+778", 0, "take-from")]),

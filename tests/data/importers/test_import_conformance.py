@@ -22,9 +22,17 @@ from evclip_ray.data.importers.annotation_files import AnnotationError
 
 @dataclasses.dataclass(frozen=True)
 class Tree:
-    """A data set on disk, and how to break it. `edits`: (file, old text, new text, message).
+    """Small data set on disk, and edits that break it.
 
-    `videos`: files, or, with a slash at their end, folders of frames.
+    Attributes:
+        lists: File name -> content of each list.
+        videos: Video files. A name that ends with a slash is a folder of frames.
+        labels: Expected classes.
+        options: Options of the importer.
+        missing_list: List that the importer needs.
+        truncated: Edit that shortens a line: (file, old text, new text, error message).
+        out_of_range: Edit that sets a class number out of range.
+        nameless: Edit that removes a class name. Empty if classes come from file names.
     """
 
     lists: dict
@@ -63,9 +71,14 @@ def pickled(items, module="dassl.data.datasets.base_dataset", name="Datum_video"
     for path, label, class_name in items:
         one = record()
         one.__dict__ = {
-            "_impath": path, "_label": label, "_domain": 0, "_classname": class_name,
-            "_clip": -1, "_crop": -1, "_timestamp": None,
-        }  # fmt: skip
+            "_impath": path,
+            "_label": label,
+            "_domain": 0,
+            "_classname": class_name,
+            "_clip": -1,
+            "_crop": -1,
+            "_timestamp": None,
+        }
         records.append(one)
     with pytest.MonkeyPatch.context() as patch:
         for key, fake in fakes.items():
@@ -78,10 +91,14 @@ EPIC = (
     "stop_frame,narration,verb,verb_class,noun,noun_class,all_nouns,all_noun_classes\n"
 )
 SSV2_TRAIN = [
-    {"id": "78687", "label": "holding a next to b", "template": "Holding [something] next to [something]",
-     "placeholders": ["potato", "vicks"]},
+    {
+        "id": "78687",
+        "label": "holding a next to b",
+        "template": "Holding [something] next to [something]",
+        "placeholders": ["potato", "vicks"],
+    },
     {"id": "42", "label": "x", "template": "Pushing [something]", "placeholders": ["x"]},
-]  # fmt: skip
+]
 
 TREES = {
     "ucf101": Tree(
@@ -102,7 +119,9 @@ TREES = {
         labels=("apply eye makeup", "handstand pushups", "yo yo"),
         missing_list="testlist01.txt",
         truncated=(
-            "trainlist01.txt", "v_YoYo_g10_c01.avi 3", "v_YoYo_g1",
+            "trainlist01.txt",
+            "v_YoYo_g10_c01.avi 3",
+            "v_YoYo_g1",
             r"trainlist01.txt, line 3: must be",
         ),
         out_of_range=("trainlist01.txt", ".avi 3", ".avi 4", r"line 3: the class id must be 1 to 3, got 4"),
@@ -123,7 +142,9 @@ TREES = {
         labels=("kick", "kick ball"),
         missing_list="kick_test_split1.txt",
         truncated=(
-            "kick_test_split1.txt", "bad_1.avi 2 ", "bad_1.av",
+            "kick_test_split1.txt",
+            "bad_1.avi 2 ",
+            "bad_1.av",
             r"kick_test_split1.txt, line 2: must be",
         ),
         out_of_range=("kick_test_split1.txt", "bad_1.avi 2", "bad_1.avi 3", r"line 2: .* 1 train, 2 test"),
@@ -163,7 +184,9 @@ TREES = {
         truncated=("train_split1.txt", "2 2 2 3", "2 2", r"train_split1.txt, line 2: must be <session>"),
         out_of_range=("train_split1.txt", "F000030 2", "F000030 3", r"line 2: .* must be 1 to 2, got 3"),
         nameless=(
-            "raw_annotations/cls_label_index.csv", "; Cut tomato;", "; ;",
+            "raw_annotations/cls_label_index.csv",
+            "; Cut tomato;",
+            "; ;",
             r"line 2: class 0 has no name",
         ),
     ),
@@ -184,11 +207,15 @@ TREES = {
         labels=("take", "put"),
         missing_list="EPIC_100_validation.csv",
         truncated=(
-            "EPIC_100_train.csv", ',put-on,1,a,2,"[\'a\', \'b\']","[2, 3]"', ",put-on",
+            "EPIC_100_train.csv",
+            ",put-on,1,a,2,\"['a', 'b']\",\"[2, 3]\"",
+            ",put-on",
             r"line 3: must have 15 cells",
         ),
         out_of_range=(
-            "EPIC_100_train.csv", ",put-on,1,", ",put-on,97,",
+            "EPIC_100_train.csv",
+            ",put-on,1,",
+            ",put-on,97,",
             r"line 3: .* must be 0 to 1, got 97",
         ),
         nameless=("EPIC_100_verb_classes.csv", "0,take,", "0,,", r"line 2: class 0 has no name"),
@@ -207,15 +234,21 @@ TREES = {
         labels=("Holding something next to something", "Pushing something"),
         missing_list="something-something-v2-validation.json",
         truncated=(
-            "something-something-v2-train.json", '"x"\n]\n}\n]', '"x"',
+            "something-something-v2-train.json",
+            '"x"\n]\n}\n]',
+            '"x"',
             r"train.json, line \d+: not valid JSON",
         ),
         out_of_range=(
-            "something-something-v2-labels.json", '"1"', '"174"',
+            "something-something-v2-labels.json",
+            '"1"',
+            '"174"',
             r"ids must count from 0 .* 1 has no name",
         ),
         nameless=(
-            "something-something-v2-train.json", "Pushing [", "Pulling [",
+            "something-something-v2-train.json",
+            "Pushing [",
+            "Pulling [",
             r"item 2: .* be in labels.json",
         ),
     ),
@@ -244,13 +277,17 @@ TREES = {
             "val1.txt": '"val dir/b c.mp4",1\n',
         },
         videos=(
-            "brush_hair/April_09_brush_hair_u_nm_np1_ba_goo_0.avi", "some dir/-x!#1.mp4", "val dir/b c.mp4"
+            "brush_hair/April_09_brush_hair_u_nm_np1_ba_goo_0.avi",
+            "some dir/-x!#1.mp4",
+            "val dir/b c.mp4",
         ),
         labels=("brush hair", "kick, ball"),
         options={"labels": "hmdb_51_labels.csv", "train": "train1_few_shot_2.txt", "test": "val1.txt"},
         missing_list="val1.txt",
         truncated=(
-            "train1_few_shot_2.txt", "-x!#1.mp4 1", "-x!",
+            "train1_few_shot_2.txt",
+            "-x!#1.mp4 1",
+            "-x!",
             r"few_shot_2.txt, line 2: must be a path and",
         ),
         out_of_range=("train1_few_shot_2.txt", ".mp4 1", ".mp4 2", r"line 2: .* must be 0 to 1, got 2"),
@@ -272,14 +309,15 @@ TREES = {
     ),
     "ez_clip": Tree(
         lists={
-            "gpt.csv": 'SNo,Class Name,GPT3 discription\n'
+            "gpt.csv": "SNo,Class Name,GPT3 discription\n"
             '1,brush_hair,"Hair, brushed\nby ""hand"""\n2,kick,A kick\n',
             "train.txt": "/home/x/HMDB/brush_hair/April_09_brush_hair_u_nm_np1_ba_goo_0.avi 45 0\n"
             "/home/x/UCF/kick/v_kick_g01_c01 164 1\n",
             "test.txt": "/home/x/UCF/kick/v_kick_g02_c01 164 1\n",
         },
         videos=(
-            "brush_hair/April_09_brush_hair_u_nm_np1_ba_goo_0.avi", "kick/v_kick_g01_c01.avi",
+            "brush_hair/April_09_brush_hair_u_nm_np1_ba_goo_0.avi",
+            "kick/v_kick_g01_c01.avi",
             "kick/v_kick_g02_c01.avi",
         ),
         labels=("brush hair", "kick"),
@@ -292,13 +330,16 @@ TREES = {
     "ev_clip_shots": Tree(
         lists={
             "shot_2-seed_1.pkl": pickled(
-                [("/data/hmdb51/brush hair/April_09_brush_hair_u_nm_np1_ba_goo_0.avi", 0, "brush_hair"),
-                 ("/data/hmdb51/video_data/kick/K_kick_f_cm_np1_ba_bad_0.avi", 1, "kick")]
+                [
+                    ("/data/hmdb51/brush hair/April_09_brush_hair_u_nm_np1_ba_goo_0.avi", 0, "brush_hair"),
+                    ("/data/hmdb51/video_data/kick/K_kick_f_cm_np1_ba_bad_0.avi", 1, "kick"),
+                ]
             ),
             "val1.txt": "L_kick_f_cm_np1_ba_bad_0.avi 1\n",
         },
         videos=(
-            "brush_hair/April_09_brush_hair_u_nm_np1_ba_goo_0.avi", "kick/K_kick_f_cm_np1_ba_bad_0.avi",
+            "brush_hair/April_09_brush_hair_u_nm_np1_ba_goo_0.avi",
+            "kick/K_kick_f_cm_np1_ba_bad_0.avi",
             "kick/L_kick_f_cm_np1_ba_bad_0.avi",
         ),
         labels=("brush hair", "kick"),
@@ -307,7 +348,7 @@ TREES = {
         truncated=("val1.txt", "bad_0.avi 1", "bad_0", r"val1.txt, line 1: must be a path and"),
         out_of_range=("val1.txt", ".avi 1", ".avi 2", r"line 1: .* must be 0 to 1, got 2"),
     ),
-}  # fmt: skip
+}
 
 
 def framed(tree, *folders, **changes):
@@ -315,7 +356,7 @@ def framed(tree, *folders, **changes):
     return dataclasses.replace(tree, videos=folders, **changes)
 
 
-# Other forms of the same data sets: their labels, their folders of frames.
+# Other formats of the same data sets: different labels and folders of frames.
 FORMS = TREES | {
     "arid as UG2 has it": Tree(
         lists={
@@ -362,14 +403,18 @@ FORMS = TREES | {
         labels=("cup", "plate"),
         options={"label": "noun"},
         truncated=(
-            "EPIC_100_train.csv", ',put-on,1,plate,1,"[\'a\', \'b\']","[2, 3]"', ",put-on",
+            "EPIC_100_train.csv",
+            ",put-on,1,plate,1,\"['a', 'b']\",\"[2, 3]\"",
+            ",put-on",
             r"line 3: must have 15 cells",
         ),
         out_of_range=("EPIC_100_train.csv", ",plate,1,", ",plate,300,", r"line 3: .* 0 to 1, got 300"),
         nameless=("EPIC_100_noun_classes.csv", "0,cup,", "0,,", r"line 2: class 0 has no name"),
     ),
     "epic_kitchens frames": framed(
-        TREES["epic_kitchens"], "P01/rgb_frames/P01_11/", "P01/rgb_frames/P01_12/",
+        TREES["epic_kitchens"],
+        "P01/rgb_frames/P01_11/",
+        "P01/rgb_frames/P01_12/",
         lists={
             name: text.replace("1,113,put it", "30,145,put it")
             for name, text in TREES["epic_kitchens"].lists.items()
@@ -389,7 +434,7 @@ FORMS = TREES | {
     "ev_clip_shots frames": framed(
         TREES["ev_clip_shots"], *(f"{video.removesuffix('.avi')}/" for video in TREES["ev_clip_shots"].videos)
     ),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(params=sorted(FORMS))
@@ -428,11 +473,11 @@ def facts(report):
     )
 
 
-def test_every_importer_is_in_the_suite():
+def test_suite_contains_every_importer():
     assert set(TREES) == set(DATASETS)
 
 
-def test_a_whole_data_set_has_nothing_to_complain_of(tree, dataset, tmp_path):
+def test_complete_data_set_is_imported_without_warnings(tree, dataset, tmp_path):
     report = tree.load(tree.write(tmp_path), dataset)
     assert report.classes == tree.labels
     assert set(report.manifest.classes) == set(tree.labels)
@@ -442,21 +487,21 @@ def test_a_whole_data_set_has_nothing_to_complain_of(tree, dataset, tmp_path):
     assert (report.missing, report.unlisted, report.duplicates, report.mislabelled) == ((), (), (), ())
 
 
-def test_a_missing_list_is_named(tree, dataset, tmp_path):
+def test_missing_list_is_reported(tree, dataset, tmp_path):
     root = tree.write(tmp_path)
     (root / "lists" / tree.missing_list).unlink()
-    if dataset == "hmdb51":  # A class is known by its lists: the one of another split tells.
+    if dataset == "hmdb51":  # The list of another split still defines the class.
         (root / "lists" / "kick_test_split2.txt").write_text("a.avi 1\n")
-    # One list of Kinetics may hold every split, so what is missed is its rows.
-    told = "'train'" if dataset == "kinetics" else tree.missing_list.replace("something-something-v2-", "")
-    with pytest.raises(AnnotationError, match=told):
+    # One list of Kinetics may contain all splits, so the rows of 'train' are missing, not a file.
+    message = "'train'" if dataset == "kinetics" else tree.missing_list.replace("something-something-v2-", "")
+    with pytest.raises(AnnotationError, match=message):
         tree.load(root, dataset)
 
 
 @pytest.mark.parametrize("fault", ["truncated", "out_of_range", "nameless"])
-def test_a_broken_line_is_named_with_its_file_and_number(tree, dataset, tmp_path, fault):
+def test_broken_line_is_reported_with_file_and_number(tree, dataset, tmp_path, fault):
     if not getattr(tree, fault):
-        pytest.skip("this form names its classes by its files")
+        pytest.skip("this format takes its classes from file names")
     name, old, new, message = getattr(tree, fault)
     root = tree.write(tmp_path)
     edit(root, name, old, new)
@@ -464,7 +509,7 @@ def test_a_broken_line_is_named_with_its_file_and_number(tree, dataset, tmp_path
         tree.load(root, dataset)
 
 
-def test_an_absent_file_is_counted_and_left_out(tree, dataset, tmp_path):
+def test_absent_file_is_counted_and_skipped(tree, dataset, tmp_path):
     root = tree.write(tmp_path)
     whole = len(tree.load(root, dataset).manifest)
     remove(root / "videos" / tree.videos[0])
@@ -473,7 +518,7 @@ def test_an_absent_file_is_counted_and_left_out(tree, dataset, tmp_path):
     assert tree.videos[0].rstrip("/") not in report.manifest.column("path")
 
 
-def test_a_file_in_no_list_is_counted(tree, dataset, tmp_path):
+def test_unlisted_file_is_counted(tree, dataset, tmp_path):
     root = tree.write(tmp_path)
     (root / "videos" / "extra").mkdir()
     (root / "videos" / "extra" / "holiday #1!.mp4").touch()
@@ -483,7 +528,7 @@ def test_a_file_in_no_list_is_counted(tree, dataset, tmp_path):
     assert tree.load(root, dataset).unlisted == ("extra/frames", "extra/holiday #1!.mp4")
 
 
-def test_a_folder_without_any_listed_video_is_refused(tree, dataset, tmp_path):
+def test_folder_without_listed_videos_is_refused(tree, dataset, tmp_path):
     root = tree.write(tmp_path)
     for name in tree.videos:
         remove(root / "videos" / name)
@@ -493,13 +538,13 @@ def test_a_folder_without_any_listed_video_is_refused(tree, dataset, tmp_path):
         tree.load(root, dataset)
 
 
-def test_a_root_that_is_no_folder_is_named(tree, dataset, tmp_path):
+def test_missing_root_folder_is_reported(tree, dataset, tmp_path):
     root = tree.write(tmp_path)
     with pytest.raises(AnnotationError, match=r"no-such: must be the folder of the videos"):
         import_dataset(dataset, root / "no-such", lists=root / "lists", **tree.options)
 
 
-def test_line_ends_blanks_and_a_byte_order_mark_change_nothing(tree, dataset, tmp_path):
+def test_line_ends_blanks_and_byte_order_mark_are_ignored(tree, dataset, tmp_path):
     plain = facts(tree.load(tree.write(tmp_path), dataset))
     for path in (tmp_path / "lists").rglob("*"):
         if path.suffix in (".txt", ".csv"):
@@ -510,7 +555,7 @@ def test_line_ends_blanks_and_a_byte_order_mark_change_nothing(tree, dataset, tm
     assert again == plain
 
 
-def test_a_list_that_is_not_utf8_is_named_with_its_line(tree, dataset, tmp_path):
+def test_list_with_invalid_utf8_is_reported_with_its_line(tree, dataset, tmp_path):
     root = tree.write(tmp_path)
     name = next(name for name in tree.lists if name.endswith((".txt", ".csv", ".json")))
     path = root / "lists" / name
@@ -520,7 +565,7 @@ def test_a_list_that_is_not_utf8_is_named_with_its_line(tree, dataset, tmp_path)
         tree.load(root, dataset)
 
 
-def test_a_list_in_utf16_is_refused(tree, dataset, tmp_path):
+def test_list_in_utf16_is_refused(tree, dataset, tmp_path):
     root = tree.write(tmp_path)
     for name in [name for name in tree.lists if not name.endswith(".pkl")]:
         path = root / "lists" / name
@@ -529,7 +574,7 @@ def test_a_list_in_utf16_is_refused(tree, dataset, tmp_path):
         tree.load(root, dataset)
 
 
-def test_an_empty_list_is_refused(tree, dataset, tmp_path):
+def test_empty_list_is_refused(tree, dataset, tmp_path):
     root = tree.write(tmp_path)
     name = tree.truncated[0]
     (root / "lists" / name).write_text("\n \n")
@@ -537,19 +582,19 @@ def test_an_empty_list_is_refused(tree, dataset, tmp_path):
         tree.load(root, dataset)
 
 
-def test_a_file_name_that_is_not_utf8_is_counted_and_not_carried(tree, dataset, tmp_path):
+def test_file_name_with_invalid_utf8_is_counted_and_skipped(tree, dataset, tmp_path):
     root = tree.write(tmp_path)
     raw = os.fsencode(root / "videos") + b"/caf\xe9.mp4"
     try:
         with open(raw, "wb"):  # noqa: PTH123
             pass
     except OSError:
-        pytest.skip("this file system keeps names in UTF-8")
+        pytest.skip("this file system requires names in UTF-8")
     report = tree.load(root, dataset)
     assert [name.isprintable() and name for name in report.unlisted] == ["caf\\udce9.mp4"]
 
 
-def test_a_row_typed_twice_is_counted_and_kept_once(tree, dataset, tmp_path):
+def test_repeated_row_is_counted_and_imported_once(tree, dataset, tmp_path):
     root = tree.write(tmp_path)
     name = tree.truncated[0]
     if name.endswith(".json"):
@@ -561,7 +606,7 @@ def test_a_row_typed_twice_is_counted_and_kept_once(tree, dataset, tmp_path):
         path.write_text("\n".join([*lines, lines[-1]]) + "\n")
     before = len(tree.load(tree.write(tmp_path / "whole"), dataset).manifest)
     report = tree.load(root, dataset)
-    if dataset == "hmdb51":  # Its last line is a video that no split uses.
+    if dataset == "hmdb51":  # No split uses the video in the last line.
         assert not report.duplicates
     else:
         assert len(report.duplicates) == 1
@@ -569,7 +614,7 @@ def test_a_row_typed_twice_is_counted_and_kept_once(tree, dataset, tmp_path):
     assert len(report.manifest) == before
 
 
-def test_folders_may_be_links_even_in_a_circle(tree, dataset, tmp_path):
+def test_linked_folders_may_form_a_cycle(tree, dataset, tmp_path):
     root = tree.write(tmp_path / "real")
     plain = facts(tree.load(root, dataset))
     linked = tmp_path / "linked"
@@ -581,7 +626,7 @@ def test_folders_may_be_links_even_in_a_circle(tree, dataset, tmp_path):
     assert facts(tree.load(linked, dataset)) == plain
 
 
-def test_an_unknown_data_set_or_option_names_the_nearest():
+def test_unknown_data_set_or_option_names_the_nearest():
     with pytest.raises(ConfigError, match=r"data set 'ucf10' is unknown; the nearest valid name is 'ucf101'"):
         import_dataset("ucf10", Path())
     with pytest.raises(

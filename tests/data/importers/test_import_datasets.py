@@ -1,4 +1,4 @@
-"""Tests of the importers of official data sets: the rules that only one of them has."""
+"""Rules of single importers of official data sets. Rules of all are in the conformance suite."""
 
 import json
 
@@ -48,14 +48,14 @@ def ucf(write, number=1, train_id=1, test="TaiChi/v_TaiChi_g01_c01.avi\n"):
     )
 
 
-def test_ucf_lists_are_found_beside_the_videos_and_groups_count_anew_in_each_class(write):
+def test_ucf_lists_next_to_videos_and_groups_per_class(write):
     report = import_dataset("ucf101", ucf(write))
     assert report.manifest.column("group") == ["tai chi/g08", "handstand pushups/g08", "tai chi/g01"]
     assert report.manifest.column("split") == ["train", "train", "test"]
     assert find_leaks(report.manifest) == []
 
 
-def test_ucf_test_lists_may_carry_ids(write):
+def test_ucf_test_lists_may_contain_ids(write):
     plain = import_dataset("ucf101", ucf(write)).manifest.digest()
     assert (
         import_dataset("ucf101", ucf(write, test="TaiChi/v_TaiChi_g01_c01.avi 1\n")).manifest.digest()
@@ -63,7 +63,7 @@ def test_ucf_test_lists_may_carry_ids(write):
     )
 
 
-def test_ucf_rows_whose_id_is_another_class_are_reported(write):
+def test_ucf_id_of_another_class_is_reported(write):
     report = import_dataset("ucf101", ucf(write, train_id=2))
     assert len(report.mislabelled) == 1
     assert "trainlist01.txt, line 1: TaiChi/v_TaiChi_g08_c01.avi is labelled" in report.mislabelled[0]
@@ -79,12 +79,12 @@ def test_ucf_has_three_splits(write):
         import_dataset("ucf101", root, split=4)
 
 
-def test_a_ucf_class_that_has_no_name_is_named(write):
+def test_ucf_class_without_a_name_is_reported(write):
     with pytest.raises(AnnotationError, match=r"line 1: class 'Yoga' is not in classInd.txt"):
         import_dataset("ucf101", ucf(write, test="Yoga/v_Yoga_g01_c01.avi\n"))
 
 
-def test_hmdb_groups_are_a_film_within_a_class(write):
+def test_hmdb_groups_are_films_within_a_class(write):
     files = {
         "kick": [
             "Finding_Forrester_3_kick_f_cm_np1_ba_bad_0.avi",
@@ -102,20 +102,22 @@ def test_hmdb_groups_are_a_film_within_a_class(write):
     report = import_dataset("hmdb51", root, split=2)
     assert report.manifest.column("label") == ["kick", "kick", "kick ball"]
     assert report.manifest.column("group") == [
-        "kick/Finding_Forrester_3", "kick/Goal_kick_ball_2", "kick ball/Finding_Forrester_3"
-    ]  # fmt: skip
+        "kick/Finding_Forrester_3",
+        "kick/Goal_kick_ball_2",
+        "kick ball/Finding_Forrester_3",
+    ]
     assert report.mislabelled == ()
     assert find_leaks(report.manifest) == []
 
 
-def test_hmdb_videos_may_lie_in_one_flat_folder(write):
+def test_hmdb_videos_may_be_in_one_flat_folder(write):
     write({"splits/kick_test_split1.txt": "a_kick_f_cm_np1_ba_bad_0.avi 1\n"})
     root = write(videos=["a_kick_f_cm_np1_ba_bad_0.avi"])
     assert import_dataset("hmdb51", root).manifest.column("path") == ["a_kick_f_cm_np1_ba_bad_0.avi"]
 
 
 @pytest.mark.parametrize(("split", "other"), [(0, "others"), (1, "other")])
-def test_arid_15_lists_are_a_folder_a_split(write, split, other):
+def test_arid_15_has_one_list_folder_per_split(write, split, other):
     folder = f"list_cvt/split_{split}/split{split}"
     root = write(
         {
@@ -133,7 +135,7 @@ def test_arid_15_lists_are_a_folder_a_split(write, split, other):
         import_dataset("arid", root, split=3, version="1.5")
 
 
-def test_an_arid_id_that_contradicts_its_folder_is_reported(write):
+def test_arid_id_that_contradicts_its_folder_is_reported(write):
     root = write(
         {
             "list_cvt/ARID_split1_train.txt": "0\t1\tDrink/Drink_11_1.avi\n",
@@ -144,7 +146,7 @@ def test_an_arid_id_that_contradicts_its_folder_is_reported(write):
     assert len(import_dataset("arid", root).mislabelled) == 1
 
 
-def test_egtea_ids_in_lists_count_from_one_whatever_the_table_does(write):
+def test_egtea_list_ids_start_at_one_for_any_table(write):
     lists = {
         "action_annotation/action_idx.txt": "Cut tomato 1\nWash hand 2\n",
         "action_annotation/train_split2.txt": "P05-R02-Pizza-1-20-F000001-F000030 2 2 2\n",
@@ -163,7 +165,7 @@ def test_egtea_ids_in_lists_count_from_one_whatever_the_table_does(write):
     assert import_dataset("egtea", root, split=2).manifest.digest() == report.manifest.digest()
 
 
-def test_an_egtea_clip_that_was_narrated_otherwise_is_reported(write):
+def test_egtea_clip_with_another_narration_is_reported(write):
     root = write(
         {
             "action_annotation/action_idx.txt": "Cut tomato 1\nWash hand 2\n",
@@ -196,12 +198,19 @@ def epic(write, verb="grab", times="00:00:00.14,01:02:03.37"):
     )
 
 
-def test_epic_segments_are_parts_of_long_videos_named_by_the_official_key(write):
+def test_epic_segments_are_parts_with_official_class_names(write):
     report = import_dataset("epic_kitchens", epic(write))
     assert report.manifest.rows()[0] == {
-        "path": "P01/videos/P01_11.MP4", "label": "take", "split": "train", "group": "P01_11",
-        "start_seconds": 0.14, "end_seconds": 3723.37, "start_frame": None, "end_frame": None, "fps": None,
-    }  # fmt: skip
+        "path": "P01/videos/P01_11.MP4",
+        "label": "take",
+        "split": "train",
+        "group": "P01_11",
+        "start_seconds": 0.14,
+        "end_seconds": 3723.37,
+        "start_frame": None,
+        "end_frame": None,
+        "fps": None,
+    }
     assert report.mislabelled == ()
     assert find_leaks(report.manifest) == []
 
@@ -211,19 +220,19 @@ def test_epic_participants_are_shared_by_the_official_splits(write):
     assert [leak.kind for leak in find_leaks(report.manifest)] == ["group"]
 
 
-def test_an_epic_verb_of_another_class_is_reported(write):
+def test_epic_verb_of_another_class_is_reported(write):
     assert len(import_dataset("epic_kitchens", epic(write, verb="wash")).mislabelled) == 2
 
 
 @pytest.mark.parametrize("times", ["00:00:01,00:00:01", "soon,00:00:01", "00:61:00,00:62:00", "00:00:01.5,"])
-def test_epic_times_that_are_none_are_named(write, times):
+def test_invalid_epic_times_are_reported(write, times):
     with pytest.raises(
         AnnotationError, match=r"EPIC_100_train.csv, line 2: (a time must be|must have a video_id)"
     ):
         import_dataset("epic_kitchens", epic(write, times=times))
 
 
-def test_ssv2_new_names_and_answers_make_three_splits(write):
+def test_ssv2_new_file_names_and_answers_give_three_splits(write):
     root = write(
         {
             "labels/labels.json": json.dumps({"Pushing something": "0"}),
@@ -262,7 +271,7 @@ def test_ssv2_files_of_another_shape_are_refused(write, name, value, message):
         import_dataset("ssv2", root)
 
 
-def test_kinetics_takes_one_csv_and_reads_the_validation_rows_as_test(write):
+def test_kinetics_csv_uses_validation_rows_as_test(write):
     rows = "run,--a,1,11,train\nrun,b,1.0,11.0,validate\n,c,2,12,test\n"
     root = write(
         {"all.csv": KINETICS + rows}, ["--a_000001_000011.mp4", "b_000001_000011.mkv", "c_000002_000012.mp4"]
@@ -278,13 +287,13 @@ def test_kinetics_takes_one_csv_and_reads_the_validation_rows_as_test(write):
     assert report.manifest.column("split") == ["train", "val", "test"]
 
 
-def test_a_kinetics_video_in_the_folder_of_another_class_is_reported(write):
+def test_kinetics_video_in_another_class_folder_is_reported(write):
     lists = {"annotations/k.csv": KINETICS + "run,a,1,11,train\njump rope,b,1,11,val\n"}
     root = write(lists, ["jump_rope/a_000001_000011.mp4", "jump_rope/b_000001_000011.mp4"])
     assert len(import_dataset("kinetics", root).mislabelled) == 1
 
 
-def test_kinetics_ignores_other_tables_beside_the_lists(write):
+def test_kinetics_ignores_other_tables(write):
     lists = {
         "annotations/k.csv": KINETICS + "run,a,1,11,train\nrun,b,1,11,val\n",
         "annotations/x.csv": "a,b\n",
@@ -293,7 +302,7 @@ def test_kinetics_ignores_other_tables_beside_the_lists(write):
     assert len(import_dataset("kinetics", root).manifest) == 2
 
 
-def test_epic_frames_are_cut_by_their_numbers_and_videos_by_seconds(write):
+def test_epic_parts_are_frame_numbers_or_seconds(write):
     root = epic(write)
     (root / "P01" / "rgb_frames" / "P01_12").mkdir(parents=True)
     for number in range(1, 203):
@@ -312,7 +321,7 @@ def test_epic_frames_are_cut_by_their_numbers_and_videos_by_seconds(write):
         (",8,202,", ",9,8,", "stop_frame must not be"),
     ],
 )
-def test_epic_frames_that_are_none_are_named(write, old, new, message):
+def test_invalid_epic_frames_are_reported(write, old, new, message):
     root = epic(write)
     path = root.parent / "annotations" / "EPIC_100_train.csv"
     path.write_text(path.read_text().replace(old, new))
@@ -320,10 +329,14 @@ def test_epic_frames_that_are_none_are_named(write, old, new, message):
         import_dataset("epic_kitchens", root)
 
 
-def test_epic_nouns_are_named_by_the_official_key(write):
+def test_epic_nouns_have_official_class_names(write):
     root = epic(write)
-    write({"annotations/noun_classes.csv": "id,key,instances,category\n0,tap,\"['tap']\",x\n"
-           "1,spoon,\"['spoon']\",x\n2,plate,\"['plate', 'a']\",x\n"})  # fmt: skip
+    write(
+        {
+            "annotations/noun_classes.csv": "id,key,instances,category\n0,tap,\"['tap']\",x\n"
+            "1,spoon,\"['spoon']\",x\n2,plate,\"['plate', 'a']\",x\n"
+        }
+    )
     report = import_dataset("epic_kitchens", root, label="noun")
     assert report.manifest.column("label") == ["plate", "plate"]
     assert report.mislabelled == ()
@@ -331,7 +344,7 @@ def test_epic_nouns_are_named_by_the_official_key(write):
         import_dataset("epic_kitchens", root, label="verbs")
 
 
-def test_a_label_of_egtea_is_compared_with_what_was_narrated(write):
+def test_egtea_label_is_compared_with_the_narration(write):
     root = write(
         {
             "action_annotation/noun_idx.txt": "tomato 1\ncutting board 2\n",
@@ -347,7 +360,7 @@ def test_a_label_of_egtea_is_compared_with_what_was_narrated(write):
     assert len(report.mislabelled) == 1
 
 
-def test_arid_11_has_the_classes_of_the_paper_where_no_table_is(write):
+def test_arid_11_without_a_table_has_the_paper_classes(write):
     root = write(
         {
             "list_cvt/ARID1.1_t1_train_pub.csv": "VideoID,Video,ClassID\n0,Run/Run_1_1.mp4,5\n",
@@ -362,6 +375,6 @@ def test_arid_11_has_the_classes_of_the_paper_where_no_table_is(write):
         import_dataset("arid", root, version="1.1", split=2)
 
 
-def test_lists_of_videos_in_a_storage_must_be_named():
+def test_storage_import_without_list_paths_is_refused():
     with pytest.raises(ConfigError, match=r"s3://bucket/ucf: lists are not looked for .* --lists"):
         import_dataset("ucf101", "s3://bucket/ucf")

@@ -3,7 +3,7 @@ import numpy as np
 from evclip_ray.data.manifest.integrity import verify_manifest
 
 
-def test_broken_videos_are_named_with_their_reasons(tmp_path, write_video, make_manifest):
+def test_broken_videos_are_reported_with_their_reasons(tmp_path, write_video, make_manifest):
     options = {"g": "10", "sc_threshold": "0"}
     write_video(tmp_path / "good.mp4", options=options)
     write_video(tmp_path / "short.mp4", num_frames=10)
@@ -31,7 +31,7 @@ def test_broken_videos_are_named_with_their_reasons(tmp_path, write_video, make_
     assert "No such file" in absent.reason
 
 
-def test_every_real_video_is_whole(shared):
+def test_real_videos_are_intact(shared):
     from evclip_ray.data.manifest.manifest import read_manifest
 
     manifest = read_manifest(shared / "data" / "ut_interaction_set1" / "manifest.csv")

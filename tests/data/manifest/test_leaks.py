@@ -16,7 +16,7 @@ from evclip_ray.data.manifest.splits import assign_splits, few_shot
 
 @pytest.fixture
 def leaky(tmp_path):
-    """Rows under tmp_path that may leak, and their files' bytes by name."""
+    """Return a function that writes files and returns a manifest of rows (name, split, group)."""
 
     def make(rows, **files):
         for name, data in files.items():
@@ -35,7 +35,7 @@ def summary(leaks):
     return [(leak.kind, leak.value, leak.splits, leak.rows) for leak in leaks]
 
 
-def test_honest_splits_have_no_leaks(leaky):
+def test_disjoint_splits_have_no_leaks(leaky):
     manifest = leaky(
         [("a", "train", "g1"), ("b", "train", "g1"), ("c", "test", None)], a=b"1", b=b"1", c=b"2"
     )
@@ -53,7 +53,7 @@ def test_one_group_in_three_splits_is_one_leak(leaky):
     assert summary(find_leaks(manifest)) == [("group", "g", ("train", "val", "test"), (0, 1, 2))]
 
 
-def test_equal_bytes_under_two_names_are_a_leak(leaky):
+def test_equal_bytes_with_two_names_are_a_leak(leaky):
     rows = [("a", "train", None), ("b", "test", None), ("c", "test", None), ("d", "train", None)]
     manifest = leaky(rows, a=b"same", b=b"same", c=b"size", d=b"other")
     (leak,) = find_leaks(manifest)
@@ -62,24 +62,24 @@ def test_equal_bytes_under_two_names_are_a_leak(leaky):
     assert find_leaks(manifest, content=False) == []
 
 
-def test_copies_inside_one_split_are_no_leak(leaky):
+def test_copies_inside_one_split_are_not_leaks(leaky):
     rows = [("a", "train", None), ("b", "train", None), ("c", "test", None)]
     assert find_leaks(leaky(rows, a=b"same", b=b"same", c=b"else")) == []
 
 
-def test_absent_empty_and_unassigned_files_leak_nothing(leaky):
+def test_absent_empty_and_unassigned_files_do_not_leak(leaky):
     rows = [("a", "train", None), ("b", "test", None), ("c", None, None), ("d", "test", None)]
     assert find_leaks(leaky(rows, a=b"", b=b"", c=b"1", d=b"1")) == []
 
 
-def test_only_sizes_that_two_splits_have_are_read(leaky, tmp_path):
+def test_file_of_unique_size_is_not_read(leaky, tmp_path):
     manifest = leaky([("a", "train", None), ("b", "test", None)], a=b"1", b=b"22")
     for path in tmp_path.glob("*.mp4"):
         path.chmod(0)
     assert find_leaks(manifest) == []
 
 
-def test_leaks_are_refused_with_their_number(leaky):
+def test_leaks_are_refused_with_their_count(leaky):
     rows = [("a", "train", "g"), ("a", "test", "g"), ("b", "test", None), ("c", "train", None)]
     manifest = leaky(rows, a=b"1", b=b"22", c=b"22")
     message = r"protocol.csv: 3 leaks between splits \(1 by path, 1 by group, 1 by content\) reach 4 rows;"
@@ -87,14 +87,14 @@ def test_leaks_are_refused_with_their_number(leaky):
         refuse_leaks(manifest)
 
 
-def test_a_leaky_protocol_can_be_asked_for_and_says_so(leaky, caplog):
+def test_allowed_leaks_log_a_warning(leaky, caplog):
     manifest = leaky([("a", "train", None), ("a", "test", None)])
     with caplog.at_level(logging.WARNING):
         assert len(refuse_leaks(manifest, allow=True)) == 1
     assert "allowed: numbers from these splits are too good" in caplog.text
 
 
-def test_a_leaky_manifest_is_read_only_when_leaks_are_allowed(leaky, tmp_path):
+def test_leaky_manifest_is_refused_unless_leaks_are_allowed(leaky, tmp_path):
     write_manifest(leaky([("a", "train", "g"), ("b", "test", "g"), ("a", "test", None)]), tmp_path / "m.csv")
     with pytest.raises(ManifestError, match="1 groups are in more than one split"):
         read_manifest(tmp_path / "m.csv")
@@ -102,7 +102,7 @@ def test_a_leaky_manifest_is_read_only_when_leaks_are_allowed(leaky, tmp_path):
     assert len(find_leaks(manifest)) == 2
 
 
-def test_leaks_stay_allowed_when_rows_are_selected_or_validation_is_held_out(leaky):
+def test_allowed_leaks_survive_selection_and_splitting(leaky):
     rows = [(str(k), "train", f"g{k}") for k in range(10)] + [("0", "test", "g0")]
     manifest = assign_splits(leaky(rows), seed=1)
     assert manifest.splits() == ("train", "val", "test")
@@ -110,14 +110,14 @@ def test_leaks_stay_allowed_when_rows_are_selected_or_validation_is_held_out(lea
     assert len(few_shot(manifest, shots=2, seed=0)) == 2
 
 
-def test_a_row_typed_twice_is_refused_though_leaks_are_allowed(leaky):
+def test_repeated_row_is_refused_even_if_leaks_are_allowed(leaky):
     with pytest.raises(ManifestError, match="listed more than once"):
         leaky([("a", "train", None), ("a", "train", None)])
 
 
 @pytest.fixture
 def other(tmp_path):
-    """Rows of another manifest, with a root and files of its own."""
+    """Return a function that writes files to another folder and returns a test manifest of paths there."""
 
     def make(rows, **files):
         folder = tmp_path / "other"
@@ -130,7 +130,7 @@ def other(tmp_path):
     return make
 
 
-def test_videos_of_another_manifest_that_trained_are_found_by_file_and_by_content(leaky, other, tmp_path):
+def test_training_overlap_is_detected_by_path_and_content(leaky, other, tmp_path):
     rows = [("a", "train", "g"), ("b", "train", None), ("c", "val", None), ("d", "test", None)]
     trained = leaky(rows, a=b"1", b=b"22", c=b"333", d=b"4444")
     same_file = f"file://{tmp_path}/a.mp4"
@@ -149,7 +149,7 @@ def test_videos_of_another_manifest_that_trained_are_found_by_file_and_by_conten
     assert refuse_training_overlap([], read, np.arange(4)) == frozenset()
 
 
-def test_parts_of_one_video_that_trained_are_one_leak(tmp_path):
+def test_parts_of_one_training_video_are_one_leak(tmp_path):
     parts = pa.table({"path": ["a.mp4"] * 3, "label": ["x"] * 3, "start_seconds": [0.0, 1.0, 2.0]})
     trained = Manifest(parts, tmp_path, "a.csv")
     read = Manifest(parts, tmp_path, "b.csv")

@@ -18,25 +18,32 @@ def write(tmp_path):
     return write
 
 
-def test_a_csv_gives_rows_classes_and_splits(write, tmp_path):
+def test_csv_gives_rows_classes_and_splits(write, tmp_path):
     manifest = read_manifest(write(ROWS))
     assert len(manifest) == 3
     assert manifest.classes == ("run", "wave")
     assert manifest.splits() == ("train", "val", "test")
     assert manifest.root == tmp_path
     assert manifest.rows()[1] == {
-        "path": "a/2.mp4", "label": "run", "split": "val", "group": "g2",
-        "start_seconds": None, "end_seconds": None, "start_frame": None, "end_frame": None, "fps": None,
-    }  # fmt: skip
+        "path": "a/2.mp4",
+        "label": "run",
+        "split": "val",
+        "group": "g2",
+        "start_seconds": None,
+        "end_seconds": None,
+        "start_frame": None,
+        "end_frame": None,
+        "fps": None,
+    }
     assert manifest.in_split("test").tolist() == [2]
 
 
-def test_windows_line_ends_and_a_byte_order_mark_change_nothing(write):
+def test_windows_line_ends_and_byte_order_mark_are_ignored(write):
     plain = read_manifest(write(ROWS)).digest()
     assert read_manifest(write(b"\xef\xbb\xbf" + ROWS.replace("\n", "\r\n").encode())).digest() == plain
 
 
-def test_text_that_looks_missing_is_text(write):
+def test_labels_na_and_null_remain_text(write):
     manifest = read_manifest(write("path,label\na.mp4,NA\nb.mp4,null\nc.mp4,12\n"))
     assert manifest.classes == ("12", "NA", "null")
 
@@ -50,7 +57,7 @@ def test_parquet_and_csv_hold_the_same_rows(write, tmp_path):
     assert (tmp_path / "copy.csv").read_text().splitlines()[0] == '"path","label","split","group"'
 
 
-def test_the_digest_is_of_the_rows_and_not_of_their_root(write, tmp_path):
+def test_digest_depends_on_rows_only(write, tmp_path):
     path = write(ROWS)
     manifest = read_manifest(path)
     assert read_manifest(path, root=tmp_path / "elsewhere").digest() == manifest.digest()
@@ -58,7 +65,7 @@ def test_the_digest_is_of_the_rows_and_not_of_their_root(write, tmp_path):
     assert read_manifest(write(ROWS.replace("wave", "jump"))).digest() != manifest.digest()
 
 
-def test_selecting_keeps_the_order_asked_for(write):
+def test_selection_keeps_the_requested_order(write):
     selected = read_manifest(write(ROWS)).select(np.array([2, 0]))
     assert selected.column("path") == ["b/3.mp4", "a/1.mp4"]
 
@@ -68,11 +75,11 @@ def test_absolute_paths_under_the_root_become_relative(write, tmp_path):
     assert manifest.column("path") == ["a/1.mp4", "b.mp4"]
 
 
-def test_a_file_that_is_absent_is_no_error_yet(write):
+def test_absent_file_is_not_an_error_on_reading(write):
     assert len(read_manifest(write("path,label\nnowhere.mp4,wave\n"))) == 1
 
 
-def test_one_video_may_be_listed_in_parts(write):
+def test_one_video_may_have_several_parts(write):
     manifest = read_manifest(write("path,label,start_seconds,end_seconds\na.mp4,x,0,1\na.mp4,y,1,2.5\n"))
     assert manifest.column("end_seconds") == [1.0, 2.5]
 
@@ -111,12 +118,12 @@ def test_one_video_may_be_listed_in_parts(write):
         (b"path,label\na,caf\xe9\n", "must be UTF-8"),
     ],
 )
-def test_what_is_wrong_is_named_with_its_row(write, text, message):
+def test_invalid_rows_are_reported_with_row_number(write, text, message):
     with pytest.raises(ManifestError, match=message):
         read_manifest(write(text))
 
 
-def test_a_missing_manifest_and_an_unknown_kind_are_named(tmp_path, write):
+def test_missing_or_unknown_manifest_file_is_reported(tmp_path, write):
     with pytest.raises(ManifestError, match="no such manifest"):
         read_manifest(tmp_path / "none.csv")
     with pytest.raises(ManifestError, match=r"must be a .csv, a .parquet or a folder, got '.json'"):
@@ -125,13 +132,13 @@ def test_a_missing_manifest_and_an_unknown_kind_are_named(tmp_path, write):
         read_manifest(write("not parquet", "manifest.parquet"))
 
 
-def test_a_parquet_column_of_another_type_is_named(tmp_path):
+def test_parquet_column_of_wrong_type_is_reported(tmp_path):
     parquet.write_table(pa.table({"path": ["a"], "label": [["x"]]}), tmp_path / "m.parquet")
     with pytest.raises(ManifestError, match=r"m.parquet"):
         read_manifest(tmp_path / "m.parquet")
 
 
-def test_class_folders_are_a_manifest(tmp_path):
+def test_class_folders_give_a_manifest(tmp_path):
     for name in ("run/b.mp4", "run/a.avi", "wave/c.MOV", "wave/notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
@@ -141,7 +148,7 @@ def test_class_folders_are_a_manifest(tmp_path):
     assert manifest.splits() == ()
 
 
-def test_folders_of_frames_in_class_folders_are_videos_and_pictures_beside_videos_are_not(tmp_path):
+def test_frame_folders_are_videos_but_loose_pictures_are_not(tmp_path):
     for name in ("run/1.mp4", "run/poster_1.jpg", "wave/v_2/img_00001.jpg", "wave/v_2/img_00002.jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
@@ -160,13 +167,13 @@ def test_folders_of_frames_in_class_folders_are_videos_and_pictures_beside_video
         ("a,x,,,,,0", "row 1: fps must be more than 0, got 0.0"),
     ],
 )
-def test_parts_in_frames_are_checked(write, row, message):
+def test_invalid_parts_in_frames_are_refused(write, row, message):
     text = f"path,label,start_frame,end_frame,start_seconds,end_seconds,fps\n{row}\n"
     with pytest.raises(ManifestError, match=message):
         read_manifest(write(text))
 
 
-def test_split_folders_above_class_folders_are_splits(tmp_path):
+def test_split_folders_above_class_folders_give_splits(tmp_path):
     for name in ("train/run/a.mp4", "validation/run/b.mp4", "test/wave/c.mp4"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).touch()
@@ -175,7 +182,7 @@ def test_split_folders_above_class_folders_are_splits(tmp_path):
     assert manifest.column("label") == ["wave", "run", "run"]
 
 
-def test_a_folder_without_videos_or_classes_is_refused(tmp_path):
+def test_folder_without_videos_or_classes_is_refused(tmp_path):
     with pytest.raises(ManifestError, match="holds no video"):
         read_manifest(tmp_path)
     (tmp_path / "loose.mp4").touch()
@@ -183,7 +190,7 @@ def test_a_folder_without_videos_or_classes_is_refused(tmp_path):
         read_manifest(tmp_path)
 
 
-def test_many_rows_take_seconds(tmp_path):
+def test_many_rows_round_trip_through_csv(tmp_path):
     count = 200_000
     table = pa.table(
         {

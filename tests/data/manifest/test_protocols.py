@@ -1,4 +1,4 @@
-"""Protocols on manifests of names alone: no video is opened."""
+"""Protocols on manifests whose files do not exist, because no protocol opens a video."""
 
 import collections
 from pathlib import Path
@@ -15,122 +15,132 @@ CLASSES = ("Pour", "Run", "brush_hair", "kick ball", "walk")
 
 
 def manifest(labels=CLASSES, *, splits=("train", "test"), groups=10, each=2, root="/videos", leaks=False):
-    """`each` videos of each class in each of `groups` groups; the last third of the groups are test."""
+    """Return a manifest of `each` videos per class and group. The last third of the groups is test."""
     rows = [
-        {"path": f"{label}/g{group}_{k}.mp4", "label": label, "group": f"{label} g{group}",
-         "split": splits and splits[int(group >= groups * 2 / 3)]}
-        for group in range(groups) for label in labels for k in range(each)
-    ]  # fmt: skip
+        {
+            "path": f"{label}/g{group}_{k}.mp4",
+            "label": label,
+            "group": f"{label} g{group}",
+            "split": splits and splits[int(group >= groups * 2 / 3)],
+        }
+        for group in range(groups)
+        for label in labels
+        for k in range(each)
+    ]
     return Manifest(pa.Table.from_pylist(rows), Path(root), "names.csv", allow_leaks=leaks)
 
 
-def column(side: EvalSet, name):
-    values = side.manifest.column(name)
-    return [values[row] for row in side.rows]
+def column(eval_set: EvalSet, name):
+    values = eval_set.manifest.column(name)
+    return [values[row] for row in eval_set.rows]
 
 
-def test_zero_shot_trains_nothing_and_reads_the_test_split():
-    found = protocols.zero_shot(manifest())
-    assert (found.train, found.val) == (None, None)
-    assert set(column(found.eval_sets["test"], "split")) == {"test"}
-    assert found.eval_sets["test"].classes == CLASSES
+def test_zero_shot_evaluates_test_split_without_training():
+    data = protocols.zero_shot(manifest())
+    assert (data.train, data.val) == (None, None)
+    assert set(column(data.eval_sets["test"], "split")) == {"test"}
+    assert data.eval_sets["test"].classes == CLASSES
 
 
-def test_a_set_without_splits_is_read_whole_as_nothing_of_it_was_trained_on():
+def test_zero_shot_without_splits_evaluates_all_videos():
     whole = manifest(splits=None)
     assert len(protocols.zero_shot(whole).eval_sets["test"].rows) == len(whole)
 
 
 @pytest.mark.parametrize("splits", [("train", "test"), None])
-def test_validation_is_held_out_of_train_by_group_and_never_from_test(splits):
-    given = manifest(splits=splits)
-    found = closed_set(given, seed=3)
-    sides = {"train": found.train, "val": found.val, "test": found.eval_sets["test"]}
-    groups = {name: set(column(side, "group")) for name, side in sides.items()}
+def test_validation_groups_come_from_train_only(splits):
+    videos = manifest(splits=splits)
+    data = closed_set(videos, seed=3)
+    eval_sets = {"train": data.train, "val": data.val, "test": data.eval_sets["test"]}
+    groups = {name: set(column(eval_set, "group")) for name, eval_set in eval_sets.items()}
     assert all(groups.values())
     assert not groups["train"] & groups["val"]
     assert not (groups["train"] | groups["val"]) & groups["test"]
-    assert sum(len(side.rows) for side in sides.values()) == len(given)
+    assert sum(len(eval_set.rows) for eval_set in eval_sets.values()) == len(videos)
     if splits:
-        assert len(sides["test"].rows) == len(given.in_split("test"))
+        assert len(eval_sets["test"].rows) == len(videos.in_split("test"))
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_shots_are_exact_seeded_and_nested(seed):
     chosen = {}
     for shots in (1, 2, 4, 8):
-        found = few_shot(manifest(), shots=shots, seed=seed)
-        counts = collections.Counter(column(found.train, "label"))
+        data = few_shot(manifest(), shots=shots, seed=seed)
+        counts = collections.Counter(column(data.train, "label"))
         assert counts == dict.fromkeys(CLASSES, shots)
-        assert not set(column(found.train, "group")) & set(column(found.val, "group"))
-        chosen[shots] = set(column(found.train, "path"))
+        assert not set(column(data.train, "group")) & set(column(data.val, "group"))
+        chosen[shots] = set(column(data.train, "path"))
     assert chosen[1] < chosen[2] < chosen[4] < chosen[8]
     assert chosen[4] != set(column(few_shot(manifest(), shots=4, seed=seed + 1).train, "path"))
 
 
-def test_shots_that_are_not_nested_are_drawn_anew_for_each_k():
+def test_unnested_shots_are_drawn_independently_per_k():
     two, four = (few_shot(manifest(), shots=k, nested=False).train for k in (2, 4))
     assert not set(column(two, "path")) < set(column(four, "path"))
     assert collections.Counter(column(four, "label")) == dict.fromkeys(CLASSES, 4)
 
 
-def test_sixteen_shots_of_too_few_videos_are_refused_with_the_class():
+def test_class_with_too_few_videos_for_shots_is_reported():
     with pytest.raises(ValueError, match=r"16 shots need 16 videos of each class .*'Pour' has"):
         few_shot(manifest(), shots=16)
 
 
-def test_base_classes_are_the_frequent_half_and_the_larger():
-    rows = [{"path": f"{label}{k}", "label": label, "split": split}
-            for label, train, test in (("a", 1, 9), ("b", 5, 1), ("c", 3, 1), ("d", 5, 1), ("e", 2, 1))
-            for split, count in (("train", train), ("test", test))
-            for k in (f"{split}{n}" for n in range(count))]  # fmt: skip
-    given = Manifest(pa.Table.from_pylist(rows), Path("/videos"), "names.csv")
-    assert protocols.base_classes(given) == ("b", "c", "d")
+def test_base_classes_are_the_more_frequent_half():
+    rows = [
+        {"path": f"{label}{k}", "label": label, "split": split}
+        for label, train, test in (("a", 1, 9), ("b", 5, 1), ("c", 3, 1), ("d", 5, 1), ("e", 2, 1))
+        for split, count in (("train", train), ("test", test))
+        for k in (f"{split}{n}" for n in range(count))
+    ]
+    videos = Manifest(pa.Table.from_pylist(rows), Path("/videos"), "names.csv")
+    assert protocols.base_classes(videos) == ("b", "c", "d")
 
 
-def test_base_and_novel_share_neither_classes_nor_videos_and_order_their_own_labels():
+def test_base_and_novel_classes_and_videos_are_disjoint():
     base = ("walk", "Pour")
-    given = manifest()
-    trained = few_shot(given, shots=2, classes=base)
+    videos = manifest()
+    trained = few_shot(videos, shots=2, classes=base)
     assert trained.classes == base
     assert set(column(trained.train, "label")) == set(base)
-    found = protocols.base_to_novel(trained, given)
-    assert found.train is trained.train
-    assert found.eval_sets["base"].classes == base
-    assert found.eval_sets["novel"].classes == ("Run", "brush_hair", "kick ball")
-    for side in found.eval_sets.values():
-        assert set(column(side, "label")) == set(side.classes)
-        assert set(column(side, "split")) == {"test"}
+    data = protocols.base_to_novel(trained, videos)
+    assert data.train is trained.train
+    assert data.eval_sets["base"].classes == base
+    assert data.eval_sets["novel"].classes == ("Run", "brush_hair", "kick ball")
+    for eval_set in data.eval_sets.values():
+        assert set(column(eval_set, "label")) == set(eval_set.classes)
+        assert set(column(eval_set, "split")) == {"test"}
 
 
-def test_the_split_of_a_video_does_not_depend_on_which_classes_are_told_apart():
-    given = manifest(splits=None)
-    some, whole = closed_set(given, classes=("walk", "Run")), closed_set(given)
+def test_split_of_a_video_is_independent_of_chosen_classes():
+    videos = manifest(splits=None)
+    some, whole = closed_set(videos, classes=("walk", "Run")), closed_set(videos)
     for part, everything in ((some.train, whole.train), (some.val, whole.val)):
         assert set(column(part, "path")) < set(column(everything, "path"))
 
 
 def test_base_to_novel_needs_a_novel_class():
-    given = manifest()
+    videos = manifest()
     with pytest.raises(ValueError, match="none is novel"):
-        protocols.base_to_novel(closed_set(given), given)
+        protocols.base_to_novel(closed_set(videos), videos)
 
 
-def test_cross_dataset_reads_the_other_set_among_its_own_names():
+def test_cross_dataset_uses_class_names_of_other_set():
     other = manifest(("dive", "Walk"), root="/other")
-    found = protocols.cross_dataset(closed_set(manifest()), other)
-    assert found.classes == CLASSES
-    assert found.eval_sets["test"].classes == ("Walk", "dive")
-    assert set(column(found.eval_sets["test"], "split")) == {"test"}
+    data = protocols.cross_dataset(closed_set(manifest()), other)
+    assert data.classes == CLASSES
+    assert data.eval_sets["test"].classes == ("Walk", "dive")
+    assert set(column(data.eval_sets["test"], "split")) == {"test"}
 
 
-def test_cross_domain_reads_the_shared_classes_as_they_were_trained():
+def test_cross_domain_uses_trained_names_of_shared_classes():
     dark = manifest(("KickBall", "Walk", "pour", "Wave"), root="/dark")
-    found = protocols.cross_domain(closed_set(manifest()), dark)
-    side = found.eval_sets["test"]
-    assert side.classes == ("Pour", "kick ball", "walk")
-    pairs = {(path.split("/")[0], label) for path, label in
-             zip(column(side, "path"), column(side, "label"), strict=True)}  # fmt: skip
+    data = protocols.cross_domain(closed_set(manifest()), dark)
+    eval_set = data.eval_sets["test"]
+    assert eval_set.classes == ("Pour", "kick ball", "walk")
+    pairs = {
+        (path.split("/")[0], label)
+        for path, label in zip(column(eval_set, "path"), column(eval_set, "label"), strict=True)
+    }
     assert pairs == {("KickBall", "kick ball"), ("Walk", "walk"), ("pour", "Pour")}
 
 
@@ -139,7 +149,7 @@ def test_cross_domain_needs_two_shared_classes():
         protocols.cross_domain(already_trained(CLASSES), manifest(("Walk", "dive")))
 
 
-def test_reading_what_was_trained_is_refused_with_the_count_and_allowed_when_asked():
+def test_evaluating_training_videos_is_refused_unless_allowed():
     trained = closed_set(manifest())
     count = len(trained.train.rows) + len(trained.val.rows)
     with pytest.raises(ManifestError, match=f"{count} videos of the evaluation were trained or selected on"):
@@ -148,7 +158,7 @@ def test_reading_what_was_trained_is_refused_with_the_count_and_allowed_when_ask
     assert len(leaky.eval_sets["test"].rows) == 100
 
 
-def test_a_class_without_a_video_and_classes_that_are_spelled_alike_are_refused():
+def test_empty_single_or_similarly_spelled_classes_are_refused():
     with pytest.raises(ValueError, match="no video of 1 of 2 classes: swim"):
         closed_set(manifest(), classes=("walk", "swim"))
     with pytest.raises(ValueError, match="differ in case or signs only"):
@@ -157,17 +167,17 @@ def test_a_class_without_a_video_and_classes_that_are_spelled_alike_are_refused(
         closed_set(manifest(), classes=("walk",))
 
 
-def test_a_split_without_a_video_is_refused_by_name():
+def test_split_without_videos_is_refused_by_name():
     with pytest.raises(ValueError, match=r"the 'val' split .*splits found: train, test"):
         protocols.zero_shot(manifest(), split="val")
 
 
-def test_every_protocol_is_the_same_twice():
-    given, other = manifest(), manifest(("walk", "pour"), root="/other")
+def test_protocols_are_deterministic():
+    videos, other = manifest(), manifest(("walk", "pour"), root="/other")
     for name, protocol in protocols.TRANSFERS.items():
-        trained = [few_shot(given, shots=2, classes=("walk", "Pour"), seed=5) for _ in range(2)]
-        first, second = (protocol(one, other if "cross" in name else given) for one in trained)
+        trained = [few_shot(videos, shots=2, classes=("walk", "Pour"), seed=5) for _ in range(2)]
+        first, second = (protocol(one, other if "cross" in name else videos) for one in trained)
         assert first.name == name
         assert (first.train.rows == second.train.rows).all()
-        for side in first.eval_sets:
-            assert np.array_equal(first.eval_sets[side].rows, second.eval_sets[side].rows)
+        for eval_set in first.eval_sets:
+            assert np.array_equal(first.eval_sets[eval_set].rows, second.eval_sets[eval_set].rows)

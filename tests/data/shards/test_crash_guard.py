@@ -1,4 +1,4 @@
-"""Processes that really die, by a signal or by the time limit."""
+"""Crash guard with processes that die by a signal or at the time limit."""
 
 import subprocess
 import sys

@@ -33,7 +33,7 @@ def test_cut_keeps_the_order_and_the_row_limit():
 
 
 def test_shards_of_skewed_videos_are_balanced_by_frames():
-    """A tenth of the videos last ten minutes, the others ten seconds; the long ones come last."""
+    """A tenth of the videos lasts ten minutes and comes last; the others last ten seconds."""
     work = np.array([300.0] * 900 + [18_000.0] * 100)
     by_count = [work[start : start + 42].sum() for start in range(0, len(work), 42)]
     balanced = [work[part].sum() for part in cut(work, max_rows=42)]

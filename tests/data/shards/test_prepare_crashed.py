@@ -1,6 +1,6 @@
 """Preparation of videos that really end the decoding process: they are quarantined like damaged ones.
 
-A file of its own, because its fixtures replace the decoder inside Ray's workers.
+In a separate file because its fixtures replace the decoder inside Ray's workers.
 """
 
 import csv

@@ -1,4 +1,4 @@
-"""Preparation on full disks; a file of its own, because its fixtures mount small disks."""
+"""Preparation on full disks. In a separate file because its fixtures mount small disks."""
 
 import pickle
 import subprocess
@@ -58,7 +58,7 @@ def small_disk():
 
 def test_disk_that_fills_up_keeps_finished_shards(manifest, small_disk, tmp_path, monkeypatch, local_ray):
     with monkeypatch.context() as patch:
-        # Passes the check at the start, as if another program filled the disk afterwards.
+        # The check at the start passes, as if another program filled the disk afterwards.
         patch.setattr(prepare.shutil, "disk_usage", lambda folder: SimpleNamespace(free=2**20))
         with pytest.raises(OSError, match=r"no space for shards \(.* MiB needed.* free some space") as caught:
             prepare_shards(manifest, folder=small_disk, **SETTINGS)

@@ -1,6 +1,6 @@
 """Killed drivers and decoders: the repeated command ends with the same bytes.
 
-A file of its own, because all its tests are slow and start their own Ray.
+In a separate file because all its tests are slow and start their own Ray.
 """
 
 import os

@@ -31,7 +31,7 @@ FILES = {
     "avi without times": ("v.avi", {"codec": "mpeg4", "options": {"bf": "2", "g": "10"}}),
     "invisible frames": ("v.webm", {"codec": "libvpx", "options": ALT_REF}),
     "vp9": ("v.webm", {"codec": "libvpx-vp9", "options": {"deadline": "realtime", "cpu-used": "8"}}),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(params=FILES)
@@ -54,9 +54,9 @@ def test_view_consists_of_the_sampled_frames(video, decoded):
     whole = decoded(video, Fitting(32, 32, "crop"))
     view = ViewConfig(**SMALL)
     views = decode_views(video, view=view, seeds=[None, 1, 2])
-    for found, seed in zip(views, [None, 1, 2], strict=True):
-        assert (found == whole[frame_indices(len(whole), view=view, seed=seed)]).all()
-        assert (found == decode_view(video, view=view, seed=seed)).all()
+    for decoded, seed in zip(views, [None, 1, 2], strict=True):
+        assert (decoded == whole[frame_indices(len(whole), view=view, seed=seed)]).all()
+        assert (decoded == decode_view(video, view=view, seed=seed)).all()
 
 
 def test_seeking_decodes_fewer_frames_than_all(tmp_path, write_video, monkeypatch):
@@ -98,8 +98,8 @@ def test_wrong_index_falls_back_to_a_full_decode(tmp_path, write_video, decoded,
 
     monkeypatch.setattr(packet_index, "_CODECS_WITH_INVISIBLE_FRAMES", ())
     monkeypatch.setattr(packet_index, "_shown_frames", one_too_many)
-    found = decode_frames(path, [2, 4, len(whole) + 1], **SMALL)
-    assert (found == whole[[2, 4, -1]]).all()
+    frames = decode_frames(path, [2, 4, len(whole) + 1], **SMALL)
+    assert (frames == whole[[2, 4, -1]]).all()
 
 
 @pytest.mark.parametrize("kept_bytes", [0, 64 * 2**20])
@@ -152,7 +152,7 @@ def test_part_beyond_the_end_is_an_error_with_the_duration(tmp_path, write_video
 
 
 def test_crop_keeps_the_aspect_and_the_centre(tmp_path):
-    """A wide picture with a white square in its middle: the square stays one and stays in the middle."""
+    """Decode a wide picture with a white square in its centre: it remains a square in the centre."""
     path = tmp_path / "v.mp4"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=5)
@@ -232,9 +232,9 @@ def test_truncated_tail_is_clamped(tmp_path, write_video, decoded):
     path = write_video(tmp_path / "v.mkv", num_frames=60, options={"g": "10"})
     whole = decoded(path, Fitting(32, 32, "crop"))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    kept = probe(path).num_frames
-    assert 5 < kept < 60
-    assert (decode_frames(path, [0, kept - 2], **SMALL) == whole[[0, kept - 2]]).all()
+    num_readable = probe(path).num_frames
+    assert 5 < num_readable < 60
+    assert (decode_frames(path, [0, num_readable - 2], **SMALL) == whole[[0, num_readable - 2]]).all()
 
 
 def test_hole_in_the_middle_is_refused(tmp_path, write_video):

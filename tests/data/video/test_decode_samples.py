@@ -1,4 +1,4 @@
-"""Real files of many kinds, against a plain decode of every frame."""
+"""Frames of real files of many kinds equal those of a plain decode of every frame."""
 
 import csv
 

@@ -38,7 +38,7 @@ def write_frames(tmp_path):
     return write
 
 
-def told(frames):
+def numbers_in(frames):
     """Return the numbers that the brightness of pictures encodes."""
     return (frames[..., -1, -1, 0] // 5).tolist()
 
@@ -46,13 +46,19 @@ def told(frames):
 @pytest.mark.parametrize(
     ("template", "first"),
     [
-        ("img_{:05d}.png", 1), ("frame_{:010d}.png", 1), ("{}.png", 0), ("{:06d}.bmp", 0),
-        ("P01_2024-05-06 {}.png", 1), ("#v_{:05d}.PNG", 1), ("image{}.webp", 1), ("{:05d}.tiff", 1),
+        ("img_{:05d}.png", 1),
+        ("frame_{:010d}.png", 1),
+        ("{}.png", 0),
+        ("{:06d}.bmp", 0),
+        ("P01_2024-05-06 {}.png", 1),
+        ("#v_{:05d}.PNG", 1),
+        ("image{}.webp", 1),
+        ("{:05d}.tiff", 1),
     ],
-)  # fmt: skip
+)
 def test_frames_are_ordered_by_number(write_frames, template, first):
     folder = write_frames(template=template, numbers=range(first, first + 20))
-    assert told(decode_frames(folder, [0, 9, 10, 19, 3], **SIZE)) == [0, 9, 10, 19, 3]
+    assert numbers_in(decode_frames(folder, [0, 9, 10, 19, 3], **SIZE)) == [0, 9, 10, 19, 3]
     assert probe(folder).num_frames == 20
 
 
@@ -60,7 +66,7 @@ def test_view_consists_of_the_sampled_frames(write_frames):
     folder = write_frames()
     views = decode_views(folder, view=VIEW, seeds=[None, 1, 2])
     for view, seed in zip(views, [None, 1, 2], strict=True):
-        assert told(view) == frame_indices(20, view=VIEW, seed=seed).tolist()
+        assert numbers_in(view) == frame_indices(20, view=VIEW, seed=seed).tolist()
 
 
 def test_pixels_of_lossless_frames_are_exact(write_frames):
@@ -87,10 +93,10 @@ def test_probe_returns_the_facts_of_a_folder(write_frames):
 def test_part_of_a_folder_is_in_frames_or_seconds(write_frames):
     folder = write_frames()
     view = ViewConfig(num_frames=5, **SIZE)
-    assert told(decode_view(folder, view=view, start_frame=5, end_frame=10)) == [5, 6, 7, 8, 9]
+    assert numbers_in(decode_view(folder, view=view, start_frame=5, end_frame=10)) == [5, 6, 7, 8, 9]
     part = decode_view(folder, view=view, start_seconds=0.5, end_seconds=1.0, fps=10)
-    assert told(part) == [5, 6, 7, 8, 9]
-    assert told(decode_view(folder, view=view, start_frame=15, end_frame=90)) == [15, 16, 17, 18, 19]
+    assert numbers_in(part) == [5, 6, 7, 8, 9]
+    assert numbers_in(decode_view(folder, view=view, start_frame=15, end_frame=90)) == [15, 16, 17, 18, 19]
 
 
 def test_part_of_a_file_may_be_in_frames(tmp_path, write_video):
@@ -171,12 +177,17 @@ def test_error_names_a_frame_removed_after_listing(write_frames):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_frames_are_rotated_by_their_exif(tmp_path, orientation):
-    """EXIF's eight ways to lay a picture down, each undone."""
+    """Each of the eight EXIF orientations is undone."""
     lay_down = [
-        lambda p: p, np.fliplr, lambda p: np.rot90(p, 2), np.flipud,
-        lambda p: np.swapaxes(p, 0, 1), lambda p: np.rot90(p, 1), lambda p: np.rot90(np.swapaxes(p, 0, 1), 2),
+        lambda p: p,
+        np.fliplr,
+        lambda p: np.rot90(p, 2),
+        np.flipud,
+        lambda p: np.swapaxes(p, 0, 1),
+        lambda p: np.rot90(p, 1),
+        lambda p: np.rot90(np.swapaxes(p, 0, 1), 2),
         lambda p: np.rot90(p, -1),
-    ]  # fmt: skip
+    ]
     upright = np.zeros((48, 64, 3), np.uint8)
     upright[:24, :16], upright[24:, 48:] = (255, 0, 0), (0, 0, 255)
     exif = Image.Exif()
@@ -203,7 +214,7 @@ def test_frames_of_more_than_8_bits_are_refused(tmp_path):
 
 
 def test_folder_with_a_video_suffix_is_a_folder(write_frames):
-    """HMDB51's folders of frames keep the name of their video."""
+    """Folders of frames of HMDB51 have the name of their video, with its suffix."""
     assert probe(write_frames("April_09_brush_hair_u_nm_np1_ba_goo_0.avi")).num_frames == 20
 
 
@@ -229,9 +240,10 @@ def test_verifying_reads_every_frame_of_a_folder(write_frames, make_manifest):
     (write_frames("broken") / "img_00020.png").write_bytes(b"x")
     picture(3, width=62).save(write_frames("mixed") / "img_00012.png")
     manifest = make_manifest(
-        path=["good", "gap", "broken", "mixed", "good"], label=["x"] * 5,
+        path=["good", "gap", "broken", "mixed", "good"],
+        label=["x"] * 5,
         start_frame=[None, None, None, None, 30],
-    )  # fmt: skip
+    )
     good, gap, broken, mixed, beyond = verify_manifest(manifest, workers=2)
     assert (good.ok, good.info.num_frames) == (True, 20)
     assert "img_00002.png is missing" in gap.reason

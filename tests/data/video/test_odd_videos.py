@@ -1,4 +1,4 @@
-"""Files that are odd or wrong, as real collections have them: each is read right, or refused in a line."""
+"""Unusual or damaged files as in real collections: each is read correctly or refused in one line."""
 
 import struct
 

@@ -1,4 +1,4 @@
-"""Parts of long videos: the same frames from the packets around the part as from the whole file."""
+"""Parts of long videos: reading the packets around a part gives the same frames as the whole file."""
 
 import numpy as np
 import pytest
