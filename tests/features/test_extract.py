@@ -79,15 +79,15 @@ def contents(store):
 
 
 @pytest.fixture(scope="module")
-def made(shards, tmp_path_factory):
+def computed(shards, tmp_path_factory):
     """Return a store with every file, computed without Ray, and the bytes of the files."""
     store = tmp_path_factory.mktemp("store")
     run_all(jobs_of(store, shards))
     return store, contents(store)
 
 
-def test_features_equal_those_of_a_training_step(shards, made):
-    store, _ = made
+def test_features_equal_those_of_a_training_step(shards, computed):
+    store, _ = computed
     clip = load_clip("debug", "random")
     assert len(shards) == 11
     features = FeatureSet(store, FRAMES, shards, 2)
@@ -103,13 +103,13 @@ def test_features_equal_those_of_a_training_step(shards, made):
     assert FeatureSet(store, MAPS, shards, 2).read([3]).shape == (1, 128, 2, 2, 2)
 
 
-def test_ray_writes_the_same_bytes_as_one_process(shards, made, tmp_path, local_ray):
+def test_ray_writes_the_same_bytes_as_one_process(shards, computed, tmp_path, local_ray):
     prepare_features(jobs_of(tmp_path, shards))
-    assert contents(tmp_path) == made[1]
+    assert contents(tmp_path) == computed[1]
 
 
-def test_more_views_compute_only_the_new_files(shards, made, monkeypatch, local_ray):
-    store, before = made
+def test_more_views_compute_only_the_new_files(shards, computed, monkeypatch, local_ray):
+    store, before = computed
     times = {path: path.stat().st_mtime_ns for path in store.rglob("*.arrow")}
     with monkeypatch.context() as patched:
         patched.setattr("ray.is_initialized", lambda: False)
@@ -118,14 +118,14 @@ def test_more_views_compute_only_the_new_files(shards, made, monkeypatch, local_
     prepare_features(jobs_of(store, shards, num_views=3), progress=lambda *done: reported.append(done))
     assert {path: path.stat().st_mtime_ns for path in times} == times
     assert contents(store).items() >= before.items()
-    # Three files of frames, two networks, one more view.
+    # Three shards x two networks x one more view.
     assert len(contents(store)) == len(before) + 6
     assert reported[-1] == (19, 19)
     assert len(reported) == 6
 
 
-def test_only_damaged_or_foreign_files_are_computed_again(shards, made, local_ray):
-    store, _ = made
+def test_only_damaged_or_foreign_files_are_computed_again(shards, computed, local_ray):
+    store, _ = computed
     jobs = jobs_of(store, shards)
     paths = [feature_file(job.store, job.spec.key, job.key) for job in jobs[:4]]
     whole = contents(store)
@@ -169,23 +169,25 @@ def start_writer(tmp_path):
     return start
 
 
-def test_killed_extraction_leaves_no_lock_and_resumes(shards, made, start_writer, tmp_path, local_ray):
+def test_killed_extraction_leaves_no_lock_and_resumes(shards, computed, start_writer, tmp_path, local_ray):
     jobs = jobs_of(tmp_path / "store", shards)
     with start_writer(jobs) as process:
         process.send_signal(signal.SIGKILL)
     assert 1 <= sum(is_done(job) for job in jobs) < len(jobs)
     prepare_features(jobs)
-    assert contents(tmp_path / "store") == {str(p): made[1][str(p)] for p in files_of(jobs)}
+    assert contents(tmp_path / "store") == {str(p): computed[1][str(p)] for p in files_of(jobs)}
 
 
-def test_second_process_waits_and_reuses_the_files(shards, made, start_writer, tmp_path, monkeypatch, caplog):
+def test_second_process_waits_and_reuses_the_files(
+    shards, computed, start_writer, tmp_path, monkeypatch, caplog
+):
     jobs = jobs_of(tmp_path / "store", shards)
     monkeypatch.setattr("evclip_ray.features.extract._extract", lambda *a: pytest.fail("computed twice"))
     with start_writer(jobs) as process:
         prepare_features(jobs)
     assert process.returncode == 0
     assert "another process is making it" in caplog.text
-    assert contents(tmp_path / "store") == {str(p): made[1][str(p)] for p in files_of(jobs)}
+    assert contents(tmp_path / "store") == {str(p): computed[1][str(p)] for p in files_of(jobs)}
 
 
 def files_of(jobs):

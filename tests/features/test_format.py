@@ -91,5 +91,5 @@ def test_key_covers_exactly_what_changes_a_value(tmp_path):
         path.write_bytes(b"other" if name == "c.pt" else b"weights")
     of_files = [frame_features("debug", str(path), **settings).key for path in files.values()]
     assert of_files[0] == of_files[1] != of_files[2], "the path of the weights does not matter"
-    # The default weights, by name and by default.
+    # The default weights have the same key if they are given by name.
     assert class_text("ViT-B-32", None).key == class_text("ViT-B-32", "openai").key

@@ -28,7 +28,8 @@ def experiment(**overrides):
     return ExperimentConfig.load({"data": {"manifest": "none"}}, dotted)
 
 
-# GFLOP of a video of 8 frames (2 x MAC) and trained parameters, as published.
+# Published values: backbone -> video encoder, trained parameters, GFLOP (2 x MAC) per video of 8 frames by
+# part, GFLOP of a training step.
 PUBLISHED = {
     "RN50": (
         "swin3d_s", 6_449_326, {"image_tower": 97.8, "video_encoder": 75.5, "mask_generator": 3.52}, 282
@@ -46,7 +47,7 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize("backbone", PUBLISHED)
-def test_parameters_are_the_published_ones_and_gmac_within_a_hundredth(backbone):
+def test_published_parameters_and_gmac_are_reproduced(backbone):
     encoder, trainable, gflop, training = PUBLISHED[backbone]
     settings = experiment(backbone__name=backbone, method__video_encoder__name=encoder)
     cost = count_cost(settings, NAMES)
@@ -56,7 +57,7 @@ def test_parameters_are_the_published_ones_and_gmac_within_a_hundredth(backbone)
     assert 2 * sum(cost.training_gmac.values()) == pytest.approx(training, rel=0.01)
 
 
-def test_the_class_texts_are_counted_once_and_total_parameters_are_those_of_all_networks():
+def test_class_texts_count_once_and_totals_cover_all_networks():
     cost = count_cost(experiment(backbone__name="ViT-B-32", method__video_encoder__name="swin3d_t"), NAMES)
     assert 2 * cost.class_text_gmac == pytest.approx(602, rel=0.01)
     assert "text_tower" not in cost.inference_gmac
@@ -69,30 +70,30 @@ DEBUG = {"backbone__name": "debug", "method__video_encoder__name": "swin3d_debug
 @pytest.mark.parametrize(
     "method", ["ez_clip", "motion_prompts", "coop", "fine_tune", "zero_shot", "prototype"]
 )
-def test_every_kind_of_method_is_counted(method):
+def test_all_methods_are_counted(method):
     cost = count_cost(experiment(method__name=method, backbone__name="debug"), NAMES[:5])
     assert cost.inference_gmac["image_tower"] == pytest.approx(8 * 0.00254, rel=0.05)
     assert (cost.trainable_parameters == 0) == (method == "zero_shot")
     if method in {"ez_clip", "coop", "fine_tune"}:
-        assert cost.class_text_gmac > 0, "texts that train are kept in evaluation all the same"
+        assert cost.class_text_gmac > 0, "trained texts are encoded once for evaluation"
         assert cost.training_gmac["text_tower"] > 0
         assert "text_tower" not in cost.inference_gmac
 
 
-def test_a_trained_copy_of_clip_is_not_counted_twice():
+def test_trained_copy_of_clip_is_counted_once():
     plain = count_cost(experiment(method__name="zero_shot", backbone__name="debug"), NAMES[:5])
     tuned = count_cost(experiment(method__name="fine_tune", backbone__name="debug"), NAMES[:5])
     assert tuned.total_parameters == plain.total_parameters
 
 
-def test_texts_of_the_batch_alone_are_encoded_where_a_method_does_so():
+def test_text_encoding_per_batch_is_counted():
     settings = {"method__name": "ez_clip", "backbone__name": "debug"}
     few = count_cost(experiment(**settings, optim__batch_size=16), NAMES[:4])
     many = count_cost(experiment(**settings, optim__batch_size=16), NAMES)
     assert many.training_gmac["text_tower"] == pytest.approx(4 * few.training_gmac["text_tower"], rel=0.01)
 
 
-def test_counting_with_real_weights_gives_the_same():
+def test_real_weights_give_the_same_counts():
     settings = experiment(
         **DEBUG, backbone__pretrained="random", method__video_encoder__weights="random", optim__batch_size=2
     )
@@ -121,11 +122,11 @@ def test_fused_attention_is_counted_forward_and_backward():
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
         plain = macs()
     assert fused["tower"] == plain["tower"]
-    # A fused backward computes the weights again: a little more, never less.
+    # A fused backward computes the attention weights again, so it takes slightly more.
     assert plain["backward"] <= fused["backward"] <= 1.1 * plain["backward"]
 
 
-def test_the_innermost_labelled_module_gets_an_operation_and_the_rest_is_the_head():
+def test_operation_belongs_to_innermost_labelled_module():
     inner, outer = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
 
     class Nested(nn.Module):
@@ -138,7 +139,7 @@ def test_the_innermost_labelled_module_gets_an_operation_and_the_rest_is_the_hea
     assert counter.macs == {"inner": 16, "whole": 16 + 8, "head": 6}
 
 
-def test_the_checkpoint_is_as_large_as_a_real_one(tmp_path):
+def test_checkpoint_size_equals_a_real_one(tmp_path):
     settings = experiment(**DEBUG, backbone__pretrained="random", method__video_encoder__weights="random")
     method = build_method(settings, NAMES[:5], device=torch.device("cpu"))
     save_checkpoint(tmp_path / "best", method, {})
@@ -146,7 +147,7 @@ def test_the_checkpoint_is_as_large_as_a_real_one(tmp_path):
     assert count_cost(settings, NAMES[:5]).checkpoint_bytes == real
 
 
-def test_a_step_is_measured_in_a_process_of_its_own():
+def test_step_is_measured_in_a_separate_process():
     inference, training = measure_cost(experiment(**DEBUG), NAMES[:5], batch_sizes=[2], repeats=3)
     assert (inference.phase, training.phase) == ("inference", "training")
     for row in (inference, training):
@@ -159,23 +160,24 @@ def test_a_step_is_measured_in_a_process_of_its_own():
         measure_cost(experiment(**DEBUG), NAMES[:5], repeats=0)
 
 
-def test_peak_memory_is_what_a_run_takes_at_most():
+def test_peak_memory_is_the_maximum_of_a_run():
     def run():
         held = torch.ones(2**24)
         del held
 
-    found = peak_bytes(run, torch.device("cpu"))
-    if found is None:
-        pytest.skip("this system does not tell the peak of a process")
-    assert 0.9 * 2**26 < found[1] < 1.5 * 2**26
+    peak = peak_bytes(run, torch.device("cpu"))
+    if peak is None:
+        pytest.skip("this system does not report the peak memory of a process")
+    assert 0.9 * 2**26 < peak[1] < 1.5 * 2**26
 
 
-def test_energy_is_read_from_the_card_or_said_to_be_unknown(monkeypatch):
+def test_energy_is_read_from_the_gpu_or_unknown(monkeypatch):
     card = types.SimpleNamespace(
-        NVMLError=RuntimeError, nvmlInit=lambda: None,
+        NVMLError=RuntimeError,
+        nvmlInit=lambda: None,
         nvmlDeviceGetHandleByUUID=lambda name: name,
         nvmlDeviceGetTotalEnergyConsumption=lambda handle: 1500 if handle == "GPU-abc" else 0,
-    )  # fmt: skip
+    )
     monkeypatch.setitem(sys.modules, "pynvml", card)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: types.SimpleNamespace(uuid="abc"))
     meter = EnergyMeter(torch.device("cuda", 0))
@@ -186,7 +188,7 @@ def test_energy_is_read_from_the_card_or_said_to_be_unknown(monkeypatch):
     assert 'pip install "evclip-ray[energy]"' in without.reason
 
 
-def test_energy_is_taken_over_long_enough_for_a_counter_that_ticks_slowly(monkeypatch):
+def test_energy_is_measured_over_many_counter_ticks(monkeypatch):
     monkeypatch.setattr(measured, "ENERGY_SECONDS", 0.2)
     started, runs = time.monotonic(), []
 
@@ -194,20 +196,20 @@ def test_energy_is_taken_over_long_enough_for_a_counter_that_ticks_slowly(monkey
         reason = None
 
         def joules(self):
-            # 100 W, told ten times a second, as cards do.
+            # 100 W, updated ten times per second as on real cards.
             return 10.0 * int((time.monotonic() - started) * 10)
 
     def run():
         runs.append(1)
         time.sleep(0.001)
 
-    found = measured.joules_per_video(run, Ticking(), size=2, device=torch.device("cpu"))
-    taken = found * 2 * len(runs)
-    assert taken in (10.0, 20.0, 30.0), "whole ticks of the counter"
+    joules = measured.joules_per_video(run, Ticking(), size=2, device=torch.device("cpu"))
+    total = joules * 2 * len(runs)
+    assert total in (10.0, 20.0, 30.0), "whole ticks of the counter"
     assert len(runs) > 20
 
 
-def test_the_command_prints_a_table_and_writes_json(tmp_path):
+def test_command_prints_a_table_and_writes_json(tmp_path):
     out = tmp_path / "cost.json"
     arguments = [
         "cost",
@@ -241,8 +243,24 @@ def test_the_command_prints_a_table_and_writes_json(tmp_path):
         (["ez_clip", "--backbone", "RN50", "--count-only"], "Choose a ViT"),
     ],
 )
-def test_what_cannot_be_costed_is_refused_in_one_line(arguments, expected):
+def test_unmeasurable_method_is_refused_in_one_line(arguments, expected):
     result = CliRunner().invoke(main, ["cost", *arguments])
     assert result.exit_code == 1
     assert expected in result.output
     assert result.output.count("\n") == 1
+
+
+def test_weight_used_outside_its_module_counts_for_it():
+    block, own = nn.MultiheadAttention(4, 2, device="meta"), nn.Linear(4, 4, bias=False, device="meta")
+
+    class Helper(nn.Module):
+        def forward(self, x):
+            q, k, _ = torch.nn.functional.linear(x, block.in_proj_weight).chunk(3, -1)
+            return own(q) @ k.transpose(0, 1)
+
+    helper = Helper()
+    x = torch.ones(3, 4, device="meta")
+    with PartCounter({block: "image_tower", own: "adapter", helper: "adapter"}) as counter:
+        helper(x)
+        x @ block.in_proj_weight[:4].T
+    assert +counter.macs == {"image_tower": 3 * 4 * 12 + 3 * 4 * 4, "adapter": 3 * 4 * 4 + 3 * 4 * 3}

@@ -1,4 +1,4 @@
-"""One process at a time writes to a run: a real other one has it."""
+"""Lock of a run's folder (loop.py) that another process holds."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ with building([folder]):
 """
 
 
-def test_a_run_waits_for_whoever_writes_to_its_folder_still(
+def test_run_waits_for_the_process_writing_its_folder(
     make_experiment, tiny_videos, tmp_path, caplog, monkeypatch
 ):
     folder = tmp_path / "run"
@@ -29,19 +29,19 @@ def test_a_run_waits_for_whoever_writes_to_its_folder_still(
         [sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True
     ) as other:
         assert other.stdout.readline() == "held\n"
-        seen, resume = [], run.resume
+        was_written, resume = [], run.resume
 
         def look():
-            seen.append((folder / "written").is_file())
+            was_written.append((folder / "written").is_file())
             resume()
 
         monkeypatch.setattr(run, "resume", look)
         run.fit(lambda metrics: None)
-        assert seen == [True], "the run reads its folder only after the other process has left it"
+        assert was_written == [True], "the run must read its folder after the other process has ended"
         assert f"{folder}: another process is making it" in caplog.text
 
 
-def test_a_run_that_is_given_up_lets_its_folder_go(make_experiment, tiny_videos, tmp_path, caplog):
+def test_abandoned_run_releases_its_folder(make_experiment, tiny_videos, tmp_path, caplog):
     experiment = make_experiment(optim__epochs=1)
 
     def give_up(metrics):

@@ -14,7 +14,7 @@ def test_emulated_bfloat16_warns_once(precision, has, monkeypatch, caplog):
     build._warn_of_emulation.cache_clear()
     experiment = ExperimentConfig.load({"data": {"manifest": "videos.csv"}, "precision": precision})
     with caplog.at_level(logging.WARNING):
-        found = {build.autocast_dtype(experiment, torch.device("cpu")) for _ in range(3)}
-    assert found == {torch.bfloat16 if precision == "bfloat16" else None}
-    told = [record for record in caplog.records if "emulates them" in record.getMessage()]
-    assert len(told) == (precision == "bfloat16" and not has)
+        dtypes = {build.autocast_dtype(experiment, torch.device("cpu")) for _ in range(3)}
+    assert dtypes == {torch.bfloat16 if precision == "bfloat16" else None}
+    warnings = [record for record in caplog.records if "emulates them" in record.getMessage()]
+    assert len(warnings) == (precision == "bfloat16" and not has)

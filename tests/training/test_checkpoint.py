@@ -13,7 +13,7 @@ from evclip_ray.training.checkpoint import (
     load_optimizer,
     read_record,
     save_checkpoint,
-)  # fmt: skip
+)
 
 CLASSES = ("push", "pull", "spin")
 
@@ -23,7 +23,7 @@ def method(make_experiment):
     return build_method(make_experiment(), CLASSES, device=torch.device("cpu"))
 
 
-def test_a_checkpoint_restores_every_trained_tensor_exactly(make_experiment, method, tmp_path):
+def test_checkpoint_restores_trained_tensors_exactly(make_experiment, method, tmp_path):
     save_checkpoint(tmp_path / "best", method, {"a": 1})
     other = build_method(make_experiment(seed=9), CLASSES, device=torch.device("cpu"))
     assert any(not torch.equal(a, b) for a, b in zip(method.parameters(), other.parameters(), strict=True))
@@ -32,7 +32,7 @@ def test_a_checkpoint_restores_every_trained_tensor_exactly(make_experiment, met
     assert read_record(tmp_path / "best") == {"a": 1}
 
 
-def test_the_moments_of_adamw_come_back(method, tmp_path):
+def test_adamw_moments_are_restored(method, tmp_path):
     optimizer = torch.optim.AdamW(method.parameters())
     for parameter in method.parameters():
         parameter.grad = torch.randn_like(parameter)
@@ -53,14 +53,14 @@ def test_the_moments_of_adamw_come_back(method, tmp_path):
         ({"view__num_frames": 8}, r"must be \("),
     ],
 )
-def test_a_checkpoint_of_another_shape_says_what_differs(make_experiment, method, tmp_path, changes, message):
+def test_checkpoint_of_another_shape_reports_differences(make_experiment, method, tmp_path, changes, message):
     save_checkpoint(tmp_path / "best", method, {})
     other = build_method(make_experiment(**changes), CLASSES, device=torch.device("cpu"))
     with pytest.raises(ArtifactError, match=message):
         load_adapter(tmp_path / "best", other)
 
 
-def test_a_truncated_checkpoint_is_named(method, tmp_path):
+def test_truncated_checkpoint_is_reported(method, tmp_path):
     save_checkpoint(tmp_path / "best", method, {})
     path = tmp_path / "best" / ADAPTER
     path.write_bytes(path.read_bytes()[:100])
@@ -68,22 +68,22 @@ def test_a_truncated_checkpoint_is_named(method, tmp_path):
         load_adapter(tmp_path / "best", method)
 
 
-def test_a_folder_that_is_no_checkpoint_points_to_the_one_inside(method, tmp_path):
+def test_folder_above_a_checkpoint_names_the_one_inside(method, tmp_path):
     save_checkpoint(tmp_path / "best", method, {})
     with pytest.raises(ArtifactError, match=r"did you mean .*best"):
         read_record(tmp_path)
 
 
-def test_a_kill_between_the_two_renames_loses_nothing(method, tmp_path):
+def test_kill_between_two_renames_loses_nothing(method, tmp_path):
     save_checkpoint(tmp_path / "last", method, {"epoch": 1})
     shutil.move(tmp_path / "last", tmp_path / ".last.old")
-    found = latest_checkpoint(tmp_path / "last")
-    assert json.loads((found / "config.json").read_text()) == {"epoch": 1}
+    latest = latest_checkpoint(tmp_path / "last")
+    assert json.loads((latest / "config.json").read_text()) == {"epoch": 1}
     save_checkpoint(tmp_path / "last", method, {"epoch": 2})
     assert read_record(latest_checkpoint(tmp_path / "last")) == {"epoch": 2}
 
 
-def test_others_may_read_a_checkpoint(method, tmp_path):
+def test_checkpoint_is_readable_by_others(method, tmp_path):
     save_checkpoint(tmp_path / "best", method, {})
     modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "best").iterdir()}
     assert modes == {0o644}

@@ -38,10 +38,10 @@ def test_file_of_names_sets_classes_and_order(plan, tmp_path):
     names = plan().classes
     chosen = (names[4], names[1])
     (tmp_path / "names.csv").write_text(f"id,name\n0,{chosen[0]}\n1,{chosen[1].upper()}\n")
-    found = plan(data__classes=str(tmp_path / "names.csv"), data__shots=2)
-    assert found.classes == chosen
-    assert len(found.rows["train"]) == 4
-    assert labels(found, "train") == set(chosen)
+    chosen_plan = plan(data__classes=str(tmp_path / "names.csv"), data__shots=2)
+    assert chosen_plan.classes == chosen
+    assert len(chosen_plan.rows["train"]) == 4
+    assert labels(chosen_plan, "train") == set(chosen)
 
 
 def test_plan_contains_only_requested_splits(plan):
@@ -50,7 +50,7 @@ def test_plan_contains_only_requested_splits(plan):
 
 
 def leaky_copy(manifest, folder):
-    """Videos and a manifest whose test split has the bytes of a training video under another name."""
+    """Write a manifest whose test split has the bytes of a training video with another name."""
     shutil.copytree(manifest.parent, folder)
     with (folder / manifest.name).open() as stream:
         rows = list(csv.DictReader(stream))

@@ -1,4 +1,4 @@
-"""Numbers of a run in two processes, without Ray (distributed.py): those of one process."""
+"""A run in two processes without Ray (distributed.py) gives the numbers of one process."""
 
 import json
 
@@ -24,11 +24,14 @@ def _history(folder):
 
 
 def test_two_processes_give_the_numbers_of_one(make_experiment, tiny_videos, tmp_path):
-    # Parts of different sizes: 18 training videos in batches of at most 7.
+    # 18 training videos in batches of at most 7, so the shares of the processes differ in size.
     experiment = make_experiment(
-        optim__epochs=1, optim__batch_size=7, data__augment__brightness=0.2, data__augment__contrast=0.2,
+        optim__epochs=1,
+        optim__batch_size=7,
+        data__augment__brightness=0.2,
+        data__augment__contrast=0.2,
         data__augment__low_light=0.5,
-    )  # fmt: skip
+    )
     tiny_videos.save(tmp_path / "videos.json")
     Run.start(experiment, tiny_videos, folder=tmp_path / "alone").fit(lambda metrics: None)
     torch.multiprocessing.spawn(_worker, args=(2, tmp_path, experiment.model_dump(mode="json")), nprocs=2)

@@ -21,41 +21,46 @@ MAPS = video_map("swin3d_debug", "random", backbone="debug", precision="float32"
 
 @pytest.fixture(scope="module")
 def maps(tiny_videos, tmp_path_factory):
-    """Random maps of two views of the training videos."""
-    found = FeatureSet(tmp_path_factory.mktemp("store"), MAPS, tiny_videos.sets["train"].shards, 2)
-    for number, path in enumerate(found.files()):
+    """Return random maps of two views of the training videos."""
+    features = FeatureSet(tmp_path_factory.mktemp("store"), MAPS, tiny_videos.sets["train"].shards, 2)
+    for number, path in enumerate(features.files()):
         rows = torch.randn(64, 16, 2, 2, 2, generator=torch.Generator().manual_seed(number))
         write_features(path, rows, path.stem)
-    return found
+    return features
 
 
 @pytest.fixture
 def groups(tiny_videos):
-    """Training videos in pairs, shuffled."""
+    """Return the positions of the training videos in pairs, shuffled."""
     order = np.random.default_rng(0).permutation(len(tiny_videos.sets["train"]))
     return np.array_split(order, len(order) // 2)
 
 
-def made(videos, maps, *, pixels, device=CPU):
+def batches(videos, maps, *, pixels, device=CPU):
     return Batches(
-        videos.sets["train"], size=64, device=device, bank=2, features={"video_map": maps},
-        pixels=pixels, labelled=True,
-    )  # fmt: skip
+        videos.sets["train"],
+        size=64,
+        device=device,
+        bank=2,
+        features={"video_map": maps},
+        pixels=pixels,
+        labelled=True,
+    )
 
 
 @pytest.mark.parametrize("pixels", [False, True])
 def test_set_larger_than_memory_gives_the_same_batches(tiny_videos, maps, groups, monkeypatch, pixels):
-    within = made(tiny_videos, maps, pixels=pixels)
+    within = batches(tiny_videos, maps, pixels=pixels)
     assert not within.streams
     expected = list(within(groups, view=1))
     monkeypatch.setattr(module, "memory_bytes", lambda: 1000)
-    beyond = made(tiny_videos, maps, pixels=pixels)
+    beyond = batches(tiny_videos, maps, pixels=pixels)
     assert beyond.streams
-    for found, wanted in zip(beyond(groups, view=1), expected, strict=True):
-        assert torch.equal(found.video_map, wanted.video_map)
-        assert torch.equal(found.labels, wanted.labels)
-        assert pixels == (found.pixels is not None)
-        assert not pixels or torch.equal(found.pixels, wanted.pixels)
+    for batch, wanted in zip(beyond(groups, view=1), expected, strict=True):
+        assert torch.equal(batch.video_map, wanted.video_map)
+        assert torch.equal(batch.labels, wanted.labels)
+        assert pixels == (batch.pixels is not None)
+        assert not pixels or torch.equal(batch.pixels, wanted.pixels)
 
 
 def test_prefetch_runs_ahead_of_reading(tiny_videos, maps, groups, monkeypatch):
@@ -70,11 +75,11 @@ def test_prefetch_runs_ahead_of_reading(tiny_videos, maps, groups, monkeypatch):
             return original(self, positions, view, **keywords)
 
         monkeypatch.setattr(FeatureSet, name, noted)
-    assert len(list(made(tiny_videos, maps, pixels=False)(groups))) == len(groups)
+    assert len(list(batches(tiny_videos, maps, pixels=False)(groups))) == len(groups)
     for number, group in enumerate(groups):
-        asked, read = done.index(("prefetch", tuple(group))), done.index(("read", tuple(group)))
-        between = {what for what in done[asked:read] if what[0] == "read"}
-        assert asked < read
+        prefetched, read = done.index(("prefetch", tuple(group))), done.index(("read", tuple(group)))
+        between = {event for event in done[prefetched:read] if event[0] == "read"}
+        assert prefetched < read
         assert len(between) >= min(number, 1)
     assert len(done) == 2 * len(groups)
 
@@ -84,14 +89,14 @@ def test_gpu_batches_are_read_into_pinned_memory(tiny_videos, maps, groups, monk
     monkeypatch.setattr(
         torch, "empty", lambda *a, pin_memory=False, **k: pinned.append(pin_memory) or empty(*a, **k)
     )
-    read = made(tiny_videos, maps, pixels=True, device=torch.device("cuda"))._read(groups[0], 0)
+    read = batches(tiny_videos, maps, pixels=True, device=torch.device("cuda"))._read(groups[0], 0)
     assert pinned == [True, True]
     assert torch.equal(read.features["video_map"], maps.read(groups[0], 0))
     assert pinned == [True, True, False]
 
 
 def test_fresh_views_are_drawn_in_step_order(tiny_videos, groups):
-    """Mixup and the order of an epoch draw from the same generator between batches."""
+    """Between batches, mixup and the epoch order draw from the same generator."""
     train, augment = tiny_videos.sets["train"], AugmentConfig()
     batches = Batches(train, size=32, device=CPU, augment=augment)
     generator, again = (torch.Generator().manual_seed(3) for _ in range(2))

@@ -28,9 +28,7 @@ def history(folder):
     return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
 
 
-def test_a_run_lowers_its_loss_and_leaves_history_and_small_checkpoints(
-    make_experiment, tiny_videos, tmp_path
-):
+def test_run_lowers_loss_and_writes_history_and_checkpoints(make_experiment, tiny_videos, tmp_path):
     experiment = make_experiment(optim__epochs=4)
     reported = []
     last = start(experiment, tiny_videos, tmp_path).fit(reported.append)
@@ -48,7 +46,7 @@ def test_a_run_lowers_its_loss_and_leaves_history_and_small_checkpoints(
     assert not (tmp_path / "last" / "optimizer.safetensors").exists()
 
 
-def test_an_interrupted_run_goes_on_to_the_very_same_numbers(make_experiment, tiny_videos, tmp_path):
+def test_interrupted_run_resumes_identically(make_experiment, tiny_videos, tmp_path):
     experiment = make_experiment()
     start(experiment, tiny_videos, tmp_path / "whole").fit(lambda metrics: None)
 
@@ -70,7 +68,7 @@ def test_an_interrupted_run_goes_on_to_the_very_same_numbers(make_experiment, ti
     ]
 
 
-def test_a_finished_run_trains_nothing_and_reports_its_end_once(make_experiment, tiny_videos, tmp_path):
+def test_finished_run_trains_nothing_and_reports_once(make_experiment, tiny_videos, tmp_path):
     experiment = make_experiment(optim__epochs=1)
     start(experiment, tiny_videos, tmp_path).fit(lambda metrics: None)
     before = (tmp_path / "last" / "adapter.safetensors").stat().st_mtime_ns
@@ -80,7 +78,7 @@ def test_a_finished_run_trains_nothing_and_reports_its_end_once(make_experiment,
     assert (tmp_path / "last" / "adapter.safetensors").stat().st_mtime_ns == before
 
 
-def test_a_folder_of_another_experiment_is_refused(make_experiment, tiny_videos, tmp_path):
+def test_folder_of_another_experiment_is_refused(make_experiment, tiny_videos, tmp_path):
     start(make_experiment(optim__epochs=1), tiny_videos, tmp_path).fit(lambda metrics: None)
     with pytest.raises(ArtifactError, match="another experiment"):
         start(make_experiment(optim__epochs=1, optim__lr=0.5), tiny_videos, tmp_path).fit(
@@ -93,9 +91,7 @@ def test_a_folder_of_another_experiment_is_refused(make_experiment, tiny_videos,
     [Path.unlink, lambda file: file.write_text("{"), lambda file: file.write_text("")],
     ids=["missing", "cut", "empty"],
 )
-def test_a_checkpoint_without_its_epochs_is_refused_with_the_cure(
-    damage, make_experiment, tiny_videos, tmp_path
-):
+def test_checkpoint_without_epochs_is_refused_with_the_fix(damage, make_experiment, tiny_videos, tmp_path):
     experiment = make_experiment(optim__epochs=1)
     start(experiment, tiny_videos, tmp_path).fit(lambda metrics: None)
     damage(tmp_path / "last" / "history.jsonl")
@@ -103,7 +99,7 @@ def test_a_checkpoint_without_its_epochs_is_refused_with_the_cure(
         start(experiment, tiny_videos, tmp_path).fit(lambda metrics: None)
 
 
-def test_a_loss_that_is_no_number_ends_the_run_with_a_finite_report(make_experiment, tiny_videos, tmp_path):
+def test_nan_loss_ends_the_run_with_a_finite_report(make_experiment, tiny_videos, tmp_path):
     experiment = make_experiment(optim__lr=1e30, optim__warmup_epochs=0, optim__epochs=5)
     last = start(experiment, tiny_videos, tmp_path).fit(lambda metrics: None)
     assert last["diverged"]
@@ -111,10 +107,10 @@ def test_a_loss_that_is_no_number_ends_the_run_with_a_finite_report(make_experim
     assert 0 <= last["best_val_top1"] <= 1
     reported = []
     start(experiment, tiny_videos, tmp_path).fit(reported.append)
-    assert len(reported) == 1, "a diverged run is over: it is not taken up again"
+    assert len(reported) == 1, "a diverged run is not resumed"
 
 
-def test_the_seed_decides_the_run(make_experiment, tiny_videos, tmp_path):
+def test_seed_determines_the_run(make_experiment, tiny_videos, tmp_path):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         start(make_experiment(seed=seed, optim__epochs=1), tiny_videos, tmp_path / name).fit(
             lambda metrics: None
@@ -123,11 +119,11 @@ def test_the_seed_decides_the_run(make_experiment, tiny_videos, tmp_path):
     assert losses["a"] == losses["b"] != losses["c"]
 
 
-def test_the_seed_decides_dropout(make_experiment, tiny_videos, tmp_path):
+def test_seed_determines_dropout(make_experiment, tiny_videos, tmp_path):
     settings = make_experiment(optim__epochs=1).model_dump(mode="json")
     settings["method"] = {"name": "aim", "dropout": 0.5}
     for name, seed in (("a", 0), ("b", 0), ("c", 3)):
-        torch.rand(1)  # the run must not depend on the random state before it
+        torch.rand(1)  # The run must not depend on the random state before it.
         start(ExperimentConfig.load({**settings, "seed": seed}), tiny_videos, tmp_path / name).fit(
             lambda metrics: None
         )
@@ -135,19 +131,17 @@ def test_the_seed_decides_dropout(make_experiment, tiny_videos, tmp_path):
     assert losses["a"] == losses["b"] != losses["c"]
 
 
-def test_tensorboard_has_the_settings_from_the_start_and_scalars_by_epoch(
-    make_experiment, tiny_videos, tmp_path
-):
+def test_tensorboard_has_settings_and_scalars_per_epoch(make_experiment, tiny_videos, tmp_path):
     experiment = make_experiment(optim__epochs=2)
-    seen = []
+    by_epoch = []
 
     def look(metrics):
         events = EventAccumulator(str(tmp_path)).Reload()
         plugin = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
-        seen.append((b"optim.lr" in plugin, [e.step for e in events.Scalars("val/top1")]))
+        by_epoch.append((b"optim.lr" in plugin, [e.step for e in events.Scalars("val/top1")]))
 
     start(experiment, tiny_videos, tmp_path, hparams={"optim.lr": 0.01}).fit(look)
-    assert seen == [(True, [1]), (True, [1, 2])]
+    assert by_epoch == [(True, [1]), (True, [1, 2])]
     events = EventAccumulator(str(tmp_path)).Reload()
     assert {
         "train/loss",
@@ -176,7 +170,7 @@ Run(experiment, videos, build_method(experiment, videos.classes), folder=Path(sy
 """
 
 
-def test_a_run_whose_process_is_killed_resumes_after_its_last_epoch(make_experiment, tiny_videos, tmp_path):
+def test_killed_run_resumes_after_its_last_epoch(make_experiment, tiny_videos, tmp_path):
     experiment = make_experiment()
     (tmp_path / "experiment.json").write_text(experiment.model_dump_json())
     tiny_videos.save(tmp_path / "videos.json")
@@ -215,12 +209,16 @@ def _train_as_rank(rank, world, meeting, files):
     dist.destroy_process_group()
 
 
-def test_two_workers_train_what_one_trains(make_experiment, tiny_videos, tmp_path):
-    # 18 training videos in batches of 5: uneven shares, and a last batch of 3.
+def test_two_workers_train_as_one(make_experiment, tiny_videos, tmp_path):
+    # 18 training videos in batches of 5 give the workers uneven shares and a last batch of 3.
     experiment = make_experiment(
-        data__augment__crop="centre", data__augment__flip=0.0, optim__batch_size=5, optim__epochs=2,
-        optim__lr=1e-3, method__consistency_weight=0.0,
-    )  # fmt: skip
+        data__augment__crop="centre",
+        data__augment__flip=0.0,
+        optim__batch_size=5,
+        optim__epochs=2,
+        optim__lr=1e-3,
+        method__consistency_weight=0.0,
+    )
     (tmp_path / "experiment.json").write_text(experiment.model_dump_json())
     tiny_videos.save(tmp_path / "videos.json")
     files = {

@@ -1,4 +1,4 @@
-"""Every method goes through the very same loop, search and checkpoints."""
+"""Training loop with every method (loop.py, checkpoint.py)."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ TRAINED = sorted(set(METHODS) - {"zero_shot"})
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_a_method_trains_validates_and_checkpoints_in_the_loop(name, make_experiment, tiny_videos, tmp_path):
+def test_methods_train_validate_and_save_in_the_loop(name, make_experiment, tiny_videos, tmp_path):
     settings = make_experiment(optim__epochs=2, optim__lr=1e-3).model_dump(mode="json")
     method = {"name": name}
     if name == "ev_clip":

@@ -1,4 +1,4 @@
-"""Mixup in the loop: it changes training, draws from the epoch's seed, and leaves validation alone."""
+"""Mixup in the loop (loop.py): it changes the training loss and draws from the epoch's seed."""
 
 import json
 
@@ -11,7 +11,7 @@ def history(folder):
     return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
 
 
-def test_a_mixed_run_is_its_own_and_goes_on_to_the_very_same_numbers(make_experiment, tiny_videos, tmp_path):
+def test_mixed_run_differs_and_resumes_identically(make_experiment, tiny_videos, tmp_path):
     mixed = make_experiment(data__augment__mixup=0.8, optim__epochs=2)
 
     def interrupt(metrics):

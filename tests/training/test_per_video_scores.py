@@ -17,18 +17,18 @@ def run_folder(make_experiment, tiny_videos, tmp_path_factory):
 
 
 def test_best_checkpoint_stores_right_videos(run_folder, tiny_videos):
-    found, val = VideoScores.read(run_folder / "best"), tiny_videos.sets["val"]
+    scores, val = VideoScores.read(run_folder / "best"), tiny_videos.sets["val"]
     history = [json.loads(line) for line in (run_folder / "history.jsonl").read_text().splitlines()]
     best = history[history[-1]["best_epoch"] - 1]
-    assert found.right.shape == found.log_loss.shape == (len(val),)
-    assert found.right.mean() == pytest.approx(best["val_top1"])
-    assert found.log_loss.mean() == pytest.approx(best["val_loss"], abs=1e-5)
-    assert found.videos == val.key
+    assert scores.right.shape == scores.log_loss.shape == (len(val),)
+    assert scores.right.mean() == pytest.approx(best["val_top1"])
+    assert scores.log_loss.mean() == pytest.approx(best["val_loss"], abs=1e-5)
+    assert scores.videos == val.key
     assert VideoScores.read(run_folder / "last") is None
 
 
 def test_other_videos_have_another_digest(tiny_videos):
-    keys = {split: found.key for split, found in tiny_videos.sets.items()}
+    keys = {split: videos.key for split, videos in tiny_videos.sets.items()}
     assert len(set(keys.values())) == len(keys)
 
 

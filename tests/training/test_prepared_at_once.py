@@ -43,10 +43,10 @@ def shards_of(cache):
 
 def test_one_process_decodes_and_the_other_reuses(start, tmp_path):
     both = [start(), start()]
-    said = [process.communicate()[0].splitlines() for process in both]
+    outputs = [process.communicate()[0].splitlines() for process in both]
     assert [process.returncode for process in both] == [0, 0]
-    assert all(lines[0] == "ready" for lines in said)
-    done = sorted(line for lines in said for line in lines[1:])
+    assert all(lines[0] == "ready" for lines in outputs)
+    done = sorted(line for lines in outputs for line in lines[1:])
     assert len(done) == len(set(done)), "nothing is decoded by both"
     assert {line.rsplit(" ", 2)[0] for line in done} == {"decoding train", "decoding val"}
 

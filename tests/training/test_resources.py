@@ -27,7 +27,7 @@ def test_scarcest_resource_limits_concurrent_trials(resources, nodes, expected):
 @pytest.mark.parametrize(
     ("resources", "nodes"),
     [
-        (ResourceRequest(1, 4, GIB), [NODE, NODE]),  # no single machine has four
+        (ResourceRequest(1, 4, GIB), [NODE, NODE]),  # No single machine has four GPUs.
         (ResourceRequest(32, 0, GIB), [NODE]),
         (ResourceRequest(1, 0, 100 * GIB), [NODE]),
         (ResourceRequest(1, 1, GIB, workers=5), [NODE, NODE]),

@@ -179,8 +179,9 @@ def test_other_storage_folder_must_be_mounted(tmp_path):
     (tmp_path / "aws.yaml").write_text(filled(FOLDER / "aws.yaml"))
     problems = check_file(tmp_path / "aws.yaml", Requirements(storage=Path("/efs")))
     assert [problem.text.partition(":")[0] for problem in problems] == [
-        "docker.run_options", "initialization_commands",
-    ]  # fmt: skip
+        "docker.run_options",
+        "initialization_commands",
+    ]
 
 
 def test_broken_or_unknown_file_is_refused(tmp_path):
