@@ -12,19 +12,14 @@ from evclip_ray.config import ConfigError, flatten
 from evclip_ray.formatting import duration
 from evclip_ray.profiling.step_time import measure_step
 from evclip_ray.training.datamodule import Progress, VideoPlan, is_prepared, plan_videos
+from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.frozen_cache import feature_specs
 from evclip_ray.training.resources import ResourceRequest, concurrent_trials
-from evclip_ray.training.zero_shot import videos_key
+from evclip_ray.training.zero_shot import videos_key, zero_shot_key
 from evclip_ray.tuning.cost import StudyCost
+from evclip_ray.tuning.distributions import Distribution
 from evclip_ray.tuning.search_space import SearchSpace
 from evclip_ray.tuning.warm_start import WarmStart
-
-_FROZEN = (
-    "data.", "view.", "backbone.", "precision",
-    "method.name", "method.prompts", "method.mode", "method.template", "method.normalization",
-    "method.video_encoder.",
-)  # fmt: skip
-"""Paths that change what the frozen networks read or give, or which of it a method reads."""
 
 _SCHEDULERS = {"asha": "ASHA", "hyperband": "Hyperband"}
 
@@ -93,19 +88,37 @@ class StudyPlan:
 
 
 def frozen_variants(space: SearchSpace) -> list[dict[str, Any]]:
-    """Every combination of the searched settings that change what the frozen networks give.
+    """Return every combination of the searched settings that change frozen results or which are cached.
 
-    Those of `decoded_variants` are among them. A combination that no experiment allows is left out.
+    The settings are found by comparison: a choice counts if two of its values differ in what
+    `_frozen_key` declares. The points of `decoded_variants` are among the result. Combinations that no
+    experiment allows are left out.
     """
     points: list[dict[str, Any]] = [{}]
     fixed = flatten(space.fixed)
     for axis in space.search:
-        if axis.kind == "choice" and axis.path.startswith(_FROZEN):
+        present = [point for point in points if axis.applies({**fixed, **point})]
+        if axis.kind == "choice" and any(_changes_frozen(space, axis, point) for point in present):
             absent = [point for point in points if not axis.applies({**fixed, **point})]
-            present = [{**point, axis.path: value} for point in points for value in axis.values
-                       if axis.applies({**fixed, **point})]  # fmt: skip
-            points = absent + present
+            points = absent + [{**point, axis.path: value} for point in present for value in axis.values]
     return [point for point in points if _is_allowed(space, point)]
+
+
+def _changes_frozen(space: SearchSpace, axis: Distribution, point: dict[str, Any]) -> bool:
+    settings = [{**point, axis.path: value} for value in axis.values]
+    keys = {_frozen_key(space.experiment(one)) for one in settings if _is_allowed(space, one)}
+    return len(keys) > 1
+
+
+def _frozen_key(experiment: ExperimentConfig) -> tuple[Any, ...]:
+    """Return what an experiment declares about its frozen results: views, caches and cache keys."""
+    # The device decides the precision alone; it is the same for all values of a setting but `precision`,
+    # which zero_shot_key contains.
+    device = torch.device("cpu")
+    specs = [feature_specs(experiment, split, device) for split in ("train", "val")]
+    keys = [(field, spec.key) for by_field in specs for field, spec in sorted(by_field.items())]
+    # The zero-shot baseline has the views, the backbone, the template and the normalisation of the run.
+    return zero_shot_key(experiment), experiment.method.caches, tuple(keys)
 
 
 def _is_allowed(space: SearchSpace, point: dict[str, Any]) -> bool:
