@@ -150,7 +150,7 @@ def test_epochs_cycle_through_views_from_the_seed(experiments, videos, tmp_path,
 
 def test_missing_features_are_computed_with_a_warning(experiments, videos, tmp_path, caplog):
     run = Run.start(experiments("context", data__augment__flip=0.25), videos, folder=tmp_path)
-    assert "were not prepared" in caplog.text
+    assert "are not cached" in caplog.text
     assert run.fit(lambda metrics: None)["epoch"] == 3
     assert open_cached(experiments("context", data__bank=None), videos, device=CPU).needs_pixels
 
@@ -182,7 +182,7 @@ def test_class_texts_on_a_full_disk_only_warn(experiments, tiny_videos, tmp_path
 
 
 def test_uncacheable_features_are_refused_with_the_reason(make_experiment):
-    with pytest.raises(ConfigError, match=r"frame_features.*'ev_clip'.*\['class_text', 'video_map'\]"):
+    with pytest.raises(ConfigError, match=r"'ev_clip'.*'frame_features'; it can cache \['class_text', 'video_map'\]"):
         make_experiment(data__bank=2, data__features=["frame_features"], method__prompts="both")
     with pytest.raises(ConfigError, match=r"every epoch draws new views. Set data\.bank"):
         make_experiment(data__features=["video_map"])

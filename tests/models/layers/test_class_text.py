@@ -22,7 +22,7 @@ def test_equal_class_names_are_refused() -> None:
 
 @pytest.mark.parametrize("template", ["A video.", "{} and {}"])
 def test_a_template_has_one_gap(template: str) -> None:
-    with pytest.raises(ConfigError, match=r"template: a template must hold \{\} once"):
+    with pytest.raises(ConfigError, match=r"template: a template must contain \{\} exactly once"):
         ZeroShotConfig.load({"template": template})
 
 
