@@ -31,7 +31,7 @@ from evclip_ray.training.build import autocast_dtype, build_method, pick_device,
 from evclip_ray.training.checkpoint import ADAPTER, read_record
 from evclip_ray.training.datamodule import Videos, is_prepared, prepare
 from evclip_ray.training.experiment import ExperimentConfig
-from evclip_ray.training.tensorboard.mask_stats import mask_coverage, mask_entropy, pooled_masks
+from evclip_ray.training.tensorboard.mask_stats import mask_coverage, mask_entropy
 from evclip_ray.training.zero_shot import videos_key
 from evclip_ray.tuning.study_folder import StudyFolder
 
@@ -211,7 +211,7 @@ def _top_prediction(probabilities: Tensor, classes: tuple[str, ...], true: int) 
 
 
 def _mask_facts(mask: Tensor | None) -> dict[str, Any]:
-    """Return a small copy of a mask (H, W), its mean, and the statistics that TensorBoard shows too.
+    """Return a small copy of a mask (H, W), its mean and its statistics.
 
     In `masks.json`, `coverage` is the mean of the mask. `mask_coverage` is the share of pixels above 0.5;
     records of older versions do not have it.
@@ -219,12 +219,13 @@ def _mask_facts(mask: Tensor | None) -> dict[str, Any]:
     if mask is None:
         return {"mask": None}
     small = F.adaptive_avg_pool2d(mask[None, None], min(SIDE, mask.shape[-1]))[0, 0]
-    pooled = pooled_masks(mask[None])
+    # TensorBoard shows the same statistics of pooled masks. Pooling removes patterns of single pixels, which
+    # the picture of the mask shows, so these are computed from the mask itself.
     return {
         "mask": small.numpy(),
         "coverage": float(mask.mean()),
-        "mask_coverage": float(mask_coverage(pooled)),
-        "entropy": float(mask_entropy(pooled)),
+        "mask_coverage": float(mask_coverage(mask[None])),
+        "entropy": float(mask_entropy(mask[None])),
     }
 
 

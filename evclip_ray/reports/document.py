@@ -47,7 +47,7 @@ class Table:
         """Displayed rows under their headings."""
         if self.view is not None:
             return self.view.head(self.num_shown)
-        return self.data.head(self.num_shown).rename(columns=lambda name: str(name).replace("_", " "))
+        return self.data.head(self.num_shown).rename(columns=_heading)
 
     @property
     def is_folded(self) -> bool:
@@ -168,6 +168,12 @@ class Report:
     def blocks(self, kind: type[Any]) -> list[Any]:
         """Return all blocks of a kind, in order."""
         return [block for section in self.sections for block in section.blocks if isinstance(block, kind)]
+
+
+def _heading(column: Any) -> str:
+    """Return the heading of a column. A step of the ladder is named `rung` in files."""
+    words = str(column).replace("_", " ")
+    return {"rung": "step", "rungs": "steps"}.get(words, words)
 
 
 def plain(value: Any) -> Any:

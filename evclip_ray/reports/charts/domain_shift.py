@@ -106,7 +106,7 @@ def _association(axes: Axes, rows: Sequence[Row]) -> None:
         _intervals(axes, series, "area", index, len(predictors), label, factors)
     axes.axvline(0.5, color="0.6", linewidth=0.8)
     axes.set_xlim(-0.02, 1.02)
-    axes.set_xlabel("P(factor is higher for correct predictions), 95 % interval; 0.5: no association")
+    axes.set_xlabel("P(factor is higher for correct predictions), 95 % interval\n0.5: no association")
     axes.set_title(f"Factors and correct predictions on {rows[0]['set']}")
 
 
@@ -204,5 +204,5 @@ def _marker(index: int) -> str:
     return _MARKERS[index % len(_MARKERS)]
 
 
-def _line(index: int) -> dict[str, str]:
+def _line(index: int) -> dict[str, Any]:
     return {"color": _colour(index), "linestyle": _LINES[index % len(_LINES)]}

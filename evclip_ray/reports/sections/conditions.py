@@ -10,7 +10,7 @@ from evclip_ray.reports.document import Table
 from evclip_ray.results import Study
 
 _UNKNOWN = "not recorded"
-DIFFERS = "differs by step"
+DIFFERS = "different for each step"
 
 
 def study_conditions(study: Study) -> dict[str, str]:

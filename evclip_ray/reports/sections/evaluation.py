@@ -151,10 +151,10 @@ def confusion_chart(found: Evaluation) -> Chart:
     """Return the confusion matrix of the adapted CLIP."""
     table, name = found.table("confusion"), f"confusion_{found.name}"
     data, order = study_data.confusion(table), list(table.columns[1:])
-    names = alt.Axis(labelAngle=-45, labelLimit=90, labelOverlap=len(order) > _ALL_NAMES)
+    names = alt.Axis(labelAngle=-45, labelLimit=140, labelOverlap=len(order) > _ALL_NAMES)
     base = alt.Chart(named(name)).encode(
         x=alt.X("predicted:N", title="predicted", sort=order, axis=names),
-        y=alt.Y("true:N", title="true", sort=order, axis=alt.Axis(labelLimit=110)),
+        y=alt.Y("true:N", title="true", sort=order, axis=alt.Axis(labelLimit=140)),
     )
     shade = alt.Color(
         "share:Q", title="share of the true class", scale=alt.Scale(range="heatmap", domain=[0, 1])
@@ -177,7 +177,7 @@ def confusion_chart(found: Evaluation) -> Chart:
         {name: data},
         "Rows are true classes, columns are predictions. The colour is the share of the row.",
         source(found, "confusion.csv"),
-        height=max(220, min(720, 30 * len(order)) + 170),
+        height=max(220, min(720, 30 * len(order)) + 190),
     )
 
 

@@ -202,4 +202,4 @@ def _warnings(ladder: Ladder) -> list[str]:
     for name, study in ladder.steps.items():
         for warning in random_warnings(weights(study)):
             steps.setdefault(warning, []).append(name)
-    return [f"{warning} (steps {', '.join(names)})" for warning, names in steps.items()]
+    return [f"{warning} Steps: {', '.join(names)}." for warning, names in steps.items()]

@@ -63,16 +63,19 @@ recolour();
 drawings.forEach((element) => near.observe(element));
 window.addEventListener("beforeprint", () => drawings.filter((e) => !e.dataset.drawn).forEach(draw));
 
+// A step of the ladder is named `rung` in files.
+const heading = (column) => ({ rung: "step", rungs: "steps" })[column] ?? column.replaceAll("_", " ");
+
 function cell(tag, value) {
-  const made = document.createElement(tag);
-  made.textContent = value === null ? "–" : value;
-  if (typeof value === "number") made.className = "number";
-  return made;
+  const element = document.createElement(tag);
+  element.textContent = value === null ? "–" : value;
+  if (typeof value === "number") element.className = "number";
+  return element;
 }
 function line(tag, values) {
-  const made = document.createElement("tr");
-  made.append(...values.map((value) => cell(tag, value)));
-  return made;
+  const element = document.createElement("tr");
+  element.append(...values.map((value) => cell(tag, value)));
+  return element;
 }
 for (const details of document.querySelectorAll("details[data-table]")) {
   details.addEventListener("toggle", () => {
@@ -80,7 +83,7 @@ for (const details of document.querySelectorAll("details[data-table]")) {
     details.dataset.filled = "yes";
     const { columns, rows } = data[details.dataset.table];
     const table = document.createElement("table");
-    table.createTHead().append(line("th", columns.map((name) => name.replaceAll("_", " "))));
+    table.createTHead().append(line("th", columns.map(heading)));
     table.createTBody().append(...rows.slice(0, MOST_ROWS).map((row) => line("td", row)));
     const scroll = document.createElement("div");
     Object.assign(scroll, { className: "scroll", tabIndex: 0 });
