@@ -7,7 +7,10 @@ SEARCH = {"optim.lr": {"loguniform": [1e-3, 1e-2]}, "method.prompts": {"choice":
 
 @pytest.fixture
 def study(tiny_manifest, tiny_cache, tiny_videos, local_ray, debug_settings):
-    """Makes a study over the tiny videos; `call` goes to the study's call, the rest to its section."""
+    """Return a factory of studies over the tiny videos.
+
+    `call` are arguments of `StudyRun`, other options go into the section `study`.
+    """
     from evclip_ray.tuning.search_space import SearchSpace
     from evclip_ray.tuning.tuner import StudyRun
 

@@ -1,4 +1,4 @@
-"""A study that ends early and goes on, points that come again, and a folder that is in use."""
+"""Studies that end early and resume. In a separate file because each trial takes both CPUs."""
 
 import functools
 import json
@@ -21,7 +21,7 @@ ONE_AT_A_TIME = [{"CPU": 2.0, "memory": 8.0 * GIB}]
 
 @pytest.fixture
 def study(study):
-    """Its trials run one at a time, as each takes both CPUs."""
+    """Return the factory of studies whose trials take both CPUs and so run one at a time."""
     return functools.partial(study, cpus=2)
 
 
@@ -37,9 +37,7 @@ def history(root, trial):
     return [json.loads(line)["epoch"] for line in lines]
 
 
-def test_time_budget_pauses_trials_and_next_call_resumes(
-    study, tmp_path, monkeypatch
-):
+def test_time_budget_pauses_trials_and_next_call_resumes(study, tmp_path, monkeypatch):
     root, now = tmp_path / "study", [0.0]
     monkeypatch.setattr(stopper, "time", SimpleNamespace(monotonic=lambda: now[0]))
     options = {"trials": 2, "scheduler": "none", "fixed": {"optim.epochs": 4}}
@@ -75,7 +73,7 @@ def test_repeated_point_runs_with_another_seed(study, tmp_path):
     assert {row.point_seeds for row in outcome.rows} == {2}
     mean = sum(row.val_top1 for row in outcome.rows) / 2
     assert outcome.rows[0].point_top1 == pytest.approx(mean)
-    # What an earlier study measured is not measured again either.
+    # A point of an earlier study gets a new seed as well.
     call = {"warm_start": [root]}
     later = study(tmp_path / "later", search=search, fixed=short, trials=1, call=call)
     assert (
@@ -132,7 +130,7 @@ def test_trial_that_ends_by_itself_is_not_paused():
 
 
 def test_first_ctrl_c_ends_the_study_second_interrupts(request):
-    # A shell that starts the tests in the background has SIGINT ignored.
+    # A shell that starts the tests in the background makes them ignore SIGINT.
     request.addfinalizer(functools.partial(signal.signal, signal.SIGINT, signal.getsignal(signal.SIGINT)))
     signal.signal(signal.SIGINT, signal.default_int_handler)
     stops = Stops(None, max_epochs=4)

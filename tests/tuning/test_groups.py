@@ -1,4 +1,4 @@
-"""Trials of several workers: Ray Train inside Tune, on real processes."""
+"""Trials of several workers (Ray Train inside Tune) on real processes."""
 
 import json
 import os
@@ -44,8 +44,8 @@ def test_stopped_two_worker_trial_frees_its_resources(
 
 
 def _worker_pids():
-    found = subprocess.run(["pgrep", "-f", "RayTrainWorker"], capture_output=True, text=True, check=False)
-    return [int(pid) for pid in found.stdout.split()]
+    listed = subprocess.run(["pgrep", "-f", "RayTrainWorker"], capture_output=True, text=True, check=False)
+    return [int(pid) for pid in listed.stdout.split()]
 
 
 def test_killed_worker_of_a_group_costs_at_most_one_epoch(make_experiment, tiny_videos, tmp_path):
@@ -70,11 +70,16 @@ def test_killed_worker_of_a_group_costs_at_most_one_epoch(make_experiment, tiny_
     threading.Thread(target=kill_one, daemon=True).start()
     with connect(num_cpus=2, dashboard=True):
         train_distributed(
-            experiment, tmp_path / "videos.json", folder=folder, zero_shot=folder / "zero_shot.json",
-            request=ResourceRequest(1, 0, 0.5 * GIB, workers=2), hparams={}, max_failures=1,
-        )  # fmt: skip
+            experiment,
+            tmp_path / "videos.json",
+            folder=folder,
+            zero_shot=folder / "zero_shot.json",
+            request=ResourceRequest(1, 0, 0.5 * GIB, workers=2),
+            hparams={},
+            max_failures=1,
+        )
     assert killed
-    assert reserved[0], "the places of a group are not kept under the name that is written down"
+    assert reserved[0], "the group's reservation has another name than the file says"
     assert not (folder / ".ray").exists()
     epochs = [json.loads(line)["epoch"] for line in (folder / "history.jsonl").read_text().splitlines()]
     assert epochs == list(range(1, 31))

@@ -21,8 +21,8 @@ def space():
 
 
 def rows(count, **changes):
-    """Trials whose top-1 depends on the learning rate alone."""
-    made = []
+    """Return rows of trials whose top-1 depends only on the learning rate."""
+    trials = []
     for index in range(count):
         lr = 10 ** (-5 + 4 * ((index * 0.618) % 1))
         prompts = "both" if index % 2 else "context"
@@ -31,16 +31,16 @@ def rows(count, **changes):
             overrides["method.mask.depth"] = 1 + index % 4
         top1 = 0.9 - 0.2 * abs(math.log10(lr) + 3)
         row = LeaderboardRow(str(index), overrides, TrialState.COMPLETE, epochs=3, val_top1=top1)
-        made.append(dataclasses.replace(row, **changes))
-    return made
+        trials.append(dataclasses.replace(row, **changes))
+    return trials
 
 
 def test_most_important_setting_comes_first(space):
-    found = parameter_importance(space, rows(40))
-    assert found[0]["path"] == "optim.lr"
-    assert found[0]["importance"] > 0.7
-    assert sum(row["importance"] for row in found) == pytest.approx(1)
-    assert {row["status"] for row in found} == {"ok"}
+    ranked = parameter_importance(space, rows(40))
+    assert ranked[0]["path"] == "optim.lr"
+    assert ranked[0]["importance"] > 0.7
+    assert sum(row["importance"] for row in ranked) == pytest.approx(1)
+    assert {row["status"] for row in ranked} == {"ok"}
 
 
 def test_few_failed_or_equal_trials_give_no_importance(space):
@@ -55,6 +55,6 @@ def test_few_failed_or_equal_trials_give_no_importance(space):
 
 def test_setting_without_values_is_reported(space):
     some = [row for row in rows(40) if row.overrides["method.prompts"] == "context"]
-    found = {row["path"]: row for row in parameter_importance(space, some)}
-    assert found["method.mask.depth"]["importance"] is None
-    assert found["method.mask.depth"]["status"] == "no trial had it"
+    by_path = {row["path"]: row for row in parameter_importance(space, some)}
+    assert by_path["method.mask.depth"]["importance"] is None
+    assert by_path["method.mask.depth"]["status"] == "no trial had it"

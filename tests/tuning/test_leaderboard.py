@@ -1,4 +1,4 @@
-"""Which trial is called best, and of what it is the mean."""
+"""Order of the leaderboard and means over the seeds of a point."""
 
 import dataclasses
 import io
@@ -14,15 +14,20 @@ from evclip_ray.tuning.leaderboard import SCORES, as_csv, leaderboard
 
 def trial(name, top1, *, lr, seed=0, state="complete", loss=1.0):
     epoch = {
-        "epoch": 1, "best_epoch": 1, "val_top1": top1, "best_val_top1": top1, "val_loss": loss,
-        "val_videos": 100, "seconds": 1.0,
-    }  # fmt: skip
+        "epoch": 1,
+        "best_epoch": 1,
+        "val_top1": top1,
+        "best_val_top1": top1,
+        "val_loss": loss,
+        "val_videos": 100,
+        "seconds": 1.0,
+    }
     overrides = {"optim.lr": lr} | ({"seed": seed} if seed else {})
     history = [] if state == "failed" else [epoch]
     return TrialRecord(name, overrides, TrialState(state), None, tuple(map(EpochMetrics, history)))
 
 
-def test_a_lucky_seed_does_not_beat_a_point_with_a_better_mean():
+def test_points_are_ranked_by_mean_over_seeds():
     rows = leaderboard(
         [
             trial("lucky", 0.9, lr=1.0),
@@ -36,20 +41,20 @@ def test_a_lucky_seed_does_not_beat_a_point_with_a_better_mean():
     best = rows[0]
     assert best.point_seeds == 3
     assert best.point_top1 == pytest.approx(0.7)
-    # 4.303 is Student's t of two degrees of freedom; the values spread by 0.02.
+    # 4.303 is the 97.5 % point of Student's t with two degrees of freedom, 0.02 the standard deviation.
     half = 4.303 * 0.02 / math.sqrt(3)
     assert best.point_top1_low == pytest.approx(0.7 - half, abs=1e-4)
     assert best.point_top1_high == pytest.approx(0.7 + half, abs=1e-4)
 
 
-def test_of_equal_means_the_one_of_more_seeds_comes_first():
+def test_equal_means_are_ranked_by_number_of_seeds():
     rows = leaderboard(
         [trial("one", 0.5, lr=1.0, loss=0.1), trial("a", 0.5, lr=2.0), trial("b", 0.5, lr=2.0, seed=1)]
     )
     assert [row.trial for row in rows] == ["a", "b", "one"]
 
 
-def test_a_failed_seed_is_no_measurement_and_a_stopped_one_is():
+def test_stopped_seeds_count_and_failed_ones_do_not():
     rows = leaderboard(
         [
             trial("a", 0.6, lr=1.0),
@@ -61,7 +66,7 @@ def test_a_failed_seed_is_no_measurement_and_a_stopped_one_is():
     assert rows[0].point_top1 == pytest.approx(0.5)
 
 
-def test_a_single_seed_has_no_interval():
+def test_single_seed_has_no_interval():
     rows = leaderboard([trial("a", 0.6, lr=1.0)])
     assert math.isnan(rows[0].point_top1_low)
     header, line = (text.split(",") for text in as_csv(rows).splitlines())
@@ -70,7 +75,7 @@ def test_a_single_seed_has_no_interval():
     assert cells["point_top1_low"] == ""
 
 
-def test_a_trial_without_a_finished_epoch_has_empty_cells_and_no_zeros():
+def test_trial_without_epochs_has_empty_cells():
     diverged = {"epoch": 1, "best_epoch": 0, "diverged": True, "val_videos": 100, "seconds": 1.0}
     rows = leaderboard(
         [
@@ -85,14 +90,14 @@ def test_a_trial_without_a_finished_epoch_has_empty_cells_and_no_zeros():
         assert {cells[name] for name in SCORES} == {""}
         assert cells["best_epoch"] == "0"
     assert dict(zip(header, scored, strict=True))["val_top1"] == "0.6"
-    told = Console(width=140, record=True, file=io.StringIO())
-    told.print(leaderboard_table(rows))
-    text = told.export_text()
+    console = Console(width=140, record=True, file=io.StringIO())
+    console.print(leaderboard_table(rows))
+    text = console.export_text()
     assert "0.600 (0.50 to 0.69)" in text
     assert "0.000" not in text
 
 
-def test_a_score_that_is_no_number_is_none_and_the_others_keep_their_order():
+def test_nan_score_is_none_and_keeps_the_order():
     rows = leaderboard(
         [
             trial("broken", math.nan, lr=1.0),
@@ -103,5 +108,5 @@ def test_a_score_that_is_no_number_is_none_and_the_others_keep_their_order():
     )
     assert [row.trial for row in rows] == ["b", "a", "no_loss", "broken"]
     assert rows[-1].best_epoch == 0
-    assert rows[-1].val_top1 == 0.0, "for the order alone"
+    assert rows[-1].val_top1 == 0.0, "the value is used only for the order"
     assert "nan" not in as_csv(rows)

@@ -1,4 +1,4 @@
-"""A study of a leaky protocol says so in every row."""
+"""Number of leaking rows in the leaderboard. In a separate file because it trains without Ray."""
 
 import csv
 import dataclasses
@@ -7,7 +7,7 @@ from evclip_ray.training.loop import Run
 from evclip_ray.tuning.study_folder import StudyFolder
 
 
-def test_every_row_of_the_leaderboard_says_how_many_rows_leak(make_experiment, tiny_videos, tmp_path):
+def test_leaderboard_rows_contain_the_number_of_leaks(make_experiment, tiny_videos, tmp_path):
     study = StudyFolder(tmp_path)
     for name, leaks in (("trial-0000", 0), ("trial-0001", 4)):
         study.begin(name, {"seed": 0})

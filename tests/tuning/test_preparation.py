@@ -1,4 +1,4 @@
-"""A preparation beside trials: an actor makes variants ready, tells how far it is, and ends with them."""
+"""Preparation of variants by an actor while trials run: order, progress and errors."""
 
 import time
 
@@ -18,7 +18,7 @@ REQUEST = ResourceRequest(1, 0, 0)
 
 @pytest.fixture
 def variants(make_experiment, tmp_path):
-    """Two variants by their names, in a cache of their own."""
+    """Return two variants by name, in a separate cache."""
 
     def variant(name, frames):
         experiment = make_experiment(view__num_frames=frames)
@@ -28,38 +28,36 @@ def variants(make_experiment, tmp_path):
     return {"a": variant("a", 2), "b": variant("b", 4)}
 
 
-def until(found):
+def until(condition):
     deadline = time.monotonic() + 200
-    while not found():
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.1)
 
 
-def test_the_variant_that_a_point_waits_for_comes_first_and_warnings_reach_the_user(
-    variants, local_ray, tmp_path, caplog
-):
-    stops, seen = Stops(None, max_epochs=1), []
+def test_awaited_variant_is_first_and_warnings_are_raised(variants, local_ray, tmp_path, caplog):
+    stops, reported = Stops(None, max_epochs=1), []
     locked = variants["b"].plan.folder("val", tmp_path / "cache")
     with Preparation(
         variants,
         cache=tmp_path / "cache",
         request=REQUEST,
         stops=stops,
-        progress=lambda *news: seen.append(news),
+        progress=lambda *news: reported.append(news),
     ) as preparation:
         assert preparation.is_ready("something that every trial has")
         with building([locked]):
             assert not preparation.is_ready("b")
             until(lambda: preparation.is_ready("b") or "another process is making it" in caplog.text)
-            assert not variants["a"].noted.exists(), "it was not asked for"
+            assert not variants["a"].noted.exists(), "no trial waits for it"
         until(lambda: preparation.is_ready("b"))
         assert len(Videos.load(variants["b"].noted).sets["val"]) > 0
         until(lambda: (preparation.on_step_begin(0, []), variants["a"].noted.exists())[1])
-    assert {doing for doing, _, _ in seen} == {"decoding train", "decoding val"}
+    assert {doing for doing, _, _ in reported} == {"decoding train", "decoding val"}
     assert stops.error is None
 
 
-def test_features_are_made_too_where_trials_leave_cpus(make_experiment, local_ray, tmp_path):
+def test_features_are_computed_on_spare_cpus(make_experiment, local_ray, tmp_path):
     experiment = make_experiment(view__num_frames=2, data__bank=1)
     plan = plan_videos(experiment, cache=tmp_path / "cache")
     variants = {"a": Variant(plan, (experiment,), tmp_path / "a.json")}
@@ -67,7 +65,7 @@ def test_features_are_made_too_where_trials_leave_cpus(make_experiment, local_ra
 
     class Busy:
         def work(self):
-            """Say that it has its CPU."""
+            """Return once the actor has its CPU."""
 
     with Preparation(variants, cache=tmp_path / "cache", request=REQUEST, stops=stops) as preparation:
         trial = local_ray.remote(Busy).options(num_cpus=1).remote()
@@ -83,7 +81,7 @@ def test_features_are_made_too_where_trials_leave_cpus(make_experiment, local_ra
     }
 
 
-def test_what_cannot_be_made_ends_the_call_with_its_own_error(variants, local_ray, tmp_path):
+def test_preparation_error_ends_the_call(variants, local_ray, tmp_path):
     stops = Stops(None, max_epochs=1)
     in_the_way = variants["a"].plan.folder("train", tmp_path / "cache")
     in_the_way.parent.mkdir(parents=True)
@@ -95,5 +93,5 @@ def test_what_cannot_be_made_ends_the_call_with_its_own_error(variants, local_ra
     assert str(in_the_way) in str(stops.error)
 
 
-def test_one_machine_prepares_everything_first(variants, local_ray):
+def test_single_machine_prepares_before_trials(variants, local_ray):
     assert not may_wait(variants.values(), REQUEST)

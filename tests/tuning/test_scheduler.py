@@ -1,4 +1,4 @@
-"""ASHA's memory: what it says of a trial does not hang on whether the study was interrupted before."""
+"""Schedulers decide the same after an interruption of the study."""
 
 import json
 from types import SimpleNamespace
@@ -22,7 +22,7 @@ def space(tiny_manifest, debug_settings):
 
 
 def live(scheduler, name, scores):
-    """A trial under Tune: its decisions, up to the one that stops it."""
+    """Report the scores of a trial as Tune does. Return the decisions, up to the one that stops it."""
     trial = SimpleNamespace(trial_id=f"tune-{name}", config={"folder": name})
     scheduler.on_trial_add(None, trial)
     decisions = []
@@ -46,7 +46,7 @@ def constant(score, *, first=1, last=EPOCHS):
     return [(epoch, score) for epoch in range(first, last + 1)]
 
 
-def test_a_resumed_study_stops_the_trial_that_an_undisturbed_one_stops(space, tmp_path):
+def test_resumed_study_makes_the_same_stop_decisions(space, tmp_path):
     earlier = {"trial-0000": 0.9, "trial-0001": 0.8, "trial-0002": 0.7}
     undisturbed = make_scheduler(space, StudyFolder(tmp_path / "none"), max_epochs=EPOCHS)
     folder = StudyFolder(tmp_path / "study")
@@ -63,10 +63,10 @@ def test_a_resumed_study_stops_the_trial_that_an_undisturbed_one_stops(space, tm
     assert live(resumed, "later", constant(0.1)) == [TrialScheduler.STOP]
 
 
-def test_a_trial_that_goes_on_is_not_judged_at_the_rungs_behind_it(space, tmp_path):
+def test_resumed_trial_is_not_judged_at_earlier_rungs(space, tmp_path):
     folder = StudyFolder(tmp_path)
     on_disk(folder, "trial-0000", constant(0.5), "complete")
-    # Better than the other at its first epochs, the first rungs of which it has behind it.
+    # It was better at the first epochs and has passed the rungs there.
     on_disk(folder, "trial-0001", constant(0.6, last=5), "paused")
     scheduler = make_scheduler(space, folder, max_epochs=EPOCHS)
     rungs = dict(scheduler._brackets[0]._rungs)
@@ -75,12 +75,12 @@ def test_a_trial_that_goes_on_is_not_judged_at_the_rungs_behind_it(space, tmp_pa
     assert rungs[3]["tune-trial-0001"] == 0.6
 
 
-def test_without_asha_there_is_nothing_to_remember(space, tmp_path):
+def test_other_schedulers_need_no_memory(space, tmp_path):
     none = SearchSpace.load("none", {"fixed": space.fixed, "study": {"scheduler": "none"}})
     assert isinstance(make_scheduler(none, StudyFolder(tmp_path), max_epochs=EPOCHS), FIFOScheduler)
 
 
-def test_hyperband_deals_trials_to_brackets_and_remembers_them(space, tmp_path):
+def test_hyperband_remembers_the_bracket_of_a_trial(space, tmp_path):
     data = {"fixed": space.fixed, "search": {"optim.lr": {"loguniform": [1e-3, 1e-2]}}}
     study = {"scheduler": "hyperband", "grace_epochs": 1, "reduction_factor": 3}
     banded = SearchSpace.load("banded", {**data, "study": study})
@@ -93,7 +93,7 @@ def test_hyperband_deals_trials_to_brackets_and_remembers_them(space, tmp_path):
         first_judged.append(len(decisions))
         state = "complete" if len(decisions) == EPOCHS else "stopped"
         on_disk(folder, name, constant(1 - number / 100)[: len(decisions)], state)
-    # Rungs at epochs 1 and 3 in the first bracket, at 3 alone in the second.
+    # The first bracket has rungs at epochs 1 and 3, the second only at 3.
     assert {1, 3} <= set(first_judged)
     resumed = make_scheduler(banded, folder, max_epochs=EPOCHS)
     assert [len(bracket._rungs) for bracket in resumed._brackets] == [3, 2]

@@ -16,8 +16,8 @@ def space(search, fixed=FIXED, **study):
     return SearchSpace.load("mine", {"fixed": fixed, "search": search, "study": study})
 
 
-def test_every_distribution_draws_inside_its_bounds():
-    found = space(
+def test_distributions_draw_inside_their_bounds():
+    mine = space(
         {
             "optim.lr": {"loguniform": ["1e-4", 1e-2]},
             "optim.weight_decay": {"uniform": [0.0, 0.5]},
@@ -29,25 +29,25 @@ def test_every_distribution_draws_inside_its_bounds():
     )
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for _ in range(50):
-        drawn = found.sample(study.ask())
+        drawn = mine.sample(study.ask())
         assert 1e-4 <= drawn["optim.lr"] <= 1e-2
         assert 0 <= drawn["optim.weight_decay"] <= 0.5
         assert drawn["method.mask.depth"] in (1, 2, 3)
         assert drawn["method.mask.mlp_ratio"] * 2 == int(drawn["method.mask.mlp_ratio"] * 2)
         assert drawn["optim.batch_size"] in (4, 8, 12, 16)
         assert isinstance(drawn["optim.batch_size"], int)
-        found.experiment(drawn)
+        mine.experiment(drawn)
 
 
-def test_a_condition_makes_a_path_exist_only_where_it_holds():
-    found = space(
+def test_conditional_path_exists_only_if_condition_holds():
+    mine = space(
         {
             "method.prompts": {"choice": ["mask", "context"]},
             "method.mask.depth": {"int": [1, 3], "when": {"method.prompts": ["mask"]}},
         }
     )
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
-    drawn = [found.sample(study.ask()) for _ in range(40)]
+    drawn = [mine.sample(study.ask()) for _ in range(40)]
     assert {d["method.prompts"] for d in drawn} == {"mask", "context"}
     assert all(("method.mask.depth" in d) == (d["method.prompts"] == "mask") for d in drawn)
 
@@ -76,45 +76,43 @@ def test_a_condition_makes_a_path_exist_only_where_it_holds():
         ({"method.mask.depth": {"int": [1, 2], "when": {"method.promts": ["mask"]}}}, "must be listed"),
     ],
 )  # fmt: skip
-def test_a_wrong_space_is_refused_with_the_path_and_the_cure(search, message):
+def test_invalid_space_is_refused_with_path_and_fix(search, message):
     with pytest.raises(ConfigError, match=message):
         space(search)
 
 
-def test_a_method_with_nothing_to_train_is_refused():
+def test_method_without_trainable_parameters_is_refused():
     with pytest.raises(ConfigError, match="'zero_shot' has nothing to train"):
         space({"method.name": {"choice": ["zero_shot"]}}, fixed={"data.manifest": "videos.csv"})
 
 
-def test_an_unknown_section_names_the_nearest():
-    with pytest.raises(
-        ConfigError, match="unknown section 'serach'; the nearest valid name is 'search'"
-    ):
+def test_unknown_section_names_the_nearest():
+    with pytest.raises(ConfigError, match="unknown section 'serach'; the nearest valid name is 'search'"):
         SearchSpace.load("mine", {"fixed": FIXED, "serach": {}})
 
 
-def test_a_pinned_setting_is_no_longer_searched():
+def test_pinned_setting_is_not_searched():
     data = {"fixed": FIXED, "search": {"optim.lr": {"uniform": [0.1, 1.0]}}}
-    found = SearchSpace.load("mine", data, {"optim.lr": "3e-4"})
-    assert found.search == ()
-    assert found.experiment().optim.lr == 3e-4
+    mine = SearchSpace.load("mine", data, {"optim.lr": "3e-4"})
+    assert mine.search == ()
+    assert mine.experiment().optim.lr == 3e-4
 
 
-def test_variants_are_every_combination_that_changes_the_pixels():
-    found = space(
+def test_variants_are_all_combinations_that_change_pixels():
+    mine = space(
         {
             "view.num_frames": {"choice": [4, 8]},
             "optim.lr": {"uniform": [0.1, 1.0]},
             "data.shots": {"choice": [2, 4, 8]},
         }
     )
-    variants = list(found.decoded_variants())
+    variants = list(mine.decoded_variants())
     assert len(variants) == 6
     assert {"view.num_frames": 8, "data.shots": 2} in variants
 
 
 @pytest.mark.parametrize("name", sorted(shipped_spaces()))
-def test_every_shipped_space_is_valid_and_found_by_name_anywhere(name, tmp_path, monkeypatch):
+def test_shipped_spaces_are_valid_and_available_by_name(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     overrides = {} if name == "quickstart" else {"data.manifest": "videos.csv"}
     by_name = read_space(find_space(name), overrides)
@@ -123,7 +121,7 @@ def test_every_shipped_space_is_valid_and_found_by_name_anywhere(name, tmp_path,
     assert by_name.search
 
 
-def test_a_space_that_does_not_exist_lists_what_is_shipped():
+def test_unknown_space_lists_the_shipped_ones():
     with pytest.raises(ConfigError, match="nearest valid name is 'quickstart'"):
         find_space("quickstrat")
 

@@ -23,7 +23,7 @@ def space(tiny_manifest, debug_settings):
 
 @pytest.fixture
 def search(space, tmp_path):
-    """Return a factory of searchers for six random points; `ready`: keys of the ready videos."""
+    """Return a factory of searchers for six random points. `ready` are the keys of the ready videos."""
 
     def make(name, *, ready=None, stops=None, num_slots=lambda: 1, max_concurrent=6, max_epochs=1):
         folder = StudyFolder(tmp_path / name)
@@ -38,7 +38,7 @@ def search(space, tmp_path):
             is_ready=lambda key: ready is None or key in ready,
             num_slots=num_slots,
         )
-        assert search.set_max_concurrency(max_concurrent), "Tune would enforce the bound itself"
+        assert search.set_max_concurrency(max_concurrent), "otherwise Tune enforces the bound itself"
         return search
 
     return make
@@ -92,7 +92,7 @@ def test_states_of_ended_trials(search, tmp_path, result, error, state):
     assert states(tmp_path / "ended") == [state]
 
 
-def test_a_paused_point_continues_in_its_folder(search, tmp_path):
+def test_paused_point_continues_in_its_folder(search, tmp_path):
     stops = Stops(None, max_epochs=2)
     paused = search("paused", stops=stops, max_epochs=2)
     first = paused.suggest("a")
@@ -110,7 +110,7 @@ def test_a_paused_point_continues_in_its_folder(search, tmp_path):
     assert search("paused").suggest("b") == first
 
 
-def test_a_repeated_point_gets_the_next_seed(search, space, tmp_path):
+def test_repeated_point_gets_the_next_seed(search, space, tmp_path):
     repeated = search("repeated")
     folder = StudyFolder(tmp_path / "repeated")
     study = open_optuna(folder, seed=5, sampler="random", trials=6)
@@ -142,7 +142,7 @@ def test_few_points_are_drawn_ahead(search, tmp_path):
     assert list(StudyFolder(tmp_path / "ahead").trials()) == [], "a held point has no trial folder"
 
 
-def test_no_trial_starts_after_an_error_of_the_preparation(search):
+def test_no_trial_starts_after_a_preparation_error(search):
     stops = Stops(None, max_epochs=4)
     ended = search("ended", stops=stops)
     assert ended.suggest("a")

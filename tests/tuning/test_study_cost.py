@@ -1,4 +1,4 @@
-"""What a study costs: arithmetic on one measured step."""
+"""Cost of a study, computed from one measured step."""
 
 import pytest
 
@@ -7,10 +7,15 @@ from evclip_ray.training.resources import GIB, ResourceRequest
 from evclip_ray.tuning.cost import StudyCost
 
 STEP = StepCost(
-    seconds=2.0, flop=1e12, scoring=0.5, kept=("video_map",),
+    seconds=2.0,
+    flop=1e12,
+    scoring=0.5,
+    kept=("video_map",),
     frozen={"video_map": 3.0, "frame_features": 1.0},
-    num_trainable=10, weights={"clip": "random"}, device="cuda:0",
-)  # fmt: skip
+    num_trainable=10,
+    weights={"clip": "random"},
+    device="cuda:0",
+)
 
 
 def cost(**changes):
@@ -28,40 +33,40 @@ def cost(**changes):
     return StudyCost(**{**facts, **changes})
 
 
-def test_the_frozen_work_is_paid_once_and_each_trial_its_epochs():
-    found = cost()
-    assert found.epoch_seconds == 40 * 2.0 + 20 * 0.5
-    assert found.trial_seconds == 900.0
-    assert found.once_seconds == 3000.0
-    said = dict(found.lines())
-    assert said["once"] == "video_map of 1,000 views: 50 min, 0.833 GPU-hours (2.50 at 3 per hour)"
-    assert said["a trial"] == "15 min, 0.125 GPU-hours (0.38 at 3 per hour)"
-    # Four rounds of two trials; 0.833 + 8 x 0.125 device-hours.
-    assert "about 1.8 h, 1.83 GPU-hours (5.50 at 3 per hour)" in said["at most"]
-    assert "video_map read from disk" in said["a step"]
+def test_frozen_work_counts_once_and_epochs_per_trial():
+    study_cost = cost()
+    assert study_cost.epoch_seconds == 40 * 2.0 + 20 * 0.5
+    assert study_cost.trial_seconds == 900.0
+    assert study_cost.once_seconds == 3000.0
+    lines = dict(study_cost.lines())
+    assert lines["once"] == "video_map of 1,000 views: 50 min, 0.833 GPU-hours (2.50 at 3 per hour)"
+    assert lines["a trial"] == "15 min, 0.125 GPU-hours (0.38 at 3 per hour)"
+    # Eight trials on two slots take four rounds. Device-hours: 0.833 + 8 x 0.125.
+    assert "about 1.8 h, 1.83 GPU-hours (5.50 at 3 per hour)" in lines["at most"]
+    assert "video_map read from disk" in lines["a step"]
 
 
-def test_the_trials_that_fit_are_those_after_the_frozen_work():
+def test_trials_that_fit_exclude_the_frozen_work():
     assert cost().trials_within(3000 + 2000) == 4
     assert cost().trials_within(100) == 0
     assert dict(cost().lines(5000))["in time"].startswith("83 min: about 4 trials")
     assert "at most" not in dict(cost(trials=float("inf")).lines(5000))
 
 
-def test_without_gpus_cpus_are_counted_and_without_a_price_no_money():
-    said = dict(cost(request=ResourceRequest(4, 0, GIB, workers=2), price=None).lines())
-    assert said["a trial"] == "15 min, 2 CPU-hours"
+def test_cost_without_gpus_counts_cpus_and_no_price():
+    lines = dict(cost(request=ResourceRequest(4, 0, GIB, workers=2), price=None).lines())
+    assert lines["a trial"] == "15 min, 2 CPU-hours"
 
 
 @pytest.mark.parametrize(("bank", "kept"), [(None, ()), (2, ("video_map",))])
-def test_a_step_is_measured_as_a_trial_takes_it(make_experiment, bank, kept):
+def test_step_is_measured_as_in_a_trial(make_experiment, bank, kept):
     experiment = make_experiment(data__bank=bank, method__prompts="both")
     measured = measure_step(experiment, ["walk", "run"], cpus=1)
     assert measured.kept == kept
     assert set(measured.frozen) == ({"video_map", "frame_features"} if bank else set())
 
 
-def test_a_step_that_reads_the_frozen_features_from_disk_computes_less(make_experiment):
+def test_step_with_cached_features_computes_less(make_experiment):
     costs = [
         measure_step(make_experiment(data__bank=bank, method__prompts="both"), ["walk", "run"], cpus=1)
         for bank in (None, 2)

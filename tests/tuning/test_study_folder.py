@@ -1,4 +1,4 @@
-"""What a study's folder says of its trials, however often it is asked."""
+"""Repeated reading of the trials in a study's folder."""
 
 import json
 
@@ -30,7 +30,7 @@ def states(folder):
     return {trial.trial: (trial.state, len(trial.history)) for trial in folder.trials()}
 
 
-def test_an_ended_trial_is_read_once(folder, monkeypatch):
+def test_ended_trial_is_read_once(folder, monkeypatch):
     folder.finish("trial-0000", "complete")
     folder.finish("trial-0001", "stopped")
     read = []
@@ -43,7 +43,7 @@ def test_an_ended_trial_is_read_once(folder, monkeypatch):
     assert read == ["trial-0002"] * 3
 
 
-def test_what_is_written_later_is_seen(folder):
+def test_later_writes_are_read(folder):
     folder.finish("trial-0000", "stopped")
     assert states(folder)["trial-0000"] == ("stopped", 2)
     write_history(folder, "trial-0000", epochs=3)

@@ -1,4 +1,4 @@
-"""Studies on real Ray, small: what is left on disk, and that nothing finished is ever lost."""
+"""Small studies on real Ray: files on disk, failures and resuming."""
 
 import csv
 import json
@@ -65,21 +65,21 @@ def test_study_writes_leaderboard_and_best_checkpoint(study, tmp_path):
 
 @pytest.mark.slow
 def test_lost_trial_is_run_again_in_the_same_call(study, tmp_path, monkeypatch):
-    asked = []
+    requested = []
 
     def losing(*arguments, missing, **keywords):
-        asked.append(missing)
-        fit(*arguments, missing=missing - (len(asked) == 1), **keywords)
+        requested.append(missing)
+        fit(*arguments, missing=missing - (len(requested) == 1), **keywords)
 
     fit = tuner._fit
     monkeypatch.setattr(tuner, "_fit", losing)
     outcome, _ = run(study(tmp_path / "study", trials=2, scheduler="none"))
-    assert asked == [2, 1]
+    assert requested == [2, 1]
     assert outcome.missing == 0
-    asked[:] = []
-    monkeypatch.setattr(tuner, "_fit", lambda *arguments, missing, **keywords: asked.append(missing))
+    requested[:] = []
+    monkeypatch.setattr(tuner, "_fit", lambda *arguments, missing, **keywords: requested.append(missing))
     outcome, _ = run(study(tmp_path / "study", trials=4, scheduler="none"))
-    assert asked == [2], "where nothing comes of it, it is not tried for ever"
+    assert requested == [2], "a second call without a new result is not repeated"
     assert outcome.missing == 2
 
 
@@ -120,7 +120,7 @@ def test_trial_that_never_fits_fails_before_the_start(study, tmp_path):
 
 
 def test_failed_trial_is_recorded_and_others_continue(study, tmp_path):
-    # Eight heads do not divide the generator's channels when a trial draws 7.
+    # Seven heads do not divide the channels of the mask generator, so these trials fail.
     search = {"method.mask.heads": {"choice": [8, 7]}}
     outcome, _ = run(
         study(tmp_path / "study", trials=4, search=search, scheduler="none", sampler="random", seed=1)
@@ -152,14 +152,14 @@ def test_stopped_trial_is_pruned_and_diverged_one_ends(study, tmp_path):
     )
     states = {row.state for row in outcome.rows}
     assert "diverged" in states
-    told = {t.user_attrs["folder"]: t.state for t in optuna_study(root).trials}
+    states = {t.user_attrs["folder"]: t.state for t in optuna_study(root).trials}
     for row in outcome.rows:
         expected = {
             "stopped": TrialState.PRUNED,
             "complete": TrialState.COMPLETE,
             "diverged": TrialState.COMPLETE,
         }
-        assert told[row.trial] == expected[row.state]
+        assert states[row.trial] == expected[row.state]
         assert row.state != "stopped" or row.epochs < 4
 
 
@@ -188,7 +188,7 @@ def test_interrupted_point_resumes_in_its_folder(study, tmp_path):
     tuned = study(root, trials=2, scheduler="none")
     tuned.claim()
     before = tuned._optuna()
-    # What a SIGKILL leaves: a trial that is RUNNING for ever, its folder begun.
+    # After a SIGKILL the trial remains RUNNING and its folder is unfinished.
     trial = before.ask()
     trial.set_user_attr("folder", "trial-0000")
     point = tuned.space.sample(trial)
@@ -226,14 +226,14 @@ def test_study_with_cached_views_computes_features_once(study, tiny_cache, tmp_p
     first = study(tmp_path / "first", trials=3, scheduler="none", fixed=fixed)
     outcome, _ = run(first)
     assert [row.state for row in outcome.rows] == ["complete"] * 3
-    made = {path: path.stat().st_mtime_ns for path in (tiny_cache / "features").rglob("*.arrow")}
-    kept = {(entry.kind, entry.views) for entry in list_entries(tiny_cache / "features")}
+    modified = {path: path.stat().st_mtime_ns for path in (tiny_cache / "features").rglob("*.arrow")}
+    entries = {(entry.kind, entry.views) for entry in list_entries(tiny_cache / "features")}
     of_views = ("frame_features", "video_map", "video_mean")
-    assert kept == {(kind, views) for kind in of_views for views in ("bank", "fixed")} | {
+    assert entries == {(kind, views) for kind in of_views for views in ("bank", "fixed")} | {
         ("class_text", "fixed")
     }
     second = study(
         tmp_path / "second", trials=2, scheduler="none", fixed={**fixed, "optim.weight_decay": 0.1}
     )
     run(second)
-    assert {p: p.stat().st_mtime_ns for p in (tiny_cache / "features").rglob("*.arrow")} == made
+    assert {p: p.stat().st_mtime_ns for p in (tiny_cache / "features").rglob("*.arrow")} == modified

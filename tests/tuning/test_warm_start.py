@@ -1,4 +1,4 @@
-"""What a study takes from an earlier one, and what it leaves: without Ray, on folders written here."""
+"""Warm start from earlier studies, without Ray, on folders that the tests write."""
 
 import json
 import shutil
@@ -33,7 +33,7 @@ def make_space(tiny_manifest, debug_settings):
 
 
 def write_study(root, space, trials, *, measured="same rows"):
-    """A study's folder as it is left: `trials` are (overrides, top-1 by epoch, state)."""
+    """Write the folder of a study. `trials` are (overrides, top-1 by epoch, state)."""
     folder = StudyFolder(root)
     folder.claim(identity(space))
     write_json(folder.fixed, dict(space.fixed))
@@ -43,11 +43,16 @@ def write_study(root, space, trials, *, measured="same rows"):
         folder.begin(name, overrides)
         history = [
             {
-                "epoch": epoch, "val_top1": score, "best_val_top1": max(scores[:epoch]), "val_loss": 1.0,
-                "best_epoch": 1 + scores.index(max(scores[:epoch])), "val_videos": 6, "seconds": 1.0,
+                "epoch": epoch,
+                "val_top1": score,
+                "best_val_top1": max(scores[:epoch]),
+                "val_loss": 1.0,
+                "best_epoch": 1 + scores.index(max(scores[:epoch])),
+                "val_videos": 6,
+                "seconds": 1.0,
             }
             for epoch, score in enumerate(scores, start=1)
-        ]  # fmt: skip
+        ]
         lines = "".join(json.dumps(line) + "\n" for line in history)
         (folder.trial(name) / "history.jsonl").write_text(lines)
         if state:
@@ -67,31 +72,31 @@ def read(root, space, *, measured="same rows", most_points=3):
     return read_warm_start(root, space, measured=lambda _: measured, most_points=most_points)
 
 
-def test_the_best_points_come_first_and_the_ended_trials_are_evidence(make_space, tmp_path):
+def test_best_points_come_first_and_ended_trials_are_added(make_space, tmp_path):
     space = make_space()
-    found = read(write_study(tmp_path, space, TRIALS), space, most_points=2)
-    assert found.points == (TRIALS[1][0], TRIALS[0][0])
-    assert [piece.values for piece in found.evidence] == [{1: 0.3, 2: 0.8}, {1: 0.2, 2: 0.5}, {1: 0.1}]
-    assert found.left_out == {"not finished": 1}
-    assert "its 2 best points first; 3 of its 4 trials as evidence (1 not finished)" in str(found)
+    warm_start = read(write_study(tmp_path, space, TRIALS), space, most_points=2)
+    assert warm_start.points == (TRIALS[1][0], TRIALS[0][0])
+    assert [piece.values for piece in warm_start.evidence] == [{1: 0.3, 2: 0.8}, {1: 0.2, 2: 0.5}, {1: 0.1}]
+    assert warm_start.left_out == {"not finished": 1}
+    assert "its 2 best points first; 3 of its 4 trials as evidence (1 not finished)" in str(warm_start)
 
 
-def test_points_outside_of_this_space_or_with_other_paths_are_left_out(make_space, tmp_path):
+def test_points_outside_the_space_are_skipped(make_space, tmp_path):
     root = write_study(tmp_path, make_space(), TRIALS[:2])
     narrow = make_space({**SEARCH, "optim.lr": {"loguniform": [1e-3, 2.5e-3]}})
-    found = read(root, narrow)
-    assert found.points == (TRIALS[0][0],)
-    assert found.left_out == {"outside of this space": 1}
+    warm_start = read(root, narrow)
+    assert warm_start.points == (TRIALS[0][0],)
+    assert warm_start.left_out == {"outside of this space": 1}
     other = make_space({"method.mask.heads": {"choice": [4]}})
     assert read(root, other).left_out == {"outside of this space": 2}
 
 
-def test_a_setting_that_was_fixed_and_is_now_searched_is_read_from_the_experiment(make_space, tmp_path):
+def test_newly_searched_setting_is_read_from_the_experiment(make_space, tmp_path):
     root = write_study(tmp_path, make_space(), TRIALS[:1])
     wider = make_space({**SEARCH, "optim.weight_decay": {"uniform": [0.0, 0.1]}})
-    found = read(root, wider)
-    assert found.points == ({**TRIALS[0][0], "optim.weight_decay": 0.05},)
-    assert len(found.evidence) == 1
+    warm_start = read(root, wider)
+    assert warm_start.points == ({**TRIALS[0][0], "optim.weight_decay": 0.05},)
+    assert len(warm_start.evidence) == 1
 
 
 @pytest.mark.parametrize(
@@ -101,45 +106,43 @@ def test_a_setting_that_was_fixed_and_is_now_searched_is_read_from_the_experimen
         ({}, "other rows", "measured on other videos"),
     ],
 )
-def test_scores_of_something_else_only_say_where_to_look(make_space, tmp_path, fixed, measured, reason):
+def test_scores_of_another_metric_only_enqueue_points(make_space, tmp_path, fixed, measured, reason):
     root = write_study(tmp_path, make_space(), TRIALS[:2])
-    found = read(root, make_space(fixed=fixed), measured=measured)
-    assert len(found.points) == 2
-    assert found.evidence == ()
-    assert found.left_out == {reason: 2}
+    warm_start = read(root, make_space(fixed=fixed), measured=measured)
+    assert len(warm_start.points) == 2
+    assert warm_start.evidence == ()
+    assert warm_start.left_out == {reason: 2}
 
 
-def test_another_seed_of_the_same_experiment_is_evidence(make_space, tmp_path):
+def test_trials_of_another_seed_are_added(make_space, tmp_path):
     root = write_study(tmp_path, make_space(fixed={"seed": 5}), TRIALS[:1])
     assert len(read(root, make_space()).evidence) == 1
 
 
-def test_a_folder_that_is_no_study_is_refused_in_one_line(make_space, tmp_path):
+def test_folder_without_a_study_is_refused_in_one_line(make_space, tmp_path):
     with pytest.raises(ConfigError, match="must be the folder of an earlier study"):
         read(tmp_path, make_space())
 
 
-def test_evidence_teaches_the_sampler_and_is_counted_nowhere(make_space, tmp_path):
+def test_earlier_trials_reach_only_the_sampler(make_space, tmp_path):
     space = make_space()
-    found = read(write_study(tmp_path, space, TRIALS), space)
+    warm_start = read(write_study(tmp_path, space, TRIALS), space)
     study = optuna.create_study(direction="maximize")
     for _ in range(2):
-        apply_warm_start(study, space, found)
+        apply_warm_start(study, space, warm_start)
     evidence = [t for t in study.trials if EVIDENCE in t.user_attrs]
     states = [TrialState.COMPLETE, TrialState.COMPLETE, TrialState.PRUNED]
-    assert [t.state for t in evidence] == states, "a second time changes nothing"
+    assert [t.state for t in evidence] == states, "a second call changes nothing"
     assert [t.value for t in evidence][:2] == [0.8, 0.5]
     assert evidence[2].intermediate_values == {1: 0.1}
     assert count_missing(study, 4) == 4
     assert space.sample(study.ask()) == TRIALS[1][0]
 
 
-def test_a_study_takes_an_earlier_one_in_once_and_does_without_it_afterwards(
-    make_space, tiny_cache, tiny_videos, tmp_path
-):
+def test_earlier_study_is_read_once_and_not_needed_later(make_space, tiny_cache, tiny_videos, tmp_path):
     space = make_space()
     earlier = write_study(tmp_path / "earlier", space, TRIALS)
-    # What it was measured on, as a study notes it.
+    # Note the videos that the earlier study was measured on, as a real study does.
     run = StudyRun(space, tmp_path / "new", cache=tiny_cache, warm_start=[earlier])
     key = videos_key(space.experiment())
     StudyFolder(earlier).note(measured={key: run._measured_on(space.experiment())})
