@@ -46,10 +46,10 @@ def data_folder(out: Path) -> Path:
 
 
 def check_writable(out: Path) -> None:
-    """Refuse a place that cannot be written to, before anything is computed.
+    """Check that a report can be written, before anything is computed.
 
     Raises:
-        ArtifactError: as said.
+        ArtifactError: `out` is not the name of a file, or its folder cannot be written to.
     """
     if out.is_dir() or not out.suffix:
         raise ArtifactError(f"{out}: must be the name of a file such as report.html; give one by --out")

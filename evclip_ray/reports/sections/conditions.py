@@ -100,8 +100,8 @@ def _protocol(setting: "_Settings") -> str:
 
 def _seeds(study: Study, setting: "_Settings") -> str:
     runs = study.trials.get("point_seeds", pd.Series(dtype=int))
-    most = int(runs.max()) if len(runs) else 0
-    per_point = "1 seed per point" if most <= 1 else f"up to {most} seeds per point"
+    max_seeds = int(runs.max()) if len(runs) else 0
+    per_point = "1 seed per point" if max_seeds <= 1 else f"up to {max_seeds} seeds per point"
     searcher = study.ledger.get("inputs", {}).get("seed", _UNKNOWN)
     return f"{per_point} (run {setting('seed')}, split {setting('data.split_seed')}, searcher {searcher})"
 

@@ -79,27 +79,27 @@ class Evaluation:
         )
 
 
-def evaluation_section(found: Evaluation) -> Section:
+def evaluation_section(evaluation: Evaluation) -> Section:
     """Return the section of an evaluation, with its masks."""
-    split = found.ledger["inputs"]["split"]
+    split = evaluation.ledger["inputs"]["split"]
     title = f"The best trial on the {_SPLITS.get(split, split)} split"
-    if found.ledger["inputs"].get("side", split) != split:
-        title += f": {found.ledger['inputs']['side']}"
-    blocks: list[Block] = [numbers_table(found)]
-    if found.ledger["counts"].get("leaking_rows"):
-        rows = found.ledger["counts"]["leaking_rows"]
+    if evaluation.ledger["inputs"].get("side", split) != split:
+        title += f": {evaluation.ledger['inputs']['side']}"
+    blocks: list[Block] = [numbers_table(evaluation)]
+    if evaluation.ledger["counts"].get("leaking_rows"):
+        rows = evaluation.ledger["counts"]["leaking_rows"]
         blocks.insert(0, Note(f"LEAKS affect {rows} rows, so these numbers are too high", loud=True))
-    if found.ledger.get("adapted"):
-        blocks += [gains_chart(found), confusion_chart(found)]
-    blocks += mask_pictures(found.root, found.name, split=_SPLITS.get(split, split))
-    return Section(f"evaluation_{found.name}", title, blocks, found.brief)
+    if evaluation.ledger.get("adapted"):
+        blocks += [gains_chart(evaluation), confusion_chart(evaluation)]
+    blocks += mask_pictures(evaluation.root, evaluation.name, split=_SPLITS.get(split, split))
+    return Section(f"evaluation_{evaluation.name}", title, blocks, evaluation.brief)
 
 
-def numbers_table(found: Evaluation) -> Table:
+def numbers_table(evaluation: Evaluation) -> Table:
     """Return the metrics of the zero-shot and the adapted CLIP."""
     rows = []
     for key, title in (("zero_shot", "zero-shot CLIP"), ("adapted", "adapted")):
-        if numbers := found.ledger.get(key):
+        if numbers := evaluation.ledger.get(key):
             low, high = numbers["top1_interval"]
             metrics = {name: value for name, value in numbers.items() if name != "top1_interval"}
             rows.append({"scored": title, **metrics, "top1_low": low, "top1_high": high})
@@ -115,12 +115,14 @@ def numbers_table(found: Evaluation) -> Table:
             "videos": data["videos"],
         }
     )
-    return Table(f"numbers_{found.name}", "Before and after", data, sources=source(found, LEDGER), view=view)
+    return Table(
+        f"numbers_{evaluation.name}", "Before and after", data, sources=source(evaluation, LEDGER), view=view
+    )
 
 
-def gains_chart(found: Evaluation) -> Chart:
+def gains_chart(evaluation: Evaluation) -> Chart:
     """Return the chart of the accuracy of every class before and after."""
-    data, name = study_data.gains(found.table("per_class")), f"gains_{found.name}"
+    data, name = study_data.gains(evaluation.table("per_class")), f"gains_{evaluation.name}"
     base = alt.Chart(named(name)).encode(y=alt.Y("class:N", title=None, sort=list(data["class"])))
     accuracies = alt.X(
         "zero_shot:Q", title="accuracy", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(values=_FIFTHS)
@@ -142,23 +144,21 @@ def gains_chart(found: Evaluation) -> Chart:
         alt.layer(interval, link, before, after),
         {name: data},
         "The largest gain is at the top. The wide bar is the 95 % Wilson interval of the adapted accuracy.",
-        source(found, "per_class.csv"),
+        source(evaluation, "per_class.csv"),
         height=max(160, 24 * len(data) + 60),
     )
 
 
-def confusion_chart(found: Evaluation) -> Chart:
+def confusion_chart(evaluation: Evaluation) -> Chart:
     """Return the confusion matrix of the adapted CLIP."""
-    table, name = found.table("confusion"), f"confusion_{found.name}"
+    table, name = evaluation.table("confusion"), f"confusion_{evaluation.name}"
     data, order = study_data.confusion(table), list(table.columns[1:])
     names = alt.Axis(labelAngle=-45, labelLimit=140, labelOverlap=len(order) > _ALL_NAMES)
     base = alt.Chart(named(name)).encode(
         x=alt.X("predicted:N", title="predicted", sort=order, axis=names),
-        y=alt.Y("true:N", title="true", sort=order, axis=alt.Axis(labelLimit=140)),
+        y=alt.Y("true:N", title="true", sort=order),
     )
-    shade = alt.Color(
-        "share:Q", title="share of the true class", scale=alt.Scale(range="heatmap", domain=[0, 1])
-    )
+    shade = alt.Color("share:Q", title="share of the row", scale=alt.Scale(range="heatmap", domain=[0, 1]))
     cells = base.mark_rect().encode(
         color=shade, tooltip=tips("true:N", "predicted:N", "videos:Q", "share:Q", share=".0%", videos="d")
     )
@@ -176,14 +176,14 @@ def confusion_chart(found: Evaluation) -> Chart:
         alt.layer(*layers),
         {name: data},
         "Rows are true classes, columns are predictions. The colour is the share of the row.",
-        source(found, "confusion.csv"),
+        source(evaluation, "confusion.csv"),
         height=max(220, min(720, 30 * len(order)) + 190),
     )
 
 
-def source(found: Evaluation, name: str) -> tuple[str, ...]:
+def source(evaluation: Evaluation, name: str) -> tuple[str, ...]:
     """Return the source line of one file of an evaluation."""
-    return (f"{found.root.name}/{Sources(found.root).line(name)}",)
+    return (f"{evaluation.root.name}/{Sources(evaluation.root).line(name)}",)
 
 
 def anchor(name: str) -> str:

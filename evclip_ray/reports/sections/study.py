@@ -20,7 +20,7 @@ from evclip_ray.reports.sections.conditions import (
 from evclip_ray.reports.sections.evaluation import Evaluation, evaluation_section
 from evclip_ray.results import Study
 
-_MOST_SETTINGS = 8
+_MAX_SETTINGS = 8
 """Number of searched settings that the leaderboard displays. The fold and the CSV file contain all."""
 
 
@@ -82,7 +82,7 @@ def _view(study: Study, trials: pd.DataFrame) -> pd.DataFrame | None:
         view["mean (95 %)"] = with_interval(several, "point_top1", "point_top1_low", "point_top1_high")
     varied = [path for path in study.searched if trials[path].nunique(dropna=False) > 1]
     named = {"zero-shot": "zero_shot_top1", "loss": "val_loss", "epochs": "epochs", "seconds": "seconds"}
-    named |= {brief_path(path): path for path in varied[:_MOST_SETTINGS]}
+    named |= {brief_path(path): path for path in varied[:_MAX_SETTINGS]}
     return view.assign(**{heading: trials[column] for heading, column in named.items()})
 
 

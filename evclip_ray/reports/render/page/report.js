@@ -5,7 +5,7 @@ const [data, charts, themes] = ["data", "charts", "themes"].map(read);
 const root = document.documentElement;
 const system = window.matchMedia("(prefers-color-scheme: dark)");
 const choices = { auto: "system", light: "light", dark: "dark" };
-const MOST_ROWS = 1000;
+const MAX_ROWS = 1000;
 let choice = "auto";
 try { choice = localStorage.getItem("evclip-ray-scheme") || "auto"; } catch { /* a file may have no storage */ }
 if (!(choice in choices)) choice = "auto";
@@ -15,9 +15,12 @@ const objects = {};
 const rowsOf = (name) => (objects[name] ??= data[name].rows.map((row) =>
   Object.fromEntries(row.map((cell, place) => [data[name].columns[place], cell]))));
 
-// Four entries of a legend in one row are wider than a phone.
-const themed = (name, width) =>
-  width < 500 ? { ...themes[name], legend: { ...themes[name].legend, columns: 2 } } : themes[name];
+// On a phone, four entries of a legend do not fit into a row, and long labels leave no space for the chart.
+function themed(name, width) {
+  const { legend, axis, ...others } = themes[name];
+  if (width >= 500) return themes[name];
+  return { ...others, legend: { ...legend, columns: 2, gradientLength: 100 }, axis: { ...axis, labelLimit: 100 } };
+}
 
 async function draw(element) {
   const { spec, data: names, renderer, height } = charts[element.dataset.chart];
@@ -84,13 +87,13 @@ for (const details of document.querySelectorAll("details[data-table]")) {
     const { columns, rows } = data[details.dataset.table];
     const table = document.createElement("table");
     table.createTHead().append(line("th", columns.map(heading)));
-    table.createTBody().append(...rows.slice(0, MOST_ROWS).map((row) => line("td", row)));
+    table.createTBody().append(...rows.slice(0, MAX_ROWS).map((row) => line("td", row)));
     const scroll = document.createElement("div");
     Object.assign(scroll, { className: "scroll", tabIndex: 0 });
     scroll.setAttribute("role", "region");
     scroll.setAttribute("aria-label", details.querySelector("summary").textContent);
     scroll.append(table);
-    if (rows.length > MOST_ROWS) scroll.append(`The first ${MOST_ROWS} of ${rows.length} rows; the CSV file has all.`);
+    if (rows.length > MAX_ROWS) scroll.append(`The first ${MAX_ROWS} of ${rows.length} rows; the CSV file has all.`);
     details.append(scroll);
   });
 }
