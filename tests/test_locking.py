@@ -1,4 +1,4 @@
-"""Two that make the same folder at once: real processes, really killed."""
+"""Two processes that build the same folder at once, with real processes and SIGKILL."""
 
 import signal
 import subprocess
@@ -25,7 +25,7 @@ def hold(folder, seconds):
     )
 
 
-def test_the_second_waits_says_so_and_finds_what_the_first_made(tmp_path, caplog):
+def test_second_process_waits_and_sees_the_built_folder(tmp_path, caplog):
     folder = tmp_path / "made"
     with hold(folder, 0.5) as process:
         assert process.stdout.readline() == "held\n"
@@ -35,7 +35,7 @@ def test_the_second_waits_says_so_and_finds_what_the_first_made(tmp_path, caplog
     assert f"{folder}: another process is making it" in caplog.text
 
 
-def test_a_killed_holder_leaves_no_lock(tmp_path, caplog):
+def test_killed_holder_leaves_no_lock(tmp_path, caplog):
     folder = tmp_path / "made"
     with hold(folder, 600) as process:
         assert process.stdout.readline() == "held\n"
@@ -47,7 +47,7 @@ def test_a_killed_holder_leaves_no_lock(tmp_path, caplog):
     assert not caplog.text
 
 
-def test_an_error_within_lets_the_lock_go_and_other_folders_are_free(tmp_path, caplog):
+def test_error_releases_the_lock_and_others_stay_free(tmp_path, caplog):
     with pytest.raises(KeyError), building([tmp_path / "a", tmp_path / "b"]):
         raise KeyError
     with hold(tmp_path / "a", 600) as process:
@@ -58,7 +58,7 @@ def test_an_error_within_lets_the_lock_go_and_other_folders_are_free(tmp_path, c
     assert not caplog.text
 
 
-def test_where_nothing_can_be_written_there_is_no_lock_and_no_error(tmp_path):
+def test_unwritable_parent_takes_no_lock(tmp_path):
     (tmp_path / "file").write_text("")
     with building([tmp_path / "file" / "folder"]):
         pass

@@ -1,0 +1,72 @@
+"""Typed records: what they keep of the disk format, and the table of metrics."""
+
+import pytest
+
+from evclip_ray.records import (
+    METRICS,
+    EpochMetrics,
+    LeaderboardRow,
+    TrialRecord,
+    TrialState,
+    random_weights_warning,
+)
+
+
+def test_states_that_ended_and_that_have_a_score():
+    assert [state for state in TrialState if not state.has_ended] == ["running", "paused"]
+    assert [state for state in TrialState if state.has_final_score] == ["complete", "stopped", "diverged"]
+
+
+def test_epoch_keeps_unknown_keys_and_their_order():
+    line = {"epoch": 2, "train_consistency": 0.1, "of_the_future": [1], "train_loss": 0.2, "seconds": 1.0}
+    metrics = EpochMetrics.from_record(line)
+    assert list(metrics.to_record().items()) == list(line.items())
+    assert metrics.loss_terms == {"consistency": 0.1}
+
+
+def test_epoch_tolerates_missing_keys():
+    metrics = EpochMetrics.from_record({"epoch": 1, "best_epoch": None})
+    assert (metrics.best_epoch, metrics.val_videos, metrics.diverged) == (0, 0, False)
+    assert metrics.number("train_seconds", 0.0) == 0.0
+    assert metrics.val_top1 != metrics.val_top1, "NaN"
+
+
+def test_best_epoch_without_finite_score_is_empty():
+    epochs = [{"epoch": 1, "best_epoch": 1, "val_top1": float("nan")}]
+    record = TrialRecord("trial-0000", {}, history=tuple(map(EpochMetrics, epochs)))
+    assert record.best == EpochMetrics()
+    assert TrialRecord("trial-0001", {}).last == EpochMetrics()
+
+
+def test_leaderboard_columns_are_those_on_disk():
+    assert list(LeaderboardRow("t", extra={"val_ece": 0.1}).columns()) == [
+        *("rank", "trial", "state", "val_top1", "val_top1_low", "val_top1_high", "zero_shot_top1"),
+        *("val_top5", "val_loss", "best_epoch", "epochs", "last_top1", "leaking_rows", "train_seconds"),
+        *("seconds", "point_seeds", "point_top1", "point_top1_low", "point_top1_high", "val_ece"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "tag"),
+    [
+        ("val_top1", "val/top1"),
+        ("best_val_top1", "val/best_top1"),
+        ("lr", "run/lr"),
+        ("train_seconds", "train/seconds"),
+        ("mask_coverage", "mask/coverage"),
+        ("epoch", ""),
+    ],
+)
+def test_tensorboard_tags_are_those_of_earlier_versions(name, tag):
+    assert METRICS[name].tag == tag
+
+
+def test_axis_titles_have_split_and_unit():
+    assert METRICS["val_top1"].title == "validation top-1"
+    assert METRICS["val_loss"].title == "validation loss, nats"
+
+
+def test_random_weights_are_listed_in_the_warning():
+    warning = random_weights_warning({"clip": "random", "video_encoder": "random", "text": "openai"})
+    assert warning.startswith("RANDOM WEIGHTS in clip and video_encoder: ")
+    assert random_weights_warning({"clip": "openai"}) is None
