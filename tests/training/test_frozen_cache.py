@@ -182,7 +182,8 @@ def test_class_texts_on_a_full_disk_only_warn(experiments, tiny_videos, tmp_path
 
 
 def test_uncacheable_features_are_refused_with_the_reason(make_experiment):
-    with pytest.raises(ConfigError, match=r"'ev_clip'.*'frame_features'; it can cache \['class_text', 'video_map'\]"):
+    message = r"'ev_clip'.*'frame_features'; it can cache \['class_text', 'video_map'\]"
+    with pytest.raises(ConfigError, match=message):
         make_experiment(data__bank=2, data__features=["frame_features"], method__prompts="both")
     with pytest.raises(ConfigError, match=r"every epoch draws new views. Set data\.bank"):
         make_experiment(data__features=["video_map"])
