@@ -73,7 +73,7 @@ def tune(
         cache: Folder of decoded videos and cached features, see `cache_folder`.
         address: Running Ray cluster (`"auto"` or `"HOST:6379"`). By default Ray is started on this machine.
         progress: Called with (description, done, total) while videos and features are prepared.
-        on_trial: Called with ("epoch" or "ended", trial, metrics).
+        on_trial: Called with ("epoch" or "ended", trial), where trial is a `TrialRecord`.
 
     Raises:
         ValueError: A setting is invalid, videos cannot be read, a trial fits on no machine, or `out` is the

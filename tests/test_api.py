@@ -49,7 +49,7 @@ def test_tune_train_and_evaluate(space, tmp_path, tiny_cache, local_ray):
         out=tmp_path / "study",
         cache=tiny_cache,
         overrides={"optim.batch_size": 6},
-        on_trial=lambda event, trial, metrics: ended.append(trial) if event == "ended" else None,
+        on_trial=lambda event, trial: ended.append(trial.trial) if event == "ended" else None,
     )
     assert sorted(ended) == ["trial-0000", "trial-0001"] == sorted(study.trials["trial"])
     assert (study.outcome.missing, study.outcome.interrupted) == (0, False)
