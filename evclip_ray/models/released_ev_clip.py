@@ -1,9 +1,9 @@
-"""EV-CLIP's published checkpoints: their names, their variants, and our modules with their tensors.
+"""Reader of the checkpoints that the authors of EV-CLIP published.
 
-A published file holds everything: `image_prompt_learner.enc.trunk.*` (Omnivore),
-`image_prompt_learner.dec.*` (what was trained), `image_encoder.*`, `text_encoder.*` (CLIP). The
-trained part is `dec.dec_s.*` (mask) and `dec.dec_t.*` (context) in the model with both; in a model
-with one prompt it is `dec.*` itself. All sizes are read off the shapes.
+A published file contains all networks: `image_prompt_learner.enc.trunk.*` (video encoder, Omnivore),
+`image_prompt_learner.dec.*` (trained), `image_encoder.*` and `text_encoder.*` (CLIP). In a model with both
+prompts, the trained tensors are `dec.dec_s.*` (mask) and `dec.dec_t.*` (context); in a model with one prompt
+they are `dec.*` without this level. All sizes follow from the shapes.
 """
 
 import dataclasses
@@ -44,15 +44,19 @@ _NAMES = {
     ),
 }
 _COMPUTED = ("relative_position_index", "attn_mask")
-"""Buffers that follow from the sizes."""
+"""Ends of the names of buffers that follow from the sizes and are not loaded."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """What a published model is; None where its shapes do not tell.
+    """Sizes of a published model; None where the shapes do not determine one.
 
-    `prompts`: "both", "mask" or "context"; `num_frames`: T; `dim`: D_z; `embed_dim`: D;
-    `image_size`: pixels.
+    Attributes:
+        prompts: "both", "mask" or "context".
+        dim: D_z.
+        num_frames: T.
+        embed_dim: D.
+        image_size: Side in pixels.
     """
 
     prompts: str
@@ -64,10 +68,13 @@ class Sizes:
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """A published EV-CLIP.
+    """Published EV-CLIP checkpoint, translated.
 
-    `state`: its trained tensors under our names; `method`: the method's config that they fit;
-    `backbone`: its CLIP, None where the file holds no towers or unknown ones.
+    Attributes:
+        state: Trained tensors under our names.
+        method: Settings of the method that they fit.
+        sizes: Sizes of the model.
+        backbone: Name of its CLIP; None if the file has no towers or unknown ones.
     """
 
     state: dict[str, Tensor]
@@ -77,14 +84,14 @@ class Published:
 
 
 class Prompts(NamedTuple):
-    """`mask`: (B, H, W) in [0, 1]; `context`: (B, 1, D); None where the model has none."""
+    """Mask (B, H, W) in [0, 1] and context (B, 1, D); None if the model has no such prompt."""
 
     mask: Tensor | None
     context: Tensor | None
 
 
 class PublishedPrompts(nn.Module):
-    """The video network and the generators of a published checkpoint."""
+    """Video encoder and generators of a published checkpoint."""
 
     def __init__(self, encoder: FrozenVideoEncoder, published: Published) -> None:
         super().__init__()
@@ -100,7 +107,7 @@ class PublishedPrompts(nn.Module):
             self.context_generator = ContextGenerator(sizes.dim, sizes.embed_dim)
 
     def forward(self, video: Tensor) -> Prompts:
-        """(B, 3, T, H, W), normalised by ImageNet's colours -> the prompts."""
+        """Return the prompts of videos (B, 3, T, H, W) that are normalised by ImageNet's statistics."""
         video_map = self.encoder(video.transpose(1, 2))
         mask = None if self.mask_generator is None else self.mask_generator(video_map)
         context = None if self.context_generator is None else self.context_generator(video_map)
@@ -108,14 +115,14 @@ class PublishedPrompts(nn.Module):
 
 
 def load_published_state(state: Mapping[str, Tensor], **expected: Any) -> PublishedPrompts:
-    """A published model's state dict as a module that maps a video to its prompts.
+    """Return a module that maps a video to the prompts of a published model.
 
     Args:
-        state: as published; DistributedDataParallel's "module." is tolerated.
-        expected: what the model must be, any of the fields of Sizes.
+        state: Published state dict; the prefix "module." of DistributedDataParallel is removed.
+        **expected: Required values of fields of `Sizes`.
 
     Raises:
-        ConfigError: not an EV-CLIP, or other sizes than those expected.
+        ConfigError: The state is not that of an EV-CLIP, or a size differs from the expected one.
     """
     published = read_published(state)
     _refuse_others(published.sizes, expected)
@@ -127,13 +134,13 @@ def load_published_state(state: Mapping[str, Tensor], **expected: Any) -> Publis
 
 
 def import_published(path: Path | str) -> Published:
-    """A published checkpoint file: its trained tensors under our names, and the config they fit.
+    """Read a published checkpoint file: trained tensors under our names, and the config that they fit.
 
-    The file stays the source of its frozen networks: it can be named as `weights` of the video encoder
-    and as `pretrained` of the backbone.
+    The file remains the source of its frozen networks: it may be the `weights` of the video encoder and
+    `pretrained` of the backbone.
 
     Raises:
-        ConfigError: not a file of plain tensors, or not an EV-CLIP.
+        ConfigError: The file does not contain plain tensors, or is not an EV-CLIP.
     """
     path = Path(path)
     state = read_tensors(path)
@@ -147,10 +154,10 @@ def import_published(path: Path | str) -> Published:
 
 
 def read_published(state: Mapping[str, Tensor]) -> Published:
-    """What a published state dict holds; nothing is built.
+    """Translate a published state dict without building a network.
 
     Raises:
-        ConfigError: no trained prompts in it, or a video network that is not a Swin3D we know.
+        ConfigError: The state has no trained prompts, or its video encoder is not in `VIDEO_ENCODERS`.
     """
     state = {key.removeprefix("module."): value for key, value in state.items()}
     mask, context = _decoders(state)
@@ -179,7 +186,7 @@ def _decoders(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str,
     elif _CONTEXT_MARK in trained:
         context = trained
     if not mask and not context:
-        raise ConfigError(f"not an EV-CLIP checkpoint: it must hold {_DECODER}* with a mask or a context")
+        raise ConfigError(f"not an EV-CLIP checkpoint: it must contain {_DECODER}* with a mask or a context")
     return mask, context
 
 
@@ -210,7 +217,7 @@ def _mask_config(mask: Mapping[str, Tensor]) -> dict[str, Any]:
         "width": width,
         "depth": len(blocks),
         "heads": heads,
-        # A table has a row for each offset inside a window: (2 w - 1) squared.
+        # A table has one row per offset inside a window: (2 w - 1) squared.
         "window": (math.isqrt(rows) + 1) // 2,
         "mlp_ratio": hidden / width,
     }
@@ -221,28 +228,28 @@ def _renamed(generator: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for key, value in state.items():
         for pattern, name in _NAMES[generator]:
             key = re.sub(pattern, name, key)
-        # Published with a last axis of one, over time, that was squeezed away.
+        # The published norm has a trailing time axis of length one.
         renamed[generator + key] = value.squeeze(-1) if key.startswith("squeeze.norm.") else value
     return renamed
 
 
 def _refuse_others(sizes: Sizes, expected: Mapping[str, Any]) -> None:
-    found = dataclasses.asdict(sizes)
+    actual = dataclasses.asdict(sizes)
     for name, value in expected.items():
-        if name not in found:
-            raise ConfigError(f"a published model has no size {name!r}; it has {', '.join(found)}")
-        if found[name] is not None and found[name] != value:
-            raise ConfigError(f"the checkpoint has {name} = {found[name]!r}, asked for {value!r}")
+        if name not in actual:
+            raise ConfigError(f"a published model has no size {name!r}; it has {', '.join(actual)}")
+        if actual[name] is not None and actual[name] != value:
+            raise ConfigError(f"the checkpoint has {name} = {actual[name]!r}, expected {value!r}")
 
 
 def _load_generators(module: PublishedPrompts, state: Mapping[str, Tensor]) -> None:
     try:
         result = module.load_state_dict(dict(state), strict=False)
     except RuntimeError as error:
-        raise ConfigError(f"its prompts are of no published shape: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"its prompts have no published shape: {' '.join(str(error).split())}") from None
     missing = [key for key in result.missing_keys if not key.startswith("encoder.")]
     if missing or result.unexpected_keys:
         raise ConfigError(
-            f"its prompts are of no published shape: missing {missing[:3]}, "
+            f"its prompts have no published shape: missing {missing[:3]}, "
             f"unexpected {result.unexpected_keys[:3]}"
         )

@@ -120,7 +120,7 @@ class _ByWeight(TorchDispatchMode):
 
 def _storage(tensor: Tensor) -> int:
     """Return an identifier of the memory of a tensor, which its views share."""
-    return tensor.untyped_storage()._cdata
+    return int(tensor.untyped_storage()._cdata)
 
 
 class DistinctLabels(TorchDispatchMode):

@@ -90,6 +90,7 @@ class MethodConformance:
             assert output.frame_features.shape == (3, num_frames, frozen.clip.embed_dim)
         assert output.video_features is not None
         torch.testing.assert_close(output.video_features.norm(dim=-1), torch.ones(3))
+        assert batch.labels is not None
         for name, term in method.losses(output, batch.labels).items():
             assert term.shape == (), name
             assert term.isfinite(), name
@@ -99,6 +100,7 @@ class MethodConformance:
     ) -> None:
         method, batch = trained(named, frozen, num_frames)
         order = torch.tensor([2, 0, 1])
+        assert batch.pixels is not None
         with torch.no_grad():
             logits = method(VideoBatch(batch.pixels)).logits
             permuted = method(VideoBatch(batch.pixels[order])).logits
@@ -208,7 +210,8 @@ class MethodConformance:
     def test_cached_class_text_is_not_encoded_in_a_step(
         self, frozen: Frozen, named: NamedCase, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        method, calls = named.build(frozen), []
+        method = named.build(frozen)
+        calls: list[str] = []
         for owner, name in ((TextTower, "encode"), (FrozenCLIP, "encode_text_raw")):
             monkeypatch.setattr(owner, name, _counted(getattr(owner, name), calls))
         method(random_videos(3))

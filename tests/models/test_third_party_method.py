@@ -73,7 +73,7 @@ def test_installed_method_passes_the_conformance_suite(environment: dict[str, st
 
 @pytest.fixture
 def register(monkeypatch: pytest.MonkeyPatch):
-    """Registers entry points name -> value for the time of a test."""
+    """Return a function that registers entry points (name -> value) for the time of a test."""
 
     def set_points(**points: str) -> None:
         group = methods.ENTRY_POINT_GROUP

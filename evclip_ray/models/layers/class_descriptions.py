@@ -1,4 +1,4 @@
-"""Class descriptions from a CSV: one text a class, as written by a person or a language model."""
+"""Class descriptions from a CSV: one text per class, written by a person or a language model."""
 
 import csv
 from collections.abc import Sequence
@@ -12,15 +12,15 @@ _TEXT_COLUMNS = ("descri", "discri", "text", "caption", "prompt")
 
 
 def read_descriptions(path: Path, class_names: Sequence[str]) -> list[str]:
-    """The description of each class, in the order of `class_names`.
+    """Return the description of each class, in the order of `class_names`.
 
-    The first row names the columns; that of the classes is called "Class Name", "class", "name",
-    "label" or the like, that of the texts holds "description", "discription", "text" or the like.
-    Other columns are ignored, quoted texts may run over lines, and names are compared by letters and
-    digits alone: "Apply Eye Makeup" is "ApplyEyeMakeup".
+    The first row names the columns. The class column is called "Class Name", "class", "name", "label" or
+    similar; the name of the text column contains "description", "discription" (as published), "text" or
+    similar. Other columns are ignored. Quoted texts may span lines. Names are compared by letters and digits
+    alone: "Apply Eye Makeup" equals "ApplyEyeMakeup".
 
     Raises:
-        ConfigError: no such file or columns, a class without a description or with two of them.
+        ConfigError: The file or a column is missing, or a class has no description or two.
     """
     described = _described(path)
     texts = []
@@ -28,7 +28,7 @@ def read_descriptions(path: Path, class_names: Sequence[str]) -> list[str]:
         text = described.get(normalized_name(name))
         if not text:
             raise ConfigError(
-                f"{path}: class {name!r} has no description; add a row, or correct its name "
+                f"{path}: class {name!r} has no description; add a row or correct its name "
                 f"({nearest(normalized_name(name), list(described))})"
             )
         texts.append(text)
@@ -38,15 +38,17 @@ def read_descriptions(path: Path, class_names: Sequence[str]) -> list[str]:
 def _described(path: Path) -> dict[str, str]:
     rows = _rows(path)
     header = rows[0]
-    named = _column(path, header, "class name", [normalized_name(cell) in _NAME_COLUMNS for cell in header])
+    name_column = _column(
+        path, header, "class name", [normalized_name(cell) in _NAME_COLUMNS for cell in header]
+    )
     text_column = _column(path, header, "description", [_is_text(cell) for cell in header])
     described: dict[str, str] = {}
     for row in rows[1:]:
-        if len(row) <= max(named, text_column):
+        if len(row) <= max(name_column, text_column):
             raise ConfigError(f"{path}: a row must have {len(header)} cells, got {row!r}")
-        key, text = normalized_name(row[named]), " ".join(row[text_column].split())
+        key, text = normalized_name(row[name_column]), " ".join(row[text_column].split())
         if described.setdefault(key, text) != text:
-            raise ConfigError(f"{path}: class {row[named]!r} is described twice; keep one row")
+            raise ConfigError(f"{path}: class {row[name_column]!r} is described twice; keep one row")
     return described
 
 
@@ -59,14 +61,14 @@ def _rows(path: Path) -> list[list[str]]:
     except (UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"{path}: must be a CSV in UTF-8 ({error}); save it as one") from None
     if not rows:
-        raise ConfigError(f"{path}: holds no rows; it needs a header and one row a class")
+        raise ConfigError(f"{path}: the file has no rows; it needs a header and one row per class")
     return rows
 
 
 def _column(path: Path, header: list[str], what: str, matches: list[bool]) -> int:
     if sum(matches) != 1:
         raise ConfigError(
-            f"{path}: one column must be called like a {what}, {sum(matches)} are; "
+            f"{path}: exactly one column must be named like a {what}, got {sum(matches)}; "
             f"its columns are {', '.join(map(repr, header))}"
         )
     return matches.index(True)

@@ -9,7 +9,7 @@ from evclip_ray.models.clip import FrozenCLIP
 from evclip_ray.models.video_encoder import IMAGENET_MEAN, IMAGENET_STD
 
 Normalization = Literal["own", "imagenet"]
-"""Mean and standard deviation of the pixels: those of CLIP ("own") or, as in EV-CLIP's release, of ImageNet."""
+"""Statistics that normalise the pixels: those of CLIP ("own"), or of ImageNet as in EV-CLIP's release."""
 
 
 def prepare_frames(clip: FrozenCLIP, pixels: Tensor | None, normalization: Normalization) -> Tensor:

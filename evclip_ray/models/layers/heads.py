@@ -9,7 +9,7 @@ from evclip_ray.models.batch import Frozen, MethodOutput
 from evclip_ray.models.layers.class_text import class_logits, mean_feature
 
 Head = Literal["text", "linear"]
-"""Kind of head: cosines with the class texts, which starts at CLIP ("text"), or a trained layer ("linear")."""
+"""Kind of head: cosines with the class texts, which start at CLIP ("text"), or a trained layer."""
 
 
 class TextHead(nn.Module):

@@ -1,12 +1,16 @@
-"""The mask prompt of EV-CLIP: a map of the video becomes a map of where to look, one a video.
+"""Mask prompt of EV-CLIP (arXiv 2604.22595): from the video map to one mask per video.
 
-The last map of the video encoder is squeezed over time, then grown 32 times in three expansions,
-with Swin blocks after the first two, to one score a pixel (methods 1.2 of the paper's release):
-
-    p = softmax(sharpness * scores)            over the pixels of a video
+    p    = softmax(sharpness * scores)                     over the pixels of a video, eq. 11
     mask = (p - min p) / (max p - min p + eps)
 
-A probability of an even map is 2e-5, so that `eps` counts: a mask with nothing to say stays low.
+where
+    scores      one number per pixel, (32 h, 32 w): the map squeezed over time, then enlarged 32 times in
+                three expansions with Swin blocks after the first two
+    sharpness   trained scalar, 1 at the start
+    eps         1e-8
+
+With 224 x 224 pixels an even map has p = 2e-5, so eps is not negligible: a mask of nearly equal scores stays
+close to 0.
 """
 
 import torch
@@ -20,21 +24,21 @@ _HEAD_DIVISOR = 3
 
 
 class MaskGenerator(nn.Module):
-    """(B, D_z, T/2, h, w), the video encoder's last map -> (B, 32 h, 32 w) in [0, 1].
+    """Generator of the mask prompt.
 
     Args:
-        dim: D_z.
+        dim: D_z, channels of the video map.
         map_size: (h, w).
-        num_frames: T, which a generator is bound to: it has weights over time.
-        width: channels after the first expansion, a quarter after the second, a sixteenth after the
-            third; D_z / 2 when None.
-        depth: Swin blocks a stage; every second one is shifted.
-        heads: of the blocks' attention.
-        window: side of the blocks' windows, in positions; no larger than the map.
-        mlp_ratio: hidden width of the blocks' MLP over their width.
+        num_frames: T; the generator has weights over time and is bound to it.
+        width: Channels after the first expansion; a quarter after the second, a sixteenth after the third.
+            None takes D_z / 2.
+        depth: Swin blocks per stage; every second block has shifted windows.
+        heads: Attention heads of a block.
+        window: Side of an attention window, in positions; clipped to the size of the map.
+        mlp_ratio: Hidden width of an MLP relative to its input.
 
     Raises:
-        ValueError: sizes that do not divide.
+        ValueError: The sizes do not divide.
     """
 
     def __init__(
@@ -71,16 +75,16 @@ class MaskGenerator(nn.Module):
         self.sharpness = nn.Parameter(torch.ones(()))
 
     def forward(self, video_map: Tensor) -> Tensor:
-        """(B, D_z, T/2, h, w) -> (B, 32 h, 32 w) float32, also under autocast."""
+        """Map (B, D_z, T/2, h, w) to a mask (B, 32 h, 32 w) in [0, 1], float32 also under autocast."""
         x = self.blocks1(self.expand1(self.squeeze(video_map)))
         x = self.expand3(self.blocks2(self.expand2(x)))
-        # Probabilities are 2e-5 and their differences far less: half precision has no such numbers.
+        # Probabilities are near 2e-5 and differ by far less, which half precision cannot represent.
         scores = self.head(x).squeeze(-1).float()
         return rescaled(scores * self.sharpness)
 
 
 def rescaled(scores: Tensor) -> Tensor:
-    """(B, H, W) scores -> (B, H, W): softmax over the pixels, stretched to [0, 1] (paper eq. 11)."""
+    """Return softmax over the pixels of (B, H, W) scores, rescaled to [0, 1] (eq. 11)."""
     probabilities = scores.flatten(1).softmax(-1)
     low = probabilities.amin(-1, keepdim=True)
     high = probabilities.amax(-1, keepdim=True)
@@ -88,7 +92,12 @@ def rescaled(scores: Tensor) -> Tensor:
 
 
 class TimeSqueeze(nn.Module):
-    """(B, D, T', h, w) -> (B, h, w, D): an MLP over time, then a layer norm over the whole map."""
+    """MLP over time, then a layer norm over the whole map.
+
+    Args:
+        length: T/2, steps of the map.
+        shape: (h, w, D).
+    """
 
     def __init__(self, length: int, shape: tuple[int, int, int]) -> None:
         super().__init__()
@@ -99,19 +108,25 @@ class TimeSqueeze(nn.Module):
         self.expected = (shape[2], length, shape[0], shape[1])
 
     def forward(self, video_map: Tensor) -> Tensor:
-        """(B, D, T', h, w) -> (B, h, w, D)."""
+        """Map (B, D, T/2, h, w) to (B, h, w, D)."""
         if tuple(video_map.shape[1:]) != self.expected:
             raise ValueError(
                 f"the mask generator was built for maps (D, T/2, h, w) = {self.expected}, "
                 f"got {tuple(video_map.shape[1:])}; number of frames and image size are fixed at build"
             )
-        moved = video_map.permute(0, 3, 4, 1, 2).to(self.norm.weight.dtype)
-        squeezed: Tensor = self.norm(self.mlp(moved).squeeze(-1))
+        last_channel = video_map.permute(0, 3, 4, 1, 2).to(self.norm.weight.dtype)
+        squeezed: Tensor = self.norm(self.mlp(last_channel).squeeze(-1))
         return squeezed
 
 
 class Expand(nn.Module):
-    """(B, h, w, C) -> (B, f h, f w, C'): every position becomes a square of f x f."""
+    """Enlargement by a factor f: every position becomes a square of f x f positions.
+
+    Args:
+        dim: C, channels of the input.
+        out: C', channels of the output.
+        factor: f.
+    """
 
     def __init__(self, dim: int, out: int, factor: int) -> None:
         super().__init__()
@@ -120,7 +135,7 @@ class Expand(nn.Module):
         self.norm = nn.LayerNorm(out)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, h, w, C) -> (B, f h, f w, C')."""
+        """Map (B, h, w, C) to (B, f h, f w, C')."""
         f = self.factor
         squares = self.expand(x).unflatten(-1, (f, f, -1))
         grown = squares.transpose(2, 3).flatten(3, 4).flatten(1, 2)
@@ -134,10 +149,10 @@ def _swin_blocks(dim: int, depth: int, heads: int, window: int, mlp_ratio: float
         shift = window // 2 if index % 2 else 0
         block = SwinTransformerBlock(dim, heads, [window, window], [shift, shift], mlp_ratio=mlp_ratio)
         for layer in block.mlp:
-            # torchvision starts these otherwise (Xavier) than the published model (PyTorch's default).
+            # torchvision initialises them by Xavier, the published model by PyTorch's default.
             if isinstance(layer, nn.Linear):
                 layer.reset_parameters()
-        # It follows from the window; a checkpoint holds what was trained and nothing else.
+        # The index follows from the window. Not persistent: a checkpoint contains trained tensors only.
         index = block.attn.relative_position_index
         del block.attn.relative_position_index
         block.attn.register_buffer("relative_position_index", index, persistent=False)

@@ -1,3 +1,5 @@
+"""Generators of EV-CLIP: mask_prompt and context_prompt, whose sizes are published together."""
+
 import math
 
 import pytest
@@ -9,9 +11,13 @@ from evclip_ray.models.layers.mask_prompt import EPS, MaskGenerator, rescaled
 
 MASK = {(768, 8): 5_660_845, (768, 16): 5_660_897, (1024, 8): 10_020_031, (1024, 16): 10_020_083}
 CONTEXT = {
-    (768, 512): 394_241, (768, 768): 591_361, (768, 1024): 788_481,
-    (1024, 512): 525_313, (1024, 768): 787_969, (1024, 1024): 1_050_625,
-}  # fmt: skip
+    (768, 512): 394_241,
+    (768, 768): 591_361,
+    (768, 1024): 788_481,
+    (1024, 512): 525_313,
+    (1024, 768): 787_969,
+    (1024, 1024): 1_050_625,
+}
 
 
 def count(module: torch.nn.Module) -> int:
@@ -19,36 +25,39 @@ def count(module: torch.nn.Module) -> int:
 
 
 @pytest.mark.parametrize(("dim", "num_frames"), MASK)
-def test_the_mask_generator_has_the_published_number_of_parameters(dim: int, num_frames: int) -> None:
+def test_mask_generator_has_the_published_size(dim: int, num_frames: int) -> None:
     with torch.device("meta"):
         assert count(MaskGenerator(dim, num_frames=num_frames)) == MASK[dim, num_frames]
 
 
 @pytest.mark.parametrize(("dim", "embed_dim"), CONTEXT)
-def test_the_context_generator_has_the_published_number_of_parameters(dim: int, embed_dim: int) -> None:
+def test_context_generator_has_the_published_size(dim: int, embed_dim: int) -> None:
     with torch.device("meta"):
         assert count(ContextGenerator(dim, embed_dim)) == CONTEXT[dim, embed_dim]
 
 
-def test_the_parts_of_the_mask_generator_have_the_published_sizes() -> None:
+def test_parts_of_the_mask_generator_have_published_sizes() -> None:
     with torch.device("meta"):
         generator = MaskGenerator(768)
     sizes = {name: count(part) for name, part in generator.named_children()}
     assert sizes == {
-        "squeeze": 75_284, "expand1": 1_180_416, "blocks1": 3_551_632, "expand2": 590_016,
-        "blocks2": 226_384, "expand3": 36_912, "head": 200,
-    }  # fmt: skip
+        "squeeze": 75_284,
+        "expand1": 1_180_416,
+        "blocks1": 3_551_632,
+        "expand2": 590_016,
+        "blocks2": 226_384,
+        "expand3": 36_912,
+        "head": 200,
+    }
 
 
-def test_a_checkpoint_of_a_generator_holds_what_is_trained_and_nothing_else() -> None:
+def test_state_dict_has_trained_tensors_only() -> None:
     generator = MaskGenerator(128, map_size=(2, 2))
     assert generator.state_dict().keys() == dict(generator.named_parameters()).keys()
 
 
 @pytest.mark.parametrize(("map_size", "num_frames"), [((7, 7), 8), ((2, 2), 16), ((3, 3), 2)])
-def test_a_mask_has_32_times_the_side_of_the_map_and_spans_zero_to_one(
-    map_size: tuple[int, int], num_frames: int
-) -> None:
+def test_mask_has_32_times_the_side_of_the_map(map_size: tuple[int, int], num_frames: int) -> None:
     generator = MaskGenerator(128, map_size=map_size, num_frames=num_frames)
     mask = generator(torch.randn(2, 128, num_frames // 2, *map_size))
     assert mask.shape == (2, 32 * map_size[0], 32 * map_size[1])
@@ -56,7 +65,7 @@ def test_a_mask_has_32_times_the_side_of_the_map_and_spans_zero_to_one(
     assert mask.max() <= 1
 
 
-def test_the_tone_curve_is_exponential_up_to_eps() -> None:
+def test_rescaled_scores_are_exponential_up_to_eps() -> None:
     scores = torch.randn(2, 64, 64, dtype=torch.float64)
     grown = scores.exp().flatten(1)
     low, high = grown.amin(1, keepdim=True), grown.amax(1, keepdim=True)
@@ -65,13 +74,13 @@ def test_the_tone_curve_is_exponential_up_to_eps() -> None:
 
 
 @pytest.mark.parametrize(("spread", "highest"), [(1e-4, 0.17), (1e-3, 0.67), (1e-2, 0.95), (0.1, 0.995)])
-def test_an_undecided_mask_stays_low(spread: float, highest: float) -> None:
+def test_mask_of_similar_scores_stays_low(spread: float, highest: float) -> None:
     scores = torch.linspace(0, spread, 224 * 224).view(1, 224, 224)
     assert rescaled(scores).max().item() == pytest.approx(highest, abs=0.005)
     assert pytest.approx(1e-8) == EPS
 
 
-def test_even_scores_mask_everything_without_a_nan() -> None:
+def test_equal_scores_give_zero_without_nan() -> None:
     scores = torch.zeros(1, 8, 8, requires_grad=True)
     mask = rescaled(scores)
     mask.sum().backward()
@@ -80,7 +89,7 @@ def test_even_scores_mask_everything_without_a_nan() -> None:
     assert scores.grad.isfinite().all()
 
 
-def test_the_mask_is_float32_and_close_under_autocast() -> None:
+def test_mask_under_autocast_is_float32_and_close() -> None:
     torch.manual_seed(0)
     generator = MaskGenerator(128, map_size=(7, 7))
     video_map = torch.randn(2, 128, 4, 7, 7)
@@ -92,7 +101,7 @@ def test_the_mask_is_float32_and_close_under_autocast() -> None:
     assert F.cosine_similarity(rounded.flatten(), exact.flatten(), dim=0) > 0.995
 
 
-def test_every_size_is_a_choice() -> None:
+def test_sizes_are_settings() -> None:
     small = MaskGenerator(128, map_size=(2, 2), width=32, depth=1, heads=2, window=4, mlp_ratio=1.0)
     deep = MaskGenerator(128, map_size=(2, 2), width=32, depth=3, heads=2, window=4, mlp_ratio=1.0)
     assert len(small.blocks1) == 1
@@ -102,7 +111,7 @@ def test_every_size_is_a_choice() -> None:
     assert none(torch.randn(1, 128, 4, 2, 2)).shape == (1, 64, 64)
 
 
-def test_blocks_start_as_the_published_ones_do() -> None:
+def test_blocks_are_initialised_as_published() -> None:
     torch.manual_seed(0)
     layer = MaskGenerator(128, map_size=(2, 2)).blocks1[0].mlp[0]
     bound = 1 / math.sqrt(layer.in_features)
@@ -110,7 +119,7 @@ def test_blocks_start_as_the_published_ones_do() -> None:
     assert layer.bias.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.1)
 
 
-def test_a_map_of_another_length_is_refused() -> None:
+def test_map_of_another_length_is_refused() -> None:
     generator = MaskGenerator(128, map_size=(2, 2), num_frames=8)
     with pytest.raises(ValueError, match=r"built for maps .* = \(128, 4, 2, 2\), got \(128, 8, 2, 2\)"):
         generator(torch.randn(1, 128, 8, 2, 2))
@@ -129,13 +138,13 @@ def test_sizes_that_do_not_divide_are_refused(sizes: dict[str, int], reason: str
         MaskGenerator(128, **sizes)
 
 
-def test_the_context_starts_small_and_has_as_many_tokens_as_asked() -> None:
+def test_context_starts_small_with_the_given_tokens() -> None:
     context = ContextGenerator(128, 64, tokens=3, width=16)(torch.randn(2, 128, 4, 2, 2))
     assert context.shape == (2, 3, 64)
     assert context.abs().mean().item() == pytest.approx(0.8e-3, rel=0.2)
 
 
-def test_the_context_does_not_change_with_the_order_of_time_or_place() -> None:
+def test_context_ignores_the_order_of_time_and_space() -> None:
     generator = ContextGenerator(128, 64)
     video_map = torch.randn(2, 128, 4, 2, 2)
     torch.testing.assert_close(generator(video_map), generator(video_map.flip(2, 3, 4)), atol=1e-8, rtol=1e-4)

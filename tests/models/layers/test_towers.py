@@ -1,3 +1,6 @@
+"""Towers, and the two small layers that have no test file of their own: gather and text_cache."""
+
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +13,7 @@ from evclip_ray.config import ConfigError
 from evclip_ray.models.clip import FrozenCLIP
 from evclip_ray.models.layers.gather import gather_rows
 from evclip_ray.models.layers.text_cache import TextFeatureCache
-from evclip_ray.models.layers.towers import ImageTower, TextTower, attention_branch, mlp_branch
+from evclip_ray.models.layers.towers import Block, ImageTower, TextTower, attention_branch, mlp_branch
 
 VISION = {"image_size": 32, "patch_size": 16, "width": 64, "layers": 2, "head_width": 32}
 TEXT = {"context_length": 12, "vocab_size": 100, "width": 32, "heads": 2, "layers": 2}
@@ -19,13 +22,13 @@ SIGLIP_TEXT = {**TEXT, "no_causal_mask": True, "proj_bias": True, "pool_type": "
 SCALED = {"ls_init_value": 0.3}
 
 
-def plain(_index: int, block: Any, tokens: Tensor) -> Tensor:
+def plain(_index: int, block: Block, tokens: Tensor) -> Tensor:
     tokens = tokens + attention_branch(block, tokens)
     return tokens + mlp_branch(block, tokens)
 
 
 @pytest.mark.parametrize("vision", [VISION, {**VISION, **SCALED}, {**VISION, "final_ln_after_pool": True}])
-def test_an_image_tower_run_from_outside_computes_what_the_model_does(vision: dict[str, Any]) -> None:
+def test_image_tower_equals_the_model(vision: dict[str, Any]) -> None:
     model = open_clip.CLIP(16, vision, TEXT).eval()
     tower = ImageTower(model.visual, name="tiny", method="ours")
     images = torch.randn(2, 3, 3, 32, 32)
@@ -36,19 +39,19 @@ def test_an_image_tower_run_from_outside_computes_what_the_model_does(vision: di
 
 
 @pytest.mark.parametrize("text", [TEXT, {**TEXT, **SCALED}])
-def test_a_text_tower_run_from_outside_computes_what_the_model_does(text: dict[str, Any]) -> None:
+def test_text_tower_equals_the_model(text: dict[str, Any]) -> None:
     model = open_clip.CLIP(16, VISION, text).eval()
     assert_same_texts(model, step=None)
     tower = TextTower(model, name="tiny", method="ours")
 
-    def step(_index: int, block: Any, words: Tensor) -> Tensor:
+    def step(_index: int, block: Block, words: Tensor) -> Tensor:
         words = words + tower.attention_branch(block, words)
         return words + mlp_branch(block, words)
 
     assert_same_texts(model, step=step)
 
 
-def test_a_text_tower_of_its_own_is_entered_too() -> None:
+def test_separate_text_tower_equals_the_model() -> None:
     assert_same_texts(open_clip.CustomTextCLIP(16, VISION, SIGLIP_TEXT).eval(), step=None)
 
 
@@ -58,7 +61,27 @@ def assert_same_texts(model: Any, step: Callable[[int, Any, Tensor], Tensor] | N
     assert torch.equal(tower.encode(tower.embed(tokens), tokens, step), model.encode_text(tokens))
 
 
-def test_towers_without_the_parts_we_enter_are_refused(meta_clip: Callable[[str], FrozenCLIP]) -> None:
+def test_additions_act_as_changed_projections() -> None:
+    model = open_clip.CLIP(16, VISION, TEXT).eval()
+    block, tokens = model.visual.transformer.resblocks[0], torch.randn(2, 5, 64)
+    assert torch.equal(attention_branch(block, tokens, additions={}), attention_branch(block, tokens))
+    additions = torch.nn.ModuleDict({name: torch.nn.Linear(64, 64) for name in ("q", "k", "v", "out")})
+    added = attention_branch(block, tokens, additions=additions)
+    state = {name: value.clone() for name, value in block.attn.state_dict().items()}
+    changed = copy.deepcopy(block)
+    with torch.no_grad():
+        for row, name in enumerate(("q", "k", "v")):
+            changed.attn.in_proj_weight[64 * row : 64 * (row + 1)] += additions[name].weight
+            changed.attn.in_proj_bias[64 * row : 64 * (row + 1)] += additions[name].bias
+        changed.attn.out_proj.weight += additions["out"].weight
+        changed.attn.out_proj.bias += additions["out"].bias
+    torch.testing.assert_close(added, attention_branch(changed, tokens), atol=1e-5, rtol=1e-4)
+    assert all(torch.equal(value, state[name]) for name, value in block.attn.state_dict().items())
+    with pytest.raises(ValueError, match=r"must be among .*got \['key'\]"):
+        attention_branch(block, tokens, additions={"key": torch.nn.Identity()})
+
+
+def test_unsupported_towers_are_refused(meta_clip: Callable[[str], FrozenCLIP]) -> None:
     refused = {
         "RN50": "has a ModifiedResNet",
         "EVA02-B-16": "has a TimmModel",
@@ -74,12 +97,12 @@ def test_towers_without_the_parts_we_enter_are_refused(meta_clip: Callable[[str]
         TextTower(meta_clip("coca_ViT-B-32").model, name="coca_ViT-B-32", method="ours")
 
 
-def test_without_workers_a_batch_is_the_whole_batch() -> None:
+def test_gather_rows_without_workers_returns_the_rows() -> None:
     rows = torch.randn(3, 2)
     assert gather_rows(rows) is rows
 
 
-def test_texts_are_kept_while_nothing_is_trained() -> None:
+def test_text_features_are_cached_until_a_change() -> None:
     parameter, calls, memo = torch.nn.Parameter(torch.ones(2)), [], TextFeatureCache()
 
     def encode() -> Tensor:

@@ -1,3 +1,8 @@
+"""CoOp, linear probe, prototypes, fine-tuning, ST-Adapter and AIM: published sizes and start at CLIP.
+
+One file, because most tests compare several of these methods.
+"""
+
 from collections.abc import Callable
 
 import pytest
@@ -30,7 +35,7 @@ def texts(number: int) -> Tensor:
     return torch.zeros(number, 77, dtype=torch.int64)
 
 
-# ------------------------------------------------------------------ what trains
+# ---------------------------------------------------------------- what trains
 
 
 @pytest.mark.parametrize(
@@ -41,7 +46,7 @@ def texts(number: int) -> Tensor:
         ("ViT-B-16", {"class_specific": True}, 827_392),
     ],
 )
-def test_coop_learns_sixteen_words(
+def test_coop_has_the_published_size(
     meta_clip: MetaCLIP, architecture: str, settings: dict[str, bool], expected: int
 ) -> None:
     method = CoOp(Frozen(meta_clip(architecture)), tokens=texts(101), **settings)
@@ -58,7 +63,7 @@ def test_coop_learns_sixteen_words(
         ("ViT-B-16", "mlp", 51, 7_110_144 + 769 * 51),
     ],
 )
-def test_st_adapter_trains_as_many_parameters_as_published(
+def test_st_adapter_has_the_published_size(
     meta_clip: MetaCLIP, architecture: str, placement: str, num_classes: int | None, expected: int
 ) -> None:
     method = STAdapter(
@@ -82,7 +87,7 @@ def test_st_adapter_trains_as_many_parameters_as_published(
         ("ViT-B-16", 1, 174, 10_792_878),
     ],
 )
-def test_aim_trains_as_many_parameters_as_published(
+def test_aim_has_the_published_size(
     meta_clip: MetaCLIP, architecture: str, temporal_adapters: int, num_classes: int | None, expected: int
 ) -> None:
     method = AIM(
@@ -95,20 +100,20 @@ def test_aim_trains_as_many_parameters_as_published(
     assert method.num_trainable() == expected
 
 
-def test_full_fine_tuning_trains_all_of_clip_but_the_word_table(meta_clip: MetaCLIP) -> None:
+def test_fine_tune_trains_all_but_the_word_table(meta_clip: MetaCLIP) -> None:
     method = FineTune(Frozen(meta_clip("ViT-B-16")), tokens=texts(101))
     assert method.num_trainable() == 124_323_841
 
 
-def test_a_linear_probe_has_a_row_and_a_bias_for_each_class(meta_clip: MetaCLIP) -> None:
+def test_linear_probe_has_a_row_and_a_bias_per_class(meta_clip: MetaCLIP) -> None:
     assert LinearProbe(Frozen(meta_clip("ViT-B-16")), num_classes=101).num_trainable() == 513 * 101
 
 
-# ------------------------------------------------------------------ where training starts
+# ---------------------------------------------------------------- where training starts
 
 
 @pytest.mark.parametrize("name", ["fine_tune", "st_adapter", "aim", "prototype"])
-def test_before_training_it_is_zero_shot_clip(frozen: Frozen, batch: VideoBatch, name: str) -> None:
+def test_untrained_method_gives_zero_shot_logits(frozen: Frozen, batch: VideoBatch, name: str) -> None:
     template = "a photo of a {}."
     zero_shot = built("zero_shot", frozen, template=template)
     method = built(name, frozen, template=template)
@@ -116,7 +121,7 @@ def test_before_training_it_is_zero_shot_clip(frozen: Frozen, batch: VideoBatch,
 
 
 @pytest.mark.parametrize(("name", "settings"), [("st_adapter", {"placement": "both"}), ("aim", {})])
-def test_temporal_adapters_read_the_order_of_frames_and_clip_alone_does_not(
+def test_trained_temporal_adapters_read_the_order(
     frozen: Frozen, batch: VideoBatch, name: str, settings: dict[str, object]
 ) -> None:
     method = built(name, frozen, **settings)
@@ -129,7 +134,7 @@ def test_temporal_adapters_read_the_order_of_frames_and_clip_alone_does_not(
         assert (method(batch).logits - method(backwards).logits).abs().max() > 1e-2
 
 
-def test_the_linear_heads_drop_in_training_only(frozen: Frozen, batch: VideoBatch) -> None:
+def test_linear_heads_drop_in_training_only(frozen: Frozen, batch: VideoBatch) -> None:
     for name in ("st_adapter", "aim"):
         method = built(name, frozen, head="linear")
         assert not torch.equal(method(batch).logits, method(batch).logits)
@@ -137,10 +142,10 @@ def test_the_linear_heads_drop_in_training_only(frozen: Frozen, batch: VideoBatc
         assert torch.equal(method(batch).logits, method(batch).logits)
 
 
-# ------------------------------------------------------------------ CoOp
+# ---------------------------------------------------------------- CoOp
 
 
-def test_vectors_that_are_the_words_themselves_give_the_text_of_those_words(frozen: Frozen) -> None:
+def test_word_embeddings_as_vectors_give_the_text(frozen: Frozen) -> None:
     clip = frozen.clip
     method = built("coop", frozen, num_vectors=3)
     tower = TextTower(clip.model, name="debug", method="coop")
@@ -152,7 +157,7 @@ def test_vectors_that_are_the_words_themselves_give_the_text_of_those_words(froz
         torch.testing.assert_close(output.logits, clip.logit_scale * video @ expected.T, atol=5e-4, rtol=0)
 
 
-def test_a_class_name_without_room_for_the_vectors_is_refused(frozen: Frozen) -> None:
+def test_long_name_with_vectors_is_refused(frozen: Frozen) -> None:
     long_name = "very " * 60 + "long"
     with pytest.raises(
         ConfigError, match=r"'very .* and 16 learned vectors must fit in debug's context of 77"
@@ -161,7 +166,7 @@ def test_a_class_name_without_room_for_the_vectors_is_refused(frozen: Frozen) ->
     assert prompted_tokens(frozen.clip, [long_name, "short"], 4).shape == (2, 77)
 
 
-# ------------------------------------------------------------------ prototypes and fine-tuning
+# ---------------------------------------------------------------- prototypes and fine-tuning
 
 
 def test_prototypes_converge_to_the_class_means(frozen: Frozen) -> None:
@@ -181,7 +186,7 @@ def test_prototypes_converge_to_the_class_means(frozen: Frozen) -> None:
     assert torch.equal(method.prototypes[2].detach(), start)
 
 
-def test_fine_tuning_leaves_the_frozen_clip_as_it_was(frozen: Frozen, batch: VideoBatch) -> None:
+def test_fine_tune_does_not_share_memory_with_clip(frozen: Frozen, batch: VideoBatch) -> None:
     method = built("fine_tune", frozen)
     table = frozen.clip.model.token_embedding.weight
     assert all(parameter.data_ptr() != table.data_ptr() for parameter in method.parameters())
@@ -190,13 +195,13 @@ def test_fine_tuning_leaves_the_frozen_clip_as_it_was(frozen: Frozen, batch: Vid
     assert not any("token_embedding" in name for name in method.state_dict())
 
 
-def test_methods_inside_the_image_tower_refuse_a_resnet(meta_clip: MetaCLIP) -> None:
+def test_image_tower_methods_refuse_a_resnet(meta_clip: MetaCLIP) -> None:
     frozen = Frozen(meta_clip("RN50"))
     for kind, keywords in ((AIM, {"num_frames": 8}), (STAdapter, {})):
         with pytest.raises(ConfigError, match=r"backbone RN50 has a ModifiedResNet\. Choose a ViT"):
             kind(frozen, text_features=None, num_classes=3, **keywords)
 
 
-def test_methods_inside_the_text_tower_refuse_one_without_word_entrance(meta_clip: MetaCLIP) -> None:
+def test_text_tower_methods_refuse_other_towers(meta_clip: MetaCLIP) -> None:
     with pytest.raises(ConfigError, match="has no such entrance"):
         CoOp(Frozen(meta_clip("coca_ViT-B-32")), tokens=texts(3))

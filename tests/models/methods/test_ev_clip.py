@@ -42,7 +42,7 @@ def loss_of(method: EVCLIP, batch: VideoBatch) -> Tensor:
         ("both", 1024, 1024, 8, 11_070_656),
     ],
 )
-def test_the_defaults_have_the_published_number_of_parameters(
+def test_defaults_have_the_published_size(
     prompts: str, encoder_dim: int, embed_dim: int, num_frames: int, expected: int
 ) -> None:
     text = torch.zeros(5, embed_dim, device="meta")
@@ -55,9 +55,7 @@ def test_the_defaults_have_the_published_number_of_parameters(
 
 
 @pytest.mark.parametrize("prompts", PROMPTS)
-def test_every_trained_tensor_gets_a_gradient_and_no_other_does(
-    frozen: Frozen, batch: VideoBatch, prompts: str
-) -> None:
+def test_only_trained_tensors_get_gradients(frozen: Frozen, batch: VideoBatch, prompts: str) -> None:
     method = build(frozen, prompts=prompts)
     before = {key: value.clone() for key, value in frozen.clip.state_dict().items()}
     method.train()
@@ -69,7 +67,7 @@ def test_every_trained_tensor_gets_a_gradient_and_no_other_does(
     assert not any(module.training for module in frozen.video_encoder.modules())
 
 
-def test_the_mask_learns_through_the_clip_tower_alone(frozen: Frozen, batch: VideoBatch) -> None:
+def test_mask_learns_through_the_clip_tower(frozen: Frozen, batch: VideoBatch) -> None:
     method = build(frozen, prompts="mask", consistency_weight=0)
     output = method(batch)
     assert method.losses(output, LABELS).keys() == {"cross_entropy"}
@@ -80,7 +78,7 @@ def test_the_mask_learns_through_the_clip_tower_alone(frozen: Frozen, batch: Vid
 
 
 @pytest.mark.parametrize("prompts", PROMPTS)
-def test_a_checkpoint_holds_the_trained_tensors_only(frozen: Frozen, prompts: str) -> None:
+def test_state_dict_has_trained_tensors_only(frozen: Frozen, prompts: str) -> None:
     method = build(frozen, prompts=prompts)
     assert method.state_dict().keys() == {name for name, _ in method.named_parameters()}
     generators = {"both": ("mask_generator", "context_generator")}.get(prompts, (f"{prompts}_generator",))
@@ -88,7 +86,7 @@ def test_a_checkpoint_holds_the_trained_tensors_only(frozen: Frozen, prompts: st
 
 
 @pytest.mark.parametrize("prompts", PROMPTS)
-def test_a_checkpoint_restores_the_logits_exactly(frozen: Frozen, batch: VideoBatch, prompts: str) -> None:
+def test_state_dict_restores_logits_exactly(frozen: Frozen, batch: VideoBatch, prompts: str) -> None:
     trained, fresh = build(frozen, prompts=prompts), build(frozen, prompts=prompts)
     loss_of(trained, batch).backward()
     torch.optim.SGD(trained.parameters(), lr=0.1).step()
@@ -106,7 +104,7 @@ def test_each_video_keeps_its_own_logits_and_mask(frozen: Frozen, pixels: Tensor
 
 
 @pytest.mark.parametrize("prompts", PROMPTS)
-def test_what_may_be_cached_changes_nothing(frozen: Frozen, pixels: Tensor, prompts: str) -> None:
+def test_declared_caches_do_not_change_logits(frozen: Frozen, pixels: Tensor, prompts: str) -> None:
     method = build(frozen, prompts=prompts)
     live = method(VideoBatch(pixels))
     encoder, clip, caches = frozen.video_encoder, frozen.clip, EVCLIPConfig(prompts=prompts).caches
@@ -119,20 +117,20 @@ def test_what_may_be_cached_changes_nothing(frozen: Frozen, pixels: Tensor, prom
     assert torch.equal(method(VideoBatch(kept, **cached)).logits, live.logits)
 
 
-def test_frame_features_may_be_cached_without_a_mask_only() -> None:
+def test_frame_features_are_cacheable_without_mask_only() -> None:
     assert "frame_features" in EVCLIPConfig(prompts="context").caches
     assert "frame_features" not in EVCLIPConfig(prompts="both").caches
     assert "frame_features" not in EVCLIPConfig(prompts="mask").caches
 
 
-def test_a_mask_does_not_read_cached_frame_features(frozen: Frozen, pixels: Tensor) -> None:
+def test_mask_does_not_read_cached_frame_features(frozen: Frozen, pixels: Tensor) -> None:
     method = build(frozen, prompts="mask")
     wrong = VideoBatch(pixels, frame_features=torch.zeros(3, 8, 64))
     assert torch.equal(method(wrong).logits, method(VideoBatch(pixels)).logits)
 
 
 @pytest.mark.parametrize("prompts", PROMPTS)
-def test_a_batch_that_lacks_what_is_read_is_refused(frozen: Frozen, prompts: str) -> None:
+def test_batch_without_inputs_is_refused(frozen: Frozen, prompts: str) -> None:
     method = build(frozen, prompts=prompts)
     with pytest.raises(ValueError, match="needs pixels or a cached video map"):
         method(VideoBatch(None))
@@ -140,7 +138,7 @@ def test_a_batch_that_lacks_what_is_read_is_refused(frozen: Frozen, prompts: str
         method(VideoBatch(None, video_map=torch.zeros(3, 128, 4, 2, 2)))
 
 
-def test_the_output_says_what_it_was_made_of(frozen: Frozen, batch: VideoBatch) -> None:
+def test_output_has_mask_context_and_features(frozen: Frozen, batch: VideoBatch) -> None:
     output = build(frozen, context={"tokens": 2})(batch)
     assert output.mask.shape == (3, 64, 64)
     assert output.context.shape == (3, 2, 64)
@@ -151,7 +149,7 @@ def test_the_output_says_what_it_was_made_of(frozen: Frozen, batch: VideoBatch) 
     torch.testing.assert_close(output.logits, 100 * expected @ build(frozen).text_features.T)
 
 
-def test_a_mask_of_zero_leaves_the_mean_colour(frozen: Frozen, batch: VideoBatch) -> None:
+def test_zero_mask_gives_the_mean_colour(frozen: Frozen, batch: VideoBatch) -> None:
     method = build(frozen, prompts="mask")
     method.mask_generator.head[2].weight.data.zero_()
     grey = torch.zeros(1, 1, 3, 64, 64)
@@ -159,16 +157,14 @@ def test_a_mask_of_zero_leaves_the_mean_colour(frozen: Frozen, batch: VideoBatch
     torch.testing.assert_close(method(batch).frame_features, expected)
 
 
-def test_a_context_of_zero_is_zero_shot_but_for_the_length_of_the_mean(
-    frozen: Frozen, batch: VideoBatch
-) -> None:
+def test_zero_context_gives_zero_shot_logits(frozen: Frozen, batch: VideoBatch) -> None:
     method = build(frozen, prompts="context", context={"scale_init": 0})
     zero_shot = MethodConfig.resolve({"name": "zero_shot"}).load({"name": "zero_shot"})
     reference = zero_shot.build(frozen, class_names=NAMES, num_frames=8, image_size=64)
     torch.testing.assert_close(method(batch).logits, reference(batch).logits, atol=1e-4, rtol=1e-5)
 
 
-def test_the_mask_fits_a_clip_of_another_size(frozen: Frozen, pixels: Tensor) -> None:
+def test_mask_is_resized_to_clip(frozen: Frozen, pixels: Tensor) -> None:
     encoder = FrozenVideoEncoder(frozen.video_encoder.network, name="wide", image_size=96, weights="random")
     method = build(Frozen(frozen.clip, encoder))
     output = method(VideoBatch(pixels))
@@ -178,14 +174,14 @@ def test_the_mask_fits_a_clip_of_another_size(frozen: Frozen, pixels: Tensor) ->
     torch.testing.assert_close(output.mask.mean((1, 2)), large.mean((1, 2)), atol=0.01, rtol=0)
 
 
-def test_the_colours_of_clips_input_are_a_choice(frozen: Frozen, batch: VideoBatch) -> None:
+def test_normalization_changes_clip_input_only(frozen: Frozen, batch: VideoBatch) -> None:
     own, imagenet = (build(frozen, normalization=colours)(batch) for colours in ("own", "imagenet"))
     assert torch.equal(own.mask, imagenet.mask)
     assert not torch.allclose(own.logits, imagenet.logits)
 
 
 @pytest.mark.parametrize("prompts", PROMPTS)
-def test_autocast_stays_close(frozen: Frozen, batch: VideoBatch, prompts: str) -> None:
+def test_autocast_is_close_to_float32(frozen: Frozen, batch: VideoBatch, prompts: str) -> None:
     method = build(frozen, prompts=prompts)
     gradients = []
     for enabled in (False, True):
@@ -199,17 +195,17 @@ def test_autocast_stays_close(frozen: Frozen, batch: VideoBatch, prompts: str) -
     assert torch.nn.functional.cosine_similarity(gradients[0][1], gradients[1][1], dim=0) > 0.97
 
 
-def test_frames_that_agree_have_no_consistency_loss() -> None:
+def test_equal_frames_have_no_consistency_loss() -> None:
     assert consistency_loss(torch.randn(4, 1, 32).expand(4, 8, 32)).item() == pytest.approx(0, abs=1e-6)
 
 
-def test_orthogonal_frames_have_the_worked_consistency_loss() -> None:
+def test_consistency_loss_of_orthogonal_frames() -> None:
     frames = torch.eye(8).expand(3, 8, 8)
     assert consistency_loss(frames).item() == pytest.approx(7 / 8 * math.log(2), abs=1e-6)
     assert consistency_loss(5 * frames).item() == pytest.approx(0.6065, abs=1e-4)
 
 
-def test_cosines_are_averaged_over_the_batch_before_the_logarithm() -> None:
+def test_consistency_averages_cosines_over_the_batch() -> None:
     agreeing, opposed = torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
     both = consistency_loss(torch.stack([agreeing, opposed]))
     # Of four pairs, two are a frame with itself (cosine 1) and two have mean cosine 0.
@@ -217,7 +213,7 @@ def test_cosines_are_averaged_over_the_batch_before_the_logarithm() -> None:
     assert consistency_loss(opposed[None]).isfinite()
 
 
-def test_the_context_alone_has_no_consistency_term(frozen: Frozen, batch: VideoBatch) -> None:
+def test_context_alone_has_no_consistency_term(frozen: Frozen, batch: VideoBatch) -> None:
     method = build(frozen, prompts="context")
     assert method.losses(method(batch), LABELS).keys() == {"cross_entropy"}
     both = build(frozen, consistency_weight=0.5)
@@ -234,8 +230,8 @@ def test_class_text_is_encoded_once(
     assert method(batch).logits.shape == (3, len(NAMES))
 
 
-def test_a_class_name_that_overflows_the_context_is_named(frozen: Frozen) -> None:
-    with pytest.raises(ValueError, match=r"longer than the 77 tokens of debug, the first: 'A video of very very"):
+def test_long_class_name_is_refused(frozen: Frozen) -> None:
+    with pytest.raises(ValueError, match=r"the 77 tokens of debug, the first: 'A video of very very"):
         EVCLIPConfig().build(frozen, class_names=["very " * 80, "x"], num_frames=8, image_size=64)
 
 
@@ -244,22 +240,22 @@ def test_equal_class_names_are_refused_at_build(frozen: Frozen) -> None:
         EVCLIPConfig().build(frozen, class_names=["dive", "dive"], num_frames=8, image_size=64)
 
 
-def test_an_odd_number_of_frames_is_refused_at_build(frozen: Frozen) -> None:
+def test_odd_number_of_frames_is_refused_at_build(frozen: Frozen) -> None:
     with pytest.raises(ValueError, match="must be even, got 7"):
         EVCLIPConfig().build(frozen, class_names=NAMES, num_frames=7, image_size=64)
 
 
-def test_a_batch_of_another_length_is_refused(frozen: Frozen, pixels: Tensor) -> None:
+def test_other_number_of_frames_is_refused(frozen: Frozen, pixels: Tensor) -> None:
     with pytest.raises(ValueError, match="number of frames and image size are fixed at build"):
         build(frozen)(VideoBatch(pixels[:, :4]))
 
 
-def test_a_missing_video_encoder_is_refused_at_build(frozen: Frozen) -> None:
+def test_missing_video_encoder_is_refused_at_build(frozen: Frozen) -> None:
     with pytest.raises(ValueError, match="needs a video encoder, got none"):
         build(Frozen(frozen.clip))
 
 
-def test_a_typo_in_the_config_names_the_nearest_setting() -> None:
+def test_unknown_setting_names_the_nearest() -> None:
     with pytest.raises(
         ConfigError, match=r"mask\.dept: no such setting; the nearest valid name is 'mask\.depth'"
     ):

@@ -45,13 +45,13 @@ def whole_state(shared: Path) -> dict[str, Tensor]:
 
 
 def of_variant(state: dict[str, Tensor], variant: str) -> dict[str, Tensor]:
-    """The state as published for a model with one prompt: that prompt, without the level of its name."""
+    """Return the state of a published model with one prompt, whose names lack the level of that prompt."""
     if variant == "both":
         return state
     others = {key: value for key, value in state.items() if not key.startswith(DECODER)}
     level = DECODER + LEVELS[variant]
-    kept = {key.replace(level, DECODER): value for key, value in state.items() if key.startswith(level)}
-    return others | kept
+    chosen = {key.replace(level, DECODER): value for key, value in state.items() if key.startswith(level)}
+    return others | chosen
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +59,9 @@ def frozen(whole_state: dict[str, Tensor]) -> Frozen:
     model = open_clip.CLIP(**TINY_CLIP)
     model.load_state_dict(open_clip_names(whole_state))
     model.visual.preprocess_cfg = {
-        "mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD,
-    }  # fmt: skip
+        "mean": open_clip.OPENAI_DATASET_MEAN,
+        "std": open_clip.OPENAI_DATASET_STD,
+    }
     tokenizer = open_clip.get_tokenizer("ViT-B-32")
     clip = FrozenCLIP(model, tokenizer, name="tiny", embed_dim=512, weights="oracle")
     return Frozen(clip, video_encoder_from_state(whole_state, "swin3d_nano", weights="oracle"))
@@ -102,12 +103,12 @@ def batch(oracle: dict[str, Tensor]) -> VideoBatch:
 
 
 def published_names(method: EVCLIP, state: dict[str, Tensor]) -> dict[str, str]:
-    """Our name of a trained tensor -> its published one, by the storage that both share."""
+    """Map our name of a trained tensor to its published name, by the storage that both share."""
     ours = {value.data_ptr(): key for key, value in read_published(state).state.items()}
     return {ours[value.data_ptr()]: key for key, value in state.items() if value.data_ptr() in ours}
 
 
-def test_every_output_is_the_published_one(
+def test_outputs_are_the_published_ones(
     method: EVCLIP, oracle: dict[str, Tensor], batch: VideoBatch, variant: str
 ) -> None:
     output = method(batch)
@@ -119,9 +120,7 @@ def test_every_output_is_the_published_one(
     torch.testing.assert_close(output.frame_features, oracle["frame_tokens"][:, -8:], **EXACT)
 
 
-def test_the_video_map_is_the_published_one(
-    frozen: Frozen, oracle: dict[str, Tensor], batch: VideoBatch
-) -> None:
+def test_video_map_is_the_published_one(frozen: Frozen, oracle: dict[str, Tensor], batch: VideoBatch) -> None:
     encoder = frozen.video_encoder
     torch.testing.assert_close(encoder(encoder.prepare(batch.pixels)), oracle["z_stage3"], **EXACT)
 
@@ -183,7 +182,7 @@ def test_five_steps_follow_the_published_trajectory(
         optimizer.step()
 
 
-def test_a_published_state_maps_a_normalised_video_to_its_prompts(
+def test_published_state_gives_the_published_prompts(
     whole_state: dict[str, Tensor], oracle: dict[str, Tensor], variant: str
 ) -> None:
     state = {f"module.{key}": value for key, value in of_variant(whole_state, variant).items()}
@@ -203,14 +202,14 @@ def test_a_published_state_maps_a_normalised_video_to_its_prompts(
 @pytest.mark.parametrize(
     ("expected", "reason"),
     [
-        ({"num_frames": 16}, "num_frames = 8, asked for 16"),
-        ({"dim": 768}, "dim = 128, asked for 768"),
-        ({"embed_dim": 1024}, "embed_dim = 512, asked for 1024"),
-        ({"prompts": "mask"}, "prompts = 'both', asked for 'mask'"),
+        ({"num_frames": 16}, "num_frames = 8, expected 16"),
+        ({"dim": 768}, "dim = 128, expected 768"),
+        ({"embed_dim": 1024}, "embed_dim = 512, expected 1024"),
+        ({"prompts": "mask"}, "prompts = 'both', expected 'mask'"),
         ({"frames": 8}, "no size 'frames'"),
     ],
 )
-def test_a_checkpoint_of_other_sizes_is_refused(
+def test_checkpoint_of_other_sizes_is_refused(
     whole_state: dict[str, Tensor], expected: dict[str, Any], reason: str
 ) -> None:
     with pytest.raises(ConfigError, match=reason):
@@ -227,7 +226,7 @@ def test_tensors_of_no_published_shape_are_refused(whole_state: dict[str, Tensor
         load_published_state({"weight": torch.zeros(2)})
 
 
-def test_a_published_file_becomes_a_config_and_its_trained_tensors(
+def test_published_file_gives_config_and_tensors(
     whole_state: dict[str, Tensor], tmp_path: Path, variant: str
 ) -> None:
     path = tmp_path / "model.pth.tar-500"
@@ -243,7 +242,7 @@ def test_a_published_file_becomes_a_config_and_its_trained_tensors(
     assert all(key.startswith(("mask_generator.", "context_generator.")) for key in published.state)
 
 
-def test_a_file_that_is_no_published_checkpoint_is_refused(tmp_path: Path) -> None:
+def test_other_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "other.pth"
     torch.save({"state_dict": {"weight": torch.zeros(2)}}, path)
     with pytest.raises(ConfigError, match=r"other\.pth: not an EV-CLIP checkpoint"):

@@ -39,7 +39,7 @@ def built(frozen: Frozen, num_frames: int = 8, **settings: object) -> EZCLIP:
         ("ViT-L-14", "deep", 8, 16_360_704),
     ],
 )
-def test_as_many_parameters_train_as_published(
+def test_parameters_are_the_published_number(
     meta_clip: MetaCLIP, architecture: str, prompts: str, num_frames: int, expected: int
 ) -> None:
     tokens = torch.zeros(2, 77, dtype=torch.int64)
@@ -48,13 +48,13 @@ def test_as_many_parameters_train_as_published(
     assert method.num_trainable() == expected
 
 
-def test_before_training_adapters_alone_are_zero_shot_clip(frozen: Frozen, batch: VideoBatch) -> None:
+def test_untrained_adapters_give_zero_shot_logits(frozen: Frozen, batch: VideoBatch) -> None:
     method = built(frozen, prompts="none")
     zero_shot = ZeroShotConfig().build(frozen, class_names=CLASSES, num_frames=8, image_size=64)
     torch.testing.assert_close(method(batch).logits, zero_shot(batch).logits, atol=2e-4, rtol=0)
 
 
-def test_prompts_tell_the_order_of_frames(frozen: Frozen, batch: VideoBatch) -> None:
+def test_order_of_frames_changes_logits_with_prompts(frozen: Frozen, batch: VideoBatch) -> None:
     assert batch.pixels is not None
     reversed_batch = VideoBatch(batch.pixels.flip(1))
     for prompts, tells in (("none", False), ("shallow", True), ("deep", True)):
@@ -63,7 +63,7 @@ def test_prompts_tell_the_order_of_frames(frozen: Frozen, batch: VideoBatch) -> 
         assert (change > 1e-3) == tells
 
 
-def test_with_labels_only_the_texts_of_the_batch_are_encoded(frozen: Frozen, batch: VideoBatch) -> None:
+def test_labels_restrict_texts_to_the_batch(frozen: Frozen, batch: VideoBatch) -> None:
     method = built(frozen)
     labels = torch.tensor([2, 0, 2])
     whole = method(batch)
@@ -74,7 +74,7 @@ def test_with_labels_only_the_texts_of_the_batch_are_encoded(frozen: Frozen, bat
         torch.testing.assert_close(method.losses(part, labels)[name], term)
 
 
-def test_texts_are_remembered_until_an_adapter_changes(frozen: Frozen, batch: VideoBatch) -> None:
+def test_texts_are_cached_until_an_adapter_changes(frozen: Frozen, batch: VideoBatch) -> None:
     method = built(frozen).eval()
     with torch.no_grad():
         before = method(batch)
@@ -85,26 +85,26 @@ def test_texts_are_remembered_until_an_adapter_changes(frozen: Frozen, batch: Vi
     assert not torch.equal(after.extra["text_features"], before.extra["text_features"])
 
 
-def test_drop_path_and_prompt_dropout_act_in_training_only(frozen: Frozen, batch: VideoBatch) -> None:
+def test_dropout_acts_in_training_only(frozen: Frozen, batch: VideoBatch) -> None:
     method = built(frozen, drop_path=0.5, prompt_dropout=0.5)
     assert not torch.equal(method(batch).logits, method(batch).logits)
     method.eval()
     assert torch.equal(method(batch).logits, method(batch).logits)
 
 
-def test_another_number_of_frames_than_trained_is_refused(frozen: Frozen, pixels: Tensor) -> None:
+def test_other_number_of_frames_is_refused(frozen: Frozen, pixels: Tensor) -> None:
     with pytest.raises(ValueError, match="for 8 frames, got 4"):
         built(frozen)(VideoBatch(pixels[:, :4]))
 
 
-def test_a_backbone_without_vision_transformer_is_refused(meta_clip: MetaCLIP) -> None:
+def test_backbone_without_vit_is_refused(meta_clip: MetaCLIP) -> None:
     tokens = torch.zeros(2, 77, dtype=torch.int64)
     for architecture, tower in (("RN50", "ModifiedResNet"), ("EVA02-B-16", "TimmModel")):
         with pytest.raises(ConfigError, match=f"backbone {architecture} has a {tower}"):
             EZCLIP(Frozen(meta_clip(architecture)), tokens=tokens, num_frames=8)
 
 
-def test_motion_loss_is_that_of_the_paper() -> None:
+def test_motion_loss_has_the_worked_values() -> None:
     assert motion_loss(torch.ones(2, 8, 4)) == 1
     assert motion_loss(torch.rand(2, 1, 4)) == 1
     noise = torch.randn(64, 8, 512, generator=torch.Generator().manual_seed(0))
@@ -118,7 +118,7 @@ def test_videos_of_one_class_share_their_texts() -> None:
     assert matching_loss(torch.eye(3) * 10, labels) > 0.1
 
 
-# ------------------------------------------------------------------ class descriptions
+# ---------------------------------------------------------------- class descriptions
 
 
 def test_class_descriptions_come_from_a_csv(tmp_path: Path, frozen: Frozen, batch: VideoBatch) -> None:
@@ -129,8 +129,10 @@ def test_class_descriptions_come_from_a_csv(tmp_path: Path, frozen: Frozen, batc
         encoding="utf-8-sig",
     )
     assert read_descriptions(path, CLASSES) == [
-        "legs move", "legs move fast", "A hand moves, left and right."
-    ]  # fmt: skip
+        "legs move",
+        "legs move fast",
+        "A hand moves, left and right.",
+    ]
     described = built(frozen, descriptions=str(path))
     assert not torch.equal(described(batch).logits, built(frozen)(batch).logits)
 
@@ -141,13 +143,13 @@ def test_class_descriptions_come_from_a_csv(tmp_path: Path, frozen: Frozen, batc
         ("class,text\nwalk,a\nrun,b\n", "class 'wave' has no description"),
         ("class,text\nwalk,a\nrun,b\nwave,\n", "class 'wave' has no description"),
         ("class,text\nwalk,a\nWalk,b\n", "'Walk' is described twice"),
-        ("number,text\n1,a\n", "one column must be called like a class name, 0 are"),
-        ("class,value\nwalk,a\n", "one column must be called like a description, 0 are"),
+        ("number,text\n1,a\n", "one column must be named like a class name, got 0"),
+        ("class,value\nwalk,a\n", "one column must be named like a description, got 0"),
         ("class,text\nwalk\n", "a row must have 2 cells"),
-        ("", "holds no rows"),
+        ("", "has no rows"),
     ],
 )
-def test_broken_descriptions_are_refused_by_name(tmp_path: Path, content: str, message: str) -> None:
+def test_broken_descriptions_are_refused(tmp_path: Path, content: str, message: str) -> None:
     path = tmp_path / "texts.csv"
     path.write_text(content, encoding="utf-8")
     with pytest.raises(ConfigError, match=message):
@@ -156,9 +158,7 @@ def test_broken_descriptions_are_refused_by_name(tmp_path: Path, content: str, m
         read_descriptions(tmp_path / "absent.csv", CLASSES)
 
 
-def test_a_description_too_long_for_the_text_tower_is_refused_unless_allowed(
-    tmp_path: Path, frozen: Frozen
-) -> None:
+def test_long_description_needs_allow_truncation(tmp_path: Path, frozen: Frozen) -> None:
     path = tmp_path / "texts.csv"
     rows = [f"{name},{name} {'and on ' * 60}" for name in CLASSES]
     path.write_text("class,description\n" + "\n".join(rows), encoding="utf-8")
@@ -167,11 +167,11 @@ def test_a_description_too_long_for_the_text_tower_is_refused_unless_allowed(
     built(frozen, descriptions=str(path), allow_truncation=True)
 
 
-# ------------------------------------------------------------------ the published implementation
+# ---------------------------------------------------------------- the published implementation
 
 
 def published_name(name: str) -> str:
-    """Ours of a trained tensor that is published as `name`."""
+    """Return our name of a trained tensor that is published as `name`."""
     if "prompt" in name:
         return "temporal_prompts"
     tower = "image_adapters" if name.startswith("visual") else "text_adapters"

@@ -18,7 +18,7 @@ def built(frozen: Frozen, num_frames: int = 8, **settings: object) -> MotionProm
 
 
 def opened(method: MotionPrompts) -> MotionPrompts:
-    """With every gate open, as if trained."""
+    """Return the method with every gate open, as after training."""
     with torch.no_grad():
         for gate in method.gates.values():
             gate.fill_(0.5)
@@ -27,7 +27,7 @@ def opened(method: MotionPrompts) -> MotionPrompts:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("gradients", [False, True])
-def test_with_all_gates_closed_the_logits_are_those_of_zero_shot_clip_bit_for_bit(
+def test_closed_gates_give_zero_shot_logits_exactly(
     frozen: Frozen, batch: VideoBatch, mode: str, gradients: bool
 ) -> None:
     zero_shot = ZeroShotConfig().build(frozen, class_names=CLASSES, num_frames=8, image_size=64)
@@ -37,7 +37,7 @@ def test_with_all_gates_closed_the_logits_are_those_of_zero_shot_clip_bit_for_bi
             assert torch.equal(method(chosen).logits, zero_shot(chosen).logits)
 
 
-def test_a_still_video_has_no_motion() -> None:
+def test_still_video_has_no_motion() -> None:
     still = torch.randn(2, 1, 16).expand(-1, 8, -1)
     for step in (1, 4, 7):
         assert not differences(still, step).any()
@@ -52,7 +52,7 @@ def test_reversed_time_flips_the_sign_of_motion() -> None:
         assert torch.equal(backwards, -forwards.flip(1))
 
 
-def test_the_last_difference_stands_for_frames_without_a_later_one() -> None:
+def test_last_difference_is_repeated() -> None:
     frames = torch.tensor([0.0, 1.0, 4.0, 9.0]).view(1, 4, 1)
     assert differences(frames, 1).flatten().tolist() == [1, 3, 5, 5]
     assert differences(frames, 2).flatten().tolist() == [4, 8, 8, 8]
@@ -67,7 +67,7 @@ def test_the_order_of_frames_changes_the_logits(frozen: Frozen, pixels: Tensor, 
     assert change.abs().max() > 1e-2
 
 
-def test_how_many_texts_are_encoded_at_once_changes_nothing(frozen: Frozen, batch: VideoBatch) -> None:
+def test_texts_at_once_does_not_change_results(frozen: Frozen, batch: VideoBatch) -> None:
     outcomes = []
     for at_once in (1, 4, 64):
         torch.manual_seed(0)
@@ -80,7 +80,7 @@ def test_how_many_texts_are_encoded_at_once_changes_nothing(frozen: Frozen, batc
         torch.testing.assert_close(gradient, outcomes[0][1], atol=1e-3, rtol=1e-3)
 
 
-def test_each_video_gets_its_own_texts_in_the_full_mode(frozen: Frozen, batch: VideoBatch) -> None:
+def test_full_mode_has_texts_per_video(frozen: Frozen, batch: VideoBatch) -> None:
     method = built(frozen, mode="full")
     motion = torch.randn(3, 64)
     moved = method.text_change(motion, method.text_features)
