@@ -98,6 +98,8 @@ def build_method(
         )
     if frozen is None:
         frozen = Frozen(load_backbone(experiment.backbone, device), load_encoder(experiment.method, device))
+    # Initial values are drawn on the CPU and moved afterwards, so they do not depend on the device. fork_rng
+    # restores the caller's random state.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(experiment.seed)
         method = experiment.method.build(
@@ -113,6 +115,8 @@ def zero_shot_of(experiment: ExperimentConfig) -> ExperimentConfig:
     """Return the experiment with the zero-shot method and the same template and normalisation."""
     settings = {"name": "zero_shot"}
     kind = MethodConfig.resolve(settings)
+    # The template and the normalisation are those of the method: the baseline then differs in the training
+    # alone.
     shared = kind.model_fields.keys() - {"name"}
     settings |= {
         name: getattr(experiment.method, name) for name in shared if hasattr(experiment.method, name)

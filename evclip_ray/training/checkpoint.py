@@ -51,6 +51,7 @@ def save_checkpoint(
         history: Text of `history.jsonl`.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
+    # In the same parent folder: a rename is atomic only within one file system.
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
         save_file(_on_cpu(method.state_dict()), temporary / ADAPTER)
@@ -97,6 +98,7 @@ def resumed_history(folder: Path, epochs: int) -> list[EpochMetrics]:
         history = [EpochMetrics.from_record(record) for record in read_history(path)]
     except ArtifactError as error:
         raise ArtifactError(f"{error}, {hint}") from None
+    # A wrong number of lines means a damaged or edited file: the best epoch would not match the progress.
     if len(history) != epochs:
         raise ArtifactError(f"{path}: must have {epochs} epochs, got {len(history)}, {hint}")
     return history
@@ -128,6 +130,8 @@ def load_optimizer(folder: Path, method: Method, optimizer: torch.optim.Optimize
     """Restore AdamW's moments for the parameters of `method`."""
     moments = _read_tensors(folder / OPTIMIZER)
     for name, parameter in method.named_parameters():
+        # AdamW creates the state of a parameter at its first gradient, so a parameter may have none yet. The
+        # step count stays on the CPU, where AdamW keeps it.
         if f"{name}::exp_avg" in moments:
             optimizer.state[parameter] = {
                 "step": moments[f"{name}::step"],
@@ -147,6 +151,7 @@ def _moments(method: Method, optimizer: torch.optim.Optimizer) -> dict[str, Tens
 
 
 def _on_cpu(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    # safetensors refuses strided tensors and tensors that share memory.
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
 
 

@@ -66,6 +66,7 @@ class VideoPlan:
                 "rows": chosen.digest(),
                 "view": self.view.model_dump(),
                 "views": self.num_views[split],
+                # The key is added only when set, so that the folders of existing caches keep their names.
                 **({"spread": True} if self.spread else {}),
             }
         )
@@ -233,11 +234,13 @@ def prepare(
     Raises:
         ManifestError: Two splits contain the bytes of the same video, and leaks are not allowed.
     """
+    # The check reads the bytes of the videos to find copies. Decoded splits have passed it before.
     if not is_prepared(plan, cache):
         refuse_leaks(plan.manifest, allow=plan.manifest.allow_leaks)
     sets = {}
     for split, rows in plan.rows.items():
         folder = plan.folder(split, cache)
+        # Another process may prepare the same split; the second one waits and then opens the finished shards.
         with building([folder]):
             shards = prepare_shards(
                 plan.manifest,
@@ -250,6 +253,7 @@ def prepare(
                 nodes=nodes,
                 progress=functools.partial(progress, f"decoding {split}") if progress else None,
             )
+        # One damaged file must not end a study. The share of skipped videos stays visible in the log.
         if shards.skipped:
             log.warning(
                 "%d of %d %s videos could not be decoded and are skipped; see %s for the reasons",
@@ -279,12 +283,15 @@ def check_space(plans: Iterable[VideoPlan], *, cache: Path) -> None:
     Raises:
         OSError: The free space is too small. The message gives the needed and the free space.
     """
+    # Decoded frames are stored as uint8 without compression, so the size is exact. Plans that share a split
+    # have the same folder and are counted once.
     needed = {
         plan.folder(split, cache): len(rows) * plan.num_views[split] * int(np.prod(plan.view.shape))
         for plan in plans
         for split, rows in plan.rows.items()
     }
     missing = {folder: size for folder, size in needed.items() if not _is_decoded(folder)}
+    # A decoding that was interrupted left finished shards, whose space is already taken.
     written = sum(shard.stat().st_size for folder in missing for shard in folder.glob("shard-*"))
     cache.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(cache).free

@@ -41,6 +41,8 @@ class Workers:
         """Return `method`, wrapped so that its gradients are the mean over the workers."""
         if self.count == 1:
             return method
+        # `broadcast_buffers` is off: the buffers of methods are constants (class texts, tokens), equal on all
+        # workers, and DDP would send them in every forward pass.
         ids = [device.index] if device.type == "cuda" else None
         return torch.nn.parallel.DistributedDataParallel(method, device_ids=ids, broadcast_buffers=False)
 
@@ -48,6 +50,8 @@ class Workers:
 def summed(values: Tensor) -> Tensor:
     """Return the sum of `values` over the workers, on the CPU."""
     if dist.is_initialized():
+        # NCCL reduces tensors on GPUs only; Gloo reduces them on the CPU. all_reduce works in place, hence
+        # the clone.
         on_device = values.cuda() if dist.get_backend() == "nccl" else values.clone()
         dist.all_reduce(on_device)
         return on_device.cpu()

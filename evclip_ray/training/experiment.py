@@ -195,6 +195,7 @@ class ExperimentConfig(Config):
     data: DataConfig
     view: ViewConfig = ViewConfig()
     backbone: BackboneConfig = BackboneConfig()
+    # Without SerializeAsAny pydantic would write the fields of the base class only, that is the name.
     method: Annotated[SerializeAsAny[MethodConfig], BeforeValidator(_method)]
     optim: OptimConfig = OptimConfig()
     seed: int = Field(0, ge=0, description="seed of the adapter, the order of videos and augmentation")
@@ -235,6 +236,7 @@ class ExperimentConfig(Config):
         """
         tree = override(data, overrides or {})
         preset = tree.pop("preset", None)
+        # An omitted data section then fails with the advice of `_has_one_source` instead of "field required".
         tree.setdefault("method", {"name": "ev_clip"})
         tree.setdefault("data", {})
         if preset is None:

@@ -44,6 +44,7 @@ class _Part(NamedTuple):
     @classmethod
     def of(cls, group: Positions, workers: Workers) -> Self:
         """Split a batch as evenly as possible and return this worker's part."""
+        # Every worker splits the same group in the same way, so no communication is needed.
         parts = np.array_split(group, workers.count)
         first = sum(len(part) for part in parts[: workers.rank])
         return cls(parts[workers.rank], first, len(group))
@@ -125,6 +126,8 @@ class Batches:
             yield from (self._read(positions, view) for positions in groups)
             return
         distance = self._distance(groups)
+        # One thread runs its tasks in order of submission: requests for later batches are sent before the
+        # read of the current batch, and the disk serves them while the thread copies.
         with ThreadPoolExecutor(1) as reader:
             requested = 0
             waiting: Future[_Read] | None = None
@@ -135,6 +138,8 @@ class Batches:
                 for later in groups[requested:until]:
                     reader.submit(self._prefetch, later, view)
                 requested = max(requested, until)
+                # The next batch is read while the caller trains on the previous one. At most two batches are
+                # in memory.
                 ready, waiting = waiting, reader.submit(self._read, positions, view)
                 if ready is not None:
                     yield ready.result()
@@ -147,6 +152,7 @@ class Batches:
         features = sum(one.bytes_per_view * one.num_views for one in self.features.values())
         shards = self.videos.shards
         frames = math.prod(shards.view.shape) * shards.num_views if self.pixels else 0
+        # All views count: successive epochs read different ones, and the page cache must hold them all.
         return len(self.videos) * (features + frames) > _MEMORY_SHARE * memory_bytes()
 
     def _distance(self, groups: Sequence[Positions]) -> int:
@@ -172,6 +178,8 @@ class Batches:
     def _cut(self, read: _Read, part: _Part, view: int, generator: torch.Generator | None) -> Tensor:
         assert read.frames is not None
         frames = self._moved(read.frames)
+        # Fresh augmentation is drawn from the generator for the whole batch; `first` and `total` select this
+        # worker's draws. Cached views have a crop that depends only on the video and the view.
         if self.bank is None and self.augment is not None:
             labels = [self.videos.shards.labels[p] for p in read.positions]
             return crop_batch(
@@ -188,4 +196,6 @@ class Batches:
         )
 
     def _moved(self, values: Tensor) -> Tensor:
+        # Asynchronous only from pinned memory: the copy then overlaps with the computation of the step
+        # before.
         return values.to(self.device, non_blocking=True)

@@ -93,6 +93,9 @@ class Run:
         self.dtype = autocast_dtype(experiment, self.device)
         self.workers = Workers.here()
         self.steps_per_epoch = math.ceil(len(videos.sets["train"]) / experiment.optim.batch_size)
+        # `np.array_split` makes batches whose sizes differ by at most one, so the smallest has the
+        # rounded-down mean. A worker without a video in a step would have no loss, and DDP would wait for its
+        # gradients.
         smallest = len(videos.sets["train"]) // self.steps_per_epoch
         count = self.workers.count
         if smallest < count:
@@ -101,6 +104,8 @@ class Run:
                 "raise optim.batch_size or lower --workers"
             )
         self.batches = self._batches(cached or Cached())
+        # DDP copies the parameters of rank 0 to all workers here, so the constructor is a collective
+        # operation.
         self.step = TrainingStep(
             method, experiment, workers=self.workers, device=self.device, dtype=self.dtype
         )
@@ -158,16 +163,21 @@ class Run:
         Args:
             report: Called after every epoch, on every worker; called once for a run that is already finished.
         """
+        # The lock is held for the whole run: two processes in one folder would overwrite each other's
+        # checkpoints.
         with self.workers.alone(self.folder):
             return self._fit(report)
 
     def _fit(self, report: Report) -> EpochMetrics:
         self.resume()
+        # Only rank 0 writes files and events, so only it needs the baseline. The scoring has no collective
+        # operation; the other workers wait for rank 0 at their first gradient.
         if self.workers.rank == 0:
             self.baseline = zero_shot_numbers(
                 self.zero_shot, self.experiment, self.videos, device=self.device
             )
         last = self.history[-1] if self.history else EpochMetrics()
+        # A finished run reports once: the study's searcher records a trial without a value as failed.
         if self.is_done:
             report(last)
         with self._board() as board:
@@ -196,10 +206,13 @@ class Run:
             raise ArtifactError(
                 f"{self.folder}: holds a run of another experiment; choose another folder or remove it"
             )
+        # The history comes from the checkpoint, not from the run's own file. The run's file is written after
+        # the checkpoint and may lack the last epoch if the process was killed between the two writes.
         self.history = resumed_history(checkpoint, record["progress"]["epoch"])
         self._lines = [json.dumps(metrics.to_record()) for metrics in self.history]
         load_adapter(checkpoint, self.method)
         self.progress = Progress(**record["progress"])
+        # A finished run has no optimiser file, see `_save`.
         if not self.is_done:
             load_optimizer(checkpoint, self.method, self.step.optimizer)
             self._restore_masks()
@@ -207,6 +220,8 @@ class Run:
 
     def _restore_masks(self) -> None:
         """Compute the masks of the last epoch again: the next epoch's drift is measured from them."""
+        # Every worker takes the same branch: the history is the same on all of them, and `validate` is
+        # collective.
         if "mask_coverage" in self.history[-1].values:
             self.validate()
             self.validate.watch.finish()
@@ -217,9 +232,12 @@ class Run:
         try:
             trained = self._train(epoch)
             state, scores = self.validate()
+        # `require_finite` raises on all workers together, so all of them leave the epoch here.
         except Diverged as problem:
             log.warning("%s: epoch %d: %s; the run ends here", self.folder, epoch + 1, problem)
             return self._finish_epoch({"diverged": True}, board, started)
+        # The counts are sums over all workers, so every worker makes the same decision. This matters because
+        # `of_each_video` below is collective.
         better = self.progress.improves(state.top1, state.log_loss)
         if better:
             self.progress.best_top1, self.progress.best_loss = state.top1, state.log_loss
@@ -243,6 +261,7 @@ class Run:
         best: VideoScores | None = None,
     ) -> EpochMetrics:
         progress = self.progress
+        # Every worker counts epochs and appends to the history, because `is_done` must agree on all of them.
         progress.epoch += 1
         record = {
             "epoch": progress.epoch,
@@ -265,8 +284,12 @@ class Run:
         return metrics
 
     def _train(self, epoch: int) -> dict[str, float]:
+        # Validation left the method in evaluation mode. Frozen networks stay in evaluation mode, see
+        # `FrozenNetwork`.
         self.method.train()
         train = self.videos.sets["train"]
+        # The same on all workers: order, augmentation and mixup are drawn for the whole batch, and each
+        # worker takes its part. The result therefore does not depend on the number of workers.
         generator = torch.Generator().manual_seed(_seed(self.experiment.seed, epoch))
         # Dropout draws from torch's global state, which must differ between workers.
         torch.manual_seed(_seed(self.experiment.seed, epoch, 1 + self.workers.rank))
@@ -276,6 +299,8 @@ class Run:
         began = time.perf_counter()
         # Batches of equal size instead of a small last one: no step is noisier, and every worker has videos.
         groups = np.array_split(order, self.steps_per_epoch)
+        # Epochs cycle through the cached views. The seed shifts the cycle, so that seeds begin with different
+        # views.
         view = (epoch + self.experiment.seed) % self.batches["train"].num_views
         batches = self.batches["train"](groups, view=view, generator=generator, workers=self.workers)
         for step, (group, batch) in enumerate(zip(groups, batches, strict=True)):
@@ -286,6 +311,7 @@ class Run:
             terms, norm = self.step(batch, rate=rate, num_videos=len(group), generator=generator)
             norms.append(norm)
             for name, value in terms.items():
+                # Weighted by the size of the batch: the sum over an epoch is the mean over its videos.
                 sums[name] = sums.get(name, 0.0) + value * len(group) / len(train)
         elapsed = time.perf_counter() - began
         return {
@@ -299,6 +325,8 @@ class Run:
 
     def _save(self, best: VideoScores | None) -> None:
         record = self.record()
+        # `best/` is written before `last/`. After a kill between the two, the epoch is trained again from the
+        # old `last/` with the same random numbers, and the same `best/` is written again.
         if best is not None:
             save_checkpoint(self.folder / "best", self.method, record, scores=best)
         # A finished run needs no moments, which are twice as large as its tensors.
@@ -333,4 +361,7 @@ class Run:
 
 
 def _seed(*numbers: int) -> int:
+    # SeedSequence hashes its numbers: neighbouring seeds and epochs give unrelated streams, unlike a sum such
+    # as seed + epoch, where seed 0 in epoch 1 equals seed 1 in epoch 0. The shift leaves 63 bits for a signed
+    # integer.
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)

@@ -39,8 +39,10 @@ def learning_rate(step: int, *, steps_per_epoch: int, optim: OptimConfig) -> flo
             return optim.warmup_lr
         return optim.lr * (1 + math.cos(math.pi * (epoch - optim.warmup_epochs) / optim.epochs)) / 2
     total = steps_per_epoch * optim.epochs
+    # At least one step is left after the warm-up, also for a run that is shorter than its warm-up.
     warmup = min(round(optim.warmup_epochs * steps_per_epoch), total - 1)
     if step < warmup:
+        # step + 1: with `warmup_lr` 0 the first step would otherwise change nothing.
         return optim.warmup_lr + (optim.lr - optim.warmup_lr) * (step + 1) / warmup
     progress = (step - warmup) / max(1, total - warmup)
     return optim.lr * (1 + math.cos(math.pi * progress)) / 2
@@ -48,6 +50,7 @@ def learning_rate(step: int, *, steps_per_epoch: int, optim: OptimConfig) -> flo
 
 def make_optimizer(parameters: Iterable[nn.Parameter], optim: OptimConfig) -> torch.optim.AdamW:
     """Return AdamW with betas (0.9, 0.999) and weight decay on every trained tensor, as published."""
+    # Biases, norms and scales decay too. Most recipes exclude them; the published code does not.
     return torch.optim.AdamW(
         list(parameters), lr=optim.lr, betas=(0.9, 0.999), weight_decay=optim.weight_decay
     )

@@ -71,7 +71,9 @@ def train_distributed(
     if in_tune:
         from ray.tune.integration.ray_train import TuneReportCallback
 
+        # It raises an error outside of a trial. Tune receives the metrics of rank 0 alone.
         callbacks.append(TuneReportCallback())
+    # Plain JSON values: Ray pickles them for the workers, which may run on other machines.
     config = {
         "experiment": experiment.model_dump(mode="json"),
         "videos": str(videos_file),
@@ -88,6 +90,7 @@ def train_distributed(
     trainer = TorchTrainer(
         _train_worker,
         train_loop_config=config,
+        # NCCL needs one GPU per process. Gloo works on CPUs.
         torch_config=TorchConfig(backend="nccl" if request.gpus else "gloo"),
         scaling_config=ray.train.ScalingConfig(
             num_workers=request.workers
@@ -106,7 +109,9 @@ def train_distributed(
             callbacks=callbacks,
         ),
     )
+    # A group of an earlier process that was killed here may still hold the resources that this one needs.
     release_places(folder)
+    # Written before the group starts, so that it can be released after a kill at any later moment.
     write_text(folder / _RECORDS / _RESERVATION, f"train-{trainer.train_run_context.run_id}")
     before = os.environ.get(_ADDRESS)
     os.environ[_ADDRESS] = ray.get_runtime_context().gcs_address
@@ -137,6 +142,7 @@ def _train_worker(config: dict[str, Any]) -> dict[str, Any]:
     from evclip_ray.training.loop import Run
 
     torch.set_num_threads(config["threads"])
+    # Each worker is an actor of its own; `cluster status` shows the run for all of them.
     register_run(Path(config["folder"]))
     experiment = ExperimentConfig.load(config["experiment"])
     videos = Videos.load(Path(config["videos"]))

@@ -18,6 +18,7 @@ def register_run(folder: Path | None) -> None:
 
     Outside of an actor this does nothing.
     """
+    # The key is the actor's id: it is the only name that Ray's list of actors shares with this process.
     actor = ray.get_runtime_context().get_actor_id() if ray.is_initialized() else None
     if actor is not None:
         store_value(actor, None if folder is None else _name(folder), namespace=_NAMESPACE)

@@ -38,6 +38,8 @@ class TrainingStep:
         self.method, self.experiment, self.workers = method, experiment, workers
         self.device, self.dtype = device, dtype
         self.optimizer = make_optimizer(method.parameters(), experiment.optim)
+        # The optimiser and DDP hold the same parameters. DDP averages their gradients in place during the
+        # backward pass, so the optimiser needs no knowledge of the workers.
         self.model = workers.wrap(method, device)
 
     def __call__(
@@ -60,13 +62,20 @@ class TrainingStep:
         terms = self._losses(batch, generator)
         loss = torch.stack([term.float() for term in terms.values()]).sum() * share
         self.optimizer.zero_grad(set_to_none=True)
+        # No gradient scaler: bfloat16 has the exponent range of float32, so small gradients do not underflow.
         loss.backward()  # type: ignore[no-untyped-call]
+        # DDP has averaged the gradients at this point, so the norm is that of the whole batch on every
+        # worker. With an infinite limit the call only measures: PyTorch clamps the factor to 1.
         limit = self.experiment.optim.clip_norm
         norm = torch.nn.utils.clip_grad_norm_(self.method.parameters(), limit if limit else math.inf)
+        # The loss is that of this worker's videos, so it may be infinite on one worker alone.
         require_finite(bool(torch.isfinite(loss) and torch.isfinite(norm)), "the loss or its gradient is")
+        # The rate is set from the step number rather than by a stateful LR scheduler: nothing to save and
+        # resume.
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
+        # share / count is the part of the batch's videos on this worker, so the sum is a mean over the batch.
         means = summed(torch.stack([t.detach().float() for t in terms.values()]) * share / self.workers.count)
         return dict(zip(terms, means.tolist(), strict=True)), float(norm)
 
@@ -78,7 +87,10 @@ class TrainingStep:
             mixed = mix(batch.pixels, alpha=self.experiment.data.augment.mixup, generator=generator)
             batch = dataclasses.replace(batch, pixels=mixed.pixels)
         with autocast(self.device, self.dtype):
+            # Only the forward pass goes through the DDP wrapper: it prepares the reduction of the gradients
+            # there.
             output = self.model(batch)
+        # Outside of autocast, so that the matrix products of a loss stay in float32.
         terms = self.method.losses(output, labels)
         if mixed is None:
             return terms

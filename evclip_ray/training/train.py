@@ -65,11 +65,13 @@ def train_experiment(
     request = ResourceRequest(
         cpus, float(has_gpus) if gpus is None else gpus, 1.5 * GIB, workers, min_workers
     )
+    # Only the check is needed: it raises before hours of decoding if the workers can never be placed.
     concurrent_trials(request, machines)
     videos = prepare(plan_videos(experiment, cache=cache, progress=decoding), cache=cache, progress=decoding)
     prepare_cached([(experiment, videos)], gpus=request.gpus, progress=decoding)
     if workers > 1 or on_cluster:
         return _train_in_workers(experiment, videos, folder=folder, request=request, say=say)
+    # A local run may use all CPUs of the machine: no other trial shares it.
     torch.set_num_threads(max(1, int(machines[0].get("CPU", 1))))
     return Run.start(experiment, videos, folder=folder).fit(say)
 
@@ -101,11 +103,14 @@ def _following(folder: Path, say: Report) -> Iterator[None]:
         nonlocal num_reported
         is_last = False
         while not is_last:
+            # The history is read once more after the end, because the last epochs may be written after the
+            # last poll.
             is_last = ended.wait(_POLL_SECONDS)
             for metrics in _history(folder)[num_reported:]:
                 say(metrics)
                 num_reported += 1
 
+    # `train_distributed` blocks until the group ends, so the file is polled from a thread.
     follower = threading.Thread(target=follow)
     follower.start()
     try:

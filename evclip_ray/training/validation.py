@@ -54,7 +54,9 @@ class Validation:
             batches=self.batches, watch=self.watch,
         )  # fmt: skip
         require_finite(scores.is_finite, "validation logits are")
+        # A worker has no videos if there are more workers than validation videos.
         state = scores.state if len(positions) else ClassificationState.empty(self.num_classes)
+        # Counts and sums are additive over videos, means are not: the metrics are computed from the total.
         total = summed(torch.from_numpy(state.packed())).numpy()
         return ClassificationState.unpacked(total, self.num_classes), scores
 
@@ -68,4 +70,6 @@ class Validation:
         return VideoScores(self.videos.key, right > 0, log_loss.astype(np.float32))
 
     def _positions(self) -> NDArray[np.int64]:
+        # Every video exactly once. torch's DistributedSampler would repeat videos to make the parts equal,
+        # which changes the accuracy.
         return np.arange(len(self.videos))[self.workers.rank :: self.workers.count]

@@ -54,6 +54,8 @@ def zero_shot_numbers(
     path: Path, experiment: ExperimentConfig, videos: Videos, *, device: torch.device
 ) -> dict[str, Any]:
     """Return the zero-shot scores of the validation split, computed once and stored in `path`."""
+    # Trials of a study share the file. Two trials may compute it at the same time; both write the same
+    # numbers.
     if not path.is_file():
         scores, weights = score_zero_shot(experiment, videos, split="val", device=device)
         write_json(path, {**summary(scores.state), "weights": weights})

@@ -22,6 +22,7 @@ def declare_domains(folder: Path, domains: Mapping[str, tuple[str, tuple[Any, ..
         folder: Folder of the study or ladder.
         domains: Path of each searched setting -> ("choice", values) or ("interval", (low, high)).
     """
+    # A resumed study has its record already, and each SummaryWriter would add one more event file.
     if any(folder.glob("events.out.tfevents.*")):
         return
     from tensorboard.plugins.hparams.summary_v2 import HParam, Metric, hparams_config_pb

@@ -23,6 +23,7 @@ _MAX_NAMES = 40
 def coloured(values: NDArray[np.floating]) -> Pixels:
     """Colour (H, W) values in [0, 1] from dark blue to yellow: (H, W, 3) uint8."""
     position = np.clip(np.nan_to_num(values), 0, 1) * (len(_ANCHORS) - 1)
+    # The last interval is closed: the value 1 has no anchor after it.
     low = np.minimum(position.astype(int), len(_ANCHORS) - 2)
     share = (position - low)[..., None]
     colours: Pixels = np.rint(_ANCHORS[low] * (1 - share) + _ANCHORS[low + 1] * share).astype(np.uint8)
@@ -62,6 +63,7 @@ def mask_strip(frame: Pixels, mask: NDArray[np.floating], *, side: int = 112) ->
 def confusion_picture(confusion: NDArray[np.integer], classes: Sequence[str]) -> Pixels:
     """Draw (N, N) counts, true by predicted, as shares of each row; with class names if they fit."""
     shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    # Cells shrink with the number of classes, so that the picture stays near 560 pixels.
     cell = max(2, min(28, 560 // len(classes)))
     matrix = coloured(shares).repeat(cell, 0).repeat(cell, 1)
     if len(classes) > _MAX_NAMES:
@@ -83,6 +85,7 @@ def _with_names(matrix: Pixels, classes: Sequence[str], cell: int) -> Pixels:
         middle = index * cell + cell / 2
         draw.text((margin - 5, middle), name, "black", font, anchor="rm")
         upright.text((margin - 5, middle), name, "black", font, anchor="rm")
+    # Pillow draws horizontal text only: the names of the columns are drawn in rows and turned.
     picture.paste(below.rotate(90, expand=True), (margin, side))
     return np.asarray(picture)
 

@@ -61,8 +61,10 @@ class MaskWatch:
         """Add the masks of one batch."""
         if output.mask is None:
             return
+        # Pooled first: 16 times fewer values to copy and to keep until the next epoch.
         self._masks.append(pooled_masks(output.mask).cpu())
         missing = SHOWN_VIDEOS - len(self._frames)
+        # Only the first pass stores frames: later passes read the same videos in the same order.
         if self._before is None and missing > 0 and batch.pixels is not None:
             middle = batch.pixels.shape[1] // 2
             shown = batch.pixels[:missing, middle].detach()
@@ -78,6 +80,7 @@ class MaskWatch:
             "mask_entropy": float(mask_entropy(masks).mean()),
         }
         if self._before is not None:
+            # Compares position by position, which relies on the fixed order of validation videos.
             numbers["mask_drift"] = float((masks - self._before).abs().mean())
         self._before = masks
         return numbers, self._strips(masks)

@@ -49,6 +49,8 @@ class BoardWriter:
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer = SummaryWriter(str(folder), flush_secs=5)
+        # HParams records are written directly: `SummaryWriter.add_hparams` would create a second run in a
+        # subfolder.
         self._events = self._writer._get_file_writer()
         if hparams:
             self._events.add_summary(session_start(hparams))
@@ -97,6 +99,7 @@ class BoardWriter:
             self._curves(scores, classes, epoch)
 
     def _curves(self, scores: Scores, classes: Sequence[str], epoch: int) -> None:
+        # Softmax; subtracting the largest logit of a row avoids overflow and changes nothing else.
         odds = np.exp(scores.logits - scores.logits.max(1, keepdims=True))
         probabilities = odds / odds.sum(1, keepdims=True)
         truth = np.eye(len(classes), dtype=bool)[scores.labels]
@@ -108,6 +111,7 @@ class BoardWriter:
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         height, width = picture.shape[:2]
+        # `SummaryWriter.add_image` encodes as PNG; JPEG is several times smaller for frames.
         image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=jpeg(picture))
         self._events.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), epoch)
 
@@ -132,4 +136,5 @@ class BoardWriter:
 
 def _draws(epoch: int, last: int) -> bool:
     """Return whether pictures are drawn after `epoch` (from 1): powers of two and the last epoch."""
+    # A power of two has a single bit set, which subtracting 1 clears.
     return epoch == last or epoch & (epoch - 1) == 0
