@@ -35,6 +35,8 @@ class Recorder(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: Iterable[Any], trial: Any, **info: Any) -> None:
         """Write how a trial ended whose process did not die."""
+        # Tune calls this for finished, stopped and paused trials alike; the last result tells them apart. The
+        # order of the tests counts: an error or divergence is final, also during a pause.
         last = trial.last_result
         state = TrialState.COMPLETE
         if "error" in last:
@@ -53,6 +55,7 @@ class Recorder(tune.Callback):
 
     def _end(self, trial: Any, state: TrialState, error: str | None) -> None:
         name = trial.config["folder"]
+        # A driver that Tune killed cannot release the workers of its group.
         release_places(self._folder.trial(name))
         self._folder.finish(name, state, error)
         self._on_event("ended", _record(trial, trial.last_result, state, error))

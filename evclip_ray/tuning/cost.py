@@ -51,6 +51,7 @@ class StudyCost:
 
     def trials_within(self, seconds: float) -> int:
         """Return the number of complete trials that fit in a time, after the frozen work."""
+        # Only complete rounds count, with `concurrent` trials each.
         remaining = max(0.0, seconds - self.once_seconds)
         return self.concurrent * math.floor(remaining / self.trial_seconds)
 
@@ -87,6 +88,7 @@ class StudyCost:
 
     def _total(self) -> str:
         steps = int(self.trials) * self.epochs * self.steps_per_epoch
+        # The last round may be partly empty, but it takes as long as the others.
         rounds = math.ceil(self.trials / max(1, self.concurrent))
         wall = self.once_seconds + rounds * self.trial_seconds
         hours = self._hours(self.once_seconds, shared=True) + self.trials * self._hours(self.trial_seconds)
@@ -99,6 +101,7 @@ class StudyCost:
         return f"{duration(seconds)}, {self._paid(self._hours(seconds, shared=shared))}"
 
     def _hours(self, seconds: float, *, shared: bool = False) -> float:
+        # A GPU trial is priced by its GPUs alone, since clouds rent them with their CPUs.
         devices = self.request.gpus or self.request.cpus
         # One process does the shared work, on a whole device.
         return seconds / 3600 * (max(1.0, devices) if shared else devices * self.request.workers)

@@ -78,6 +78,7 @@ class Distribution:
             return trial.suggest_int(self.path, low, high)
         if self.kind == "quantised":
             step = self.values[2]
+            # Integer bounds and step give integers, so that settings such as a depth pass their validation.
             if all(isinstance(value, int) for value in self.values):
                 return trial.suggest_int(self.path, low, high, step=step)
             return _on_grid(trial.suggest_float(self.path, low, high, step=step))
@@ -104,6 +105,7 @@ class Distribution:
             return []
         if self.kind not in ("int", "quantised"):
             return [float(value)]
+        # The tolerance accepts values that were written to a file and read again.
         step = 1 if self.kind == "int" else self.values[2]
         nearest_step = low + round((value - low) / step) * step
         is_on_grid = math.isclose(nearest_step, value, rel_tol=1e-9, abs_tol=1e-12)

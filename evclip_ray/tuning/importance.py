@@ -69,6 +69,7 @@ def _table(
 ) -> list[dict[str, Any]]:
     rows = [row for row in rows if row.state.has_final_score and row.epochs > 0]
     status = "ok"
+    # Equal scores have no best quarter, and too few trials give an importance that is noise.
     if len(rows) < NEEDED_TRIALS:
         status = f"too few trials: {len(rows)}, {NEEDED_TRIALS} are needed"
     elif len({row.val_top1 for row in rows}) == 1:
@@ -87,6 +88,8 @@ def _table(
 
 
 def _drawn(space: SearchSpace, row: LeaderboardRow) -> _Point:
+    # PED-ANOVA needs Optuna's distributions, which the leaderboard does not have: sampling the known point
+    # through the space gives them.
     point = FixedTrial(space.point_of({**flatten(space.fixed), **without_seed(row.overrides)}))
     space.sample(point)
     return point.params, point.distributions
@@ -94,6 +97,7 @@ def _drawn(space: SearchSpace, row: LeaderboardRow) -> _Point:
 
 def _shares(trials: Iterable[tuple[float, dict[str, Any], dict[str, BaseDistribution]]]) -> dict[str, float]:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # In memory: the evaluator takes a study only, and stopped trials must count as complete ones.
     study = optuna.create_study(direction="maximize")
     study.add_trials(
         optuna.trial.create_trial(value=value, params=params, distributions=distributions)

@@ -36,10 +36,13 @@ def leaderboard(trials: Iterable[TrialRecord]) -> list[LeaderboardRow]:
     """Return one row per trial, by the mean top-1 and seeds of its point, then its own top-1 and loss."""
     points: dict[str, list[LeaderboardRow]] = {}
     for trial in trials:
+        # Sorted keys: the order in which settings were drawn must not split a point.
         points.setdefault(json.dumps(without_seed(trial.overrides), sort_keys=True), []).append(_row(trial))
     best_loss = {row.trial: min(r.val_loss for r in rows) for rows in points.values() for row in rows}
     ranked = sorted(
         (row for rows in points.values() for row in _with_mean(rows)),
+        # Means of whole points first, so the rows of one point stay together. The name makes the order
+        # unique.
         key=lambda row: (
             -row.point_top1,
             -row.point_seeds,
@@ -54,10 +57,13 @@ def leaderboard(trials: Iterable[TrialRecord]) -> list[LeaderboardRow]:
 
 def _with_mean(rows: Sequence[LeaderboardRow]) -> list[LeaderboardRow]:
     """Return the rows of one point with the mean over its seeds and the 95 % t interval, NaN for one seed."""
+    # While no trial of the point has ended, the best running one stands for it, so that the table is not
+    # empty.
     scores = [row.val_top1 for row in rows if row.state.has_final_score]
     over_seeds = mean_over_seeds(scores or [max(row.val_top1 for row in rows)])
     low, high = over_seeds.interval or (math.nan, math.nan)
     if over_seeds.interval:
+        # The t interval is symmetric and can leave the range of an accuracy.
         low, high = max(0.0, low), min(1.0, high)
     return [
         dataclasses.replace(
@@ -75,6 +81,8 @@ def _row(trial: TrialRecord) -> LeaderboardRow:
     best, last = trial.best, trial.last
     top1 = best.number("val_top1", 0.0)
     loss = best.number("val_loss", math.inf)
+    # Wilson instead of the normal interval: it stays within 0 to 1 and holds for few videos and for shares
+    # near 1.
     low, high = wilson_interval(round(top1 * last.val_videos), last.val_videos)
     extra = [metric for metric in METRICS.values() if metric.column and metric.column not in _OWN_COLUMNS]
     return LeaderboardRow(

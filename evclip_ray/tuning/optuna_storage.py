@@ -29,6 +29,7 @@ def open_optuna(folder: StudyFolder, *, seed: int, sampler: str, trials: float) 
         sampler: "tpe" or "random".
         trials: Trials of the whole study, `inf` without a limit.
     """
+    # Optuna logs a line per trial, which would tear the progress view apart.
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
         storage=_open_journal(folder), study_name=STUDY_NAME, direction="maximize", load_if_exists=True
@@ -45,6 +46,10 @@ def make_sampler(kind: str, *, seed: int, trials: float) -> optuna.samplers.Base
     startup = 10 if math.isinf(trials) else max(3, min(10, int(trials) // 3))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        # multivariate: settings are drawn jointly, so that TPE can learn that one value suits another.
+        # group: settings under a condition form groups; without it, TPE draws them independently.
+        # constant_liar: a running trial counts as a bad one, so that parallel trials do not propose the
+        # same point.
         return optuna.samplers.TPESampler(
             seed=seed, n_startup_trials=startup, multivariate=True, group=True, constant_liar=True
         )
@@ -52,6 +57,7 @@ def make_sampler(kind: str, *, seed: int, trials: float) -> optuna.samplers.Base
 
 def count_missing(study: optuna.Study, trials: float) -> float:
     """Return the number of trials still to run: all less the ended ones. Interrupted ones have not ended."""
+    # FAIL counts as ended: an error of a trial would occur again.
     ended = sum(trial.state.is_finished() and _is_own(trial) for trial in study.trials)
     return max(0, trials - ended)
 
@@ -66,6 +72,7 @@ def recover(study: optuna.Study, folder: StudyFolder) -> None:
     An interrupted trial is still RUNNING in the record. It becomes FAIL with the attribute `interrupted`,
     so that it does not count as ended, and its point is enqueued as a new trial.
     """
+    # A folder whose point is enqueued already must not be enqueued twice: two trials would write to it.
     waiting = {t.user_attrs.get("folder") for t in study.trials if t.state == TrialState.WAITING}
     interrupted = study.get_trials(states=(TrialState.RUNNING,))
     if not interrupted:

@@ -56,6 +56,7 @@ def make_ready(
     """
     prepared = []
     for variant in variants:
+        # Read for each variant: nodes may join while the earlier ones are decoded.
         nodes = decoding_nodes(request, _alive())
         videos = prepare(variant.plan, cache=cache, nodes=nodes, progress=progress)
         videos.save(variant.noted)
@@ -99,6 +100,7 @@ class Preparation(tune.Callback):
     ) -> None:
         self._missing, self._cache, self._request = dict(variants), cache, request
         self._stops, self._progress = stops, progress
+        # A dict as an ordered set: the variant that was requested first is prepared first.
         self._requested: dict[str, None] = {}
         self._maker: Any = None
         self._news: Any = None
@@ -142,6 +144,8 @@ class Preparation(tune.Callback):
 
     def _start_next(self) -> None:
         if self._maker is None:
+            # The actor only starts tasks on the decoding nodes and waits for them, so it takes no CPU. It
+            # runs where the driver runs, with the same cache folder and the same view of the files.
             here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
             # Two concurrent calls: one prepares, the other reports progress.
             options = {"num_cpus": 0, "max_concurrency": 2, "scheduling_strategy": here}
@@ -153,6 +157,7 @@ class Preparation(tune.Callback):
 
     def _is_made(self, key: str, made: Any) -> bool:
         try:
+            # timeout=0 polls without waiting: this runs inside Tune's event loop, which must not block.
             done, _ = ray.wait([made, self._news], num_returns=2, timeout=0)
             if self._news in done:
                 self._pass_on(*ray.get(self._news))
@@ -161,6 +166,7 @@ class Preparation(tune.Callback):
                 return False
             ray.get(made)
         except RayTaskError as error:
+            # The original exception of the actor: the user sees the cause instead of Ray's wrapper.
             self._stops.error = error.cause
             return False
         except RayActorError as error:
@@ -198,6 +204,7 @@ class _Maker:
 
     def news(self) -> tuple[dict[str, tuple[int, int]], list[str]]:
         """Return the progress by kind of work (done, total), and the warnings, since the last call."""
+        # Swapped rather than copied and cleared: the other thread may add an entry at any moment.
         self._news, news = {}, self._news
         self._warnings.messages, messages = [], self._warnings.messages
         return news, messages

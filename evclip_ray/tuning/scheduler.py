@@ -26,11 +26,13 @@ def make_scheduler(space: SearchSpace, folder: StudyFolder, *, max_epochs: int) 
         folder: Folder of the study.
         max_epochs: Epochs of a complete trial.
     """
+    # With at most `grace_epochs` epochs there is no rung before the end of a trial.
     if space.study.scheduler == "none" or max_epochs <= space.study.grace_epochs:
         return FIFOScheduler()
     return RememberingASHA(
         folder,
         brackets=_num_brackets(space, max_epochs) if space.study.scheduler == "hyperband" else 1,
+        # Tune's own count, `training_iteration`, begins again at 1 in a trial that was resumed.
         time_attr="epoch",
         metric=OBJECTIVE,
         mode="max",
@@ -53,6 +55,7 @@ class RememberingASHA(AsyncHyperBandScheduler):
             for trial in folder.trials()
         }
         for trial in folder.trials():
+            # Unfinished trials are replayed later, in `on_trial_add`, if they are continued.
             if trial.state.has_ended:
                 self._recall(SimpleNamespace(trial_id=trial.trial), trial.trial)
 
@@ -62,9 +65,11 @@ class RememberingASHA(AsyncHyperBandScheduler):
 
     def _recall(self, trial: Any, name: str) -> None:
         """Replay the epochs of an earlier trial. Decisions about them were made in the earlier call."""
+        # Ray draws a bracket here; the next line replaces the draw by one that depends on the name alone.
         super().on_trial_add(None, trial)
         assign_bracket(self, trial.trial_id, lambda rungs: _bracket_of(name, rungs))
         for epoch in self._earlier.get(name, []):
+            # The returned decision is ignored: only the entry in the rung is needed.
             super().on_trial_result(None, trial, epoch)
 
 
@@ -78,6 +83,7 @@ def _bracket_of(name: str, rungs: Sequence[int]) -> int:
 
 
 def _num_brackets(space: SearchSpace, max_epochs: int) -> int:
+    # Counts the rungs grace, grace * factor, grace * factor^2, ... up to the last epoch.
     rungs, study = 1, space.study
     while study.grace_epochs * study.reduction_factor**rungs <= max_epochs:
         rungs += 1

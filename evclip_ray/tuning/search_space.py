@@ -71,6 +71,7 @@ class StudyConfig(Config):
 
     @model_validator(mode="after")
     def _groups_are_possible(self) -> Self:
+        # `ResourceRequest` checks the numbers of workers; no machines are needed for that.
         self.request([])
         return self
 
@@ -165,6 +166,7 @@ class SearchSpace:
         """Draw the overrides of one trial."""
         drawn: dict[str, Any] = {}
         for distribution in self.search:
+            # The order of the YAML file counts: a condition may refer to settings that were drawn before.
             if distribution.applies(self._settings(drawn)):
                 drawn[distribution.path] = distribution.suggest(trial)
         return drawn
@@ -183,6 +185,7 @@ class SearchSpace:
             if distribution.applies(self._settings(point)):
                 if distribution.path not in settings:
                     raise ValueError(f"{distribution.path} is not a setting of the experiment")
+                # `find` returns the space's own value: 3 for 3.0, or the point of the grid despite rounding.
                 point[distribution.path] = distribution.find(settings[distribution.path])
         return point
 
@@ -193,6 +196,8 @@ class SearchSpace:
 
     def decoded_variants(self) -> Iterator[dict[str, Any]]:
         """Yield all combinations of the searched settings that change the decoded pixels."""
+        # Conditions are ignored, so a few combinations may never be drawn; their videos are decoded
+        # needlessly.
         axes = [d for d in self.search if d.path.startswith(_DECODED)]
         for values in itertools.product(*(axis.values for axis in axes)):
             yield {axis.path: value for axis, value in zip(axes, values, strict=True)}
@@ -210,6 +215,8 @@ class SearchSpace:
 
     def _checked(self) -> Self:
         base: dict[str, Any] = {}
+        # `base` takes the first value of every setting that exists. It is the starting point of the checks
+        # below.
         for position, distribution in enumerate(self.search):
             self._check_conditions(distribution, position)
             if distribution.path.startswith(_DECODED) and distribution.kind != "choice":
@@ -221,6 +228,8 @@ class SearchSpace:
                 base[distribution.path] = distribution.values[0]
         self._check_point(base)
         for distribution in self.search:
+            # Each edge is tried with its conditions fulfilled. Errors appear on load instead of hours later
+            # in a trial.
             needed = {path: allowed[0] for path, allowed in distribution.when.items()}
             for value in distribution.edges:
                 try:
@@ -269,6 +278,7 @@ def find_space(name: str) -> Path:
 def shipped_spaces() -> dict[str, Path]:
     """Return the files of the shipped spaces, by name."""
     package = Path(__file__).resolve().parents[1]
+    # A wheel contains the folder inside the package; in a checkout it is next to it.
     installed, checkout = package / "search_spaces", package.parent / "search_spaces"
     folder = installed if installed.is_dir() else checkout
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}

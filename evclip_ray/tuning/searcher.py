@@ -88,6 +88,8 @@ class StudySearch(Searcher):
         self._running: dict[str, optuna.Trial] = {}
         self._held: list[_Point] = []
         self._begun = {trial.trial: trial.overrides for trial in folder.trials()}
+        # Points of warm-start evidence count as used too: the new study then adds a seed instead of a
+        # repetition.
         self._run_elsewhere = [
             trial.user_attrs[EVIDENCE]["overrides"] for trial in study.trials if EVIDENCE in trial.user_attrs
         ]
@@ -109,11 +111,14 @@ class StudySearch(Searcher):
         """
         if self._stops.is_over:
             return str(self.FINISHED)
+        # None makes Tune ask again at its next step, when a slot may be free.
         if len(self._running) >= max(self._max_concurrent, self._num_slots()):
             return None
         point = self._next_ready()
         if point is None:
             return None
+        # The point is written before Tune starts the process, so that a kill leaves a folder that can be
+        # continued.
         self._running[trial_id] = point.trial
         self._folder.begin(point.folder, point.overrides)
         return {"folder": point.folder, "overrides": point.overrides}
@@ -137,7 +142,10 @@ class StudySearch(Searcher):
         drawn = self._space.sample(trial)
         # An interrupted point that was enqueued again has its folder already.
         name = trial.user_attrs.get("folder", self._next_name())
+        # A continued trial keeps the overrides of its folder, including the seed that it was given at its
+        # start.
         overrides = self._begun[name] = self._begun.get(name) or self._with_new_seed(drawn)
+        # Stored in the journal: `recover` finds the folder of an interrupted trial by it.
         trial.set_user_attr("folder", name)
         self._missing -= 1
         return _Point(trial, name, overrides, self._videos_of(overrides))
@@ -150,6 +158,7 @@ class StudySearch(Searcher):
             return None
 
     def _next_name(self) -> str:
+        # One more than the largest number, not the count: folders may have been removed by the user.
         last = max((int(name.removeprefix("trial-")) for name in self._begun), default=-1)
         return f"trial-{last + 1:04d}"
 
@@ -167,6 +176,7 @@ class StudySearch(Searcher):
 
         The step is our epoch: Tune's count of iterations begins again in a trial that was resumed.
         """
+        # A trial that diverged keeps its last finite value for the sampler.
         if math.isfinite(result[OBJECTIVE]):
             self._running[trial_id].report(result[OBJECTIVE], result["epoch"])
 
@@ -177,10 +187,13 @@ class StudySearch(Searcher):
         trial = self._running.pop(trial_id, None)
         last = result or {}
         value = last.get(OBJECTIVE)
+        # Tune may call twice for one trial. A paused trial stays RUNNING in the journal, see the class.
         if trial is None or (self._stops.is_paused(trial_id, last) and not error):
             return
+        # Optuna rejects NaN as the value of a complete trial. TPE ignores failed trials.
         if error or value is None or not math.isfinite(value):
             self._study.tell(trial, state=TrialState.FAIL)
+        # TPE learns from PRUNED trials as well: from their last reported value, ranked below complete ones.
         elif last["epoch"] < self._max_epochs and not last.get("diverged"):
             self._study.tell(trial, state=TrialState.PRUNED)
         else:

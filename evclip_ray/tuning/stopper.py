@@ -45,6 +45,8 @@ class Stops(Stopper):
         """Return whether to pause a trial that has just reported."""
         if not self.is_over or self._has_ended(result):
             return False
+        # Remembered, because Tune reports a stopped trial as complete: the recorder and the searcher look it
+        # up.
         self._paused.add(trial_id)
         return True
 
@@ -59,6 +61,7 @@ class Stops(Stopper):
             trial_id: Tune's id of the trial.
             last: Last result of the trial; empty if it has none.
         """
+        # Ctrl-C ends trials in the middle of an epoch, without a further call of the stopper.
         return trial_id in self._paused or (self.interrupted and not self._has_ended(last))
 
     def _has_ended(self, result: Mapping[str, Any]) -> bool:
@@ -71,9 +74,12 @@ class Stops(Stopper):
 
         This replaces Tune's own handler, which does not report afterwards that it was called.
         """
+        # Python allows signal handlers in the main thread only. A study in another thread keeps the caller's
+        # handler.
         if threading.current_thread() is not threading.main_thread():
             yield
             return
+        # Tune reads the variable when `fit` begins.
         os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
         before = signal.getsignal(signal.SIGINT)
 

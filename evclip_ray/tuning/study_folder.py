@@ -74,6 +74,7 @@ class StudyFolder(ClaimedFolder):
         if not result.is_file():
             return _record(folder, {})
         files = (result, folder / HISTORY)
+        # A continued trial changes both files again, which invalidates the stored record.
         modified = tuple(path.stat().st_mtime_ns for path in files if path.is_file())
         if folder.name not in self._ended or self._ended[folder.name][0] != modified:
             self._ended[folder.name] = modified, _record(folder, read_json(result))
@@ -81,6 +82,7 @@ class StudyFolder(ClaimedFolder):
 
     def begin(self, name: str, overrides: Mapping[str, Any]) -> None:
         """Write the point of a trial before it starts; the state of a paused trial becomes running."""
+        # Removed before the point is written: a trial without this file counts as running.
         (self.trial(name) / "result.json").unlink(missing_ok=True)
         write_json(self.trial(name) / "point.json", {"overrides": dict(overrides)})
 
@@ -100,6 +102,7 @@ class StudyFolder(ClaimedFolder):
 
     def _write_best(self, rows: Sequence[LeaderboardRow]) -> None:
         for row in rows:
+            # The first row may lack a checkpoint: a trial that diverged in its first epoch has none.
             checkpoint = latest_checkpoint(self.trial(row.trial) / "best")
             if checkpoint is None:
                 continue

@@ -32,10 +32,12 @@ def run_trial(config: dict[str, Any]) -> None:
     Args:
         config: Paths and numbers of the trial, see `Tuner` in tuner.py.
     """
+    # The process serves many trials, so the record is replaced at each start and removed at the end.
     register_run(_folder(config))
     try:
         _train(config)
     except Exception as error:
+        # Reported instead of raised: Tune would restart the trial and end the reused process.
         tune.report(_failure(config, error))
     finally:
         register_run(None)
@@ -46,6 +48,8 @@ def _failure(config: dict[str, Any], error: Exception) -> dict[str, Any]:
     """Write the traceback of a failed trial to its folder and return the metrics to report."""
     write_text(_folder(config) / "error.txt", "".join(traceback.format_exception(error)))
     message = " ".join(f"{type(error).__name__}: {error}".split())
+    # NaN: Tune needs the metric in every result, and the searcher records a trial without a finite value as
+    # failed.
     return {"epoch": 0, OBJECTIVE: math.nan, "error": message}
 
 
@@ -75,6 +79,7 @@ def _train(config: dict[str, Any]) -> None:
             **places,
         )
         return
+    # Trials share the machine: more threads than reserved CPUs would slow down all of them.
     torch.set_num_threads(max(1, int(request.cpus)))
     run = Run.start(experiment, Videos.load(videos_file), **places)
     run.fit(lambda metrics: tune.report(_with_objective(metrics)))

@@ -98,6 +98,7 @@ class StudyRun:
     ) -> None:
         self.space, self.folder, self.cache = space, StudyFolder(root.expanduser().resolve()), cache
         self.time_budget, self.in_background = time_budget, in_background
+        # The clock starts with the call: decoding and features count towards the time budget.
         self._deadline = None if time_budget is None else time.monotonic() + time_budget
         self._earlier = [path.expanduser().resolve() for path in warm_start]
         self._measured: dict[str, str] = {}
@@ -157,6 +158,8 @@ class StudyRun:
     def _warm_starts(self) -> list[WarmStart]:
         """Read the earlier studies that have not been used yet."""
         begun = self.folder.check(identity(self.space))
+        # A warm start is applied once. The ledger lists the studies that were used, so that a resumed call
+        # neither reads them again nor needs their folders.
         taken = {w["folder"] for w in self.folder.ledger().get("warm_start", [])} if begun else set()
         most = int(min(self.space.study.warm_points, self.trials))
         if self.folder.root in self._earlier:
@@ -181,6 +184,7 @@ class StudyRun:
         Raises:
             ArtifactError: The folder belongs to another study, or another process runs this study.
         """
+        # The ledger comes first: a folder that another study owns must not be changed.
         self.folder.claim(identity(self.space))
         write_json(self.folder.fixed, dict(self.space.fixed))
         declare_domains(self.folder.root, {axis.path: axis.domain for axis in self.space.search})
@@ -201,6 +205,7 @@ class StudyRun:
             variants = self._variants()
             plans = {key: variant.plan for key, variant in variants.items()}
             check_space(plans.values(), cache=self.cache)
+            # The digests let a later study decide whether these trials are evidence for it, see `warm_start`.
             self.folder.note(measured={key: measured_on(plan) for key, plan in plans.items()})
             if self.in_background and may_wait(variants.values(), self._request):
                 self._left = variants
@@ -242,6 +247,8 @@ class StudyRun:
             with preparation:
                 self._run_missing(study, plan, stops, preparation, on_event)
             rows = self.folder.write_leaderboard()
+            # Raised after the leaderboard is written, so that the finished trials are not lost with the
+            # error.
             if stops.error is not None:
                 raise stops.error
             left = count_missing(study, self.trials)
@@ -254,7 +261,10 @@ class StudyRun:
         # Tune sometimes loses a trial, for example when a busy process does not take the next one in time.
         # Missing trials are run again as long as each round finishes at least one.
         while (missing := count_missing(study, self.trials)) not in (0, before) and not stops.is_over:
+            # `before` guards against an endless loop: a round that finishes no trial would repeat for ever.
             before = missing
+            # In each round: a trial that Tune lost is still RUNNING in the Optuna record and is enqueued
+            # again.
             recover(study, self.folder)
             _fit(
                 self.space,
@@ -270,6 +280,8 @@ class StudyRun:
     def _take_in(self, study: optuna.Study) -> None:
         for warm_start in self._warm_starts():
             apply_warm_start(study, self.space, warm_start)
+            # Noted only after the points are in the journal. A kill between the two repeats the step, and
+            # `apply_warm_start` skips what the journal already has.
             self.folder.note(warm_start=[*self.folder.ledger().get("warm_start", []), warm_start.record()])
 
     def _optuna(self) -> optuna.Study:
@@ -297,11 +309,13 @@ def _fit(
         stops=stops,
         missing=missing,
         is_ready=preparation.is_ready,
+        # A callable: nodes may join or leave while the study runs.
         num_slots=lambda: _slots_now(request),
     )
     tuner = tune.Tuner(
         tune.with_resources(run_trial, _bundle(request)),
         param_space={
+            # Constants of all trials. Tune merges them with the point that the searcher suggests.
             "study": str(folder.root.resolve()),
             "request": dataclasses.asdict(request),
             "max_failures": space.study.max_failures,
@@ -309,17 +323,22 @@ def _fit(
         tune_config=tune.TuneConfig(
             search_alg=search,
             scheduler=make_scheduler(space, folder, max_epochs=epochs),
+            # -1 lets Tune request points until the searcher returns FINISHED.
             num_samples=-1 if math.isinf(missing) else int(missing),
             max_concurrent_trials=plan.concurrent,
             # A stopped driver of a Train group is still taking it down, and cannot be reused.
             reuse_actors=request.workers == 1,
+            # Tune's default is a long name that lists all parameters.
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
         run_config=tune.RunConfig(
             name=_TUNE,
             storage_path=str(folder.root.resolve()),
+            # The progress view of this package replaces Tune's tables.
             verbose=0,
             stop=stops,
+            # Counts processes that died. An exception inside a trial is reported as a result and never
+            # retried.
             failure_config=tune.FailureConfig(max_failures=space.study.max_failures),
             callbacks=[Recorder(folder, epochs, stops, on_event), preparation],
         ),

@@ -108,6 +108,7 @@ def read_warm_start(root: Path, space: SearchSpace, *, measured: Measured, most_
         if not row.state.has_final_score:
             left_out["not finished"] += 1
             continue
+        # Compared as complete experiments: the two spaces may fix and search different settings.
         theirs = ExperimentConfig.load(fixed, row.overrides)
         try:
             point = space.point_of(flatten(theirs.model_dump(mode="json")))
@@ -115,6 +116,7 @@ def read_warm_start(root: Path, space: SearchSpace, *, measured: Measured, most_
         except ValueError:
             left_out["outside of this space"] += 1
             continue
+        # Rows come best first, so the first row of a point has its best seed.
         points.setdefault(digest(without_seed(point)), point)
         reason = _differs(ours, theirs, measured=measured, recorded=ledger.get("measured", {}))
         if reason:
@@ -154,6 +156,7 @@ def apply_warm_start(study: optuna.Study, space: SearchSpace, warm_start: WarmSt
         space: Search space.
         warm_start: Points and evidence.
     """
+    # A kill during an earlier call may have left a part of the additions in the journal.
     known = {mark for trial in study.trials for mark in _marks(trial.user_attrs)}
     for piece in warm_start.evidence:
         mark = (warm_start.folder, piece.trial)
@@ -173,9 +176,12 @@ def _marks(attributes: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def _as_trial(piece: Evidence, space: SearchSpace, study: str) -> optuna.trial.FrozenTrial:
     point = FixedTrial(space.point_of({**flatten(space.fixed), **piece.overrides}))
+    # FixedTrial returns the given values and records the distribution of each path on the way.
     space.sample(point)
     attributes = {EVIDENCE: {"study": study, "trial": piece.trial, "overrides": piece.overrides}}
     return optuna.trial.create_trial(
+        # A stopped trial has no final value. TPE uses its intermediate values, as for pruned trials of this
+        # study.
         state=TrialState.PRUNED if piece.stopped else TrialState.COMPLETE,
         value=None if piece.stopped else piece.values[max(piece.values)],
         params=point.params,
