@@ -78,6 +78,7 @@ def plan_sets(
         plan = plan_videos(experiment, cache=cache, splits=(split,))
         rows = plan.rows[split]
         random = np.random.default_rng(experiment.seed)
+        # In the order of the manifest: with all rows, this is the folder of the whole split, which may exist.
         chosen = np.sort(random.permutation(rows)[:most])
         plan = dataclasses.replace(plan, rows={split: chosen})
         plans.append(SetPlan(name, split, len(rows), experiment, plan))

@@ -75,6 +75,8 @@ def load_trained(checkpoint: Path, experiment: ExperimentConfig, classes: Sequen
     record = read_record(checkpoint)
     method = build_method(experiment, classes)
     weights = weights_of(method.frozen)
+    # A prompt is trained for the features of one network. On other weights it loads without error and is
+    # useless.
     if weights != record["weights"]:
         raise ArtifactError(
             f"{checkpoint}: was trained with the frozen weights {record['weights']}, got {weights}. "
@@ -110,11 +112,14 @@ def _recorded_weights(plan: EvaluationPlan) -> dict[str, str]:
 
 def _score_adapted(plan: EvaluationPlan, videos: Videos) -> Scores:
     trained, classes = plan.trained, videos.classes
+    # Known classes: predictions compete among all trained classes, of which the columns of this set are
+    # taken.
     if set(classes) <= set(trained):
         scores = _score(load_trained(plan.checkpoint, plan.experiment, trained), videos, plan)
         columns = [trained.index(name) for name in classes]
         return Scores(scores.logits[:, columns], scores.labels)
     try:
+        # New classes: the method is built with their names, which needs tensors without a row per class.
         method = load_trained(plan.checkpoint, plan.experiment, classes)
     except ArtifactError as problem:
         raise ArtifactError(
@@ -138,6 +143,7 @@ def _score(method: Method, videos: Videos, plan: EvaluationPlan) -> Scores:
 
 
 def _per_class(classes: Sequence[str], scored: dict[str, Scores]) -> list[tuple[str, int, tuple[float, ...]]]:
+    # All models are scored on the same videos, so the totals of the first one hold for all.
     states = [scores.state for scores in scored.values()]
     totals = states[0].confusion.sum(1)
     return [
@@ -167,6 +173,7 @@ def _write_tables(
 
 
 def _write_opening(result: EvaluationResult, plan: EvaluationPlan, name: str, out: Path) -> None:
+    # The count shows how often the test split was looked at: choosing by it would make its score optimistic.
     openings = read_ledger(out, "evaluation")["openings"] if (out / LEDGER).is_file() else 0
     write_ledger(
         out,

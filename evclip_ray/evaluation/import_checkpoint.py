@@ -35,6 +35,8 @@ def import_checkpoint(file: Path, out: Path, overrides: dict[str, Any], *, cache
     settings: dict[str, Any] = {
         "preset": "published",
         "method": published.method,
+        # A model with the context prompt alone has no weights over time, so its file does not tell the number
+        # of frames.
         "view": {"num_frames": published.sizes.num_frames or 8},
     }
     if published.backbone is not None:
@@ -44,6 +46,7 @@ def import_checkpoint(file: Path, out: Path, overrides: dict[str, Any], *, cache
             f"{file}: its CLIP matches no known backbone. Name it, for example --set backbone.name=ViT-B-16"
         )
     experiment = ExperimentConfig.load(settings, overrides)
+    # No split is needed: only the names of the classes are read.
     classes = plan_videos(experiment, cache=cache, splits=()).classes
     method = build_method(experiment, classes, device=torch.device("cpu"))
     _load(method, published.state, file)

@@ -150,11 +150,14 @@ def save_masks(plan: EvaluationPlan, videos: Videos, evaluation: Path, made: Map
         write_json(path, {"made": dict(made), "reason": f"{name}, as the best trial has it, has no mask"})
         return
     chosen = _choose(pool, most=made["videos"])
+    # Arrays go into the npz; the remaining facts of each video go into the JSON.
     frames = np.stack([video.pop("frames") for video in chosen])
     masks = np.stack([video.pop("mask") for video in chosen])
     with replacing(evaluation / FOLDER / ARRAYS) as temporary, temporary.open("wb") as stream:
         np.savez_compressed(stream, frames=frames, masks=masks.astype(np.float16))
+    # The picture fades to the colour that the method's 0 stands for, which depends on the normalisation.
     own = getattr(plan.experiment.method, "normalization", "own") == "own"
+    # `made` identifies checkpoint, number and seed: a repeated call with the same values reuses the files.
     record = {"made": dict(made), "split": plan.split, "seed": made["seed"], "videos": chosen}
     write_json(path, record | {"mean": adapted.frozen.clip.mean if own else IMAGENET_MEAN})
 
@@ -219,8 +222,6 @@ def _mask_facts(mask: Tensor | None) -> dict[str, Any]:
     if mask is None:
         return {"mask": None}
     small = F.adaptive_avg_pool2d(mask[None, None], min(SIDE, mask.shape[-1]))[0, 0]
-    # TensorBoard shows the same statistics of pooled masks. Pooling removes patterns of single pixels, which
-    # the picture of the mask shows, so these are computed from the mask itself.
     return {
         "mask": small.numpy(),
         "coverage": float(mask.mean()),
@@ -239,6 +240,7 @@ def _small(view: Tensor) -> npt.NDArray[np.uint8]:
 def _choose(pool: list[dict[str, Any]], *, most: int) -> list[dict[str, Any]]:
     """Choose videos: half by the largest change in probability of the true class, half at random."""
     change = [video["adapted"]["p_true"] - video["zero_shot"]["p_true"] for video in pool]
+    # Stable sort by size: the sign does not matter, so mistakes of the trained model appear as well.
     changed = sorted(range(len(pool)), key=lambda place: -abs(change[place]))[: (most + 1) // 2]
     at_random = [place for place in reversed(range(len(pool))) if place not in changed][: most - len(changed)]
     return [

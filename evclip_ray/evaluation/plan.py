@@ -80,6 +80,8 @@ def plan_evaluation(
     recorded = ExperimentConfig.load(record["experiment"])
     experiment = ExperimentConfig.load(record["experiment"], overrides)
     trained = tuple(record["classes"])
+    # Videos of the same manifest are separated by its splits. Another manifest may contain training videos
+    # again.
     is_other_source = _source_of(recorded.data) != _source_of(experiment.data)
     checked = is_other_source and protocol != "zero_shot"
     source = (
@@ -145,7 +147,9 @@ def _transfer(
 def _trained_on(trained: Protocol, eval_set: EvalSet) -> frozenset[int]:
     """Return the rows whose videos were used for training or selection under another manifest."""
     used = [(part.manifest, part.rows) for part in (trained.train, trained.val) if part is not None]
-    return refuse_training_overlap(used, eval_set.manifest, eval_set.rows, allow=eval_set.manifest.allow_leaks)
+    return refuse_training_overlap(
+        used, eval_set.manifest, eval_set.rows, allow=eval_set.manifest.allow_leaks
+    )
 
 
 def _source_of(data: DataConfig) -> tuple[Any, ...]:
@@ -155,8 +159,10 @@ def _source_of(data: DataConfig) -> tuple[Any, ...]:
 def _trained(source: DataConfig, classes: tuple[str, ...], cache: Path) -> Protocol:
     """Return the protocol of the training, with its videos if their manifest still exists."""
     try:
+        # Drawn again with the recorded seed: this gives the rows that the checkpoint was trained on.
         protocol = find_protocol(source, resolve_manifest(source, cache=cache))
     except ValueError as problem:
         log.warning("%s. Overlap between these videos and the training videos is not checked.", problem)
         return already_trained(classes)
+    # The checkpoint's own order of classes decides the columns of its logits.
     return dataclasses.replace(protocol, classes=classes)

@@ -64,9 +64,12 @@ def _columns(
     results: Sequence[Mapping[str, EvaluationResult]],
 ) -> Iterator[tuple[tuple[str, str, str], list[float]]]:
     for side, first in results[0].items():
+        # `numbers` lists the baseline first; tables show the trained model first.
         for scored in reversed(first.numbers):
             for metric in METRICS:
                 yield (side, scored, metric), [sides[side].numbers[scored][metric] for sides in results]
+    # The mean of harmonic means, not the harmonic mean of the means: the interval needs one value per
+    # checkpoint.
     if set(results[0]) == {"base", "novel"}:
         for scored in reversed(results[0]["base"].numbers):
             yield (HARMONIC, scored, "top1"), [harmonic(sides, scored) for sides in results]
@@ -90,6 +93,7 @@ def differing_settings(checkpoints: Sequence[Path]) -> list[str]:
     differing = [
         path
         for path in paths
+        # str makes lists and mappings comparable in a set.
         if path not in seeds and len({str(settings.get(path)) for settings in flat}) > 1
     ]
     drawn = [tuple(settings.get(path) for path in sorted(seeds)) for settings in flat]

@@ -83,6 +83,7 @@ def count_cost(experiment: ExperimentConfig, classes: Sequence[str]) -> CountedC
     Raises:
         ConfigError: the method does not fit the backbone.
     """
+    # Methods that encode their class texts once do so in `build`; this counter sees that work.
     with PartCounter({}) as building:
         method = build_method(_in_one_go(experiment), classes, device=torch.device("meta"))
     parts = _parts(method)
@@ -117,6 +118,7 @@ def _inference(method: Method, parts: Mapping[nn.Module, str], experiment: Exper
     method.eval()
     batch = random_batch(method, experiment, size=1, num_classes=1, device=torch.device("meta"))
     with torch.no_grad(), PartCounter(parts) as counter:
+        # Without labels: a method that trains its texts then encodes those of all classes.
         method(VideoBatch(batch.pixels))
     return counter.macs
 
@@ -131,6 +133,7 @@ def _training(
     batch = random_batch(method, experiment, size=size, num_classes=num_classes, device=device)
     with PartCounter(parts) as counter, DistinctLabels(num_classes):
         loss = training_loss(method, batch)
+        # All later operations are gradients, including activations that checkpointing computes again.
         counter.backward()
         loss.backward()  # type: ignore[no-untyped-call]
     return counter.macs
@@ -143,6 +146,8 @@ def _parts(method: Method) -> dict[nn.Module, str]:
     for name, child in method.named_children():
         part_of |= dict.fromkeys(child.modules(), name)
     for model in (clip, *_copies(method)):
+        # The whole model first, then the image tower: later entries replace earlier ones, and what is left is
+        # text.
         part_of |= dict.fromkeys(model.modules(), TEXT_TOWER)
         part_of |= dict.fromkeys(model.visual.modules(), IMAGE_TOWER)
     encoder = method.frozen.video_encoder
@@ -157,6 +162,7 @@ def _copies(method: Method) -> list[Any]:
 
 def _num_frozen(method: Method) -> int:
     """Return the number of frozen parameters, without those that the method replaces by a trained copy."""
+    # A fine-tuned copy has the names of CLIP's own parameters, which identifies the replaced ones.
     copied = {name for copy in _copies(method) for name, _ in copy.named_parameters()}
     tensors = [p for name, p in method.frozen.clip.model.named_parameters() if name not in copied]
     if method.frozen.video_encoder is not None:
@@ -166,6 +172,8 @@ def _num_frozen(method: Method) -> int:
 
 def _checkpoint_bytes(method: Method) -> int:
     """Write a checkpoint and return the size of its tensors."""
+    # Meta tensors have no values to write. The values do not matter for the size, so the memory stays
+    # undefined.
     method.to_empty(device="cpu")
     with tempfile.TemporaryDirectory() as folder:
         save_checkpoint(Path(folder) / "checkpoint", method, {})

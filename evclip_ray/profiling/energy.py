@@ -22,8 +22,12 @@ class EnergyMeter:
             return 'NVML is not installed; pip install "evclip-ray[energy]"'
         try:
             nvml.nvmlInit()
+            # The UUID identifies the card: NVML ignores CUDA_VISIBLE_DEVICES, so that its indices differ from
+            # torch's.
             uuid = torch.cuda.get_device_properties(device).uuid
             self._handle = nvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
+            # Cards before Volta have no counter: the first read raises the error here and not in a
+            # measurement.
             nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)
         except nvml.NVMLError as error:
             return f"the card has no energy counter ({error})"
@@ -34,4 +38,5 @@ class EnergyMeter:
         """Return the energy since the driver was loaded, or None if there is no counter."""
         if self._nvml is None:
             return None
+        # NVML counts in millijoules.
         return float(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)) / 1e3

@@ -48,10 +48,12 @@ class PartCounter:
             _storage(weight): label
             for module, label in parts.items()
             for weight in module.parameters(recurse=False)
+            # Biases and norms have one dimension and take part in no matrix product.
             if weight.dim() > 1
         }
 
     def __enter__(self) -> Self:
+        # Hooks keep a stack of the running labelled modules. `label=label` binds the value of this iteration.
         for module, label in self._parts.items():
             self._handles.append(module.register_forward_pre_hook(lambda *_, label=label: self._enter(label)))
             self._handles.append(module.register_forward_hook(lambda *_: self._leave()))
@@ -77,6 +79,7 @@ class PartCounter:
         self._in_backward = True
 
     def _owner(self, arguments: Any) -> str | None:
+        # Gradients are one part of their own: the weight does not decide.
         if self._in_backward:
             return None
         tensors = (leaf for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor))
@@ -86,6 +89,7 @@ class PartCounter:
     def _settle(self) -> None:
         total = self._flops.get_total_flops()
         running = self._stack[-1] if self._stack else REST
+        # torch counts 2 FLOP per multiply-accumulate.
         self.macs[BACKWARD if self._in_backward else running] += (total - self._counted) // 2
         self._counted = total
 
@@ -120,6 +124,7 @@ class _ByWeight(TorchDispatchMode):
 
 def _storage(tensor: Tensor) -> int:
     """Return an identifier of the memory of a tensor, which its views share."""
+    # The address of the storage object: `data_ptr` is 0 for every tensor on the meta device.
     return int(tensor.untyped_storage()._cdata)
 
 
@@ -137,6 +142,7 @@ class DistinctLabels(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Return the result of `unique`; pass all other operations on."""
+        # The number of distinct labels decides how many texts are encoded, and meta tensors cannot give it.
         if func is torch.ops.aten._unique2.default:
             labels = args[0]
             distinct = labels.new_empty(min(len(labels), self._num_classes))

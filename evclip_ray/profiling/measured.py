@@ -89,6 +89,8 @@ def measure_cost(
         raise ConfigError(
             f"repeats and batch sizes must be at least 1, got {repeats} and {list(batch_sizes)}"
         )
+    # A new process: memory of earlier work does not count, and a kill for lack of memory does not end this
+    # process. A forked process could not use CUDA.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context, initializer=_quiet) as pool:
         try:
@@ -117,6 +119,7 @@ def _measure(
         return random_batch(method, experiment, size=size, num_classes=len(classes), device=device)
 
     def infer(size: int) -> Callable[[], None]:
+        # The batch is created once, outside of the timed function.
         batch = dataclasses.replace(make_batch(size), labels=None)
 
         def run() -> None:

@@ -23,10 +23,12 @@ def peak_bytes(run: Callable[[], object], device: torch.device) -> tuple[int, in
         run()
         torch.cuda.synchronize(device)
         return before, torch.cuda.max_memory_allocated(device) - before
+    # Reference cycles that are freed during the run would lower its peak.
     gc.collect()
     # glibc keeps freed memory, and a run that reuses it would not raise the peak.
     getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)(0)
     with contextlib.suppress(OSError):
+        # 5 resets the peak (VmHWM) to the current resident memory, see proc(5).
         _CLEAR.write_text("5")
         before = _status("VmRSS")
         run()
@@ -36,4 +38,5 @@ def peak_bytes(run: Callable[[], object], device: torch.device) -> tuple[int, in
 
 def _status(field: str) -> int:
     lines = _STATUS.read_text().splitlines()
+    # The file gives kibibytes.
     return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 1024

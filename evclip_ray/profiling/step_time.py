@@ -69,12 +69,14 @@ def _measure(
     assert batch.pixels is not None
     with autocast(device, dtype):
         features, frozen_seconds = _frozen_pass(experiment, method.frozen, batch.pixels)
+    # The trial reads these from disk, so the measured step must not compute them.
     kept = {name: features[name] for name in feature_specs(experiment, "train", device)}
     batch = dataclasses.replace(batch, **kept)
 
     def step() -> None:
         training_step(method, batch, optimizer, dtype)
 
+    # The first step warms up and is counted; the counter would slow down a timed one.
     with FlopCounterMode(display=False) as counter:
         step()
     seconds = statistics.median(timed(step, device)[1] for _ in range(max(1, repeats - 1)))
@@ -109,6 +111,7 @@ def _frozen_pass(
         passes["video_map"] = lambda: encoder(encoder.prepare(pixels))
     features, seconds = {}, {}
     for field, run in passes.items():
+        # Warm-up: the first call allocates memory and selects kernels.
         run()
         features[field], duration = timed(run, pixels.device)
         seconds[field] = duration / len(pixels)
@@ -117,6 +120,7 @@ def _frozen_pass(
 
 @contextlib.contextmanager
 def _threads(count: int) -> Iterator[None]:
+    # The number of threads is global to the process; it is restored for the caller.
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -20,6 +20,7 @@ def random_batch(
     """Return a labelled batch of `size` videos of random pixels, at the image size of the backbone."""
     side = method.frozen.clip.image_size
     pixels = torch.rand(size, experiment.view.num_frames, 3, side, side, device=device)
+    # Labels cycle through the classes: a batch then has as many different classes as possible.
     return VideoBatch(pixels, labels=torch.arange(size, device=device) % num_classes)
 
 

@@ -36,10 +36,14 @@ def resampled_top1(scores: Sequence[Score], *, resamples: int = RESAMPLES, seed:
     draws = np.empty((resamples, len(scores)))
     for indices in _together(scores).values():
         each = [scores[index].each for index in indices]
+        # (V, M): one column per trial. The same row indices are drawn for all columns, which is what pairs
+        # the trials.
         right = np.stack([known.right for known in each if known is not None], axis=1)
         draws[:, indices] = _drawn_together(right, resamples, rng)
     for index, score in enumerate(scores):
         if score.each is None:
+            # V independent draws of hits at the measured rate: the bootstrap distribution of a single
+            # accuracy.
             draws[:, index] = rng.binomial(score.videos, score.top1, resamples) / score.videos
     return draws
 
@@ -72,12 +76,14 @@ def _drawn_together(right: NDArray[np.bool_], resamples: int, rng: np.random.Gen
         return np.stack(drawn).astype(np.float32)
 
     chunks = [min(_CHUNK, resamples - start) for start in range(0, resamples, _CHUNK)]
+    # (draws, V) counts times (V, M) results. Indexing would create a (draws, V, M) array instead.
     hits = [times(draws) @ right.astype(np.float32) for draws in chunks]
     return np.concatenate(hits).astype(np.float64) / count
 
 
 def middle(draws: Floats, *, confidence: float = 0.95) -> tuple[float, float]:
     """Return the percentile interval of draws."""
+    # The percentile interval needs no assumption of a symmetric distribution.
     tail = (1 - confidence) / 2
     low, high = np.quantile(draws, [tail, 1 - tail])
     return float(low), float(high)

@@ -82,9 +82,11 @@ def fit(form: str, scores: Sequence[StepScore]) -> dict[str, Any]:
     }
     if different < needed:
         return {**record, "status": f"not enough steps: {different} of different cost, {needed} are needed"}
+    # x = cost / reference is near 1, so that x^-b neither overflows nor vanishes for the largest exponents.
     reference = float(np.exp(np.log(costs).mean()))
     measured = [score.score for score in scores]
     top1, draws = np.array([score.top1 for score in measured]), resampled_top1(measured)
+    # Row 0 is the fit of the measured scores; the other rows are the fits of the resampled ones.
     best = _solve(form, costs / reference, np.vstack([top1, draws]))
     grid = np.geomspace(costs.min(), costs.max(), _CURVE)
     # The fitted curve is unbounded; top-1 is between 0 and 1.
@@ -111,12 +113,16 @@ def fit(form: str, scores: Sequence[StepScore]) -> dict[str, Any]:
 def _solve(form: str, x: Floats, top1: Floats) -> Floats:
     """Return the least squares solution a, b, c for each row of `top1`, (R, steps) -> (R, 3)."""
     exponents = _EXPONENTS[form]
+    # (E, n): x^-b for each exponent of the grid and each step.
     basis = x[None, :] ** -exponents[:, None]
+    # (R, E): one ceiling per row of `top1` and exponent; 1 for the power law.
     ceiling = np.ones((len(top1), len(exponents)))
     if form == "saturating":
         ceiling = np.clip(_ceilings(basis, top1), 0, 1)
     # Without a >= 0 a curve that falls away from its ceiling would be a valid fit.
+    # (R, E). Least squares through the origin: a = sum (c - y) z / sum z^2, with z = x^-b.
     a = np.maximum(0, ((ceiling[:, :, None] - top1[:, None]) * basis).sum(-1) / (basis**2).sum(-1))
+    # (R, E, n). The exponent with the smallest sum of squares is the solution of the row.
     residuals = ceiling[:, :, None] - a[:, :, None] * basis - top1[:, None]
     chosen = (residuals**2).sum(-1).argmin(1)
     rows = np.arange(len(top1))
@@ -125,6 +131,7 @@ def _solve(form: str, x: Floats, top1: Floats) -> Floats:
 
 def _ceilings(basis: Floats, top1: Floats) -> Floats:
     """Return the intercept of the regression of top-1 on each basis, (E, n) and (R, n) -> (R, E)."""
+    # The slope of a regression is cov(y, z) / var(z); centring z alone is enough for the covariance.
     centred = basis - basis.mean(1, keepdims=True)
     slopes = (top1[:, None] * centred).sum(-1) / (centred**2).sum(-1)
     ceilings: Floats = top1.mean(1)[:, None] - slopes * basis.mean(1)

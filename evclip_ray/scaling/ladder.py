@@ -96,6 +96,8 @@ class LadderRun:
         for step in self.ladder.steps:
             study = self._study(step)
             if self.device_hours is not None:
+                # Planned twice: the seconds of a budget depend on the number of concurrent trials, which the
+                # first plan gives.
                 planned = study.plan(machines, progress=progress)
                 study = self._study(step, time_budget=self._seconds_left(step, planned))
             plans[step.name] = study.plan(machines, measure=measure, progress=progress)
@@ -118,11 +120,13 @@ class LadderRun:
         self.folder.claim(self.ladder.identity())
         with self.folder.lock():
             declare_domains(self.folder.root, self.ladder.domains())
+            # Finished steps are visited too: `_search` runs nothing for a step without missing trials.
             states: list[StepState] = []
             for step in self.ladder.steps:
                 state = self._run_step(step, _last_finished(states), machines, prepare, search)
                 states.append(state)
                 self._note(state)
+                # After each step, so that an interrupted ladder has the tables of its finished steps.
                 self.rows = write_tables(self.folder, self.ladder, measure=self.measure)
                 if on_step is not None:
                     on_step(state)
@@ -166,6 +170,7 @@ class LadderRun:
         search: Search,
     ) -> Outcome | None:
         """Run the missing trials of a step. Return None if nothing is missing."""
+        # A budget without a number of trials never has missing = 0; it ends when the device time is spent.
         limited = self.device_hours is None or step.space.study.trials is not None
         if (limited and plan.missing == 0) or self._is_spent(step, plan):
             return None
@@ -198,6 +203,8 @@ class LadderRun:
         """Return the seconds until a step's device-hours are spent, with all its slots in use."""
         assert self.device_hours is not None
         spent = device_seconds(leaderboard(StudyFolder(self.folder.step(step.name)).trials()), _devices(plan))
+        # Device-seconds become wall-clock seconds: `concurrent` trials with `_devices` devices each run in
+        # parallel.
         return max(0.0, self.device_hours * 3600 - spent) / (plan.concurrent * _devices(plan))
 
     def _why_failed(self, step: LadderStep, outcome: Outcome | None) -> str | None:
@@ -205,6 +212,7 @@ class LadderRun:
         if best_trial(rows) is None:
             errors = [row.error for row in rows if row.error]
             return f"no trial has a score: {errors[0] if errors else 'every one diverged in its first epoch'}"
+        # The end of the time is the normal end of a budgeted step and no failure.
         if outcome is not None and outcome.missing and not outcome.out_of_time:
             return f"trials that did not run, although nothing interrupted them: {outcome.missing:.0f}"
         return None
@@ -218,6 +226,7 @@ def total_seconds(plans: Mapping[str, StudyPlan]) -> float:
 def _seconds(cost: StudyCost) -> float:
     if math.isinf(cost.trials):
         return math.inf
+    # Trials start in rounds of `concurrent`; the last round may be partly empty.
     rounds = math.ceil(cost.trials / max(1, cost.concurrent))
     return cost.once_seconds + rounds * cost.trial_seconds
 

@@ -84,6 +84,7 @@ class Ladder:
     def identity(self) -> dict[str, Any]:
         """Return the settings that identify a ladder. Steps are not among them, so that some can be added."""
         space = self.steps[0].space
+        # Settings that differ between steps are not part of the identity: their values may be extended later.
         own = {path for step in self.steps for path in step.settings}
         study = space.study
         return {
@@ -150,6 +151,7 @@ def _listed(listed: Any) -> tuple[str | None, dict[str, dict[str, Any]]]:
     if not steps or "over" in listed:
         raise ConfigError("ladder: needs `rungs`, and `over` only with a list of values")
     named = {_plain(str(name)): flatten(chosen) for name, chosen in steps.items()}
+    # Two names may become equal when their special characters are replaced; they would share a folder.
     if len(named) < len(steps):
         raise ConfigError(f"ladder: the names of steps must differ, got {', '.join(map(str, steps))}")
     return None, named
@@ -169,4 +171,5 @@ def _name(path: str, value: Any) -> str:
 
 
 def _plain(name: str) -> str:
+    # The name is a folder: other characters, such as the slash of a path, are replaced.
     return re.sub(r"[^\w.-]+", "-", name)

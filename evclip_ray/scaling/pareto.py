@@ -27,6 +27,7 @@ def on_front(rows: Sequence[Mapping[str, Any]], costs: Sequence[str]) -> list[bo
     Equal rows are on the front together.
     """
     keys = [
+        # Negated, so that smaller is better in every position of the key.
         (-float(row["val_top1"]), *(float(row[cost]) for cost in costs))
         if all(is_number(row[name]) for name in ("val_top1", *costs))
         else None
@@ -37,4 +38,5 @@ def on_front(rows: Sequence[Mapping[str, Any]], costs: Sequence[str]) -> list[bo
 
 
 def _beats(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    # Not equal and nowhere worse means better in at least one position.
     return one != other and all(a <= b for a, b in zip(one, other, strict=True))

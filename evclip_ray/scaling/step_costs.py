@@ -63,6 +63,8 @@ def cost_of(folder: LadderFolder, step: LadderStep, *, measure: bool) -> dict[st
         return None
     record = read_record(best)
     experiment, classes = ExperimentConfig.load(record["experiment"]), record["classes"]
+    # Costs depend on shapes only. Data and seed are left out, so that the file stays valid if another trial
+    # with the same shapes becomes the best.
     shape = experiment.model_dump(mode="json", include={"view", "backbone", "method", "optim", "precision"})
     key = digest({"shape": shape, "classes": classes})
     path = folder.cost(step.name)
@@ -102,6 +104,7 @@ def cost_rows(step_name: str, cost: Mapping[str, Any]) -> list[dict[str, Any]]:
         rows += [_tidy(step_name, name, part, batch, number, "counted") for part, number in parts.items()]
     for step in cost["measured"]:
         for name in ("median_seconds", "p95_seconds", "videos_per_second", "peak_bytes", "joules_per_video"):
+            # A missing energy has its reason in the column `source`.
             source = (step["energy_note"] or step["device"]) if "joules" in name else step["device"]
             rows.append(_tidy(step_name, name, step["phase"], step["batch"], step[name], source))
     return rows

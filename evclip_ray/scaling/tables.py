@@ -108,6 +108,7 @@ def with_gains(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     with_gain = []
     before: Score | None = None
     for row in rows:
+        # The last scored step is the reference: a failed step in between does not interrupt the comparison.
         score: Score | None = row["score"]
         with_gain.append({**row, **_gain(before, score)})
         before = score or before
@@ -118,6 +119,7 @@ def _gain(before: Score | None, score: Score | None) -> dict[str, Any]:
     if before is None or score is None:
         return dict.fromkeys(_GAIN)
     draws = resampled_top1([before, score])
+    # Per draw both scores are over the same videos, so the errors that they share cancel in the difference.
     drawn = middle(draws[:, 1] - draws[:, 0])
     said = how_drawn([before, score])
     return dict(zip(_GAIN, (score.top1 - before.top1, *drawn, said), strict=True))
@@ -133,6 +135,7 @@ def _write_fits(
         name: [trial for trial in scored if trial.row.state.has_final_score and trial.row.best_epoch]
         for name, scored in trials.items()
     }
+    # Steps search the same settings, except for those that distinguish them.
     paths = {d.path: d for step in ladder.steps for d in step.space.search}
     best = [
         best_values(step.name, ended[step.name], path) for path in paths.values() for step in ladder.steps
@@ -152,6 +155,7 @@ def _write_fits(
 def _climbed(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the cost of COSTS in which the most steps differ, the first of equal ones."""
     different = {cost: len({row[cost] for row in rows if is_number(row[cost])}) for cost in COSTS}
+    # `max` returns the first of equal values, so the order of COSTS is the priority.
     return max(COSTS, key=lambda cost: different[cost])
 
 
@@ -170,6 +174,7 @@ def _row(
     }
     best = best_trial([trial.row for trial in trials])
     if best is not None:
+        # Columns of the ladder that have the name of a leaderboard column are copied from the best trial.
         row |= {name: getattr(best, name) for name in _SCORES if hasattr(best, name)}
         row |= {"best_trial": best.trial, "score": next(t.score for t in trials if t.row is best)}
     if row["score"] is not None:

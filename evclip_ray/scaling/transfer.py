@@ -71,8 +71,10 @@ def best_values(step: str, trials: Sequence[ScoredTrial], path: Distribution) ->
     if len(having) < NEEDED_TRIALS:
         return {**row, "status": f"too few trials: {len(having)}, {NEEDED_TRIALS} are needed"}
     best_value, score = max(having, key=lambda pair: pair[1].top1)
+    # z = 1 is one standard error: values whose trials reach the bound are indistinguishable from the best.
     lower_bound, _ = wilson_interval(round(score.top1 * score.videos), score.videos, z=1.0)
     near = {value for value, other in having if other.top1 >= lower_bound}
+    # Choices may mix types, which Python cannot compare: the type's name sorts first.
     values = sorted(near, key=lambda value: (str(type(value)), value))
     if _is_numeric(path):
         row |= {"low": min(values), "high": max(values)}
@@ -104,10 +106,12 @@ def slope(steps: Sequence[tuple[float, Sequence[ScoredTrial]]], path: Distributi
         return {**record, "status": f"not enough steps: {len(usable)} with trials, {NEEDED_STEPS} are needed"}
     logs = np.log10([cost for cost, _ in usable])
     scores = [score for _, having in usable for _, score in having]
+    # (1 + RESAMPLES, steps): row 0 is the measurement.
     best = _drawn_best([having for _, having in usable], scores, path)
     centred = logs - logs.mean()
     # Values relative to the first step: a constant setting then has slope 0 exactly, without rounding error.
     slopes = (best - best[:, :1]) @ centred / (centred**2).sum()
+    # Row 0 is left out of the interval: it is the measurement, not a draw.
     low, high = middle(slopes[1:])
     status = "moves" if low > 0 or high < 0 else "stays within noise"
     said = {"interval": [low, high], "intervals": how_drawn(scores), "status": status}
@@ -127,6 +131,7 @@ def _drawn_best(
     draws = np.vstack([[score.top1 for score in scores], resampled_top1(scores)])
     # Ties are broken at random: argmax would always choose the first trial.
     draws[1:] += np.random.default_rng(0).uniform(0, 1e-9, (RESAMPLES, len(scores)))
+    # The columns of `draws` are the trials of all steps in order; they are split into one block per step.
     ends = np.cumsum([len(trials) for trials in steps])
     of_steps = np.split(draws, ends[:-1], axis=1)
     return np.stack(
