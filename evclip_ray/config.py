@@ -152,7 +152,7 @@ def nearest(name: str, known: list[str]) -> str:
     """Return the hint for an unknown name: the nearest valid name, or all valid names if they are few."""
     match = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     if match:
-        return f"the nearest valid name is {match[0]!r}"
+        return f"did you mean {match[0]!r}?"
     if len(known) <= 12:
         return "valid names: " + ", ".join(sorted(known))
     return "see --help"
@@ -164,7 +164,7 @@ def _explain(model: type[Config], tree: Mapping[str, Any], error: ValidationErro
     for detail in error.errors(include_url=False):
         path = ".".join(str(part) for part in detail["loc"])
         if detail["type"] == "extra_forbidden":
-            lines.append(f"{path}: no such setting; {nearest(path, known)}")
+            lines.append(f"{path}: unknown setting; {nearest(path, known)}")
         elif detail["type"] == "value_error":
             cause = str(detail["ctx"]["error"])
             lines.append(f"{path}: {cause}" if path else cause)

@@ -86,10 +86,10 @@ def test_tune_reports_an_exhausted_time_budget(space, tmp_path, tiny_cache, loca
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: evclip_ray.tune("quickstrat"), "nearest valid name is 'quickstart'"),
+        (lambda: evclip_ray.tune("quickstrat"), "did you mean 'quickstart'"),
         (
             lambda: evclip_ray.tune("quickstart", overrides={"optim.lrr": 1}),
-            "nearest valid name is 'optim.lr'",
+            "did you mean 'optim.lr'",
         ),
         (lambda: evclip_ray.tune("quickstart", address="ray://a:1"), "takes jobs only"),
         (lambda: evclip_ray.evaluate("none"), "must be a checkpoint folder"),

@@ -28,9 +28,7 @@ def test_an_override_below_a_value_is_refused():
 
 
 def test_an_unknown_path_names_the_nearest_valid_one():
-    with pytest.raises(
-        ConfigError, match=r"optim\.lrr: no such setting; the nearest valid name is 'optim\.lr'"
-    ):
+    with pytest.raises(ConfigError, match=r"optim\.lrr: unknown setting; did you mean 'optim\.lr'"):
         Run.load({}, {"optim.lrr": 1})
 
 

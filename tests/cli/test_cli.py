@@ -50,13 +50,13 @@ def test_python_m_runs_the_command_line():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("tune", "quickstrat"), "nearest valid name is 'quickstart'"),
+        (("tune", "quickstrat"), "did you mean 'quickstart'"),
         (("tune", "debug"), "data needs either a manifest"),
         (("tune", "debug", "--data", "none.csv"), "none.csv"),
-        (("tune", "quickstart", "--set", "optim.lrr=1"), "nearest valid name is 'optim.lr'"),
+        (("tune", "quickstart", "--set", "optim.lrr=1"), "did you mean 'optim.lr'"),
         (("tune", "quickstart", "--set", "optim.lr"), "PATH=VALUE"),
-        (("tune", "quickstart", "--set", "backbone.name=ViT-B-61"), "nearest valid name is 'ViT-B-16'"),
-        (("tune", "quickstart", "--set", "method.name=ev_klip"), "nearest valid name is 'ev_clip'"),
+        (("tune", "quickstart", "--set", "backbone.name=ViT-B-61"), "did you mean 'ViT-B-16'"),
+        (("tune", "quickstart", "--set", "method.name=ev_klip"), "did you mean 'ev_clip'"),
         (
             ("tune", "quickstart", "--pack", "4"),
             "trial packing was removed. Let trials share a GPU with",

@@ -225,6 +225,4 @@ def test_mean_over_other_settings_names_them(checkpoint, trained, evaluate):
 
 
 def test_unknown_protocol_names_the_nearest(checkpoint, evaluate):
-    assert "nearest valid name is 'cross_domain'" in evaluate(
-        checkpoint, "--protocol", "crossdomain", fails=True
-    )
+    assert "did you mean 'cross_domain'" in evaluate(checkpoint, "--protocol", "crossdomain", fails=True)

@@ -44,5 +44,5 @@ def test_colours_do_not_depend_on_the_origin_of_weights() -> None:
 
 
 def test_unknown_backbone_names_the_nearest() -> None:
-    with pytest.raises(ConfigError, match=r"'ViT-B-61' is unknown; the nearest valid name is 'ViT-B-16'"):
+    with pytest.raises(ConfigError, match=r"'ViT-B-61' is unknown; did you mean 'ViT-B-16'"):
         find_backbone("ViT-B-61")

@@ -153,7 +153,7 @@ def test_find_encoder_of_returns_the_row_of_a_state_dict() -> None:
 
 
 def test_unknown_names_and_weights_list_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="'swin3d_x' is unknown; the nearest valid name is 'swin3d_"):
+    with pytest.raises(ConfigError, match="'swin3d_x' is unknown; did you mean 'swin3d_"):
         load_video_encoder("swin3d_x")
     with pytest.raises(
         ConfigError, match=r"unknown weights 'imagenet'. Give a local file or one of kinetics400, random"

@@ -234,12 +234,12 @@ def test_command_prints_a_table_and_writes_json(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["ev_clop"], "method 'ev_clop' is unknown; the nearest valid name is 'ev_clip'"),
+        (["ev_clop"], "method 'ev_clop' is unknown; did you mean 'ev_clip'"),
         (
             ["ev_clip", "--backbone", "ViT-B-61"],
-            "'ViT-B-61' is unknown; the nearest valid name is 'ViT-B-16'",
+            "'ViT-B-61' is unknown; did you mean 'ViT-B-16'",
         ),
-        (["ev_clip", "--set", "method.mask.dept=1"], "the nearest valid name is 'method.mask.depth'"),
+        (["ev_clip", "--set", "method.mask.dept=1"], "did you mean 'method.mask.depth'"),
         (["ez_clip", "--backbone", "RN50", "--count-only"], "Choose a ViT"),
     ],
 )

@@ -250,9 +250,9 @@ def test_cost_of_a_ladder_is_the_sum_of_its_steps(ladder, tiny_cache, tiny_video
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--ladder", "RN50,ViT-B-61"], "'ViT-B-61' is unknown; the nearest valid name is 'ViT-B-16'"),
+        (["--ladder", "RN50,ViT-B-61"], "'ViT-B-61' is unknown; did you mean 'ViT-B-16'"),
         (["--ladder", "debug,debug"], "the step 'debug' is listed twice"),
-        (["--over", "optim.lrr=1,2"], "the nearest valid name is 'optim.lr'"),
+        (["--over", "optim.lrr=1,2"], "did you mean 'optim.lr'"),
         (["--over", "data.shots"], "--over needs PATH=VALUE"),
         (["--ladder", "debug", "--over", "data.shots=1"], "give one of them"),
     ],

@@ -86,5 +86,5 @@ def test_leaking_rows_are_saved_with_the_decoded_videos(tiny_videos, tmp_path):
 
 
 def test_misspelled_setting_names_the_nearest():
-    with pytest.raises(ConfigError, match=r"nearest valid name is 'data.allow_leaks'"):
+    with pytest.raises(ConfigError, match=r"did you mean 'data.allow_leaks'"):
         ExperimentConfig.load({"data": {"manifest": "a.csv", "allow_leak": True}})

@@ -28,12 +28,12 @@ def test_preset_is_replaced_by_explicit_settings():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"method.name": "ev_clop"}, "method 'ev_clop' is unknown; the nearest valid name is 'ev_clip'"),
-        ({"backbone.name": "ViT-B-17"}, "nearest valid name is 'ViT-B-16'"),
-        ({"method.mask.dept": 2}, "nearest valid name is 'method.mask.depth'"),
+        ({"method.name": "ev_clop"}, "method 'ev_clop' is unknown; did you mean 'ev_clip'"),
+        ({"backbone.name": "ViT-B-17"}, "did you mean 'ViT-B-16'"),
+        ({"method.mask.dept": 2}, "did you mean 'method.mask.depth'"),
         ({"view.num_frames": 5}, "view.num_frames must be even"),
         ({"data.manifest": None}, "needs either a manifest"),
-        ({"preset": "publishd"}, "nearest valid name is 'published'"),
+        ({"preset": "publishd"}, "did you mean 'published'"),
         ({"optim.epochs": 0}, "greater than or equal to 1"),
     ],
 )

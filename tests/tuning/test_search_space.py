@@ -55,10 +55,10 @@ def test_conditional_path_exists_only_if_condition_holds():
 @pytest.mark.parametrize(
     ("search", "message"),
     [
-        ({"optim.lrr": {"uniform": [0.1, 1]}}, "nearest valid name is 'optim.lr'"),
+        ({"optim.lrr": {"uniform": [0.1, 1]}}, "did you mean 'optim.lr'"),
         ({"optim.lr": {"loguniform": [1e-2, 1e-4]}}, r"bounds must be \[low, high\].*reversed"),
         ({"optim.lr": {"loguniform": [0, 1]}}, "needs low > 0"),
-        ({"optim.lr": {"logunifrom": [1e-4, 1e-2]}}, "the nearest valid name is 'loguniform'"),
+        ({"optim.lr": {"logunifrom": [1e-4, 1e-2]}}, "did you mean 'loguniform'"),
         ({"optim.lr": {"uniform": [0.1]}}, r"uniform needs \[low, high\], got \[0.1\]"),
         ({"optim.lr": {"uniform": [0.1, "fast"]}}, "uniform needs numbers, got 'fast'"),
         ({"optim.lr": {"uniform": [0.1, 1], "choice": [1]}}, "must name one distribution"),
@@ -69,8 +69,8 @@ def test_conditional_path_exists_only_if_condition_holds():
         ({"optim.lr": {"uniform": [-1, 1]}}, "optim.lr: Input should be greater than 0, got -1"),
         ({"method.mask.depth": {"int": [1, 2.5]}}, "int needs whole numbers"),
         ({"method.mask.mlp_ratio": {"quantised": [1, 2, 0]}}, "step > 0"),
-        ({"backbone.name": {"choice": ["debug", "ViT-B-61"]}}, "nearest valid name is 'ViT-B-16'"),
-        ({"method.name": {"choice": ["ev_clip", "ev_clap"]}}, "nearest valid name is 'ev_clip'"),
+        ({"backbone.name": {"choice": ["debug", "ViT-B-61"]}}, "did you mean 'ViT-B-16'"),
+        ({"method.name": {"choice": ["ev_clip", "ev_clap"]}}, "did you mean 'ev_clip'"),
         ({"view.num_frames": {"int": [4, 8]}}, "must be a 'choice'"),
         ({"view.num_frames": {"choice": [8, 7]}}, "must be even"),
         ({"method.mask.depth": {"int": [1, 2], "when": {"method.promts": ["mask"]}}}, "must be listed"),
@@ -87,7 +87,7 @@ def test_method_without_trainable_parameters_is_refused():
 
 
 def test_unknown_section_names_the_nearest():
-    with pytest.raises(ConfigError, match="unknown section 'serach'; the nearest valid name is 'search'"):
+    with pytest.raises(ConfigError, match="unknown section 'serach'; did you mean 'search'"):
         SearchSpace.load("mine", {"fixed": FIXED, "serach": {}})
 
 
@@ -122,7 +122,7 @@ def test_shipped_spaces_are_valid_and_available_by_name(name, tmp_path, monkeypa
 
 
 def test_unknown_space_lists_the_shipped_ones():
-    with pytest.raises(ConfigError, match="nearest valid name is 'quickstart'"):
+    with pytest.raises(ConfigError, match="did you mean 'quickstart'"):
         find_space("quickstrat")
 
 

@@ -16,24 +16,23 @@ _POOL = 4
 def pooled_masks(masks: Tensor) -> Tensor:
     """Average (V, H, W) masks over blocks of 4 x 4 pixels: (V, H / 4, W / 4).
 
-    Masks are smooth, so this keeps their shape. All statistics are of the pooled masks: a validation pass
-    keeps these until the next epoch for the drift, and the numbers of earlier studies stay comparable.
+    A validation pass keeps the pooled masks until the next epoch, for the drift and for the pictures.
     """
-    pooled: Tensor = torch.nn.functional.avg_pool2d(masks.detach().float()[:, None], _POOL)
+    pooled: Tensor = torch.nn.functional.avg_pool2d(masks[:, None], _POOL)
     return pooled[:, 0]
 
 
 def mask_coverage(masks: Tensor) -> Tensor:
-    """Return the share of pixels with p > 0.5 for each of V pooled masks p, (V, h, w) in [0, 1]."""
+    """Return the share of pixels with p > 0.5 for each of V masks p, (V, H, W) in [0, 1]."""
     return (masks > 0.5).flatten(1).double().mean(1)
 
 
 def mask_entropy(masks: Tensor) -> Tensor:
-    """Return the normalised entropy of each of V pooled masks: 1 for an even mask, 0 for a single pixel.
+    """Return the normalised entropy of each of V masks: 1 for an even mask, 0 for a single pixel.
 
-        -sum q log q / log(h w),  q = p / sum p
+        -sum q log q / log(H W),  q = p / sum p
 
-    where p is a mask, (h, w) in [0, 1], and the sums are over its pixels.
+    where p is a mask, (H, W) in [0, 1], and the sums are over its pixels.
     """
     flat = masks.flatten(1).double()
     shares = flat / flat.sum(1, keepdim=True).clamp(min=np.finfo(np.float64).tiny)
@@ -45,7 +44,8 @@ class MaskWatch:
     """Observer of validation passes over the same videos in the same order, epoch after epoch.
 
     It is called with every batch and its output. A video has one mask, (H, W) in [0, 1], for all its frames.
-    `finish` returns the means over videos of `mask_coverage`, `mask_entropy` and `mask_drift`:
+    `finish` returns the means over videos of `mask_coverage` and `mask_entropy`, which are those of the
+    report, and of `mask_drift`:
 
         mean |p - p'|
 
@@ -54,6 +54,8 @@ class MaskWatch:
 
     def __init__(self) -> None:
         self._masks: list[Tensor] = []
+        self._coverage: list[Tensor] = []
+        self._entropy: list[Tensor] = []
         self._before: Tensor | None = None
         self._frames: list[Tensor] = []
 
@@ -61,8 +63,12 @@ class MaskWatch:
         """Add the masks of one batch."""
         if output.mask is None:
             return
+        masks = output.mask.detach().float()
+        # Of the full mask: pooling would hide patterns of single pixels, which the method multiplies with.
+        self._coverage.append(mask_coverage(masks).cpu())
+        self._entropy.append(mask_entropy(masks).cpu())
         # Pooled first: 16 times fewer values to copy and to keep until the next epoch.
-        self._masks.append(pooled_masks(output.mask).cpu())
+        self._masks.append(pooled_masks(masks).cpu())
         missing = SHOWN_VIDEOS - len(self._frames)
         # Only the first pass stores frames: later passes read the same videos in the same order.
         if self._before is None and missing > 0 and batch.pixels is not None:
@@ -76,9 +82,10 @@ class MaskWatch:
             return {}, {}
         masks, self._masks = torch.cat(self._masks), []
         numbers = {
-            "mask_coverage": float(mask_coverage(masks).mean()),
-            "mask_entropy": float(mask_entropy(masks).mean()),
+            "mask_coverage": float(torch.cat(self._coverage).mean()),
+            "mask_entropy": float(torch.cat(self._entropy).mean()),
         }
+        self._coverage, self._entropy = [], []
         if self._before is not None:
             # Compares position by position, which relies on the fixed order of validation videos.
             numbers["mask_drift"] = float((masks - self._before).abs().mean())

@@ -145,7 +145,7 @@ def test_study_waits_for_late_machines():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"trial.epoch_second": 1}, "trial.epoch_second: no such setting; the nearest valid name is"),
+        ({"trial.epoch_second": 1}, "trial.epoch_second: unknown setting; did you mean"),
         ({"study.trials": None}, "study.trials must be a number"),
         ({"videos.count": 5, "cluster.cpus_per_node": 0}, "nothing can decode"),
         ({"cluster.storage_bytes": 0}, "cluster.storage_bytes"),

@@ -55,7 +55,7 @@ def cluster(tmp_path, **spec):
 def test_unknown_field_is_reported_with_its_line(tmp_path, definitions):
     path = cluster(tmp_path, headGroupSpec={"anything": 1}, rayVersionn="2.60.0")
     (problem,) = check_file(path, Requirements(), crds=[definitions])
-    assert "spec.rayVersionn: no such key; the nearest valid name is 'rayVersion'" in problem.text
+    assert "spec.rayVersionn: no such key; did you mean 'rayVersion'" in problem.text
     assert "rayVersionn" in path.read_text().splitlines()[problem.line - 1]
 
 

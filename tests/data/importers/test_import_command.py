@@ -66,7 +66,7 @@ def test_equal_bytes_are_compared_unless_switched_off(run, lists, tmp_path):
 def test_errors_are_one_line(run, lists):
     result = run("--set", "labels=labels.csv", "--set", "trian=train.txt")
     assert result.exit_code == 1
-    assert result.output == "Error: path_label has no option 'trian'; the nearest valid name is 'train'\n"
+    assert result.output == "Error: path_label has no option 'trian'; did you mean 'train'?\n"
 
 
 def test_storage_videos_are_imported_and_verified_by_uri(lists, tmp_path):

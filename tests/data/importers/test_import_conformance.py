@@ -627,11 +627,9 @@ def test_linked_folders_may_form_a_cycle(tree, dataset, tmp_path):
 
 
 def test_unknown_data_set_or_option_names_the_nearest():
-    with pytest.raises(ConfigError, match=r"data set 'ucf10' is unknown; the nearest valid name is 'ucf101'"):
+    with pytest.raises(ConfigError, match=r"data set 'ucf10' is unknown; did you mean 'ucf101'"):
         import_dataset("ucf10", Path())
-    with pytest.raises(
-        ConfigError, match=r"ucf101 has no option 'splits'; the nearest valid name is 'split'"
-    ):
+    with pytest.raises(ConfigError, match=r"ucf101 has no option 'splits'; did you mean 'split'"):
         import_dataset("ucf101", Path(), splits=1)
     with pytest.raises(ConfigError, match=r"path_label needs the option 'labels'"):
         import_dataset("path_label", Path(), train="x")

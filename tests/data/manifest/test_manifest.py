@@ -90,7 +90,7 @@ def test_one_video_may_have_several_parts(write):
         ("", "is empty"),
         ("path,label\n", "contains no rows"),
         ("path,split\na,train\n", "column 'label' is missing; it has path, split"),
-        ("path,lable\na,x\n", "no such column 'lable'; the nearest valid name is 'label'"),
+        ("path,lable\na,x\n", "no such column 'lable'; did you mean 'label'"),
         ("path,label,label\na,x,y\n", "appears 2 times"),
         ("path,label\na,x\nb\n", "Expected 2 columns, got 1"),
         ("path,label\na,x\nb,  \n", "row 2 has a blank label"),
@@ -106,7 +106,7 @@ def test_one_video_may_have_several_parts(write):
         ("path,label,start_seconds\na,x,-1\n", "start_seconds must be 0 or more, got -1.0"),
         ("path,label,start_seconds\na,x,nan\n", "start_seconds must be 0 or more, got nan"),
         ("path,label,start_seconds\na,x,soon\n", "start_seconds|soon"),
-        ("path,label,split\na,x,trian\n", "row 1 has split 'trian'; the nearest valid name is 'train'"),
+        ("path,label,split\na,x,trian\n", "row 1 has split 'trian'; did you mean 'train'"),
         (
             "path,label,split,group\na,x,train,g1\nb,x,test,g1\nc,x,train,g2\nd,x,val,g2\n",
             "2 groups are in more than one split; the first is 'g1', in test and train",

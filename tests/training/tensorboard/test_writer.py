@@ -98,13 +98,21 @@ def test_mask_statistics_are_coverage_entropy_and_drift():
         watch(VideoBatch(pixels), MethodOutput(torch.zeros(1, 3), mask=masks))
     first, strips = watch.finish()
     assert first["mask_coverage"] == pytest.approx(0.75)
-    # Equal weight on half of the pooled pixels has log(2) of the maximal entropy log(4), on all of them 1.
-    assert first["mask_entropy"] == pytest.approx((0.5 + 1.0) / 2)
+    # Equal weight on 32 of 64 pixels has log(32) of the maximal entropy log(64), on all of them 1.
+    assert first["mask_entropy"] == pytest.approx((5 / 6 + 1.0) / 2)
     assert "mask_drift" not in first
     assert list(strips) == ["video 0", "video 1"]
     for masks in (half, torch.zeros(1, 8, 8)):
         watch(VideoBatch(pixels), MethodOutput(torch.zeros(1, 3), mask=masks))
     assert watch.finish()[0]["mask_drift"] == pytest.approx(0.5)
+
+
+def test_mask_coverage_counts_single_pixels():
+    """A checkerboard covers half of the picture. Pooled over 4 x 4 pixels it would cover nothing."""
+    watch = MaskWatch()
+    board = (torch.arange(8)[:, None] + torch.arange(8)) % 2
+    watch(VideoBatch(torch.rand(1, 4, 3, 8, 8)), MethodOutput(torch.zeros(1, 3), mask=board[None].float()))
+    assert watch.finish()[0]["mask_coverage"] == 0.5
 
 
 def test_method_without_masks_has_no_mask_statistics():
