@@ -27,6 +27,8 @@ class SelfAttention(nn.Module):
     def __init__(self, attention: nn.MultiheadAttention) -> None:
         super().__init__()
         self.num_heads = attention.num_heads
+        # The same Parameter objects under the same names: `state_dict` and the loading of weights do not
+        # change.
         self.in_proj_weight = attention.in_proj_weight
         self.in_proj_bias = attention.in_proj_bias
         self.out_proj = attention.out_proj
@@ -55,6 +57,7 @@ class SelfAttention(nn.Module):
         assert key is query, "only self-attention is supported"
         assert value is query, "only self-attention is supported"
         assert not need_weights, "the attention weights are not materialised"
+        # One product for q, k and v: (M, L, W) -> (M, L, 3 W).
         projected = F.linear(query, self.in_proj_weight, self.in_proj_bias)
         if additions:
             unknown = [name for name in additions if name not in _PROJECTIONS]
@@ -62,10 +65,12 @@ class SelfAttention(nn.Module):
                 raise ValueError(f"additions must be among {_PROJECTIONS}, got {unknown}")
             parts = zip(_PROJECTIONS, projected.chunk(3, dim=-1), strict=False)
             projected = torch.cat([_plus(part, additions, name, query) for name, part in parts], dim=-1)
+        # (M, L, 3, H, W / H) -> (3, M, H, L, W / H), the layout of scaled_dot_product_attention.
         heads = projected.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         mask = None if attn_mask is None else attn_mask.to(projected.dtype)
         q, k, v = heads.unbind(0)
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        # (M, H, L, W / H) -> (M, L, W)
         joined = attended.transpose(1, 2).flatten(2)
         mixed: Tensor = self.out_proj(joined)
         return (_plus(mixed, additions, "out", joined) if additions else mixed), None

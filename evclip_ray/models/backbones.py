@@ -51,6 +51,8 @@ class Backbone:
             pretrained: open_clip tag, file, or None.
         """
         tag = open_clip.get_pretrained_cfg(self.open_clip, pretrained or "")
+        # The activation belongs to the weights, not to the architecture: a tag of open_clip overrides the
+        # row's default.
         quickgelu = bool(tag.get("quick_gelu", False)) if tag else self.quickgelu
         return self.open_clip + (_QUICKGELU if quickgelu else "")
 

@@ -53,6 +53,7 @@ class FrozenCLIP(FrozenNetwork):
     ) -> None:
         super().__init__(name=name, weights=weights)
         use_batch_first_attention(model)
+        # No gradients for the weights. Gradients with respect to the input still pass through.
         self.model = model.requires_grad_(False)
         self.train(False)
         self.tokenizer = tokenizer
@@ -62,6 +63,7 @@ class FrozenCLIP(FrozenNetwork):
         self.std: tuple[float, ...] = tuple(preprocess["std"])
         self.context_length = int(self.model.context_length)
         self.embed_dim = embed_dim
+        # A Python number: reading a GPU tensor in every step would wait for the GPU.
         self.logit_scale = float(self.model.logit_scale.exp())
         bias = self.model.logit_bias
         self.logit_bias = None if bias is None else float(bias)
@@ -99,6 +101,7 @@ class FrozenCLIP(FrozenNetwork):
         The result is differentiable with respect to `images`.
         """
         views, frames = images.shape[:2]
+        # (B, T, 3, S, S) -> (B T, 3, S, S): CLIP encodes single images.
         features: Tensor = self.model.encode_image(images.flatten(0, 1).to(self.dtype))
         per_video: Tensor = features.unflatten(0, (views, frames))
         return per_video
@@ -178,6 +181,7 @@ def _load(
     model, weights = _model(name, backbone, pretrained or backbone.pretrained, device=device)
     tokenizer = _tokenizer(backbone.open_clip)
     clip = FrozenCLIP(model, tokenizer, name=name, embed_dim=backbone.embed_dim, weights=weights).to(device)
+    # The image tower only: frozen class texts are encoded once, so that their precision costs no time.
     clip.model.visual.to(dtype)
     if activation_checkpointing:
         _checkpoint_activations(clip)
@@ -185,6 +189,7 @@ def _load(
 
 
 def _model(name: str, backbone: Backbone, pretrained: str | None, *, device: str) -> tuple[nn.Module, str]:
+    # Shapes only: no weights are read, so the tag matters for the activation alone.
     if device == META:
         return _model_without_weights(backbone.architecture(pretrained)), META
     tags = open_clip.list_pretrained_tags_by_model(backbone.open_clip)
@@ -230,6 +235,7 @@ def _model_from_file(name: str, backbone: Backbone, path: Path) -> nn.Module:
     try:
         model = build(architecture)
         state = _openai_state(path) if _is_script_archive(path) else open_clip_names(read_tensors(path))
+        # A published or OpenAI file was renamed to open_clip's names; an empty dict means any other format.
         if state:
             model.load_state_dict(state)
         else:
@@ -247,6 +253,7 @@ _ARCHIVE_EXTRAS = ("input_resolution", "context_length", "vocab_size")
 
 
 def _openai_state(path: Path) -> dict[str, Tensor]:
+    # OpenAI's files are TorchScript archives. Their modules are not used, only their tensors.
     state = torch.jit.load(path, map_location="cpu").state_dict()
     return {key: value for key, value in state.items() if key not in _ARCHIVE_EXTRAS}
 
@@ -255,12 +262,15 @@ def _is_script_archive(path: Path) -> bool:
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
+        # torch.save writes zip files too; only a TorchScript archive contains code.
         return any("/code/" in entry for entry in archive.namelist())
 
 
 def _tokenizer(architecture: str) -> Tokenizer:
     try:
         tokenizer: Tokenizer = open_clip.get_tokenizer(
+            # The debug towers have no tokenizer of their own; all OpenAI models share this vocabulary of
+            # 49,408 tokens.
             "ViT-B-32" if architecture.startswith("debug") else architecture
         )
     except (ImportError, OSError, RuntimeError) as error:

@@ -34,6 +34,7 @@ def find_backbone_of(state: Mapping[str, Tensor]) -> str | None:
     if not shapes:
         return None
     for name, row in BACKBONES.items():
+        # Shapes identify the backbone, and the meta device gives them without memory.
         model = build(row.architecture(None), device="meta")
         if _visual_shapes(model.state_dict()) == shapes:
             return name

@@ -40,6 +40,7 @@ class FrozenNetwork(nn.Module):
 
     def train(self, mode: bool = True) -> Self:
         """Stay in evaluation mode, so that batch-norm statistics and drop-path stay frozen too."""
+        # A parent's `train()` visits its children, so ignoring the mode here is enough.
         return super().train(False)
 
 

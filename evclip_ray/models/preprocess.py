@@ -28,6 +28,7 @@ def prepare(pixels: Tensor, size: int, *, mean: Sequence[float], std: Sequence[f
             f"pixels must be (B, T, 3, H, W) float in [0, 1], got {tuple(pixels.shape)} {pixels.dtype}"
         )
     if pixels.shape[-2:] != (size, size):
+        # Bicubic weights are partly negative and overshoot at edges, hence the clamp below.
         flat = F.interpolate(pixels.flatten(0, 1), (size, size), mode="bicubic", antialias=True)
         pixels = flat.clamp(0, 1).unflatten(0, pixels.shape[:2])
     return (pixels - pixels.new_tensor(mean).view(3, 1, 1)) / pixels.new_tensor(std).view(3, 1, 1)

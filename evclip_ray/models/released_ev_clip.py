@@ -181,6 +181,7 @@ def _decoders(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str,
         if key.startswith(_DECODER) and not key.endswith(_COMPUTED)
     }
     mask, context = _below(_MASK_LEVEL, trained), _below(_CONTEXT_LEVEL, trained)
+    # A model with a single prompt lacks the level that separates the two.
     if _MASK_MARK in trained:
         mask = trained
     elif _CONTEXT_MARK in trained:
@@ -199,7 +200,9 @@ def _sizes(mask: Mapping[str, Tensor], context: Mapping[str, Tensor]) -> Sizes:
         embed_dim, dim = context[_CONTEXT_MARK].shape if context else (None, 0)
         if not mask:
             return Sizes("context", dim, embed_dim=embed_dim)
+        # The layer norm spans the whole map, (h, w, D_z, 1). The map is 1/32 of the image in each direction.
         side, _, dim, _ = mask["projection2spatial.4.weight"].shape
+        # The first layer works over the T/2 steps of the map.
         num_frames = 2 * mask[_MASK_MARK].shape[0]
     except (KeyError, ValueError) as error:
         raise ConfigError(f"not an EV-CLIP checkpoint: {_DECODER}* lacks or reshapes {error}") from None
@@ -247,6 +250,7 @@ def _load_generators(module: PublishedPrompts, state: Mapping[str, Tensor]) -> N
         result = module.load_state_dict(dict(state), strict=False)
     except RuntimeError as error:
         raise ConfigError(f"its prompts have no published shape: {' '.join(str(error).split())}") from None
+    # The encoder was loaded before, so its tensors are not in this state.
     missing = [key for key in result.missing_keys if not key.startswith("encoder.")]
     if missing or result.unexpected_keys:
         raise ConfigError(

@@ -75,8 +75,10 @@ class Swin3D:
             list(self.depths),
             list(self.num_heads),
             list(window),
+            # A frozen network drops no paths. The rate has no parameters, so weights load all the same.
             stochastic_depth_prob=0.0,
         )
+        # Only the last map is read. Without the classifier, `state_dict` has the names of a trunk.
         del network.head, network.avgpool
         if self.reads_differences:
             _read_differences(network)
@@ -142,16 +144,20 @@ class FrozenVideoEncoder(FrozenNetwork):
         num_frames = images.shape[1]
         if num_frames % 2:
             raise ValueError(f"{self.name} reads pairs of frames: T must be even, got {num_frames}")
+        # (B, T, 3, S, S) -> (B, 3, T, S, S), the order of a 3D convolution.
         patches = network.patch_embed(images.transpose(1, 2).to(network.norm.weight.dtype))
         last: Tensor = network.norm(network.features(patches))
+        # Swin keeps channels last: (B, T/2, h, w, D_z) -> (B, D_z, T/2, h, w).
         return last.permute(0, 4, 1, 2, 3)
 
 
 def _read_differences(network: SwinTransformer3d) -> None:
     patches = network.patch_embed
     with torch.no_grad():
+        # A patch spans two frames: opposite weights give w (x_2 - x_1), which is 0 for a still video.
         patches.proj.weight[:, :, 0] = -patches.proj.weight[:, :, 1]
         patches.proj.bias.zero_()
+    # A layer norm would scale small differences up to the size of large ones.
     patches.norm = torch.nn.Identity()
 
 
@@ -240,6 +246,8 @@ def video_encoder_from_state(
     misfits = _misfits(network, state)
     if misfits:
         raise ConfigError(f"{source}: does not contain the weights of {name}: {misfits}")
+    # Not strict: index tables follow from the window and are not in the file. `_misfits` has checked all
+    # other names.
     network.load_state_dict(dict(state), strict=False)
     return FrozenVideoEncoder(network, name=name, image_size=row.image_size, weights=weights)
 
@@ -253,6 +261,7 @@ def find_encoder_of(state: Mapping[str, Tensor]) -> str:
     state = torchvision_names(state)
     misfits = {}
     for name, row in VIDEO_ENCODERS.items():
+        # Only names and shapes are compared, so no memory is needed for the rows that do not fit.
         with torch.device("meta"):
             misfits[name] = _misfits(row.build(_window_of(state)), state)
         if not misfits[name]:
@@ -281,6 +290,8 @@ def torchvision_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             for key, value in state.items()
             if key.startswith(_PUBLISHED_TRUNK)
         }
+    # torchvision puts blocks and downsampling layers into one list: stage i has the blocks at 2 i and the
+    # downsampling at 2 i + 1.
     renamed = {}
     for key, value in state.items():
         for pattern, name in _OMNIVORE_NAMES:

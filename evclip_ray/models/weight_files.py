@@ -24,6 +24,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return dict(safetensors.torch.load_file(path))
+        # weights_only: the unpickler accepts tensors and plain containers alone, so a file cannot run code.
         content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None

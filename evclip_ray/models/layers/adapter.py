@@ -19,11 +19,13 @@ class Adapter(nn.Module):
         self.activation = nn.GELU()
         self.up = nn.Linear(hidden, width)
         self.skip = skip
+        # Only the second layer starts at zero: with both at zero no gradient would reach either weight.
         nn.init.zeros_(self.up.weight)
         nn.init.zeros_(self.up.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the adapted tensor, (..., W), in the dtype of `x`."""
+        # The adapter is float32 even over a bfloat16 tower; its result returns to the tower's number format.
         change = self.up(self.activation(self.down(x.to(self.down.weight.dtype)))).to(x.dtype)
         adapted: Tensor = x + change if self.skip else change
         return adapted

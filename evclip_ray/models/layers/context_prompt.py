@@ -46,5 +46,6 @@ class ContextGenerator(nn.Module):
     def forward(self, video_map: Tensor) -> Tensor:
         """Map (B, D_z, T/2, h, w) to (B, P, D)."""
         pooled = video_map.to(self.scale.dtype).mean((2, 3, 4))
+        # (B, P D) -> (B, P, D), each token normalised by itself.
         context: Tensor = self.norm(self.project(pooled).unflatten(-1, (self.tokens, -1)))
         return self.scale * context

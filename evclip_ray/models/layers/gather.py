@@ -27,6 +27,7 @@ def gather_rows(rows: Tensor) -> Tensor:
 class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
+        # Parts may differ by one row, so their lengths are exchanged first.
         counts = [torch.empty(1, dtype=torch.int64, device=rows.device) for _ in range(dist.get_world_size())]
         dist.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
         sizes = [int(count) for count in counts]
@@ -40,6 +41,8 @@ class _GatherRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        # Each worker has the gradient of its own copy of the loss. all_reduce works in place, and autograd
+        # may still use the given tensor, hence the clone.
         total = gradients[0].contiguous().clone()
         dist.all_reduce(total)
         return total[ctx.start : ctx.start + ctx.count]

@@ -22,6 +22,7 @@ class TextHead(nn.Module):
 
     def __init__(self, frozen: Frozen, text_features: Tensor) -> None:
         super().__init__()
+        # A dataclass, so the frozen networks are not registered as submodules.
         self.frozen = frozen
         self.register_buffer("text_features", text_features, persistent=False)
         self.text_features: Tensor

@@ -57,6 +57,7 @@ class MaskGenerator(nn.Module):
         width = width or dim // 2
         _check(width, heads, num_frames)
         channels = (width, width // 4, width // 16)
+        # Side of the map after the first and after the second expansion, which bounds the attention window.
         sides = (min(map_size) * _GROWTHS[0], min(map_size) * _GROWTHS[0] * _GROWTHS[1])
         blocks = [
             _swin_blocks(channels[stage], depth, heads, min(window, sides[stage]), mlp_ratio)
@@ -86,6 +87,7 @@ class MaskGenerator(nn.Module):
 def rescaled(scores: Tensor) -> Tensor:
     """Return softmax over the pixels of (B, H, W) scores, rescaled to [0, 1] (eq. 11)."""
     probabilities = scores.flatten(1).softmax(-1)
+    # Softmax alone would shrink with the number of pixels: an even map of 224 x 224 has p = 2e-5.
     low = probabilities.amin(-1, keepdim=True)
     high = probabilities.amax(-1, keepdim=True)
     return ((probabilities - low) / (high - low + EPS)).view_as(scores)
@@ -114,6 +116,7 @@ class TimeSqueeze(nn.Module):
                 f"the mask generator was built for maps (D, T/2, h, w) = {self.expected}, "
                 f"got {tuple(video_map.shape[1:])}; number of frames and image size are fixed at build"
             )
+        # (B, D, T/2, h, w) -> (B, h, w, D, T/2): a linear layer works on the last dimension, here time.
         last_channel = video_map.permute(0, 3, 4, 1, 2).to(self.norm.weight.dtype)
         squeezed: Tensor = self.norm(self.mlp(last_channel).squeeze(-1))
         return squeezed
@@ -137,7 +140,9 @@ class Expand(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, h, w, C) to (B, f h, f w, C')."""
         f = self.factor
+        # (B, h, w, C) -> (B, h, w, f, f, C')
         squares = self.expand(x).unflatten(-1, (f, f, -1))
+        # (B, h, f, w, f, C') -> (B, h, f, w f, C') -> (B, h f, w f, C')
         grown = squares.transpose(2, 3).flatten(3, 4).flatten(1, 2)
         normed: Tensor = self.norm(grown)
         return normed
@@ -146,6 +151,7 @@ class Expand(nn.Module):
 def _swin_blocks(dim: int, depth: int, heads: int, window: int, mlp_ratio: float) -> nn.Sequential:
     blocks = []
     for index in range(depth):
+        # Shifted windows in every second block let neighbouring windows exchange information.
         shift = window // 2 if index % 2 else 0
         block = SwinTransformerBlock(dim, heads, [window, window], [shift, shift], mlp_ratio=mlp_ratio)
         for layer in block.mlp:

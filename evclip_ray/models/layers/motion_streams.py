@@ -23,6 +23,7 @@ def differences(frames: Tensor, step: int) -> Tensor:
         step: Number of frames; values above T - 1 are lowered to it.
     """
     num_frames = frames.shape[1]
+    # The repeated difference keeps T positions, so that the streams can be added frame by frame.
     step = min(step, num_frames - 1)
     change = frames[:, step:] - frames[:, : num_frames - step]
     return torch.cat([change, change[:, -1:].expand(-1, step, -1)], dim=1)
@@ -80,6 +81,7 @@ class CrossAttention(nn.Module):
 
 
 def _layer(dim: int, heads: int) -> nn.TransformerEncoderLayer:
+    # No dropout: the result then does not depend on the number of workers, which draw separate masks.
     return nn.TransformerEncoderLayer(
         dim, heads, 4 * dim, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
     )

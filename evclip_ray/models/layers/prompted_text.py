@@ -22,6 +22,7 @@ def prompted_tokens(clip: FrozenCLIP, class_names: Sequence[str], num_vectors: i
     texts = class_texts(class_names, "{}.")
     plain = clip.tokenize(texts)
     start = prompt_start(clip)
+    # The vectors push the last tokens out of the context. These must be padding.
     pushed_out = plain[:, plain.shape[1] - num_vectors :]
     # The last token of the shortest text is the tokenizer's padding; anything else would be cut off.
     padding = clip.tokenize(["."])[0, -1]
@@ -32,6 +33,8 @@ def prompted_tokens(clip: FrozenCLIP, class_names: Sequence[str], num_vectors: i
             f"{name!r} and {num_vectors} learned vectors must fit in {clip.name}'s context of "
             f"{clip.context_length} tokens; shorten the name or learn fewer vectors"
         )
+    # The placeholders' embeddings are replaced by `with_vectors`. The tokens also locate the end of the text,
+    # so the placeholder must not be the end token.
     empty = plain.new_full((len(plain), num_vectors), _EMPTY)
     rest = plain[:, start : plain.shape[1] - num_vectors]
     return torch.cat([plain[:, :start], empty, rest], dim=1)

@@ -24,6 +24,7 @@ class TextFeatureCache:
             parameters: All parameters that the result depends on. An in-place update is noticed.
             encode: Computes the text features.
         """
+        # With gradients the graph of each step is needed, so a stored result would be useless or stale.
         if torch.is_grad_enabled():
             return encode()
         # The version counter of a tensor grows with every in-place update, that of an optimiser too.

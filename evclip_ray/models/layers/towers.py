@@ -126,6 +126,7 @@ class ImageTower:
         num_videos, num_frames = images.shape[:2]
         patches = visual.conv1(images.flatten(0, 1).to(visual.conv1.weight.dtype))
         patches = patches.flatten(2).transpose(1, 2)
+        # (B T, 3, S, S) -> (B T, P, W), then the class token in front: (B T, 1 + P, W).
         first = visual.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
         tokens = torch.cat([first, patches], dim=1) + visual.positional_embedding.to(patches.dtype)
         if added is not None:
@@ -157,6 +158,7 @@ class TextTower:
     """
 
     def __init__(self, model: Any, *, name: str, method: str) -> None:
+        # A CustomTextCLIP has its text tower as a module; a plain CLIP has the parts in the model itself.
         text = getattr(model, "text", model)
         is_whole = isinstance(text, TextTransformer) and text.cls_emb is None and not text.use_pad_mask
         if not is_whole and type(text) is not open_clip.CLIP:
@@ -206,6 +208,8 @@ class TextTower:
 
 def _run(transformer: Any, tokens: Tensor, step: Step) -> Tensor:
     for index, block in enumerate(transformer.resblocks):
+        # Without gradients nothing is stored, and recomputing would only cost time. The non-reentrant variant
+        # also works where no input of the block needs a gradient, as in a frozen tower.
         if transformer.grad_checkpointing and torch.is_grad_enabled():
             tokens = checkpoint(step, index, block, tokens, use_reentrant=False)
         else:

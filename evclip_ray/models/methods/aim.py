@@ -115,6 +115,7 @@ class AIM(Method):
             for _ in range(self.tower.depth)
         )
         self.temporal_embedding = nn.Parameter(torch.zeros(num_frames, 1, width))
+        # A trained copy: the frozen tower keeps its own norm for other methods of this process.
         self.norm = copy.deepcopy(self.tower.visual.ln_post).float().requires_grad_(True)
         self.head = (
             LinearHead(width, num_classes, dropout=dropout)
@@ -163,8 +164,10 @@ class BlockAdapters(nn.Module):
 
     def forward(self, block: Block, tokens: Tensor, num_frames: int) -> Tensor:
         """Return the tokens after the frozen `block`, (B T, L, W)."""
+        # (B T, L, W) -> (B, L, T, W) -> (B L, T, W): attention over the frames of each patch.
         in_time = tokens.unflatten(0, (-1, num_frames)).transpose(1, 2).flatten(0, 1)
         over_time = self.time(block.ls_1(block.attention(self.time_in(block.ln_1(in_time)))))
+        # (B L, T, W) -> (B, T, L, W) -> (B T, L, W)
         tokens = tokens + over_time.unflatten(0, (-1, tokens.shape[1])).transpose(1, 2).flatten(0, 1)
         tokens = tokens + self.space(attention_branch(block, tokens))
         normed = block.ln_2(tokens)

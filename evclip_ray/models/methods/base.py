@@ -75,6 +75,7 @@ class MethodConfig(Config):
     @classmethod
     def resolve(cls, data: Mapping[str, Any]) -> type[Config]:
         """Return the config class of the method that `data["name"]` names."""
+        # A subclass validates itself; only the base class looks up the method by its name.
         if cls is not MethodConfig:
             return cls
         kind: type[Config] = find_method(str(data.get("name", "ev_clip")))

@@ -85,8 +85,10 @@ class CoOp(Method):
         super().__init__(frozen)
         clip = frozen.clip
         self.text_tower = TextTower(clip.model, name=clip.name, method="coop")
+        # One set of vectors is expanded to all classes, whose gradients then add up.
         sets = len(tokens) if class_specific else 1
         self.vectors = nn.Parameter(torch.randn(sets, num_vectors, self.text_tower.width) * _STD)
+        # A buffer moves with the module. Not persistent: it follows from the class names.
         self.register_buffer("tokens", tokens, persistent=False)
         self.tokens: Tensor
         self.normalization = normalization
@@ -96,6 +98,7 @@ class CoOp(Method):
         """Return the logits of B videos. Cached frame features are used if the batch has them."""
         frames = read_frames(self.frozen.clip, batch, self.normalization)
         video_features = mean_feature(frames)
+        # Only the vectors change, so the texts are cached in evaluation until the next optimiser step.
         text_features = self.text_cache([self.vectors], self._text_features)
         return MethodOutput(
             logits=class_logits(self.frozen.clip, video_features, text_features),

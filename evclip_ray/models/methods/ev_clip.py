@@ -250,6 +250,7 @@ class EVCLIP(Method):
         if mask is None:
             return read_frames(self.frozen.clip, batch, self.normalization)
         images = prepare_frames(self.frozen.clip, batch.pixels, self.normalization)
+        # (B, S, S) -> (B, 1, 1, S, S): one mask for all frames and colours of a video.
         return self.frozen.clip.encode_frames(images * mask[:, None, None])
 
 
@@ -266,6 +267,7 @@ def consistency_loss(frame_features: Tensor) -> Tensor:
     """
     frames = F.normalize(frame_features.float(), dim=-1)
     with without_autocast(frames.device):
+        # Gathered before the mean: the logarithm of a mean is not the mean of the workers' logarithms.
         cosines = gather_rows(frames @ frames.transpose(1, 2)).mean(0)
     # Opposite frames have agreement 0 and an infinite loss; the clamp keeps it and its gradient finite.
     agreement = ((cosines + 1) / 2).clamp(min=torch.finfo(cosines.dtype).eps)

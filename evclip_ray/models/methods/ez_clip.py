@@ -159,6 +159,7 @@ class EZCLIP(Method):
         frames = self.encode_frames(images)
         video_features = mean_feature(frames)
         classes, text_features = self._texts(batch.labels)
+        # -inf leaves the other classes out of a softmax. They are not encoded, so they have no logit.
         known = class_logits(self.frozen.clip, video_features, text_features)
         logits = known.new_full((len(known), len(self.tokens)), -torch.inf)
         return MethodOutput(
@@ -172,6 +173,7 @@ class EZCLIP(Method):
         """Return `matching` and `motion`, both over the videos of all workers."""
         assert output.frame_features is not None
         assert output.video_features is not None
+        # `classes` is sorted, so the search gives the row of each label: one text per video, (b, D).
         texts = output.extra["text_features"][torch.searchsorted(output.extra["classes"], labels)]
         logits = class_logits(self.frozen.clip, gather_rows(output.video_features), gather_rows(texts))
         terms = {"matching": matching_loss(logits, gather_rows(labels))}
@@ -201,6 +203,7 @@ class EZCLIP(Method):
         rate = self._rate(index, self.image_tower.depth)
         query = self._temporal_query(index, block, tokens, rate)
         context = tokens if query is None else torch.cat([tokens, query], dim=1)
+        # The query's own token is read by the others and then dropped.
         branch = attention_branch(block, context)[:, : tokens.shape[1]]
         tokens = self.image_adapters[index](tokens + self._dropped(branch, rate))
         return tokens + self._dropped(mlp_branch(block, tokens), rate)
@@ -219,6 +222,7 @@ class EZCLIP(Method):
         if self.temporal_prompts is None or index >= len(self.temporal_prompts):
             return None
         prompt = F.dropout(self.temporal_prompts[index], self.prompt_dropout, self.training)
+        # (B T, L, W) -> (B T, W) -> (B, T, W): one query per frame, which attend to each other over time.
         query = prompt + tokens.mean(1).unflatten(0, (-1, self.num_frames))
         query = self._dropped(attention_branch(block, query.to(tokens.dtype)), rate)
         return query.flatten(0, 1).unsqueeze(1)
@@ -279,6 +283,7 @@ def motion_loss(frame_features: Tensor) -> Tensor:
     frames = frame_features.float()
     if frames.shape[1] == 1:
         return frames.new_ones(())
+    # Repeating the ends gives a central difference for every frame.
     padded = torch.cat([frames[:, :1], frames, frames[:, -1:]], dim=1)
     change = (padded[:, 2:] - padded[:, :-2]).abs().mean((1, 2)) / 2
     variance = frames.var(1).mean(1)

@@ -76,9 +76,11 @@ class FineTune(Method):
     ) -> None:
         super().__init__(frozen)
         clip = frozen.clip
+        # Word embeddings are read from the frozen CLIP.
         self.words = TextTower(clip.model, name=clip.name, method="fine_tune")
         self.model: Any = copy.deepcopy(clip.model).float().requires_grad_(True)
         self.text_tower = TextTower(self.model, name=clip.name, method="fine_tune")
+        # Removed from the copy, so that neither the optimiser nor the checkpoint contains the table.
         del self.text_tower.text.token_embedding
         self.register_buffer("tokens", tokens, persistent=False)
         self.tokens: Tensor
@@ -89,6 +91,7 @@ class FineTune(Method):
     def train(self, mode: bool = True) -> Self:
         """Set the mode of the method. The towers stay in evaluation mode."""
         super().train(mode)
+        # Batch norm of a ResNet keeps its statistics; gradients flow all the same.
         self.model.eval()
         return self
 

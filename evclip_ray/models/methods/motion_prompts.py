@@ -153,6 +153,7 @@ class MotionPrompts(Method):
         self.to_video = CrossAttention(dim, heads)
         self.to_text = CrossAttention(dim, heads)
         self.gates = nn.ParameterDict(
+            # The first gradient reaches the gates only: every other new part has a zero factor behind it.
             {name: torch.zeros(()) for name in ("space", "motion", "text", "to_video", "to_text")}
         )
         self.register_buffer("text_features", text_features, persistent=False)
@@ -166,6 +167,7 @@ class MotionPrompts(Method):
         motion, space = self.streams(frames)
         tokens = frames + gates["space"] * space + gates["motion"] * motion
         video = tokens.mean(1)
+        # (N, D) -> (B, N, D): each video gets texts of its own.
         texts = self.text_features.expand(len(frames), -1, -1)
         texts = texts + gates["text"] * self.text_change(motion.mean(1), self.text_features)
         video_and_frames = torch.cat([video[:, None], tokens], dim=1)
@@ -239,6 +241,8 @@ class PromptedChange(nn.Module):
         vectors = self.shared + self.learner(motion).unflatten(-1, self.shared.shape)
         pairs = torch.arange(num_videos * num_classes, device=motion.device)
         parts = [
+            # The activations of B N texts would not fit in memory: the backward pass computes each chunk
+            # again.
             checkpoint(self._encode, vectors, chunk, use_reentrant=False)
             for chunk in pairs.split(self.texts_at_once)
         ]

@@ -63,6 +63,7 @@ class Prototype(Method):
 
     def __init__(self, frozen: Frozen, *, start: Tensor, normalization: Normalization = "own") -> None:
         super().__init__(frozen)
+        # Cloned: the text features may be a cached tensor, which training must not change.
         self.prototypes = nn.Parameter(start.detach().clone())
         self.normalization = normalization
 

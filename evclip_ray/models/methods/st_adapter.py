@@ -144,6 +144,7 @@ class SpatioTemporalAdapter(nn.Module):
         # Patches are folded into the batch, so a convolution over time alone is the 3 x 1 x 1 one.
         self.conv = nn.Conv1d(width, width, 3, padding=1, groups=width)
         self.up = nn.Linear(width, dim)
+        # One zero in the chain Down, Conv, Up makes the adapter start as the identity.
         nn.init.zeros_(self.conv.weight)
         for layer in (self.down, self.conv, self.up):
             assert layer.bias is not None
@@ -153,8 +154,10 @@ class SpatioTemporalAdapter(nn.Module):
         """Return the adapted tokens, (B T, 1 + P, W), the class token unchanged."""
         first, patches = tokens[:, :1], tokens[:, 1:]
         narrow = self.down(patches.to(self.down.weight.dtype))
+        # (B T, P, w) -> (B, T, P, w) -> (B, P, w, T): Conv1d reads channels before time.
         in_time = narrow.unflatten(0, (-1, num_frames)).permute(0, 2, 3, 1)
         mixed = self.conv(in_time.flatten(0, 1)).unflatten(0, in_time.shape[:2])
+        # (B, P, w, T) -> (B, T, P, w) -> (B T, P, W)
         change = self.up(mixed.permute(0, 3, 1, 2).flatten(0, 1))
         return torch.cat([first, patches + change.to(patches.dtype)], dim=1)
 
