@@ -149,6 +149,8 @@ class EpochMetrics:
 
     def number(self, name: str, missing: float = math.nan) -> float:
         """Return a metric as a float; `missing` if the epoch does not have it or it is null."""
+        # JSON has no NaN: a missing number is null there. `best_val_loss` is null before the first finished
+        # epoch.
         value = self.values.get(name)
         return missing if value is None else float(value)
 
@@ -171,6 +173,9 @@ class TrialRecord:
     @property
     def best(self) -> EpochMetrics:
         """Metrics of the best epoch; empty if no epoch has a finite validation top-1."""
+        # The last line names the best epoch, and the history has one line per epoch from 1, so the index is
+        # exact. The last line names the best epoch, and the history has one line per epoch from 1, so the
+        # index is exact.
         number = self.last.best_epoch
         best = self.history[number - 1] if number else EpochMetrics()
         return best if math.isfinite(best.val_top1) else EpochMetrics()

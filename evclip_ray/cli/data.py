@@ -37,6 +37,7 @@ def verify(context: click.Context, file: str, root: str | None, workers: int) ->
                 broken += 1
                 console.print(f"broken  {report.path}: {report.reason}", soft_wrap=True, markup=False)
     click.echo(f"{len(listed)} videos, {len(listed.classes)} labels, {broken} broken")
+    # The exit status lets a script stop before a study.
     if broken:
         context.exit(1)
 

@@ -37,6 +37,7 @@ class DecodeView:
 
     def __call__(self, step: str, done: int, total: int) -> None:
         """Set the bar of `step` to `done` of `total`."""
+        # A bar appears with the first report of its step, so steps without work have none.
         if step not in self._tasks:
             self._tasks[step] = self._progress.add_task(step, total=total)
         self._progress.update(self._tasks[step], completed=done, total=total)
@@ -56,6 +57,7 @@ class StudyView:
     def __call__(self, event: str, record: TrialRecord) -> None:
         """Show an event of a trial; see `OnEvent`."""
         trial, last = record.trial, record.last
+        # A resumed trial continues at its epoch number, so the bar is set and not advanced.
         if event == "epoch":
             if trial not in self._running:
                 self._running[trial] = self._progress.add_task(trial, total=self._epochs)

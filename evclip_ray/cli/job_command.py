@@ -37,6 +37,7 @@ class JobCommand:
                 "submit: --out must be a folder on the storage that the cluster's nodes share, such as "
                 f"/shared/studies/mine, got {out}"
             )
+        # `auto` is the cluster on which the job's process runs.
         return cls(
             [*arguments, *([] if address else ["--address", "auto"])], options, Path(out) if out else None
         )
@@ -50,6 +51,7 @@ class JobCommand:
         files = []
         for name in ("space", "config", "data"):
             value = self._options.get(name)
+            # Absolute paths and URIs must exist on the cluster already; only relative files are sent.
             if value is None or "://" in str(value) or Path(value).is_absolute():
                 continue
             path = Path(value)

@@ -108,6 +108,7 @@ def scale(
         device_hours=device_hours,
         measure=measure,
     )
+    # One connection serves all steps; the dashboard is needed if any step has groups of workers.
     workers = max(step.space.study.workers for step in ladder.steps)
     shared = () if dry_run else (run.folder.root, run.cache)
     with connect(address, verbose=context.obj, dashboard=workers > 1, storage=shared) as machines:

@@ -83,6 +83,7 @@ def shift(
 
     cache, pinned = cache_folder(cache), parse_assignments(assignments)
     claim(out)
+    # Read before the hours of decoding, so that a damaged file is reported at once.
     predicted = read_predictions(predictions) if predictions else None
     sources = zip(manifests, one_per_set("--root", roots or (None,), len(manifests)), strict=True)
     overrides = [{**source_overrides(manifest, root), **pinned} for manifest, root in sources]

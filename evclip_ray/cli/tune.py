@@ -156,11 +156,13 @@ def tune(
             progress=DecodeView(progress),
             watch=show_plan,
         )
+    # A dry run: the plan was printed by `show_plan`.
     if outcome is None:
         return
     if outcome.interrupted:
         exit_interrupted(context)
     _show_study(run.folder.root, outcome.rows)
+    # The end of the time budget is expected, so the exit status is 0; missing trials are an error.
     problem = shortfall(run, outcome)
     if problem and not outcome.out_of_time:
         raise click.ClickException(problem)
