@@ -77,6 +77,7 @@ def open_binary(where: Place) -> BinaryIO:
         return where.open("rb")
     with _storage_errors(where):
         system, path = _system(where)
+        # The cache keeps the last blocks only, so that an open object takes at most 32 MiB of memory.
         options = {"cache_type": "blockcache", "cache_options": {"maxblocks": _BLOCKS}}
         return cast(BinaryIO, _Object(where, system.open(path, "rb", block_size=_BLOCK_BYTES, **options)))
 
@@ -138,6 +139,7 @@ def identities(root: Place, paths: Iterable[str]) -> dict[str, Identity | None]:
         if isinstance(where, Path) or not is_uri(where):
             local[path] = str(where)
         else:
+            # By folder, because one listing of a folder replaces up to a thousand requests.
             folder, _, name = where.rpartition("/")
             remote.setdefault(folder, {})[name] = path
     # Threads, because one `stat` on a network file system takes milliseconds.
@@ -228,6 +230,7 @@ def _listing(folder: str) -> dict[str, dict[str, Any]]:
             entries = system.ls(path, detail=True)
         except FileNotFoundError:
             return {}
+    # Some storages return folders with a slash at the end.
     return {entry["name"].rstrip("/").rpartition("/")[2]: entry for entry in entries}
 
 
@@ -275,6 +278,7 @@ def _facts(uri: str) -> dict[str, Any] | None:
 
 
 def _identity(facts: dict[str, Any]) -> Identity:
+    # A storage without any version leaves the size alone, and an edit of equal size is not noticed.
     version = next((facts[name] for name in _VERSIONS if facts.get(name)), "")
     return Identity(int(facts["size"]), str(version))
 

@@ -125,6 +125,8 @@ def write_synthetic(
 
 
 def _write_group(folder: Path, group: int, *, size: int, num_frames: int, seed: int) -> list[dict[str, Any]]:
+    # All actions of a group share one look, so that appearance does not reveal the action. The seeds are
+    # keys, not a sequence, so that the order in which threads run has no effect.
     look = np.random.default_rng([seed, group])
     background, figure = _background(size, look), _texture(size // 2, look)
     rows = []

@@ -61,6 +61,7 @@ class AugmentConfig(Config):
         return not _contains_word(label, self.flip_except)
 
 
+# Cached, because the labels of a set repeat in every batch.
 @functools.lru_cache(maxsize=1 << 16)
 def _contains_word(label: str, words: str) -> bool:
     # An underscore is a word character for \b, so "turn_left" would not match.
@@ -168,6 +169,7 @@ def cached_view_seed(path: str, row: int, view: int) -> int:
         row: Its row in the manifest, which tells parts of one video apart.
         view: View number, from 0.
     """
+    # The word "bank" is part of the digest. Another word would change every cached view on disk.
     name = json.dumps(["bank", path, row, view])
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big")
 
@@ -223,6 +225,8 @@ def _augment(
 ) -> None:
     """Write a view of each video, with one crop, one flip and one colour change for all its frames."""
     boxes = _draw_boxes(draws, int(frames.shape[2]), int(frames.shape[3]), side, augment)
+    # Every video draws, even one that may not flip, so that its label does not shift the draws of later
+    # steps.
     flips = draws.uniform() < augment.flip
     if labels is not None:
         flips &= torch.tensor([augment.may_flip(label) for label in labels])
@@ -247,6 +251,7 @@ def _fit(views: Tensor, frames: Tensor, *, flip: bool = False) -> None:
     # One pass converts, reorders and writes into the batch.
     views.flatten(0, 1).copy_(planes).div_(255)
     if side != size:
+        # The rounded weights of the interpolation can sum to slightly more than 1.
         views.clamp_(0, 1)
 
 
@@ -258,6 +263,7 @@ def _colour(views: Tensor, augment: AugmentConfig, draws: _Draws) -> None:
         grey = views.mean(dim=(1, 2, 3, 4), keepdim=True)
         views.sub_(grey).mul_(_factors(views, augment.contrast, draws)).add_(grey).clamp_(0, 1)
     if augment.low_light:
+        # Both numbers are drawn for every video. A gamma of 1 leaves the pixels as they are.
         chosen = draws.uniform() < augment.low_light
         gamma = 1 + (augment.low_light_gamma - 1) * draws.uniform()
         powers = torch.where(chosen, gamma, 1.0).to(views.device)

@@ -101,6 +101,7 @@ def read_text(path: Path) -> str:
             f"{path}: cannot be read ({error.strerror}); check the path of the list"
         ) from None
     try:
+        # This codec drops the byte order mark, which would become part of the first column's name.
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
@@ -137,6 +138,7 @@ def read_table(path: Path, columns: Sequence[str], *, delimiter: str = ",") -> I
         AnnotationError: See `read_text`; or a column is missing, a row and the header differ in length, or
             there are no rows.
     """
+    # Without `strict`, the parser accepts a stray quote and may merge many rows into one cell.
     reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter, strict=True)
     header: list[str] | None = None
     is_empty = True
@@ -184,6 +186,7 @@ def whole_number(line: Line, text: str, what: str) -> int:
     Raises:
         AnnotationError: `text` is not an integer.
     """
+    # `int` would also accept 1_000, blanks and the digits of other scripts.
     if not (text.isascii() and text.isdecimal()) and not _SIGNED.fullmatch(text):
         raise line.error(f"{what} must be a whole number, got {text!r}")
     return int(text)

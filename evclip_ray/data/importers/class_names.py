@@ -53,6 +53,7 @@ def ordered_classes(
             raise line.error(f"class {number} has no name")
         if number in names:
             raise line.error(f"class id {number} is listed twice, as {names[number]!r} too")
+        # Names are compared without case and signs, as wherever classes of two sources are matched.
         if normalized_name(name) in ids:
             raise line.error(f"class name {name!r} is listed twice, with id {ids[normalized_name(name)]} too")
         names[number], ids[normalized_name(name)] = split_words(name), number
@@ -82,6 +83,7 @@ def read_class_names(path: Path) -> tuple[str, ...]:
     header = normalized_header(next(read_lines(path)).text)
     numbers = [column for column, name in header.items() if name in _ID_COLUMNS]
     names = [column for wanted in _NAME_COLUMNS for column, name in header.items() if name == wanted]
+    # A header without both columns may be the first name of a plain list, so the other formats come next.
     if numbers and names:
         table = read_table(path, [numbers[0], names[0]])
         rows = ((line, cells[numbers[0]], cells[names[0]]) for line, cells in table)

@@ -83,6 +83,7 @@ def read_labels(path: Path, kind: str) -> _Labels:
         for line, cells in read_table(path, ("id", "key", "instances"))
     ]
     classes = ordered_classes(path, ((line, number, cells["key"]) for line, number, cells in rows), first=0)
+    # The table lists the narrated words of each class. A word of another class shows that a label is wrong.
     said = {number: _instances(line, cells["instances"]) | {cells["key"]} for line, number, cells in rows}
     return _Labels(kind, classes, [said[number] for number in range(len(classes))])
 

@@ -110,6 +110,8 @@ class _Unpickler(pickle.Unpickler):
         # Each file has its own class, so that a crafted file cannot change it for the next one.
         self._record = type("Datum_video", (), {})
 
+    # Unpickling can only reach code through this method. All other opcodes build plain data or call what it
+    # returned.
     def find_class(self, module: str, name: str) -> Any:
         """Return the record class.
 

@@ -132,6 +132,7 @@ class _ReportBuilder:
         path = self._files.find(row.path, frames=self._frames)
         if path:
             self._used.add(path)
+        # An unused video is listed, so it must not appear among the unlisted files.
         if row.split is None:
             return
         facts = self._names.read(path or row.path)
@@ -140,6 +141,7 @@ class _ReportBuilder:
             self._missing.append(row.path)
             return
         part = self._part(row, path)
+        # `setdefault` returns this row's line if the key is new, else the line of an earlier row.
         earlier = self._lines.setdefault((path, row.split, *part), row.line)
         if earlier is not row.line:
             self._duplicates.append(f"{row.line.where}: {path} is in {earlier.where} too")

@@ -99,6 +99,7 @@ def _answers(path: Path, classes: tuple[str, ...]) -> list[ListedVideo]:
 
 
 def _listed(line: Line, identity: str, template: str, split: str, indices: dict[str, int]) -> ListedVideo:
+    # The lists mark the placeholders of a template by brackets, and labels.json does not.
     name = normalized_name(template.replace("[", "").replace("]", ""))
     if not identity or name not in indices:
         raise line.error("the id must not be blank, and the template without its brackets be in labels.json")

@@ -63,8 +63,10 @@ class VideoFiles:
         if not folder and len(named) == 1:
             return named[0]
         wanted = [normalized_name(part) for part in reversed(folder.split("/"))] if folder else []
+        # If the list has folders, at least the innermost one must match.
         best = 1 if wanted else 0
         found: list[str] = []
+        # Only the preferred kind counts if there is any, else all files of this name.
         for path in [path for path in named if (path in self.num_frames) == frames] or named:
             score = _common(wanted, path) if wanted else 0
             if score >= best:

@@ -160,6 +160,7 @@ def _leaks(table: pa.Table, column: str) -> list[Leak]:
     if not shared.num_rows:
         return []
     rows: dict[str, list[int]] = collections.defaultdict(list)
+    # Rows without a split are in no split, so they are not part of a leak.
     inside = table.filter(pc.and_(pc.is_in(table[column], shared[column]), pc.is_valid(table["split"])))
     for value, row in zip(inside[column].to_pylist(), inside["row"].to_pylist(), strict=True):
         rows[value].append(row)

@@ -54,6 +54,7 @@ class Manifest:
         root = storage.place(self.root)
         root = root.absolute() if isinstance(root, Path) else root
         table = validation.checked(self.table, root=root, source=self.source, allow_leaks=self.allow_leaks)
+        # A frozen dataclass forbids plain assignment here too. It is frozen so that its table stays valid.
         object.__setattr__(self, "root", root)
         object.__setattr__(self, "table", table)
 
@@ -71,6 +72,7 @@ class Manifest:
 
     def digest(self) -> str:
         """Return 16 hex digits of the SHA-256 of the rows in their order. It does not depend on the root."""
+        # As CSV, because the bytes of Arrow and Parquet files depend on chunks and library versions.
         sink = pa.BufferOutputStream()
         csv.write_csv(self.table, sink)
         return hashlib.sha256(sink.getvalue()).hexdigest()[:16]
@@ -160,6 +162,7 @@ def _read_csv(stream: BinaryIO, source: str) -> pa.Table:
     data = stream.read()
     if not data:
         raise ManifestError(f"{source}: is empty; it needs at least the columns path,label and one row")
+    # Column types are given: if Arrow guessed, labels such as 001 would become numbers.
     options = csv.ConvertOptions(
         column_types=SCHEMA, null_values=[""], strings_can_be_null=True, quoted_strings_can_be_null=True
     )

@@ -88,6 +88,7 @@ def few_shot(
             f" {len(by_label)} classes have fewer: {listed}; take fewer shots or leave those classes out"
         )
     chosen: list[int] = []
+    # Rows are sorted by path and start, so that a permuted manifest gives the same sample.
     for label, rows in by_label.items():
         rows.sort(key=lambda row: (paths[row], begins[row]))
         order = _generator(seed, label if nested else f"{shots} {label}").permutation(len(rows))[:shots]
@@ -109,6 +110,7 @@ def _deal(manifest: Manifest, rows: Indices, shares: dict[str, float], seed: int
     totals = collections.Counter(labels[row] for row in rows.tolist())
     given: dict[str, collections.Counter[str]] = {name: collections.Counter() for name in shares}
     result = np.empty(len(manifest), dtype=object)
+    # Small groups come last, because they can even out what large ones left unequal.
     for members in _largest_first(_groups(manifest, rows), seed):
         counts = collections.Counter(labels[row] for row in members)
         needs = {
@@ -131,11 +133,13 @@ def _groups(manifest: Manifest, rows: Indices) -> dict[str, list[int]]:
 
 def _largest_first(groups: dict[str, list[int]], seed: int) -> list[list[int]]:
     """Return the groups by falling size, and those of equal size in a seeded order."""
+    # Sorted before they are shuffled, so that the order of the rows has no effect.
     names = sorted(groups)
     shuffled = [names[k] for k in np.random.default_rng(seed).permutation(len(names))]
     return [groups[name] for name in sorted(shuffled, key=lambda name: -len(groups[name]))]
 
 
 def _generator(seed: int, label: str) -> np.random.Generator:
+    # Python's own `hash` of a text differs between processes.
     words = hashlib.sha256(label.encode()).digest()[:8]
     return np.random.default_rng([seed, int.from_bytes(words, "little")])

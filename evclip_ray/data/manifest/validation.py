@@ -61,6 +61,7 @@ def checked(table: pa.Table, *, root: Place, source: str, allow_leaks: bool = Fa
 def shared_between_splits(table: pa.Table, column: str) -> pa.Table:
     """Return the values of `column` in two or more splits: columns `column` and `splits`, a list."""
     known = table.filter(pc.and_(pc.is_valid(table[column]), pc.is_valid(table["split"])))
+    # With threads Arrow returns the groups in random order, and messages name the first one.
     counted = known.group_by(column, use_threads=False).aggregate([("split", "distinct")])
     shared = counted.filter(pc.greater(pc.list_value_length(counted["split_distinct"]), 1))
     return shared.select([column, "split_distinct"]).rename_columns([column, "splits"])
@@ -80,6 +81,7 @@ def _with_all_columns(table: pa.Table, source: str) -> pa.Table:
         table[field.name] if field.name in names else pa.nulls(table.num_rows, field.type) for field in SCHEMA
     ]
     try:
+        # One chunk for each column, as every later check and `take` is then one pass over one array.
         return pa.table(columns, names=SCHEMA.names).cast(SCHEMA).combine_chunks()
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise ManifestError(f"{source}: {error}") from None
@@ -88,11 +90,13 @@ def _with_all_columns(table: pa.Table, source: str) -> pa.Table:
 def _tidied(table: pa.Table, root: Place) -> pa.Table:
     for name in ("path", "label", "split", "group"):
         table = _with(table, name, pc.utf8_trim_whitespace(table[name]))
+    # An empty cell means no value, in a Parquet file too.
     for name in ("split", "group"):
         table = _with(table, name, pc.if_else(pc.equal(table[name], ""), None, table[name]))
     prefix = f"{str(root).rstrip('/')}/"
     inside = pc.starts_with(table["path"], prefix)
     relative = pc.utf8_slice_codeunits(table["path"], len(prefix))
+    # One file must have one path, because duplicates and leaks are found by comparing paths.
     paths = pc.if_else(inside, relative, table["path"])
     if pc.any(pc.starts_with(paths, "./")).as_py():
         paths = pc.replace_substring_regex(paths, r"^(\./+)+", "")
@@ -111,6 +115,7 @@ def _first(mask: Any) -> int | None:
 
 def _check_blanks(table: pa.Table, source: str) -> None:
     for name in _REQUIRED:
+        # Kleene logic: null or true is true. With plain `or_` it is null, which `_first` takes for false.
         row = _first(pc.or_kleene(pc.is_null(table[name]), pc.equal(table[name], "")))
         if row is not None:
             raise ManifestError(f"{source}: row {row + 1} has a blank {name}; every row needs one")
@@ -138,6 +143,7 @@ def _check_paths(table: pa.Table, root: Place, source: str) -> None:
 
 def _check_times(table: pa.Table, source: str) -> None:
     start, end = table["start_seconds"], table["end_seconds"]
+    # A comparison with null is null, so rows without bounds pass every check.
     for name in ("start_seconds", "end_seconds"):
         row = _first(pc.or_(pc.invert(pc.is_finite(table[name])), pc.less(table[name], 0)))
         if row is not None:

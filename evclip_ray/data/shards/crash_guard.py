@@ -43,7 +43,11 @@ class CrashGuard:
         # Unbuffered: each line must be in the file before the decoder runs.
         self._stream: BinaryIO = self.path.open("ab", buffering=0)
         self._stream.write(_START)
+        # Ray's workers enable the fault handler for stderr. There is one handler per process, so it is
+        # restored later.
         self._was_enabled = faulthandler.is_enabled()
+        # The handler is C code for SIGSEGV, SIGBUS, SIGFPE, SIGILL and SIGABRT. It writes to the descriptor
+        # of this file, and the signal then ends the process as usual.
         faulthandler.enable(self._stream, all_threads=False)
         return self
 
@@ -52,6 +56,7 @@ class CrashGuard:
         if self._was_enabled:
             faulthandler.enable(sys.__stderr__ or sys.stderr, all_threads=False)
         self._stream.close()
+        # Also after a Python exception: only a process that died leaves its log behind.
         self.path.unlink()
 
     @contextlib.contextmanager
@@ -69,6 +74,8 @@ class CrashGuard:
             raise VideoError(video, self._skip_reasons[index])
         self._stream.write(b"video %d\n" % index)
         # A thread of C code, so it also fires while the decoder holds the GIL.
+        # `exit=True` calls _exit(1), which runs no `finally`. An exception could not help, because no Python
+        # code runs while C code hangs.
         faulthandler.dump_traceback_later(self.seconds, exit=True, file=self._stream)
         try:
             yield
@@ -99,6 +106,7 @@ def _skip_reasons(log: bytes, seconds: float) -> dict[int, str]:
 
 def _deaths(log: bytes) -> Iterator[tuple[int, str]]:
     """Yield (index of the video, first line of the trace or "") for each process that died."""
+    # Each process that works on the list appends a start line. Its last video is the one that it died at.
     for process in log.split(_START)[1:]:
         if steps := [*_STEP.finditer(process)]:
             trace = process[steps[-1].end() :].decode(errors="replace").strip()

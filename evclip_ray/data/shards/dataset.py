@@ -54,6 +54,7 @@ class ShardSet:
         # A cache of the instance, not of the class: the maps are closed with the set.
         self._file = functools.lru_cache(_OPEN_FILES)(self._map)
 
+    # A memory map cannot be pickled, so each process opens its own maps.
     def __reduce__(self) -> tuple[Any, ...]:
         return ShardSet, (self.folder, self._positions)
 
@@ -108,10 +109,12 @@ class ShardSet:
     def subset(self, positions: Positions) -> "ShardSet":
         """Return the set of these videos only, in this order."""
         current = np.arange(len(self)) if self._positions is None else np.asarray(self._positions)
+        # Positions always refer to the whole index, so that a subset of a subset pickles in the same way.
         return ShardSet(self.folder, current[np.asarray(positions, dtype=np.int64)])
 
     def views(self, position: int) -> NDArray[np.uint8]:
         """Return all views of a video, (V, T, H, W, 3) uint8, as the file's own read-only pages."""
+        # The tensor column is a slice of the map. Only the metadata of the batch is read here, no frame.
         batch = self._file(self._files[position]).reader.get_batch(int(self._batches[position]))
         return cast(NDArray[np.uint8], batch.column(0).to_numpy_ndarray())
 
@@ -139,6 +142,8 @@ class ShardSet:
         batch = np.empty((len(positions), *self.view.shape), dtype=np.uint8) if out is None else out
         for slot, position in enumerate(positions):
             frames = self.views(int(position))[view]
+            # The copy is the only access to the frames: page faults read them from the page cache or from
+            # disk.
             batch[slot] = frames
             if release:
                 self._file(self._files[int(position)]).release(frames.ctypes.data, frames.nbytes)
@@ -204,6 +209,7 @@ def _read_index(folder: Path, key: str) -> pa.Table:
             table = reader.read_all()
     except (OSError, pa.ArrowInvalid) as error:
         raise ArtifactError(f"{path}: cannot be read ({error}); prepare the shards again") from None
+    # The index of another preparation would pair frames with the wrong labels.
     if (table.schema.metadata or {}).get(_KEY) != key.encode():
         raise ArtifactError(f"{path}: belongs to other shards than the ledger does; prepare the shards again")
     return table

@@ -87,7 +87,8 @@ def view_seed(seed: int | None, video: dict[str, Any], view: int) -> int | None:
     """Return the seed of one view of a video; None for a deterministic view (view 0, or no `seed`)."""
     if view == 0 or seed is None:
         return None
-    # 7 bytes of the hash: a seed below 2**56, which every generator and JSON reader accepts.
+    # 7 bytes of the hash: a seed below 2**56, which NumPy's and torch's generators accept.
+    # The bounds distinguish the parts of one video, which would otherwise all be sampled alike.
     part = [value for name, value in part_in(video).items() if name.startswith(("start", "end"))]
     name = json.dumps([seed, video["path"], *part, view])
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big")
@@ -110,6 +111,8 @@ def write_shard(job: ShardJob, *, root: Place, folder: Path, guard: CrashGuard) 
         RuntimeError: this machine's decoder differs from that of the job.
         OSError: the folder is not writable.
     """
+    # The version of the decoder is part of the key. Frames of another version under this key would be reused
+    # as if they were the right ones.
     decoder = decoder_name(job.view.decoder)
     if decoder != job.decoder:
         raise RuntimeError(
@@ -120,9 +123,12 @@ def write_shard(job: ShardJob, *, root: Place, folder: Path, guard: CrashGuard) 
     with replacing(folder / job.file) as temporary, pa.ipc.new_file(str(temporary), columns) as writer:
         for index, video in enumerate(job.videos):
             frames, reason = _decode(job, video, root, guard.decoding(index, video["path"]))
+            # A skipped video has an empty batch, so that batch k is always video k of the job.
             writer.write_batch(_batch(columns, video, frames), reason and {_SKIPPED: reason})
 
 
+# The footer at the end of an Arrow file has the schema and the positions of all batches. It is written last,
+# so an incomplete file has none, and the check reads a few pages only.
 def is_finished(path: Path, job: ShardJob) -> bool:
     """Return whether `path` is a complete shard that `job` wrote."""
     try:
@@ -156,6 +162,7 @@ def _decode(
             return decode_views(path, view=job.view, seeds=seeds, offsets=offsets, **part_in(video)), None
     except VideoError as error:
         reason = error.reason
+    # The size of the frames comes from the header, which a damaged file can get wrong by any factor.
     except MemoryError:
         reason = "needs more memory than there is"
     return np.empty((0, *job.view.shape), dtype=np.uint8), reason

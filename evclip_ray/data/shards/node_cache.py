@@ -32,6 +32,7 @@ _SPARE = 0.05
 _BLOCK_BYTES = 2**22
 # A process reads at most the copies that it opened last: as many as its sets keep mapped.
 _MAX_LEASES = 256
+# Copies that this process may read, each as an open file with a shared lock, in the order of their last use.
 _leases: OrderedDict[Path, BinaryIO] = OrderedDict()
 _leases_lock = threading.Lock()
 
@@ -56,6 +57,7 @@ def node_copy(path: Path, is_sound: Callable[[Path], bool] | None = None) -> Pat
     status, folder = path.stat(), Path(local).expanduser()
     name = digest([str(path.absolute()), status.st_size, status.st_mtime_ns])
     copy = folder / f"{name}{path.suffix}"
+    # The usual case: the copy exists, and the lock of the folder is not needed.
     if _lease(copy, status.st_size):
         return copy
     with _lock(folder):
@@ -89,6 +91,8 @@ def _lease(copy: Path, num_bytes: int) -> bool:
         os.utime(stream.fileno())
         _leases[copy] = stream
         while len(_leases) > _MAX_LEASES:
+            # Closing the file ends the lease. A map of a copy that is then removed stays valid, because the
+            # kernel frees an unlinked file only when nothing uses it any more.
             _leases.popitem(last=False)[1].close()
         return True
 
@@ -127,6 +131,8 @@ def _copy(path: Path, copy: Path, is_sound: Callable[[Path], bool] | None) -> No
             while block := source.read(_BLOCK_BYTES):
                 source_digest.update(block)
                 target.write(block)
+        # `file_digest` reads the copy again and returns the first 16 digits of its SHA-256, hence
+        # `startswith`.
         identical = source_digest.hexdigest().startswith(file_digest(temporary))
         if not identical or (is_sound is not None and not is_sound(temporary)):
             raise ArtifactError(
@@ -136,6 +142,7 @@ def _copy(path: Path, copy: Path, is_sound: Callable[[Path], bool] | None) -> No
 
 def _make_space(folder: Path, num_bytes: int) -> bool:
     """Remove unread copies, oldest first, until `num_bytes` fit; return whether they do."""
+    # Names that begin with a dot are the lock and unfinished copies.
     candidates = sorted(folder.glob("[!.]*"), key=lambda copy: copy.stat().st_mtime_ns)
     while not (fits := _fits(folder, num_bytes)) and candidates:
         with candidates.pop(0).open("rb") as oldest, contextlib.suppress(BlockingIOError):

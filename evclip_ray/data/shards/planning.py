@@ -62,6 +62,8 @@ def cut(work: Sequence[float] | NDArray[np.float64], *, max_rows: int) -> list[s
     bounds = [0]
     shard_work = 0.0
     for row, frames in enumerate(work):
+        # The first row of a shard always belongs to it, even if its work alone exceeds the limit. A cut at
+        # each multiple of `max_rows` makes the cuts of every block independent of the earlier blocks.
         if row > bounds[-1] and (row % max_rows == 0 or shard_work + frames > _SHARD_FRAMES):
             bounds.append(row)
             shard_work = 0.0

@@ -78,6 +78,8 @@ class Writing:
         if is_finished(self.folder / job.file, job):
             return
         require_mounted(job, self.root)
+        # The name begins with ".shard-", so that `_finish` removes the logs of killed processes with other
+        # leftovers.
         log_file = self.folder / f".{job.file}.{self.run}.attempts"
         with CrashGuard(log_file, seconds=self.seconds_per_video) as guard:
             write_shard(job, root=self.root, folder=self.folder, guard=guard)
@@ -138,6 +140,8 @@ def prepare_shards(
     _refuse_other(folder, inputs)
     jobs = _plan(videos, view, num_views, seed, rows_per_shard)
     missing = [job for job in jobs if not is_finished(folder / job.file, job)]
+    # The ledger is written last. Without it, the index or the quarantine may be missing although all shards
+    # exist.
     if missing or not (folder / LEDGER).exists():
         done = len(videos) - sum(len(job.videos) for job in missing)
         with _explain_full_disk(folder, missing):
@@ -193,6 +197,8 @@ def _write_all(
     import ray
 
     require_ray("shards")
+    # Frames are stored uncompressed, so their size is known before anything is decoded. `_explain_full_disk`
+    # turns this error into one with the numbers.
     if shutil.disk_usage(folder).free < sum(job.num_bytes for job in jobs):
         raise OSError(errno.ENOSPC, "too little space")
     logger.info("%s: writing %d shards with %s", folder, len(jobs), jobs[0].decoder)
@@ -215,6 +221,7 @@ def _run_all(
 
     # Longest first, so that the run does not end with one long shard while the other processes are idle.
     ordered = sorted(((job.work, job) for job in jobs), key=lambda pair: -pair[0])
+    # As bytes, because the queue's process can hold them without importing NumPy, Arrow and PyAV.
     pickled = [pickle.dumps(job) for _, job in ordered]
     count = count_tasks([work for work, _ in ordered], processes=count_cpus(nodes))
     # Each task carries its first shard, so that none waits for the start of the queue's process.
@@ -225,6 +232,7 @@ def _run_all(
         queue = ray.remote(ShardQueue).options(num_cpus=0, scheduling_strategy=here).remote(queued)
     writing = Writing(queue, root, folder, seconds_per_video, run=uuid.uuid4().hex)
     tasks = [{"task": number, "first": job} for number, job in enumerate(first)]
+    # One block per task, because Ray Data runs the rows of a block one after another in one process.
     dataset = ray.data.from_items(tasks, override_num_blocks=count).flat_map(
         _run, fn_kwargs={"writing": writing}, num_cpus=1, **restrict_to(nodes)
     )
@@ -287,6 +295,7 @@ def _finish(folder: Path, jobs: list[ShardJob], inputs: dict[str, Any]) -> None:
     rows: list[dict[str, Any]] = []
     skipped: list[dict[str, Any]] = []
     for job in jobs:
+        # A folder that is not shared passes all checks of the workers, but their files are on other machines.
         if not is_finished(folder / job.file, job):
             raise ArtifactError(
                 f"{folder / job.file}: a worker wrote it, but this node does not have it;"

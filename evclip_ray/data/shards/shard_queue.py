@@ -16,6 +16,7 @@ class ShardQueue:
 
     def take(self, task: int, index: int) -> bytes | None:
         """Return the job number `index` of a task, from 0, not counting its initial one; None when empty."""
+        # Ray runs the calls of an actor one after another, so no lock is needed.
         received = self._received[task]
         if index == len(received) and self._waiting:
             received.append(self._waiting.popleft())

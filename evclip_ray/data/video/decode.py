@@ -189,6 +189,7 @@ def decode_views(
     if windowed:
         with contextlib.suppress(WrongIndexError):
             return _views(path, view, draws, part, windowed=True)
+    # Also reached if the decoder contradicted the packets around the part: then the whole file is indexed.
     return _views(path, view, draws, part, windowed=False)
 
 
@@ -253,6 +254,7 @@ def part_of(video: Video, part: Part) -> tuple[int, int]:
             video.path, "a folder of frames has no times; give its frames per second in the column fps"
         )
     seconds = video.index.seconds + _SECONDS_TOLERANCE
+    # The first frame at or after a bound: the start of a part is inclusive and its end exclusive.
     first = 0 if start is None else int(np.searchsorted(seconds, start))
     last = len(seconds) if end is None else int(np.searchsorted(seconds, end))
     if first >= last:
@@ -267,6 +269,7 @@ def _read(
     video: Video, indices: NDArray[np.int64], height: int, width: int, fit: Fit, decoder: Decoder
 ) -> Frames:
     fitting, wanted = Fitting(height, width, fit), indices.ravel().tolist()
+    # Frame folders are decoded by Pillow with either decoder.
     if decoder == "torchcodec" and isinstance(video, VideoReader):
         images = torchcodec_backend.read(video, wanted, fitting)
     else:
@@ -289,10 +292,12 @@ class Fitting:
         turns = _quarter_turns(frame)
         upright = (frame.width, frame.height) if turns % 2 else (frame.height, frame.width)
         height, width = self._resized(*upright)
+        # The frame is resized as it is coded and turned afterwards, when it has fewer pixels.
         coded_height, coded_width = (width, height) if turns % 2 else (height, width)
         rgb = self._resizer.reformat(
             frame, width=coded_width, height=coded_height, format="rgb24", interpolation=_BICUBIC, threads=1
         )
+        # `rot90` and the crop are views. The pixels are copied once, at the end.
         image = np.rot90(rgb.to_ndarray(), turns)
         top, left = (height - self.height) // 2, (width - self.width) // 2
         return np.ascontiguousarray(image[top : top + self.height, left : left + self.width])
@@ -302,6 +307,7 @@ class Fitting:
         if self.fit == "stretch":
             return self.height, self.width
         scale = max(self.height / height, self.width / width)
+        # Rounding can give one pixel less than the crop needs.
         return max(round(height * scale), self.height), max(round(width * scale), self.width)
 
 

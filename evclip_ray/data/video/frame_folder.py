@@ -158,6 +158,7 @@ class FrameFolder:
         where = storage.locate(self.path, name)
         try:
             with Image.open(io.BytesIO(storage.read_bytes(where))) as image:
+                # Pillow's conversion to RGB clips such values at 255 instead of scaling them.
                 if image.mode.startswith(("I", "F")):
                     raise VideoError(
                         self.path, f"frame {name} has more than 8 bits per colour; convert it to 8 bits"
@@ -179,6 +180,8 @@ class FrameFolder:
 
 
 # Many rows may be parts of one long video, and listing its folder takes longer than reading the frames.
+# `_modified` is only a key of the cache: a folder's modification time changes when files are added or
+# removed.
 @functools.lru_cache(maxsize=4)
 def _frames_of(path: Place, _modified: int) -> tuple[str, ...]:
     try:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 # Containers whose packets carry exact presentation times, as comparisons with full decodes showed.
 _TIMED_CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
+# VP8's alternate reference frames are packets that are decoded but never shown.
 _CODECS_WITH_INVISIBLE_FRAMES = ("vp8",)
 # Enough packets to include the first frame that is shown: codecs reorder at most 16 frames.
 _HEAD = 64
@@ -91,12 +92,15 @@ def _has_exact_times(container: Any, stream: Any) -> bool:
     return timed and stream.codec_context.name not in _CODECS_WITH_INVISIBLE_FRAMES
 
 
+# PyAV ends a stream with an empty packet, which flushes the decoder and is no frame.
 def _demux(container: Any, stream: Any) -> Iterator[Any]:
     return (packet for packet in container.demux(stream) if packet.size)
 
 
 def _from_key(container: Any, stream: Any, first: int, zero: int) -> Iterator[Any]:
     """Return the packets from a key frame shown at or before the time `first`, or none."""
+    # The step is one second in the stream's units. It doubles with each attempt, so that a key frame far back
+    # is reached by few seeks.
     goal, step = first, int(1 / stream.time_base)
     while True:
         container.seek(goal, stream=stream)
@@ -123,6 +127,8 @@ def _index_of(shown: list[tuple[int, bool]], zero: int, base: float) -> FrameInd
         base: Seconds per unit of time.
     """
     stamps = np.array([time for time, _ in shown], dtype=np.int64)
+    # If the first shown frame is not a key frame, a hidden key frame lies before it, and a seek goes back to
+    # that.
     keys = np.flatnonzero([is_key for _, is_key in shown])
     seconds = (stamps - zero).astype(np.float64) * base
     return FrameIndex(seconds, stamps, keys if shown[0][1] else np.insert(keys, 0, 0))
@@ -148,10 +154,13 @@ def _shown_frames(packets: list[tuple[int | None, bool, bool]]) -> list[tuple[in
         packets: (time, is key frame, is hidden), in order of decoding.
     """
     times = [time for time, _, _ in packets if time is not None]
+    # A packet without a time, or two packets with one time, cannot be assigned to frames.
     if not packets or len(set(times)) < len(packets):
         return []
     # Frames that are shown before the first key frame, or have no key frame, may not be decodable.
     first_time, first_is_key, _ = packets[0]
     if not first_is_key or min(times) != first_time:
         return []
+    # Hidden frames come from an edit list of an MP4: later frames refer to them, but players do not show
+    # them.
     return sorted((time, key) for time, key, hidden in packets if time is not None and not hidden)

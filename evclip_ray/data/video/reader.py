@@ -79,6 +79,7 @@ class VideoReader:
                 self._rewind()
             self.windowed = part is not None
             self.index = part or index_of_all(self._container, self._stream) or self._index_by_decoding()
+        # If the constructor fails, also by Ctrl-C, there is no object whose `__exit__` could close the file.
         except BaseException:
             self._close()
             raise
@@ -126,6 +127,7 @@ class VideoReader:
         """Duration of the video stream by the header; None if the header has none."""
         if self._stream.duration is not None:
             return float(self._stream.duration * self._stream.time_base)
+        # The duration of a container is that of its longest stream, which may be the sound.
         if self._container.duration is not None and len(self._container.streams) == 1:
             return float(self._container.duration / av.time_base)
         return None
@@ -155,6 +157,7 @@ class VideoReader:
             try:
                 return self._read_by_seeking(wanted, self.index.times, convert)
             except WrongIndexError:
+                # A recount would number the frames from the beginning of the file, not from that of the part.
                 if self.windowed:
                     raise
                 self.index = self._index_by_decoding()
@@ -165,11 +168,13 @@ class VideoReader:
     ) -> dict[int, NDArray[np.uint8]]:
         images: dict[int, NDArray[np.uint8]] = {}
         # A part is always reached by a seek; a whole file is read from its beginning.
+        # Every key is 0 or more, so the first position of a part makes the condition below true.
         position = -_SEEK_SAVES - 2 if self.windowed else -1
         needed = {int(times[target]) for target in wanted}
         self._rewind()
         frames = self._decode(needed)
         for target in wanted:
+            # The last key frame at or before the requested frame.
             key = int(self.index.keys[np.searchsorted(self.index.keys, target, side="right") - 1])
             if key > position + _SEEK_SAVES:
                 self._container.seek(int(times[key]), stream=self._stream)
@@ -182,6 +187,7 @@ class VideoReader:
         # A recount by decoding may have found fewer frames than the packets announced.
         last = len(self.index.seconds) - 1
         clamped = {min(index, last) for index in wanted}
+        # Frames that were kept while they were counted need no second decode.
         if len(self._kept) <= last:
             self._rewind()
         images = {}
@@ -205,6 +211,7 @@ class VideoReader:
         if not len(stamps):
             raise VideoError(self.path, "no frame decodes")
         increasing = bool((np.diff(stamps) > 0).all())
+        # Times that are missing or jump back are useless. The frames are then spread at the mean rate.
         spacing = float(self._stream.time_base) if increasing else 1 / self.fps
         seconds = (stamps - stamps[0] if increasing else np.arange(len(stamps))).astype(np.float64) * spacing
         return FrameIndex(seconds, None, np.zeros(1, dtype=np.int64))
@@ -220,6 +227,8 @@ class VideoReader:
         failed: str | None = None
         for packet in self._packets():
             if needed is not None:
+                # A frame has the time of its packet, so a frame that is not requested is known before it is
+                # decoded. With NONREF FFmpeg skips it if no other frame refers to it.
                 skip = "DEFAULT" if packet.pts in needed else "NONREF"
                 self._stream.codec_context.skip_frame = skip
             try:
@@ -227,6 +236,8 @@ class VideoReader:
             except av.error.FFmpegError as error:
                 failed = failed or error.strerror
                 continue
+            # An error that is followed by a packet that decodes is a hole. Errors up to the end are a
+            # truncated tail. The packet that flushes the decoder has size 0 and decides nothing.
             if failed and packet.size:
                 raise VideoError(self.path, f"damaged in the middle ({failed})")
             yield from frames
@@ -277,6 +288,7 @@ def _advance(frames: Iterator[VideoFrame], time: int) -> VideoFrame:
     for frame in frames:
         if frame.pts == time:
             return frame
+        # Frames arrive in the order of their times, so a later one proves that the requested one is missing.
         if frame.pts is None or frame.pts > time:
             break
     raise WrongIndexError

@@ -76,6 +76,7 @@ def _segments(total: int, num_frames: int, draw: float | np.random.Generator) ->
     """
     bounds = np.arange(num_frames + 1, dtype=np.int64) * total // num_frames
     starts, widths = bounds[:-1], np.maximum(np.diff(bounds), 1)
+    # `draw` is less than 1, so the frame is inside its segment.
     inside = (draw * widths).astype(np.int64) if isinstance(draw, float) else draw.integers(0, widths)
     return starts + inside
 

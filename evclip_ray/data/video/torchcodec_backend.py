@@ -56,5 +56,6 @@ def read(video: VideoReader, indices: Sequence[int], convert: Convert) -> dict[i
     finally:
         if not isinstance(source, str):
             source.close()
+    # Back to PyAV's frames, so that `convert` is the same for both decoders.
     frames = (av.VideoFrame.from_ndarray(rgb, format="rgb24") for rgb in pixels)
     return {index: convert(frame) for index, frame in zip(wanted, frames, strict=True)}
