@@ -44,6 +44,7 @@ class CLIPWithCachedTexts(FrozenCLIP):
         if self._texts is None:
             raise _not_loaded(self)
         key = text_key(self._texts, texts)
+        # A copy, because the pages of the file are mapped read-only: a write to them would end the process.
         return map_features(feature_file(self._store, self._texts.key, key), key).clone()
 
 
@@ -51,6 +52,7 @@ class CachedCLIP(CLIPWithCachedTexts):
     """A CLIP that is not loaded: `frames` and `texts` are the specs of its features in `store`."""
 
     def __init__(self, store: Path, frames: FeatureSpec, texts: FeatureSpec | None) -> None:
+        # Not the parents' constructors, which need a loaded model.
         FrozenNetwork.__init__(self, name=frames.network, weights=frames.origin)
         attributes = read_ledger(store / frames.key, STAGE)["network"]
         self.embed_dim, self.image_size = attributes["embed_dim"], attributes["image_size"]

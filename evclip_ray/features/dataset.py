@@ -37,6 +37,7 @@ class FeatureSet:
         # A feature file has one row per decodable video of its shard, even if `shards` is a subset of them.
         files = open_shards(shards.folder).files()
         rows = {(file, batch): row for file, videos in files.items() for row, (_, batch) in enumerate(videos)}
+        # By position: the key of the video's shard, and its row in the feature files of that shard.
         self._rows: list[tuple[str, int]] = [("", 0)] * len(shards)
         for file, videos in shards.files().items():
             key = shards.file_key(file)

@@ -48,6 +48,8 @@ class ViewJob:
         """Compute the features on `device`: (M, ...) on the CPU, in the precision of the spec."""
         network = load_network(self.spec, device)
         shards = _open(self.shards)
+        # All decodable videos of the shard in the order of `files`, which gives the row numbers in
+        # `FeatureSet`.
         positions = [position for position, _ in shards.files()[self.file]]
 
         def encode(start: int, stop: int) -> Tensor:
@@ -98,6 +100,7 @@ def run_job(job: Job, device: torch.device) -> None:
         ConfigError: the weights are unavailable, or differ from those that the job was planned with.
         OSError: the disk is full, or the folder is not writable.
     """
+    # Ray repeats the job of an actor that died, which may have died after it renamed the file.
     if is_done(job):
         return
     path = feature_file(job.store, job.spec.key, job.key)
@@ -119,6 +122,7 @@ def load_network(spec: FeatureSpec, device: torch.device) -> FrozenCLIP | Frozen
         network = load_video_encoder(spec.network, spec.weights or "", device=str(device))
     else:
         network = load_clip(spec.network, spec.weights, device=str(device))
+    # The origin is part of the key, so other weights must not write a file of this spec.
     if network.weights != spec.origin:
         raise ConfigError(
             f"{spec.network}: planned with the weights {spec.origin}, but this node has {network.weights};"
@@ -143,6 +147,8 @@ def in_batches(encode: Callable[[int, int], Tensor], count: int, *, batch_size: 
             if batch_size == 1:
                 raise
             batch_size //= 2
+            # Returns the blocks of the larger batch to the driver. Otherwise they can be too fragmented for
+            # the smaller one.
             torch.cuda.empty_cache()
             log.warning("out of memory: continuing with batches of %d videos", batch_size)
         else:
@@ -164,6 +170,7 @@ def _encoded(spec: FeatureSpec, network: FrozenCLIP | FrozenVideoEncoder, pixels
         return video_map.to(dtype)
 
 
+# One actor mostly gets jobs of one shard set, whose index would otherwise be read for each job.
 @functools.lru_cache(maxsize=4)
 def _open(folder: Path) -> ShardSet:
     return open_shards(folder)

@@ -158,6 +158,8 @@ def _run_on_actors(jobs: Sequence[Job], pool: Pool) -> Iterator[Exception | None
             is_result = finished[0] in working
             actor = (working if is_result else starting).pop(finished[0])
             if waiting:
+                # One job at a time for each actor. Jobs that are queued at a slow actor could not move to a
+                # fast one.
                 working[actor.encode.remote(waiting.popleft())] = actor
             if is_result:
                 unfinished -= 1

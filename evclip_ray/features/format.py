@@ -83,6 +83,7 @@ def map_file(path: Path, key: str) -> MappedFeatures:
     Raises:
         ArtifactError: the file is missing, truncated, or has another key.
     """
+    # The digest is not compared here, as that reads the whole file. `is_sound` does so before a study starts.
     content = _open(path, key)
     with _ignore_read_only_warning():
         values = torch.from_numpy(content.values).view(getattr(torch, content.dtype))
@@ -123,6 +124,7 @@ def _open(path: Path, key: str) -> _Content:
         if metadata.get(_KEY) != key.encode():
             raise ArtifactError(f"{path}: holds features with another key; prepare the features again")
         batch = file.reader.get_batch(0)
+        # Checks lengths and types only, not values, so it reads no pages of the tensor.
         batch.validate()
         values = cast(NDArray[np.generic], batch.column(0).to_numpy_ndarray())
         dtype = metadata[_DTYPE].decode()
@@ -138,6 +140,7 @@ def _open(path: Path, key: str) -> _Content:
 
 
 def _digest(values: NDArray[np.generic]) -> str:
+    # Shape and type are part of the digest, because the same bytes have other values in another shape.
     digest = hashlib.sha256(str((values.shape, str(values.dtype))).encode())
     # A memoryview of zero size cannot be cast.
     digest.update(values.data.cast("B") if values.size else b"")

@@ -119,6 +119,7 @@ def _origin(weights: str) -> str:
     return _file_origin(path, status.st_mtime_ns, status.st_size)
 
 
+# The time and the size are only keys of the cache, so that a file that is replaced is hashed again.
 @functools.lru_cache(maxsize=16)
 def _file_origin(path: Path, _modified: int, _size: int) -> str:
     return f"file:{file_digest(path)}"
