@@ -95,6 +95,7 @@ def associate(
     chosen = [units[place] for place in places]
     associations = []
     for predictor in predictors(predictions):
+        # Both columns hold class names, so no indices of classes need to match.
         right = np.array([row[predictor] == row["label"] for row in rows])
         for factor, values in factors.items():
             area = area_under_curve(values[places], right, units=chosen, seed=seed)

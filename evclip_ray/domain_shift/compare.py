@@ -251,11 +251,14 @@ def set_names(sources: Sequence[str], splits: Sequence[str]) -> list[str]:
 
 
 def _units(shards: ShardSet) -> list[str]:
+    # The prefix keeps a group apart from a path of the same name. Without groups, every row is a unit of its
+    # own.
     facts = zip(shards.groups, shards.paths, shards.rows, strict=True)
     return [f"group {group}" if group is not None else f"{path} {row}" for group, path, row in facts]
 
 
 def _array(values: torch.Tensor) -> Array:
+    # NumPy has no bfloat16, and the distances are computed in float64 anyway.
     array: Array = values.double().cpu().numpy()
     return array
 

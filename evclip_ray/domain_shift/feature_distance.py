@@ -56,6 +56,7 @@ def feature_distances(
     if min(len(a), len(b)) < 2:
         raise ValueError(f"distances need at least 2 videos in each set, got {len(a)} and {len(b)}")
     features = np.concatenate([a, b]).astype(np.float64)
+    # No distance depends on the origin, and small numbers lose fewer digits in the products below.
     features = features - features.mean(0)
     random = np.random.default_rng(seed)
     folds = _folds([*units_a, *units_b], random)
@@ -70,6 +71,7 @@ def feature_distances(
     error = _classifier_errors(features, permutations, folds)
     # Permutations that differ from the observed distance by rounding errors only count as equal.
     slack = 1e-9 * max(float(mmd.max()), 1e-30)
+    # Row 0 is the observed assignment and counts as one of the permutations, so p is never 0.
     return [
         Distance("frechet", float(frechet[0]), float(frechet[1:].mean()), None),
         Distance("mmd2_linear", float(mmd[0]), float(mmd[1:].mean()), float(np.mean(mmd >= mmd[0] - slack))),
@@ -89,6 +91,8 @@ def frechet_distance(a: Array, b: Array) -> float:
     # R of X = QR has R^T R = X^T X, and at most D rows for any number of videos.
     half_a, half_b = _triangle(_scaled(a)), _triangle(_scaled(b))
     common = np.linalg.svd(half_a @ half_b.T, compute_uv=False).sum()
+    # |R|^2, the sum of all squares, is the trace of the covariance R^T R. Rounding can make a distance of 0
+    # negative.
     return float(max(shift @ shift + (half_a**2).sum() + (half_b**2).sum() - 2 * common, 0.0))
 
 
@@ -116,11 +120,13 @@ def _scaled(x: Array) -> Array:
 
 def _permutations(units_a: Sequence[str], units_b: Sequence[str], random: np.random.Generator) -> Flags:
     """Return (1 + P, M + K) flags of the videos in the first set: as observed, then P permutations."""
+    # The prefixes make a unit of both sets two units, as each set holds its own part of it.
     names = [*(f"a {unit}" for unit in units_a), *(f"b {unit}" for unit in units_b)]
     _, member = np.unique(names, return_inverse=True)
     in_a = np.arange(len(names)) < len(units_a)
     observed = np.zeros(member.max() + 1, dtype=bool)
     observed[member[in_a]] = True
+    # `permuted` shuffles each row on its own. Whole units move, so that similar videos stay together.
     permuted = random.permuted(np.tile(observed, (_NUM_PERMUTATIONS, 1)), axis=1)
     rows = np.concatenate([observed[None], permuted])[:, member]
     # Units of unequal size can leave a set with one video, which has no covariance.
@@ -144,6 +150,7 @@ def _means(features: Array, chosen: Flags) -> Array:
 def _folds(units: Sequence[str], random: np.random.Generator) -> NDArray[np.int64]:
     """Return the fold of each video. A unit has one fold, even if it is in both sets."""
     names, member = np.unique(np.asarray(units, dtype=str), return_inverse=True)
+    # The remainders of a permutation are folds of equal size, up to one unit.
     folds: NDArray[np.int64] = (random.permutation(len(names)) % _FOLDS)[member]
     return folds
 
@@ -165,12 +172,15 @@ def _classifier_errors(features: Array, permutations: Flags, folds: NDArray[np.i
             continue
         train, rows = features[training], permutations[:, training]
         scatter = train.T @ train / len(train)
+        # The lower limit keeps the matrix invertible if all features are equal.
         ridge = max(float(np.trace(scatter)) / len(scatter), 1e-12) * np.eye(len(scatter))
         mean_a, mean_b = _means(train, rows), _means(train, ~rows)
         weights = np.linalg.solve(scatter + ridge, (mean_a - mean_b).T)
         threshold = ((mean_a + mean_b) / 2 * weights.T).sum(1)
         score: Array = (features[~training] @ weights).T
         predicted_a[:, ~training] = score > threshold[:, None]
+    # Errors are averaged over sets, not over videos. Otherwise a rule that always names the larger set would
+    # look good.
     missed_a = (permutations & ~predicted_a).sum(1) / permutations.sum(1)
     missed_b = (~permutations & predicted_a).sum(1) / (~permutations).sum(1)
     errors: Array = (missed_a + missed_b) / 2

@@ -49,8 +49,11 @@ def motion_between(before: Array, after: Array) -> tuple[float, float]:
     height, width = before.shape
     corners, tracked = _tracks(before, after)
     camera = None
+    # Two corners determine rotation, scale and shift exactly, so the rest of the motion would always be 0.
     if len(corners) >= 3:
         cv2 = require("cv2", extra="shift", purpose="camera motion")
+        # RANSAC fits the largest group of corners that agree, so that a moving object does not count as
+        # camera motion.
         camera, _ = cv2.estimateAffinePartial2D(corners, tracked, ransacReprojThreshold=_TOLERANCE)
     if camera is None:
         return 0.0, 0.0
@@ -76,6 +79,8 @@ def _tracks(before: Array, after: Array) -> tuple[Array, Array]:
     if corners is None:
         return np.empty((0, 2)), np.empty((0, 2))
     tracked, forward, _ = cv2.calcOpticalFlowPyrLK(*images, corners, None, winSize=_WINDOW)
+    # A corner that is hidden or leaves the frame is tracked to some similar texture, which rarely leads back
+    # to it.
     returned, backward, _ = cv2.calcOpticalFlowPyrLK(*images[::-1], tracked, None, winSize=_WINDOW)
     error = np.abs(returned - corners).reshape(-1, 2).max(1)
     usable = (forward.ravel() == 1) & (backward.ravel() == 1) & (error < _TOLERANCE)

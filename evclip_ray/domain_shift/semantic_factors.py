@@ -76,6 +76,7 @@ def class_similarity(text: Array) -> Array:
     if len(text) < 2:
         return np.full(len(text), np.nan)
     cosines = text @ text.T
+    # A class must not be its own nearest class.
     np.fill_diagonal(cosines, -np.inf)
     nearest: Array = cosines.max(1)
     return nearest

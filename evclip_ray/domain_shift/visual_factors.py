@@ -49,6 +49,7 @@ def visual_factors(frames: NDArray[np.uint8]) -> dict[str, float]:
         )
     luma = luminance_of(frames)
     steps = [motion_between(*pair) for pair in itertools.pairwise(luma)]
+    # Differences below the resolution become ties, which count as no effect.
     camera, scene = np.rint(np.mean(steps, axis=0) / _RESOLUTION) * _RESOLUTION
     return {
         "luminance": float(luma.mean()),

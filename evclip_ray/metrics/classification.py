@@ -48,6 +48,7 @@ class ClassificationState:
         Raises:
             ValueError: A logit is NaN or infinite.
         """
+        # In float64, so that the rounding to ticks dominates and not the sum of the exponentials.
         scores = logits.astype(np.float64)
         num_broken = int((~np.isfinite(scores)).any(axis=1).sum())
         if num_broken:
@@ -56,6 +57,8 @@ class ClassificationState:
             )
         state = cls.empty(scores.shape[1])
         predicted = scores.argmax(1)
+        # `add.at` counts repeated index pairs one by one. `confusion[labels, predicted] += 1` would count
+        # each pair once.
         np.add.at(state.confusion, (labels, predicted), 1)
         true = scores[np.arange(len(labels)), labels]
         # The rank is the number of classes that score at least as high, so a tie counts as a miss.
@@ -63,8 +66,10 @@ class ClassificationState:
         rank = (scores >= true[:, None]).sum(1)
         state.top5_hits = int((rank <= 5).sum())
         best = scores.max(1)
+        # The largest score is subtracted first, so that no exponential overflows.
         log_sum = np.log(np.exp(scores - best[:, None]).sum(1))
         state.log_loss_ticks = int(_ticks(best + log_sum - true).sum())
+        # The softmax of the best class: exp(best - best) / sum_j exp(s_j - best).
         confidence = np.exp(-log_sum)
         bins = np.clip(np.ceil(confidence * NUM_BINS).astype(np.int64) - 1, 0, NUM_BINS - 1)
         for row, values in enumerate((1, predicted == labels, _ticks(confidence))):
@@ -117,6 +122,7 @@ class ClassificationState:
         """(N,) accuracy of each class; NaN for a class without videos."""
         totals = self.confusion.sum(1)
         with np.errstate(invalid="ignore"):
+            # A division by NaN, not by 0: a class without videos has no accuracy and raises no warning.
             accuracy: npt.NDArray[np.float64] = np.diag(self.confusion) / np.where(totals > 0, totals, np.nan)
         return accuracy
 
@@ -153,4 +159,5 @@ def harmonic_mean(base: float, novel: float) -> float:
 
 
 def _ticks(values: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    # An int64 holds 2^39 nats in ticks (5e11), more than any set of videos reaches.
     return np.rint(values * TICKS).astype(np.int64)

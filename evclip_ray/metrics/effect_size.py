@@ -90,10 +90,13 @@ class _WeightedDelta:
         return self(*(np.ones(size) for size in self._sizes))
 
     def __call__(self, weights_a: Array, weights_b: Array) -> float:
+        # sums[i] is the weight of the i smallest values of a, so each b needs two lookups: the weight below
+        # it, and the weight above it as the total less the weight up to it.
         sums = np.concatenate([[0.0], np.cumsum(weights_a[self._order])])
         total = sums[-1] * weights_b.sum()
         if total == 0:
             return float("nan")
+        # Ties are in neither count, so they contribute 0.
         return float(weights_b @ (sums[self._below] - (sums[-1] - sums[self._up_to])) / total)
 
 
@@ -103,8 +106,10 @@ def _unit_resampler(units: Sequence[str], random: np.random.Generator) -> Callab
     It draws as many units as there are, with replacement. `scipy.stats.bootstrap` draws single values or
     pairs of them. It has no resampling of units and takes no weights, so the bootstrap is our own.
     """
+    # `np.unique` sorts the names, so the draws do not depend on the order of the values.
     names, unit_of_value = np.unique(np.asarray(units, dtype=str), return_inverse=True)
     probabilities = np.full(len(names), 1 / max(len(names), 1))
+    # The counts of n draws with replacement from n units have this multinomial distribution.
     return lambda: random.multinomial(len(names), probabilities)[unit_of_value].astype(np.float64)
 
 

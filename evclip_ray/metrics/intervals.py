@@ -121,6 +121,7 @@ def wilson_interval(hits: int, total: int, *, z: float = 1.959964) -> Interval:
     p, zz = hits / total, z * z
     centre = (p + zz / (2 * total)) / (1 + zz / total)
     half = z * math.sqrt(p * (1 - p) / total + zz / (4 * total * total)) / (1 + zz / total)
+    # The exact bounds are in [0, 1], and rounding errors can leave it.
     return (max(0.0, centre - half), min(1.0, centre + half))
 
 

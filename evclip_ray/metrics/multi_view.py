@@ -115,6 +115,7 @@ def average_logits(logits: npt.NDArray[np.float32], average: Average) -> npt.NDA
     if len(logits) == 1 or average == "logit":
         averaged = logits.mean(axis=0)
     else:
+        # log(1/V sum_v p_v) = logsumexp_v(log p_v) - log V, which does not underflow for small probabilities.
         log_p = torch.from_numpy(logits).double().log_softmax(dim=-1)
         averaged = (log_p.logsumexp(dim=0) - np.log(len(logits))).float().numpy()
     return averaged

@@ -42,6 +42,7 @@ class Scores:
         """(B,) values of -log p(true class), in nats."""
         scores = self.logits.astype(np.float64)
         true = scores[np.arange(len(scores)), self.labels]
+        # -log softmax = log sum_j exp(s_j) - s_true; `logaddexp` does not overflow.
         losses: npt.NDArray[np.float64] = np.logaddexp.reduce(scores, axis=1) - true
         return losses
 
@@ -96,6 +97,7 @@ def score(
             output = method(batch)
         if watch is not None:
             watch(batch, output)
+        # NumPy has no bfloat16.
         logits.append(output.logits.float().cpu().numpy())
     method.train(was_training)
     width = logits[0].shape[1] if logits else 0
