@@ -96,9 +96,12 @@ def _resolve(address: str) -> str:
 
 def _check_grpc(address: str, target: str, method: str) -> None:
     grpc = require("grpc", extra="cluster", purpose=_PURPOSE)
+    # gRPC accepts lower-case keys of metadata only.
     headers = tuple((name.lower(), value) for name, value in _token(address).items())
     with grpc.insecure_channel(target) as channel:
         try:
+            # No bytes are a valid message of any protobuf type, with all fields at their defaults. So this
+            # call needs none of Ray's generated classes.
             channel.unary_unary(method)(b"", timeout=SECONDS, metadata=headers)
         except grpc.RpcError as error:
             code = error.code()
@@ -120,6 +123,7 @@ def _check_dashboard(address: str) -> None:
         raise ConfigError(f"--address {address}: no Ray answers there {reason}; {_ADVICE['http']}") from None
     if answer.status_code in (401, 403):
         raise _rejected(address)
+    # A proxy or another web server may also answer with status 200.
     if not answer.ok or "ray_version" not in answer.text:
         raise ConfigError(f"--address {address}: no Ray dashboard answers there; {_ADVICE['http']}")
 

@@ -24,6 +24,7 @@ def possible_machines() -> list[Mapping[str, float]] | None:
     """
     variable = os.environ.get(VARIABLE)
     path = Path(variable or _BOOTSTRAP).expanduser()
+    # The usual case of a cluster without an autoscaler. A file that the user named must exist.
     if not variable and not path.is_file():
         return None
     return worker_machines(read_yaml(path))

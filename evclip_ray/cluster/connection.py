@@ -22,6 +22,7 @@ _DEFAULTS = {
     # The training loop itself writes TensorBoard files and tables to the study's folder.
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    # A task without GPUs then keeps CUDA_VISIBLE_DEVICES, which is Ray's newer behaviour (ray issue 54868).
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # Otherwise Tune replaces the built-in `print` of this process permanently.
     "RAY_TQDM_PATCH_PRINT": "0",
@@ -117,6 +118,7 @@ def _session(verbose: bool, start: Callable[[dict[str, Any]], Any]) -> Iterator[
         os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")
     level = logging.INFO if verbose else logging.ERROR
     context = start({"log_to_driver": verbose, "logging_level": level})
+    # After the start, because `ray.init` sets up its loggers itself.
     for name in _NOISY:
         logging.getLogger(name).setLevel(level)
     try:
@@ -133,6 +135,7 @@ def _join(address: str, options: Mapping[str, Any]) -> Any:
     except ConnectionError as error:
         raise ConfigError(f"--address {address}: no Ray answers there ({error})") from None
     except RuntimeError as error:
+        # Ray has no exception of its own for a version mismatch, so its text must be matched.
         if "ersion" not in str(error):
             raise
         reason = " ".join(str(error).split())
@@ -145,6 +148,7 @@ def machines() -> list[Mapping[str, float]]:
     """Return the resources of each machine of the cluster, including those that an autoscaler may start."""
     running, workers = alive(), possible_machines()
     heads = [node for node in running if HEAD_RESOURCE in node]
+    # The running workers are among those that may be started, so only the head is added.
     return running if workers is None else [*heads, *workers]
 
 

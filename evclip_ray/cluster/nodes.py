@@ -82,6 +82,7 @@ def node_facts(storage: Sequence[Path]) -> list[NodeFacts]:
     """Return the facts of every running node. Folders of `storage` are created if they are missing."""
     probe = _make_probe()
     nodes = [node for node in ray.nodes() if node["Alive"]]
+    # A random name, so that the marker of a killed process or of another study is not taken for ours.
     marker = f"{_MARKER}{secrets.token_hex(8)}"
     folders = [str(folder) for folder in storage]
     with contextlib.ExitStack() as stack:
@@ -89,6 +90,8 @@ def node_facts(storage: Sequence[Path]) -> list[NodeFacts]:
         for folder in storage:
             stack.enter_context(_marker_file(folder / marker))
         reports = [
+            # No CPU, so that a busy node answers too. A hard affinity (`soft=False`), because each report
+            # must come from its own node.
             probe.options(
                 num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             ).remote(folders, marker)

@@ -113,6 +113,7 @@ def _work(names: Mapping[str, str]) -> list[Work]:
     counts: collections.Counter[tuple[str, str, str, str, float, float]] = collections.Counter()
     for actor in actors:
         node, cpus, gpus = _node_and_resources(actor, names)
+        # Actors without resources only coordinate, such as the queue of shards.
         if cpus or gpus:
             name = actor.repr_name or actor.class_name
             counts["actor", name, run_of(actor.actor_id), node, cpus, gpus] += 1

@@ -102,6 +102,7 @@ class Jobs:
             with _readable_errors(self.address):
                 return str(
                     self._client.submit_job(
+                        # The head runs the entrypoint in a shell, so blanks and quotes must be escaped.
                         entrypoint=shlex.join(["evclip-ray", *arguments]),
                         runtime_env={"working_dir": str(archive), "env_vars": dict(environment)},
                         metadata={OUT: str(out)} if out else {},
@@ -120,6 +121,7 @@ class Jobs:
     def all(self) -> list[JobState]:
         """Return the state of every job that was submitted to this cluster, the latest first."""
         with _readable_errors(self.address):
+            # Programs that called `ray.init` are listed too, without a submission id.
             states = [_state(job) for job in self._client.list_jobs() if job.submission_id]
         return sorted(states, key=lambda state: state.seconds)
 
@@ -148,6 +150,7 @@ class Jobs:
                 time.sleep(_POLL_SECONDS)
             state = self.state(job)
             if state.is_over:
+                # The stream can break before the last lines of the job.
                 write(self.logs(job)[written:])
                 return state
             time.sleep(_POLL_SECONDS)
@@ -191,4 +194,5 @@ def _readable_errors(address: str, job: str | None = None) -> Iterator[None]:
             raise ConfigError(
                 f"job {job}: there is none at {address}; list them with 'evclip-ray submit status'"
             ) from None
+        # Ray's message can be a whole traceback of the server. Its last line is the reason.
         raise ConfigError(f"--address {address}: {lines[-1]}") from None

@@ -33,6 +33,7 @@ def fetch(source: Path, out: Path, *, through: str) -> str:
     if out.exists():
         raise ConfigError(f"{out}: exists already; choose a new folder")
     out.parent.mkdir(parents=True, exist_ok=True)
+    # In the same file system as `out`, so that the rename at the end is atomic. A broken copy leaves nothing.
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
         fetched = Path(folder) / "fetched"
         if source.is_dir():
@@ -56,10 +57,12 @@ def _fetch_through_head(source: Path, target: Path, archive: Path) -> None:
             f"{source}: the cluster's head has no such folder; the job may not have started writing it"
         )
     with archive.open("wb") as stream:
+        # In chunks, so that the object store and the memory need not hold the whole archive.
         for offset in range(0, size, _CHUNK):
             stream.write(ray.get(sender.read.remote(offset, _CHUNK)))
     ray.kill(sender)
     with tarfile.open(archive) as packed:
+        # This filter refuses absolute paths, devices and links that lead out of the target.
         packed.extractall(target, filter="data")
 
 

@@ -49,6 +49,8 @@ class FileSelection:
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             for file in self.files:
                 info = zipfile.ZipInfo(file.as_posix(), _EPOCH)
+                # The upper 16 bits are the Unix mode. It is fixed, so that the user's umask does not change
+                # the bytes.
                 info.external_attr = 0o644 << 16
                 archive.writestr(info, (self.root / file).read_bytes(), zipfile.ZIP_DEFLATED)
 
@@ -89,8 +91,10 @@ def select_files(root: Path, *, named: Sequence[Path] = ()) -> FileSelection:
 def _walk(root: Path, excluded: dict[str, list[Path]]) -> Iterator[Path]:
     for folder, folders, names in os.walk(root):
         relative = Path(folder).relative_to(root)
+        # The root itself is sent even if a stage wrote to it.
         if LEDGER in names and relative != Path():
             excluded.setdefault("is output of a stage", []).append(relative)
+            # `os.walk` descends into what is left of this list.
             folders.clear()
             continue
         for name in list(folders):
@@ -106,6 +110,7 @@ def _walk(root: Path, excluded: dict[str, list[Path]]) -> Iterator[Path]:
 
 def _reason(root: Path, path: Path, *, is_named: bool) -> str | None:
     """Return why a file is not sent, None if it is sent."""
+    # Names are checked before the content, which must be read from disk.
     checks: tuple[tuple[str, Callable[[], bool]], ...] = (
         ("is hidden or can be regenerated", lambda: path.name.startswith(".")),
         ("looks like a credential", lambda: _matches(path.name, _CREDENTIALS)),

@@ -49,6 +49,7 @@ def closed(schema: Any) -> Any:
         return schema
     if schema.get("x-kubernetes-int-or-string"):
         return {"type": ["integer", "string"]}
+    # The formats of OpenAPI, such as int32, are not those of JSON Schema.
     result = {key: closed(value) for key, value in schema.items() if key != "format"}
     if isinstance(schema.get("properties"), Mapping):
         # A field may itself be named "properties". Only the values of this mapping are schemas.

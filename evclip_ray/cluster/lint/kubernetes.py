@@ -41,6 +41,7 @@ def manifest_problems(
                 yield document.problem(("spec", "accessModes"), text)
         elif kind in RAY_KINDS:
             violations = list(schema_problems(document, schemas[kind])) if kind in schemas else []
+            # The other checks rely on the structure that the schema demands.
             yield from violations or _cluster_problems(document, requirements, claims)
 
 
@@ -118,6 +119,7 @@ def _worker_problems(
     for group in workers:
         name = document.get(*group, "groupName")
         replicas = document.get(*group, "maxReplicas")
+        # Without an autoscaler a group may have `replicas` only.
         count = document.get(*group, "replicas") or 0 if replicas is None else replicas
         resources = _resources(document.get(*group, *_CONTAINER, "resources", "limits") or {})
         if count == 0:

@@ -88,6 +88,7 @@ def _ray_problems(document: Document) -> Iterator[Problem]:
     try:
         # The validation prints its findings as well.
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            # A deep copy, because Ray adds defaults to the nested mappings of its argument.
             check_launcher_config(json.loads(json.dumps(document.data)))
     except (ValueError, TypeError, RuntimeError, SystemExit) as error:
         yield document.problem((), f"Ray's launcher rejects the file: {' '.join(str(error).split())}")
@@ -102,6 +103,7 @@ def _node_type_problems(document: Document, requirements: Requirements) -> Itera
         yield from _resource_problems(document, name, node_type)
         if name != head:
             yield from _worker_problems(document, name, node_type, requirements)
+        # Providers nest this key at different depths, so the pattern searches the text of the whole mapping.
         elif _SPOT.search(str(node_type["node_config"])):
             text = f"{_TYPES}.{name}: the head is a spot machine. Its loss ends every study, so use on-demand"
             yield document.problem((_TYPES, name, "node_config"), text)

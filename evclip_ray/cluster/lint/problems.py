@@ -15,6 +15,8 @@ Where = tuple[str | int, ...]
 """Keys and list positions from the top of a document: `("provider", "region")`."""
 
 PLACEHOLDER = "FILL-IN"
+# Keys of AWS, in PEM files, of Hugging Face, GitHub, Google and Azure; then any value that is assigned to a
+# name such as password or api_key.
 _SECRETS = re.compile(
     r"AKIA[0-9A-Z]{16}|-----BEGIN [A-Z ]*PRIVATE KEY-----|\bhf_[A-Za-z0-9]{30,}|\bgh[pousr]_[A-Za-z0-9]{30,}"
     r"|\bAIza[0-9A-Za-z_-]{35}|AccountKey=[A-Za-z0-9+/]{40,}"
@@ -64,6 +66,7 @@ def read_documents(path: Path) -> list[Document]:
     """
     text = read_text(path)
     try:
+        # Nodes have the line numbers and plain loading has the values, so the text is parsed twice.
         nodes = [node for node in yaml.compose_all(text, Loader=yaml.SafeLoader) if node is not None]
         values = [value for value in yaml.safe_load_all(text) if value is not None]
     except yaml.YAMLError as error:
@@ -134,6 +137,8 @@ def _lines(node: yaml.Node, where: Where = ()) -> Iterator[tuple[Where, int]]:
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             yield from _lines(value, (*where, key.value))
+            # After the lines of the value: the later entry wins in the mapping, and a value may start below
+            # its key.
             yield (*where, key.value), key.start_mark.line + 1
     elif isinstance(node, yaml.SequenceNode):
         for position, value in enumerate(node.value):

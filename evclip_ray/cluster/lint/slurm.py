@@ -34,6 +34,7 @@ def slurm_problems(text: str, requirements: Requirements) -> Iterator[Problem]:
         if re.search(r"--dashboard-host[= ](?!127\.0\.0\.1|localhost)", line_text):
             yield Problem(number, "the dashboard must listen on 127.0.0.1. Open it through a tunnel")
     sizes = [directives.get(name, (0, ""))[1] for name in ("nodes", "cpus-per-task")]
+    # A range of nodes such as 2-4 or a variable has no fixed size to check.
     if requirements.space is not None and all(size.isdecimal() for size in sizes):
         machines = [_resources(directives)] * int(sizes[0])
         if reason := requirements.placement_problem(machines):
@@ -42,6 +43,7 @@ def slurm_problems(text: str, requirements: Requirements) -> Iterator[Problem]:
 
 def _resources(directives: Directives) -> dict[str, float]:
     """Return the Ray resources of one node of the allocation."""
+    # The number comes last in every form: 4, gpu:4, gpu:a100:4.
     gpus = re.search(r"(\d+)$", directives.get("gpus-per-node", directives.get("gres", (0, "0")))[1])
     memory = re.fullmatch(r"(\d+)([KMGT]?)", directives.get("mem", (0, "0"))[1])
     return {
