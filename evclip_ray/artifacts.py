@@ -39,6 +39,7 @@ class ArtifactError(ValueError):
 
 def digest(value: Any) -> str:
     """Return the SHA-256 of a JSON-like value, 16 hex digits. The order of keys does not matter."""
+    # These bytes must never change: names of cache folders and keys in ledgers on disk are digests of them.
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -46,6 +47,7 @@ def digest(value: Any) -> str:
 def file_digest(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, 16 hex digits."""
     with path.open("rb") as stream:
+        # Read in blocks, so weights of any size need little memory.
         return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
 
 
@@ -56,14 +58,18 @@ def replacing(path: Path) -> Iterator[Path]:
     A reader sees either the old or the complete new file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    # In the same folder, because a rename is atomic only within one file system. The dot hides the file from
+    # patterns such as `*.arrow`.
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
+        # `mkstemp` gives the mode 0600, which other users of shared storage could not read.
         temporary.chmod(0o644)
         temporary.replace(path)
     finally:
+        # After the rename this name no longer exists.
         temporary.unlink(missing_ok=True)
 
 
@@ -88,6 +94,7 @@ def format_csv(header: Sequence[str], rows: Iterable[Iterable[Any]], *, digits: 
         return f"{value:.{digits}g}" if digits is not None and isinstance(value, float) else value
 
     text = io.StringIO()
+    # The csv module writes \r\n by default.
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
     writer.writerows([cell(value) for value in row] for row in rows)
@@ -230,6 +237,7 @@ def _git_revision() -> str | None:
         described = subprocess.run(
             command, cwd=package, capture_output=True, text=True, timeout=10, check=True
         )
+    # The revision is information only, so a missing or slow git must not stop a stage.
     except (OSError, subprocess.SubprocessError):
         return None
     return described.stdout.strip()

@@ -26,6 +26,7 @@ class ConfigError(ValueError):
 class Config(BaseModel):
     """Base of every config: immutable, unknown keys rejected."""
 
+    # NaN differs from itself and has no form in JSON, so equal configs would have unequal keys.
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @classmethod
@@ -56,6 +57,7 @@ def override(tree: Mapping[str, Any], overrides: Overrides) -> dict[str, Any]:
     >>> override({"optim": {"lr": 1e-3}}, {"optim.lr": 3e-4, "seed": 1})
     {'optim': {'lr': 0.0003}, 'seed': 1}
     """
+    # One tree is the base of every trial, so a trial must not change nested values of it.
     result = copy.deepcopy(dict(tree))
     for path, value in overrides.items():
         *parents, leaf = path.split(".")
@@ -101,6 +103,8 @@ def parse_assignments(assignments: tuple[str, ...]) -> dict[str, Any]:
         if not equals or not path.strip():
             raise ConfigError(f"--set needs PATH=VALUE, got {text!r}; for example optim.lr=3e-4")
         try:
+            # PyYAML reads 3e-4 as text, because a float of YAML 1.1 needs a dot. Pydantic converts the text
+            # where the setting is a number.
             parsed[path.strip()] = yaml.safe_load(value)
         except yaml.YAMLError:
             raise ConfigError(f"--set {path}: {value!r} is not a YAML value") from None
@@ -137,6 +141,7 @@ def paths(model: type[Config], tree: Mapping[str, Any] | None = None) -> Iterato
         tree: Values that choose the members of families of configs.
     """
     tree = tree if isinstance(tree, Mapping) else {}
+    # The values choose the model: a family of configs has other settings for each of its names.
     for name, field in model.resolve(tree).model_fields.items():
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, Config):
@@ -166,6 +171,7 @@ def _explain(model: type[Config], tree: Mapping[str, Any], error: ValidationErro
         if detail["type"] == "extra_forbidden":
             lines.append(f"{path}: unknown setting; {nearest(path, known)}")
         elif detail["type"] == "value_error":
+            # The exception of the validator itself. Pydantic's own text begins with "Value error, ".
             cause = str(detail["ctx"]["error"])
             lines.append(f"{path}: {cause}" if path else cause)
         else:

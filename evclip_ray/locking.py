@@ -42,8 +42,11 @@ def building(folders: Iterable[Path]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
+    # Mode 0666, so that other users of a shared folder can open the lock too. Not thread-local, because such
+    # a lock can only be released by the thread that took it.
     lock = FileLock(lock_file(folder), mode=0o666, thread_local=False)
     try:
+        # Tried without waiting first, so that only a real wait is logged.
         lock.acquire(timeout=0)
     except Timeout:
         log.warning("%s: another process is making it; waiting until it is done", folder)
