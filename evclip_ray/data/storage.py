@@ -284,5 +284,6 @@ def _identity(facts: dict[str, Any]) -> Identity:
 
 
 def _together(frames: Iterable[tuple[str, Identity]]) -> Identity:
+    # Sorted, because folders are listed in no particular order.
     ordered = sorted(frames)
     return Identity(sum(identity.size for _, identity in ordered), digest(ordered))

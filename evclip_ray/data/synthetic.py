@@ -31,6 +31,7 @@ Motion = dict[str, Array]
 Progress = Callable[[int, int], None]
 
 _FRAMES_PER_SECOND = 12
+# Raise it when the same settings would give other videos.
 _FORMAT = 1
 
 
@@ -182,6 +183,7 @@ def _frames(
             moved = float(values[number])
             pose[name] = pose[name] * moved if name in ("scale", "light") else pose[name] + moved
         images.append(_draw(background, figure, **pose))
+    # The noise makes the frames of "standing still" differ too, as those of a real camera do.
     noisy = np.stack(images) + random.normal(0, 3, (num_frames, *background.shape))
     return np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
 
@@ -191,6 +193,7 @@ def _draw(
 ) -> Array:
     """Draw the figure over the background, with nearest-neighbour lookup of its texture."""
     size, side = len(background), len(figure)
+    # Inverse mapping: each pixel of the frame looks up its position in the figure, which leaves no holes.
     down, right = np.mgrid[:size, :size] + 0.5 - size * np.array([y, x])[:, None, None]
     cos, sin = np.cos(angle) / scale, np.sin(angle) / scale
     row = np.floor(cos * down - sin * right + side / 2).astype(int)

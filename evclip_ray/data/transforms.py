@@ -310,4 +310,5 @@ def mix(pixels: Tensor, *, alpha: float, generator: torch.Generator) -> MixedBat
     seed = int(torch.randint(2**62, (), generator=generator))
     weight = float(np.random.default_rng(seed).beta(alpha, alpha))
     partners = order.to(pixels.device)
+    # lerp(a, b, w) is a + w (b - a): weight w for the video itself and 1 - w for its partner.
     return MixedBatch(torch.lerp(pixels[partners], pixels, weight), partners, weight)

@@ -47,6 +47,7 @@ def import_dataset(name: str, root: Place, **options: Any) -> "ImportReport":
         raise ConfigError(f"data set {name!r} is unknown; {nearest(name, list(DATASETS))}")
     module, _, attribute = DATASETS[name].partition(":")
     importer = getattr(importlib.import_module(module), attribute)
+    # The signature of the importer is the only list of its options.
     known = dict(inspect.signature(importer).parameters)
     known.pop("root")
     for option in options:

@@ -30,6 +30,7 @@ def import_hmdb51(root: Place, *, split: int = 1, lists: Path | None = None) -> 
     """
     check_choice("split", split, (1, 2, 3))
     found = _lists(root, lists)
+    # From the lists of all splits, so that an index means the same class in each.
     labels = sorted({label for label, _ in found})
     rows: list[ListedVideo] = []
     for index, label in enumerate(labels):

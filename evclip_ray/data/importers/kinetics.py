@@ -73,6 +73,8 @@ def import_kinetics(
         paths[0], ((first[label], number, label) for number, label in enumerate(labels)), first=0
     )
     indices = {label: number for number, label in enumerate(labels)}
+    # Rows of an unused split only mark their files as listed, so the class 0 of an unknown label is never
+    # used.
     rows = (
         ListedVideo(
             video.line, video.file, indices.get(video.label, 0), splits.get(video.split), video.identity

@@ -123,5 +123,6 @@ def frames_label(line: Line) -> Entry:
 
 
 def _unquoted(path: str) -> str:
+    # The pattern is greedy, so a comma after the path is part of it if blanks follow.
     path = path.rstrip(", ")
     return path[1:-1] if len(path) > 2 and path[0] == path[-1] and path[0] in "\"'" else path

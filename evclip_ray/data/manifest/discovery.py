@@ -28,6 +28,7 @@ def find_videos(root: Place) -> Iterator[tuple[str, str, int | None]]:
         StorageError: See `storage`.
     """
     for folder, names in _walk(root):
+        # `stem` returns a name unchanged unless it has the suffix of a video.
         files = [(name, front) for name in names if (front := stem(name)) != name]
         yield from ((f"{folder}/{name}" if folder else name, front, None) for name, front in files)
         # Pictures next to videos are posters or thumbnails, not frames.

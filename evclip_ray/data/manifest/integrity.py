@@ -59,6 +59,7 @@ def _verify(manifest: Manifest, number: int, row: dict[str, Any]) -> VideoReport
 def _missing_part(video: Video, info: VideoInfo) -> str:
     declared = video.declared_seconds
     decoded = video.count()
+    # The packets announced more frames than the decoder returned.
     if decoded < info.num_frames:
         return f"only {decoded} of {info.num_frames} frames decode"
     if declared is not None and info.duration_seconds < _MIN_DURATION_SHARE * declared:

@@ -133,6 +133,7 @@ def _uri_table(manifest: Manifest, rows: Indices, split: str, *, numbered: bool 
     paths = manifest.table["path"].take(pa.array(rows, pa.int64())).to_pylist()
     places = [manifest.locate(path) for path in paths]
     uris = [place if isinstance(place, str) else f"file://{place}" for place in places]
+    # Rows of the training manifests get -1, because only rows of the evaluation are returned.
     numbers = rows if numbered else np.full(len(rows), -1)
     return pa.table(
         [
@@ -190,6 +191,7 @@ def _sha256(place: Place) -> str:
     """Return the digest of a file, or of all files of a folder of frames in the order of their names."""
     whole = hashlib.sha256()
     files = [place]
+    # Names are not part of the digest, so a copy with another naming pattern is found too.
     if storage.is_folder(place):
         files = [storage.locate(place, name) for name in storage.file_names(place)]
     for file in files:

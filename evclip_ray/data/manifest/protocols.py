@@ -110,6 +110,8 @@ def few_shot(
         manifest, classes=classes, val_fraction=val_fraction, test_fraction=test_fraction, seed=seed
     )
     assert whole.train is not None
+    # Only train is reduced. Validation and test stay those of the whole set, so that results for all K are
+    # comparable.
     rows = splits.few_shot(whole.train.manifest, shots=shots, seed=seed, nested=nested)
     return dataclasses.replace(whole, name="few_shot", train=dataclasses.replace(whole.train, rows=rows))
 
@@ -133,6 +135,7 @@ def base_to_novel(trained: Protocol, target: Manifest, *, split: str = "test") -
         ValueError: A trained class is not in `target`, or `target` has no other class.
     """
     base, base_names = of_classes(target, trained.classes)
+    # By normalized name: the same class in another spelling is not novel.
     known = {normalized_name(name) for name in trained.classes}
     others = [name for name in target.classes if normalized_name(name) not in known]
     if not others:
@@ -191,6 +194,7 @@ def base_classes(manifest: Manifest) -> tuple[str, ...]:
     labels = np.array(manifest.column("label"))
     rows = manifest.in_split("train")
     counts = collections.Counter((labels[rows] if len(rows) else labels).tolist())
+    # `sorted` is stable and `classes` is in alphabetical order, so equal counts stay in that order.
     frequent = sorted(manifest.classes, key=lambda name: -counts[name])
     return tuple(sorted(frequent[: (len(frequent) + 1) // 2]))
 
@@ -249,6 +253,7 @@ def _transfer(name: str, trained: Protocol, eval_sets: dict[str, EvalSet]) -> Pr
         ManifestError: Evaluation videos were used for training or selection, and the manifest allows no
             leaks.
     """
+    # Locations and not paths, because two manifests can have different roots.
     used = {path for videos in (trained.train, trained.val) if videos is not None for path in _files(videos)}
     for videos in eval_sets.values():
         reused = [path for path in _files(videos) if path in used]

@@ -139,6 +139,7 @@ class ShardSet:
         """
         if not 0 <= view < self.num_views:
             raise ValueError(f"view must be 0 to {self.num_views - 1}, got {view}; prepare more views")
+        # Uninitialised memory, because every slot is written below.
         batch = np.empty((len(positions), *self.view.shape), dtype=np.uint8) if out is None else out
         for slot, position in enumerate(positions):
             frames = self.views(int(position))[view]

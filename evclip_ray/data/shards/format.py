@@ -24,6 +24,7 @@ from evclip_ray.data.video.decode import VideoError, decode_views, decoder_name,
 from evclip_ray.data.video.sampling import spread_offsets
 from evclip_ray.data.video.view import ViewConfig
 
+# Part of every key. Raise it when the same inputs would give other bytes.
 _FORMAT = 1
 _KEY, _SKIPPED = b"evclip_ray.key", b"evclip_ray.skipped"
 

@@ -127,6 +127,7 @@ def prepare_shards(
         raise ValueError(f"num_views and rows_per_shard must be 1 or more, got {num_views}, {rows_per_shard}")
     folder = Path(folder).absolute()
     folder.mkdir(parents=True, exist_ok=True)
+    # At least one video, even if its views alone exceed the size of a shard.
     rows_per_shard = rows_per_shard or max(_SHARD_BYTES // (num_views * int(np.prod(view.shape))), 1)
     videos = _videos(manifest, np.arange(len(manifest)) if indices is None else np.asarray(indices))
     inputs = {
@@ -157,6 +158,7 @@ def _videos(manifest: Manifest, indices: NDArray[np.int64]) -> list[dict[str, An
     """Return the rows to decode, each with its number and its file's size and version (None if absent)."""
     rows = manifest.select(indices).rows()
     identities = storage.identities(manifest.root, (row["path"] for row in rows))
+    # An absent file is planned too: its decoding fails with a reason, and its key changes once it exists.
     versions = [identities[row["path"]] or (None, None) for row in rows]
     return [
         row | {"row": int(index), "bytes": size, "modified": version}
@@ -241,6 +243,7 @@ def _run_all(
     dataset.context.target_max_block_size = 1
     # Another study may hold the CPUs for longer than Ray Data's default patience.
     dataset.context.execution_no_progress_timeout_s = -1
+    # Rows arrive as tasks yield them, so progress is reported for each shard and not for each task.
     for result in dataset.iter_rows():
         if result["storage"]:
             raise StorageError(result["storage"])

@@ -31,6 +31,7 @@ def count_cpus(nodes: Sequence[str]) -> int:
     """
     import ray
 
+    # `ray.nodes` also lists the nodes that died.
     resources = [n["Resources"] for n in ray.nodes() if n["Alive"] and (not nodes or n["NodeID"] in nodes)]
     return max(1, int(sum(node.get("CPU", 0) for node in resources)))
 
@@ -46,6 +47,7 @@ def require_ray(what: str) -> None:
 
     if not ray.is_initialized():
         raise ValueError(f"preparing {what} needs Ray, which is not started: call ray.init() first")
+    # With ray:// this process is not part of the cluster, but Ray Data's executor runs in it.
     if client.ray.is_connected():
         raise ValueError(
             f"preparing {what} does not work through ray://; pass --address http://HOST:8265 (the command"

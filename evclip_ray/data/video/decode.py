@@ -135,6 +135,7 @@ def describe(video: Video) -> VideoInfo:
         return np.empty(0, dtype=np.uint8)
 
     video.read([0], read_rotation)
+    # The container has the coded size. An odd number of quarter turns exchanges width and height.
     sideways = turns[-1] % 2
     return VideoInfo(
         num_frames=len(video.index.seconds),
@@ -274,6 +275,7 @@ def _read(
         images = torchcodec_backend.read(video, wanted, fitting)
     else:
         images = video.read(wanted, fitting)
+    # An index that several views share was decoded and converted once.
     frames = np.stack([images[index] for index in wanted])
     return frames.reshape(*indices.shape, height, width, 3)
 
@@ -313,4 +315,5 @@ class Fitting:
 
 def _quarter_turns(frame: VideoFrame) -> int:
     """Return the counterclockwise quarter turns, 0 to 3, that make the frame upright."""
+    # Phones store frames as the sensor reads them and add a display matrix, which every frame carries.
     return round(frame.rotation / 90) % 4

@@ -43,6 +43,7 @@ def frame_names(names: Iterable[str]) -> list[str]:
         match = _NUMBERED.fullmatch(name)
         if match and match["suffix"].lower() in IMAGE_SUFFIXES and not name.startswith(_NOT_FRAMES):
             key = match["head"], match["suffix"].lower()
+            # The number is compared as an integer: as text, img_10 would come before img_9.
             patterns.setdefault(key, []).append((int(match["number"]), name))
     if len(patterns) > 1:
         one, other = (min(images)[1] for images in list(patterns.values())[:2])
@@ -100,6 +101,7 @@ class FrameFolder:
         self._names = _frames_of(path, path.stat().st_mtime_ns if isinstance(path, Path) else 0)
         self._size: tuple[int, int] | None = None
         count = len(self._names)
+        # Every image decodes on its own, so each frame is a key frame.
         self.index = FrameIndex(np.arange(count) / self.fps, None, np.arange(count))
 
     def __enter__(self) -> Self:

@@ -46,6 +46,7 @@ def index_of_all(container: Any, stream: Any) -> FrameIndex | None:
         shown = _shown_frames([_packet_facts(packet) for packet in _demux(container, stream)])
     except av.error.FFmpegError:
         return None
+    # The first time of a stream is not always 0.
     return _index_of(shown, shown[0][0], float(stream.time_base)) if shown else None
 
 

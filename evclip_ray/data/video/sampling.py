@@ -74,6 +74,8 @@ def _segments(total: int, num_frames: int, draw: float | np.random.Generator) ->
         num_frames: T.
         draw: Relative position in each segment, or a generator that draws one frame uniformly from each.
     """
+    # Integer arithmetic gives exact floors: every frame belongs to one segment, and sizes differ by one at
+    # most.
     bounds = np.arange(num_frames + 1, dtype=np.int64) * total // num_frames
     starts, widths = bounds[:-1], np.maximum(np.diff(bounds), 1)
     # `draw` is less than 1, so the frame is inside its segment.
@@ -98,6 +100,7 @@ def _window(total: int, num_frames: int, window: int, draw: float | np.random.Ge
     """
     window = min(window, total)
     slack = total - window
+    # `integers` excludes its upper bound, so the last possible start needs the 1.
     start = int(draw * slack) if isinstance(draw, float) else int(draw.integers(0, slack + 1))
     stride = max(window // num_frames, 1)
     return np.minimum(start + stride * np.arange(num_frames, dtype=np.int64), total - 1)

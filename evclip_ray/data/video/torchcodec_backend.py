@@ -45,6 +45,7 @@ def read(video: VideoReader, indices: Sequence[int], convert: Convert) -> dict[i
     wanted = sorted(set(indices))
     source: Any = storage.open_binary(video.path) if isinstance(video.path, str) else str(video.path)
     try:
+        # One thread, as with PyAV: Ray decodes as many videos in parallel as there are cores.
         decoder = VideoDecoder(
             source, stream_index=video.stream_index, dimension_order="NHWC", num_ffmpeg_threads=1
         )
