@@ -39,6 +39,7 @@ def list_entries(store: Path) -> Iterator[CacheEntry]:
 
 def damaged_files(entry: CacheEntry) -> list[Path]:
     """Return the files whose content differs from what was written; the next study computes them again."""
+    # The name of a file is its key.
     return [path for path in sorted(entry.folder.glob(f"*{SUFFIX}")) if not is_sound(path, path.stem)]
 
 

@@ -22,6 +22,7 @@ def read_frames(
     cropped from the first one. `pinned` and `release` are as in `FeatureSet.read`.
     """
     batch = torch.empty((len(positions), *shards.view.shape), dtype=torch.uint8, pin_memory=pinned)
+    # `batch.numpy()` is the tensor's own memory, so the frames are copied once, pinned or not.
     shards.frames(positions, view % shards.num_views, out=batch.numpy(), release=release)
     return batch
 
@@ -47,6 +48,8 @@ def crop_views(
     """
     if augment is None:
         return crop_batch(frames, size=size)
+    # Seeds depend on path and row and not on the position, so that a subset has the same views as the whole
+    # set.
     seeds = [cached_view_seed(shards.paths[p], int(shards.rows[p]), view) for p in positions]
     labels = [shards.labels[p] for p in positions]
     return cached_views(frames, size=size, augment=augment, seeds=seeds, labels=labels)
