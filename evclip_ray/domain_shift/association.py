@@ -40,6 +40,7 @@ def read_predictions(path: Path) -> Rows:
     """
     try:
         with path.open(encoding="utf-8", newline="") as stream:
+            # A short row gets empty cells, which count as wrong, instead of None.
             rows = list(csv.DictReader(stream, restval=""))
     except UnicodeDecodeError:
         raise ValueError(f"{path}: must be a UTF-8 CSV; give the predictions.csv of an evaluation") from None

@@ -175,6 +175,7 @@ def explain(domains: Sequence[Domain], predictions: association.Rows, *, seed: i
         ValueError: No set contains any of the videos.
     """
     matches = [association.matched(predictions, domain.paths) for domain in domains]
+    # The predictions belong to one set, but the sets can share some videos.
     best = max(range(len(domains)), key=lambda index: len(matches[index]))
     domain, pairs = domains[best], matches[best]
     if not pairs:
@@ -240,6 +241,7 @@ def set_names(sources: Sequence[str], splits: Sequence[str]) -> list[str]:
     """
     paths = [Path(source) for source in sources]
     short = [path.parent.name or path.stem if path.stem == "manifest" else path.stem for path in paths]
+    # The split is appended only where two names are equal, and a number where even that is not enough.
     full = [
         f"{name} {split}" if short.count(name) > 1 else name
         for name, split in zip(short, splits, strict=True)

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
+# With the observed assignment there are 1000, so the smallest possible p is 0.001.
 _NUM_PERMUTATIONS = 999
 # Each needs a matrix decomposition. 20 are enough for the mean, but too few for a p.
 _NUM_FRECHET_PERMUTATIONS = 20
@@ -103,6 +104,7 @@ def principal_plane(features: Sequence[Array]) -> list[Array]:
     """
     pooled = np.concatenate(features)
     centre = pooled.mean(0)
+    # R of X = QR has the right singular vectors of X, and at most D rows.
     directions = np.linalg.svd(_triangle(pooled - centre), full_matrices=False)[2][:2]
     signs = np.sign(directions[np.arange(len(directions)), np.abs(directions).argmax(1)])
     return [(x - centre) @ (directions * signs[:, None]).T for x in features]
@@ -176,6 +178,7 @@ def _classifier_errors(features: Array, permutations: Flags, folds: NDArray[np.i
         ridge = max(float(np.trace(scatter)) / len(scatter), 1e-12) * np.eye(len(scatter))
         mean_a, mean_b = _means(train, rows), _means(train, ~rows)
         weights = np.linalg.solve(scatter + ridge, (mean_a - mean_b).T)
+        # One dot product for each permutation: its midpoint times its weights.
         threshold = ((mean_a + mean_b) / 2 * weights.T).sum(1)
         score: Array = (features[~training] @ weights).T
         predicted_a[:, ~training] = score > threshold[:, None]

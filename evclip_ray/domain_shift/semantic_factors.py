@@ -66,6 +66,7 @@ def granularity(text: Array) -> Granularity:
     if len(text) < 2:
         return Granularity(math.nan, math.nan, math.nan)
     cosines = text @ text.T
+    # The part above the diagonal has every pair once and no class with itself.
     pairs = cosines[np.triu_indices(len(text), 1)]
     nearest = class_similarity(text)
     return Granularity(float(pairs.mean()), float(nearest.mean()), float(pairs.max()))

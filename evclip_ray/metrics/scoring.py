@@ -89,6 +89,7 @@ def score(
     """
     chosen = np.arange(len(shards)) if positions is None else positions
     groups = [chosen[start : start + batch_size] for start in range(0, len(chosen), batch_size)]
+    # The caller may be in the middle of training, and `eval` changes how layers such as dropout work.
     was_training = method.training
     method.eval()
     logits = []
