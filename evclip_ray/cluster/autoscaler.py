@@ -38,6 +38,7 @@ def worker_machines(config: Mapping[str, Any]) -> list[Mapping[str, float]] | No
     machines: list[Mapping[str, float]] = []
     for name, node_type in types.items():
         if name != config.get("head_node_type"):
+            # Without a limit of its own, a type may use the limit of the whole cluster.
             count = node_type.get("max_workers", config.get("max_workers"))
             machines += [node_type.get("resources") or {}] * (count or 0)
     return machines

@@ -97,6 +97,7 @@ def node_facts(storage: Sequence[Path]) -> list[NodeFacts]:
             ).remote(folders, marker)
             for node in nodes
         ]
+        # The time limit covers a node that is listed as alive but does not answer.
         results = ray.get(reports, timeout=_SECONDS)
     names = [node["NodeManagerHostname"] + " (" + node["NodeManagerAddress"] + ")" for node in nodes]
     return [NodeFacts(name, **result) for name, result in zip(names, results, strict=True)]

@@ -14,6 +14,7 @@ from evclip_ray.ray_internals import HEAD_RESOURCE, free_resources
 from evclip_ray.training.run_registry import run_of
 
 GIB = 1024**3
+# Ray returns 100 entries by default and drops the others.
 _LIMIT = 1000
 
 
@@ -108,6 +109,7 @@ def _use(node: Mapping[str, Any], free: Mapping[str, float]) -> NodeUse:
 def _work(names: Mapping[str, str]) -> list[Work]:
     # The explicit address matters if several clusters run on this machine.
     address = ray.get_runtime_context().gcs_address
+    # `detail=True` adds the resources of an actor, which the plain list lacks.
     actors = list_actors(address, filters=[("state", "=", "ALIVE")], detail=True, limit=_LIMIT)
     tasks = list_tasks(address, filters=[("state", "=", "RUNNING")], detail=True, limit=_LIMIT)
     counts: collections.Counter[tuple[str, str, str, str, float, float]] = collections.Counter()

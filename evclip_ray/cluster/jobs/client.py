@@ -129,6 +129,7 @@ class Jobs:
         """Stop a job and wait up to `seconds` until it has ended. Its finished work stays."""
         with _readable_errors(self.address, job):
             self._client.stop_job(job)
+        # The monotonic clock does not jump when the time of the machine is set.
         end = time.monotonic() + seconds
         while not (state := self.state(job)).is_over and time.monotonic() < end:
             time.sleep(_POLL_SECONDS)

@@ -10,6 +10,7 @@ from evclip_ray.config import ConfigError
 RAY_KINDS = ("RayCluster", "RayJob")
 Schema = dict[str, Any]
 _VERSION = "v1"
+# Keywords of a schema that allows other fields on purpose.
 _OPEN = ("additionalProperties", "x-kubernetes-preserve-unknown-fields", "x-kubernetes-embedded-resource")
 
 

@@ -17,6 +17,7 @@ from evclip_ray.version import __version__
 KINDS = (*RAY_KINDS, "PersistentVolumeClaim", "ConfigMap", "NetworkPolicy")
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 _GPU = "nvidia.com/gpu"
+# The images of one version differ by device only: NAME:VERSION-cpu and NAME:VERSION-cuda.
 _DEVICE_SUFFIX = re.compile(r"-(?:cpu|cuda|gpu)$")
 
 
@@ -68,6 +69,7 @@ def _cluster_problems(
     for group in [(*where, "headGroupSpec"), *workers]:
         yield from _pod_problems(document, group, requirements, claims)
         if image := document.get(*group, *_CONTAINER, "image"):
+            # A head without a GPU can use the image for CPUs: only Python and packages must be equal.
             images.add(_DEVICE_SUFFIX.sub("", image))
     if len(images) > 1:
         text = (
@@ -150,5 +152,6 @@ def quantity(text: str | float) -> float:
     """
     match = re.fullmatch(r"([0-9.]+)([A-Za-z]*)", str(text))
     assert match is not None, text
+    # The suffix m is a thousandth: 500m is half a CPU.
     number, unit = match.groups()
     return float(number) / 1000 if unit == "m" else float(number) * _UNITS[unit]

@@ -36,6 +36,7 @@ _PROVIDERS: Mapping[str, tuple[list[str], list[str]]] = {
 }  # fmt: skip
 _TYPES = "available_node_types"
 _DISK_KEYS = ("VolumeSize", "diskSizeGb", "diskSizeGB")
+# The words of AWS, Google and Azure for machines that can be taken away, in Python's notation of a mapping.
 _SPOT = re.compile(r"'(?:MarketType|provisioningModel|priority)': '(?i:spot)'|'preemptible': True")
 
 

@@ -12,6 +12,7 @@ _HEAD, _WORKER = "head_start_ray_commands", "worker_start_ray_commands"
 _PORT = re.compile(r"--([a-z-]*port)[= ](\d+)")
 # Ray's default range of ports of its worker processes.
 _WORKER_PORTS = range(10002, 20000)
+# The images of one version differ by device only: NAME:VERSION-cpu and NAME:VERSION-cuda.
 _DEVICE_SUFFIX = re.compile(r"-(?:cpu|cuda|gpu)$")
 
 
@@ -83,6 +84,7 @@ def _start_problems(document: Document, part: str) -> Iterator[Problem]:
     for text in _start_line_problems(lines[number], commands, is_head=part == _HEAD):
         yield document.problem((part, number), f"{part}: {text}")
     if part == _WORKER:
+        # 6379 is the default port of `ray start --head`.
         head_port = dict(_PORT.findall(" ".join(_lines(document, _HEAD)))).get("port", "6379")
         address = re.search(r"--address[= ]\S*?:(\d+)", lines[number])
         if address is None or address[1] != head_port:
@@ -105,6 +107,7 @@ def _start_line_problems(line: str, commands: str, *, is_head: bool) -> Iterator
         if numbers.count(int(number)) > 1:
             yield f"port {number} is used twice"
             return
+        # A worker could take the port before the service that needs it starts.
         if int(number) in _WORKER_PORTS and "--min-worker-port" not in line:
             yield f"--{name}={number} is in the range of Ray's workers (10002 to 19999). Choose another port"
 
