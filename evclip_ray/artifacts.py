@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 LEDGER = "ledger.json"
+# Packages whose version can change a result.
 _RECORDED = (
     "evclip-ray",
     "torch",
