@@ -84,6 +84,7 @@ def evaluate(
             on_checkpoint=_show_scores,
             **options,
         )
+    # A single checkpoint has no interval over seeds.
     if len(checkpoints) > 1:
         _show_means(result, interval, out or checkpoints[0].parent)
 

@@ -22,6 +22,7 @@ class _Submit(click.Group):
         """Return the subcommand, or the hidden command that submits all arguments as a job."""
         if arguments[0] in self.commands:
             return super().resolve_command(context, arguments)
+        # Not a subcommand: all arguments belong to the command that becomes the job.
         return "run", _run, arguments
 
 
@@ -129,6 +130,7 @@ def fetch(options: dict[str, Any], job: str, out: Path, through: str | None) -> 
     state = Jobs(options["address"]).state(job)
     if state.out is None:
         raise ConfigError(f"job {job}: has no output folder (its command has no --out)")
+    # 10001 is the default port of Ray Client on the head, where the dashboard runs too.
     through = through or f"ray://{urlsplit(options['address']).hostname}:10001"
     method = fetch_folder(Path(state.out), out.resolve(), through=through)
     console.print(f"{state.out} {method} to {out}", soft_wrap=True)

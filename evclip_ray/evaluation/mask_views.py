@@ -232,6 +232,7 @@ def _mask_facts(mask: Tensor | None) -> dict[str, Any]:
 
 def _small(view: Tensor) -> npt.NDArray[np.uint8]:
     """Return a view (T, 3, H, W) in [0, 1] as pixels (T, h, w, 3) uint8."""
+    # Average pooling instead of sampling: thin structures stay visible in the small picture.
     small = F.adaptive_avg_pool2d(view, min(SIDE, view.shape[-1]))
     pixels: npt.NDArray[np.uint8] = (small * 255).round().byte().permute(0, 2, 3, 1).numpy()
     return pixels
@@ -242,6 +243,7 @@ def _choose(pool: list[dict[str, Any]], *, most: int) -> list[dict[str, Any]]:
     change = [video["adapted"]["p_true"] - video["zero_shot"]["p_true"] for video in pool]
     # Stable sort by size: the sign does not matter, so mistakes of the trained model appear as well.
     changed = sorted(range(len(pool)), key=lambda place: -abs(change[place]))[: (most + 1) // 2]
+    # The pool lists changed predictions first; from its end come the unchanged ones.
     at_random = [place for place in reversed(range(len(pool))) if place not in changed][: most - len(changed)]
     return [
         pool[place]

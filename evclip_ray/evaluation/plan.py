@@ -78,6 +78,7 @@ def plan_evaluation(
     views = views or EvaluationViews()
     record = read_record(checkpoint)
     recorded = ExperimentConfig.load(record["experiment"])
+    # `recorded` has the videos of the training, `experiment` those of the evaluation.
     experiment = ExperimentConfig.load(record["experiment"], overrides)
     trained = tuple(record["classes"])
     # Videos of the same manifest are separated by its splits. Another manifest may contain training videos
@@ -92,6 +93,8 @@ def plan_evaluation(
     if protocol == "closed_set":
         plan = plan_videos(experiment, cache=cache, splits=(split,))
         _refuse_unknown(checkpoint, plan.classes, trained)
+        # With the classes of the checkpoint: a split may lack some of them, and the columns must stay the
+        # same.
         eval_sets = {split: EvalSet(plan.manifest, plan.rows[split], trained)}
     else:
         eval_sets = _transfer(protocol, recorded.data, experiment.data, source, split=split, cache=cache)

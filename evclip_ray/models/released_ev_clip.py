@@ -97,6 +97,7 @@ class PublishedPrompts(nn.Module):
         super().__init__()
         sizes, method = published.sizes, published.method
         self.encoder = encoder
+        # The sizes that belong to a missing prompt are None.
         self.mask_generator = self.context_generator = None
         if sizes.num_frames and sizes.image_size:
             side = sizes.image_size // 32
@@ -210,9 +211,11 @@ def _sizes(mask: Mapping[str, Tensor], context: Mapping[str, Tensor]) -> Sizes:
 
 
 def _mask_config(mask: Mapping[str, Tensor]) -> dict[str, Any]:
+    # Names are block1.<index>...., so the different indices are the blocks of a stage.
     blocks = {key.split(".")[1] for key in mask if key.startswith("block1.")}
     try:
         rows, heads = mask["block1.0.attn.relative_position_bias_table"].shape
+        # A linear layer stores its weight as (out, in).
         hidden, width = mask["block1.0.mlp.fc1.weight"].shape
     except KeyError as error:
         raise ConfigError(f"not an EV-CLIP checkpoint: {_DECODER}* lacks {error}") from None

@@ -207,6 +207,7 @@ def _name(device: torch.device) -> str:
 
 def _with_random_weights(experiment: ExperimentConfig) -> ExperimentConfig:
     tree = experiment.model_dump()
+    # Through the plain tree, so that the changed settings are validated again.
     tree["backbone"]["pretrained"] = RANDOM
     if experiment.method.needs_video_encoder:
         tree["method"]["video_encoder"]["weights"] = RANDOM

@@ -64,6 +64,7 @@ class Ladder:
         """
         data = read_yaml(path)
         listed = data.get("ladder")
+        # The command line replaces the section of the YAML as a whole; the two are never merged.
         along, settings = _one_path(over) if over else _listed(listed)
         spaces = {
             name: _space(path.stem, data, name, {**(overrides or {}), **chosen}, study)

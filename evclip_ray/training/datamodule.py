@@ -176,6 +176,7 @@ def _find_classes(choice: str | None, manifest: Manifest) -> tuple[str, ...] | N
         return None
     if choice not in ("base", "novel"):
         return read_class_names(Path(choice).expanduser())
+    # "novel" is the complement of "base", so that the two never overlap.
     base = protocols.base_classes(manifest)
     return base if choice == "base" else tuple(name for name in manifest.classes if name not in base)
 
@@ -203,7 +204,9 @@ def plan_videos(
     listed = resolve_manifest(data, cache=cache, progress=progress)
     protocol = find_protocol(data, listed, with_shots="train" in splits)
     eval_sets = {"train": protocol.train, "val": protocol.val, **protocol.eval_sets}
+    # The protocol may have assigned missing splits, so its manifest replaces the one that was read.
     manifest = protocol.eval_sets["test"].manifest
+    # Only the requested splits enter the plan: a training run has no access to the rows of the test split.
     rows = {
         split: chosen.rows for split, chosen in eval_sets.items() if split in splits and chosen is not None
     }
@@ -305,5 +308,6 @@ def check_space(plans: Iterable[VideoPlan], *, cache: Path) -> None:
 
 
 def _open(shards: ShardSet, classes: Sequence[str]) -> VideoSet:
+    # The protocol's order of classes defines the class indices; the shards hold labels as text.
     index = {label: position for position, label in enumerate(classes)}
     return VideoSet(shards, np.array([index[label] for label in shards.labels], np.int64))

@@ -105,6 +105,7 @@ class DataConfig(Config):
     def _accept_cached_views(cls, data: Any) -> Any:
         if not isinstance(data, Mapping) or "cached_views" not in data:
             return data
+        # The alias is replaced before validation, so that digests and checkpoints contain `bank` only.
         settings = dict(data)
         cached_views = settings.pop("cached_views")
         if settings.get("bank") not in (None, cached_views):
@@ -126,6 +127,7 @@ class DataConfig(Config):
                 f"augment.mixup ({self.augment.mixup}) mixes pixels in every step, which cached views "
                 f"(data.bank, {self.bank}) do not allow. Set augment.mixup to 0 or data.bank to null."
             )
+        # Cached view v is cropped from the decoded view v modulo `train_views`.
         if self.bank is not None and self.bank < self.train_views:
             raise ValueError(
                 f"data.bank ({self.bank}) must be at least data.train_views ({self.train_views}); otherwise "
@@ -153,6 +155,7 @@ class BackboneConfig(Config):
 
     @model_validator(mode="after")
     def _is_known(self) -> Self:
+        # Imported here: the module loads open_clip, and reading settings must stay fast.
         from evclip_ray.models.backbones import find_backbone
 
         find_backbone(self.name)
@@ -234,6 +237,7 @@ class ExperimentConfig(Config):
         Raises:
             ConfigError: A setting is unknown or has an invalid value.
         """
+        # Precedence, from weak to strong: defaults, preset, file, overrides.
         tree = override(data, overrides or {})
         preset = tree.pop("preset", None)
         # An omitted data section then fails with the advice of `_has_one_source` instead of "field required".

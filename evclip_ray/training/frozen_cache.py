@@ -119,6 +119,7 @@ def feature_specs(experiment: ExperimentConfig, split: str, device: torch.device
     """Return the specs of the features that a run on `device` reads, by field of `VideoBatch`."""
     data, method, backbone = experiment.data, experiment.method, experiment.backbone
     fields = _fields(experiment)
+    # Features in bfloat16 and float32 differ, so the precision is part of the key.
     precision: specs.Precision = "bfloat16" if autocast_dtype(experiment, device) else "float32"
     augment = data.augment if split == "train" else None
     by_field = {}
@@ -149,6 +150,7 @@ def _fields(experiment: ExperimentConfig) -> frozenset[str]:
         return frozenset()
     declared = experiment.method.caches & {"frame_features", "video_map"}
     requested = experiment.data.features
+    # A user may store less than the method declares: the map of one view takes hundreds of kilobytes.
     return declared if requested is None else declared & set(requested)
 
 

@@ -40,6 +40,7 @@ class ResourceRequest:
     @property
     def resources(self) -> dict[str, float]:
         """Resources of one worker under Ray's names, without zeros."""
+        # Zeros are left out: `_workers_on` divides by the amounts.
         named = {"CPU": self.cpus, "GPU": self.gpus, "memory": self.memory}
         return {name: amount for name, amount in named.items() if amount > 0}
 
@@ -53,6 +54,7 @@ class ResourceRequest:
 
 def trial_slots(request: ResourceRequest, nodes: Sequence[Mapping[str, float]]) -> int:
     """Return the number of trials whose workers all fit on `nodes` at the same time."""
+    # Workers of one trial may be on different nodes, so the sum over nodes is divided, not each node.
     return _workers(request, nodes) // request.workers
 
 
@@ -79,6 +81,7 @@ def concurrent_trials(request: ResourceRequest, nodes: Sequence[Mapping[str, flo
             f"{request.fewest} workers. Lower --cpus-per-worker, --gpus-per-worker, --workers or "
             "study.memory_gb, or add machines."
         )
+    # No slot for all workers, but `min_workers` fit: one trial then runs with fewer workers.
     return max(1, trial_slots(request, nodes))
 
 

@@ -62,6 +62,7 @@ class Distribution:
             raise ConfigError(
                 f"search.{path}: distribution {kind!r} is unknown; {nearest(kind, list(DISTRIBUTIONS))}"
             )
+        # A single value is accepted in place of a list of one.
         when = {key: tuple(v if isinstance(v, list) else [v]) for key, v in spec.get("when", {}).items()}
         return cls(path, kind, _check_values(path, kind, values), when)
 
@@ -137,6 +138,7 @@ def _check_values(path: str, kind: str, values: Any) -> tuple[Any, ...]:
     count = {"choice": None, "quantised": 3}.get(kind, 2)
     if not isinstance(values, list) or not values or (count is not None and len(values) != count):
         raise ConfigError(f"search.{path}: {kind} needs {expected}, got {values!r}")
+    # Choices keep their order: it is part of the study's identity.
     if kind == "choice":
         _check_choices(path, values)
         return tuple(values)
@@ -157,6 +159,7 @@ def _check_choices(path: str, values: list[Any]) -> None:
             raise ConfigError(
                 f"search.{path}: a choice must be a string, number, bool or null, got {value!r}"
             )
+    # The type counts: 1, 1.0 and True are equal in Python and would be one element of a set.
     if len({(type(value), value) for value in values}) < len(values):
         raise ConfigError(f"search.{path}: choices must differ, got {values}")
 

@@ -1,4 +1,4 @@
-"""What a study will do, said before it starts: videos, trials, resources, and the cost at most."""
+"""Plan of a study before it starts: videos, trials, resources, and an upper bound of the cost."""
 
 import dataclasses
 import math
@@ -26,9 +26,19 @@ _SCHEDULERS = {"asha": "ASHA", "hyperband": "Hyperband"}
 
 @dataclasses.dataclass(frozen=True)
 class StudyPlan:
-    """The facts of a study before it starts. `trials`, `missing`: infinite where only the time limits them.
+    """Plan of a study.
 
-    `concurrent`: trials that run at once; `time_budget`: seconds; `cost` is None where no step was measured.
+    Attributes:
+        space: Search space.
+        request: Resources of one trial.
+        concurrent: Trials at the same time.
+        variants: Videos of each variant of the `data` and `view` settings.
+        undecoded: Videos that are not decoded yet.
+        trials: Trials in total; infinite if only the time limits them.
+        missing: Trials that are not finished; infinite if only the time limits them.
+        warm_start: Earlier studies whose points are run first.
+        time_budget: Time limit in seconds, or None.
+        cost: Cost from a measured training step; None if no step was measured.
     """
 
     space: SearchSpace
@@ -53,7 +63,7 @@ class StudyPlan:
         return _steps_per_epoch(self.space, self.variants[0])
 
     def lines(self) -> list[tuple[str, str]]:
-        """(heading, text) rows for a person to read."""
+        """Return rows of (heading, text) for display."""
         space, study, optim = self.space, self.space.study, self.space.experiment().optim
         first = self.variants[0]
         counts = ", ".join(f"{len(rows)} {split}" for split, rows in first.rows.items())
@@ -88,15 +98,16 @@ class StudyPlan:
 
 
 def frozen_variants(space: SearchSpace) -> list[dict[str, Any]]:
-    """Return every combination of the searched settings that change frozen results or which are cached.
+    """Return the combinations of all searched settings that change frozen results or the set of cached ones.
 
-    The settings are found by comparison: a choice counts if two of its values differ in what
-    `_frozen_key` declares. The points of `decoded_variants` are among the result. Combinations that no
-    experiment allows are left out.
+    A choice belongs to these settings if two of its values have different `_frozen_key`s. The result
+    contains the points of `decoded_variants`. Combinations that are no valid experiment are left out.
     """
     points: list[dict[str, Any]] = [{}]
     fixed = flatten(space.fixed)
     for axis in space.search:
+        # `points` grows axis by axis: each point is a partial assignment of the settings before this axis.
+        # Points for which the setting does not exist pass unchanged.
         present = [point for point in points if axis.applies({**fixed, **point})]
         if axis.kind == "choice" and any(_changes_frozen(space, axis, point) for point in present):
             absent = [point for point in points if not axis.applies({**fixed, **point})]
@@ -125,7 +136,7 @@ def _is_allowed(space: SearchSpace, point: dict[str, Any]) -> bool:
     try:
         space.experiment(point)
     except ConfigError:
-        # The trial that draws it fails, and says why.
+        # A trial that draws this point fails and writes the reason to its folder.
         return False
     return True
 
@@ -143,17 +154,28 @@ def plan_study(
     measure: bool,
     progress: Progress | None = None,
 ) -> StudyPlan:
-    """Work out a study's plan; `measure` also takes a few training steps here.
+    """Plan a study.
 
-    `progress`: of making synthetic videos where they are missing.
+    Args:
+        space: Search space.
+        request: Resources of one trial.
+        machines: Ray resources of each machine.
+        cache: Folder of decoded videos and synthetic videos.
+        trials: Trials in total.
+        missing: Trials that are not finished.
+        time_budget: Time limit in seconds, or None.
+        warm_start: Earlier studies whose points are run first.
+        measure: Whether to measure a few training steps for the cost.
+        progress: Progress of writing missing synthetic videos.
 
     Raises:
-        ValueError: a trial that can never be placed, or videos that cannot be planned.
+        ValueError: A trial does not fit on the machines, or the videos cannot be planned.
     """
     concurrent = concurrent_trials(request, machines)
     variants = {}
     for settings in space.decoded_variants():
         experiment = space.experiment(settings)
+        # The key removes duplicates: two combinations may have the same data and view.
         variants[videos_key(experiment)] = plan_videos(experiment, cache=cache, progress=progress)
     planned = list(variants.values())
     undecoded = sum(
@@ -185,6 +207,7 @@ def _measure_cost(
 ) -> StudyCost:
     first = next(iter(variants.values()))
     experiment = space.experiment(next(space.decoded_variants()))
+    # One measurement stands for all trials: it is an estimate, and other backbones may be slower.
     step = measure_step(experiment, first.classes, cpus=request.cpus)
     return StudyCost(
         step, request, experiment.optim.epochs, _steps_per_epoch(space, first), len(first.rows["val"]),
@@ -194,7 +217,7 @@ def _measure_cost(
 
 
 def _frozen_views(space: SearchSpace, variants: Mapping[str, VideoPlan], device: str) -> dict[str, int]:
-    """Field -> views of single videos that the frozen networks are run over, once for all trials."""
+    """Return the number of views that the frozen networks process once for all trials, by field."""
     first = next(iter(variants.values()))
     counted = set()
     views: dict[str, int] = {}
@@ -203,6 +226,7 @@ def _frozen_views(space: SearchSpace, variants: Mapping[str, VideoPlan], device:
         key = videos_key(experiment)
         for split, rows in variants.get(key, first).rows.items():
             for field, spec in feature_specs(experiment, split, torch.device(device)).items():
+                # Combinations often share features. Each is computed, and counted, once.
                 if (key, split, spec.key) not in counted:
                     counted.add((key, split, spec.key))
                     bank = experiment.data.bank if split == "train" else 1

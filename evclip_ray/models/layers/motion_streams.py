@@ -23,9 +23,9 @@ def differences(frames: Tensor, step: int) -> Tensor:
         step: Number of frames; values above T - 1 are lowered to it.
     """
     num_frames = frames.shape[1]
-    # The repeated difference keeps T positions, so that the streams can be added frame by frame.
     step = min(step, num_frames - 1)
     change = frames[:, step:] - frames[:, : num_frames - step]
+    # The repeated difference keeps T positions, so that the streams can be added frame by frame.
     return torch.cat([change, change[:, -1:].expand(-1, step, -1)], dim=1)
 
 

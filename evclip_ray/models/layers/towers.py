@@ -124,9 +124,10 @@ class ImageTower:
         """
         visual = self.visual
         num_videos, num_frames = images.shape[:2]
+        # A convolution whose stride is the patch: (B T, 3, S, S) -> (B T, W, S/p, S/p) -> (B T, P, W).
         patches = visual.conv1(images.flatten(0, 1).to(visual.conv1.weight.dtype))
         patches = patches.flatten(2).transpose(1, 2)
-        # (B T, 3, S, S) -> (B T, P, W), then the class token in front: (B T, 1 + P, W).
+        # The class token comes first: (B T, 1 + P, W).
         first = visual.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
         tokens = torch.cat([first, patches], dim=1) + visual.positional_embedding.to(patches.dtype)
         if added is not None:

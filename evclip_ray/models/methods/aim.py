@@ -157,6 +157,7 @@ class BlockAdapters(nn.Module):
     def __init__(self, width: int, *, ratio: float, scale: float, temporal_adapters: int) -> None:
         super().__init__()
         self.time_in = Adapter(width, ratio=ratio) if temporal_adapters == 2 else nn.Identity()
+        # Adapters without the skip start at zero, those with it as the identity: a block starts as in CLIP.
         self.time = Adapter(width, ratio=ratio, skip=False)
         self.space = Adapter(width, ratio=ratio)
         self.mlp = Adapter(width, ratio=ratio, skip=False)
@@ -169,6 +170,7 @@ class BlockAdapters(nn.Module):
         over_time = self.time(block.ls_1(block.attention(self.time_in(block.ln_1(in_time)))))
         # (B L, T, W) -> (B, T, L, W) -> (B T, L, W)
         tokens = tokens + over_time.unflatten(0, (-1, tokens.shape[1])).transpose(1, 2).flatten(0, 1)
+        # The skip of A_s already contains the attention branch itself.
         tokens = tokens + self.space(attention_branch(block, tokens))
         normed = block.ln_2(tokens)
         after: Tensor = tokens + block.ls_2(block.mlp(normed)) + self.scale * self.mlp(normed)

@@ -217,9 +217,11 @@ class EVCLIP(Method):
         video_map = self._video_map(batch)
         mask = None
         if self.mask_generator is not None:
+            # The generator enlarges its map by 32, which a backbone with another image size needs resampled.
             mask = _resized(self.mask_generator(video_map), self.frozen.clip.image_size)
         frames = self._frame_features(batch, mask)
         context = None if self.context_generator is None else self.context_generator(video_map)
+        # (B, P + T, D): the context enters the mean as P more frames, eq. 14.
         tokens = frames if context is None else torch.cat([context.float(), frames.float()], dim=1)
         video_features = mean_feature(tokens)
         return MethodOutput(
@@ -243,6 +245,7 @@ class EVCLIP(Method):
             return batch.video_map
         if batch.pixels is None:
             raise ValueError("EV-CLIP needs pixels or a cached video map; the batch has neither")
+        # Not under no_grad: the frozen encoder has no trained input, so autograd records nothing here.
         video_map: Tensor = self._encoder(self._encoder.prepare(batch.pixels))
         return video_map
 
@@ -277,6 +280,7 @@ def consistency_loss(frame_features: Tensor) -> Tensor:
 def _resized(mask: Tensor, size: int) -> Tensor:
     if mask.shape[-2:] == (size, size):
         return mask
+    # Bilinear weights are positive and sum to 1, so the mask stays in [0, 1].
     return F.interpolate(mask[:, None], (size, size), mode="bilinear", align_corners=False)[:, 0]
 
 

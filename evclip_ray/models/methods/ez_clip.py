@@ -159,8 +159,8 @@ class EZCLIP(Method):
         frames = self.encode_frames(images)
         video_features = mean_feature(frames)
         classes, text_features = self._texts(batch.labels)
-        # -inf leaves the other classes out of a softmax. They are not encoded, so they have no logit.
         known = class_logits(self.frozen.clip, video_features, text_features)
+        # -inf leaves the other classes out of a softmax. They are not encoded, so they have no logit.
         logits = known.new_full((len(known), len(self.tokens)), -torch.inf)
         return MethodOutput(
             logits=logits.index_copy(1, classes, known),
@@ -210,6 +210,7 @@ class EZCLIP(Method):
 
     def _texts(self, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         if labels is not None:
+            # `unique` sorts, which `losses` relies on.
             classes = labels.unique()
             return classes, self._text_features(self.tokens[classes])
         classes = torch.arange(len(self.tokens), device=self.tokens.device)
@@ -234,6 +235,7 @@ class EZCLIP(Method):
         return words + self._dropped(mlp_branch(block, words), rate)
 
     def _rate(self, index: int, depth: int) -> float:
+        # Early blocks are kept: what they drop is missing in all later ones.
         return self.drop_path * index / max(1, depth - 1)
 
     def _dropped(self, branch: Tensor, rate: float) -> Tensor:
@@ -257,6 +259,8 @@ def matching_loss(logits: Tensor, labels: Tensor) -> Tensor:
         logits: (B, B), videos by the texts of the same batch.
         labels: (B,) int64.
     """
+    # Row i has a target of exp(10) for each video of the same class and of 1 for the others, before
+    # normalisation.
     same = labels[:, None] == labels[None, :]
     target = (_SHARPNESS * same).softmax(1)
     return (_divergence(logits, target) + _divergence(logits.T, target)) / 2

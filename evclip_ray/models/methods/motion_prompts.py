@@ -170,6 +170,7 @@ class MotionPrompts(Method):
         # (N, D) -> (B, N, D): each video gets texts of its own.
         texts = self.text_features.expand(len(frames), -1, -1)
         texts = texts + gates["text"] * self.text_change(motion.mean(1), self.text_features)
+        # (B, 1 + T, D): a text attends to the video as a whole and to its frames.
         video_and_frames = torch.cat([video[:, None], tokens], dim=1)
         video_features = F.normalize(
             video + gates["to_video"] * self.to_video(video[:, None], texts)[:, 0], dim=-1
@@ -238,6 +239,7 @@ class PromptedChange(nn.Module):
     def forward(self, motion: Tensor, text_features: Tensor) -> Tensor:
         """Return the change (B, N, D) for the motion (B, D) and the texts (N, D)."""
         num_videos, num_classes = len(motion), len(self.tokens)
+        # (B, P W) -> (B, P, W)
         vectors = self.shared + self.learner(motion).unflatten(-1, self.shared.shape)
         pairs = torch.arange(num_videos * num_classes, device=motion.device)
         parts = [

@@ -116,6 +116,7 @@ class STAdapter(Method):
         def step(index: int, block: Block, tokens: Tensor) -> Tensor:
             if self.attention_adapters is not None:
                 tokens = self.attention_adapters[index](tokens, num_frames)
+            # The adapter is applied to the sum, so the MLP branch below reads the adapted tokens.
             tokens = self.mlp_adapters[index](tokens + attention_branch(block, tokens), num_frames)
             return tokens + mlp_branch(block, tokens)
 
@@ -152,6 +153,7 @@ class SpatioTemporalAdapter(nn.Module):
 
     def forward(self, tokens: Tensor, num_frames: int) -> Tensor:
         """Return the adapted tokens, (B T, 1 + P, W), the class token unchanged."""
+        # The class token has no position in a frame, so there is nothing to convolve.
         first, patches = tokens[:, :1], tokens[:, 1:]
         narrow = self.down(patches.to(self.down.weight.dtype))
         # (B T, P, w) -> (B, T, P, w) -> (B, P, w, T): Conv1d reads channels before time.

@@ -64,6 +64,7 @@ class ZeroShot(Method):
         self, frozen: Frozen, *, text_features: Tensor, normalization: Normalization = "own"
     ) -> None:
         super().__init__(frozen)
+        # A constant, not a parameter: the optimiser and the checkpoint must not contain it.
         self.register_buffer("text_features", text_features, persistent=False)
         self.text_features: Tensor
         self.normalization = normalization

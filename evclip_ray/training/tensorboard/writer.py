@@ -48,6 +48,7 @@ class BoardWriter:
     def __init__(self, folder: Path, hparams: Mapping[str, Any], *, text: Mapping[str, str]) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
+        # torch flushes event files every two minutes by default.
         self._writer = SummaryWriter(str(folder), flush_secs=5)
         # HParams records are written directly: `SummaryWriter.add_hparams` would create a second run in a
         # subfolder.
