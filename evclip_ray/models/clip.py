@@ -235,7 +235,7 @@ def _model_from_file(name: str, backbone: Backbone, path: Path) -> nn.Module:
     try:
         model = build(architecture)
         state = _openai_state(path) if _is_script_archive(path) else open_clip_names(read_tensors(path))
-        # A published or OpenAI file was renamed to open_clip's names; an empty dict means any other format.
+        # Both sources give open_clip's names. An empty dict means any other format, which open_clip converts.
         if state:
             model.load_state_dict(state)
         else:

@@ -79,6 +79,7 @@ class Ladder:
         for step in self.steps:
             for path, value in step.settings.items():
                 differing.setdefault(path, []).append(value)
+        # All steps search the same settings, so the first step has the domains of all.
         searched = {axis.path: axis.domain for axis in self.steps[0].space.search}
         return {**searched, **{path: ("choice", tuple(values)) for path, values in differing.items()}}
 

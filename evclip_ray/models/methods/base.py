@@ -100,6 +100,7 @@ class MethodConfig(Config):
         If any other setting changes a result, leave that result out. Methods without such results
         compute everything in every step.
         """
+        # The safe default: a wrong declaration would silently read features of other settings.
         return frozenset()
 
     def build(

@@ -111,6 +111,7 @@ class CoOp(Method):
         return {"cross_entropy": F.cross_entropy(output.logits, labels)}
 
     def _text_features(self) -> Tensor:
+        # (N, L, W), with the placeholders replaced by the vectors (N, P, W) below.
         words = self.text_tower.embed(self.tokens)
         vectors = self.vectors.expand(len(words), -1, -1)
         words = with_vectors(words, vectors, prompt_start(self.frozen.clip))

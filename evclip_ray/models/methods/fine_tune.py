@@ -98,6 +98,7 @@ class FineTune(Method):
     def forward(self, batch: VideoBatch) -> MethodOutput:
         """Return the logits of B videos over all classes."""
         images = prepare_frames(self.frozen.clip, batch.pixels, self.normalization)
+        # The copy's own towers: `frozen.clip` would give features without gradients for the weights.
         frames = self.model.visual(images.flatten(0, 1)).unflatten(0, images.shape[:2])
         video_features = mean_feature(frames)
         text_features = self.text_cache(self.parameters(), self._text_features)
