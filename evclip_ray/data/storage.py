@@ -2,7 +2,7 @@
 
 A URI is opened by fsspec and the package of its storage, with the credentials that this package finds (for
 S3 the `AWS_...` variables or `~/.aws`). A storage error is one line with the URI and the fix. It stops the
-work instead of skipping a video, because it is no fault of the video.
+work instead of skipping a video, because the video is not the cause.
 """
 
 import contextlib

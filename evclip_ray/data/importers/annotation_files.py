@@ -106,6 +106,7 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise AnnotationError(f"{path}, line {line}: must be UTF-8 text; save the list as UTF-8") from None
+    # UTF-16 without a byte order mark is valid UTF-8 with zero bytes in it.
     if "\0" in text:
         raise AnnotationError(f"{path}: holds zero bytes, so it is not UTF-8 text; save the list as UTF-8")
     return text.replace("\r\n", "\n").replace("\r", "\n")
@@ -144,6 +145,7 @@ def read_table(path: Path, columns: Sequence[str], *, delimiter: str = ",") -> I
     is_empty = True
     for row in _rows(reader, path):
         cells = [cell.strip() for cell in row]
+        # `line_num` counts lines of the file, so that it is right after cells with line breaks too.
         line = Line(path, reader.line_num, delimiter.join(cells))
         if not any(cells):
             continue

@@ -59,6 +59,7 @@ def _split(folders: list[Path], version: str, split: int, num_classes: int) -> I
     stem = f"split_{split}/split{split}" if version == "1.5" else f"ARID_split{split}"
     yield from _rows(find_annotation_file(folders, f"{stem}_train.txt"), "train", num_classes)
     yield from _rows(find_annotation_file(folders, f"{stem}_test.txt"), "test", num_classes)
+    # Listed as unused, so that their files are not reported as unlisted.
     yield from _unused(folders, stem, num_classes)
 
 

@@ -111,6 +111,7 @@ class FileNameParser:
 
     def __init__(self, classes: Sequence[str]) -> None:
         self._classes = {normalized_name(name): name for name in classes}
+        # Many files share a folder.
         self._by_folder = functools.cache(self._folder)
 
     def read(self, path: str) -> ParsedName | None:

@@ -130,6 +130,7 @@ def _as_list(path: Path, records: Any) -> list[Any]:
 
 
 def _shot(path: Path, number: int, record: Any, split: str) -> Shot:
+    # The pickle fills the `__dict__` of a record directly. No method of a class runs.
     fields = getattr(record, "__dict__", {})
     video, label, name = (fields.get(key) for key in ("_impath", "_label", "_classname"))
     line = Line(path, number, video if type(video) is str else "", "record")
@@ -175,6 +176,7 @@ def _listed(shot: Shot, num_classes: int, rates: dict[str, float]) -> ListedVide
     if match is None:
         return ListedVideo(shot.line, shot.path, label, shot.split)
     rate = rates.get(match["video"])
+    # Frames start to stop, counted from 1, are the half-open part [start - 1, stop) counted from 0.
     start, stop = int(match["start"]) - 1, int(match["stop"])
     return ListedVideo(
         shot.line,

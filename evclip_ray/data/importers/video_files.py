@@ -40,6 +40,7 @@ class VideoFiles:
             self.paths.add(path)
             if num_frames is not None:
                 self.num_frames[path] = num_frames
+            # By the name without its suffix, because copies of a data set differ in their container.
             self._by_name[name].append(path)
 
     def find(self, listed: str, *, frames: bool = False) -> str | None:

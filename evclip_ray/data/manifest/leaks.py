@@ -175,6 +175,7 @@ def _with_content(table: pa.Table, root: Place) -> pa.Table:
     """Return `table` with a column "content": the SHA-256 of files that may be equal, null for the others."""
     paths = table["path"].to_pylist()
     identities = storage.identities(root, paths)
+    # Without size 0: all empty files are equal, which proves nothing.
     sizes = {path: identity.size for path, identity in identities.items() if identity and identity.size}
     sized = table.append_column("size", pa.array([sizes.get(path) for path in paths], pa.int64()))
     # A digest reads the whole file, so only files whose size occurs in two splits get one. The tags of an

@@ -83,6 +83,7 @@ class Manifest:
         Raises:
             ManifestError: There are no indices, or one occurs twice.
         """
+        # `replace` runs all checks again, which refuse an index that occurs twice.
         return dataclasses.replace(self, table=self.table.take(pa.array(indices, pa.int64())))
 
     def rows(self) -> list[dict[str, Any]]:

@@ -213,6 +213,7 @@ def of_classes(manifest: Manifest, classes: Sequence[str]) -> tuple[Manifest, tu
             f" {', '.join(absent[:5])}; leave them out, or use a manifest with these labels"
         )
     names = tuple(spelled[normalized_name(name)] for name in classes)
+    # Labels with one normalized name replaced each other in `spelled`.
     if len(spelled) < len(manifest.classes) or len(set(names)) < len(names):
         raise ValueError(f"{manifest.source}: two classes differ in case or signs only; rename one")
     chosen = pc.is_in(manifest.table["label"], value_set=pa.array(names))

@@ -77,6 +77,7 @@ def few_shot(
     by_label: dict[str, list[int]] = {label: [] for label in manifest.classes}
     labels, paths = manifest.column("label"), manifest.column("path")
     starts = zip(manifest.column("start_seconds"), manifest.column("start_frame"), strict=True)
+    # A part has bounds in seconds or in frames, never both.
     begins = [seconds or frame or 0.0 for seconds, frame in starts]
     for row in manifest.in_split(split).tolist():
         by_label[labels[row]].append(row)
@@ -117,6 +118,7 @@ def _deal(manifest: Manifest, rows: Indices, shares: dict[str, float], seed: int
             name: sum((totals[kind] - given[name][kind] / share) * count for kind, count in counts.items())
             for name, share in shares.items()
         }
+        # Of equal needs, the first split of `shares` is chosen.
         chosen = max(needs, key=needs.__getitem__)
         given[chosen].update(counts)
         result[members] = chosen

@@ -108,7 +108,7 @@ def write_shard(job: ShardJob, *, root: Place, folder: Path, guard: CrashGuard) 
         guard: Guard against videos that end the process.
 
     Raises:
-        StorageError: a storage cannot be read, which is no fault of a video.
+        StorageError: a storage cannot be read (the video is not the cause).
         RuntimeError: this machine's decoder differs from that of the job.
         OSError: the folder is not writable.
     """

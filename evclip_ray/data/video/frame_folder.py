@@ -172,6 +172,7 @@ class FrameFolder:
             raise VideoError(self.path, f"frame {name} went missing") from None
         except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError) as error:
             raise VideoError(self.path, f"frame {name} does not decode ({type(error).__name__})") from None
+        # The first image that is read sets the size for all others.
         self._size = self._size or upright.size
         if upright.size != self._size:
             one, other = ("x".join(map(str, size)) for size in (upright.size, self._size))

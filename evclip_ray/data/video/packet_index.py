@@ -93,7 +93,7 @@ def _has_exact_times(container: Any, stream: Any) -> bool:
     return timed and stream.codec_context.name not in _CODECS_WITH_INVISIBLE_FRAMES
 
 
-# PyAV ends a stream with an empty packet, which flushes the decoder and is no frame.
+# PyAV ends a stream with an empty packet, which flushes the decoder and holds no frame.
 def _demux(container: Any, stream: Any) -> Iterator[Any]:
     return (packet for packet in container.demux(stream) if packet.size)
 
