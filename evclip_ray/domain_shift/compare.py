@@ -50,6 +50,7 @@ TITLES: dict[str, str] = {
     "association": "What goes with being right: P(factor higher where right), 95 % interval; 0.5: nothing",
 }
 """Titles of the tables that are shown, in their order. The table `nearest` is only written to a file."""
+# Rule of thumb: a percentile bootstrap over fewer units is visibly too narrow.
 _FEW_SOURCES = 10
 CLASS_SIMILARITY = "class_similarity"
 """Factor of a video from its class: the cosine of the class to the nearest other class."""

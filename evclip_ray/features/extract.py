@@ -34,7 +34,7 @@ Progress = Callable[[int, int], None]
 
 # More threads gain little for one network on a CPU; further cores are used by further actors.
 _MAX_THREADS = 8
-# After this long without any running actor, the log says what the actors wait for.
+# After this long without any running actor, the log names the resources that the actors wait for.
 _PATIENCE_SECONDS = 60
 
 

@@ -50,6 +50,7 @@ class FeatureSpec:
     @property
     def inputs(self) -> dict[str, Any]:
         """Everything that would change a value; the path of the weights is left out."""
+        # The path of the weights differs between machines. `origin` has their digest.
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "weights"}
         augment = None if self.augment is None else self.augment.model_dump(mode="json")
         return fields | {"augment": augment, "format": _FORMAT}

@@ -85,6 +85,7 @@ def score_views(
     Raises:
         ValueError: The shards hold fewer temporal views.
     """
+    # One pass over the set for each view, so that memory holds one batch at a time.
     logits = [
         score(
             method,
