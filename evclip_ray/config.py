@@ -146,6 +146,7 @@ def paths(model: type[Config], tree: Mapping[str, Any] | None = None) -> Iterato
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, Config):
             child = tree.get(name, field.get_default(call_default_factory=True))
+            # A default is an instance of its model, a value from a file a mapping.
             if isinstance(child, BaseModel):
                 child = child.model_dump()
             yield from (f"{name}.{path}" for path in paths(kind, child))

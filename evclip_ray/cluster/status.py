@@ -120,6 +120,7 @@ def _work(names: Mapping[str, str]) -> list[Work]:
             name = actor.repr_name or actor.class_name
             counts["actor", name, run_of(actor.actor_id), node, cpus, gpus] += 1
     for task in tasks:
+        # Tasks of an actor use the resources of the actor, which are counted above.
         if task.type == "NORMAL_TASK":
             counts["task", task.name, "", *_node_and_resources(task, names)] += 1
     return [

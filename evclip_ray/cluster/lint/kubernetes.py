@@ -105,6 +105,7 @@ def _pod_problems(
             text = f"{dotted(pod)}.volumes: {name!r}, mounted at {path}, is missing"
             yield document.problem((*container, "volumeMounts"), text)
         claim = volumes.get(name, {}).get("persistentVolumeClaim", {}).get("claimName")
+        # A file without any claim can use a volume that exists on the cluster already.
         if claim and claims and claim not in claims:
             text = f"{dotted(pod)}.volumes: no claim {claim!r} in this file; {nearest(claim, list(claims))}"
             yield document.problem((*pod, "volumes"), text)

@@ -80,6 +80,7 @@ def _start_problems(document: Document, part: str) -> Iterator[Problem]:
     if number is None:
         yield document.problem((part,), f"{part}: Ray is not started. Add a line 'ray start ...'")
         return
+    # The token can be set in an earlier line than that of `ray start`.
     commands = " ".join(lines)
     for text in _start_line_problems(lines[number], commands, is_head=part == _HEAD):
         yield document.problem((part, number), f"{part}: {text}")

@@ -42,6 +42,7 @@ class Document:
     def problem(self, where: Sequence[str | int], text: str) -> Problem:
         """Return a problem at `where`, or at its closest parent that is in the file."""
         path = tuple(where)
+        # The empty path is always in `lines`, so the search ends.
         parent = next(path[:end] for end in range(len(path), -1, -1) if path[:end] in self.lines)
         return Problem(self.lines[parent], text)
 
