@@ -26,7 +26,7 @@ class ConfigError(ValueError):
 class Config(BaseModel):
     """Base of every config: immutable, unknown keys rejected."""
 
-    # NaN differs from itself and has no form in JSON, so equal configs would have unequal keys.
+    # NaN has no form in JSON and differs from itself, so that equal configs would compare as different.
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @classmethod
