@@ -49,7 +49,7 @@ class FileSelection:
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             for file in self.files:
                 info = zipfile.ZipInfo(file.as_posix(), _EPOCH)
-                # The upper 16 bits are the Unix mode. With zipfile's default, 0600, only the owner could read.
+                # The upper 16 bits are the Unix mode. With zipfile's default, 0600, only the owner can read.
                 info.external_attr = 0o644 << 16
                 archive.writestr(info, (self.root / file).read_bytes(), zipfile.ZIP_DEFLATED)
 
