@@ -26,9 +26,7 @@ def shared() -> Path:
     return folder.resolve()
 
 
-@pytest.fixture(scope="session")
-def local_ray():
-    """Start one local Ray with two CPUs per test process: a start takes five seconds on two cores."""
+def _start_ray():
     import ray
 
     ray.init(
@@ -39,8 +37,39 @@ def local_ray():
         log_to_driver=False,
         logging_level="WARNING",
     )
+    return ray
+
+
+@pytest.fixture(scope="session")
+def local_ray():
+    """Start one local Ray with two CPUs per test process: a start takes five seconds on two cores."""
+    ray = _start_ray()
     yield ray
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def restart_ray(local_ray):
+    """Return a function that restarts Ray. Its new workers inherit the environment of that moment."""
+
+    def restart():
+        local_ray.shutdown()
+        _start_ray()
+
+    return restart
+
+
+@pytest.fixture
+def without_ray():
+    """Stop the Ray of this test process, if it runs, and start it again after the test."""
+    import ray
+
+    was_running = ray.is_initialized()
+    ray.shutdown()
+    yield
+    ray.shutdown()
+    if was_running:
+        _start_ray()
 
 
 DEBUG = {

@@ -33,7 +33,7 @@ def test_dry_run_prints_cost_and_trials_within_budget(call, space, tmp_path, loc
     options = ("--set", "data.bank=2", "--time-budget", "2h30m", "--price-per-hour", "3")
     result = call("tune", space, "--dry-run", "--out", tmp_path / "study", *options)
     assert result.exit_code == 0, result.output
-    for words in ("video_map of 42 views", "CPU-hours", "at 3 an hour", "2.5 h: about 2 trials"):
+    for words in ("video_map of 42 views", "CPU-hours", "at 3 per hour", "2.5 h: about 2 trials"):
         assert words in result.output
 
 

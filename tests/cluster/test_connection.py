@@ -16,7 +16,7 @@ def free_port():
         return server.getsockname()[1]
 
 
-def test_connect_yields_machines_and_stops_local_ray():
+def test_connect_yields_machines_and_stops_local_ray(without_ray):
     assert not ray.is_initialized()
     with connect(num_cpus=3) as machines:
         assert [machine["CPU"] for machine in machines] == [3.0]
@@ -83,7 +83,7 @@ def test_malformed_address_is_refused():
         check_answers("nonsense")
 
 
-def test_autoscaling_cluster_counts_possible_machines(tmp_path, monkeypatch):
+def test_autoscaling_cluster_counts_possible_machines(without_ray, tmp_path, monkeypatch):
     (tmp_path / "cluster.yaml").write_text(
         "{max_workers: 2, head_node_type: head, provider: {type: aws}, available_node_types: "
         "{head: {resources: {CPU: 0}}, gpu: {resources: {CPU: 8, GPU: 1}, max_workers: 2}}}"

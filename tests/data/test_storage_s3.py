@@ -46,20 +46,15 @@ def bucket():
 
 
 @pytest.fixture(scope="module")
-def s3_ray(bucket, local_ray):
+def s3_ray(bucket, local_ray, restart_ray):
     """Restart the session's Ray: its workers inherit the environment of its start, which lacks the bucket."""
-
-    def restart():
-        local_ray.shutdown()
-        local_ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-
-    restart()
+    restart_ray()
     yield local_ray
     with pytest.MonkeyPatch.context() as patch:
         # Workers of later tests must not inherit the credentials.
         for name in [name for name in os.environ if name.startswith("AWS_")]:
             patch.delenv(name)
-        restart()
+        restart_ray()
 
 
 @pytest.fixture

@@ -85,5 +85,5 @@ def test_pickle_with_code_is_refused_unread(tiny_manifest, tmp_path, capsys):
     torch.save({"state_dict": Harmful()}, path)
     result = call("import-checkpoint", path, "--data", tiny_manifest, "--out", tmp_path / "x")
     assert result.exit_code == 1
-    assert "must be a safetensors file or a state dict of plain tensors" in result.output
+    assert "cannot be read as a safetensors file or a state dict of plain tensors" in result.output
     assert "never run" not in result.output + capsys.readouterr().out

@@ -70,7 +70,7 @@ def attention_branch(
             optional. An `nn.ModuleDict` is accepted.
     """
     normed = block.ln_1(tokens)
-    if additions is None:
+    if not additions:
         return block.ls_1(block.attention(normed, attn_mask=mask))
     # A bare open_clip model still has nn.MultiheadAttention, which forms q, k and v in one fused call.
     attention = block.attn if isinstance(block.attn, SelfAttention) else SelfAttention(block.attn)  # type: ignore[arg-type]
