@@ -150,19 +150,16 @@ def run_study(
     from evclip_ray.tuning.tuner import Outcome
 
     _refuse_job_address(address)
-    # Nothing to run: Ray is not started, which would take seconds. Nothing to run: Ray is not started, which
-    # would take seconds.
+    # Nothing to run: Ray is not started, which would take seconds.
     if run.missing() == 0:
         return Outcome(run.folder.write_leaderboard(), missing=0)
     # A group of several workers frees the processes of a stopped trial through the dashboard.
     has_groups = run.space.study.workers > 1
-    # The folders that all nodes of a cluster must see. A dry run writes nothing and needs no check. The
-    # folders that all nodes of a cluster must see. A dry run writes nothing and needs no check.
+    # The folders that all nodes of a cluster must see. A dry run writes nothing and needs no check.
     shared = () if dry_run else (run.folder.root, run.cache)
     with connect(address, verbose=verbose, dashboard=has_groups, storage=shared) as machines:
         # Planned after the connection: concurrency depends on the machines. Measuring a step is worth its
-        # time only in a dry run. Planned after the connection: concurrency depends on the machines. Measuring
-        # a step is worth its time only in a dry run.
+        # time only in a dry run.
         plan = run.plan(machines, measure=dry_run, progress=progress)
         on_trial = watch(plan)
         if dry_run:
@@ -252,8 +249,7 @@ def train(
 
     _refuse_job_address(address)
     settings = {**source_overrides(data, root), **(overrides or {})}
-    # Loaded again with the overrides, so that they pass the same validation as those of a file. Loaded again
-    # with the overrides, so that they pass the same validation as those of a file.
+    # Loaded again with the overrides, so that they pass the same validation as those of a file.
     if isinstance(experiment, ExperimentConfig):
         if out is None:
             raise ConfigError("train: an experiment that is not a file needs a folder for its run; give out=")
@@ -277,8 +273,7 @@ def train(
             decoding=progress,
             say=on_epoch or _ignore,
         )
-    # Without a finished epoch there is no `best/`, so a path to it must not be returned. Without a finished
-    # epoch there is no `best/`, so a path to it must not be returned.
+    # Without a finished epoch there is no `best/`, so a path to it must not be returned.
     if not metrics.best_epoch:
         raise ValueError(
             "the loss became NaN in the first epoch and no checkpoint was saved. "
@@ -303,8 +298,7 @@ class ScoredCheckpoint:
         tables = []
         for name in self.sets:
             folder = self.folder if len(self.sets) == 1 else self.folder / name
-            # As text: a label such as "1" or "NA" must not become a number or a missing value. As text: a
-            # label such as "1" or "NA" must not become a number or a missing value.
+            # As text: a label such as "1" or "NA" must not become a number or a missing value.
             table = pd.read_csv(folder / "predictions.csv", dtype=str, keep_default_na=False)
             tables.append(table.assign(checkpoint=str(self.checkpoint), set=name))
         return pd.concat(tables, ignore_index=True)
@@ -403,8 +397,7 @@ def evaluate(
         tables = Path(out) if out else checkpoint.with_name(f"{checkpoint.name}-{split}")
         if out and len(folders) > 1:
             # Numbered: checkpoints are often all called `best`, and parents of several studies can have one
-            # name. Numbered: checkpoints are often all called `best`, and parents of several studies can have
-            # one name.
+            # name.
             tables = Path(out) / f"{number}-{checkpoint.parent.name}"
         results.append(ScoredCheckpoint(checkpoint, tables, evaluate_checkpoint(plan, videos, out=tables)))
         if on_checkpoint is not None:
@@ -447,8 +440,7 @@ def source_overrides(data: str | Path | None, root: str | Path | None) -> dict[s
     """Return the overrides that `data` and `root` stand for, with absolute paths."""
     overrides: dict[str, Any] = {}
     if data is not None:
-        # Both sources cannot be set: naming a manifest replaces the synthetic videos of a space. Both sources
-        # cannot be set: naming a manifest replaces the synthetic videos of a space.
+        # Both sources cannot be set: naming a manifest replaces the synthetic videos of a space.
         overrides |= {"data.manifest": _absolute(data), "data.synthetic": None}
     if root is not None:
         overrides["data.root"] = _absolute(root)

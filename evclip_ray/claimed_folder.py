@@ -44,8 +44,7 @@ class ClaimedFolder:
         """
         if (self.root / LEDGER).is_file():
             ledger = self.ledger()
-            # The digest decides; the inputs are compared only to name the settings that differ. The digest
-            # decides; the inputs are compared only to name the settings that differ.
+            # The digest decides; the inputs are compared only to name the settings that differ.
             if ledger["key"] != digest(identity):
                 changed = sorted(k for k in identity if ledger["inputs"].get(k) != identity[k])
                 raise ArtifactError(
@@ -54,8 +53,7 @@ class ClaimedFolder:
                 )
             return True
         names = {path.name for path in self.root.iterdir()} if self.root.is_dir() else set()
-        # A process that was killed between the lock and the ledger leaves these two files in a new folder. A
-        # process that was killed between the lock and the ledger leaves these two files in a new folder.
+        # A process that was killed between the lock and the ledger leaves these two files in a new folder.
         if self.root.is_file() or names - {_LOCK, _OWNER}:
             raise ArtifactError(
                 f"{self.root}: must be a new folder or the folder of a {self.STAGE}, but holds other files; "
@@ -105,8 +103,7 @@ class ClaimedFolder:
         owner, lock = self.root / _OWNER, FileLock(self.root / _LOCK)
         try:
             # An operating-system lock: the kernel releases it when the process ends, so none can be left
-            # over. An operating-system lock: the kernel releases it when the process ends, so none can be
-            # left over.
+            # over.
             lock.acquire(blocking=False)
         except Timeout:
             holder = read_json(owner) if owner.is_file() else {"pid": "?", "host": "?"}
@@ -115,8 +112,7 @@ class ClaimedFolder:
                 "wait for it, end it, or choose another --out"
             ) from None
         try:
-            # For the message of another process only; the lock alone decides. For the message of another
-            # process only; the lock alone decides.
+            # For the message of another process only; the lock alone decides.
             write_json(owner, {"pid": os.getpid(), "host": socket.gethostname()})
             yield
         finally:

@@ -174,8 +174,7 @@ class TrialRecord:
     def best(self) -> EpochMetrics:
         """Metrics of the best epoch; empty if no epoch has a finite validation top-1."""
         # The last line names the best epoch, and the history has one line per epoch from 1, so the index is
-        # exact. The last line names the best epoch, and the history has one line per epoch from 1, so the
-        # index is exact.
+        # exact.
         number = self.last.best_epoch
         best = self.history[number - 1] if number else EpochMetrics()
         return best if math.isfinite(best.val_top1) else EpochMetrics()

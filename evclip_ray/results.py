@@ -82,16 +82,14 @@ class Study:
         if not rows:
             return pd.DataFrame(columns=["rank", "trial", "state", *SCORES, "epochs", "error"])
         table = pd.DataFrame([row.columns() for row in rows])
-        # Rows without a score have zeros for the ranking, which must not enter a mean. Rows without a score
-        # have zeros for the ranking, which must not enter a mean.
+        # Rows without a score have zeros for the ranking, which must not enter a mean.
         table.loc[table["best_epoch"] == 0, [name for name in table if name in SCORES]] = math.nan
         table["number"] = table["trial"].str.extract(r"(\d+)$", expand=False).astype(int)
         table["settings"] = [
             ", ".join(f"{brief_path(path)} {short(value)}" for path, value in row.overrides.items())
             for row in rows
         ]
-        # reindex fixes the order of the columns, also for settings that the first trials lack. reindex fixes
-        # the order of the columns, also for settings that the first trials lack.
+        # reindex fixes the order of the columns, also for settings that the first trials lack.
         overrides = pd.DataFrame([row.overrides for row in rows]).reindex(columns=self.searched)
         return table.join(overrides).assign(error=[row.error for row in rows])
 
@@ -174,7 +172,6 @@ class Ladder:
         """Studies of the steps that have begun, by name, in the ladder's order."""
         begun = {p.name: p for p in (self.root / STEPS).glob("*") if (p / LEDGER).is_file()}
         # ladder.csv has the order of the steps. Steps that began after it was written follow by name.
-        # ladder.csv has the order of the steps. Steps that began after it was written follow by name.
         named = [str(name) for name in self.table("ladder").get("rung", [])]
         order = [name for name in named if name in begun] + sorted(begun.keys() - set(named))
         return {name: Study.load(begun[name]) for name in order}
@@ -184,8 +181,7 @@ class Ladder:
         path = self.root / f"{name}.csv"
         if not path.is_file() or path.stat().st_size == 0:
             return pd.DataFrame()
-        # Only empty cells are missing: a step or label called "NA" stays text. Only empty cells are missing:
-        # a step or label called "NA" stays text.
+        # Only empty cells are missing: a step or label called "NA" stays text.
         return pd.read_csv(path, keep_default_na=False, na_values=[""])
 
     @functools.cached_property

@@ -39,8 +39,7 @@ class _Main(click.Group):
         except KeyboardInterrupt:
             exit_interrupted(context)
         # ConfigError and ArtifactError are ValueErrors: mistakes of the user. Any other exception is a bug
-        # and keeps its traceback. ConfigError and ArtifactError are ValueErrors: mistakes of the user. Any
-        # other exception is a bug and keeps its traceback.
+        # and keeps its traceback.
         except (ValueError, OSError) as error:
             if context.params.get("verbose"):
                 raise
@@ -50,8 +49,7 @@ class _Main(click.Group):
         """Write one section of the help text for each group of related commands."""
         for title, commands in _SECTIONS.items():
             with formatter.section(title):
-                # click would list all commands in one alphabetical table. click would list all commands in
-                # one alphabetical table.
+                # click would list all commands in one alphabetical table.
                 rows = [(command.name or "", command.get_short_help_str(100)) for command in commands]
                 formatter.write_dl(rows)
 

@@ -88,8 +88,7 @@ class Duration(click.ParamType[float]):
         pattern = "".join(rf"(?:(\d+(?:\.\d+)?){unit})?" for unit in _UNIT_SECONDS)
         match = re.fullmatch(pattern, value.strip().lower())
         amounts = [float(amount or 0) for amount in match.groups()] if match else []
-        # An empty text matches the pattern too and gives 0 seconds, which is refused below. An empty text
-        # matches the pattern too and gives 0 seconds, which is refused below.
+        # An empty text matches the pattern too and gives 0 seconds, which is refused below.
         seconds = sum(amount * size for amount, size in zip(amounts, _UNIT_SECONDS.values(), strict=False))
         if seconds <= 0:
             self.fail(f"must be a duration such as 90m, 2h30m or 1d, got {value!r}", param, ctx)

@@ -35,7 +35,6 @@ def address_option(command: Callable[..., Any]) -> Callable[..., Any]:
         if address.startswith(("http://", "https://")):
             context = click.get_current_context()
             # The typed arguments are sent, not the parsed ones: the head parses them again in the same way.
-            # The typed arguments are sent, not the parsed ones: the head parses them again in the same way.
             return run_as_job(context, without_address(sys.argv[1:]), address=address)
         return command(*arguments, **options)
 
@@ -79,8 +78,7 @@ def run_as_job(
     from evclip_ray.cluster.jobs.client import Jobs
     from evclip_ray.cluster.jobs.working_dir import select_files
 
-    # Parsed here first: a typing error must not cost the start of a job. Parsed here first: a typing error
-    # must not cost the start of a job.
+    # Parsed here first: a typing error must not cost the start of a job.
     command = JobCommand.parse(context.find_root().command, arguments)
     selection = select_files(working_dir.resolve(), named=command.local_files(working_dir))
     environment = dict(_environment_variable(text) for text in variables)
@@ -114,8 +112,7 @@ def follow_job(context: click.Context, jobs: "Jobs", job: str) -> None:
     print_state(state)
     if state.state == "SUCCEEDED" and state.out:
         console.print(f"copy its folder: evclip-ray submit {option} fetch {job} FOLDER", soft_wrap=True)
-    # The status of the job becomes that of the command, so that scripts see a failure. The status of the job
-    # becomes that of the command, so that scripts see a failure.
+    # The status of the job becomes that of the command, so that scripts see a failure.
     context.exit(0 if state.state == "SUCCEEDED" else 1)
 
 
