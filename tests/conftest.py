@@ -17,6 +17,12 @@ os.environ.setdefault("RAY_TQDM_PATCH_PRINT", "0")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def pytest_configure(config):
+    """Hide GPUs from all tests but those marked `gpu`: the others compare with results of the CPU."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Return the folder of reference fixtures next to the repository, or skip the test without it."""
@@ -59,9 +65,9 @@ def restart_ray(local_ray):
     return restart
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def without_ray():
-    """Stop the Ray of this test process, if it runs, and start it again after the test."""
+    """Stop the Ray of this test process, if it runs, and start it again after the module's tests."""
     import ray
 
     was_running = ray.is_initialized()

@@ -301,6 +301,7 @@ def test_idle_actors_do_not_wait_for_one_that_cannot_start(shards, tmp_path, loc
     assert list(_run_on_actors(view_jobs(tmp_path, MAPS, shards, 1), pool)) == [None] * 3
 
 
+@pytest.mark.slow
 def test_killed_actor_restarts_and_repeats_its_job(shards, tmp_path, monkeypatch, local_ray):
     mark = tmp_path / "killed"
 

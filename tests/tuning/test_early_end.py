@@ -37,6 +37,7 @@ def history(root, trial):
     return [json.loads(line)["epoch"] for line in lines]
 
 
+@pytest.mark.slow
 def test_time_budget_pauses_trials_and_next_call_resumes(study, tmp_path, monkeypatch):
     root, now = tmp_path / "study", [0.0]
     monkeypatch.setattr(stopper, "time", SimpleNamespace(monotonic=lambda: now[0]))
