@@ -119,7 +119,7 @@ def inventory(site: Site) -> bytes:
     lines = []
     for name, (kind, target) in sorted(site.pages.items()):
         page, _, text = target.partition(" ")
-        # "$" at the end of an address stands for the name.
+        # "$" at the end of an address is a placeholder for the name.
         lines.append(f"{name} {kind} 1 {page if '#' in page else page + '#$'} {text or '-'}\n")
     return head.encode() + zlib.compress("".join(lines).encode(), 9)
 

@@ -66,7 +66,7 @@ def test_provider_page_covers_the_life_of_a_cluster(page):
     text = page.read_text()
     for text_part in (
         "evclip-ray cluster check",
-        "What it costs",
+        "Costs",
         "What goes wrong",
         "tensorboard",
         "ashboard",
