@@ -60,7 +60,7 @@ def main() -> None:
         assert apart < 2e-5, apart
         plain, ours = (statistics.median(taken[way]) for way in ("plain", "ours"))
         print(
-            f"{side} -> {size}: plain {plain:.2f} ms a video of 8 frames, ours {ours:.2f}: "
+            f"{side} -> {size}: plain {plain:.2f} ms per video of 8 frames, ours {ours:.2f}: "
             f"{plain / ours:.2f} times faster, {apart:.1e} apart",
             flush=True,
         )

@@ -1,4 +1,4 @@
-"""Cost of the study driver per trial and epoch, and the time that a trial waits besides its work.
+"""Cost of the study driver per trial and epoch, and the time that a trial waits.
 
 The study is real: Tuner, searcher, scheduler, callbacks and study folder, with the shipped space `ev_clip`.
 Only training is replaced. In each epoch a trial sleeps, writes its history and reports a simulated learning

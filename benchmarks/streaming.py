@@ -153,7 +153,7 @@ def main() -> None:
         sequential, scattered = disk_rates(paths)
         print(f"{videos} videos x {VIEWS} views, {sum(p.stat().st_size for p in paths) / 1e9:.2f} GB")
         print(f"the disk: {sequential / 1e6:.0f} MB/s in order, {scattered / 1e6:.0f} MB/s rows at random\n")
-        head = ("asks for", "ms a step", *(f"{m}, videos/s" for m in MODES), "streamed", "faulting")
+        head = ("requested rate", "ms per step", *(f"{m}, videos/s" for m in MODES), "streamed", "faulting")
         print("  ".join(f"{name:>20s}" for name in head))
         before = mapped_megabytes()
         for share in (0.1, 0.25, 0.5, 0.75):

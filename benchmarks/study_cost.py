@@ -1,8 +1,8 @@
 """Time of a study by its number of trials, relative to the time of its training steps alone.
 
-Studies of 1, 2, 4, 8, 16 and 32 trials run one trial at a time, each from an empty cache: decode, encode what
-is frozen, train. EV-CLIP uses both prompts. A random searcher draws only the learning rate, so all trials
-cost the same.
+Studies of 1, 2, 4, 8, 16 and 32 trials run one trial at a time, each from an empty cache: decode, encode
+frozen features, train. EV-CLIP uses both prompts. A random searcher draws only the learning rate, so all
+trials cost the same.
 
 - `--study tiny`: tiny towers, 4 cached views per video, the quickstart's videos, one core.
 - `--study published`: the setup of sweep.py (ViT-B/32 and swin3d_t with random weights, batch 2,

@@ -1,6 +1,6 @@
 """Plan of a simulated study: the cost of each part and the source of each number, read from a YAML file.
 
-Times are in seconds of one process, sizes in bytes. The `source` of each section says how the numbers were
+Times are in seconds of one process, sizes in bytes. The `source` of each section states how the numbers were
 measured, or that they are assumed.
 """
 
@@ -45,7 +45,7 @@ class DriverCosts(Config):
 
 
 class VideoCosts(Config):
-    """Costs of the videos and what is prepared once for all trials. `count` 0 disables the preparation."""
+    """Costs of the videos and of data prepared once for all trials. `count` 0 disables the preparation."""
 
     source: str
     count: int = Field(ge=0)
