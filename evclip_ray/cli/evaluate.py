@@ -39,7 +39,7 @@ _SCORED = {"adapted": "adapted", "zero_shot": "zero-shot CLIP"}
     "--average",
     default="probability",
     show_default=True,
-    help="What is averaged over the views of a video: probability or logit.",
+    help="Scores that are averaged over the views of a video: probability or logit.",
 )
 @click.option(
     "--interval",

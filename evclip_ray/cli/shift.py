@@ -88,7 +88,7 @@ def shift(
     sources = zip(manifests, one_per_set("--root", roots or (None,), len(manifests)), strict=True)
     overrides = [{**source_overrides(manifest, root), **pinned} for manifest, root in sources]
     plans = plan_sets(
-        manifests, one_per_set("--split", splits, len(manifests)), overrides, most=videos, cache=cache
+        manifests, one_per_set("--split", splits, len(manifests)), overrides, max_videos=videos, cache=cache
     )
     with bars() as progress:
         view = DecodeView(progress)

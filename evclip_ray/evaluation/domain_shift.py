@@ -53,7 +53,7 @@ def plan_sets(
     splits: Sequence[str],
     overrides: Sequence[Mapping[str, Any]],
     *,
-    most: int,
+    max_videos: int,
     cache: Path,
 ) -> list[SetPlan]:
     """Choose the videos of each set at random, with the experiment's seed.
@@ -62,7 +62,7 @@ def plan_sets(
         manifests: Manifest of each set.
         splits: Split of each set.
         overrides: Settings of each set on top of `DEFAULTS`, including its manifest.
-        most: Largest number of videos of a set.
+        max_videos: Largest number of videos of a set.
         cache: Folder of decoded videos.
 
     Raises:
@@ -79,7 +79,7 @@ def plan_sets(
         rows = plan.rows[split]
         random = np.random.default_rng(experiment.seed)
         # In the order of the manifest: with all rows, this is the folder of the whole split, which may exist.
-        chosen = np.sort(random.permutation(rows)[:most])
+        chosen = np.sort(random.permutation(rows)[:max_videos])
         plan = dataclasses.replace(plan, rows={split: chosen})
         plans.append(SetPlan(name, split, len(rows), experiment, plan))
     return plans

@@ -1,9 +1,9 @@
 """Predictions of the best trial on its validation videos, and its masks, stored as files.
 
 A report is drawn from these files alone, so that it can be drawn again without the checkpoint, the weights
-and the videos. The folder of an evaluation gets `masks/`: `masks.npz` with `frames` (V, T, h, w, 3) uint8
-and `masks` (V, h, w) float16, and `masks.json` with the predictions of both models, or the reason why there
-are no masks.
+and the videos. The folder of an evaluation gets a folder `masks/` with two files:
+- `masks.npz`: `frames` (V, T, h, w, 3) uint8 and `masks` (V, h, w) float16.
+- `masks.json`: the predictions of both models, or the reason why the masks are missing.
 """
 
 import csv
@@ -45,7 +45,7 @@ _CANDIDATES = 64
 _BATCH = 8
 
 
-def save_best_masks(study: Path, out: Path, *, most: int, seed: int) -> Path:
+def save_best_masks(study: Path, out: Path, *, max_videos: int, seed: int) -> Path:
     """Evaluate the best checkpoint of a study on its validation videos, with masks. Returns `out`.
 
     An existing evaluation of the same checkpoint, number of videos and seed is kept.
@@ -53,7 +53,7 @@ def save_best_masks(study: Path, out: Path, *, most: int, seed: int) -> Path:
     Args:
         study: Folder of the study.
         out: Folder of the evaluation.
-        most: Number of videos with a mask.
+        max_videos: Number of videos with a mask.
         seed: Seed of the random choice of videos.
 
     Raises:
@@ -62,15 +62,15 @@ def save_best_masks(study: Path, out: Path, *, most: int, seed: int) -> Path:
     folder, checkpoint = StudyFolder(study), study / "best"
     record = read_record(checkpoint)
     experiment = ExperimentConfig.load(record["experiment"])
-    made = {"checkpoint": file_digest(checkpoint / ADAPTER), "videos": most, "seed": seed}
-    if has_masks(out, made):
+    identity = {"checkpoint": file_digest(checkpoint / ADAPTER), "videos": max_videos, "seed": seed}
+    if has_masks(out, identity):
         return out
     videos = Videos.load(_videos_file(folder, experiment))
     plan = EvaluationPlan(
         checkpoint, experiment, tuple(record["classes"]), "closed_set", "val", EvaluationViews(), {}
     )
     evaluate_checkpoint(plan, {"val": videos}, out=out)
-    save_masks(plan, videos, out, made)
+    save_masks(plan, videos, out, identity)
     return out
 
 
@@ -81,13 +81,13 @@ def _videos_file(folder: StudyFolder, experiment: ExperimentConfig) -> Path:
     return written[0] if len(written) == 1 else folder.videos(videos_key(experiment))
 
 
-def add_masks(evaluation: Path, *, cache: Path, most: int, seed: int) -> None:
+def add_masks(evaluation: Path, *, cache: Path, max_videos: int, seed: int) -> None:
     """Add masks to an existing evaluation of the test split or another split.
 
     Args:
         evaluation: Folder of the evaluation.
         cache: Folder of decoded videos.
-        most: Number of videos with a mask.
+        max_videos: Number of videos with a mask.
         seed: Seed of the random choice of videos.
 
     Raises:
@@ -96,8 +96,8 @@ def add_masks(evaluation: Path, *, cache: Path, most: int, seed: int) -> None:
     inputs = read_ledger(evaluation, "evaluation")["inputs"]
     checkpoint = _checkpoint_of(evaluation, Path(inputs["checkpoint"]))
     read_record(checkpoint)
-    made = {"checkpoint": file_digest(checkpoint / ADAPTER), "videos": most, "seed": seed}
-    if has_masks(evaluation, made):
+    identity = {"checkpoint": file_digest(checkpoint / ADAPTER), "videos": max_videos, "seed": seed}
+    if has_masks(evaluation, identity):
         return
     plan = plan_evaluation(
         checkpoint,
@@ -109,7 +109,7 @@ def add_masks(evaluation: Path, *, cache: Path, most: int, seed: int) -> None:
     )
     video_plan = plan.plans[inputs.get("side", inputs["split"])]
     if is_prepared(video_plan, cache):
-        save_masks(plan, prepare(video_plan, cache=cache), evaluation, made)
+        save_masks(plan, prepare(video_plan, cache=cache), evaluation, identity)
 
 
 def _checkpoint_of(evaluation: Path, written: Path) -> Path:
@@ -118,48 +118,49 @@ def _checkpoint_of(evaluation: Path, written: Path) -> Path:
     return next((path for path in (written, *candidates) if (path / ADAPTER).is_file()), written)
 
 
-def has_masks(evaluation: Path, made: Mapping[str, Any]) -> bool:
+def has_masks(evaluation: Path, identity: Mapping[str, Any]) -> bool:
     """Return whether an evaluation has masks of this checkpoint, number of videos and seed."""
     path = evaluation / FOLDER / RECORD
-    return (evaluation / LEDGER).is_file() and path.is_file() and read_json(path).get("made") == dict(made)
+    is_complete = (evaluation / LEDGER).is_file() and path.is_file()
+    return is_complete and read_json(path).get("made") == dict(identity)
 
 
-def save_masks(plan: EvaluationPlan, videos: Videos, evaluation: Path, made: Mapping[str, Any]) -> None:
+def save_masks(plan: EvaluationPlan, videos: Videos, evaluation: Path, identity: Mapping[str, Any]) -> None:
     """Write `evaluation/masks/` for some videos: the most changed ones and a random sample.
 
     Args:
         plan: Plan of the evaluation.
         videos: Decoded videos.
         evaluation: Folder of the evaluation.
-        made: Digest of the checkpoint, number of videos and seed; recorded to recognise the masks later.
+        identity: Digest of the checkpoint, number of videos and seed; recorded to recognise the masks later.
     """
     path = evaluation / FOLDER / RECORD
     trained, device = plan.trained, pick_device()
     among = trained if set(videos.classes) <= set(trained) else videos.classes
     adapted = load_trained(plan.checkpoint, plan.experiment, among)
     baseline = build_method(zero_shot_of(plan.experiment), videos.classes)
-    positions = _candidates(evaluation, len(videos.sets[plan.split]), made["seed"])
+    positions = _candidates(evaluation, len(videos.sets[plan.split]), identity["seed"])
     columns = [list(among).index(name) for name in videos.classes]
     pool = [
-        found
+        prediction
         for group in np.array_split(positions, math.ceil(len(positions) / _BATCH))
-        for found in _predict(plan, videos, group, adapted, baseline, columns=columns, device=device)
+        for prediction in _predict(plan, videos, group, adapted, baseline, columns=columns, device=device)
     ]
     if not pool or pool[0]["mask"] is None:
         name = plan.experiment.method.name
-        write_json(path, {"made": dict(made), "reason": f"{name}, as the best trial has it, has no mask"})
+        write_json(path, {"made": dict(identity), "reason": f"{name}, as the best trial has it, has no mask"})
         return
-    chosen = _choose(pool, most=made["videos"])
+    chosen = _choose(pool, max_videos=identity["videos"])
     # Arrays go into the npz; the remaining facts of each video go into the JSON.
     frames = np.stack([video.pop("frames") for video in chosen])
     masks = np.stack([video.pop("mask") for video in chosen])
     with replacing(evaluation / FOLDER / ARRAYS) as temporary, temporary.open("wb") as stream:
         np.savez_compressed(stream, frames=frames, masks=masks.astype(np.float16))
     # The picture fades to the colour that the method's 0 stands for, which depends on the normalisation.
-    own = getattr(plan.experiment.method, "normalization", "own") == "own"
+    uses_clip_colours = getattr(plan.experiment.method, "normalization", "own") == "own"
     # `made` identifies checkpoint, number and seed: a repeated call with the same values reuses the files.
-    record = {"made": dict(made), "split": plan.split, "seed": made["seed"], "videos": chosen}
-    write_json(path, record | {"mean": adapted.frozen.clip.mean if own else IMAGENET_MEAN})
+    record = {"made": dict(identity), "split": plan.split, "seed": identity["seed"], "videos": chosen}
+    write_json(path, record | {"mean": adapted.frozen.clip.mean if uses_clip_colours else IMAGENET_MEAN})
 
 
 def _candidates(evaluation: Path, count: int, seed: int) -> npt.NDArray[np.int64]:
@@ -238,15 +239,16 @@ def _small(view: Tensor) -> npt.NDArray[np.uint8]:
     return pixels
 
 
-def _choose(pool: list[dict[str, Any]], *, most: int) -> list[dict[str, Any]]:
+def _choose(pool: list[dict[str, Any]], *, max_videos: int) -> list[dict[str, Any]]:
     """Choose videos: half by the largest change in probability of the true class, half at random."""
     change = [video["adapted"]["p_true"] - video["zero_shot"]["p_true"] for video in pool]
     # Stable sort by size: the sign does not matter, so mistakes of the trained model appear as well.
-    changed = sorted(range(len(pool)), key=lambda place: -abs(change[place]))[: (most + 1) // 2]
+    changed = sorted(range(len(pool)), key=lambda index: -abs(change[index]))[: (max_videos + 1) // 2]
     # The pool lists changed predictions first; from its end come the unchanged ones.
-    at_random = [place for place in reversed(range(len(pool))) if place not in changed][: most - len(changed)]
+    others = [index for index in reversed(range(len(pool))) if index not in changed]
+    at_random = others[: max_videos - len(changed)]
     return [
-        pool[place]
-        | {"why": f"among the most changed ({change[place]:+.2f})" if place in changed else "random"}
-        for place in [*changed, *at_random]
+        pool[index]
+        | {"why": f"among the most changed ({change[index]:+.2f})" if index in changed else "random"}
+        for index in [*changed, *at_random]
     ]

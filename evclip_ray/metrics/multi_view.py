@@ -27,7 +27,7 @@ Average = Literal["probability", "logit"]
 
 
 class EvaluationViews(Config):
-    """Number of views of each video, and what is averaged over them."""
+    """Number of views of each video, and the scores that are averaged over them."""
 
     temporal: int = Field(1, ge=1)
     spatial: int = Field(1, ge=1)
@@ -77,7 +77,7 @@ def score_views(
         method: Method to evaluate.
         shards: Decoded videos with at least `views.temporal` temporal views each.
         labels: (B,) indices of the true classes.
-        views: Number of views and what is averaged.
+        views: Number of views and the scores to average.
         device: Device of the method.
         batch_size: Videos per forward pass, all of the same view.
         dtype: Type for autocast, None for none.

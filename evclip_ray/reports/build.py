@@ -99,7 +99,7 @@ class _BestTrialScorer:
         name = f"{BEST}-{anchor(step)}" if step else BEST
         out = self.folder / name
         try:
-            save_best_masks(study.root, out, most=self.videos, seed=self.seed)
+            save_best_masks(study.root, out, max_videos=self.videos, seed=self.seed)
         except (ValueError, OSError) as problem:
             saved = [path for path in (out, self.default_folder / name) if path.is_dir()]
             fallback = "an earlier result is shown" if saved else "there is no earlier result"
@@ -113,7 +113,7 @@ class _BestTrialScorer:
         eval_sets = Evaluation.load_all(folder)
         for eval_set in eval_sets:
             try:
-                add_masks(eval_set.root, cache=self.cache, most=self.videos, seed=self.seed)
+                add_masks(eval_set.root, cache=self.cache, max_videos=self.videos, seed=self.seed)
             except (ValueError, OSError) as problem:
                 self.notes.append(f"No masks of {folder.name}: {problem}")
         return eval_sets

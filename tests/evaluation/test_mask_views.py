@@ -42,7 +42,7 @@ def study(make_study):
 
 
 def test_masks_are_saved_with_both_predictions(study, tmp_path):
-    out = save_best_masks(study, tmp_path / "best-val", most=4, seed=0)
+    out = save_best_masks(study, tmp_path / "best-val", max_videos=4, seed=0)
     record = read_json(out / "masks" / "masks.json")
     with np.load(out / "masks" / "masks.npz") as saved:
         frames, masks = saved["frames"], saved["masks"]
@@ -67,7 +67,7 @@ def test_masks_are_saved_with_both_predictions(study, tmp_path):
 
 
 def test_only_validation_videos_are_opened(study, tmp_path, tiny_manifest):
-    out = save_best_masks(study, tmp_path / "best-val", most=6, seed=0)
+    out = save_best_masks(study, tmp_path / "best-val", max_videos=6, seed=0)
     with tiny_manifest.open() as stream:
         splits = {row["path"]: row["split"] for row in csv.DictReader(stream)}
     shown = {video["path"] for video in read_json(out / "masks" / "masks.json")["videos"]}
@@ -76,17 +76,17 @@ def test_only_validation_videos_are_opened(study, tmp_path, tiny_manifest):
 
 
 def test_existing_masks_are_kept_unless_the_seed_changes(study, tmp_path):
-    out = save_best_masks(study, tmp_path / "best-val", most=2, seed=0)
+    out = save_best_masks(study, tmp_path / "best-val", max_videos=2, seed=0)
     first = (out / "masks" / "masks.npz").stat().st_mtime_ns
-    save_best_masks(study, out, most=2, seed=0)
+    save_best_masks(study, out, max_videos=2, seed=0)
     assert (out / "masks" / "masks.npz").stat().st_mtime_ns == first
-    save_best_masks(study, out, most=3, seed=1)
+    save_best_masks(study, out, max_videos=3, seed=1)
     assert read_json(out / "masks" / "masks.json")["seed"] == 1
 
 
 def test_method_without_a_mask_records_the_reason(make_study, tmp_path):
     study = make_study({"method.prompts": "context"})
-    out = save_best_masks(study, tmp_path / "best-val", most=4, seed=0)
+    out = save_best_masks(study, tmp_path / "best-val", max_videos=4, seed=0)
     assert (
         read_json(out / "masks" / "masks.json")["reason"] == "ev_clip, as the best trial has it, has no mask"
     )
@@ -99,7 +99,7 @@ def test_missing_videos_are_named(study, tmp_path):
     for path in (moved / "videos").glob("*.json"):
         write_json(path, json.loads(path.read_text().replace("shards", "gone")))
     with pytest.raises(ArtifactError, match="gone"):
-        save_best_masks(moved, tmp_path / "best-val", most=4, seed=0)
+        save_best_masks(moved, tmp_path / "best-val", max_videos=4, seed=0)
 
 
 def test_add_masks_uses_the_split_of_the_evaluation(study, tmp_path, tiny_cache):
@@ -111,7 +111,7 @@ def test_add_masks_uses_the_split_of_the_evaluation(study, tmp_path, tiny_cache)
     command = ["evaluate", str(study / "best"), "--out", str(out), "--cache", str(tiny_cache)]
     found = CliRunner().invoke(main, command)
     assert found.exit_code == 0, found.output
-    add_masks(out, cache=tiny_cache, most=3, seed=0)
+    add_masks(out, cache=tiny_cache, max_videos=3, seed=0)
     record = read_json(out / "masks" / "masks.json")
     assert record["split"] == "test"
     assert len(record["videos"]) == 3
@@ -122,5 +122,5 @@ def test_add_masks_uses_the_split_of_the_evaluation(study, tmp_path, tiny_cache)
     shutil.move(out, theirs / "best-test")
     ledger = theirs / "best-test" / "ledger.json"
     ledger.write_text(ledger.read_text().replace(str(study), "/nowhere"))
-    add_masks(theirs / "best-test", cache=tiny_cache, most=2, seed=0)
+    add_masks(theirs / "best-test", cache=tiny_cache, max_videos=2, seed=0)
     assert len(read_json(theirs / "best-test" / "masks" / "masks.json")["videos"]) == 2
