@@ -181,7 +181,7 @@ def explain(domains: Sequence[Domain], predictions: association.Rows, *, seed: i
     domain, pairs = domains[best], matches[best]
     if not pairs:
         raise ValueError(
-            f"the {len(predictions)} predictions must be of videos in one of the sets, none is; the first is"
+            f"none of the {len(predictions)} predictions is of a video in one of the sets; the first is of"
             f" {predictions[0]['path']!r}: give the split that was evaluated, as in --split test"
         )
     visual = association.associate(predictions, pairs, domain.visual, domain.units, seed=seed)
@@ -226,7 +226,15 @@ def write(
     inputs: Mapping[str, Any],
     weights: Mapping[str, str],
 ) -> None:
-    """Write every table and every video's factors as CSV, and the ledger."""
+    """Write every table and every video's factors as CSV, and the ledger.
+
+    Args:
+        out: Folder of the files.
+        domains: Sets of videos with their measurements.
+        tables: Rows of each table, from `compare` and `explain`.
+        inputs: Inputs of the comparison, for the ledger.
+        weights: Origin of the frozen weights by network, for the ledger.
+    """
     claim(out)
     for name, rows in {**tables, "videos": list(itertools.chain(*map(_video_rows, domains)))}.items():
         write_csv(out / f"{name}.csv", list(rows[0]), (row.values() for row in rows))

@@ -86,7 +86,14 @@ def class_similarity(text: Array) -> Array:
 def nearest_classes(
     names: Sequence[str], text: Array, other_names: Sequence[str], other_text: Array
 ) -> list[Nearest]:
-    """Return the nearest of K classes of the other set for each of N classes."""
+    """Return the nearest class of another set for each class.
+
+    Args:
+        names: N classes.
+        text: (N, D) text features of the classes, L2-normalised.
+        other_names: K classes of the other set.
+        other_text: (K, D) text features of the other classes, L2-normalised.
+    """
     cosines = text @ other_text.T
     best = cosines.argmax(1)
     return [

@@ -73,7 +73,7 @@ def _ug2(folders: list[Path], num_classes: int) -> Iterator[ListedVideo]:
 
 
 def _classes(folders: list[Path]) -> tuple[str, ...]:
-    path = find_optional_file([place for folder in folders for place in (folder, folder.parent)], *_TABLES)
+    path = find_optional_file([parent for folder in folders for parent in (folder, folder.parent)], *_TABLES)
     if path is None:
         return tuple(split_words(name) for name in _ACTIONS)
     return ordered_classes(path, _named(path), first=0)

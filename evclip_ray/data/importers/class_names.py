@@ -122,8 +122,7 @@ class FileNameParser:
         """
         folder, _, name = path.rpartition("/")
         # Folders of frames are named like their video, with or without its suffix.
-        found = self._file(name.rpartition(".")[0] or name)
-        return found or self._by_folder(folder)
+        return self._file(name.rpartition(".")[0] or name) or self._by_folder(folder)
 
     def _folder(self, folder: str) -> ParsedName | None:
         return self._named(folder.rpartition("/")[2], None)
@@ -145,8 +144,8 @@ class FileNameParser:
         for cut in range(1, len(parts)):
             # Clips of one film are in several classes. The official splits separate a film within a class
             # only.
-            if found := self._named("_".join(parts[cut:]), "_".join(parts[:cut])):
-                return found
+            if parsed := self._named("_".join(parts[cut:]), "_".join(parts[:cut])):
+                return parsed
         return None
 
     def _named(self, label: str, source: str | None) -> ParsedName | None:

@@ -98,8 +98,8 @@ def _narrated(folders: list[Path], label: str) -> dict[str, str]:
             continue
         if len(cells) < 8:
             raise line.error("must have 8 cells: clip id, prefix, session, start, end, action, verb, nouns")
-        said = cells[5 + _COLUMNS[label]]
-        actions[cells[1]] = said.partition(",")[0] if label == "noun" else said
+        narrated = cells[5 + _COLUMNS[label]]
+        actions[cells[1]] = narrated.partition(",")[0] if label == "noun" else narrated
     return actions
 
 

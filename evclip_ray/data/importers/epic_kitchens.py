@@ -84,19 +84,19 @@ def read_labels(path: Path, kind: str) -> _Labels:
     ]
     classes = ordered_classes(path, ((line, number, cells["key"]) for line, number, cells in rows), first=0)
     # The table lists the narrated words of each class. A word of another class shows that a label is wrong.
-    said = {number: _instances(line, cells["instances"]) | {cells["key"]} for line, number, cells in rows}
-    return _Labels(kind, classes, [said[number] for number in range(len(classes))])
+    words = {number: _instances(line, cells["instances"]) | {cells["key"]} for line, number, cells in rows}
+    return _Labels(kind, classes, [words[number] for number in range(len(classes))])
 
 
 def _instances(line: Line, text: str) -> frozenset[str]:
     """Return the set of `['take', 'grab']`."""
     try:
-        found = ast.literal_eval(text)
+        names = ast.literal_eval(text)
     except (ValueError, SyntaxError):
-        found = None
-    if not isinstance(found, list):
+        names = None
+    if not isinstance(names, list):
         raise line.error("instances must be a list in brackets")
-    return frozenset(map(str, found))
+    return frozenset(map(str, names))
 
 
 def _rows(path: Path, split: str, labels: _Labels, group: str) -> Iterator[ListedVideo]:
@@ -111,7 +111,7 @@ def _rows(path: Path, split: str, labels: _Labels, group: str) -> Iterator[Liste
         first, last = (whole_number(line, cells[name], name) for name in ("start_frame", "stop_frame"))
         if last < first:
             raise line.error("stop_frame must not be before start_frame")
-        said = cells[word]
+        narrated = cells[word]
         yield ListedVideo(
             line,
             f"{cells['video_id']}.MP4",
@@ -122,7 +122,7 @@ def _rows(path: Path, split: str, labels: _Labels, group: str) -> Iterator[Liste
             end_seconds=stop,
             start_frame=max(first - 1, 0),
             end_frame=max(last, 1),
-            named=None if said in labels.instances[label] else said,
+            named=None if narrated in labels.instances[label] else narrated,
         )
 
 

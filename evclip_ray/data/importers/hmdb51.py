@@ -29,17 +29,17 @@ def import_hmdb51(root: Place, *, split: int = 1, lists: Path | None = None) -> 
         ConfigError: The split does not exist.
     """
     check_choice("split", split, (1, 2, 3))
-    found = _lists(root, lists)
+    list_files = _lists(root, lists)
     # From the lists of all splits, so that an index means the same class in each.
-    labels = sorted({label for label, _ in found})
+    labels = sorted({label for label, _ in list_files})
     rows: list[ListedVideo] = []
     for index, label in enumerate(labels):
-        if (label, split) not in found:
+        if (label, split) not in list_files:
             raise AnnotationError(
                 f"{label}_test_split{split}.txt is missing, though class {label!r} has lists of other splits;"
                 " download the official lists again"
             )
-        rows += _rows(found[label, split], index)
+        rows += _rows(list_files[label, split], index)
     classes = tuple(split_words(label) for label in labels)
     return build_report(rows, classes, root=root, source=f"hmdb51 split {split}", groups_from_names=True)
 
@@ -48,9 +48,9 @@ def _lists(root: Place, lists: Path | None) -> dict[tuple[str, int], Path]:
     """Return (class, split) -> list, from the first folder with any lists."""
     for folder in list_folders(root, lists, "testTrainMulti_7030_splits", "splits"):
         matches = [(_LIST.fullmatch(path.name), path) for path in folder.iterdir()] if folder.is_dir() else []
-        found = {(match["label"], int(match["split"])): path for match, path in matches if match}
-        if found:
-            return found
+        list_files = {(match["label"], int(match["split"])): path for match, path in matches if match}
+        if list_files:
+            return list_files
     raise AnnotationError(
         f"no <class>_test_split1.txt in or next to {lists or root}; download the official lists, and name"
         " their folder with --lists"

@@ -166,10 +166,10 @@ class _ReportBuilder:
             return None, None, row.start_frame, row.end_frame, self._fps
         return row.start_seconds, row.end_seconds, None, None, self._fps
 
-    def _compare(self, row: ListedVideo, said: str | None) -> None:
+    def _compare(self, row: ListedVideo, name: str | None) -> None:
         label = self._classes[row.label]
-        if said and said != label and normalized_name(said) != normalized_name(label):
-            labels = f"{row.path} is labelled {label!r}, its name says {said!r}"
+        if name and name != label and normalized_name(name) != normalized_name(label):
+            labels = f"{row.path} is labelled {label!r}, but named {name!r}"
             self._mislabelled.append(f"{row.line.where}: {labels}")
 
     def report(self, source: str) -> ImportReport:

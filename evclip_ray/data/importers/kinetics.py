@@ -86,10 +86,10 @@ def import_kinetics(
 
 def _lists(root: Place, lists: Path | None) -> list[Path]:
     """Return the CSV files with the columns of Kinetics, from the first folder with any."""
-    for place in list_folders(root, lists, *_FOLDERS):
-        found = [path for path in sorted(place.glob("*.csv")) if _is_kinetics(path)]
-        if found or place.is_file():
-            return found or [place]
+    for folder in list_folders(root, lists, *_FOLDERS):
+        csv_files = [path for path in sorted(folder.glob("*.csv")) if _is_kinetics(path)]
+        if csv_files or folder.is_file():
+            return csv_files or [folder]
     raise AnnotationError(
         f"no CSV with the columns {','.join(_COLUMNS)} in or next to {lists or root}; download the official"
         " lists, and name their folder with --lists"

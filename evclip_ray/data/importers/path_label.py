@@ -80,7 +80,17 @@ def import_lists(
     source: str,
     fps: float | None = None,
 ) -> ImportReport:
-    """Import text lists whose lines are parsed by `parse`. For `fps`, see `build_report`."""
+    """Import text lists.
+
+    Args:
+        root: Folder or URI of the videos.
+        files: List of each split.
+        labels: Class names, see `read_class_names`.
+        lists: Folder that the other paths are relative to.
+        parse: Parser of one line.
+        source: Name of the format, for messages.
+        fps: Frames per second of the folders of frames, None if unknown.
+    """
     classes = read_class_names(find_annotation_file([lists or Path()], str(labels)))
     rows = list(listed_rows(files, lists, len(classes), parse))
     if not rows:

@@ -66,19 +66,19 @@ class VideoFiles:
         wanted = [normalized_name(part) for part in reversed(folder.split("/"))] if folder else []
         # If the list has folders, at least the innermost one must match.
         best = 1 if wanted else 0
-        found: list[str] = []
+        matches: list[str] = []
         # Only the preferred kind counts if there is any, else all files of this name.
         for path in [path for path in named if (path in self.num_frames) == frames] or named:
             score = _common(wanted, path) if wanted else 0
             if score >= best:
-                found = [*found, path] if score == best else [path]
+                matches = [*matches, path] if score == best else [path]
                 best = score
-        if len(found) > 1:
+        if len(matches) > 1:
             raise AnnotationError(
-                f"{self.root}: {listed!r} may be {found[0]!r} or {found[1]!r};"
+                f"{self.root}: {listed!r} may be {matches[0]!r} or {matches[1]!r};"
                 " name the folder of one with --root"
             )
-        return found[0] if found else None
+        return matches[0] if matches else None
 
 
 def _common(wanted: list[str], path: str) -> int:

@@ -28,7 +28,7 @@ class Leak:
     """A file, group or content that two or more splits share.
 
     Attributes:
-        kind: What is shared.
+        kind: "path", "group" or "content" (equal bytes).
         value: The path, the group, or the SHA-256 (64 hex digits) of the bytes.
         splits: In the order train, val, test.
         rows: Every row of the manifest with this value, ascending.
@@ -41,7 +41,7 @@ class Leak:
 
 
 def find_leaks(manifest: Manifest, *, content: bool = True) -> list[Leak]:
-    """Return what two splits share: files first, then groups, then equal bytes under two names.
+    """Return the leaks between splits: files first, then groups, then equal bytes under two names.
 
     Example: train has a.mp4, and test has a.mp4 and its copy b.mp4. This is one leak of the path a.mp4, and
     one leak of content in both rows of a.mp4 and in b.mp4.

@@ -131,6 +131,11 @@ def base_to_novel(trained: Protocol, target: Manifest, *, split: str = "test") -
 
     Both top-1 are reported with `metrics.classification.harmonic_mean`. Usually, `base_classes` are trained.
 
+    Args:
+        trained: Protocol of the training.
+        target: Videos of the trained classes and of others.
+        split: Split of `target` to evaluate. All rows are used if `target` has no splits.
+
     Raises:
         ValueError: A trained class is not in `target`, or `target` has no other class.
     """
@@ -140,7 +145,7 @@ def base_to_novel(trained: Protocol, target: Manifest, *, split: str = "test") -
     others = [name for name in target.classes if normalized_name(name) not in known]
     if not others:
         raise ValueError(
-            f"{target.source}: every class was trained, so none is novel; train only some of them"
+            f"{target.source}: every class was trained, so there are no novel classes; train only some"
         )
     novel, novel_names = of_classes(target, others)
     eval_sets = {
@@ -151,7 +156,13 @@ def base_to_novel(trained: Protocol, target: Manifest, *, split: str = "test") -
 
 
 def cross_dataset(trained: Protocol, target: Manifest, *, split: str = "test") -> Protocol:
-    """Return a protocol that evaluates on another data set with its own classes."""
+    """Return a protocol that evaluates on another data set with its own classes.
+
+    Args:
+        trained: Protocol of the training.
+        target: The other data set.
+        split: Split of `target` to evaluate. All rows are used if `target` has no splits.
+    """
     return _transfer("cross_dataset", trained, {"test": _own_classes(target, split)})
 
 
@@ -160,6 +171,11 @@ def cross_domain(trained: Protocol, target: Manifest, *, split: str = "test") ->
 
     Classes are the same if their `normalized_name` is: "Pick" and "pick". The labels are spelled as in
     training, and keep that order.
+
+    Args:
+        trained: Protocol of the training.
+        target: Videos of another domain.
+        split: Split of `target` to evaluate. All rows are used if `target` has no splits.
 
     Raises:
         ValueError: Fewer than two classes are shared.

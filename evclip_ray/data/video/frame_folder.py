@@ -52,7 +52,7 @@ def frame_names(names: Iterable[str]) -> list[str]:
 
 
 def missing_frame(names: Sequence[str]) -> str | None:
-    """Return what is wrong with the numbers of `frame_names` (a gap or a repeat), or None."""
+    """Return a description of the gap or repeat in the numbers of `frame_names`, or None."""
     previous: str | None = None
     for name in names:
         number = _number(name)

@@ -78,8 +78,8 @@ def test_swapped_labels_are_reported_with_their_rows(write):
     )
     report = import_dataset("path_label", root, lists=root.parent, labels="labels.csv", test="val1.txt")
     assert [row.partition(": ")[2] for row in report.mislabelled] == [
-        f"{names[0]} is labelled 'kick ball', its name says 'kick'",
-        f"{names[1]} is labelled 'kick', its name says 'kick ball'",
+        f"{names[0]} is labelled 'kick ball', but named 'kick'",
+        f"{names[1]} is labelled 'kick', but named 'kick ball'",
     ]
     assert "val1.txt, line 1" in report.mislabelled[0]
 

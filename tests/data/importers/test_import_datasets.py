@@ -67,7 +67,7 @@ def test_ucf_id_of_another_class_is_reported(write):
     report = import_dataset("ucf101", ucf(write, train_id=2))
     assert len(report.mislabelled) == 1
     assert "trainlist01.txt, line 1: TaiChi/v_TaiChi_g08_c01.avi is labelled" in report.mislabelled[0]
-    assert "'handstand pushups', its name says 'tai chi'" in report.mislabelled[0]
+    assert "'handstand pushups', but named 'tai chi'" in report.mislabelled[0]
 
 
 def test_ucf_has_three_splits(write):
@@ -182,7 +182,7 @@ def test_egtea_clip_with_another_narration_is_reported(write):
         path.rename(root / "P05-R02-Pizza" / path.name)
     report = import_dataset("egtea", root)
     assert len(report.mislabelled) == 1
-    assert "is labelled 'Wash hand', its name says 'Cut tomato'" in report.mislabelled[0]
+    assert "is labelled 'Wash hand', but named 'Cut tomato'" in report.mislabelled[0]
     assert [leak.kind for leak in find_leaks(report.manifest)] == ["group"]
 
 

@@ -120,7 +120,7 @@ def test_split_of_a_video_is_independent_of_chosen_classes():
 
 def test_base_to_novel_needs_a_novel_class():
     videos = manifest()
-    with pytest.raises(ValueError, match="none is novel"):
+    with pytest.raises(ValueError, match="no novel classes"):
         protocols.base_to_novel(closed_set(videos), videos)
 
 
