@@ -136,6 +136,11 @@ def in_batches(encode: Callable[[int, int], Tensor], count: int, *, batch_size: 
 
     A batch that does not fit in the device's memory is repeated at half the size, down to one item.
 
+    Args:
+        encode: Computes the results of the items from `start` to `stop` - 1.
+        count: Number of items.
+        batch_size: Initial number of items per batch.
+
     Raises:
         torch.OutOfMemoryError: a single item does not fit.
     """

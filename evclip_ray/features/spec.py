@@ -28,7 +28,7 @@ class FeatureSpec:
     """One kind of features of one network.
 
     Attributes:
-        kind: What is cached.
+        kind: Kind of the features, which decides their shape.
         network: Name of the network.
         weights: The weights to load: a tag or a path.
         origin: Identity of the weights: a tag, "file:" and a digest, or "random".
@@ -69,7 +69,15 @@ def frame_features(
     normalization: Normalization,
     augment: AugmentConfig | None,
 ) -> FeatureSpec:
-    """Return the spec of CLIP's frame features, (T, D) per view, un-normalised."""
+    """Return the spec of CLIP's frame features, (T, D) per view, un-normalised.
+
+    Args:
+        backbone: Name of the CLIP.
+        weights: Tag, local file or "random"; None for the usual weights of the backbone.
+        precision: Precision of the image tower and of the stored features.
+        normalization: Statistics that normalise the colours.
+        augment: Augmentation of the training views; None for the fixed view.
+    """
     origin, size = _clip_origin(backbone, weights), find_backbone(backbone).image_size
     return FeatureSpec("frame_features", backbone, weights, origin, precision, size, augment, normalization)
 
@@ -85,7 +93,13 @@ def video_map(
 ) -> FeatureSpec:
     """Return the spec of the video encoder's last map, (D_z, T/2, h, w) per view.
 
-    With `mean` it is the map's mean, (D_z, 1, 1, 1). The backbone only sets the size of the views.
+    Args:
+        encoder: Name of the video encoder.
+        weights: Tag, local file or "random".
+        backbone: Name of the CLIP, which only sets the size of the views.
+        precision: Precision of the encoder and of the stored map.
+        augment: Augmentation of the training views; None for the fixed view.
+        mean: Store the mean of the map, (D_z, 1, 1, 1), which takes less space.
     """
     kind: Kind = "video_mean" if mean else "video_map"
     size = find_backbone(backbone).image_size

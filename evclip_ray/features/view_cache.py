@@ -19,7 +19,14 @@ def read_frames(
     """Read the stored frames from which cached view `view` is cropped: (B, T, H, W, 3) uint8.
 
     Cached views cycle through the stored temporal views: with 2 of those, the cached views 0, 2 and 4 are
-    cropped from the first one. `pinned` and `release` are as in `FeatureSet.read`.
+    cropped from the first one.
+
+    Args:
+        shards: The shard set of the videos.
+        positions: Positions of the B videos in `shards`.
+        view: Number of the cached view, from 0.
+        pinned: Copy into pinned memory, for a transfer to a GPU.
+        release: Drop the frames from this process's memory afterwards (for sets larger than memory).
     """
     batch = torch.empty((len(positions), *shards.view.shape), dtype=torch.uint8, pin_memory=pinned)
     # `batch.numpy()` is the tensor's own memory, so the frames are copied once, pinned or not.

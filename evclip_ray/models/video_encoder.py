@@ -271,8 +271,8 @@ def find_encoder_of(state: Mapping[str, Tensor]) -> str:
 
 
 _OMNIVORE_NAMES = (
-    (r"^layers\.(\d)\.blocks\.", lambda found: f"features.{2 * int(found[1])}."),
-    (r"^layers\.(\d)\.downsample\.", lambda found: f"features.{2 * int(found[1]) + 1}."),
+    (r"^layers\.(\d)\.blocks\.", lambda match: f"features.{2 * int(match[1])}."),
+    (r"^layers\.(\d)\.downsample\.", lambda match: f"features.{2 * int(match[1]) + 1}."),
     (r"\.mlp\.fc1\.", lambda _: ".mlp.0."),
     (r"\.mlp\.fc2\.", lambda _: ".mlp.3."),
 )

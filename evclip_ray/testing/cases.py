@@ -80,7 +80,17 @@ def random_videos(count: int, num_frames: int = 8) -> VideoBatch:
 
 
 def train(method: Method, batch: VideoBatch, *, steps: int, lr: float) -> list[float]:
-    """Train on one batch. Returns the loss before each step."""
+    """Train on one batch.
+
+    Args:
+        method: Method to train, in place.
+        batch: Labelled batch of every step.
+        steps: Number of steps.
+        lr: Learning rate of AdamW.
+
+    Returns:
+        The loss before each step.
+    """
     # Weight decay would also move tensors that have no gradient.
     optimizer = torch.optim.AdamW(method.parameters(), lr=lr, weight_decay=0.0)
     method.train()

@@ -1,4 +1,4 @@
-"""The example package of docs/examples, installed as a user installs it, in processes of its own."""
+"""The example package of docs/examples, installed as a user installs it, in separate processes."""
 
 import os
 import shutil

@@ -15,6 +15,11 @@ _EMPTY = 0
 def prompted_tokens(clip: FrozenCLIP, class_names: Sequence[str], num_vectors: int) -> Tensor:
     """Return tokens (N, L) int64 with `num_vectors` placeholders before each class name.
 
+    Args:
+        clip: Source of the tokenizer.
+        class_names: N class names.
+        num_vectors: P, number of learned vectors.
+
     Raises:
         ConfigError: A name and the vectors do not fit in the text context.
         ValueError: Two names are equal, or a name alone exceeds the context.

@@ -108,7 +108,7 @@ class ImageTower:
         self.visual: Any = visual
         if visual.pool_type != "tok" or visual.attn_pool is not None:
             raise ConfigError(
-                f"{method} reads the class token; backbone {name} pools otherwise. Choose another ViT"
+                f"{method} reads the class token; backbone {name} pools in another way. Choose another ViT"
             )
         _require_plain(visual.transformer, name, method)
         self.width = int(visual.transformer.width)

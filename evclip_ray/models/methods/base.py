@@ -1,6 +1,6 @@
 """Contract of a method: an adaptation of a frozen CLIP.
 
-A method is an `nn.Module` whose registered parameters are exactly what is trained. It holds the frozen
+A method is an `nn.Module` whose registered parameters are exactly the trained ones. It holds the frozen
 networks in a `Frozen`, which registers nothing: `parameters()`, `state_dict()`, `train()` and
 DistributedDataParallel see the adapter only, and a checkpoint cannot contain a backbone. Gradients still
 pass through a frozen tower: frozen is not `no_grad`.
@@ -48,7 +48,7 @@ class Method(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def forward(self, batch: VideoBatch) -> MethodOutput:
-        """Return the logits of a batch over all classes, and what the losses need."""
+        """Return the logits of a batch over all classes, and the tensors that the losses need."""
 
     @abc.abstractmethod
     def losses(self, output: MethodOutput, labels: Tensor) -> dict[str, Tensor]:

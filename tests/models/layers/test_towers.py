@@ -1,4 +1,4 @@
-"""Towers, and the two small layers that have no test file of their own: gather and text_cache."""
+"""Towers, and the two small layers without a test file: gather and text_cache."""
 
 import copy
 from collections.abc import Callable
@@ -85,7 +85,7 @@ def test_unsupported_towers_are_refused(meta_clip: Callable[[str], FrozenCLIP]) 
     refused = {
         "RN50": "has a ModifiedResNet",
         "EVA02-B-16": "has a TimmModel",
-        "coca_ViT-B-32": "pools otherwise",
+        "coca_ViT-B-32": "pools in another way",
     }
     for name, reason in refused.items():
         with pytest.raises(ConfigError, match=f"backbone {name} {reason}"):

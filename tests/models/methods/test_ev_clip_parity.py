@@ -1,4 +1,4 @@
-"""Against outputs of the published implementation on random weights, where they are at hand."""
+"""Comparison with outputs of the published implementation on random weights, if they are available."""
 
 import json
 from pathlib import Path
