@@ -1,6 +1,6 @@
 """Functions of the public API. The commands of the same names call them and print what they return.
 
-Imports stand inside the functions: `import evclip_ray` and `evclip-ray --help` load neither torch nor Ray.
+Imports are inside the functions: `import evclip_ray` and `evclip-ray --help` load neither torch nor Ray.
 """
 
 import contextlib
@@ -271,7 +271,7 @@ def train(
             cpus=cpus_per_worker,
             gpus=gpus_per_worker,
             decoding=progress,
-            say=on_epoch or _ignore,
+            on_epoch=on_epoch or _ignore,
         )
     # Without a finished epoch there is no `best/`, so a path to it must not be returned.
     if not metrics.best_epoch:
@@ -359,7 +359,7 @@ def evaluate(
         split: Split to score. Each evaluation of a split is counted in the ledger of its folder.
         protocol: `closed_set`, `cross_dataset`, `cross_domain`, `base_to_novel` or `zero_shot`.
         views: Views per video, TEMPORALxSPATIAL: `"4x3"`.
-        average: What is averaged over views: `"probability"` or `"logit"`.
+        average: Scores that are averaged over views: `"probability"` or `"logit"`.
         interval: Interval of the means over checkpoints: `"t"` (Student) or `"bootstrap"`.
         out: Folder of the tables, with several checkpoints a folder for each. Default: `CHECKPOINT-SPLIT`.
         overrides: Settings by dotted path.

@@ -44,24 +44,19 @@ class StepCost:
     device: str
 
 
-def measure_step(
-    experiment: ExperimentConfig, classes: Sequence[str], *, cpus: float, repeats: int = 3
-) -> StepCost:
-    """Take training steps on random pixels and return the median duration of all but the first.
+def measure_step(experiment: ExperimentConfig, classes: Sequence[str], *, cpus: float) -> StepCost:
+    """Take three training steps on random pixels and return the median duration of all but the first.
 
     Args:
         experiment: Experiment of a trial.
         classes: Names of the classes.
         cpus: CPUs of one worker; the number of threads on a CPU.
-        repeats: Number of steps.
     """
     with _threads(max(1, int(cpus))):
-        return _measure(experiment, classes, pick_device(), repeats)
+        return _measure(experiment, classes, pick_device())
 
 
-def _measure(
-    experiment: ExperimentConfig, classes: Sequence[str], device: torch.device, repeats: int
-) -> StepCost:
+def _measure(experiment: ExperimentConfig, classes: Sequence[str], device: torch.device) -> StepCost:
     method = build_method(experiment, classes, device=device)
     optimizer = make_optimizer(method.parameters(), experiment.optim)
     dtype, count = autocast_dtype(experiment, device), experiment.optim.batch_size
@@ -70,8 +65,8 @@ def _measure(
     with autocast(device, dtype):
         features, frozen_seconds = _frozen_pass(experiment, method.frozen, batch.pixels)
     # The trial reads these from disk, so the measured step must not compute them.
-    kept = {name: features[name] for name in feature_specs(experiment, "train", device)}
-    batch = dataclasses.replace(batch, **kept)
+    cached = {name: features[name] for name in feature_specs(experiment, "train", device)}
+    batch = dataclasses.replace(batch, **cached)
 
     def step() -> None:
         training_step(method, batch, optimizer, dtype)
@@ -79,7 +74,7 @@ def _measure(
     # The first step warms up and is counted; the counter would slow down a timed one.
     with FlopCounterMode(display=False) as counter:
         step()
-    seconds = statistics.median(timed(step, device)[1] for _ in range(max(1, repeats - 1)))
+    seconds = statistics.median(timed(step, device)[1] for _ in range(2))
     unlabelled = dataclasses.replace(batch, labels=None)
     with torch.no_grad(), autocast(device, dtype):
         scoring = timed(lambda: method(unlabelled), device)[1] / count
@@ -87,7 +82,7 @@ def _measure(
         seconds,
         float(counter.get_total_flops()),
         scoring,
-        tuple(kept),
+        tuple(cached),
         frozen_seconds,
         method.num_trainable(),
         weights_of(method.frozen),

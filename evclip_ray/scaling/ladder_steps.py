@@ -87,12 +87,12 @@ class Ladder:
         """Return the settings that identify a ladder. Steps are not among them, so that some can be added."""
         space = self.steps[0].space
         # Settings that differ between steps are not part of the identity: their values may be extended later.
-        own = {path for step in self.steps for path in step.settings}
+        step_paths = {path for step in self.steps for path in step.settings}
         study = space.study
         return {
             "search": space.describe()["search"],
-            "fixed": {path: value for path, value in flatten(space.fixed).items() if path not in own},
-            "along": sorted(own),
+            "fixed": {path: value for path, value in flatten(space.fixed).items() if path not in step_paths},
+            "along": sorted(step_paths),
             "seed": study.seed,
             "scheduler": study.scheduler,
             "sampler": study.sampler,
@@ -144,7 +144,7 @@ def _listed(listed: Any) -> tuple[str | None, dict[str, dict[str, Any]]]:
         wrong = (
             next((key for key in listed if key not in _PARTS), "") if isinstance(listed, Mapping) else listed
         )
-        raise ConfigError(f"ladder: {wrong!r} is no part of a ladder; {nearest(str(wrong), _PARTS)}")
+        raise ConfigError(f"ladder: unknown key {wrong!r}; {nearest(str(wrong), _PARTS)}")
     steps = listed.get("rungs")
     if isinstance(steps, list):
         return _one_path({str(listed.get("over", BACKBONE)): steps})

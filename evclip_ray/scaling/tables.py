@@ -121,8 +121,8 @@ def _gain(before: Score | None, score: Score | None) -> dict[str, Any]:
     draws = resampled_top1([before, score])
     # Per draw both scores are over the same videos, so the errors that they share cancel in the difference.
     drawn = middle(draws[:, 1] - draws[:, 0])
-    said = how_drawn([before, score])
-    return dict(zip(_GAIN, (score.top1 - before.top1, *drawn, said), strict=True))
+    resampling = how_drawn([before, score])
+    return dict(zip(_GAIN, (score.top1 - before.top1, *drawn, resampling), strict=True))
 
 
 def _write_fits(

@@ -114,8 +114,8 @@ def slope(steps: Sequence[tuple[float, Sequence[ScoredTrial]]], path: Distributi
     # Row 0 is left out of the interval: it is the measurement, not a draw.
     low, high = middle(slopes[1:])
     status = "moves" if low > 0 or high < 0 else "stays within noise"
-    said = {"interval": [low, high], "intervals": how_drawn(scores), "status": status}
-    return {**record, "slope": float(slopes[0]), **said}
+    interval = {"interval": [low, high], "intervals": how_drawn(scores), "status": status}
+    return {**record, "slope": float(slopes[0]), **interval}
 
 
 def _drawn_best(
@@ -135,7 +135,7 @@ def _drawn_best(
     ends = np.cumsum([len(trials) for trials in steps])
     of_steps = np.split(draws, ends[:-1], axis=1)
     return np.stack(
-        [_values(trials, path)[own.argmax(1)] for trials, own in zip(steps, of_steps, strict=True)], axis=1
+        [_values(trials, path)[top1.argmax(1)] for trials, top1 in zip(steps, of_steps, strict=True)], axis=1
     )
 
 

@@ -136,7 +136,13 @@ class Videos:
 
 
 def resolve_manifest(data: DataConfig, *, cache: Path, progress: Progress | None = None) -> Manifest:
-    """Read the manifest of a data section. Missing synthetic videos are written first."""
+    """Read the manifest of a data section. Missing synthetic videos are written first.
+
+    Args:
+        data: Data section of an experiment.
+        cache: Folder of synthetic videos.
+        progress: Progress of writing them.
+    """
     if data.synthetic is not None:
         from evclip_ray.data.synthetic import write_synthetic
 

@@ -116,7 +116,13 @@ def open_cached(
 
 
 def feature_specs(experiment: ExperimentConfig, split: str, device: torch.device) -> dict[str, FeatureSpec]:
-    """Return the specs of the features that a run on `device` reads, by field of `VideoBatch`."""
+    """Return the specs of the features that a run reads, by field of `VideoBatch`.
+
+    Args:
+        experiment: Settings of the run.
+        split: Split of the videos. Only training views are augmented.
+        device: Device of the run, which decides the precision if it is "auto".
+    """
     data, method, backbone = experiment.data, experiment.method, experiment.backbone
     fields = _fields(experiment)
     # Features in bfloat16 and float32 differ, so the precision is part of the key.

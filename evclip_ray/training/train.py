@@ -34,7 +34,7 @@ def train_experiment(
     cpus: float,
     gpus: float | None,
     decoding: Progress | None,
-    say: Report,
+    on_epoch: Report,
 ) -> EpochMetrics:
     """Train one experiment, or resume it, and return the metrics of the last epoch.
 
@@ -51,7 +51,7 @@ def train_experiment(
         cpus: CPUs of one worker.
         gpus: GPUs of one worker; None means 1 if any machine has a GPU.
         decoding: Progress of decoding and of cached features.
-        say: Called with the metrics of each epoch.
+        on_epoch: Called with the metrics of each epoch.
 
     Raises:
         ValueError: The workers do not fit on the machines, or the folder belongs to another experiment.
@@ -70,18 +70,18 @@ def train_experiment(
     videos = prepare(plan_videos(experiment, cache=cache, progress=decoding), cache=cache, progress=decoding)
     prepare_cached([(experiment, videos)], gpus=request.gpus, progress=decoding)
     if workers > 1 or on_cluster:
-        return _train_in_workers(experiment, videos, folder=folder, request=request, say=say)
+        return _train_in_workers(experiment, videos, folder=folder, request=request, on_epoch=on_epoch)
     # A local run may use all CPUs of the machine: no other trial shares it.
     torch.set_num_threads(max(1, int(machines[0].get("CPU", 1))))
-    return Run.start(experiment, videos, folder=folder).fit(say)
+    return Run.start(experiment, videos, folder=folder).fit(on_epoch)
 
 
 def _train_in_workers(
-    experiment: ExperimentConfig, videos: Videos, *, folder: Path, request: ResourceRequest, say: Report
+    experiment: ExperimentConfig, videos: Videos, *, folder: Path, request: ResourceRequest, on_epoch: Report
 ) -> EpochMetrics:
     videos_file = folder / f"videos-{videos_key(experiment)}.json"
     videos.save(videos_file)
-    with _following(folder, say):
+    with _following(folder, on_epoch):
         train_distributed(
             experiment,
             videos_file,
@@ -95,7 +95,7 @@ def _train_in_workers(
 
 
 @contextlib.contextmanager
-def _following(folder: Path, say: Report) -> Iterator[None]:
+def _following(folder: Path, on_epoch: Report) -> Iterator[None]:
     """Report each epoch of a run that other processes write, as soon as it is in the history file."""
     num_reported, ended = len(_history(folder)), threading.Event()
 
@@ -107,7 +107,7 @@ def _following(folder: Path, say: Report) -> Iterator[None]:
             # last poll.
             is_last = ended.wait(_POLL_SECONDS)
             for metrics in _history(folder)[num_reported:]:
-                say(metrics)
+                on_epoch(metrics)
                 num_reported += 1
 
     # `train_distributed` blocks until the group ends, so the file is polled from a thread.

@@ -34,7 +34,14 @@ def zero_shot_key(experiment: ExperimentConfig) -> str:
 def score_zero_shot(
     experiment: ExperimentConfig, videos: Videos, *, split: str, device: torch.device
 ) -> tuple[Scores, dict[str, str]]:
-    """Return the scores of zero-shot CLIP on a split, and the origin of its weights."""
+    """Return the scores of zero-shot CLIP on a split, and the origin of its weights.
+
+    Args:
+        experiment: Settings of the run; its method is replaced by zero-shot CLIP.
+        videos: Decoded videos of the run.
+        split: Split to score.
+        device: Device of the networks.
+    """
     baseline = zero_shot_of(experiment)
     cached = open_cached(baseline, videos, device=device, splits=(split,))
     method = build_method(baseline, videos.classes, device=device, frozen=cached.networks)
@@ -53,7 +60,14 @@ def score_zero_shot(
 def zero_shot_numbers(
     path: Path, experiment: ExperimentConfig, videos: Videos, *, device: torch.device
 ) -> dict[str, Any]:
-    """Return the zero-shot scores of the validation split, computed once and stored in `path`."""
+    """Return the zero-shot scores of the validation split, computed once and stored in `path`.
+
+    Args:
+        path: JSON file of the scores. It is read if it exists.
+        experiment: Settings of the run; its method is replaced by zero-shot CLIP.
+        videos: Decoded videos of the run.
+        device: Device of the networks.
+    """
     # Trials of a study share the file. Two trials may compute it at the same time; both write the same
     # numbers.
     if not path.is_file():

@@ -1,7 +1,7 @@
 """Leaderboard of a study: one row per trial, best first.
 
-A point that was run with several seeds is judged by their mean: trials are ordered by the mean of their
-point, so that one lucky seed does not beat a point that is better on average. Every ended trial of a point
+Trials are ordered by the mean of their point over its seeds. One lucky seed therefore does not beat a point
+that is better on average. Every ended trial of a point
 counts with its best validation top-1, also one that was stopped early; failed trials have no score. Of equal
 means, the point with more seeds comes first, then the one with the lower loss.
 """
@@ -57,7 +57,7 @@ def leaderboard(trials: Iterable[TrialRecord]) -> list[LeaderboardRow]:
 
 def _with_mean(rows: Sequence[LeaderboardRow]) -> list[LeaderboardRow]:
     """Return the rows of one point with the mean over its seeds and the 95 % t interval, NaN for one seed."""
-    # While no trial of the point has ended, the best running one stands for it, so that the table is not
+    # While no trial of the point has ended, the best running one represents it, so that the table is not
     # empty.
     scores = [row.val_top1 for row in rows if row.state.has_final_score]
     over_seeds = mean_over_seeds(scores or [max(row.val_top1 for row in rows)])

@@ -39,7 +39,14 @@ def open_optuna(folder: StudyFolder, *, seed: int, sampler: str, trials: float) 
 
 
 def make_sampler(kind: str, *, seed: int, trials: float) -> optuna.samplers.BaseSampler:
-    """Return multivariate TPE that accounts for conditional paths and running trials, or random search."""
+    """Return the sampler of a study.
+
+    Args:
+        kind: "tpe" for multivariate TPE that accounts for conditional paths and running trials, or "random".
+        seed: Seed of the sampler.
+        trials: Trials of the whole study, `inf` without a limit. TPE draws about a third of them at random
+            first, at least 3 and at most 10.
+    """
     if kind == "random":
         return optuna.samplers.RandomSampler(seed=seed)
     # With the default of 10 random trials, TPE would not choose a single point of a small study.

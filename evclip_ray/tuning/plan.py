@@ -82,7 +82,7 @@ class StudyPlan:
                 f"{self.epochs} epochs x {self.steps_per_epoch} steps of {optim.batch_size} videos; {stop}",
             ),
             *(("searched" if i == 0 else "", f"{d.path}: {d}") for i, d in enumerate(space.search)),
-            *(("warm start", str(found)) for found in self.warm_start),
+            *(("warm start", str(warm_start)) for warm_start in self.warm_start),
             ("resources", self._resources()),
         ]
         return rows + (self.cost.lines(self.time_budget) if self.cost else [])
@@ -101,7 +101,7 @@ def frozen_variants(space: SearchSpace) -> list[dict[str, Any]]:
     """Return the combinations of all searched settings that change frozen results or the set of cached ones.
 
     A choice belongs to these settings if two of its values have different `_frozen_key`s. The result
-    contains the points of `decoded_variants`. Combinations that are no valid experiment are left out.
+    contains the points of `decoded_variants`. Invalid combinations are left out.
     """
     points: list[dict[str, Any]] = [{}]
     fixed = flatten(space.fixed)
@@ -207,7 +207,7 @@ def _measure_cost(
 ) -> StudyCost:
     first = next(iter(variants.values()))
     experiment = space.experiment(next(space.decoded_variants()))
-    # One measurement stands for all trials: it is an estimate, and other backbones may be slower.
+    # One measurement is used for all trials: it is an estimate, and other backbones may be slower.
     step = measure_step(experiment, first.classes, cpus=request.cpus)
     return StudyCost(
         step, request, experiment.optim.epochs, _steps_per_epoch(space, first), len(first.rows["val"]),

@@ -1,8 +1,8 @@
 """Preparation of the data that a study's trials read: before the trials, or in parallel with them.
 
 A variant is the data of all trials with the same `data` and `view` settings: decoded videos and cached
-features. Nodes of a cluster on which no trial fits decode in the background, so that the GPUs do not wait
-for the last variant: one actor prepares the variants in turn, and a trial waits for its own variant only.
+features. Nodes of a cluster on which no trial fits decode in the background. One actor prepares the variants
+in turn, and a trial waits for its own variant only. The GPUs therefore do not wait for the last variant.
 """
 
 import dataclasses
@@ -152,19 +152,19 @@ class Preparation(tune.Callback):
             self._maker = ray.remote(_Maker).options(**options).remote()
             self._news = self._maker.news.remote()
         key = next(key for key in (*self._requested, *self._missing) if key in self._missing)
-        made = self._maker.make.remote(self._missing[key], self._cache, self._request)
-        self._making = (key, made)
+        task = self._maker.make.remote(self._missing[key], self._cache, self._request)
+        self._making = (key, task)
 
-    def _is_made(self, key: str, made: Any) -> bool:
+    def _is_made(self, key: str, task: Any) -> bool:
         try:
             # timeout=0 polls without waiting: this runs inside Tune's event loop, which must not block.
-            done, _ = ray.wait([made, self._news], num_returns=2, timeout=0)
+            done, _ = ray.wait([task, self._news], num_returns=2, timeout=0)
             if self._news in done:
                 self._pass_on(*ray.get(self._news))
                 self._news = self._maker.news.remote()
-            if made not in done:
+            if task not in done:
                 return False
-            ray.get(made)
+            ray.get(task)
         except RayTaskError as error:
             # The original exception of the actor: the user sees the cause instead of Ray's wrapper.
             self._stops.error = error.cause

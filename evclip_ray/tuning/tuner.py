@@ -161,13 +161,13 @@ class StudyRun:
         # A warm start is applied once. The ledger lists the studies that were used, so that a resumed call
         # neither reads them again nor needs their folders.
         taken = {w["folder"] for w in self.folder.ledger().get("warm_start", [])} if begun else set()
-        most = int(min(self.space.study.warm_points, self.trials))
+        max_points = int(min(self.space.study.warm_points, self.trials))
         if self.folder.root in self._earlier:
             raise ValueError(
                 f"--warm-start {self.folder.root}: this is the study itself. The same --out resumes it."
             )
         return [
-            read_warm_start(path, self.space, measured=self._measured_on, most_points=most)
+            read_warm_start(path, self.space, measured=self._measured_on, most_points=max_points)
             for path in self._earlier
             if str(path) not in taken
         ]
@@ -251,8 +251,8 @@ class StudyRun:
             # error.
             if stops.error is not None:
                 raise stops.error
-            left = count_missing(study, self.trials)
-            return Outcome(rows, left, stops.interrupted, stops.out_of_time)
+            missing = count_missing(study, self.trials)
+            return Outcome(rows, missing, stops.interrupted, stops.out_of_time)
 
     def _run_missing(
         self, study: optuna.Study, plan: StudyPlan, stops: Stops, preparation: Preparation, on_event: OnEvent

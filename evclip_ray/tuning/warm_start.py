@@ -3,7 +3,7 @@
 A trial of the earlier study is evidence if this study would run the same experiment at that point, apart from
 the seed: the same settings on the same rows of the same splits. The sampler learns from evidence as from its
 own trials, but evidence is neither counted nor listed. From all other trials only the best points that lie in
-this space are used, whatever videos they were measured on.
+this space are used, even if they were measured on other videos.
 """
 
 import collections

@@ -48,7 +48,7 @@ def test_awaited_variant_is_first_and_warnings_are_raised(variants, local_ray, t
         assert preparation.is_ready("something that every trial has")
         with building([locked]):
             assert not preparation.is_ready("b")
-            until(lambda: preparation.is_ready("b") or "another process is making it" in caplog.text)
+            until(lambda: preparation.is_ready("b") or "another process is building it" in caplog.text)
             assert not variants["a"].noted.exists(), "no trial waits for it"
         until(lambda: preparation.is_ready("b"))
         assert len(Videos.load(variants["b"].noted).sets["val"]) > 0
