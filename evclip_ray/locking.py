@@ -49,7 +49,7 @@ def _locked(folder: Path) -> Iterator[None]:
         # Tried without waiting first, so that only a real wait is logged.
         lock.acquire(timeout=0)
     except Timeout:
-        log.warning("%s: another process is making it; waiting until it is done", folder)
+        log.warning("%s: another process is building it; waiting until it is finished", folder)
         lock.acquire(poll_interval=_POLL_SECONDS)
     try:
         yield

@@ -39,7 +39,7 @@ def canonical_address(address: str) -> str:
 def auth_headers() -> dict[str, str]:
     """Return the HTTP headers that authenticate to a cluster, empty without authentication.
 
-    A token in the home folder counts, as in `ray.init`, unless RAY_AUTH_MODE says otherwise.
+    A token in the home folder counts, as in `ray.init`, unless RAY_AUTH_MODE selects another mode.
 
     Raises:
         ray.exceptions.AuthenticationError: RAY_AUTH_MODE is `token` and there is no token.

@@ -218,7 +218,7 @@ def open_results(path: str | Path) -> Study | Ladder:
     ledger = read_json(root / LEDGER) if (root / LEDGER).is_file() else {}
     stage = ledger.get("stage") if isinstance(ledger, dict) else None
     if stage not in kinds:
-        actual = f"its ledger says {stage!r}" if stage else f"there is no {LEDGER} in it"
+        actual = f"but its ledger has the stage {stage!r}" if stage else f"but it has no {LEDGER}"
         raise ArtifactError(
             f"{root}: must be the folder of a study or a ladder, {actual}; give the --out of tune or scale"
         )

@@ -1,4 +1,4 @@
-"""Which module may import which: layers, cycles, Ray and other libraries."""
+"""Rules for imports between modules: layers, cycles, Ray and other libraries."""
 
 import ast
 from pathlib import Path
@@ -95,7 +95,7 @@ def test_packages_of_one_layer_do_not_import_each_other():
 
 
 def test_no_import_cycles_between_files():
-    """Imports inside functions count too: a cycle is a cycle when it is hidden."""
+    """Imports inside functions count too, because they only hide a cycle."""
     files = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
     graph = {name: set(imported_files(path, files)) - {name} for name, path in files.items()}
     cycles = [sorted(group) for group in strongly_connected(graph) if len(group) > 1]
@@ -108,7 +108,7 @@ def module_name(path):
 
 
 def imported_files(path, files):
-    """Yield the package's files that one file imports, wherever in the file the import stands."""
+    """Yield the package's files that one file imports, at its top or inside functions."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):
             for alias in node.names:

@@ -49,7 +49,7 @@ def test_ledger_has_key_skipped_rows_and_versions(tmp_path):
 
 def test_ledger_of_another_stage_is_refused(tmp_path):
     write_ledger(tmp_path, "shards", inputs={})
-    with pytest.raises(ArtifactError, match="must be a 'study' folder, its ledger says 'shards'"):
+    with pytest.raises(ArtifactError, match="its ledger has the stage 'shards'"):
         read_ledger(tmp_path, "study")
 
 

@@ -32,7 +32,7 @@ def test_second_process_waits_and_sees_the_built_folder(tmp_path, caplog):
         with building([folder]):
             assert folder.is_dir()
     assert process.returncode == 0
-    assert f"{folder}: another process is making it" in caplog.text
+    assert f"{folder}: another process is building it" in caplog.text
 
 
 def test_killed_holder_leaves_no_lock(tmp_path, caplog):

@@ -56,7 +56,7 @@ def test_folder_of_other_stage_is_refused(tmp_path):
     with pytest.raises(ArtifactError, match=r"no ledger\.json"):
         open_results(tmp_path)
     write_ledger(tmp_path, "shards", inputs={})
-    with pytest.raises(ArtifactError, match="its ledger says 'shards'"):
+    with pytest.raises(ArtifactError, match="its ledger has the stage 'shards'"):
         open_results(tmp_path)
     with pytest.raises(ArtifactError, match="must be a 'study' folder"):
         Study.load(tmp_path)

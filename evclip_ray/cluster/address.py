@@ -44,7 +44,7 @@ def check_answers(address: str) -> str:
     Raises:
         ConfigError: Nothing answers, something other than Ray answers, or the token is rejected.
     """
-    # Before the address is resolved: a token in the home folder counts unless RAY_AUTH_MODE says otherwise.
+    # Before the address is resolved: without RAY_AUTH_MODE, a token in the home folder counts.
     _token(address)
     if address == "auto":
         address = _local_cluster()

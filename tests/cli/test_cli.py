@@ -1,4 +1,4 @@
-"""All commands: help texts and errors. Then the small commands that have no file of their own."""
+"""All commands: help texts and errors. Then the small commands without a test file."""
 
 import subprocess
 import sys

@@ -186,7 +186,7 @@ def test_second_process_waits_and_reuses_the_files(
     with start_writer(jobs) as process:
         prepare_features(jobs)
     assert process.returncode == 0
-    assert "another process is making it" in caplog.text
+    assert "another process is building it" in caplog.text
     assert contents(tmp_path / "store") == {str(p): computed[1][str(p)] for p in files_of(jobs)}
 
 

@@ -38,7 +38,7 @@ def test_run_waits_for_the_process_writing_its_folder(
         monkeypatch.setattr(run, "resume", look)
         run.fit(lambda metrics: None)
         assert was_written == [True], "the run must read its folder after the other process has ended"
-        assert f"{folder}: another process is making it" in caplog.text
+        assert f"{folder}: another process is building it" in caplog.text
 
 
 def test_abandoned_run_releases_its_folder(make_experiment, tiny_videos, tmp_path, caplog):

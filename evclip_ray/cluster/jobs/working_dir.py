@@ -1,8 +1,10 @@
 """Files of a working directory that are sent with a job: settings and lists, never data or credentials.
 
-These are not sent: hidden files and folders (.git, .venv, .aws, .ssh, .env), files whose name suggests
-credentials, files that contain what looks like a key, videos and arrays, and output folders of a stage
-(they contain a ledger.json). Files of an output folder are sent if the command refers to them.
+These are not sent:
+- hidden files and folders (.git, .venv, .aws, .ssh, .env),
+- files with a name that suggests credentials, and files that contain what looks like a key,
+- videos and arrays,
+- output folders of a stage, which contain a ledger.json. Their files are sent if the command refers to them.
 """
 
 import dataclasses
@@ -78,7 +80,7 @@ def select_files(root: Path, *, named: Sequence[Path] = ()) -> FileSelection:
     if size > MAX_BYTES:
         largest = max(files, key=lambda path: files[path])
         raise ConfigError(
-            f"{root}: {size / 1e6:.0f} MB are too much to send, at most {MAX_BYTES / 1e6:.0f} MB; the "
+            f"{root}: {size / 1e6:.0f} MB are too large to send (limit {MAX_BYTES / 1e6:.0f} MB); the "
             f"largest is {largest} ({files[largest] / 1e6:.0f} MB). Put data on the storage that the cluster "
             "mounts, or submit from a smaller --working-dir"
         )

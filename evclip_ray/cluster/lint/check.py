@@ -17,7 +17,7 @@ def check_file(path: Path, requirements: Requirements, *, crds: Sequence[Path] =
 
     Args:
         path: The file to check.
-        requirements: What a study needs of the cluster.
+        requirements: Requirements of the study on the cluster.
         crds: Files with KubeRay's custom resource definitions. The fields of a RayCluster and a RayJob are
             only checked if these are given; `kubectl apply --dry-run=server` checks the same.
 

@@ -28,7 +28,7 @@ def manifest_problems(
 
     Args:
         documents: The YAML documents of the file.
-        requirements: What a study needs of the cluster.
+        requirements: Requirements of the study on the cluster.
         schemas: JSON schema of each kind, empty to skip the check of fields.
     """
     claims = [d.get("metadata", "name") for d in documents if d.get("kind") == "PersistentVolumeClaim"]

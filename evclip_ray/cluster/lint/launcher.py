@@ -1,6 +1,6 @@
 """Checks of a file of Ray's cluster launcher (`ray up`), without a cloud account.
 
-Ray's own schema and validation come first. The rest is what a study needs of the node types.
+Ray's own schema and validation come first. The other checks are requirements of a study on the node types.
 Whether a machine type has the stated resources is left to the provider, which rejects the launch.
 """
 

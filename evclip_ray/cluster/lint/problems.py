@@ -26,7 +26,7 @@ _SECRETS = re.compile(
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Problem:
-    """A problem in a file. `line` counts from 1; 0 stands for the whole file."""
+    """A problem in a file. `line` counts from 1; 0 refers to the whole file."""
 
     line: int
     text: str
