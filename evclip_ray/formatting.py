@@ -47,9 +47,9 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def megabytes(num_bytes: float, digits: int = 1) -> str:
+def megabytes(num_bytes: float) -> str:
     """Format a file size in megabytes of 1e6 bytes."""
-    return f"{num_bytes / 1e6:,.{digits}f} MB"
+    return f"{num_bytes / 1e6:,.1f} MB"
 
 
 def binary_size(num_bytes: float) -> str:

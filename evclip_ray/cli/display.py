@@ -76,12 +76,11 @@ class StudyView:
         )
 
 
-def leaderboard_table(rows: Sequence[LeaderboardRow], *, limit: int = 10) -> Table:
-    """Return the best trials as a table: validation top-1 with its 95 % interval, and the settings.
+def leaderboard_table(rows: Sequence[LeaderboardRow]) -> Table:
+    """Return the ten best trials as a table: validation top-1 with its 95 % interval, and the settings.
 
     Args:
         rows: Rows of the leaderboard, best first.
-        limit: Maximum number of trials in the table.
     """
     table = Table(
         title="Leaderboard on the validation split", title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0)
@@ -94,7 +93,7 @@ def leaderboard_table(rows: Sequence[LeaderboardRow], *, limit: int = 10) -> Tab
     # In a narrow terminal the settings are wrapped, so that no number is cut off.
     for path in searched:
         table.add_column(unique_tail(path, searched), overflow="fold")
-    for row in rows[:limit]:
+    for row in rows[:10]:
         # A complete trial ran all its epochs; of any other the state explains their number.
         state = "" if row.state in (TrialState.COMPLETE, TrialState.FAILED) else f" {row.state}"
         table.add_row(

@@ -20,6 +20,9 @@ from torch.nn import functional
 
 from evclip_ray.config import Config
 
+_CROP_FRACTION = 7 / 8
+"""Side of the crop of the evaluation as a share of the shorter side, such as 224 of 256."""
+
 
 class AugmentConfig(Config):
     """Augmentation of training views.
@@ -79,16 +82,15 @@ def crop_batch(
     labels: Sequence[str] | None = None,
     first: int = 0,
     total: int | None = None,
-    crop_fraction: float = 0.875,
     position: float = 0.5,
 ) -> Tensor:
     """Crop square views for the networks: (B, T, H, W, 3) uint8 -> (B, T, 3, size, size) float32 in [0, 1].
 
-    Without `augment`, the crop has side `crop_fraction` * min(H, W), such as 224 of 256. It is resized to
+    Without `augment`, the crop has side 7/8 * min(H, W), such as 224 of 256. It is resized to
     `size` (bilinear, antialiased when shrinking). It is centred across the shorter side.
 
     When several processes share a batch, each passes the slice of the batch that it has. The draws are then
-    those of the whole batch, whatever the number of processes.
+    those of the whole batch, for any number of processes.
 
     Args:
         frames: (B, T, H, W, 3) uint8.
@@ -98,7 +100,6 @@ def crop_batch(
         labels: Labels of the B videos, for `AugmentConfig.flip_except`.
         first: Index of the first of these videos in the shared batch.
         total: Size of the shared batch; B by default.
-        crop_fraction: Side of the crop as a share of the shorter side.
         position: Position of the crop along the longer side (the width of square frames), from 0, left or
             top, to 1. Ignored with `augment`.
 
@@ -109,7 +110,7 @@ def crop_batch(
     if augment is not None and (generator is None or generator.device.type != "cpu"):
         raise ValueError("augmentation needs a CPU generator: pass generator=torch.Generator()")
     height, width = int(frames.shape[2]), int(frames.shape[3])
-    side = max(round(crop_fraction * min(height, width)), 1)
+    side = max(round(_CROP_FRACTION * min(height, width)), 1)
     views = _views_for(frames, size)
     if augment is None or generator is None:
         along = int(position * (max(height, width) - side))
@@ -129,7 +130,6 @@ def cached_views(
     augment: AugmentConfig,
     seeds: Sequence[int],
     labels: Sequence[str] | None = None,
-    crop_fraction: float = 0.875,
 ) -> Tensor:
     """Crop views as `crop_batch` does, with one seed per video, so that a view does not depend on its batch.
 
@@ -139,7 +139,6 @@ def cached_views(
         augment: Augmentation.
         seeds: B seeds from `cached_view_seed`.
         labels: Labels of the B videos, for `AugmentConfig.flip_except`.
-        crop_fraction: Side of the crop as a share of the shorter side.
 
     Returns:
         (B, T, 3, size, size) float32 in [0, 1].
@@ -148,7 +147,7 @@ def cached_views(
         ValueError: `seeds` or `labels` has another length than `frames`.
     """
     _check(frames)
-    side = max(round(crop_fraction * min(frames.shape[2:4])), 1)
+    side = max(round(_CROP_FRACTION * min(frames.shape[2:4])), 1)
     views = _views_for(frames, size)
     # Strict, because `views` is uninitialised memory: a missing seed would leave garbage in it.
     parts = zip(views.split(1), frames.split(1), seeds, labels or [""] * len(seeds), strict=True)

@@ -30,9 +30,9 @@ class Score:
     each: VideoScores | None = None
 
 
-def resampled_top1(scores: Sequence[Score], *, resamples: int = RESAMPLES, seed: int = 0) -> Floats:
+def resampled_top1(scores: Sequence[Score], *, resamples: int = RESAMPLES) -> Floats:
     """Return resampled top-1 of M scores, (resamples, M)."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     draws = np.empty((resamples, len(scores)))
     for indices in _together(scores).values():
         each = [scores[index].each for index in indices]
@@ -53,8 +53,8 @@ def how_drawn(scores: Sequence[Score]) -> str:
     apart, sets = sum(score.each is None for score in scores), len(_together(scores))
     if apart == len(scores):
         return "each trial by itself: which videos it has right was not kept"
-    said = "paired over the same videos" if sets == 1 else f"paired within {sets} different sets of videos"
-    return said if not apart else f"{said}; {apart} of {len(scores)} trials by themselves"
+    text = "paired over the same videos" if sets == 1 else f"paired within {sets} different sets of videos"
+    return text if not apart else f"{text}; {apart} of {len(scores)} trials by themselves"
 
 
 def _together(scores: Sequence[Score]) -> dict[str, list[int]]:
@@ -81,10 +81,10 @@ def _drawn_together(right: NDArray[np.bool_], resamples: int, rng: np.random.Gen
     return np.concatenate(hits).astype(np.float64) / count
 
 
-def middle(draws: Floats, *, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the percentile interval of draws."""
+def middle(draws: Floats) -> tuple[float, float]:
+    """Return the 95 % percentile interval of draws."""
     # The percentile interval needs no assumption of a symmetric distribution.
-    tail = (1 - confidence) / 2
+    tail = (1 - 0.95) / 2
     low, high = np.quantile(draws, [tail, 1 - tail])
     return float(low), float(high)
 

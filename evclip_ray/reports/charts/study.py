@@ -1,10 +1,13 @@
 """Charts of a study: history, slices, parallel coordinates, learning curves, importance.
 
 The charts are Vega-Lite specifications made by Altair. The browser draws them with the copy of Vega that
-vl-convert brings. The reasons: the report is one file (Vega takes 0.9 MB of it, plotly 4.6 MB), a thousand
-trials stay numbers with tooltips (as SVG by matplotlib their curves take 10 MB and have none), a phone gets
-its own layout with letters of the same size, and the colours follow the reader's scheme. Charts with many
-marks are drawn on a canvas, others as SVG.
+vl-convert brings. The reasons for Vega-Lite:
+- The report is one file. Vega takes 0.9 MB of it; plotly would take 4.6 MB.
+- A thousand trials stay numbers with tooltips. As SVG by matplotlib, their curves take 10 MB and have none.
+- A phone gets its own layout with letters of the same size.
+- The colours follow the reader's scheme.
+
+Charts with many marks are drawn on a canvas, others as SVG.
 """
 
 import altair as alt
@@ -50,10 +53,10 @@ def named(name: str) -> alt.NamedData:
     return alt.NamedData(name=name)
 
 
-def accuracy(field: str, title: str = TOP1) -> alt.Y:
+def accuracy(field: str) -> alt.Y:
     """Return a vertical axis of accuracies."""
     scale, axis = alt.Scale(zero=False, nice=True), alt.Axis(format=".2f")
-    return alt.Y(f"{field}:Q", title=title, scale=scale, axis=axis)
+    return alt.Y(f"{field}:Q", title=TOP1, scale=scale, axis=axis)
 
 
 def whole_axis(values: pd.Series) -> alt.Axis:

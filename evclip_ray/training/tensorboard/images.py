@@ -90,8 +90,8 @@ def _with_names(matrix: Pixels, classes: Sequence[str], cell: int) -> Pixels:
     return np.asarray(picture)
 
 
-def jpeg(picture: Pixels, *, quality: int = 85) -> bytes:
+def jpeg(picture: Pixels) -> bytes:
     """Encode a picture as JPEG."""
     stream = io.BytesIO()
-    Image.fromarray(picture).save(stream, "JPEG", quality=quality)
+    Image.fromarray(picture).save(stream, "JPEG", quality=85)
     return stream.getvalue()
