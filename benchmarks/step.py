@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import json
 import statistics
-import time
 import warnings
 from collections.abc import Callable, Iterator
 
@@ -23,6 +22,7 @@ from evclip_ray.models.clip import load_clip
 from evclip_ray.models.methods.ev_clip import EVCLIP, EVCLIPConfig
 from evclip_ray.models.video_encoder import load_video_encoder
 from evclip_ray.profiling.memory import peak_bytes
+from evclip_ray.profiling.synthetic_step import synchronize, timed
 from evclip_ray.training.build import has_bfloat16
 
 PUBLISHED = "published habits"
@@ -127,21 +127,13 @@ def parts(bench: Bench) -> dict[str, Callable[[], object]]:
     }
 
 
-def seconds(run: Callable[[], object], device: torch.device) -> float:
-    synchronize = torch.cuda.synchronize if device.type == "cuda" else (lambda: None)
-    synchronize()
-    start = time.perf_counter()
-    run()
-    synchronize()
-    return time.perf_counter() - start
-
-
 def rounds(runs: dict[str, Callable[[], object]], device: torch.device, count: int) -> dict[str, list[float]]:
     """Return the seconds of every variant per round, without the first round, which warms up."""
     taken: dict[str, list[float]] = {name: [] for name in runs}
     for index in range(count + 1):
         for name, run in runs.items():
-            elapsed = seconds(run, device)
+            synchronize(device)
+            _, elapsed = timed(run, device)
             if index:
                 taken[name].append(elapsed)
     return taken

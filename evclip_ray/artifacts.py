@@ -162,14 +162,22 @@ def check_writable(folder: Path, hint: str) -> None:
     Raises:
         ArtifactError: The folder cannot be written to.
     """
-    # A trial write, because os.access is wrong for read-only mounts and for root.
-    probe = folder / f".write-{os.getpid()}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.write_text("")
-        probe.unlink()
+        probe_writable(folder)
     except OSError as error:
         raise ArtifactError(f"{folder}: cannot be written to ({error.strerror}); {hint}") from None
+
+
+def probe_writable(folder: Path) -> None:
+    """Create a folder if it is missing and write a temporary file to it, which leaves nothing behind.
+
+    Raises:
+        OSError: The folder cannot be written to.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    # A trial write, because os.access is wrong for read-only mounts and for root.
+    with tempfile.TemporaryFile(dir=folder) as probe:
+        probe.write(b"0")
 
 
 def write_ledger(
@@ -214,7 +222,7 @@ def read_ledger(folder: Path, stage: str) -> dict[str, Any]:
     ledger = read_json(folder / LEDGER)
     actual = ledger.get("stage") if isinstance(ledger, dict) else None
     if actual != stage:
-        raise ArtifactError(f"{folder}: must be a {stage!r} folder, its ledger says {actual!r}")
+        raise ArtifactError(f"{folder}: must be a {stage!r} folder, but its ledger has the stage {actual!r}")
     return dict(ledger)
 
 

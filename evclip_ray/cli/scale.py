@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from evclip_ray.api import cache_folder
-from evclip_ray.cli.display import DecodeView, StudyView, bars, console, rows_table
+from evclip_ray.cli.display import DecodeView, StudyView, bars, console, print_random_weights, rows_table
 from evclip_ray.cli.options import (
     cache_option,
     data_options,
@@ -182,8 +182,7 @@ def _show_ladder(context: click.Context, run: "LadderRun", states: "list[StepSta
     )
     rows = [{"step": row["rung"], **{name: row[name] for name in shown}} for row in run.rows]
     console.print(rows_table("Best validation top-1 of each step", rows))
-    if any(row["random_weights"] for row in run.rows):
-        console.print("RANDOM WEIGHTS: these numbers do not reflect a trained CLIP.")
+    print_random_weights({row["rung"]: "random" for row in run.rows if row["random_weights"]})
     console.print(
         f"tables   {run.folder.root / 'ladder.csv'}, costs, fits, transfer, importance", soft_wrap=True
     )

@@ -12,7 +12,6 @@ import errno
 import logging
 import math
 import os
-import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from evclip_ray.artifacts import probe_writable
 from evclip_ray.config import ConfigError
 from evclip_ray.data.shards.prepare import ShardSet
 from evclip_ray.data.shards.ray_nodes import require_ray
@@ -207,9 +207,6 @@ def _require_writable(store: Path) -> None:
         OSError: the folder is not writable.
     """
     try:
-        store.mkdir(parents=True, exist_ok=True)
-        # A real write: permission bits do not show a read-only mount, nor what root may do.
-        with tempfile.TemporaryFile(dir=store) as probe:
-            probe.write(b"0")
+        probe_writable(store)
     except OSError as error:
         raise _unwritable(OSError(error.errno, error.strerror, str(store)), store) from None

@@ -88,18 +88,27 @@ def find_optional_file(folders: Sequence[Path], *names: str) -> Path | None:
     return next((path for path in paths if path.exists()), None)
 
 
+def read_bytes(path: Path) -> bytes:
+    """Return the content of a file.
+
+    Raises:
+        AnnotationError: The file is missing.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise AnnotationError(
+            f"{path}: cannot be read ({error.strerror}); check the path of the list"
+        ) from None
+
+
 def read_text(path: Path) -> str:
     """Return the text of a file without a byte order mark and with one newline at each line end.
 
     Raises:
         AnnotationError: The file is missing, or a line is not UTF-8.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise AnnotationError(
-            f"{path}: cannot be read ({error.strerror}); check the path of the list"
-        ) from None
+    data = read_bytes(path)
     try:
         # This codec drops the byte order mark, which would become part of the first column's name.
         text = data.decode("utf-8-sig")
@@ -127,26 +136,25 @@ def read_lines(path: Path) -> Iterator[Line]:
         raise AnnotationError(f"{path}: is empty; download it again")
 
 
-def read_table(path: Path, columns: Sequence[str], *, delimiter: str = ",") -> Iterator[Row]:
+def read_table(path: Path, columns: Sequence[str]) -> Iterator[Row]:
     """Yield the rows of a CSV with a header.
 
     Args:
         path: CSV file. Quoted cells can span lines.
         columns: Required columns. Other columns are read too.
-        delimiter: Separator of the cells.
 
     Raises:
         AnnotationError: See `read_text`; or a column is missing, a row and the header differ in length, or
             there are no rows.
     """
     # Without `strict`, the parser accepts a stray quote and may merge many rows into one cell.
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter, strict=True)
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     header: list[str] | None = None
     is_empty = True
     for row in _rows(reader, path):
         cells = [cell.strip() for cell in row]
         # `line_num` counts lines of the file, so that it is right after cells with line breaks too.
-        line = Line(path, reader.line_num, delimiter.join(cells))
+        line = Line(path, reader.line_num, ",".join(cells))
         if not any(cells):
             continue
         if header is None:

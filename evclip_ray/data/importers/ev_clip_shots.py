@@ -13,6 +13,7 @@ from evclip_ray.data.importers.annotation_files import (
     Line,
     class_index,
     find_annotation_file,
+    read_bytes,
     read_table,
 )
 from evclip_ray.data.importers.class_names import ordered_classes, read_class_names
@@ -64,12 +65,12 @@ def import_ev_clip_shots(
     """
     folder = [lists or Path()]
     path = find_annotation_file(folder, str(shots))
-    found = read_shots(path)
+    shots_read = read_shots(path)
     classes = (
-        read_class_names(find_annotation_file(folder, str(labels))) if labels else _names_in(path, found)
+        read_class_names(find_annotation_file(folder, str(labels))) if labels else _names_in(path, shots_read)
     )
     rates = _frame_rates(find_annotation_file(folder, str(frame_rates))) if frame_rates else {}
-    rows = [_listed(shot, len(classes), rates) for shot in found]
+    rows = [_listed(shot, len(classes), rates) for shot in shots_read]
     rows += listed_rows(ListFiles(None, val, test), lists, len(classes), path_label)
     return build_report(rows, classes, root=root, source="ev_clip_shots", groups_from_names=True, frames=True)
 
@@ -81,23 +82,18 @@ def read_shots(path: Path) -> list[Shot]:
         AnnotationError: The file is missing or damaged, refers to other names than the record class, or
             contains records of another form.
     """
+    data = read_bytes(path)
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise AnnotationError(
-            f"{path}: cannot be read ({error.strerror}); check the path of the list"
-        ) from None
-    try:
-        found = _Unpickler(io.BytesIO(data)).load()
+        content = _Unpickler(io.BytesIO(data)).load()
     except Exception as error:  # Damaged bytes can raise any exception, and all have the same meaning.
         raise AnnotationError(
             f"{path}: not a few-shot list of EV-CLIP ({error}); download it again"
         ) from error
-    if not isinstance(found, dict) or not found or not found.keys() <= _SPLITS:
+    if not isinstance(content, dict) or not content or not content.keys() <= _SPLITS:
         raise AnnotationError(f"{path}: must map train (val, test) to records; download it again")
     return [
         _shot(path, number, record, split)
-        for split, records in found.items()
+        for split, records in content.items()
         for number, record in enumerate(_as_list(path, records), start=1)
     ]
 
@@ -150,7 +146,7 @@ def _names_in(path: Path, shots: list[Shot]) -> tuple[str, ...]:
                 f"class {shot.label} has several names ({listed}); give a table with labels=FILE"
             )
     lines = {shot.label: shot.line for shot in shots}
-    named = ((lines[number], number, min(found)) for number, found in names.items())
+    named = ((lines[number], number, min(spellings)) for number, spellings in names.items())
     return ordered_classes(path, named, first=0)
 
 

@@ -100,6 +100,7 @@ def _lease(copy: Path, num_bytes: int) -> bool:
 def _lock(folder: Path) -> FileLock:
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        # Not the trial write of `artifacts.probe_writable`: a full disk must not raise, see `_fetch`.
         if not os.access(folder, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
