@@ -80,7 +80,7 @@ def test_too_large_selection_names_the_largest_file(tmp_path, monkeypatch):
     monkeypatch.setattr(working_dir, "MAX_BYTES", 1000)
     write(tmp_path, "list.csv", content="x" * 900)
     write(tmp_path, "other.csv", content="x" * 200)
-    with pytest.raises(ConfigError, match=r"too much to send.*the largest is list\.csv"):
+    with pytest.raises(ConfigError, match=r"too large to send.*the largest is list\.csv"):
         select_files(tmp_path)
 
 
