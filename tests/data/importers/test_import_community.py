@@ -19,21 +19,6 @@ RECORD = "dassl.data.datasets.base_dataset"
 
 
 @pytest.fixture
-def write(tmp_path):
-    def write(lists=None, videos=()):
-        for name, text in (lists or {}).items():
-            path = tmp_path / name
-            path.write_bytes(text if isinstance(text, bytes) else text.encode())
-        for name in videos:
-            path = tmp_path / "videos" / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
-        return tmp_path / "videos"
-
-    return write
-
-
-@pytest.fixture
 def dump(monkeypatch):
     """Pickle records of the published class, which exists only during this call."""
     for name in ("dassl", "dassl.data", "dassl.data.datasets", RECORD):

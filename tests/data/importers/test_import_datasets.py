@@ -16,22 +16,6 @@ EPIC = (
 KINETICS = "label,youtube_id,time_start,time_end,split\n"
 
 
-@pytest.fixture
-def write(tmp_path):
-    def write(lists=None, videos=()):
-        for name, text in (lists or {}).items():
-            path = tmp_path / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
-        for name in videos:
-            path = tmp_path / "videos" / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
-        return tmp_path / "videos"
-
-    return write
-
-
 def ucf(write, number=1, train_id=1, test="TaiChi/v_TaiChi_g01_c01.avi\n"):
     return write(
         {
