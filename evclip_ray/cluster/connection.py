@@ -63,11 +63,7 @@ def connect(
         yield machines() if address else alive()
     elif address is None:
         # The object store only holds rows of numbers here, never frames or features, so it can be small.
-        options = {
-            "include_dashboard": dashboard,
-            "object_store_memory": 300 * 1024**2,
-            "num_cpus": num_cpus,
-        }
+        options = {"include_dashboard": dashboard, "object_store_memory": 300 * 1024**2, "num_cpus": num_cpus}
         with _session(verbose, lambda log: ray.init(address="local", **options, **log)):
             yield alive()
     else:
