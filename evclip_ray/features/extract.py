@@ -151,8 +151,9 @@ def _run_on_actors(jobs: Sequence[Job], pool: Pool) -> Iterator[Exception | None
             if not finished:
                 log.warning(
                     "no actor for features has started: each needs %d CPUs and %g GPUs; still waiting",
-                    pool.cpus, pool.gpus,
-                )  # fmt: skip
+                    pool.cpus,
+                    pool.gpus,
+                )
                 continue
             error = ray.get(finished[0])
             is_result = finished[0] in working

@@ -34,14 +34,32 @@ from evclip_ray.tuning.study_folder import StudyFolder
 COSTS = ("inference_gmac", "total_parameters", "trainable_parameters", "latency_seconds", "train_videos")
 """Costs that accuracy is fitted over, by priority for the slopes of settings."""
 _SCORES = (
-    "trials", "best_trial", "val_top1", "val_top1_low", "val_top1_high", "bootstrap_low", "bootstrap_high",
-    "val_videos", "zero_shot_top1", "device_seconds", "random_weights",
-)  # fmt: skip
+    "trials",
+    "best_trial",
+    "val_top1",
+    "val_top1_low",
+    "val_top1_high",
+    "bootstrap_low",
+    "bootstrap_high",
+    "val_videos",
+    "zero_shot_top1",
+    "device_seconds",
+    "random_weights",
+)
 _GAIN = ("gain", "gain_low", "gain_high", "gain_interval")
 LADDER_COLUMNS = (
-    "rung", "state", "error", *_SCORES, *_GAIN, "train_videos", *COUNTED, *MEASURED_STEPS, "measured_batch",
-    "measured_on", *FRONTS,
-)  # fmt: skip
+    "rung",
+    "state",
+    "error",
+    *_SCORES,
+    *_GAIN,
+    "train_videos",
+    *COUNTED,
+    *MEASURED_STEPS,
+    "measured_batch",
+    "measured_on",
+    *FRONTS,
+)
 IMPORTANCE_COLUMNS = ("rung", "path", "importance", "trials", "evaluator", "status")
 TRANSFER_COLUMNS = ("rung", "path", "best", "low", "high", "within_noise", "trials", "status")
 

@@ -30,7 +30,7 @@ from evclip_ray.training.checkpoint import (
     read_record,
     resumed_history,
     save_checkpoint,
-)  # fmt: skip
+)
 from evclip_ray.training.datamodule import Videos
 from evclip_ray.training.distributed import Diverged, Workers
 from evclip_ray.training.experiment import ExperimentConfig
@@ -110,9 +110,13 @@ class Run:
             method, experiment, workers=self.workers, device=self.device, dtype=self.dtype
         )
         self.validate = Validation(
-            method, videos, self.batches["val"],
-            batch_size=experiment.optim.eval_batch_size, dtype=self.dtype, workers=self.workers,
-        )  # fmt: skip
+            method,
+            videos,
+            self.batches["val"],
+            batch_size=experiment.optim.eval_batch_size,
+            dtype=self.dtype,
+            workers=self.workers,
+        )
         self.progress = Progress()
         self.history: list[EpochMetrics] = []
         # Encoded once per epoch: encoding the whole history after each epoch would be quadratic.
@@ -147,12 +151,17 @@ class Run:
         data, size = self.experiment.data, self.method.frozen.clip.image_size
         return {
             split: Batches(
-                chosen, size=size, device=self.device,
-                augment=data.augment if split == "train" else None, bank=data.bank if split == "train" else 1,
-                features=cached.sets.get(split), pixels=cached.needs_pixels, labelled=split == "train",
+                chosen,
+                size=size,
+                device=self.device,
+                augment=data.augment if split == "train" else None,
+                bank=data.bank if split == "train" else 1,
+                features=cached.sets.get(split),
+                pixels=cached.needs_pixels,
+                labelled=split == "train",
             )
             for split, chosen in self.videos.sets.items()
-        }  # fmt: skip
+        }
 
     def fit(self, report: Report) -> EpochMetrics:
         """Train to the last epoch, from the last checkpoint if there is one; return the last metrics.
@@ -246,9 +255,13 @@ class Run:
         scored = {"val_top1": state.top1, "val_top5": state.top5, "val_loss": state.log_loss, **masks}
         if board is not None:
             board.validated(
-                state, scores, self.videos.classes, strips,
-                epoch=epoch + 1, last=self.experiment.optim.epochs,
-            )  # fmt: skip
+                state,
+                scores,
+                self.videos.classes,
+                strips,
+                epoch=epoch + 1,
+                last=self.experiment.optim.epochs,
+            )
         best = self.validate.of_each_video(scores) if better else None
         return self._finish_epoch({**trained, **scored}, board, started, best=best)
 
@@ -306,8 +319,9 @@ class Run:
         for step, (group, batch) in enumerate(zip(groups, batches, strict=True)):
             rate = learning_rate(
                 epoch * self.steps_per_epoch + step,
-                steps_per_epoch=self.steps_per_epoch, optim=self.experiment.optim,
-            )  # fmt: skip
+                steps_per_epoch=self.steps_per_epoch,
+                optim=self.experiment.optim,
+            )
             terms, norm = self.step(batch, rate=rate, num_videos=len(group), generator=generator)
             norms.append(norm)
             for name, value in terms.items():

@@ -49,10 +49,16 @@ class Validation:
         """
         positions = self._positions()
         scores = score(
-            self.method, self.videos.shards, self.videos.labels, device=self.batches.device,
-            batch_size=self.batch_size, dtype=self.dtype, positions=positions,
-            batches=self.batches, watch=self.watch,
-        )  # fmt: skip
+            self.method,
+            self.videos.shards,
+            self.videos.labels,
+            device=self.batches.device,
+            batch_size=self.batch_size,
+            dtype=self.dtype,
+            positions=positions,
+            batches=self.batches,
+            watch=self.watch,
+        )
         require_finite(scores.is_finite, "validation logits are")
         # A worker has no videos if there are more workers than validation videos.
         state = scores.state if len(positions) else ClassificationState.empty(self.num_classes)

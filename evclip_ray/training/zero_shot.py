@@ -47,13 +47,21 @@ def score_zero_shot(
     method = build_method(baseline, videos.classes, device=device, frozen=cached.networks)
     scored_videos = videos.sets[split]
     batches = Batches(
-        scored_videos, size=method.frozen.clip.image_size, device=device,
-        features=cached.sets.get(split), pixels=cached.needs_pixels,
-    )  # fmt: skip
+        scored_videos,
+        size=method.frozen.clip.image_size,
+        device=device,
+        features=cached.sets.get(split),
+        pixels=cached.needs_pixels,
+    )
     scores = score(
-        method, scored_videos.shards, scored_videos.labels, device=device, batches=batches,
-        batch_size=experiment.optim.eval_batch_size, dtype=autocast_dtype(experiment, device),
-    )  # fmt: skip
+        method,
+        scored_videos.shards,
+        scored_videos.labels,
+        device=device,
+        batches=batches,
+        batch_size=experiment.optim.eval_batch_size,
+        dtype=autocast_dtype(experiment, device),
+    )
     return scores, weights_of(method.frozen)
 
 

@@ -210,10 +210,16 @@ def _measure_cost(
     # One measurement is used for all trials: it is an estimate, and other backbones may be slower.
     step = measure_step(experiment, first.classes, cpus=request.cpus)
     return StudyCost(
-        step, request, experiment.optim.epochs, _steps_per_epoch(space, first), len(first.rows["val"]),
-        _frozen_views(space, variants, step.device), trials,
-        int(max(1, min(concurrent, trials))), space.study.price_per_hour,
-    )  # fmt: skip
+        step,
+        request,
+        experiment.optim.epochs,
+        _steps_per_epoch(space, first),
+        len(first.rows["val"]),
+        _frozen_views(space, variants, step.device),
+        trials,
+        int(max(1, min(concurrent, trials))),
+        space.study.price_per_hour,
+    )
 
 
 def _frozen_views(space: SearchSpace, variants: Mapping[str, VideoPlan], device: str) -> dict[str, int]:

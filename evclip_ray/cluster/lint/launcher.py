@@ -23,17 +23,35 @@ from evclip_ray.ray_internals import check_launcher_config, launcher_schema
 _PROVIDERS: Mapping[str, tuple[list[str], list[str]]] = {
     "aws": (
         ["region"],
-        ["availability_zone", "cache_stopped_nodes", "security_group", "key_pair", "aws_credentials",
-         "cloudwatch", "use_internal_ips"],
+        [
+            "availability_zone",
+            "cache_stopped_nodes",
+            "security_group",
+            "key_pair",
+            "aws_credentials",
+            "cloudwatch",
+            "use_internal_ips",
+        ],
     ),
     "gcp": (["project_id", "region", "availability_zone"], ["gcp_credentials", "use_internal_ips"]),
     "azure": (
         ["location", "resource_group"],
-        ["subscription_id", "availability_zone", "subnet_mask", "unique_id", "tags", "cache_stopped_nodes",
-         "msi_name", "msi_resource_group", "use_node_vnet", "use_internal_ips", "use_external_head_ip"],
+        [
+            "subscription_id",
+            "availability_zone",
+            "subnet_mask",
+            "unique_id",
+            "tags",
+            "cache_stopped_nodes",
+            "msi_name",
+            "msi_resource_group",
+            "use_node_vnet",
+            "use_internal_ips",
+            "use_external_head_ip",
+        ],
     ),
     "local": (["head_ip", "worker_ips"], ["external_head_ip", "coordinator_address"]),
-}  # fmt: skip
+}
 _TYPES = "available_node_types"
 _DISK_KEYS = ("VolumeSize", "diskSizeGb", "diskSizeGB")
 # The words of AWS, Google and Azure for machines that can be taken away, in Python's notation of a mapping.

@@ -27,9 +27,16 @@ from evclip_ray.data.video.sampling import frame_indices
 from evclip_ray.data.video.view import Decoder, ViewConfig
 
 __all__ = [
-    "Part", "VideoError", "VideoInfo", "decode_frames", "decode_view", "decode_views", "decoder_name",
-    "open_video", "probe",
-]  # fmt: skip
+    "Part",
+    "VideoError",
+    "VideoInfo",
+    "decode_frames",
+    "decode_view",
+    "decode_views",
+    "decoder_name",
+    "open_video",
+    "probe",
+]
 
 Frames = NDArray[np.uint8]
 Fit = Literal["crop", "stretch"]
