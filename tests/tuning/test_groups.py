@@ -19,7 +19,8 @@ from evclip_ray.training.resources import GIB, ResourceRequest
 from evclip_ray.tuning.search_space import SearchSpace
 from evclip_ray.tuning.tuner import StudyRun
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+# Trials of several workers need a Ray with a dashboard, which the shared one does not have.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.usefixtures("without_ray")]
 
 
 def test_stopped_two_worker_trial_frees_its_resources(
