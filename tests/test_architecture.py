@@ -8,7 +8,7 @@ import evclip_ray
 PACKAGE = Path(evclip_ray.__file__).parent
 LAYERS = {
     "config": 0, "optional": 0, "artifacts": 0, "ray_internals": 0,
-    "locking": 0, "claimed_folder": 0, "records": 0,
+    "locking": 0, "claimed_folder": 0, "records": 0, "objective": 0,
     "class_names": 0, "formatting": 0, "version": 0,
     "data": 1, "models": 1,
     "features": 2, "metrics": 2,
