@@ -5,6 +5,7 @@
     optimizer.safetensors   only in a checkpoint to resume from: AdamW's moments by parameter name
     history.jsonl           only in a checkpoint to resume from: the metrics of every epoch, one line each
     validation.npz          only in the best checkpoint of a run: its result on each validation video
+    rows.parquet            the videos that trained and selected it, see `RowRecord`
 
 A checkpoint is written to a temporary folder and renamed, so a crash leaves either the old or the new one.
 """
@@ -21,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from evclip_ray.artifacts import ArtifactError, read_history, read_json, write_json, write_text
+from evclip_ray.data.manifest import row_record
 from evclip_ray.models.methods.base import Method
 from evclip_ray.records import EpochMetrics
 from evclip_ray.training.per_video_scores import VideoScores
@@ -29,6 +31,7 @@ ADAPTER = "adapter.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 CONFIG = "config.json"
 HISTORY = "history.jsonl"
+ROWS = row_record.FILE
 
 
 def save_checkpoint(
@@ -39,6 +42,7 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer | None = None,
     scores: VideoScores | None = None,
     history: str | None = None,
+    rows: Path | None = None,
 ) -> None:
     """Write a checkpoint atomically.
 
@@ -49,6 +53,7 @@ def save_checkpoint(
         optimizer: Optimizer whose moments are saved, for a checkpoint to resume from.
         scores: Results on each validation video.
         history: Text of `history.jsonl`.
+        rows: File of the record of rows.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     # In the same parent folder: a rename is atomic only within one file system.
@@ -61,6 +66,8 @@ def save_checkpoint(
             scores.write(temporary)
         if history is not None:
             write_text(temporary / HISTORY, history)
+        if rows is not None:
+            _link(rows, temporary / ROWS)
         write_json(temporary / CONFIG, dict(record))
         # mkdtemp gives access to the owner only, but other users may read a checkpoint.
         temporary.chmod(0o755)
@@ -161,6 +168,14 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         return tensors
     except (OSError, SafetensorError) as error:
         raise ArtifactError(f"{path}: cannot be read as safetensors ({error}); the file is damaged") from None
+
+
+def _link(source: Path, target: Path) -> None:
+    # The record of a large data set has some 20 MB. A hard link takes no space in each of 1,000 checkpoints.
+    try:
+        target.hardlink_to(source)
+    except OSError:  # another file system, or one without hard links
+        shutil.copyfile(source, target)
 
 
 def _swap(temporary: Path, folder: Path) -> None:

@@ -10,7 +10,7 @@ import errno
 import functools
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from evclip_ray.data.importers.class_names import read_class_names
 from evclip_ray.data.manifest import protocols
 from evclip_ray.data.manifest.leaks import find_leaks, refuse_leaks
 from evclip_ray.data.manifest.manifest import Manifest, read_manifest
+from evclip_ray.data.manifest.row_record import RowRecord
 from evclip_ray.data.shards.prepare import ShardSet, open_shards, prepare_shards
 from evclip_ray.data.storage import Place, is_uri
 from evclip_ray.data.video.view import ViewConfig
@@ -100,6 +101,21 @@ class VideoSet:
         """Digest of the videos and their order. It does not depend on the frames."""
         return digest([self.shards.paths, self.shards.labels])
 
+    @functools.cached_property
+    def groups(self) -> npt.NDArray[np.int64] | None:
+        """Number of each video's group (V,); None if every video is a group of its own.
+
+        Videos without a group in the manifest are grouped by their file, because parts of one recording are
+        alike.
+        """
+        names = [
+            (False, path) if group is None else (True, group)
+            for group, path in zip(self.shards.groups, self.shards.paths, strict=True)
+        ]
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+        groups = np.array([numbers[name] for name in names], np.int64)
+        return groups if len(numbers) < len(names) else None
+
 
 @dataclasses.dataclass(frozen=True)
 class Videos:
@@ -110,18 +126,27 @@ class Videos:
         classes: Labels in index order.
         features: Folder of cached features, or None.
         leaking_rows: See `VideoPlan.leaking_rows`; written with every number that depends on them.
+        rows: File of the record of rows, which checkpoints get a copy of; None if none was written.
+        row_keys: Digest of the videos of each use, see `RowRecord.keys`.
     """
 
     sets: dict[str, VideoSet]
     classes: tuple[str, ...]
     features: Path | None = None
     leaking_rows: int = 0
+    rows: Path | None = None
+    row_keys: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def recorded_in(self, file: Path, record: RowRecord) -> "Videos":
+        """Return these videos with the file of their record of rows."""
+        return dataclasses.replace(self, rows=file, row_keys=record.keys())
 
     def save(self, path: Path) -> None:
         """Write the folders of the shards, so that other processes can open them with `Videos.load`."""
         folders = {split: str(videos.shards.folder) for split, videos in self.sets.items()}
         record = {"classes": self.classes, "folders": folders, "features": self.features}
-        write_json(path, record | {"leaking_rows": self.leaking_rows})
+        rows = {"file": str(self.rows), "keys": dict(self.row_keys)} if self.rows else None
+        write_json(path, record | {"leaking_rows": self.leaking_rows, "rows": rows})
 
     @classmethod
     def load(cls, path: Path) -> "Videos":
@@ -132,7 +157,10 @@ class Videos:
             split: _open(open_shards(Path(folder)), classes) for split, folder in record["folders"].items()
         }
         features = Path(record["features"]) if record["features"] else None
-        return cls(sets, classes, features, record["leaking_rows"])
+        videos = cls(sets, classes, features, record["leaking_rows"])
+        # Files of earlier versions have no record of rows.
+        rows = record.get("rows")
+        return dataclasses.replace(videos, rows=Path(rows["file"]), row_keys=rows["keys"]) if rows else videos
 
 
 def resolve_manifest(data: DataConfig, *, cache: Path, progress: Progress | None = None) -> Manifest:

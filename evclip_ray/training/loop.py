@@ -215,6 +215,12 @@ class Run:
             raise ArtifactError(
                 f"{self.folder}: holds a run of another experiment; choose another folder or remove it"
             )
+        # Checkpoints of earlier versions have no digests of their videos.
+        if record.get("rows") and self.videos.row_keys and record["rows"] != self.videos.row_keys:
+            raise ArtifactError(
+                f"{self.folder}: holds a run on other videos; choose another folder, or give the videos that "
+                "it began with"
+            )
         # The history comes from the checkpoint, not from the run's own file. The run's file is written after
         # the checkpoint and may lack the last epoch if the process was killed between the two writes.
         self.history = resumed_history(checkpoint, record["progress"]["epoch"])
@@ -342,11 +348,19 @@ class Run:
         # `best/` is written before `last/`. After a kill between the two, the epoch is trained again from the
         # old `last/` with the same random numbers, and the same `best/` is written again.
         if best is not None:
-            save_checkpoint(self.folder / "best", self.method, record, scores=best)
+            rows = self.videos.rows
+            save_checkpoint(self.folder / "best", self.method, record, scores=best, rows=rows)
         # A finished run needs no moments, which are twice as large as its tensors.
         optimizer = None if self.is_done else self.step.optimizer
         history = "\n".join(self._lines) + "\n"
-        save_checkpoint(self.folder / "last", self.method, record, optimizer=optimizer, history=history)
+        save_checkpoint(
+            self.folder / "last",
+            self.method,
+            record,
+            optimizer=optimizer,
+            history=history,
+            rows=self.videos.rows,
+        )
         write_text(self.folder / HISTORY, history)
 
     def record(self) -> dict[str, Any]:
@@ -357,6 +371,7 @@ class Run:
             "progress": dataclasses.asdict(self.progress),
             "num_trainable": self.method.num_trainable(),
             "weights": weights_of(self.method.frozen),
+            "rows": dict(self.videos.row_keys),
             "decoder": self.videos.sets["train"].shards.ledger["inputs"]["decoder"],
             "provenance": provenance(),
         }

@@ -71,14 +71,19 @@ def zero_shot_numbers(
     """Return the zero-shot scores of the validation split, computed once and stored in `path`.
 
     Args:
-        path: JSON file of the scores. It is read if it exists.
+        path: JSON file of the scores. It is read if it exists and was computed on these videos.
         experiment: Settings of the run; its method is replaced by zero-shot CLIP.
         videos: Decoded videos of the run.
         device: Device of the networks.
     """
+    # The digest of the contents, so that numbers of other videos under the same list are not taken over. The
+    # shards cannot replace it: their digest is of paths and labels.
+    rows = videos.row_keys.get("val")
+    stored = dict(read_json(path)) if path.is_file() else None
+    if stored is not None and (rows is None or stored.get("rows") == rows):
+        return stored
     # Trials of a study share the file. Two trials may compute it at the same time; both write the same
     # numbers.
-    if not path.is_file():
-        scores, weights = score_zero_shot(experiment, videos, split="val", device=device)
-        write_json(path, {**summary(scores.state), "weights": weights})
+    scores, weights = score_zero_shot(experiment, videos, split="val", device=device)
+    write_json(path, {**summary(scores.state), "weights": weights, "rows": rows})
     return dict(read_json(path))
