@@ -1,4 +1,8 @@
-"""Confidence intervals: of a proportion over videos, and of a mean over seeds.
+"""Confidence intervals: of an accuracy over videos, and of a mean over seeds.
+
+Videos of one group (person, place, recording) are alike, so an interval that takes them as independent is
+too narrow. `accuracy_interval` takes the groups. `docs/benchmarks.md` has the simulated coverage of every
+interval here.
 
 scipy is imported inside the functions, because its import takes 0.1 to 0.5 s and `evclip-ray --help` needs
 none.
@@ -10,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 Interval = tuple[float, float]
 IntervalKind = Literal["t", "bootstrap"]
@@ -28,12 +33,15 @@ class SeedMean:
         return {"mean": self.mean, "interval": self.interval and list(self.interval), "seeds": self.num_seeds}
 
 
-def mean_over_seeds(values: Sequence[float], *, interval: IntervalKind = "t") -> SeedMean:
+def mean_over_seeds(
+    values: Sequence[float], *, interval: IntervalKind = "t", videos: int | None = None
+) -> SeedMean:
     """Return the mean over seeds with its 95 % interval.
 
     Args:
         values: One value per seed.
         interval: Method of the interval: `t_interval` or `bootstrap_interval`.
+        videos: Number of videos behind each value if the values are accuracies, see `t_interval`.
 
     Raises:
         ValueError: There are no values, or one is NaN or infinite.
@@ -45,10 +53,11 @@ def mean_over_seeds(values: Sequence[float], *, interval: IntervalKind = "t") ->
             f"a mean over seeds needs finite values, got {list(values)}; leave the failed seed out"
         )
     method = {"t": t_interval, "bootstrap": bootstrap_interval}[interval]
-    return SeedMean(float(np.mean(values)), method(values) if len(values) > 1 else None, len(values))
+    over_seeds = method(values, videos=videos) if len(values) > 1 else None
+    return SeedMean(float(np.mean(values)), over_seeds, len(values))
 
 
-def t_interval(values: Sequence[float], *, confidence: float = 0.95) -> Interval:
+def t_interval(values: Sequence[float], *, confidence: float = 0.95, videos: int | None = None) -> Interval:
     """Return Student's interval of the mean.
 
         mean +- t s / sqrt(n)
@@ -59,47 +68,124 @@ def t_interval(values: Sequence[float], *, confidence: float = 0.95) -> Interval
 
     It assumes roughly normal values and suits a handful of seeds.
 
-    Raises:
-        ValueError: There are fewer than two values.
-    """
-    # The quantile of scipy.stats.t is this function, and the import of scipy.special takes a third of the
-    # time.
-    from scipy.special import stdtrit
-
-    _require_two(values)
-    sample = np.asarray(values, np.float64)
-    mean, deviation = float(sample.mean()), float(sample.std(ddof=1))
-    half = float(stdtrit(len(sample) - 1, (1 + confidence) / 2)) * deviation / math.sqrt(len(sample))
-    return mean - half, mean + half
-
-
-def bootstrap_interval(
-    values: Sequence[float], *, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
-) -> Interval:
-    """Return the percentile bootstrap interval of the mean.
-
-    It assumes no distribution. It is too narrow for few values: with n of them by about sqrt((n - 1) / n).
+    Accuracies over V videos are multiples of 1 / V, so equal values only show that the seeds differ by less
+    than that. With `videos`, s is at least 1 / 2V, and the interval is cut to 0 to 1. Three seeds of 12/12
+    then give 0.90 to 1 instead of an interval of zero width.
 
     Args:
         values: One value per seed.
         confidence: Probability that the interval covers the mean.
+        videos: V if the values are accuracies over V videos.
+
+    Raises:
+        ValueError: There are fewer than two values.
+    """
+    _require_two(values)
+    sample = np.asarray(values, np.float64)
+    mean, deviation = float(sample.mean()), max(float(sample.std(ddof=1)), _rounding(videos))
+    half = _student(len(sample) - 1, confidence) * deviation / math.sqrt(len(sample))
+    return _cut((mean - half, mean + half), videos)
+
+
+def bootstrap_interval(
+    values: Sequence[float],
+    *,
+    confidence: float = 0.95,
+    videos: int | None = None,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> Interval:
+    """Return the bootstrap interval of the mean, widened for small samples. It can be asymmetric.
+
+        mean - f (mean - low), mean + f (high - mean)    with f = sqrt(n / (n - 1)) t / z
+
+    where low and high are percentiles of the bootstrap means, n is the number of values,
+    t and z are the quantiles (1 + confidence) / 2 of Student's distribution with n - 1 degrees of freedom
+    and of the normal distribution.
+
+    The percentile interval itself is too narrow for few seeds: of three, it covers 75 % instead of 95 %.
+    Hesterberg (2015) corrects it by the same factor f, applied to the percentiles. Percentiles
+    never leave the range of the values, which is too narrow for three seeds, so f is applied to the bounds.
+
+    Args:
+        values: One value per seed.
+        confidence: Probability that the interval covers the mean.
+        videos: V if the values are accuracies over V videos. Seeds that differ by less than one video get
+            the t interval, which has a width then.
         resamples: Number of bootstrap samples.
         seed: Seed of the bootstrap.
 
     Raises:
         ValueError: There are fewer than two values.
     """
+    from scipy.special import ndtri
     from scipy.stats import bootstrap
 
     _require_two(values)
+    sample = np.asarray(values, np.float64)
+    if float(sample.std(ddof=1)) < _rounding(videos):
+        return t_interval(values, confidence=confidence, videos=videos)
     result = bootstrap(
-        (values,), np.mean, n_resamples=resamples, confidence_level=confidence, method="percentile", rng=seed
+        (sample,), np.mean, n_resamples=resamples, confidence_level=confidence, method="percentile", rng=seed
     )
-    low, high = result.confidence_interval
-    return float(low), float(high)
+    mean, n = float(sample.mean()), len(sample)
+    factor = math.sqrt(n / (n - 1)) * _student(n - 1, confidence) / float(ndtri((1 + confidence) / 2))
+    low, high = (mean + factor * (float(bound) - mean) for bound in result.confidence_interval)
+    return _cut((low, high), videos)
 
 
-def wilson_interval(hits: int, total: int, *, z: float = 1.959964) -> Interval:
+def accuracy_interval(right: NDArray[np.bool_], groups: NDArray[np.int64] | None = None) -> Interval:
+    """Return the 95 % interval of an accuracy over videos, which may come in groups.
+
+    Without groups, or if every video is a group of its own, it is `wilson_interval`. Otherwise it is Wilson's
+    interval with the effective number of videos n* in place of n:
+
+        n* = p (1 - p) / var * (t_n / t_G)^2, at least n^2 / sum_g n_g^2 and at most n
+        var = G / (G - 1) * sum_g (r_g - p n_g)^2 / n^2
+
+    where n is the number of videos, n_g that of group g and r_g its correct ones, p = sum r_g / n,
+    G is the number of groups, and t_n, t_G are 97.5 % quantiles of Student's distribution with n - 1 and
+    G - 1 degrees of freedom. Source: Korn and Graubard (1998), with Wilson's interval instead of Clopper and
+    Pearson's ("modified Wilson" in SAS SURVEYFREQ; compared by Franco et al. 2019).
+
+    We add the lower bound: where all videos of a group are right or wrong together, n videos hold as much as
+    n^2 / sum_g n_g^2 independent ones, and no groups are more alike. It matters for few groups, whose var is
+    uncertain, and where all or no videos are right, so that var is 0 and shows nothing.
+
+    >>> right = np.repeat([True, True, False, True], 6)
+    >>> [round(bound, 2) for bound in accuracy_interval(right)]
+    [0.55, 0.88]
+    >>> [round(bound, 2) for bound in accuracy_interval(right, np.repeat(np.arange(4), 6))]
+    [0.3, 0.95]
+
+    Args:
+        right: (V,) whether each video is correct.
+        groups: (V,) number of each video's group; None if the videos are independent.
+    """
+    total, hits = len(right), int(np.count_nonzero(right))
+    if groups is None or total == 0:
+        return wilson_interval(hits, total)
+    _, group = np.unique(groups, return_inverse=True)
+    sizes = np.bincount(group)
+    count = len(sizes)
+    if count == total:
+        return wilson_interval(hits, total)
+    p = hits / total
+    residuals = np.bincount(group, right) - p * sizes
+    variance = count / max(1, count - 1) * float(residuals @ residuals) / total**2
+    fewest = total**2 / float(sizes @ sizes)
+    # With 0 < p < 1, no variance means that every group has the same share of right videos.
+    effective = p * (1 - p) / variance if variance > 0 else (fewest if p in (0, 1) else float(total))
+    effective = max(fewest, effective * _degrees_ratio(total, count))
+    return effective_interval(p, min(float(total), effective))
+
+
+def effective_interval(p: float, effective: float) -> Interval:
+    """Return Wilson's interval of a proportion `p` that is as certain as over `effective` videos."""
+    return wilson_interval(p * effective, effective)
+
+
+def wilson_interval(hits: float, total: float, *, z: float = 1.959964) -> Interval:
     """Return Wilson's score interval of a proportion; (0, 1) without videos.
 
         (p + z^2 / 2n +- z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)
@@ -111,7 +197,7 @@ def wilson_interval(hits: int, total: int, *, z: float = 1.959964) -> Interval:
 
     Args:
         hits: Number of correct videos.
-        total: Number of videos.
+        total: Number of videos, which may be an effective one.
         z: Quantile of the normal distribution; the default is that of a 95 % interval.
     """
     # Leaderboards call this for every row after every trial. scipy's binomtest takes 3,000 times as long, and
@@ -130,3 +216,30 @@ def _require_two(values: Sequence[float]) -> None:
         raise ValueError(
             f"an interval over seeds needs at least 2 of them, got {len(values)}; run more seeds"
         )
+
+
+def _rounding(videos: int | None) -> float:
+    """Return the smallest standard deviation of accuracies over `videos` videos that can be told from 0."""
+    return 0.0 if videos is None else 1 / (2 * max(1, videos))
+
+
+def _cut(interval: Interval, videos: int | None) -> Interval:
+    """Cut the interval of accuracies to 0 to 1."""
+    low, high = interval
+    return interval if videos is None else (max(0.0, low), min(1.0, high))
+
+
+def _degrees_ratio(videos: int, groups: int) -> float:
+    """Return (t_n / t_G)^2 of `accuracy_interval`; 0 for a single group."""
+    # An estimated variance is less certain than a known one, which Student's quantile allows for. Wilson's
+    # interval has the quantile of the normal distribution, so the ratio scales the number of videos.
+    return (_student(videos - 1, 0.95) / _student(groups - 1, 0.95)) ** 2 if groups > 1 else 0.0
+
+
+def _student(degrees: int, confidence: float) -> float:
+    """Return the quantile (1 + confidence) / 2 of Student's distribution."""
+    # The quantile of scipy.stats.t is this function, and the import of scipy.special takes a third of the
+    # time.
+    from scipy.special import stdtrit
+
+    return float(stdtrit(degrees, (1 + confidence) / 2))

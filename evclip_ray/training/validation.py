@@ -73,7 +73,7 @@ class Validation:
             results[:, self._positions()] = scores.right, scores.log_loss
         # Each video belongs to one worker and is 0 on the others, so the sum gathers all results.
         right, log_loss = summed(torch.from_numpy(results)).numpy()
-        return VideoScores(self.videos.key, right > 0, log_loss.astype(np.float32))
+        return VideoScores(self.videos.key, right > 0, log_loss.astype(np.float32), self.videos.groups)
 
     def _positions(self) -> NDArray[np.int64]:
         # Every video exactly once. torch's DistributedSampler would repeat videos to make the parts equal,

@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from evclip_ray.metrics.intervals import bootstrap_interval, mean_over_seeds, t_interval, wilson_interval
+from evclip_ray.metrics.intervals import (
+    accuracy_interval,
+    bootstrap_interval,
+    mean_over_seeds,
+    t_interval,
+    wilson_interval,
+)
 
 # Two-sided 95 % points of Student's t, from published tables.
 T_TABLE = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 9: 2.262, 10: 2.228, 30: 2.042, 120: 1.980}
@@ -23,17 +29,27 @@ def test_t_interval_covers_true_mean_at_nominal_rate():
     assert np.mean([low <= 0.6 <= high for low, high in intervals]) == pytest.approx(0.95, abs=0.015)
 
 
-def test_bootstrap_interval_is_seeded_and_inside_value_range():
-    values = [0.61, 0.64, 0.58, 0.66, 0.60]
+def test_bootstrap_interval_covers_true_mean_of_three_seeds():
+    rng = np.random.default_rng(0)
+    intervals = [bootstrap_interval(rng.normal(0.6, 0.05, size=3), resamples=500) for _ in range(300)]
+    assert np.mean([low <= 0.6 <= high for low, high in intervals]) == pytest.approx(0.95, abs=0.03)
+
+
+def test_bootstrap_interval_is_seeded_and_may_be_asymmetric():
+    values = [0.61, 0.64, 0.58, 0.86, 0.60]
     low, high = bootstrap_interval(values)
-    assert min(values) <= low < np.mean(values) < high <= max(values)
+    assert np.mean(values) - low < high - np.mean(values)
     assert bootstrap_interval(values) == (low, high)
-    assert bootstrap_interval(values, seed=1) != (low, high)
+    assert bootstrap_interval(values, resamples=999, seed=1) != (low, high)
 
 
-def test_interval_of_equal_values_has_zero_width():
-    assert t_interval([0.5, 0.5, 0.5]) == (0.5, 0.5)
-    assert bootstrap_interval([0.5, 0.5, 0.5]) == (0.5, 0.5)
+@pytest.mark.parametrize("method", [t_interval, bootstrap_interval])
+def test_interval_of_equal_accuracies_has_a_width(method):
+    assert method([0.5, 0.5, 0.5]) == (0.5, 0.5)
+    assert method([1.0, 1.0, 1.0], videos=12) == pytest.approx((0.896, 1.0), abs=1e-3)
+    assert method([0.0, 0.0, 0.0], videos=12) == pytest.approx((0.0, 0.104), abs=1e-3)
+    low, high = method([0.5, 0.5, 0.5], videos=12)
+    assert low < 0.5 < high
 
 
 @pytest.mark.parametrize("interval", ["t", "bootstrap"])
@@ -75,3 +91,45 @@ def test_wilson_interval_contains_proportion_and_narrows():
 def test_wilson_interval_agrees_with_scipy(hits, total):
     expected = binomtest(hits, total).proportion_ci(method="wilson")
     assert wilson_interval(hits, total) == pytest.approx((expected.low, expected.high), abs=1e-8)
+
+
+def test_accuracy_interval_without_groups_is_wilsons():
+    right = np.arange(20) < 15
+    assert accuracy_interval(right) == wilson_interval(15, 20)
+    assert accuracy_interval(right, np.arange(20)[::-1] * 7) == wilson_interval(15, 20)
+
+
+def test_accuracy_interval_widens_if_groups_are_alike():
+    right = np.repeat(np.arange(12) < 8, 6)
+    (low, high), (grouped_low, grouped_high) = (
+        accuracy_interval(right),
+        accuracy_interval(right, np.repeat(np.arange(12), 6)),
+    )
+    assert grouped_low < low < high < grouped_high
+    # Six equal answers hold no more than one: the interval is about that of 8 of 12.
+    assert (grouped_low, grouped_high) == pytest.approx(wilson_interval(8, 12), abs=0.06)
+    # Groups that are no more alike than chance leave it almost as it is.
+    mixed = accuracy_interval(right, np.tile(np.arange(12), 6))
+    assert mixed == pytest.approx((low, high), abs=0.02)
+
+
+@pytest.mark.parametrize("hits", [0, 12])
+def test_accuracy_interval_has_a_width_at_zero_and_one(hits):
+    right = np.arange(12) < hits
+    assert accuracy_interval(right, np.arange(12) // 3) == wilson_interval(hits / 3, 4)
+    assert accuracy_interval(right, np.zeros(12, int)) == wilson_interval(hits / 12, 1)
+
+
+def test_accuracy_interval_covers_with_alike_groups():
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(24), 5)
+    plain, grouped = [], []
+    for _ in range(600):
+        right = rng.random(len(groups)) < rng.beta(1.4, 0.6, 24)[groups]
+        for found, interval in (
+            (plain, accuracy_interval(right)),
+            (grouped, accuracy_interval(right, groups)),
+        ):
+            found.append(interval[0] <= 0.7 <= interval[1])
+    assert np.mean(plain) < 0.8
+    assert np.mean(grouped) == pytest.approx(0.95, abs=0.025)

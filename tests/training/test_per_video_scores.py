@@ -50,3 +50,10 @@ def test_thousand_videos_take_a_few_kilobytes(tmp_path):
     back = VideoScores.read(tmp_path)
     assert (back.right == scores.right).all()
     assert (back.log_loss == scores.log_loss).all()
+    assert back.groups is None
+
+
+def test_groups_of_videos_are_stored(tmp_path):
+    groups = np.array([0, 0, 1], np.int64)
+    VideoScores("0123", np.ones(3, bool), np.zeros(3, np.float32), groups).write(tmp_path)
+    assert (VideoScores.read(tmp_path).groups == groups).all()
