@@ -47,7 +47,7 @@ class MethodOutput:
     """Result of a forward pass. Fields that a method does not compute are None.
 
     Attributes:
-        logits: (B, N).
+        logits: (B, N) float32, under autocast as well. Classes of rounded logits tie.
         frame_features: (B, T, D), un-normalised.
         video_features: (B, D), L2-normalised.
         mask: (B, H, W) in [0, 1].

@@ -46,10 +46,25 @@ def class_logits(clip: FrozenCLIP, video_features: Tensor, text_features: Tensor
         video_features: (B, D), L2-normalised.
         text_features: (N, D), L2-normalised.
     """
-    # bfloat16 has 8 bits: 100 times a rounded cosine would be off by up to half a logit.
+    return scaled_cosines(video_features, text_features, scale=clip.logit_scale, bias=clip.logit_bias)
+
+
+def scaled_cosines(
+    video_features: Tensor, text_features: Tensor, *, scale: Tensor | float, bias: Tensor | float | None
+) -> Tensor:
+    """Return logits (B, N): scale times the cosine, plus the bias; float32 under autocast as well.
+
+    Args:
+        video_features: (B, D), L2-normalised.
+        text_features: (N, D), L2-normalised.
+        scale: Logit scale, not its logarithm; a scalar.
+        bias: Logit bias, a scalar; None for none.
+    """
+    # bfloat16 has 8 bits: 100 times a rounded cosine is off by up to half a logit, so that the best classes
+    # of many videos tie.
     with without_autocast(video_features.device):
-        logits = clip.logit_scale * video_features.float() @ text_features.float().T
-    return logits if clip.logit_bias is None else logits + clip.logit_bias
+        logits = scale * video_features.float() @ text_features.float().T
+        return logits if bias is None else logits + bias
 
 
 def mean_feature(tokens: Tensor) -> Tensor:

@@ -6,10 +6,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evclip_ray.models.batch import Frozen, MethodOutput
+from evclip_ray.models.frozen import without_autocast
 from evclip_ray.models.layers.class_text import class_logits, mean_feature
 
 Head = Literal["text", "linear"]
 """Kind of head: cosines with the class texts, which start at CLIP ("text"), or a trained layer."""
+
+
+def linear_logits(classifier: nn.Linear, features: Tensor) -> Tensor:
+    """Return the logits (B, N) of a linear layer on features (B, D); float32 under autocast as well."""
+    # Rounded to the 8 bits of bfloat16, the logits of close classes would be equal.
+    with without_autocast(features.device):
+        logits: Tensor = classifier(features.to(classifier.weight.dtype))
+        return logits
 
 
 class TextHead(nn.Module):
@@ -61,5 +70,6 @@ class LinearHead(nn.Module):
         """Map class tokens after the last layer norm, (B, T, W), to logits (B, N)."""
         pooled = class_tokens.float().mean(1)
         return MethodOutput(
-            logits=self.classifier(self.dropout(pooled)), video_features=F.normalize(pooled, dim=-1)
+            logits=linear_logits(self.classifier, self.dropout(pooled)),
+            video_features=F.normalize(pooled, dim=-1),
         )

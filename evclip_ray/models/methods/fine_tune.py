@@ -23,7 +23,7 @@ from pydantic import Field
 from torch import Tensor
 
 from evclip_ray.models.batch import Frozen, MethodOutput, VideoBatch
-from evclip_ray.models.layers.class_text import Template, class_texts, mean_feature
+from evclip_ray.models.layers.class_text import Template, class_texts, mean_feature, scaled_cosines
 from evclip_ray.models.layers.frames import Normalization, prepare_frames
 from evclip_ray.models.layers.text_cache import TextFeatureCache
 from evclip_ray.models.layers.towers import TextTower
@@ -102,9 +102,9 @@ class FineTune(Method):
         frames = self.model.visual(images.flatten(0, 1)).unflatten(0, images.shape[:2])
         video_features = mean_feature(frames)
         text_features = self.text_cache(self.parameters(), self._text_features)
-        logits = self.model.logit_scale.exp() * video_features @ text_features.T
-        if self.model.logit_bias is not None:
-            logits = logits + self.model.logit_bias
+        logits = scaled_cosines(
+            video_features, text_features, scale=self.model.logit_scale.exp(), bias=self.model.logit_bias
+        )
         return MethodOutput(logits=logits, frame_features=frames, video_features=video_features)
 
     def losses(self, output: MethodOutput, labels: Tensor) -> dict[str, Tensor]:

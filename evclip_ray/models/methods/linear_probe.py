@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from evclip_ray.models.batch import Frozen, MethodOutput, VideoBatch
 from evclip_ray.models.layers.class_text import class_texts
 from evclip_ray.models.layers.frames import Normalization, read_frames
+from evclip_ray.models.layers.heads import linear_logits
 from evclip_ray.models.methods.base import Cacheable, Method, MethodCase, MethodConfig
 
 
@@ -56,7 +57,7 @@ class LinearProbe(Method):
         frames = read_frames(self.frozen.clip, batch, self.normalization)
         pooled = frames.float().mean(1)
         return MethodOutput(
-            logits=self.classifier(pooled),
+            logits=linear_logits(self.classifier, pooled),
             frame_features=frames,
             video_features=F.normalize(pooled, dim=-1),
         )
