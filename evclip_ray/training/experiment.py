@@ -18,7 +18,7 @@ from evclip_ray.models.methods.base import MethodConfig
 PRESETS: dict[str, dict[str, Any]] = {
     # Published EV-CLIP recipe for UCF101, HMDB51 and EGTEA with 8 frames: all training videos, crops without
     # flips, one warm-up epoch at a constant rate, cosine by epoch. The learning rate scales with the batch:
-    # 4e-4 at 64. The released code selects the best epoch on the test list; the last epoch needs no such list.
+    # 4e-4 at 64. The released code selects the best epoch on the test list; the last epoch needs no list.
     "published": {
         "view.sampling": "window",
         "view.window_frames": 32,
