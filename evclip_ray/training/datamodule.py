@@ -12,6 +12,7 @@ import logging
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -137,10 +138,6 @@ class Videos:
     rows: Path | None = None
     row_keys: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
-    def recorded_in(self, file: Path, record: RowRecord) -> "Videos":
-        """Return these videos with the file of their record of rows."""
-        return dataclasses.replace(self, rows=file, row_keys=record.keys())
-
     def save(self, path: Path) -> None:
         """Write the folders of the shards, so that other processes can open them with `Videos.load`."""
         folders = {split: str(videos.shards.folder) for split, videos in self.sets.items()}
@@ -187,7 +184,14 @@ def _expanded(place: str) -> Place:
     return place if is_uri(place) else Path(place).expanduser()
 
 
-def find_protocol(data: DataConfig, manifest: Manifest, *, with_shots: bool = True) -> protocols.Protocol:
+def find_protocol(
+    data: DataConfig,
+    manifest: Manifest,
+    *,
+    with_shots: bool = True,
+    recorded: RowRecord | None = None,
+    legacy: bool = False,
+) -> protocols.Protocol:
     """Return the videos that train, select and test under the settings of a data section.
 
     Args:
@@ -195,9 +199,18 @@ def find_protocol(data: DataConfig, manifest: Manifest, *, with_shots: bool = Tr
         manifest: List of videos.
         with_shots: Whether to draw `data.shots` videos per class. A manifest without training videos
             cannot be drawn from.
+        recorded: Earlier record, whose videos keep their splits.
+        legacy: Whether splits are drawn as by versions that recorded no rows.
     """
     classes = _find_classes(data.classes, manifest)
-    shares = {"val_fraction": data.val_fraction, "test_fraction": data.test_fraction}
+    shares: dict[str, Any] = {
+        "val_fraction": data.val_fraction,
+        "test_fraction": data.test_fraction,
+    }
+    if recorded is not None:
+        shares["recorded"] = recorded.assignment()
+    if legacy:
+        shares["legacy"] = True
     if data.shots is None or not with_shots:
         return protocols.closed_set(manifest, classes=classes, seed=data.split_seed, **shares)
     return protocols.few_shot(
@@ -220,6 +233,8 @@ def plan_videos(
     *,
     cache: Path,
     splits: Sequence[str] = ("train", "val"),
+    recorded: RowRecord | None = None,
+    legacy: bool = False,
     progress: Progress | None = None,
 ) -> VideoPlan:
     """Choose the rows of each split.
@@ -228,6 +243,8 @@ def plan_videos(
         experiment: Settings of the run.
         cache: Folder of synthetic videos.
         splits: Splits to plan.
+        recorded: See `find_protocol`.
+        legacy: See `find_protocol`.
         progress: Progress of writing missing synthetic videos.
 
     Raises:
@@ -236,7 +253,7 @@ def plan_videos(
     """
     data = experiment.data
     listed = resolve_manifest(data, cache=cache, progress=progress)
-    protocol = find_protocol(data, listed, with_shots="train" in splits)
+    protocol = find_protocol(data, listed, with_shots="train" in splits, recorded=recorded, legacy=legacy)
     eval_sets = {"train": protocol.train, "val": protocol.val, **protocol.eval_sets}
     # The protocol may have assigned missing splits, so its manifest replaces the one that was read.
     manifest = protocol.eval_sets["test"].manifest
@@ -255,6 +272,20 @@ def plan_videos(
     return VideoPlan(
         manifest, rows, protocol.classes, experiment.view, views, seconds_per_video=data.seconds_per_video
     )
+
+
+def record_rows(
+    plan: VideoPlan, *, known: RowRecord | None = None, progress: Progress | None = None
+) -> RowRecord:
+    """Record the rows of a plan by content.
+
+    Args:
+        plan: Rows of each split.
+        known: Earlier record; its untouched files are not read again.
+        progress: Progress of reading the other files.
+    """
+    report = functools.partial(progress, "comparing videos") if progress else None
+    return RowRecord.of(plan.manifest, plan.rows, known=known, progress=report)
 
 
 def prepare(
@@ -320,10 +351,10 @@ def check_space(plans: Iterable[VideoPlan], *, cache: Path) -> None:
     Raises:
         OSError: The free space is too small. The message gives the needed and the free space.
     """
-    # Decoded frames are stored as uint8 without compression, so the size is exact. Plans that share a split
-    # have the same folder and are counted once.
+    # Decoded frames are stored as uint8 without compression, so the size is exact, or that of 16:9 videos if
+    # they keep their aspect ratio. Plans that share a split have the same folder and are counted once.
     needed = {
-        plan.folder(split, cache): len(rows) * plan.num_views[split] * int(np.prod(plan.view.shape))
+        plan.folder(split, cache): len(rows) * plan.num_views[split] * plan.view.num_bytes
         for plan in plans
         for split, rows in plan.rows.items()
     }

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from evclip_ray.config import ConfigError, flatten
 from evclip_ray.formatting import duration
 from evclip_ray.profiling.step_time import measure_step
-from evclip_ray.training.datamodule import Progress, VideoPlan, is_prepared, plan_videos
+from evclip_ray.training.datamodule import VideoPlan, is_prepared
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.frozen_cache import feature_specs
 from evclip_ray.training.resources import ResourceRequest, concurrent_trials
@@ -152,7 +152,7 @@ def plan_study(
     time_budget: float | None,
     warm_start: list[WarmStart],
     measure: bool,
-    progress: Progress | None = None,
+    rows_of: Callable[[ExperimentConfig], VideoPlan],
 ) -> StudyPlan:
     """Plan a study.
 
@@ -166,7 +166,7 @@ def plan_study(
         time_budget: Time limit in seconds, or None.
         warm_start: Earlier studies whose points are run first.
         measure: Whether to measure a few training steps for the cost.
-        progress: Progress of writing missing synthetic videos.
+        rows_of: Function that chooses the rows of an experiment.
 
     Raises:
         ValueError: A trial does not fit on the machines, or the videos cannot be planned.
@@ -176,7 +176,7 @@ def plan_study(
     for settings in space.decoded_variants():
         experiment = space.experiment(settings)
         # The key removes duplicates: two combinations may have the same data and view.
-        variants[videos_key(experiment)] = plan_videos(experiment, cache=cache, progress=progress)
+        variants[videos_key(experiment)] = rows_of(experiment)
     planned = list(variants.values())
     undecoded = sum(
         sum(len(rows) for rows in variant.rows.values())

@@ -36,11 +36,15 @@ class Variant:
         plan: Videos to decode.
         experiments: Experiments of this variant; they may differ in the features that they read.
         noted: File that records the folders of the decoded videos.
+        rows: File of the record of rows.
+        row_keys: Its digests by use.
     """
 
     plan: VideoPlan
     experiments: tuple[ExperimentConfig, ...]
     noted: Path
+    rows: Path | None = None
+    row_keys: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def make_ready(
@@ -59,6 +63,7 @@ def make_ready(
         # Read for each variant: nodes may join while the earlier ones are decoded.
         nodes = decoding_nodes(request, _alive())
         videos = prepare(variant.plan, cache=cache, nodes=nodes, progress=progress)
+        videos = dataclasses.replace(videos, rows=variant.rows, row_keys=variant.row_keys)
         videos.save(variant.noted)
         prepared += [(experiment, videos) for experiment in variant.experiments]
     prepare_cached(prepared, gpus=request.gpus, progress=progress)

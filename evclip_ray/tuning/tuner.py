@@ -7,6 +7,7 @@ any kill, any number of times, and with more trials than before.
 """
 
 import dataclasses
+import functools
 import math
 import shutil
 import time
@@ -21,7 +22,7 @@ from ray import tune
 from evclip_ray.artifacts import write_json
 from evclip_ray.ray_internals import HEAD_RESOURCE
 from evclip_ray.records import LeaderboardRow
-from evclip_ray.training.datamodule import Progress, check_space, plan_videos
+from evclip_ray.training.datamodule import Progress, check_space
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.resources import ResourceRequest, trial_slots
 from evclip_ray.training.tensorboard.hparams import declare_domains
@@ -35,6 +36,7 @@ from evclip_ray.tuning.search_space import SearchSpace
 from evclip_ray.tuning.searcher import StudySearch
 from evclip_ray.tuning.stopper import Stops
 from evclip_ray.tuning.study_folder import StudyFolder
+from evclip_ray.tuning.study_rows import StudyRows
 from evclip_ray.tuning.trainable import run_trial
 from evclip_ray.tuning.warm_start import WarmStart, apply_warm_start, measured_on, read_warm_start
 
@@ -84,6 +86,7 @@ class StudyRun:
         time_budget: Seconds from now after which no trial starts and running ones are paused.
         in_background: Whether trials may start before all videos are prepared, if the cluster has nodes
             for that.
+        fork_of: Folder of an earlier study on fewer or other videos. Its splits and points are taken over.
     """
 
     def __init__(
@@ -95,13 +98,16 @@ class StudyRun:
         warm_start: Sequence[Path] = (),
         time_budget: float | None = None,
         in_background: bool = True,
+        fork_of: Path | None = None,
     ) -> None:
         self.space, self.folder, self.cache = space, StudyFolder(root.expanduser().resolve()), cache
         self.time_budget, self.in_background = time_budget, in_background
         # The clock starts with the call: decoding and features count towards the time budget.
         self._deadline = None if time_budget is None else time.monotonic() + time_budget
-        self._earlier = [path.expanduser().resolve() for path in warm_start]
-        self._measured: dict[str, str] = {}
+        self.fork_of = None if fork_of is None else fork_of.expanduser().resolve()
+        forked = [] if fork_of is None else [fork_of]
+        self._earlier = [path.expanduser().resolve() for path in (*forked, *warm_start)]
+        self._rows = StudyRows(self.folder, cache=cache, fork_of=self.fork_of)
         self._request: ResourceRequest | None = None
         self._left: dict[str, Variant] = {}
 
@@ -142,8 +148,9 @@ class StudyRun:
                 warm-start folder is not a study.
         """
         self._request = self.space.study.request(machines)
-        return plan_study(
+        plan = plan_study(
             self.space,
+            rows_of=functools.partial(self._rows.plan, progress=progress),
             request=self._request,
             machines=machines,
             cache=self.cache,
@@ -152,8 +159,9 @@ class StudyRun:
             time_budget=self.time_budget,
             warm_start=self._warm_starts(),
             measure=measure,
-            progress=progress,
         )
+        self._rows.check(progress)
+        return plan
 
     def _warm_starts(self) -> list[WarmStart]:
         """Read the earlier studies that have not been used yet."""
@@ -173,10 +181,7 @@ class StudyRun:
         ]
 
     def _measured_on(self, experiment: ExperimentConfig) -> str:
-        key = videos_key(experiment)
-        if key not in self._measured:
-            self._measured[key] = measured_on(plan_videos(experiment, cache=self.cache))
-        return self._measured[key]
+        return measured_on(self._rows.plan(experiment))
 
     def claim(self) -> None:
         """Claim the folder for this study, or check that it belongs to it.
@@ -202,9 +207,11 @@ class StudyRun:
         """
         assert self._request is not None, "a study is planned before it is prepared"
         with self.folder.lock():
-            variants = self._variants()
+            variants = self._variants(progress)
             plans = {key: variant.plan for key, variant in variants.items()}
             check_space(plans.values(), cache=self.cache)
+            if self.fork_of is not None:
+                self.folder.note(fork_of=str(self.fork_of))
             # The digests let a later study decide whether these trials are evidence for it, see `warm_start`.
             self.folder.note(measured={key: measured_on(plan) for key, plan in plans.items()})
             if self.in_background and may_wait(variants.values(), self._request):
@@ -212,16 +219,18 @@ class StudyRun:
             else:
                 make_ready(variants.values(), cache=self.cache, request=self._request, progress=progress)
 
-    def _variants(self) -> dict[str, Variant]:
-        """Return the variants of the videos by key."""
+    def _variants(self, progress: Progress | None) -> dict[str, Variant]:
+        """Return the variants of the videos by key, with their rows on record."""
         by_videos: dict[str, list[ExperimentConfig]] = {}
         for settings in frozen_variants(self.space):
             experiment = self.space.experiment(settings)
             by_videos.setdefault(videos_key(experiment), []).append(experiment)
-        return {
-            key: Variant(plan_videos(same[0], cache=self.cache), tuple(same), self.folder.videos(key))
-            for key, same in by_videos.items()
-        }
+        variants = {}
+        for key, same in by_videos.items():
+            plan = self._rows.plan(same[0], progress)
+            file, record = self._rows.write(key, progress)
+            variants[key] = Variant(plan, tuple(same), self.folder.videos(key), file, record.keys())
+        return variants
 
     def run(self, plan: StudyPlan, on_event: OnEvent, progress: Progress | None = None) -> Outcome:
         """Run the missing trials.

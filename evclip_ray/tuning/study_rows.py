@@ -1,0 +1,137 @@
+"""Videos of a study: chosen as its record of rows says, and compared with it by content.
+
+    rows/KEY.parquet    the rows of one variant of the `data` and `view` settings, see `RowRecord`; KEY is the
+                        `videos_key` of the variant
+
+A study goes on with the videos that it began with. Where the list has changed, it is refused with the
+difference; `fork_of` takes the assignment of splits over into a new study, so that no old video moves.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from evclip_ray.artifacts import ArtifactError
+from evclip_ray.data.manifest.row_record import RowRecord
+from evclip_ray.training.datamodule import Progress, VideoPlan, plan_videos, record_rows
+from evclip_ray.training.experiment import ExperimentConfig
+from evclip_ray.training.zero_shot import videos_key
+from evclip_ray.tuning.study_folder import StudyFolder
+from evclip_ray.tuning.warm_start import measured_on
+
+
+class StudyRows:
+    """Rows of each variant of a study's videos.
+
+    Args:
+        folder: Folder of the study.
+        cache: Folder of synthetic videos.
+        fork_of: Folder of the study whose splits a new study takes over.
+    """
+
+    def __init__(self, folder: StudyFolder, *, cache: Path, fork_of: Path | None = None) -> None:
+        self.folder, self._cache = folder, cache
+        self._fork_of = None if fork_of is None else StudyFolder(fork_of)
+        # A study is planned, prepared and warm-started: the list is read once for all of them.
+        self._plans: dict[str, VideoPlan] = {}
+        self._records: dict[str, RowRecord] = {}
+
+    def plan(self, experiment: ExperimentConfig, progress: Progress | None = None) -> VideoPlan:
+        """Return the rows of an experiment. Videos that the study knows keep their split.
+
+        Args:
+            experiment: Settings of the run.
+            progress: Progress of writing missing synthetic videos.
+
+        Raises:
+            ArtifactError: The study that is forked has no record of its rows.
+        """
+        key = videos_key(experiment)
+        if key not in self._plans:
+            self._plans[key] = plan_videos(
+                experiment,
+                cache=self._cache,
+                recorded=self._recorded(key) or self._forked(key),
+                legacy=self._is_legacy,
+                progress=progress,
+            )
+        return self._plans[key]
+
+    def check(self, progress: Progress | None = None) -> None:
+        """Compare all planned variants with the record of the study.
+
+        Args:
+            progress: Progress of reading new or touched files.
+
+        Raises:
+            ArtifactError: The videos have changed since the study began.
+        """
+        for key, plan in self._plans.items():
+            recorded = self._recorded(key)
+            if recorded is not None:
+                record = self._record(key, progress)
+                if difference := recorded.difference(record):
+                    raise ArtifactError(self._changed(str(difference)))
+            # Studies of earlier versions recorded a digest of the rows alone.
+            elif self._measured.get(key) not in (None, measured_on(plan)):
+                raise ArtifactError(self._changed("the digest of its rows is another one"))
+
+    def write(self, key: str, progress: Progress | None = None) -> tuple[Path, RowRecord]:
+        """Write the record of a planned variant, unless it exists; return its file and content."""
+        file = self._file(self.folder, key)
+        record = self._recorded(key)
+        if record is None:
+            record = self._record(key, progress)
+            record.write(file)
+        return file, record
+
+    @property
+    def _measured(self) -> Mapping[str, str]:
+        is_claimed = (self.folder.root / "ledger.json").is_file()
+        measured: Mapping[str, str] = self.folder.ledger().get("measured", {}) if is_claimed else {}
+        return measured
+
+    @property
+    def _is_legacy(self) -> bool:
+        """Whether the study was begun by a version that recorded no rows, and drew splits in another way."""
+        return bool(self._measured) and not (self.folder.root / "rows").is_dir()
+
+    def _record(self, key: str, progress: Progress | None) -> RowRecord:
+        if key not in self._records:
+            known = self._recorded(key) or self._forked(key)
+            self._records[key] = record_rows(self._plans[key], known=known, progress=progress)
+        return self._records[key]
+
+    def _recorded(self, key: str) -> RowRecord | None:
+        file = self._file(self.folder, key)
+        return RowRecord.read(file) if file.is_file() else None
+
+    def _forked(self, key: str) -> RowRecord | None:
+        """Return the record of the forked study: that of the same settings, or its only one."""
+        if self._fork_of is None:
+            return None
+        file = self._file(self._fork_of, key)
+        files = [file] if file.is_file() else sorted((self._fork_of.root / "rows").glob("*.parquet"))
+        if len(files) == 1:
+            return RowRecord.read(files[0])
+        problem = (
+            "has no record of its videos, because an earlier version began it"
+            if not files
+            else ("was searched over several sets of videos, none of them with these settings")
+        )
+        raise ArtifactError(
+            f"--fork: the study {self._fork_of.root} {problem}. Begin a new study, whose splits are drawn "
+            f"again, with --out NEW_OUT --warm-start {self._fork_of.root}."
+        )
+
+    def _changed(self, difference: str) -> str:
+        root = self.folder.root
+        return (
+            f"{root}: its videos are not those that it began with ({difference}). Trials on different videos "
+            f"cannot be compared. Restore the list, or add --fork NEW_OUT to --out {root}: this begins a new "
+            "study on the new videos, which starts with the best points of this one and moves no video to "
+            "another split."
+        )
+
+    @staticmethod
+    def _file(folder: StudyFolder, key: str) -> Path:
+        return folder.root / "rows" / f"{key}.parquet"
