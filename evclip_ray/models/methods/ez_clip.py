@@ -214,7 +214,9 @@ class EZCLIP(Method):
             classes = labels.unique()
             return classes, self._text_features(self.tokens[classes])
         classes = torch.arange(len(self.tokens), device=self.tokens.device)
-        return classes, self.text_cache(self.parameters(), lambda: self._text_features(self.tokens))
+        return classes, self.text_cache(
+            self.text_adapters.parameters(), lambda: self._text_features(self.tokens)
+        )
 
     def _text_features(self, tokens: Tensor) -> Tensor:
         return F.normalize(self.encode_text(tokens).float(), dim=-1)

@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal, Self
 
 import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from evclip_ray.models.batch import Frozen, MethodOutput, VideoBatch
 from evclip_ray.models.layers.class_text import Template, class_texts, mean_feature, scaled_cosines
@@ -101,7 +101,7 @@ class FineTune(Method):
         # The copy's own towers: `frozen.clip` would give features without gradients for the weights.
         frames = self.model.visual(images.flatten(0, 1)).unflatten(0, images.shape[:2])
         video_features = mean_feature(frames)
-        text_features = self.text_cache(self.parameters(), self._text_features)
+        text_features = self.text_cache(self._text_parameters(), self._text_features)
         logits = scaled_cosines(
             video_features, text_features, scale=self.model.logit_scale.exp(), bias=self.model.logit_bias
         )
@@ -111,6 +111,10 @@ class FineTune(Method):
         """Return `cross_entropy` over all classes, with smoothed labels if `label_smoothing` is positive."""
         loss = F.cross_entropy(output.logits.float(), labels, label_smoothing=self.label_smoothing)
         return {"cross_entropy": loss}
+
+    def _text_parameters(self) -> list[nn.Parameter]:
+        # Everything but the image tower, which has two thirds of the weights and does not touch the texts.
+        return [value for name, value in self.model.named_parameters() if not name.startswith("visual.")]
 
     def _text_features(self) -> Tensor:
         texts = self.text_tower.encode(self.words.embed(self.tokens), self.tokens)

@@ -1,4 +1,4 @@
-"""Towers, and the two small layers without a test file: gather and text_cache."""
+"""Towers, and a small layer without a test file: gather."""
 
 import copy
 from collections.abc import Callable
@@ -12,7 +12,6 @@ from torch import Tensor
 from evclip_ray.config import ConfigError
 from evclip_ray.models.clip import FrozenCLIP
 from evclip_ray.models.layers.gather import gather_rows
-from evclip_ray.models.layers.text_cache import TextFeatureCache
 from evclip_ray.models.layers.towers import Block, ImageTower, TextTower, attention_branch, mlp_branch
 
 VISION = {"image_size": 32, "patch_size": 16, "width": 64, "layers": 2, "head_width": 32}
@@ -100,23 +99,3 @@ def test_unsupported_towers_are_refused(meta_clip: Callable[[str], FrozenCLIP]) 
 def test_gather_rows_without_workers_returns_the_rows() -> None:
     rows = torch.randn(3, 2)
     assert gather_rows(rows) is rows
-
-
-def test_text_features_are_cached_until_a_change() -> None:
-    parameter, calls, memo = torch.nn.Parameter(torch.ones(2)), [], TextFeatureCache()
-
-    def encode() -> Tensor:
-        calls.append(torch.is_autocast_enabled("cpu"))
-        return parameter * 2
-
-    memo([parameter], encode)
-    assert len(calls) == 1
-    with torch.no_grad():
-        memo([parameter], encode)
-        memo([parameter], encode)
-        assert len(calls) == 2
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            memo([parameter], encode)
-        assert calls == [False, False, True]
-        parameter.mul_(3)
-        assert torch.equal(memo([parameter], encode), parameter * 2)
