@@ -7,7 +7,7 @@ groups. A protocol that evaluates on another data set takes the protocol of the 
 
 import collections
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,8 @@ from evclip_ray.data.manifest import splits
 from evclip_ray.data.manifest.manifest import SPLITS, Manifest, ManifestError
 
 Indices = NDArray[np.int64]
+
+_PUBLISHED_SHOTS = (1, 2, 4, 8, 16)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +58,9 @@ def closed_set(
     val_fraction: float = 0.2,
     test_fraction: float = 0.2,
     seed: int = 0,
+    hold_out_val: bool = True,
+    recorded: Mapping[str, str] | None = None,
+    legacy: bool = False,
 ) -> Protocol:
     """Return a protocol that trains, validates and evaluates on the same classes.
 
@@ -67,13 +72,22 @@ def closed_set(
         val_fraction: Fraction of the videos for validation.
         test_fraction: Fraction of the videos for the test, if the manifest has no splits.
         seed: Seed of the splits.
+        hold_out_val: Whether to draw a validation split if there is none, see `splits.assign_splits`.
+        recorded: Splits of an earlier draw, see `splits.assign_splits`.
+        legacy: Whether to draw as version 0.1 did, see `splits.assign_splits`.
 
     Raises:
         ValueError: A class has no video, there are fewer than two classes, or splits cannot be assigned.
     """
     # Splits come before the choice of classes, so that the split of a video does not depend on that choice.
     manifest = splits.assign_splits(
-        manifest, val_fraction=val_fraction, test_fraction=test_fraction, seed=seed
+        manifest,
+        val_fraction=val_fraction,
+        test_fraction=test_fraction,
+        seed=seed,
+        hold_out_val=hold_out_val,
+        recorded=recorded,
+        legacy=legacy,
     )
     manifest, names = (manifest, manifest.classes) if classes is None else of_classes(manifest, classes)
     if len(names) < 2:
@@ -91,6 +105,9 @@ def few_shot(
     val_fraction: float = 0.2,
     test_fraction: float = 0.2,
     seed: int = 0,
+    hold_out_val: bool = True,
+    recorded: Mapping[str, str] | None = None,
+    legacy: bool = False,
 ) -> Protocol:
     """Return `closed_set` with K training videos of each class; published for K = 1, 2, 4, 8 and 16.
 
@@ -102,18 +119,59 @@ def few_shot(
         val_fraction: See `closed_set`.
         test_fraction: See `closed_set`.
         seed: Seed of the splits and of the shots.
+        hold_out_val: See `closed_set`.
+        recorded: See `closed_set`. It also has the training groups that were not chosen as shots.
+        legacy: See `closed_set`.
 
     Raises:
         ValueError: See `closed_set`; or a class has fewer than K training videos.
     """
     whole = closed_set(
-        manifest, classes=classes, val_fraction=val_fraction, test_fraction=test_fraction, seed=seed
+        manifest,
+        classes=classes,
+        val_fraction=val_fraction,
+        test_fraction=test_fraction,
+        seed=seed,
+        hold_out_val=hold_out_val,
+        recorded=recorded,
+        legacy=legacy,
     )
     assert whole.train is not None
     # Only train is reduced. Validation and test stay those of the whole set, so that results for all K are
     # comparable.
     rows = splits.few_shot(whole.train.manifest, shots=shots, seed=seed, nested=nested)
     return dataclasses.replace(whole, name="few_shot", train=dataclasses.replace(whole.train, rows=rows))
+
+
+def with_val_shots(protocol: Protocol, *, shots: int, seed: int, nested: bool = True) -> Protocol:
+    """Return the protocol with at most K validation videos of each class, drawn like the training shots.
+
+    Args:
+        protocol: Protocol with a validation set.
+        shots: Number K. A class with fewer validation videos keeps all of them.
+        seed: Seed of the sample.
+        nested: True if the K videos are among the 2K videos of the same seed.
+    """
+    assert protocol.val is not None
+    rows = splits.few_shot(
+        protocol.val.manifest, split="val", shots=shots, seed=seed, nested=nested, at_most=True
+    )
+    return dataclasses.replace(protocol, val=dataclasses.replace(protocol.val, rows=rows))
+
+
+def published_shots(manifest: Manifest) -> int | None:
+    """Return K if the list has K training videos of each class and no validation videos, else None.
+
+    K is 1, 2, 4, 8 or 16, as in the published few-shot lists. Holding validation videos out of such a list
+    would train on fewer shots than the protocol says: on 13 of 16 and on 1 of 2.
+    """
+    if "train" not in manifest.splits() or "val" in manifest.splits():
+        return None
+    labels = manifest.table["label"]
+    rows = pa.array(manifest.in_split("train"), pa.int64())
+    counts = pc.value_counts(labels.take(rows)).field("counts").to_pylist()
+    shots = set(counts) if len(counts) == len(manifest.classes) else set()
+    return shots.pop() if len(shots) == 1 and shots <= set(_PUBLISHED_SHOTS) else None
 
 
 def zero_shot(target: Manifest, *, split: str = "test") -> Protocol:
