@@ -77,7 +77,7 @@ class EveryFrame(Batches):
 
     def _decoded(self, path: Path) -> np.ndarray:
         view = self.videos.shards.view
-        fitting = Fitting(view.height, view.width, view.fit)
+        fitting = Fitting(view)
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
             stream.thread_type = "NONE"

@@ -32,7 +32,7 @@ def normalised(frames: np.ndarray) -> np.ndarray:
 
 
 def every_frame(path: Path, view: ViewConfig) -> np.ndarray:
-    fitting = Fitting(view.height, view.width, view.fit)
+    fitting = Fitting(view)
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         stream.thread_type = "NONE"

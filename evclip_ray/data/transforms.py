@@ -14,14 +14,21 @@ from typing import Literal, NamedTuple, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional
 
 from evclip_ray.config import Config
 
-_CROP_FRACTION = 7 / 8
+CROP_FRACTION = 7 / 8
 """Side of the crop of the evaluation as a share of the shorter side, such as 224 of 256."""
+
+Frames = Tensor | Sequence[Tensor]
+"""uint8 frames of B videos: (B, T, H, W, 3), or B times (T, H, W, 3) where videos differ in size."""
+
+Arrays = NDArray[np.uint8] | Sequence[NDArray[np.uint8]]
+"""The same as arrays."""
 
 
 class AugmentConfig(Config):
@@ -73,8 +80,22 @@ def _contains_word(label: str, words: str) -> bool:
     return any(re.search(pattern, spaced, re.IGNORECASE) for pattern in patterns)
 
 
+def to_device(frames: Arrays | Frames, device: torch.device) -> Frames:
+    """Return frames on a device, to be cropped there: bytes are a quarter of the size of float32.
+
+    Args:
+        frames: Frames of B videos, as one array or tensor or as one for each video.
+        device: The device.
+    """
+    if isinstance(frames, np.ndarray | Tensor):
+        # Asynchronous only from pinned memory: the copy then overlaps with the computation of the step
+        # before.
+        return torch.as_tensor(frames).to(device, non_blocking=True)
+    return [torch.as_tensor(video).to(device, non_blocking=True) for video in frames]
+
+
 def crop_batch(
-    frames: Tensor,
+    frames: Frames,
     *,
     size: int,
     augment: AugmentConfig | None = None,
@@ -83,17 +104,18 @@ def crop_batch(
     first: int = 0,
     total: int | None = None,
     position: float = 0.5,
+    share: float = CROP_FRACTION,
 ) -> Tensor:
-    """Crop square views for the networks: (B, T, H, W, 3) uint8 -> (B, T, 3, size, size) float32 in [0, 1].
+    """Crop square views for the networks: uint8 frames -> (B, T, 3, size, size) float32 in [0, 1].
 
-    Without `augment`, the crop has side 7/8 * min(H, W), such as 224 of 256. It is resized to
+    Without `augment`, the crop has side `share` * min(H, W), such as 224 of 256. It is resized to
     `size` (bilinear, antialiased when shrinking). It is centred across the shorter side.
 
     When several processes share a batch, each passes the slice of the batch that it has. The draws are then
     those of the whole batch, for any number of processes.
 
     Args:
-        frames: (B, T, H, W, 3) uint8.
+        frames: (B, T, H, W, 3) uint8, or one (T, H, W, 3) for each of B videos of different sizes.
         size: Side of the views in pixels.
         augment: Augmentation; None for the crop of the evaluation.
         generator: CPU generator of the draws; required with `augment`.
@@ -102,6 +124,7 @@ def crop_batch(
         total: Size of the shared batch; B by default.
         position: Position of the crop along the longer side (the width of square frames), from 0, left or
             top, to 1. Ignored with `augment`.
+        share: Side of the crop as a share of the shorter side. Ignored with `augment`.
 
     Raises:
         ValueError: `frames` has another shape or type, or there is no generator for the augmentation.
@@ -109,22 +132,38 @@ def crop_batch(
     _check(frames)
     if augment is not None and (generator is None or generator.device.type != "cpu"):
         raise ValueError("augmentation needs a CPU generator: pass generator=torch.Generator()")
-    height, width = int(frames.shape[2]), int(frames.shape[3])
-    side = max(round(_CROP_FRACTION * min(height, width)), 1)
     views = _views_for(frames, size)
-    if augment is None or generator is None:
-        along = int(position * (max(height, width) - side))
-        across = (min(height, width) - side) // 2
-        top, left = (across, along) if width >= height else (along, across)
-        _fit(views, frames[:, :, top : top + side, left : left + side])
+    if augment is not None and generator is not None:
+        draws = _Draws(generator, first, len(frames), len(frames) if total is None else total)
+        _augment(views, frames, augment, draws, labels)
         return views
-    draws = _Draws(generator, first, len(frames), len(frames) if total is None else total)
-    _augment(views, frames, side, augment, draws, labels)
+    # One crop for the whole batch where videos have one size.
+    whole = [(views, frames)] if isinstance(frames, Tensor) else None
+    for target, videos in whole or zip(views.split(1), _one_by_one(frames), strict=True):
+        top, left, side = crop_box(*videos.shape[2:4], position=position, share=share)
+        _fit(target, videos[:, :, top : top + side, left : left + side])
     return views
 
 
+def crop_box(
+    height: int, width: int, *, position: float = 0.5, share: float = CROP_FRACTION
+) -> tuple[int, int, int]:
+    """Return top, left and side in pixels of the square that `crop_batch` crops without augmentation.
+
+    Args:
+        height: Height of the frames in pixels.
+        width: Width of the frames in pixels.
+        position: As in `crop_batch`.
+        share: As in `crop_batch`.
+    """
+    side = max(round(share * min(height, width)), 1)
+    along = int(position * (max(height, width) - side))
+    across = (min(height, width) - side) // 2
+    return (across, along, side) if width >= height else (along, across, side)
+
+
 def cached_views(
-    frames: Tensor,
+    frames: Frames,
     *,
     size: int,
     augment: AugmentConfig,
@@ -134,7 +173,7 @@ def cached_views(
     """Crop views as `crop_batch` does, with one seed per video, so that a view does not depend on its batch.
 
     Args:
-        frames: (B, T, H, W, 3) uint8.
+        frames: As in `crop_batch`.
         size: Side of the views in pixels.
         augment: Augmentation.
         seeds: B seeds from `cached_view_seed`.
@@ -147,13 +186,12 @@ def cached_views(
         ValueError: `seeds` or `labels` has another length than `frames`.
     """
     _check(frames)
-    side = max(round(_CROP_FRACTION * min(frames.shape[2:4])), 1)
     views = _views_for(frames, size)
     # Strict, because `views` is uninitialised memory: a missing seed would leave garbage in it.
-    parts = zip(views.split(1), frames.split(1), seeds, labels or [""] * len(seeds), strict=True)
+    parts = zip(views.split(1), _one_by_one(frames), seeds, labels or [""] * len(seeds), strict=True)
     for view, video, seed, label in parts:
         draws = _Draws(torch.Generator().manual_seed(seed), 0, 1, 1)
-        _augment(view, video, side, augment, draws, [label])
+        _augment(view, video, augment, draws, [label])
     return views
 
 
@@ -173,9 +211,18 @@ def cached_view_seed(path: str, row: int, view: int) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big")
 
 
-def _check(frames: Tensor) -> None:
-    if frames.dtype != torch.uint8 or frames.ndim != 5 or frames.shape[-1] != 3:
-        raise ValueError(f"frames must be (B, T, H, W, 3) uint8, got {tuple(frames.shape)} {frames.dtype}")
+def _check(frames: Frames) -> None:
+    # A batch is one tensor, or one tensor for each video.
+    tensors, ndim = ([frames], 5) if isinstance(frames, Tensor) else (frames, 4)
+    for tensor in tensors:
+        if tensor.dtype != torch.uint8 or tensor.ndim != ndim or tensor.shape[-1] != 3:
+            shape = "(B, T, H, W, 3)" if ndim == 5 else "(T, H, W, 3)"
+            raise ValueError(f"frames must be {shape} uint8, got {tuple(tensor.shape)} {tensor.dtype}")
+
+
+def _one_by_one(frames: Frames) -> Sequence[Tensor]:
+    """Return (1, T, H, W, 3) for each video."""
+    return [video[None] for video in frames]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,42 +241,45 @@ class _Draws:
         return whole[self.first : self.first + self.count]
 
 
-def _draw_boxes(draws: _Draws, height: int, width: int, side: int, augment: AugmentConfig) -> Tensor:
-    """Draw (B, 3) int64: top, left and side of each video's square crop."""
-    sides = torch.full((draws.count,), side)
+def _draw_boxes(draws: _Draws, sizes: Tensor, augment: AugmentConfig) -> Tensor:
+    """Draw (B, 3) int64: top, left and side of each video's square crop. `sizes`: (B, 2), H and W."""
+    shortest = sizes.amin(dim=1)
     if augment.crop == "random_resized":
         low, high = augment.scale
         area = low + (high - low) * draws.uniform()
-        sides = (area.sqrt() * min(height, width)).round().long().clamp(min=1)
-    slack = torch.stack([height - sides, width - sides], dim=1)
+        sides = (area.sqrt() * shortest).round().long().clamp(min=1)
+    else:
+        sides = (CROP_FRACTION * shortest).round().long().clamp(min=1)
+    slack = sizes - sides[:, None]
     is_centred = augment.crop == "centre"
     # The minimum: u * (slack + 1) rounds up to slack + 1 for the largest u in float32.
     corners = slack // 2 if is_centred else (draws.uniform(2) * (slack + 1)).long().minimum(slack)
     return torch.cat([corners, sides[:, None]], dim=1)
 
 
-def _views_for(frames: Tensor, size: int) -> Tensor:
+def _views_for(frames: Frames, size: int) -> Tensor:
     """Return uninitialised (B, T, 3, size, size) float32."""
-    batch, num_frames = frames.shape[:2]
-    return torch.empty((batch, num_frames, 3, size, size), device=frames.device)
+    # One tensor may hold no video, a list holds at least one.
+    like = frames if isinstance(frames, Tensor) else frames[0][None]
+    return torch.empty((len(frames), like.shape[1], 3, size, size), device=like.device)
 
 
 def _augment(
     views: Tensor,
-    frames: Tensor,
-    side: int,
+    frames: Frames,
     augment: AugmentConfig,
     draws: _Draws,
     labels: Sequence[str] | None,
 ) -> None:
     """Write a view of each video, with one crop, one flip and one colour change for all its frames."""
-    boxes = _draw_boxes(draws, int(frames.shape[2]), int(frames.shape[3]), side, augment)
+    sizes = torch.tensor([video.shape[1:3] for video in frames], dtype=torch.int64).view(-1, 2)
+    boxes = _draw_boxes(draws, sizes, augment)
     # Every video draws, even one that may not flip, so that its label does not shift the draws of later
     # steps.
     flips = draws.uniform() < augment.flip
     if labels is not None:
         flips &= torch.tensor([augment.may_flip(label) for label in labels])
-    parts = zip(views.split(1), frames.split(1), boxes.tolist(), flips.tolist(), strict=True)
+    parts = zip(views.split(1), _one_by_one(frames), boxes.tolist(), flips.tolist(), strict=True)
     for view, video, (top, left, across), flip in parts:
         _fit(view, video[:, :, top : top + across, left : left + across], flip=flip)
     _colour(views, augment, draws)

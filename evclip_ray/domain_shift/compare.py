@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from evclip_ray.artifacts import LEDGER, read_ledger, write_csv, write_ledger
 from evclip_ray.data.shards.prepare import ShardSet
-from evclip_ray.data.transforms import crop_batch
+from evclip_ray.data.transforms import crop_batch, to_device
 from evclip_ray.domain_shift import association
 from evclip_ray.domain_shift.feature_distance import feature_distances
 from evclip_ray.domain_shift.semantic_factors import (
@@ -124,7 +124,7 @@ def measure(
         frames = shards.frames(range(start, min(start + batch_size, len(shards))))
         looks += [visual_factors(video) for video in frames]
         with autocast(device, dtype):
-            output = method(VideoBatch(crop_batch(torch.from_numpy(frames).to(device), size=size)))
+            output = method(VideoBatch(crop_batch(to_device(frames, device), size=size)))
         assert output.video_features is not None
         features.append(_array(output.video_features))
         logits.append(_array(output.logits))

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from evclip_ray.artifacts import LEDGER, file_digest, read_json, read_ledger, replacing, write_json
-from evclip_ray.data.transforms import crop_batch
+from evclip_ray.data.transforms import crop_batch, to_device
 from evclip_ray.evaluation.evaluate import evaluate_checkpoint, load_trained
 from evclip_ray.evaluation.plan import EvaluationPlan, plan_evaluation
 from evclip_ray.metrics.multi_view import EvaluationViews
@@ -188,7 +188,7 @@ def _predict(
 ) -> list[dict[str, Any]]:
     """Return the predictions of both models for some videos, and the masks if the method has any."""
     decoded = videos.sets[plan.split]
-    frames = torch.from_numpy(decoded.shards.frames(positions)).to(device)
+    frames = to_device(decoded.shards.frames(positions), device)
     views = crop_batch(frames, size=adapted.frozen.clip.image_size)
     with autocast(device, autocast_dtype(plan.experiment, device)):
         output = adapted.eval()(VideoBatch(views))

@@ -12,6 +12,7 @@ from torch import Tensor
 from evclip_ray.artifacts import LEDGER, write_ledger
 from evclip_ray.config import ConfigError
 from evclip_ray.data.shards.prepare import ShardSet, open_shards
+from evclip_ray.data.transforms import to_device
 from evclip_ray.features.cached_networks import STAGE, network_attributes
 from evclip_ray.features.format import feature_file, is_sound, write_features
 from evclip_ray.features.spec import FeatureSpec, text_key, view_key
@@ -54,7 +55,7 @@ class ViewJob:
 
         def encode(start: int, stop: int) -> Tensor:
             batch = positions[start:stop]
-            frames = read_frames(shards, batch, self.view).to(device)
+            frames = to_device(read_frames(shards, batch, self.view), device)
             assert self.spec.crop_size is not None
             pixels = crop_views(
                 frames, shards, batch, self.view, size=self.spec.crop_size, augment=self.spec.augment

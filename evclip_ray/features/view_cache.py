@@ -1,5 +1,6 @@
 """Pixels of fixed views, identical for the cached network and for the mask that is trained on them."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,15 +9,15 @@ import torch
 from torch import Tensor
 
 from evclip_ray.data.shards.prepare import ShardSet
-from evclip_ray.data.transforms import AugmentConfig, cached_view_seed, cached_views, crop_batch
+from evclip_ray.data.transforms import AugmentConfig, Frames, cached_view_seed, cached_views, crop_batch
 
 Positions = Sequence[int] | npt.NDArray[np.int64]
 
 
 def read_frames(
     shards: ShardSet, positions: Positions, view: int, *, pinned: bool = False, release: bool = False
-) -> Tensor:
-    """Read the stored frames from which cached view `view` is cropped: (B, T, H, W, 3) uint8.
+) -> Frames:
+    """Read the stored frames from which cached view `view` is cropped: uint8, see `Frames`.
 
     Cached views cycle through the stored temporal views: with 2 of those, the cached views 0, 2 and 4 are
     cropped from the first one.
@@ -28,14 +29,18 @@ def read_frames(
         pinned: Copy into pinned memory, for a transfer to a GPU.
         release: Drop the frames from this process's memory afterwards (for sets larger than memory).
     """
-    batch = torch.empty((len(positions), *shards.view.shape), dtype=torch.uint8, pin_memory=pinned)
-    # `batch.numpy()` is the tensor's own memory, so the frames are copied once, pinned or not.
-    shards.frames(positions, view % shards.num_views, out=batch.numpy(), release=release)
-    return batch
+    shapes = shards.shapes(positions)
+    sizes = [math.prod(shape) for shape in shapes]
+    memory = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=pinned)
+    # `memory.numpy()` is the tensor's own memory, so the frames are copied once, pinned or not.
+    copied = shards.frames(positions, view % shards.num_views, out=memory.numpy(), release=release)
+    if isinstance(copied, np.ndarray):
+        return memory.view(copied.shape)
+    return [video.view(shape) for video, shape in zip(memory.split(sizes), shapes, strict=True)]
 
 
 def crop_views(
-    frames: Tensor,
+    frames: Frames,
     shards: ShardSet,
     positions: Positions,
     view: int,
@@ -46,7 +51,7 @@ def crop_views(
     """Crop cached view `view` of B videos to (B, T, 3, size, size) float32.
 
     Args:
-        frames: (B, T, H, W, 3) uint8 from `read_frames`.
+        frames: uint8 frames from `read_frames`.
         shards: The shard set of the videos.
         positions: Positions of the B videos in `shards`.
         view: View number, from 0.

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from evclip_ray.config import Config, ConfigError
 from evclip_ray.data.shards.prepare import ShardSet
-from evclip_ray.data.transforms import crop_batch
+from evclip_ray.data.transforms import crop_batch, to_device
 from evclip_ray.metrics.scoring import Batches, Scores, score
 from evclip_ray.models.batch import VideoBatch
 from evclip_ray.models.methods.base import Method
@@ -132,7 +132,7 @@ def _one_view(
     def batches(groups: list[npt.NDArray[np.int64]]) -> Iterator[VideoBatch]:
         for positions in groups:
             # Moved as uint8, a quarter of the bytes of float32, and cropped on the device.
-            frames = torch.from_numpy(shards.frames(positions, view=view)).to(device)
+            frames = to_device(shards.frames(positions, view=view), device)
             yield VideoBatch(crop_batch(frames, size=size, position=crop_position))
 
     return batches

@@ -6,7 +6,6 @@ requested from the disk as well.
 """
 
 import functools
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple, Self
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 
 from evclip_ray.data.shards.memory_map import memory_bytes
-from evclip_ray.data.transforms import AugmentConfig, crop_batch
+from evclip_ray.data.transforms import AugmentConfig, Frames, crop_batch, to_device
 from evclip_ray.features.dataset import FeatureSet
 from evclip_ray.features.view_cache import crop_views, read_frames
 from evclip_ray.models.batch import VideoBatch
@@ -51,10 +50,10 @@ class _Part(NamedTuple):
 
 
 class _Read(NamedTuple):
-    """Data read for one batch: `frames` (B, T, H, W, 3) uint8 or None, and `features` by field name."""
+    """Data read for one batch: `frames` uint8 or None, and `features` by field name."""
 
     positions: Positions
-    frames: Tensor | None
+    frames: Frames | None
     features: dict[str, Tensor]
 
 
@@ -151,7 +150,7 @@ class Batches:
         """Whether the split is too large for the memory, so that every epoch reads it from the disk."""
         features = sum(one.bytes_per_view * one.num_views for one in self.features.values())
         shards = self.videos.shards
-        frames = math.prod(shards.view.shape) * shards.num_views if self.pixels else 0
+        frames = shards.bytes_per_view * shards.num_views if self.pixels else 0
         # All views count: successive epochs read different ones, and the page cache must hold them all.
         return len(self.videos) * (features + frames) > _MEMORY_SHARE * memory_bytes()
 
@@ -160,7 +159,7 @@ class Batches:
         if not self.streams or not len(groups):
             return 0
         bytes_per_video = sum(one.bytes_per_view for one in self.features.values())
-        bytes_per_video += math.prod(self.videos.shards.view.shape) if self.pixels else 0
+        bytes_per_video += self.videos.shards.bytes_per_view if self.pixels else 0
         return max(2, _AHEAD_BYTES // (bytes_per_video * max(len(groups[0]), 1)))
 
     def _prefetch(self, positions: Positions, view: int) -> None:
@@ -177,7 +176,7 @@ class Batches:
 
     def _cut(self, read: _Read, part: _Part, view: int, generator: torch.Generator | None) -> Tensor:
         assert read.frames is not None
-        frames = self._moved(read.frames)
+        frames = to_device(read.frames, self.device)
         # Fresh augmentation is drawn from the generator for the whole batch; `first` and `total` select this
         # worker's draws. Cached views have a crop that depends only on the video and the view.
         if self.bank is None and self.augment is not None:

@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional
 
 from evclip_ray.config import ConfigError
-from evclip_ray.data.transforms import AugmentConfig, crop_batch
+from evclip_ray.data.transforms import AugmentConfig, cached_views, crop_batch
 
 PLAIN = {"flip": 0.0, "crop": "centre"}
 
@@ -143,3 +143,40 @@ def test_wrong_frames_and_missing_generator_are_refused():
 def test_invalid_scale_is_refused():
     with pytest.raises(ConfigError, match="0 < low <= high <= 1"):
         AugmentConfig.load({"scale": [0.8, 0.2]})
+
+
+@pytest.mark.parametrize(
+    "augment", [None, AugmentConfig(), AugmentConfig(crop="random"), AugmentConfig(crop="centre")]
+)
+@pytest.mark.parametrize("size", [28, 20, 40])
+def test_list_of_videos_has_the_views_of_one_tensor(augment, size):
+    frames = torch.randint(0, 256, (3, 2, 32, 40, 3), dtype=torch.uint8)
+    whole = crop_batch(frames, size=size, augment=augment, generator=seeded())
+    assert (crop_batch(list(frames), size=size, augment=augment, generator=seeded()) == whole).all()
+    if augment is not None:
+        each = cached_views(list(frames), size=size, augment=augment, seeds=[1, 2, 3])
+        assert (each == cached_views(frames, size=size, augment=augment, seeds=[1, 2, 3])).all()
+
+
+def test_videos_of_several_sizes_are_cropped_at_their_middle():
+    wide, high = ramp(1, height=32, width=60)[0], ramp(1, height=60, width=32)[0]
+    views = crop_batch([wide, high], size=28)
+    assert views.shape == (2, 3, 3, 28, 28)
+    assert (views[:1] == crop_batch(wide[None], size=28)).all()
+    assert (views[1:] == crop_batch(high[None], size=28)).all()
+
+
+def test_default_augmentation_sees_the_whole_width():
+    frames = torch.arange(57, dtype=torch.uint8).view(1, 1, 1, 57, 1).expand(1, 1, 32, 57, 3)
+    batch = frames.expand(400, 1, 32, 57, 3)
+    views = crop_batch(batch, size=32, augment=AugmentConfig(), generator=seeded())
+    assert (views * 255).min() < 1
+    assert (views * 255).max() > 55
+    cached = cached_views(batch, size=32, augment=AugmentConfig(), seeds=range(400))
+    assert (cached * 255).min() < 1
+    assert (cached * 255).max() > 55
+
+
+def test_frames_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match=r"frames must be \(T, H, W, 3\) uint8, got \(1, 3, 32, 40, 3\)"):
+        crop_batch([ramp(1)], size=28)

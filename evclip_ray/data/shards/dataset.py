@@ -1,6 +1,7 @@
 """Memory-mapped reading of a folder of shards by the position of a video, without Ray."""
 
 import functools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -11,6 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from evclip_ray.artifacts import ArtifactError, read_ledger, replacing
+from evclip_ray.data.shards.format import frames_of
 from evclip_ray.data.shards.memory_map import MemoryMap
 from evclip_ray.data.shards.node_cache import node_copy
 from evclip_ray.data.video.view import ViewConfig
@@ -28,11 +30,16 @@ INDEX_SCHEMA = pa.schema(
         "group": pa.string(),
     }
 )
+SIZE_COLUMNS = {"height": pa.int32(), "width": pa.int32()}
+"""Further columns of the index of videos that keep their aspect ratio."""
+
 _KEY = b"evclip_ray.key"
 # Each mapped shard holds a file descriptor, and a process may open about a thousand.
 _OPEN_FILES = 128
 
 Positions = Sequence[int] | NDArray[np.int64]
+Frames = NDArray[np.uint8] | list[NDArray[np.uint8]]
+"""Frames of B videos: (B, T, H, W, 3), or B times (T, H, W, 3) where they differ in size."""
 
 
 class ShardSet:
@@ -101,6 +108,25 @@ class ShardSet:
         """Manifest row of each video."""
         return np.asarray(self._column("row"), dtype=np.int64)
 
+    @functools.cached_property
+    def sizes(self) -> NDArray[np.int64]:
+        """(M, 2) height and width of the stored frames of each video, in pixels."""
+        if self.view.fixed_size is not None:
+            return np.tile(np.array(self.view.fixed_size, np.int64), (len(self), 1))
+        columns = [self._index[name].to_numpy() for name in SIZE_COLUMNS]
+        return np.stack(columns, axis=1).astype(np.int64)
+
+    def shapes(self, positions: Positions) -> list[tuple[int, int, int, int]]:
+        """Return (T, H, W, 3) of one view of each video."""
+        sizes = self.sizes[np.asarray(positions, dtype=np.int64)].tolist()
+        return [(self.view.num_frames, height, width, 3) for height, width in sizes]
+
+    @property
+    def bytes_per_view(self) -> int:
+        """Size of one view of a video, the mean over the videos."""
+        mean = float(self.sizes.prod(axis=1).mean()) if len(self) else 0.0
+        return round(3 * self.view.num_frames * mean)
+
     def split(self, name: str) -> NDArray[np.int64]:
         """Return the positions of the videos of a split, in ascending order."""
         matches = pc.fill_null(pc.equal(self._index["split"], name), False)
@@ -114,9 +140,9 @@ class ShardSet:
 
     def views(self, position: int) -> NDArray[np.uint8]:
         """Return all views of a video, (V, T, H, W, 3) uint8, as the file's own read-only pages."""
-        # The tensor column is a slice of the map. Only the metadata of the batch is read here, no frame.
+        # The column of frames is a slice of the map. Only the metadata of the batch is read here, no frame.
         batch = self._file(self._files[position]).reader.get_batch(int(self._batches[position]))
-        return cast(NDArray[np.uint8], batch.column(0).to_numpy_ndarray())
+        return frames_of(batch, self.view.num_frames)
 
     def frames(
         self,
@@ -125,30 +151,39 @@ class ShardSet:
         *,
         out: NDArray[np.uint8] | None = None,
         release: bool = False,
-    ) -> NDArray[np.uint8]:
-        """Copy one view of each video to (B, T, H, W, 3) uint8.
+    ) -> Frames:
+        """Copy one view of each video.
 
         Args:
             positions: B videos.
             view: View number, from 0.
-            out: Array to copy to; a new one by default.
+            out: Memory to copy to, one video after the other; new memory by default.
             release: Drop the frames from this process's memory afterwards (for sets larger than memory).
+
+        Returns:
+            (B, T, H, W, 3) uint8 if all B videos have one size, otherwise a list of (T, H, W, 3).
 
         Raises:
             ValueError: there is no such view.
         """
         if not 0 <= view < self.num_views:
             raise ValueError(f"view must be 0 to {self.num_views - 1}, got {view}; prepare more views")
-        # Uninitialised memory, because every slot is written below.
-        batch = np.empty((len(positions), *self.view.shape), dtype=np.uint8) if out is None else out
-        for slot, position in enumerate(positions):
+        shapes = self.shapes(positions)
+        bounds = np.cumsum([0, *map(math.prod, shapes)])
+        # Uninitialised memory, because every byte is written below.
+        memory = np.empty(bounds[-1], dtype=np.uint8) if out is None else out
+        batch = [memory[a:b].reshape(shape) for a, b, shape in zip(bounds, bounds[1:], shapes, strict=False)]
+        for copy, position in zip(batch, positions, strict=True):
             frames = self.views(int(position))[view]
             # The copy is the only access to the frames: page faults read them from the page cache or from
             # disk.
-            batch[slot] = frames
+            copy[:] = frames
             if release:
                 self._file(self._files[int(position)]).release(frames.ctypes.data, frames.nbytes)
-        return batch
+        if len(set(shapes)) > 1:
+            return batch
+        shape = shapes[0] if shapes else (self.view.num_frames, self.view.shortest, self.view.shortest, 3)
+        return memory[: bounds[-1]].reshape(len(batch), *shape)
 
     def prefetch(self, positions: Positions, view: int = 0) -> None:
         """Start reading from disk the views that `frames` will need soon."""
@@ -197,8 +232,18 @@ def open_shards(folder: Path | str) -> ShardSet:
 
 
 def write_index(folder: Path, rows: list[dict[str, Any]], key: str) -> None:
-    """Write the index of the videos that decoded; `rows` have the columns of `INDEX_SCHEMA`."""
-    table = pa.Table.from_pylist(rows, INDEX_SCHEMA.with_metadata({_KEY: key.encode()}))
+    """Write the index of the videos that decoded.
+
+    Args:
+        folder: Folder of the shards.
+        rows: Columns of `INDEX_SCHEMA`, and those of `SIZE_COLUMNS` if videos keep their aspect ratio.
+        key: Digest of everything that the shards depend on.
+    """
+    schema = INDEX_SCHEMA
+    for name, kind in SIZE_COLUMNS.items():
+        if name in rows[0]:
+            schema = schema.append(pa.field(name, kind))
+    table = pa.Table.from_pylist(rows, schema.with_metadata({_KEY: key.encode()}))
     with replacing(folder / INDEX) as temporary, pa.ipc.new_file(str(temporary), table.schema) as writer:
         writer.write_table(table)
 

@@ -7,9 +7,10 @@ whose metadata hold the reason. The bytes depend on the job only, so a shard wit
 import dataclasses
 import hashlib
 import json
+import math
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -64,15 +65,22 @@ class ShardJob:
 
     @property
     def num_bytes(self) -> int:
-        """Size of the frames."""
-        return len(self.videos) * self.num_views * int(np.prod(self.view.shape))
+        """Size of the frames, estimated if videos keep their aspect ratio."""
+        return len(self.videos) * self.num_views * self.view.num_bytes
 
 
 def schema(view: ViewConfig, key: str) -> pa.Schema:
-    """Return the columns of a shard; `frames` is a fixed-shape tensor (T, H, W, 3) uint8."""
+    """Return the columns of a shard.
+
+    With a fixed size, `frames` is a fixed-shape tensor (T, H, W, 3) uint8. Otherwise it holds the same bytes
+    as binary, and the columns `height` and `width` hold the size.
+    """
+    frames: dict[str, pa.DataType] = {"frames": pa.large_binary(), "height": pa.int32(), "width": pa.int32()}
+    if view.fixed_size is not None:
+        frames = {"frames": pa.fixed_shape_tensor(pa.uint8(), (view.num_frames, *view.fixed_size, 3))}
     return pa.schema(
         {
-            "frames": pa.fixed_shape_tensor(pa.uint8(), view.shape),
+            **frames,
             "label": pa.string(),
             "path": pa.string(),
             "row": pa.int64(),
@@ -140,15 +148,38 @@ def is_finished(path: Path, job: ShardJob) -> bool:
         return False
 
 
-def skip_reasons(path: Path) -> dict[int, str]:
-    """Return the videos of a shard that did not decode: index in the job -> reason."""
-    reasons = {}
+def read_outcomes(path: Path) -> list[str | tuple[int, int] | None]:
+    """Return the outcome of each video of a shard.
+
+    It is the reason of a skipped video, (H, W) of a video that kept its aspect ratio, and None for a fixed
+    size.
+    """
+    outcomes: list[str | tuple[int, int] | None] = []
     with pa.ipc.open_file(pa.memory_map(str(path))) as reader:
         for index in range(reader.num_record_batches):
-            _, metadata = reader.get_batch_with_custom_metadata(index)
+            batch, metadata = reader.get_batch_with_custom_metadata(index)
             if metadata is not None and _SKIPPED in metadata:
-                reasons[index] = metadata[_SKIPPED].decode()
-    return reasons
+                outcomes.append(metadata[_SKIPPED].decode())
+            elif "height" in batch.schema.names:
+                outcomes.append((batch["height"][0].as_py(), batch["width"][0].as_py()))
+            else:
+                outcomes.append(None)
+    return outcomes
+
+
+def frames_of(batch: pa.RecordBatch, num_frames: int) -> NDArray[np.uint8]:
+    """Return all views of a batch's video, (V, T, H, W, 3), as the pages of the file.
+
+    Args:
+        batch: Record batch of a video that decoded.
+        num_frames: T, frames per view.
+    """
+    column = batch["frames"]
+    if "height" not in batch.schema.names:
+        return cast(NDArray[np.uint8], column.to_numpy_ndarray())
+    shape = (len(batch), num_frames, batch["height"][0].as_py(), batch["width"][0].as_py(), 3)
+    # The buffer is padded to a multiple of 8 bytes, so the frames are counted.
+    return np.frombuffer(column.buffers()[2], np.uint8, count=math.prod(shape)).reshape(shape)
 
 
 def _decode(
@@ -166,15 +197,23 @@ def _decode(
     # The size of the frames comes from the header, which a damaged file can get wrong by any factor.
     except MemoryError:
         reason = "needs more memory than there is"
-    return np.empty((0, *job.view.shape), dtype=np.uint8), reason
+    return np.empty((0, job.view.num_frames, *(job.view.fixed_size or (0, 0)), 3), dtype=np.uint8), reason
 
 
 def _batch(columns: pa.Schema, video: dict[str, Any], frames: NDArray[np.uint8]) -> pa.RecordBatch:
-    num_views = len(frames)
-    tensor = columns.field("frames").type
-    # A flat view of the frames: Arrow copies nothing until the batch is written.
-    flat = pa.FixedSizeListArray.from_arrays(pa.array(frames.ravel()), int(np.prod(frames.shape[1:])))
+    num_views, (height, width) = len(frames), frames.shape[2:4]
     values: dict[str, Any] = {name: [video[name]] * num_views for name in columns.names if name in video}
-    values["view"] = list(range(num_views))
+    values |= {"view": list(range(num_views)), "height": [height] * num_views, "width": [width] * num_views}
     arrays = [pa.array(values[field.name], field.type) for field in columns if field.name != "frames"]
-    return pa.record_batch([pa.ExtensionArray.from_storage(tensor, flat), *arrays], schema=columns)
+    return pa.record_batch([_frames_column(columns.field("frames").type, frames), *arrays], schema=columns)
+
+
+# Both columns are flat views of the frames: Arrow copies nothing until the batch is written.
+def _frames_column(kind: pa.DataType, frames: NDArray[np.uint8]) -> pa.Array:
+    num_views, num_bytes = len(frames), math.prod(frames.shape[1:])
+    if isinstance(kind, pa.FixedShapeTensorType):
+        flat = pa.FixedSizeListArray.from_arrays(pa.array(frames.ravel()), num_bytes)
+        return pa.ExtensionArray.from_storage(kind, flat)
+    offsets = np.arange(num_views + 1, dtype=np.int64) * num_bytes
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(frames))]
+    return pa.Array.from_buffers(kind, num_views, buffers)

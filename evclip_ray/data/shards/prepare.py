@@ -24,8 +24,15 @@ from evclip_ray.artifacts import LEDGER, ArtifactError, digest, read_ledger, wri
 from evclip_ray.data import storage
 from evclip_ray.data.manifest.manifest import Manifest
 from evclip_ray.data.shards.crash_guard import CrashGuard
-from evclip_ray.data.shards.dataset import INDEX_SCHEMA, STAGE, ShardSet, open_shards, write_index
-from evclip_ray.data.shards.format import ShardJob, is_finished, skip_reasons, write_shard
+from evclip_ray.data.shards.dataset import (
+    INDEX_SCHEMA,
+    SIZE_COLUMNS,
+    STAGE,
+    ShardSet,
+    open_shards,
+    write_index,
+)
+from evclip_ray.data.shards.format import ShardJob, is_finished, read_outcomes, write_shard
 from evclip_ray.data.shards.planning import TASK_FRAMES, count_tasks, cut, decoding_work
 from evclip_ray.data.shards.ray_nodes import count_cpus, require_mounted, require_ray, restrict_to
 from evclip_ray.data.shards.shard_queue import ShardQueue
@@ -128,7 +135,7 @@ def prepare_shards(
     folder = Path(folder).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     # At least one video, even if its views alone exceed the size of a shard.
-    rows_per_shard = rows_per_shard or max(_SHARD_BYTES // (num_views * int(np.prod(view.shape))), 1)
+    rows_per_shard = rows_per_shard or max(_SHARD_BYTES // (num_views * view.num_bytes), 1)
     videos = _videos(manifest, np.arange(len(manifest)) if indices is None else np.asarray(indices))
     inputs = {
         "videos": digest(videos),
@@ -199,8 +206,8 @@ def _write_all(
     import ray
 
     require_ray("shards")
-    # Frames are stored uncompressed, so their size is known before anything is decoded. `_explain_full_disk`
-    # turns this error into one with the numbers.
+    # Frames are stored uncompressed, so their size is known before anything is decoded, or estimated if
+    # videos keep their aspect ratio. `_explain_full_disk` turns this error into one with the numbers.
     if shutil.disk_usage(folder).free < sum(job.num_bytes for job in jobs):
         raise OSError(errno.ENOSPC, "too little space")
     logger.info("%s: writing %d shards with %s", folder, len(jobs), jobs[0].decoder)
@@ -304,12 +311,13 @@ def _finish(folder: Path, jobs: list[ShardJob], inputs: dict[str, Any]) -> None:
                 f"{folder / job.file}: a worker wrote it, but this node does not have it;"
                 " choose a folder on storage that all nodes share"
             )
-        reasons = skip_reasons(folder / job.file)
-        for batch, video in enumerate(job.videos):
-            if batch in reasons:
-                skipped.append({"row": video["row"], "path": video["path"], "reason": reasons[batch]})
+        outcomes = read_outcomes(folder / job.file)
+        for batch, (video, outcome) in enumerate(zip(job.videos, outcomes, strict=True)):
+            if isinstance(outcome, str):
+                skipped.append({"row": video["row"], "path": video["path"], "reason": outcome})
             else:
-                columns = {"file": job.file, "batch": batch}
+                sizes = dict(zip(SIZE_COLUMNS, outcome, strict=True)) if outcome else {}
+                columns = {"file": job.file, "batch": batch, **sizes}
                 rows.append(columns | {name: video[name] for name in INDEX_SCHEMA.names if name in video})
     _quarantine(folder, skipped)
     if not rows:

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypedDict, Unpack, cast
+from typing import Any, TypedDict, Unpack, cast
 
 import av
 import numpy as np
@@ -24,7 +24,7 @@ from evclip_ray.data.video import torchcodec_backend
 from evclip_ray.data.video.frame_folder import FrameFolder
 from evclip_ray.data.video.reader import VideoError, VideoReader, WrongIndexError
 from evclip_ray.data.video.sampling import frame_indices
-from evclip_ray.data.video.view import Decoder, ViewConfig
+from evclip_ray.data.video.view import Decoder, Fit, ViewConfig
 
 __all__ = [
     "Part",
@@ -39,7 +39,6 @@ __all__ = [
 ]
 
 Frames = NDArray[np.uint8]
-Fit = Literal["crop", "stretch"]
 Video = VideoReader | FrameFolder
 
 
@@ -156,7 +155,7 @@ def describe(video: Video) -> VideoInfo:
 
 
 def decode_view(path: Place, *, view: ViewConfig, seed: int | None = None, **part: Unpack[Part]) -> Frames:
-    """Decode one view of a video to (T, H, W, 3) uint8.
+    """Decode one view of a video to (T, H, W, 3) uint8, with H and W as in `ViewConfig.size_of`.
 
     Args:
         path: Path or URI.
@@ -210,7 +209,7 @@ def _views(
         indices = first + np.stack(
             [frame_indices(last - first, view=view, seed=seed, offset=offset) for seed, offset in draws]
         )
-        return _read(video, indices, view.height, view.width, view.fit, view.decoder)
+        return _read(video, indices, view)
 
 
 def decode_frames(
@@ -241,7 +240,7 @@ def decode_frames(
         raise ValueError(f"frame indices must be 0 or more, got {wanted.min()}")
     with open_video(path) as video:
         wanted = np.minimum(wanted, len(video.index.seconds) - 1)
-        return _read(video, wanted, height, width, fit, decoder)
+        return _read(video, wanted, ViewConfig(height=height, width=width, fit=fit, decoder=decoder))
 
 
 def part_of(video: Video, part: Part) -> tuple[int, int]:
@@ -273,34 +272,34 @@ def part_of(video: Video, part: Part) -> tuple[int, int]:
     return first, last
 
 
-def _read(
-    video: Video, indices: NDArray[np.int64], height: int, width: int, fit: Fit, decoder: Decoder
-) -> Frames:
-    fitting, wanted = Fitting(height, width, fit), indices.ravel().tolist()
+def _read(video: Video, indices: NDArray[np.int64], view: ViewConfig) -> Frames:
+    fitting, wanted = Fitting(view), indices.ravel().tolist()
     # Frame folders are decoded by Pillow with either decoder.
-    if decoder == "torchcodec" and isinstance(video, VideoReader):
+    if view.decoder == "torchcodec" and isinstance(video, VideoReader):
         images = torchcodec_backend.read(video, wanted, fitting)
     else:
         images = video.read(wanted, fitting)
     # An index that several views share was decoded and converted once.
     frames = np.stack([images[index] for index in wanted])
-    return frames.reshape(*indices.shape, height, width, 3)
+    return frames.reshape(*indices.shape, *frames.shape[1:])
 
 
 class Fitting:
-    """Conversion of a decoded frame to upright (height, width, 3) uint8 RGB.
+    """Conversion of the decoded frames of one video to upright (H, W, 3) uint8 RGB of one size.
 
     The resizer is kept between frames, because its set-up costs more than one small frame.
     """
 
-    def __init__(self, height: int, width: int, fit: Fit) -> None:
-        self.height, self.width, self.fit = height, width, fit
+    def __init__(self, view: ViewConfig) -> None:
+        self.view, self.size = view, view.fixed_size
         self._resizer = VideoReformatter()
 
     def __call__(self, frame: VideoFrame) -> Frames:
         turns = _quarter_turns(frame)
         upright = (frame.width, frame.height) if turns % 2 else (frame.height, frame.width)
-        height, width = self._resized(*upright)
+        # The first frame sets the size, because the resolution may change within a video.
+        self.size = self.size or self.view.size_of(*upright)
+        height, width = self._resized(*upright, self.size)
         # The frame is resized as it is coded and turned afterwards, when it has fewer pixels.
         coded_height, coded_width = (width, height) if turns % 2 else (height, width)
         rgb = self._resizer.reformat(
@@ -308,16 +307,16 @@ class Fitting:
         )
         # `rot90` and the crop are views. The pixels are copied once, at the end.
         image = np.rot90(rgb.to_ndarray(), turns)
-        top, left = (height - self.height) // 2, (width - self.width) // 2
-        return np.ascontiguousarray(image[top : top + self.height, left : left + self.width])
+        top, left = (height - self.size[0]) // 2, (width - self.size[1]) // 2
+        return np.ascontiguousarray(image[top : top + self.size[0], left : left + self.size[1]])
 
-    def _resized(self, height: int, width: int) -> tuple[int, int]:
-        """Return the size before the crop: for "crop", the smallest of the same aspect that covers."""
-        if self.fit == "stretch":
-            return self.height, self.width
-        scale = max(self.height / height, self.width / width)
+    def _resized(self, height: int, width: int, size: tuple[int, int]) -> tuple[int, int]:
+        """Return the size before the crop: except for "stretch", the smallest of one aspect that covers."""
+        if self.view.fit == "stretch":
+            return size
+        scale = max(size[0] / height, size[1] / width)
         # Rounding can give one pixel less than the crop needs.
-        return max(round(height * scale), self.height), max(round(width * scale), self.width)
+        return max(round(height * scale), size[0]), max(round(width * scale), size[1])
 
 
 def _quarter_turns(frame: VideoFrame) -> int:

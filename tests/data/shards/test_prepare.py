@@ -3,6 +3,7 @@ import os
 import pickle
 import shutil
 
+import av
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -136,6 +137,52 @@ def test_shard_set_pickles_as_its_path(folder):
     assert len(data) < 1000
     assert pickle.loads(data).paths == part.paths
     assert (pickle.loads(data).frames([0, 1]) == part.frames([0, 1])).all()
+
+
+@pytest.fixture(scope="module")
+def several_sizes(tmp_path_factory, local_ray):
+    """Return shards of four videos, three of them wide, high and square, and one broken."""
+    root = tmp_path_factory.mktemp("sizes")
+    (root / "x").mkdir()
+    sizes = [(64, 48), (48, 64), (40, 40), (64, 48)]
+    for number, (width, height) in enumerate(sizes):
+        with av.open(str(root / "x" / f"{number}.mp4"), "w") as container:
+            stream = container.add_stream("libx264", rate=10)
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            for k in range(6):
+                pixels = np.full((height, width, 3), 40 * k + number, np.uint8)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+            container.mux(stream.encode())
+    (root / "x" / "9.mp4").write_bytes(b"noise" * 100)
+    view = ViewConfig(num_frames=2, short_side=32)
+    return prepare_shards(read_manifest(root), folder=root / "made", view=view, num_views=2, rows_per_shard=3)
+
+
+def test_videos_keep_their_own_size(several_sizes):
+    shards = several_sizes
+    assert shards.sizes.tolist() == [[32, 43], [43, 32], [32, 32], [32, 43]]
+    assert shards.bytes_per_view == 2 * 3 * (43 + 43 + 32 + 43) * 32 // 4
+    assert [video["path"] for video in shards.skipped] == ["x/9.mp4"]
+    for position, path in enumerate(shards.paths):
+        expected = decode_view(shards.folder.parent / path, view=shards.view)
+        assert (shards.views(position)[0] == expected).all()
+
+
+def test_frames_of_several_sizes_are_a_list(several_sizes):
+    shards = several_sizes.subset([3, 1, 0])
+    frames = shards.frames([0, 1], view=1)
+    assert [video.shape for video in frames] == [(2, 32, 43, 3), (2, 43, 32, 3)]
+    assert all((frames[p] == shards.views(p)[1]).all() for p in (0, 1))
+    assert shards.frames([0, 2]).shape == (2, 2, 32, 43, 3)
+    assert shards.frames([]).shape == (0, 2, 32, 32, 3)
+    assert pickle.loads(pickle.dumps(shards)).sizes.tolist() == [[32, 43], [43, 32], [32, 43]]
+
+
+def test_views_of_several_sizes_are_mapped(several_sizes):
+    before = pa.total_allocated_bytes()
+    views = [several_sizes.views(position) for position in range(4)]
+    assert pa.total_allocated_bytes() - before < views[0].nbytes
+    assert not any(view.flags.writeable or view.flags.owndata for view in views)
 
 
 def test_plain_arrow_reads_a_shard(folder):

@@ -41,7 +41,7 @@ def video(request, tmp_path, write_video):
 
 
 def test_frame_is_the_same_by_seeking_and_in_sequence(video, decoded):
-    whole = decoded(video, Fitting(32, 32, "crop"))
+    whole = decoded(video, Fitting(ViewConfig(height=32, width=32)))
     assert probe(video).num_frames == len(whole)
     for seed in range(6):
         indices = np.random.default_rng(seed).integers(0, len(whole), 5)
@@ -51,7 +51,7 @@ def test_frame_is_the_same_by_seeking_and_in_sequence(video, decoded):
 
 
 def test_view_consists_of_the_sampled_frames(video, decoded):
-    whole = decoded(video, Fitting(32, 32, "crop"))
+    whole = decoded(video, Fitting(ViewConfig(height=32, width=32)))
     view = ViewConfig(**SMALL)
     views = decode_views(video, view=view, seeds=[None, 1, 2])
     for decoded, seed in zip(views, [None, 1, 2], strict=True):
@@ -89,7 +89,7 @@ def test_probe_returns_the_facts_of_a_file(tmp_path, write_video):
 
 def test_wrong_index_falls_back_to_a_full_decode(tmp_path, write_video, decoded, monkeypatch):
     path = write_video(tmp_path / "v.webm", codec="libvpx", options=ALT_REF)
-    whole = decoded(path, Fitting(32, 32, "crop"))
+    whole = decoded(path, Fitting(ViewConfig(height=32, width=32)))
     original = packet_index._shown_frames
 
     def one_too_many(packets):
@@ -106,7 +106,7 @@ def test_wrong_index_falls_back_to_a_full_decode(tmp_path, write_video, decoded,
 def test_counted_frames_are_read_from_memory_or_file(tmp_path, write_video, decoded, monkeypatch, kept_bytes):
     monkeypatch.setattr(reader, "_KEPT_BYTES", kept_bytes)
     path = write_video(tmp_path / "v.avi", codec="mpeg4")
-    whole = decoded(path, Fitting(32, 32, "crop"))
+    whole = decoded(path, Fitting(ViewConfig(height=32, width=32)))
     assert (decode_frames(path, [39, 0, 20], **SMALL) == whole[[39, 0, 20]]).all()
 
 
@@ -128,7 +128,7 @@ def test_part_is_cut_by_presentation_times(tmp_path, write_video, decoded):
     # 40 frames, the first 20 shown for one tick of 1/30 s each, the rest for four.
     times = [k if k < 20 else 20 + 4 * (k - 20) for k in range(40)]
     path = write_video(tmp_path / "v.mp4", times=times)
-    whole = decoded(path, Fitting(32, 32, "crop"))
+    whole = decoded(path, Fitting(ViewConfig(height=32, width=32)))
     view = ViewConfig(num_frames=5, **SMALL)
     part = decode_view(path, view=view, start_seconds=20 / 30, end_seconds=40 / 30)
     assert (part == whole[20:25]).all()
@@ -138,7 +138,7 @@ def test_part_is_cut_by_presentation_times(tmp_path, write_video, decoded):
 
 def test_part_of_an_avi_is_cut(tmp_path, write_video, decoded):
     path = write_video(tmp_path / "v.avi", codec="mpeg4")
-    whole = decoded(path, Fitting(32, 32, "crop"))
+    whole = decoded(path, Fitting(ViewConfig(height=32, width=32)))
     part = decode_view(path, view=ViewConfig(num_frames=3, **SMALL), start_seconds=1.0, end_seconds=1.1)
     assert (part == whole[30:33]).all()
 
@@ -173,6 +173,18 @@ def test_sizes_that_do_not_divide_are_exact(tmp_path, write_video):
     path = write_video(tmp_path / "v.mp4", width=70, height=38)
     for height, width, fit in [(33, 47, "crop"), (61, 16, "crop"), (33, 47, "stretch")]:
         assert decode_frames(path, [0], height=height, width=width, fit=fit).shape == (1, height, width, 3)
+
+
+@pytest.mark.parametrize(("width", "height"), [(128, 72), (72, 128), (64, 48), (50, 50)])
+def test_kept_aspect_has_the_pixels_of_the_crop_in_its_middle(tmp_path, write_video, width, height):
+    path = write_video(tmp_path / "v.mp4", width=width, height=height)
+    whole = decode_view(path, view=ViewConfig(num_frames=2, short_side=32))
+    rows, columns = whole.shape[1:3]
+    assert min(rows, columns) == 32
+    assert max(rows, columns) == round(32 * max(width, height) / min(width, height))
+    crop = decode_view(path, view=ViewConfig(num_frames=2, height=32, width=32))
+    top, left = (rows - 32) // 2, (columns - 32) // 2
+    assert (whole[:, top : top + 32, left : left + 32] == crop).all()
 
 
 def test_name_with_a_colon_is_a_file(tmp_path, write_video, monkeypatch):
@@ -230,7 +242,7 @@ def test_unreadable_file_gives_a_reason_in_one_line(tmp_path, write_video, kind)
 
 def test_truncated_tail_is_clamped(tmp_path, write_video, decoded):
     path = write_video(tmp_path / "v.mkv", num_frames=60, options={"g": "10"})
-    whole = decoded(path, Fitting(32, 32, "crop"))
+    whole = decoded(path, Fitting(ViewConfig(height=32, width=32)))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     num_readable = probe(path).num_frames
     assert 5 < num_readable < 60

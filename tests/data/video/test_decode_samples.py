@@ -24,7 +24,7 @@ def test_frames_of_real_files_equal_a_full_decode(samples, decoded):
         if row["decodes"] == "False":
             continue
         path = folder / row["file"]
-        whole = decoded(path, Fitting(32, 32, "crop"))
+        whole = decoded(path, Fitting(ViewConfig(height=32, width=32)))
         assert probe(path).num_frames == int(row["frames"]) == len(whole), path
         indices = np.random.default_rng(0).integers(0, len(whole), 6)
         assert (decode_frames(path, indices, height=32, width=32) == whole[indices]).all(), path

@@ -66,7 +66,7 @@ def test_changing_resolution_gives_frames_of_one_size(tmp_path, write_video, dec
     large = write_video(tmp_path / "large.ts", num_frames=20, width=96, height=72)
     path = tmp_path / "v.ts"
     path.write_bytes(small.read_bytes() + large.read_bytes())
-    whole = decoded(path, Fitting(32, 32, "crop"))
+    whole = decoded(path, Fitting(ViewConfig(height=32, width=32)))
     with av.open(str(path)) as container:
         sizes = {(frame.width, frame.height) for frame in container.decode(video=0)}
     assert sizes == {(64, 48), (96, 72)}

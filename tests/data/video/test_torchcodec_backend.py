@@ -70,7 +70,7 @@ def test_torchcodec_changes_the_cache_key(fake):
 
 def test_torchcodec_returns_the_same_frames_as_pyav(tmp_path, write_video, fake, decoded):
     path = write_video(tmp_path / "v.mp4")
-    whole = decoded(path, Fitting(48, 64, "crop"))
+    whole = decoded(path, Fitting(ViewConfig(height=48, width=64)))
     frames = decode_frames(path, [30, 2, 30], height=48, width=64, decoder="torchcodec")
     assert fake.calls == [[2, 30]]
     assert np.abs(frames.astype(int) - whole[[30, 2, 30]]).mean() < 2
@@ -92,7 +92,7 @@ def test_files_without_exact_packets_use_pyav(tmp_path, write_video, fake):
 def test_pyav_decodes_after_a_torchcodec_failure(tmp_path, write_video, fake, decoded):
     path = write_video(tmp_path / "v.mp4", num_frames=5)
     fake.fails = True
-    whole = decoded(path, Fitting(48, 64, "crop"))
+    whole = decoded(path, Fitting(ViewConfig(height=48, width=64)))
     frames = decode_frames(path, [4, 1], height=48, width=64, decoder="torchcodec")
     assert (frames == whole[[4, 1]]).all()
     assert fake.calls == [[1, 4]]

@@ -45,7 +45,7 @@ def video(request, tmp_path_factory, write_video):
 
 @pytest.mark.parametrize(("start", "end"), PARTS)
 def test_part_equals_a_slice_of_a_full_decode(video, decoded, start, end):
-    whole = decoded(video, Fitting(32, 32, "crop"))
+    whole = decoded(video, Fitting(ViewConfig(height=32, width=32)))
     with VideoReader(video) as reader:
         first, last = part_of(reader, {"start_seconds": start, "end_seconds": end})
     frames = decode_view(video, view=VIEW, start_seconds=start, end_seconds=end)
@@ -70,7 +70,7 @@ def test_error_of_a_part_beyond_the_end_has_the_duration(tmp_path, write_video):
 
 def test_wrong_index_of_a_part_falls_back_to_the_whole(tmp_path, write_video, decoded, monkeypatch):
     path = write_video(tmp_path / "v.mp4", num_frames=90, options={"g": "10", "bf": "0"})
-    whole = decoded(path, Fitting(32, 32, "crop"))
+    whole = decoded(path, Fitting(ViewConfig(height=32, width=32)))
     original = packet_index._index_of
 
     def one_too_many(shown, zero, base):
