@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from evclip_ray.data.shards.prepare import ShardSet
-from evclip_ray.data.transforms import crop_batch
+from evclip_ray.data.transforms import crop_batch, to_device
 from evclip_ray.metrics.classification import ClassificationState
 from evclip_ray.metrics.intervals import wilson_interval
 from evclip_ray.models.batch import MethodOutput, VideoBatch
@@ -109,7 +109,7 @@ def _fixed_views(
     method: Method, shards: ShardSet, groups: list[npt.NDArray[np.int64]], device: torch.device
 ) -> Iterator[VideoBatch]:
     for positions in groups:
-        frames = torch.from_numpy(shards.frames(positions)).to(device)
+        frames = to_device(shards.frames(positions), device)
         yield VideoBatch(crop_batch(frames, size=method.frozen.clip.image_size))
 
 
