@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from evclip_ray.artifacts import digest, read_json, write_json
 from evclip_ray.data.importers.class_names import read_class_names
-from evclip_ray.data.manifest import protocols
+from evclip_ray.data.manifest import folds, protocols
 from evclip_ray.data.manifest.leaks import find_leaks, refuse_leaks
 from evclip_ray.data.manifest.manifest import Manifest, read_manifest
 from evclip_ray.data.manifest.row_record import RowRecord
@@ -27,7 +27,7 @@ from evclip_ray.data.shards.prepare import ShardSet, open_shards, prepare_shards
 from evclip_ray.data.storage import Place, is_uri
 from evclip_ray.data.video.view import ViewConfig
 from evclip_ray.locking import building
-from evclip_ray.training.experiment import DataConfig, ExperimentConfig
+from evclip_ray.training.experiment import DataConfig, ExperimentConfig, Selection
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +48,8 @@ class VideoPlan:
         spread: Whether the views of a video are spread evenly; otherwise all but the first are random.
         seconds_per_video: Time limit of decoding one video, in seconds.
         trained_on: Rows whose videos another manifest has in training, if leaks are allowed.
+        selection: How the checkpoint of a run is chosen, see `DataConfig.selection`.
+        folds: Folds of the cross-validation over the training videos; 0 without one.
     """
 
     manifest: Manifest
@@ -58,6 +60,13 @@ class VideoPlan:
     spread: bool = False
     seconds_per_video: float = 600
     trained_on: frozenset[int] = frozenset()
+    selection: Selection = "validation"
+    folds: int = 0
+
+    @property
+    def num_selecting(self) -> int:
+        """Number of videos that select: the validation videos, or all training videos, each out of fold."""
+        return len(self.rows.get("val", self.rows["train"] if self.folds else ()))
 
     def folder(self, split: str, cache: Path) -> Path:
         """Return the folder of a split's shards. The same videos and view give the same folder."""
@@ -129,6 +138,8 @@ class Videos:
         leaking_rows: See `VideoPlan.leaking_rows`; written with every number that depends on them.
         rows: File of the record of rows, which checkpoints get a copy of; None if none was written.
         row_keys: Digest of the videos of each use, see `RowRecord.keys`.
+        selection: See `VideoPlan`.
+        folds: See `VideoPlan`. With folds, the set "val" has the training videos in their fixed view.
     """
 
     sets: dict[str, VideoSet]
@@ -137,13 +148,16 @@ class Videos:
     leaking_rows: int = 0
     rows: Path | None = None
     row_keys: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    selection: Selection = "validation"
+    folds: int = 0
 
     def save(self, path: Path) -> None:
         """Write the folders of the shards, so that other processes can open them with `Videos.load`."""
         folders = {split: str(videos.shards.folder) for split, videos in self.sets.items()}
         record = {"classes": self.classes, "folders": folders, "features": self.features}
         rows = {"file": str(self.rows), "keys": dict(self.row_keys)} if self.rows else None
-        write_json(path, record | {"leaking_rows": self.leaking_rows, "rows": rows})
+        selection = {"selection": self.selection, "folds": self.folds}
+        write_json(path, record | {"leaking_rows": self.leaking_rows, "rows": rows, **selection})
 
     @classmethod
     def load(cls, path: Path) -> "Videos":
@@ -154,8 +168,15 @@ class Videos:
             split: _open(open_shards(Path(folder)), classes) for split, folder in record["folders"].items()
         }
         features = Path(record["features"]) if record["features"] else None
-        videos = cls(sets, classes, features, record["leaking_rows"])
-        # Files of earlier versions have no record of rows.
+        videos = cls(
+            sets,
+            classes,
+            features,
+            record["leaking_rows"],
+            selection=record.get("selection", "validation"),
+            folds=record.get("folds", 0),
+        )
+        # Files of earlier versions have no record of rows, and all of them select on the validation split.
         rows = record.get("rows")
         return dataclasses.replace(videos, rows=Path(rows["file"]), row_keys=rows["keys"]) if rows else videos
 
@@ -200,9 +221,11 @@ def find_protocol(
         with_shots: Whether to draw `data.shots` videos per class. A manifest without training videos
             cannot be drawn from.
         recorded: Earlier record, whose videos keep their splits.
-        legacy: Whether splits are drawn as by versions that recorded no rows.
+        legacy: Whether videos are chosen as by versions that recorded no rows: splits are drawn in another
+            way, and all validation videos select.
     """
     classes = _find_classes(data.classes, manifest)
+    selection = find_selection(data, manifest, legacy=legacy)
     shares: dict[str, Any] = {
         "val_fraction": data.val_fraction,
         "test_fraction": data.test_fraction,
@@ -211,11 +234,38 @@ def find_protocol(
         shares["recorded"] = recorded.assignment()
     if legacy:
         shares["legacy"] = True
+    if selection == "last_epoch":
+        shares["hold_out_val"] = False
+    seed, nested = data.split_seed, data.nested_shots
     if data.shots is None or not with_shots:
-        return protocols.closed_set(manifest, classes=classes, seed=data.split_seed, **shares)
-    return protocols.few_shot(
-        manifest, shots=data.shots, nested=data.nested_shots, classes=classes, seed=data.split_seed, **shares
-    )
+        protocol = protocols.closed_set(manifest, classes=classes, seed=seed, **shares)
+    else:
+        protocol = protocols.few_shot(
+            manifest, shots=data.shots, nested=nested, classes=classes, seed=seed, **shares
+        )
+    val_shots = data.val_shots or data.shots
+    if selection == "kshot_validation" and val_shots is not None:
+        return protocols.with_val_shots(protocol, shots=val_shots, seed=seed, nested=nested)
+    return protocol
+
+
+def find_selection(data: DataConfig, manifest: Manifest, *, legacy: bool = False) -> Selection:
+    """Return how the checkpoint of a run is chosen: as set, or as the data ask for.
+
+    Args:
+        data: Data section of an experiment.
+        manifest: List of videos, as it was read.
+        legacy: See `find_protocol`.
+    """
+    if legacy:
+        return "validation"
+    if data.selection is not None:
+        return data.selection
+    if data.folds is not None:
+        return "last_epoch"
+    if data.shots is not None or data.val_shots is not None:
+        return "kshot_validation"
+    return "validation" if protocols.published_shots(manifest) is None else "last_epoch"
 
 
 def _find_classes(choice: str | None, manifest: Manifest) -> tuple[str, ...] | None:
@@ -235,9 +285,10 @@ def plan_videos(
     splits: Sequence[str] = ("train", "val"),
     recorded: RowRecord | None = None,
     legacy: bool = False,
+    cross_validate: bool = False,
     progress: Progress | None = None,
 ) -> VideoPlan:
-    """Choose the rows of each split.
+    """Choose the rows of each split. Without validation videos, there is no split "val" in the plan.
 
     Args:
         experiment: Settings of the run.
@@ -245,11 +296,13 @@ def plan_videos(
         splits: Splits to plan.
         recorded: See `find_protocol`.
         legacy: See `find_protocol`.
+        cross_validate: Whether a run must have a score. Where 'last_epoch' leaves no validation videos, it is
+            measured by cross-validation over the training videos.
         progress: Progress of writing missing synthetic videos.
 
     Raises:
-        ValueError: A split is empty, a label has fewer videos than `data.shots`, or there are fewer than
-            two labels.
+        ValueError: A split is empty, a label has fewer videos than `data.shots`, there are fewer than two
+            labels, or a class has too few training videos for cross-validation.
     """
     data = experiment.data
     listed = resolve_manifest(data, cache=cache, progress=progress)
@@ -261,17 +314,41 @@ def plan_videos(
     rows = {
         split: chosen.rows for split, chosen in eval_sets.items() if split in splits and chosen is not None
     }
+    selection = find_selection(data, listed, legacy=legacy)
+    num_folds = 0
+    if selection == "last_epoch" and "train" in rows and not len(rows.get("val", ())):
+        rows.pop("val", None)
+        num_folds = _count_folds(data, manifest, rows["train"]) if cross_validate else 0
     for split, split_rows in rows.items():
         if len(split_rows) == 0:
             marked = ", ".join(manifest.splits()) or "none"
+            instead = (
+                ", or set data.selection=last_epoch, which holds no video out of train"
+                if split == "val"
+                else ""
+            )
             raise ValueError(
                 f"{manifest.source}: the {split!r} split is empty (splits in the list: {marked}). "
-                f"Mark some rows as {split!r} in the column `split`."
+                f"Mark some rows as {split!r} in the column `split`{instead}."
             )
     views = {split: data.train_views if split == "train" else 1 for split in rows}
     return VideoPlan(
-        manifest, rows, protocol.classes, experiment.view, views, seconds_per_video=data.seconds_per_video
+        manifest,
+        rows,
+        protocol.classes,
+        experiment.view,
+        views,
+        seconds_per_video=data.seconds_per_video,
+        selection=selection,
+        folds=num_folds,
     )
+
+
+def _count_folds(data: DataConfig, manifest: Manifest, rows: npt.NDArray[np.int64]) -> int:
+    columns = {name: manifest.column(name) for name in ("label", "group", "path")}
+    labels, groups, paths = ([values[row] for row in rows.tolist()] for values in columns.values())
+    whole = [group or path for group, path in zip(groups, paths, strict=True)]
+    return folds.count_folds(labels, whole, data.folds, source=manifest.source)
 
 
 def record_rows(
@@ -331,7 +408,17 @@ def prepare(
                 shards.folder / "quarantine.csv",
             )
         sets[split] = _open(shards, plan.classes)
-    return Videos(sets, plan.classes, cache / "features", plan.leaking_rows)
+    if plan.folds:
+        # The training videos are scored in their fixed view, each by the fold that did not train on it.
+        sets["val"] = sets["train"]
+    return Videos(
+        sets,
+        plan.classes,
+        cache / "features",
+        plan.leaking_rows,
+        selection=plan.selection,
+        folds=plan.folds,
+    )
 
 
 def is_prepared(plan: VideoPlan, cache: Path) -> bool:

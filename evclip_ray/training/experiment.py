@@ -180,10 +180,9 @@ class DataConfig(Config):
                 f"data.val_shots ({self.val_shots}) needs data.selection=kshot_validation, got "
                 f"{self.selection}"
             )
-        if self.folds is not None and self.selection in ("validation", "kshot_validation"):
-            raise ValueError(
-                f"data.folds ({self.folds}) needs data.selection=last_epoch, got {self.selection}"
-            )
+        if self.folds is not None and (self.val_shots or self.selection not in (None, "last_epoch")):
+            chosen = self.selection or f"data.val_shots={self.val_shots}"
+            raise ValueError(f"data.folds ({self.folds}) needs data.selection=last_epoch, got {chosen}")
         return self
 
     @model_validator(mode="after")

@@ -52,6 +52,7 @@ class StudyRows:
                 cache=self._cache,
                 recorded=self._recorded(key) or self._forked(key),
                 legacy=self._is_legacy,
+                cross_validate=True,
                 progress=progress,
             )
         return self._plans[key]

@@ -79,9 +79,11 @@ class WarmStart:
 
 
 def measured_on(plan: VideoPlan) -> str:
-    """Return the digest of the rows of each split and of the classes, on which every score depends."""
+    """Return the digest of the rows of each split, the classes and the folds, on which scores depend."""
     rows = {split: plan.manifest.select(chosen).digest() for split, chosen in plan.rows.items()}
-    return digest({"classes": plan.classes, "rows": rows})
+    # The key is added only with folds, so that the digests of earlier studies stay equal.
+    folds = {"folds": plan.folds} if plan.folds else {}
+    return digest({"classes": plan.classes, "rows": rows, **folds})
 
 
 def read_warm_start(root: Path, space: SearchSpace, *, measured: Measured, most_points: int) -> WarmStart:
@@ -101,10 +103,12 @@ def read_warm_start(root: Path, space: SearchSpace, *, measured: Measured, most_
     if not (root / LEDGER).is_file():
         raise ConfigError(f"--warm-start {root}: must be the folder of an earlier study, but has no {LEDGER}")
     ledger, fixed = folder.ledger(), read_json(folder.fixed)
-    history = {trial.trial: trial.history for trial in folder.trials()}
+    # Values of this study's objective: the sampler compares them with those of its own trials.
+    trials = [dataclasses.replace(trial, objective=space.study.objective) for trial in folder.trials()]
+    values = {trial.trial: trial.values_by_epoch for trial in trials}
     points: dict[str, dict[str, Any]] = {}
     evidence, left_out = [], collections.Counter[str]()
-    for row in leaderboard(folder.trials()):
+    for row in leaderboard(trials):
         if not row.state.has_final_score:
             left_out["not finished"] += 1
             continue
@@ -122,9 +126,10 @@ def read_warm_start(root: Path, space: SearchSpace, *, measured: Measured, most_
         if reason:
             left_out[reason] += 1
             continue
-        values = {epoch.epoch: epoch["best_val_top1"] for epoch in history[row.trial]}
         evidence.append(
-            Evidence(row.trial, {**point, "seed": theirs.seed}, values, row.state is State.STOPPED)
+            Evidence(
+                row.trial, {**point, "seed": theirs.seed}, values[row.trial], row.state is State.STOPPED
+            )
         )
     best = tuple(points.values())[:most_points]
     return WarmStart(str(root), ledger["key"], best, tuple(evidence), left_out)

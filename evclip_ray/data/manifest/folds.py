@@ -45,8 +45,8 @@ def assign_folds(labels: Sequence[str], groups: Sequence[str], *, folds: int, se
     """Return the fold (0 to `folds` - 1) in which each video is held out.
 
     Groups are placed from large to small, and groups of equal size in the order of a hash of their name and
-    the seed. Each goes to the fold that has the smallest share of its classes, of equal ones to the fold with the
-    fewest videos. The folds of a class therefore differ by at most one group if a group has one class.
+    the seed. Each goes to the fold that has the smallest share of its classes, of equal ones to the fold with
+    the fewest videos. The folds of a class therefore differ by at most one group if a group has one class.
 
     Args:
         labels: Label of each video.
