@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal, get_args, get_origin
 
 import torch
@@ -115,18 +115,18 @@ def variations(config: MethodConfig) -> Iterator[tuple[str, MethodConfig]]:
     Settings that name files or networks stay. Combinations that the config refuses are left out.
     """
     tree = config.model_dump()
-    for path, value in _alternatives(type(config), tree):
+    for path, value in _alternatives(config):
         try:
             yield path, type(config).load(override(tree, {path: value}))
         except ConfigError:
             continue
 
 
-def _alternatives(kind: type[Config], tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, field in kind.model_fields.items():
-        annotation, value = field.annotation, tree[name]
-        if isinstance(annotation, type) and issubclass(annotation, Config):
-            yield from _alternatives(annotation, value, f"{prefix}{name}.")
+def _alternatives(config: Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, field in type(config).model_fields.items():
+        annotation, value = field.annotation, getattr(config, name)
+        if isinstance(value, Config):
+            yield from _alternatives(value, f"{prefix}{name}.")
         elif name != "name":
             for other in _other_values(annotation, value):
                 yield prefix + name, other

@@ -18,18 +18,33 @@ where
     MHA, LN, MLP   frozen parts of the block
     f_t            frame feature of frame t, (D,), un-normalised
 
+The released code has a second kind of temporal part, the option `T_Adapter` of its ablation, here
+`temporal_adapters`. With it, a block without prompts begins with
+
+    x'_l = A'(MHA(LN1(x_l)))                               over the frames of each token position l
+    X    = X + x'
+
+where
+    x_l            tokens at position l of all frames of a video, (T, W)
+    A'             adapter without the skip, W2 GELU(W1 x), trained
+
+The release computes x' with the frames first and adds it to tokens with the videos first (`frame_layout`):
+the change of frame t of video b is added to the row t B + b instead of b T + t. The layouts agree for one
+video or one frame. In a batch, the released one mixes the frames of different videos.
+
 Departures from the published code: `drop_path` grows linearly over the blocks and drops the branch of a frame
 (or text). The published tokens have the sequence first, so the same call drops one token position of the
 whole batch. The published code also drops attention weights at these rates; this one does not.
 """
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torchvision.ops import stochastic_depth
 
@@ -43,7 +58,10 @@ from evclip_ray.models.layers.text_cache import TextFeatureCache
 from evclip_ray.models.layers.towers import Block, ImageTower, TextTower, attention_branch, mlp_branch
 from evclip_ray.models.methods.base import Method, MethodCase, MethodConfig
 
+log = logging.getLogger(__name__)
+
 Prompts = Literal["deep", "shallow", "none"]
+FrameLayout = Literal["by_video", "released"]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 
 # The published initialisation uses the fan-in of 16-pixel patches for every backbone.
@@ -58,6 +76,9 @@ class EZCLIPConfig(MethodConfig):
     Attributes:
         prompts: Temporal prompts in every block ("deep"), in the first block ("shallow"), or "none": with
             adapters only, frames do not exchange information.
+        temporal_adapters: Attention over time with an adapter in every image block, instead of prompts.
+        frame_layout: "by_video" adds the change over time to its own frame. "released" adds it to the row
+            that the release chose, which depends on the other videos of the batch; for comparison only.
         adapter_ratio: Width of an adapter as a fraction of W; parameters grow linearly with it.
         motion_weight: Weight of the motion loss; 0 removes it.
         drop_path: Rate of dropped branches in the last block; it grows linearly from 0 in the first.
@@ -70,6 +91,9 @@ class EZCLIPConfig(MethodConfig):
 
     name: Literal["ez_clip"] = "ez_clip"
     prompts: Prompts = "deep"
+    # The defaults of the next two are left out of dumps, so that keys of earlier studies stay equal.
+    temporal_adapters: bool = Field(False, exclude_if=lambda value: value is False)
+    frame_layout: FrameLayout = Field("by_video", exclude_if=lambda value: value == "by_video")
     adapter_ratio: Annotated[float, Field(gt=0, le=4)] = 0.25
     motion_weight: Annotated[float, Field(ge=0)] = 1.0
     drop_path: Rate = 0.0
@@ -79,6 +103,20 @@ class EZCLIPConfig(MethodConfig):
     allow_truncation: bool = False
     normalization: Normalization = "own"
 
+    @model_validator(mode="after")
+    def _temporal_parts_fit(self) -> Self:
+        if self.temporal_adapters and self.prompts != "none":
+            raise ValueError(
+                f"method.temporal_adapters replaces the temporal prompts, but method.prompts is "
+                f"{self.prompts!r}. Set method.prompts to none."
+            )
+        if self.frame_layout == "released" and not self.temporal_adapters:
+            raise ValueError(
+                "method.frame_layout=released has an effect with method.temporal_adapters only. Set "
+                "method.temporal_adapters to true."
+            )
+        return self
+
     def build(
         self, frozen: Frozen, *, class_names: Sequence[str], num_frames: int, image_size: int
     ) -> "EZCLIP":
@@ -86,11 +124,18 @@ class EZCLIPConfig(MethodConfig):
         texts = class_texts(class_names, self.template)
         if self.descriptions is not None:
             texts = read_descriptions(Path(self.descriptions), class_names)
+        if self.frame_layout == "released":
+            log.warning(
+                "method.frame_layout=released mixes the frames of the videos of a batch: scores depend on "
+                "the batch size and on the order of the videos"
+            )
         return EZCLIP(
             frozen,
             tokens=frozen.clip.tokenize(texts, allow_truncation=self.allow_truncation),
             num_frames=num_frames,
             prompts=self.prompts,
+            temporal_adapters=self.temporal_adapters,
+            frame_layout=self.frame_layout,
             adapter_ratio=self.adapter_ratio,
             motion_weight=self.motion_weight,
             drop_path=self.drop_path,
@@ -107,6 +152,8 @@ class EZCLIP(Method):
         tokens: (N, L) int64, tokenised class texts.
         num_frames: T; temporal prompts bind the method to it.
         prompts: As in the config.
+        temporal_adapters: As in the config.
+        frame_layout: As in the config.
         adapter_ratio: As in the config.
         motion_weight: As in the config.
         drop_path: As in the config.
@@ -121,6 +168,8 @@ class EZCLIP(Method):
         tokens: Tensor,
         num_frames: int,
         prompts: Prompts = "deep",
+        temporal_adapters: bool = False,
+        frame_layout: FrameLayout = "by_video",
         adapter_ratio: float = 0.25,
         motion_weight: float = 1.0,
         drop_path: float = 0.0,
@@ -133,6 +182,10 @@ class EZCLIP(Method):
         self.text_tower = TextTower(clip.model, name=clip.name, method="ez_clip")
         self.image_adapters = _adapters(self.image_tower, adapter_ratio)
         self.text_adapters = _adapters(self.text_tower, adapter_ratio)
+        self.temporal_adapters = None
+        if temporal_adapters:
+            self.temporal_adapters = _adapters(self.image_tower, adapter_ratio, skip=False)
+        self.frame_layout = frame_layout
         self.temporal_prompts = None
         if prompts != "none":
             depth, width = (self.image_tower.depth if prompts == "deep" else 1), self.image_tower.width
@@ -185,11 +238,12 @@ class EZCLIP(Method):
         """Map prepared frames (B, T, 3, S, S) to frame features (B, T, D), un-normalised.
 
         Raises:
-            ValueError: T differs from the number of frames of the prompts.
+            ValueError: T differs from the number of frames that the temporal parts were built for.
         """
-        if self.temporal_prompts is not None and images.shape[1] != self.num_frames:
+        is_temporal = self.temporal_prompts is not None or self.temporal_adapters is not None
+        if is_temporal and images.shape[1] != self.num_frames:
             raise ValueError(
-                f"the temporal prompts of ez_clip are for {self.num_frames} frames, got {images.shape[1]}; "
+                f"the temporal parts of ez_clip are for {self.num_frames} frames, got {images.shape[1]}; "
                 "give as many frames as it was trained with"
             )
         return self.image_tower.project(self.image_tower.encode(images, self.image_block))
@@ -201,6 +255,8 @@ class EZCLIP(Method):
     def image_block(self, index: int, block: Block, tokens: Tensor) -> Tensor:
         """Return the tokens after one block of the image tower as EZ-CLIP runs it, (B T, L, W)."""
         rate = self._rate(index, self.image_tower.depth)
+        if self.temporal_adapters is not None:
+            tokens = tokens + self._dropped(self._change_over_time(index, block, tokens), rate)
         query = self._temporal_query(index, block, tokens, rate)
         context = tokens if query is None else torch.cat([tokens, query], dim=1)
         # The query's own token is read by the others and then dropped.
@@ -230,6 +286,19 @@ class EZCLIP(Method):
         query = self._dropped(attention_branch(block, query.to(tokens.dtype)), rate)
         return query.flatten(0, 1).unsqueeze(1)
 
+    def _change_over_time(self, index: int, block: Block, tokens: Tensor) -> Tensor:
+        assert self.temporal_adapters is not None
+        # (B T, L, W) -> (B, L, T, W) -> (B L, T, W): attention over the frames of each token position.
+        in_time = tokens.unflatten(0, (-1, self.num_frames)).transpose(1, 2)
+        change = self.temporal_adapters[index](attention_branch(block, in_time.flatten(0, 1)))
+        # (B L, T, W) -> (B, L, T, W)
+        change = change.unflatten(0, in_time.shape[:2])
+        if self.frame_layout == "released":
+            # (B, L, T, W) -> (T, B, L, W) -> (T B, L, W): the rows of the tokens are (B T).
+            return change.permute(2, 0, 1, 3).flatten(0, 1)
+        # (B, L, T, W) -> (B, T, L, W) -> (B T, L, W)
+        return change.transpose(1, 2).flatten(0, 1)
+
     def _text_block(self, index: int, block: Block, words: Tensor) -> Tensor:
         rate = self._rate(index, self.text_tower.depth)
         words = words + self._dropped(self.text_tower.attention_branch(block, words), rate)
@@ -245,8 +314,8 @@ class EZCLIP(Method):
         return dropped
 
 
-def _adapters(tower: ImageTower | TextTower, ratio: float) -> nn.ModuleList:
-    return nn.ModuleList(Adapter(tower.width, ratio=ratio) for _ in range(tower.depth))
+def _adapters(tower: ImageTower | TextTower, ratio: float, *, skip: bool = True) -> nn.ModuleList:
+    return nn.ModuleList(Adapter(tower.width, ratio=ratio, skip=skip) for _ in range(tower.depth))
 
 
 def matching_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -300,6 +369,12 @@ METHOD_CASES = (
     MethodCase(num_trainable=9536, needs_vit=True),
     MethodCase(num_trainable=9024, label="shallow", settings={"prompts": "shallow"}, needs_vit=True),
     MethodCase(num_trainable=8512, label="no prompts", settings={"prompts": "none"}, needs_vit=True),
+    MethodCase(
+        num_trainable=12768,
+        label="temporal adapters",
+        settings={"prompts": "none", "temporal_adapters": True},
+        needs_vit=True,
+    ),
     MethodCase(
         num_trainable=9536,
         label="dropout",

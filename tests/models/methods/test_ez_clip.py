@@ -15,6 +15,7 @@ from evclip_ray.models.batch import Frozen, VideoBatch
 from evclip_ray.models.clip import FrozenCLIP
 from evclip_ray.models.layers.class_descriptions import read_descriptions
 from evclip_ray.models.layers.class_text import class_logits, mean_feature
+from evclip_ray.models.layers.towers import attention_branch
 from evclip_ray.models.methods.ez_clip import EZCLIP, EZCLIPConfig, matching_loss, motion_loss
 from evclip_ray.models.methods.zero_shot import ZeroShotConfig
 
@@ -102,6 +103,81 @@ def test_backbone_without_vit_is_refused(meta_clip: MetaCLIP) -> None:
     for architecture, tower in (("RN50", "ModifiedResNet"), ("EVA02-B-16", "TimmModel")):
         with pytest.raises(ConfigError, match=f"backbone {architecture} has a {tower}"):
             EZCLIP(Frozen(meta_clip(architecture)), tokens=tokens, num_frames=8)
+
+
+def test_temporal_adapters_have_the_published_number(meta_clip: MetaCLIP) -> None:
+    for architecture, expected in (
+        ("ViT-B-16", 8_681_472),
+        ("ViT-B-32", 8_681_472),
+        ("ViT-L-14", 28_777_728),
+    ):
+        method = EZCLIP(
+            Frozen(meta_clip(architecture)),
+            tokens=torch.zeros(2, 77, dtype=torch.int64),
+            num_frames=8,
+            prompts="none",
+            temporal_adapters=True,
+        )
+        assert method.num_trainable() == expected
+
+
+def with_random_adapters(frozen: Frozen, **settings: object) -> EZCLIP:
+    torch.manual_seed(0)
+    method = built(frozen, prompts="none", temporal_adapters=True, **settings).eval()
+    for index, adapter in enumerate(method.temporal_adapters):
+        generator = torch.Generator().manual_seed(index)
+        adapter.up.weight.data.normal_(std=0.3, generator=generator)
+    return method
+
+
+@torch.no_grad()
+def test_released_layout_mixes_videos_and_ours_does_not(frozen: Frozen, pixels: Tensor) -> None:
+    right, released = with_random_adapters(frozen), with_random_adapters(frozen, frame_layout="released")
+    alone = right(VideoBatch(pixels[:1])).logits
+    # One video alone has one layout.
+    torch.testing.assert_close(released(VideoBatch(pixels[:1])).logits, alone)
+    torch.testing.assert_close(right(VideoBatch(pixels)).logits[:1], alone, atol=1e-3, rtol=0)
+    assert (released(VideoBatch(pixels)).logits[:1] - alone).abs().max() > 0.05
+
+
+@torch.no_grad()
+def test_released_layout_follows_the_released_shapes(frozen: Frozen) -> None:
+    # The release writes tokens (L, B T, W) as (T, L B, W), and its result as (L, T B, W).
+    method = with_random_adapters(frozen, frame_layout="released")
+    block, adapter = frozen.clip.model.visual.transformer.resblocks[0], method.temporal_adapters[0]
+    tokens = torch.randn(3 * 8, 17, 64, generator=torch.Generator().manual_seed(0))
+    released = tokens.transpose(0, 1).reshape(17, 3, 8, 64).permute(2, 0, 1, 3).reshape(8, 17 * 3, 64)
+    released = adapter(attention_branch(block, released.transpose(0, 1))).transpose(0, 1)
+    released = released.reshape(8, 17, 3, 64).permute(1, 0, 2, 3).reshape(17, 8 * 3, 64).transpose(0, 1)
+    torch.testing.assert_close(method._change_over_time(0, block, tokens), released, atol=1e-5, rtol=0)
+
+
+def test_temporal_adapters_see_frames_but_no_order(frozen: Frozen, pixels: Tensor) -> None:
+    method = with_random_adapters(frozen)
+    forward, halves = method(VideoBatch(pixels)).logits, pixels.clone()
+    # Attention over time has no positions: a reversed video gives equal logits, other frames do not.
+    torch.testing.assert_close(method(VideoBatch(pixels.flip(1))).logits, forward, atol=1e-3, rtol=0)
+    halves[:, 4:] = halves[:, :4]
+    assert (method(VideoBatch(halves)).logits - forward).abs().max() > 1e-3
+
+
+def test_combinations_without_effect_are_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"temporal_adapters replaces the temporal prompts.*prompts to none"
+    ):
+        EZCLIPConfig.load({"name": "ez_clip", "temporal_adapters": True})
+    with pytest.raises(
+        ConfigError, match=r"frame_layout=released has an effect with method\.temporal_adapters"
+    ):
+        EZCLIPConfig.load({"name": "ez_clip", "prompts": "none", "frame_layout": "released"})
+
+
+def test_new_settings_keep_earlier_dumps_equal() -> None:
+    dumped = EZCLIPConfig().model_dump()
+    assert "temporal_adapters" not in dumped
+    assert "frame_layout" not in dumped
+    chosen = EZCLIPConfig.load({"name": "ez_clip", "prompts": "none", "temporal_adapters": True})
+    assert EZCLIPConfig.load(chosen.model_dump()) == chosen
 
 
 def test_motion_loss_has_the_worked_values() -> None:
