@@ -29,9 +29,9 @@ from ray.tune.execution.tune_controller import TuneController
 from simulation.curves import Curves
 
 from evclip_ray.cluster import connect
+from evclip_ray.objective import OBJECTIVE
 from evclip_ray.tuning import tuner
 from evclip_ray.tuning.search_space import SearchSpace, find_space, read_space
-from evclip_ray.tuning.study_folder import OBJECTIVE
 from evclip_ray.tuning.tuner import StudyRun
 
 TIMES = "times.json"

@@ -61,8 +61,12 @@ class ClaimedFolder:
             )
         return False
 
-    def claim(self, identity: Mapping[str, Any]) -> None:
+    def claim(self, identity: Mapping[str, Any], **facts: Any) -> None:
         """Write the ledger if the folder is new.
+
+        Args:
+            identity: Identity of the study or ladder.
+            **facts: Further facts of a new ledger.
 
         Raises:
             ArtifactError: As `check`, or the folder is not writable or is locked by another process.
@@ -70,7 +74,7 @@ class ClaimedFolder:
         is_claimed = self.check(identity)
         with self.lock():
             if not is_claimed:
-                write_ledger(self.root, self.STAGE, inputs=identity)
+                write_ledger(self.root, self.STAGE, inputs=identity, **facts)
 
     def ledger(self) -> dict[str, Any]:
         """Return the ledger with all notes.

@@ -12,12 +12,16 @@ the checkpoint of the study. The checkpoint is the one that the number describes
 """
 
 import re
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+    Floats = NDArray[np.float64]
 
+OBJECTIVE = "objective"
+"""Key of the objective's name in the ledger, and of its value in Tune's results."""
 BEST, LAST = "best", "last"
 OF_OLD_STUDIES = BEST
 """Objective of a study whose ledger does not name one."""
@@ -47,9 +51,16 @@ def window(objective: str) -> int | None:
     return int(match[1]) if match else 1
 
 
-def objective_values(top1: Floats, objective: str) -> Floats:
+def describe(objective: str) -> str:
+    """Return the epochs of an objective in words: "mean of the last 3 epochs"."""
+    size = window(objective)
+    return f"mean of the last {size} epochs" if objective not in (BEST, LAST) else f"{objective} epoch"
+
+
+def objective_values(top1: "Floats", objective: str) -> "Floats":
     """Return the objective after each epoch.
 
+    >>> import numpy as np
     >>> objective_values(np.array([0.2, 0.5, 0.3]), "best").tolist()
     [0.2, 0.5, 0.5]
     >>> objective_values(np.array([0.25, 0.5, 0.75]), "mean_of_last_2").tolist()
@@ -62,6 +73,9 @@ def objective_values(top1: Floats, objective: str) -> Floats:
     Returns:
         (E, ...) values.
     """
+    # Imported here: `evclip-ray --help` reads this file and needs no NumPy.
+    import numpy as np
+
     size = window(objective)
     if size is None:
         best: Floats = np.fmax.accumulate(top1, axis=0)
@@ -70,12 +84,13 @@ def objective_values(top1: Floats, objective: str) -> Floats:
     return np.array(means, np.float64).reshape(np.shape(top1))
 
 
-def objective_weights(top1: Floats, objective: str) -> Floats:
+def objective_weights(top1: "Floats", objective: str) -> "Floats":
     """Return the share of each epoch in the objective after the last epoch.
 
     The objective is (weights * top1).sum(0). To choose on one sample of videos and read on another, take the
     weights from the first and the top-1 from the second. `best` divides its weight equally among tied epochs.
 
+    >>> import numpy as np
     >>> objective_weights(np.array([0.2, 0.5, 0.5]), "best").tolist()
     [0.0, 0.5, 0.5]
     >>> objective_weights(np.array([0.2, 0.5, 0.3]), "last").tolist()
@@ -88,6 +103,8 @@ def objective_weights(top1: Floats, objective: str) -> Floats:
     Returns:
         (E, ...) weights that sum to 1 over the epochs.
     """
+    import numpy as np
+
     size = window(objective)
     if size is None:
         chosen = np.asarray(top1 == top1.max(axis=0), np.float64)

@@ -8,9 +8,11 @@ its value into the record that the loop writes.
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Literal, Self
+
+from evclip_ray.objective import OF_OLD_STUDIES, window
 
 
 class TrialState(StrEnum):
@@ -80,6 +82,7 @@ _TABLE = (
     Metric("best_val_loss",  "val/best_loss",       "loss of the best epoch", unit="nats"),
     Metric("best_epoch",     "run/best_epoch",      "best epoch",        "best_epoch"),
     Metric("zero_shot_top1", "val/zero_shot_top1",  "zero-shot",         "zero_shot_top1"),
+    Metric("train_videos",   "",                    "training videos"),
     Metric("val_videos",     "",                    "validation videos"),
     Metric("leaking_rows",   "",                    "leaking rows",      "leaking_rows"),
     Metric("seconds",        "run/seconds",         "seconds",           "seconds", "s"),
@@ -155,15 +158,54 @@ class EpochMetrics:
         return missing if value is None else float(value)
 
 
+def objective_of(history: Sequence[EpochMetrics], objective: str) -> float:
+    """Return the objective after the last epoch of `history`, see `evclip_ray.objective`.
+
+    It is 0 before the first epoch. `last` and `mean_of_last_K` are 0 for a run that diverged, because its last
+    checkpoint is useless.
+
+    Args:
+        history: Metrics of each finished epoch.
+        objective: Name of the objective.
+    """
+    if not history:
+        return 0.0
+    size = window(objective)
+    # The loop has already chosen the best epoch, also among epochs of equal top-1.
+    if size is None:
+        return history[-1].best_val_top1
+    mean = _mean(history[-size:], "val_top1")
+    return mean if math.isfinite(mean) else 0.0
+
+
+def _mean(history: Sequence[EpochMetrics], name: str) -> float:
+    return sum(epoch.number(name) for epoch in history) / len(history)
+
+
+_SCORES_OF_AN_EPOCH = ("val_top1", "val_top5", "val_loss")
+
+
 @dataclasses.dataclass(frozen=True)
 class TrialRecord:
-    """A trial of a study as its folder has it: point, state, and the metrics of each finished epoch."""
+    """A trial of a study as its folder has it: point, state, and the metrics of each finished epoch.
+
+    `objective` is that of the study.
+    """
 
     trial: str
     overrides: dict[str, Any]
     state: TrialState = TrialState.RUNNING
     error: str | None = None
     history: tuple[EpochMetrics, ...] = ()
+    objective: str = OF_OLD_STUDIES
+
+    @property
+    def values_by_epoch(self) -> dict[int, float]:
+        """Objective after each epoch."""
+        return {
+            epoch.epoch: objective_of(self.history[:number], self.objective)
+            for number, epoch in enumerate(self.history, start=1)
+        }
 
     @property
     def last(self) -> EpochMetrics:
@@ -172,7 +214,16 @@ class TrialRecord:
 
     @property
     def best(self) -> EpochMetrics:
-        """Metrics of the best epoch; empty if no epoch has a finite validation top-1."""
+        """Metrics that the objective refers to; empty if their validation top-1 is missing or not finite.
+
+        They are those of the best epoch, or of the last one. For `mean_of_last_K`, the scores are means over
+        epochs and the other metrics are those of the last epoch.
+        """
+        size = window(self.objective)
+        if size is not None and self.history:
+            means = {name: _mean(self.history[-size:], name) for name in _SCORES_OF_AN_EPOCH}
+            last = EpochMetrics({**self.last.values, **means})
+            return last if math.isfinite(last.val_top1) else EpochMetrics()
         # The last line names the best epoch, and the history has one line per epoch from 1, so the index is
         # exact.
         number = self.last.best_epoch
@@ -182,11 +233,12 @@ class TrialRecord:
 
 @dataclasses.dataclass(frozen=True)
 class LeaderboardRow:
-    """One trial on the leaderboard. The scores are those of its best epoch.
+    """One trial on the leaderboard. The scores are those of the study's objective, by default its best epoch.
 
-    A trial without a finished epoch (`best_epoch` 0) has scores of 0 and an infinite loss, so that it is
-    ranked last; tables leave these cells empty. `point_*` are over all seeds of the trial's point. `extra`
-    holds the further metrics that have a column in `METRICS`.
+    `best_epoch` is the epoch of the trial's checkpoint: the best one, or the last one if the objective is
+    another one than `best`. A trial without a finished epoch (`best_epoch` 0) has scores of 0 and an infinite
+    loss, so that it is ranked last; tables leave these cells empty. `point_*` are over all seeds of the
+    trial's point. `extra` holds the further metrics that have a column in `METRICS`.
     """
 
     trial: str

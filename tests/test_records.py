@@ -70,3 +70,41 @@ def test_random_weights_are_listed_in_the_warning():
     warning = random_weights_warning({"clip": "random", "video_encoder": "random", "text": "openai"})
     assert warning.startswith("RANDOM WEIGHTS in clip and video_encoder: ")
     assert random_weights_warning({"clip": "openai"}) is None
+
+
+def curve(*scores, diverged=False):
+    """Return the history of a trial; None is an epoch without a score."""
+    history = [
+        EpochMetrics({"epoch": e, "val_top1": s, "val_top5": 1.0, "val_loss": 2.0 * s, "seconds": 1.0})
+        for e, s in enumerate(scores, start=1)
+    ]
+    best = [max(scores[:e]) for e in range(1, len(scores) + 1)]
+    history = [
+        EpochMetrics({**epoch.values, "best_val_top1": b, "best_epoch": 1 + scores.index(b)})
+        for epoch, b in zip(history, best, strict=True)
+    ]
+    ended = EpochMetrics({**history[-1].values, "epoch": len(history) + 1, "diverged": True})
+    del ended.values["val_top1"]
+    return (*history, ended) if diverged else tuple(history)
+
+
+@pytest.mark.parametrize(
+    ("objective", "values", "top1", "epoch"),
+    [
+        ("best", [0.25, 0.75, 0.75], 0.75, 2),
+        ("last", [0.25, 0.75, 0.5], 0.5, 3),
+        ("mean_of_last_2", [0.25, 0.5, 0.625], 0.625, 3),
+    ],
+)
+def test_scores_of_a_trial_follow_the_objective(objective, values, top1, epoch):
+    record = TrialRecord("trial-0000", {}, history=curve(0.25, 0.75, 0.5), objective=objective)
+    assert list(record.values_by_epoch.values()) == values
+    assert (record.best.val_top1, record.best.epoch) == (top1, epoch)
+    assert record.best.number("val_loss") == 2 * top1
+
+
+@pytest.mark.parametrize(("objective", "value"), [("best", 0.75), ("last", 0.0), ("mean_of_last_3", 0.0)])
+def test_diverged_trial_has_no_usable_last_epoch(objective, value):
+    record = TrialRecord("trial-0000", {}, history=curve(0.25, 0.75, diverged=True), objective=objective)
+    assert record.values_by_epoch[3] == value
+    assert record.best.number("val_top1", 0.0) == value

@@ -16,9 +16,10 @@ import simpy
 from ray.tune.schedulers import TrialScheduler
 from simpy.events import ProcessGenerator
 
+from evclip_ray.objective import OBJECTIVE
 from evclip_ray.tuning.scheduler import make_scheduler
 from evclip_ray.tuning.search_space import SearchSpace
-from evclip_ray.tuning.study_folder import OBJECTIVE, StudyFolder
+from evclip_ray.tuning.study_folder import StudyFolder
 from simulation.curves import Curves
 from simulation.site import Site
 from simulation.timesheet import Doing

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from evclip_ray.formatting import short, unique_tail, with_interval
+from evclip_ray.objective import OBJECTIVE
 from evclip_ray.records import METRICS, LeaderboardRow, TrialRecord, TrialState, random_weights_warning
 
 console = Console(highlight=False)
@@ -66,8 +67,10 @@ class StudyView:
         if trial in self._running:
             self._progress.remove_task(self._running.pop(trial))
         self._progress.advance(self._ended)
-        self._best = max(self._best, last.best_val_top1)
-        scored = f"val top-1 {last.best_val_top1:.3f} (best so far {self._best:.3f})"
+        # Tune's result has the objective of the study.
+        top1 = last.number(OBJECTIVE, last.best_val_top1)
+        self._best = max(self._best, top1)
+        scored = f"val top-1 {top1:.3f} (best so far {self._best:.3f})"
         result = record.error or (scored if last.best_epoch else "no finished epoch")
         console.print(
             f"{trial}  {record.state:<9} epoch {last.epoch:>3}  {result}",

@@ -12,8 +12,9 @@ import torch
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from evclip_ray.artifacts import write_text
+from evclip_ray.objective import BEST
 from evclip_ray.ray_internals import cancel_reservation, propagate_to_workers
-from evclip_ray.records import EpochMetrics
+from evclip_ray.records import EpochMetrics, objective_of
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.resources import ResourceRequest
 from evclip_ray.training.run_registry import register_run
@@ -44,7 +45,7 @@ def train_distributed(
     request: ResourceRequest,
     hparams: Mapping[str, Any],
     max_failures: int,
-    in_tune: bool = False,
+    objective: str | None = None,
 ) -> None:
     """Train one run on a group of processes. History and checkpoints are written to `folder`.
 
@@ -61,14 +62,15 @@ def train_distributed(
         request: Workers of the run and the resources of each.
         hparams: Values for TensorBoard's HParams tab, by setting.
         max_failures: Restarts of the group after lost workers.
-        in_tune: Report the metrics of every epoch to the Tune trial that calls this function.
+        objective: Objective of the Tune trial that calls this function. Every epoch is reported to it. None
+            outside of a trial.
 
     Raises:
         ray.train.TrainingFailedError: The group failed more than `max_failures` times, or could not be
             placed within ten minutes.
     """
     callbacks: list[Any] = []
-    if in_tune:
+    if objective is not None:
         from ray.tune.integration.ray_train import TuneReportCallback
 
         # It raises an error outside of a trial. Tune receives the metrics of rank 0 alone.
@@ -81,6 +83,7 @@ def train_distributed(
         "zero_shot": str(zero_shot),
         "hparams": dict(hparams),
         "threads": max(1, int(request.cpus)),
+        "objective": objective or BEST,
     }
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -154,8 +157,9 @@ def _train_worker(config: dict[str, Any]) -> dict[str, Any]:
         zero_shot=Path(config["zero_shot"]),
         hparams=config["hparams"],
     )
-    return run.fit(_report).to_record()
 
+    def report(metrics: EpochMetrics) -> None:
+        value = objective_of(run.history, config["objective"])
+        ray.train.report({**metrics.to_record(), "objective": value})
 
-def _report(metrics: EpochMetrics) -> None:
-    ray.train.report({**metrics.to_record(), "objective": metrics.best_val_top1})
+    return run.fit(report).to_record()

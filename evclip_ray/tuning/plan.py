@@ -10,6 +10,7 @@ import torch
 
 from evclip_ray.config import ConfigError, flatten
 from evclip_ray.formatting import duration
+from evclip_ray.objective import describe
 from evclip_ray.profiling.step_time import measure_step
 from evclip_ray.training.datamodule import VideoPlan, is_prepared
 from evclip_ray.training.experiment import ExperimentConfig
@@ -77,6 +78,7 @@ class StudyPlan:
         rows = [
             ("videos", f"{counts}; {len(first.classes)} classes; {several}{decoding}"),
             ("trials", f"{self._trials()}, {study.sampler} sampler, seed {study.seed}"),
+            ("objective", f"validation top-1, {describe(study.objective)}"),
             (
                 "a trial",
                 f"{self.epochs} epochs x {self.steps_per_epoch} steps of {optim.batch_size} videos; {stop}",

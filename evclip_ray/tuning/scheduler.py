@@ -13,9 +13,11 @@ from typing import Any
 
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
+from evclip_ray.objective import OBJECTIVE
 from evclip_ray.ray_internals import assign_bracket
+from evclip_ray.records import TrialRecord
 from evclip_ray.tuning.search_space import SearchSpace
-from evclip_ray.tuning.study_folder import OBJECTIVE, StudyFolder
+from evclip_ray.tuning.study_folder import StudyFolder
 
 
 def make_scheduler(space: SearchSpace, folder: StudyFolder, *, max_epochs: int) -> TrialScheduler:
@@ -50,10 +52,7 @@ class RememberingASHA(AsyncHyperBandScheduler):
 
     def __init__(self, folder: StudyFolder, **options: Any) -> None:
         super().__init__(**options)
-        self._earlier = {
-            trial.trial: [{**epoch.values, OBJECTIVE: epoch["best_val_top1"]} for epoch in trial.history]
-            for trial in folder.trials()
-        }
+        self._earlier = {trial.trial: _results(trial) for trial in folder.trials()}
         for trial in folder.trials():
             # Unfinished trials are replayed later, in `on_trial_add`, if they are continued.
             if trial.state.has_ended:
@@ -71,6 +70,12 @@ class RememberingASHA(AsyncHyperBandScheduler):
         for epoch in self._earlier.get(name, []):
             # The returned decision is ignored: only the entry in the rung is needed.
             super().on_trial_result(None, trial, epoch)
+
+
+def _results(trial: TrialRecord) -> list[dict[str, Any]]:
+    """Return the results of each epoch, as Tune received them."""
+    values = trial.values_by_epoch
+    return [{**epoch.values, OBJECTIVE: values[epoch.epoch]} for epoch in trial.history]
 
 
 def _bracket_of(name: str, rungs: Sequence[int]) -> int:

@@ -22,9 +22,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from evclip_ray.config import Config, ConfigError, Overrides, flatten, nearest, override, read_yaml
+from evclip_ray.objective import BEST, check_objective
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.resources import GIB, ResourceRequest
 from evclip_ray.tuning.distributions import Distribution, Suggests
@@ -46,6 +47,11 @@ class StudyConfig(Config):
     )
     sampler: Literal["tpe", "random"] = "tpe"
     scheduler: Literal["asha", "hyperband", "none"] = "asha"
+    objective: str = Field(
+        BEST,
+        description="value of a trial: validation top-1 of its best epoch (best) or last epoch (last), or "
+        "the mean over its last K epochs (mean_of_last_K)",
+    )
     grace_epochs: int = Field(2, ge=1, description="epochs before a trial may be stopped")
     reduction_factor: int = Field(3, ge=2, description="at each rung one in this many trials continues")
     seed: int = Field(0, ge=0)
@@ -68,6 +74,11 @@ class StudyConfig(Config):
         if isinstance(data, Mapping) and "pack" in data:
             raise ValueError(f"`study.pack`: {PACKING_REMOVED}")
         return data
+
+    @field_validator("objective")
+    @classmethod
+    def _objective_exists(cls, objective: str) -> str:
+        return check_objective(objective)
 
     @model_validator(mode="after")
     def _groups_are_possible(self) -> Self:

@@ -11,11 +11,12 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from evclip_ray.config import ConfigError
+from evclip_ray.objective import OBJECTIVE
 from evclip_ray.training.zero_shot import videos_key
 from evclip_ray.tuning.optuna_storage import EVIDENCE
 from evclip_ray.tuning.search_space import SearchSpace, without_seed
 from evclip_ray.tuning.stopper import Stops
-from evclip_ray.tuning.study_folder import OBJECTIVE, StudyFolder
+from evclip_ray.tuning.study_folder import StudyFolder
 
 _MIN_DRAWN_AHEAD = 4
 """Points that may be drawn ahead while earlier ones wait for their videos, if fewer trials run at once."""

@@ -1,17 +1,20 @@
 """Folder of a study.
 
-    ledger.json          identity of the study, the videos it was measured on, the studies it was started from
+    ledger.json          identity and objective of the study, the videos it was measured on, the studies it
+                         was started from
     fixed.json           settings that all trials share
     videos/              where the decoded videos of each variant are
     study.journal        Optuna study (journal storage)
     trials/trial-0000/   point.json, history.jsonl, event files, best/, last/, result.json once it has ended
     zero_shot/           scores of zero-shot CLIP on the same validation views
     leaderboard.csv      trials, best first; written after each trial
-    best.yaml, best/     experiment and checkpoint of the best trial
+    best.yaml, best/     experiment of the best trial, and its checkpoint: that of its best epoch, or of its
+                         last one if the objective is another one than `best`
 
 The leaderboard and the best trial are derived from the trial folders and can be written again from them.
 """
 
+import dataclasses
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,14 +22,20 @@ from typing import Any, ClassVar
 
 import yaml
 
-from evclip_ray.artifacts import ArtifactError, read_history, read_json, replacing, write_json, write_text
+from evclip_ray.artifacts import (
+    LEDGER,
+    ArtifactError,
+    read_history,
+    read_json,
+    replacing,
+    write_json,
+    write_text,
+)
 from evclip_ray.claimed_folder import ClaimedFolder
+from evclip_ray.objective import BEST, OBJECTIVE, OF_OLD_STUDIES
 from evclip_ray.records import EpochMetrics, LeaderboardRow, TrialRecord, TrialState
-from evclip_ray.training.checkpoint import HISTORY, latest_checkpoint, read_record
+from evclip_ray.training.checkpoint import HISTORY, OPTIMIZER, latest_checkpoint, read_record
 from evclip_ray.tuning.leaderboard import as_csv, leaderboard
-
-OBJECTIVE = "objective"
-"""The reported metric that is maximised: the best validation top-1 up to that epoch."""
 
 
 class StudyFolder(ClaimedFolder):
@@ -62,11 +71,31 @@ class StudyFolder(ClaimedFolder):
         """Return the file of the zero-shot scores under one set of conditions."""
         return self.root / "zero_shot" / f"{key}.json"
 
+    @property
+    def objective(self) -> str:
+        """Objective of the study. Earlier versions did not record it and took the best epoch."""
+        is_claimed = (self.root / LEDGER).is_file()
+        return str(self.ledger().get(OBJECTIVE, OF_OLD_STUDIES)) if is_claimed else OF_OLD_STUDIES
+
+    def check_objective(self, objective: str) -> None:
+        """Check that a study that was begun has this objective.
+
+        Raises:
+            ArtifactError: It has another one.
+        """
+        if self.objective != objective and (self.root / LEDGER).is_file():
+            raise ArtifactError(
+                f"{self.root}: its trials were compared by the objective {self.objective!r}, got "
+                f"{objective!r}. Continue with `--objective {self.objective}`, or begin a study with another "
+                f"--out and --warm-start {self.root}."
+            )
+
     def trials(self) -> Iterator[TrialRecord]:
         """Yield the record of every trial that has begun, in order."""
+        objective = self.objective
         for folder in sorted((self.root / "trials").glob("trial-*")):
             if (folder / "point.json").is_file():
-                yield self._read_trial(folder)
+                yield dataclasses.replace(self._read_trial(folder), objective=objective)
 
     def _read_trial(self, folder: Path) -> TrialRecord:
         """Return the record of one trial. An ended one is only read again if its files have changed."""
@@ -102,8 +131,7 @@ class StudyFolder(ClaimedFolder):
 
     def _write_best(self, rows: Sequence[LeaderboardRow]) -> None:
         for row in rows:
-            # The first row may lack a checkpoint: a trial that diverged in its first epoch has none.
-            checkpoint = latest_checkpoint(self.trial(row.trial) / "best")
+            checkpoint = self._checkpoint(row)
             if checkpoint is None:
                 continue
             record = read_record(checkpoint)
@@ -118,10 +146,23 @@ class StudyFolder(ClaimedFolder):
             _copy_folder(checkpoint, self.root / "best")
             return
 
+    def _checkpoint(self, row: LeaderboardRow) -> Path | None:
+        """Return the checkpoint that the row's scores describe, or None."""
+        # A trial that diverged in its first epoch has none.
+        if self.objective == BEST:
+            return latest_checkpoint(self.trial(row.trial) / "best")
+        # A running trial replaces `last/` in every epoch. The last checkpoint of a diverged trial is useless;
+        # its row has no score.
+        is_usable = row.state.has_final_score and row.best_epoch
+        return latest_checkpoint(self.trial(row.trial) / "last") if is_usable else None
+
 
 def _copy_folder(source: Path, target: Path) -> None:
     """Copy a checkpoint file by file, each one atomically."""
     for item in sorted(source.iterdir()):
+        # A resumed run alone needs these files of `last/`.
+        if item.name in (OPTIMIZER, HISTORY):
+            continue
         with replacing(target / item.name) as temporary:
             shutil.copyfile(item, temporary)
 

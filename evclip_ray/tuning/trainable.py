@@ -11,7 +11,8 @@ import torch
 from ray import tune
 
 from evclip_ray.artifacts import read_json, write_text
-from evclip_ray.records import EpochMetrics
+from evclip_ray.objective import OBJECTIVE
+from evclip_ray.records import objective_of
 from evclip_ray.training.datamodule import Videos
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.loop import Run
@@ -19,7 +20,8 @@ from evclip_ray.training.ray_trainer import train_distributed
 from evclip_ray.training.resources import ResourceRequest
 from evclip_ray.training.run_registry import register_run
 from evclip_ray.training.zero_shot import videos_key, zero_shot_key
-from evclip_ray.tuning.study_folder import OBJECTIVE, StudyFolder
+from evclip_ray.tuning.study_folder import StudyFolder
+from evclip_ray.tuning.study_view import trial_experiment
 
 
 def run_trial(config: dict[str, Any]) -> None:
@@ -75,20 +77,23 @@ def _train(config: dict[str, Any]) -> None:
             videos_file,
             request=request,
             max_failures=config["max_failures"],
-            in_tune=True,
+            objective=config["objective"],
             **places,
         )
         return
     # Trials share the machine: more threads than reserved CPUs would slow down all of them.
     torch.set_num_threads(max(1, int(request.cpus)))
     run = Run.start(experiment, Videos.load(videos_file), **places)
-    run.fit(lambda metrics: tune.report(_with_objective(metrics)))
+    objective = config["objective"]
+    run.fit(
+        lambda metrics: tune.report({**metrics.to_record(), OBJECTIVE: objective_of(run.history, objective)})
+    )
 
 
 def _task(config: dict[str, Any]) -> tuple[ExperimentConfig, Path, dict[str, Any]]:
     """Return the experiment of a trial, the record of its videos, and the paths that it writes to."""
     study, overrides = StudyFolder(Path(config["study"])), config["overrides"]
-    experiment = ExperimentConfig.load(read_json(study.fixed), overrides)
+    experiment = trial_experiment(read_json(study.fixed), overrides)
     zero_shot = study.zero_shot(zero_shot_key(experiment))
     hparams = {**_compared(experiment), **overrides}
     places = {"folder": _folder(config), "zero_shot": zero_shot, "hparams": hparams}
@@ -103,7 +108,3 @@ def _compared(experiment: ExperimentConfig) -> dict[str, Any]:
         "view.num_frames": experiment.view.num_frames,
         "data.shots": experiment.data.shots or "all",
     }
-
-
-def _with_objective(metrics: EpochMetrics) -> dict[str, Any]:
-    return {**metrics.to_record(), OBJECTIVE: metrics.best_val_top1}

@@ -37,6 +37,7 @@ from evclip_ray.tuning.searcher import StudySearch
 from evclip_ray.tuning.stopper import Stops
 from evclip_ray.tuning.study_folder import StudyFolder
 from evclip_ray.tuning.study_rows import StudyRows
+from evclip_ray.tuning.study_view import with_own_view
 from evclip_ray.tuning.trainable import run_trial
 from evclip_ray.tuning.warm_start import WarmStart, apply_warm_start, measured_on, read_warm_start
 
@@ -87,6 +88,7 @@ class StudyRun:
         in_background: Whether trials may start before all videos are prepared, if the cluster has nodes
             for that.
         fork_of: Folder of an earlier study on fewer or other videos. Its splits and points are taken over.
+        like: Folder of a study whose default size of the frames a new study takes over.
     """
 
     def __init__(
@@ -99,14 +101,19 @@ class StudyRun:
         time_budget: float | None = None,
         in_background: bool = True,
         fork_of: Path | None = None,
+        like: Path | None = None,
     ) -> None:
-        self.space, self.folder, self.cache = space, StudyFolder(root.expanduser().resolve()), cache
+        self.folder, self.cache = StudyFolder(root.expanduser().resolve()), cache
         self.time_budget, self.in_background = time_budget, in_background
         # The clock starts with the call: decoding and features count towards the time budget.
         self._deadline = None if time_budget is None else time.monotonic() + time_budget
         self.fork_of = None if fork_of is None else fork_of.expanduser().resolve()
         forked = [] if fork_of is None else [fork_of]
         self._earlier = [path.expanduser().resolve() for path in (*forked, *warm_start)]
+        # The identity is that of the given space: the default of the view is not part of it.
+        self._identity = identity(space)
+        continued = [path for path in (self.folder.root, self.fork_of, like) if path is not None]
+        self.space = with_own_view(space, [StudyFolder(path).fixed for path in continued])
         self._rows = StudyRows(self.folder, cache=cache, fork_of=self.fork_of)
         self._request: ResourceRequest | None = None
         self._left: dict[str, Variant] = {}
@@ -118,13 +125,19 @@ class StudyRun:
             return self.space.study.trials
         return _TRIALS if self.time_budget is None else math.inf
 
+    def _check_folder(self) -> bool:
+        """Return whether the study was begun before, see `ClaimedFolder.check`."""
+        begun = self.folder.check(self._identity)
+        self.folder.check_objective(self.space.study.objective)
+        return begun
+
     def missing(self) -> float:
         """Return the number of trials that are not finished.
 
         Raises:
             ValueError: The folder belongs to another study or contains other files.
         """
-        self.folder.check(identity(self.space))
+        self._check_folder()
         if not self.folder.journal.is_file():
             return self.trials
         return count_missing(self._optuna(), self.trials)
@@ -165,7 +178,7 @@ class StudyRun:
 
     def _warm_starts(self) -> list[WarmStart]:
         """Read the earlier studies that have not been used yet."""
-        begun = self.folder.check(identity(self.space))
+        begun = self._check_folder()
         # A warm start is applied once. The ledger lists the studies that were used, so that a resumed call
         # neither reads them again nor needs their folders.
         taken = {w["folder"] for w in self.folder.ledger().get("warm_start", [])} if begun else set()
@@ -190,7 +203,8 @@ class StudyRun:
             ArtifactError: The folder belongs to another study, or another process runs this study.
         """
         # The ledger comes first: a folder that another study owns must not be changed.
-        self.folder.claim(identity(self.space))
+        self.folder.check_objective(self.space.study.objective)
+        self.folder.claim(self._identity, objective=self.space.study.objective)
         write_json(self.folder.fixed, dict(self.space.fixed))
         declare_domains(self.folder.root, {axis.path: axis.domain for axis in self.space.search})
 
@@ -328,6 +342,7 @@ def _fit(
             "study": str(folder.root.resolve()),
             "request": dataclasses.asdict(request),
             "max_failures": space.study.max_failures,
+            "objective": space.study.objective,
         },
         tune_config=tune.TuneConfig(
             search_alg=search,

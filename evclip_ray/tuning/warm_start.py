@@ -25,6 +25,7 @@ from evclip_ray.tuning.leaderboard import leaderboard
 from evclip_ray.tuning.optuna_storage import EVIDENCE
 from evclip_ray.tuning.search_space import SearchSpace, without_seed
 from evclip_ray.tuning.study_folder import StudyFolder
+from evclip_ray.tuning.study_view import trial_experiment
 
 POINT = "warm_point"
 """User attribute of a trial whose point came from an earlier study."""
@@ -113,7 +114,7 @@ def read_warm_start(root: Path, space: SearchSpace, *, measured: Measured, most_
             left_out["not finished"] += 1
             continue
         # Compared as complete experiments: the two spaces may fix and search different settings.
-        theirs = ExperimentConfig.load(fixed, row.overrides)
+        theirs = trial_experiment(fixed, row.overrides)
         try:
             point = space.point_of(flatten(theirs.model_dump(mode="json")))
             ours = space.experiment(point)
@@ -127,9 +128,7 @@ def read_warm_start(root: Path, space: SearchSpace, *, measured: Measured, most_
             left_out[reason] += 1
             continue
         evidence.append(
-            Evidence(
-                row.trial, {**point, "seed": theirs.seed}, values[row.trial], row.state is State.STOPPED
-            )
+            Evidence(row.trial, {**point, "seed": theirs.seed}, values[row.trial], row.state is State.STOPPED)
         )
     best = tuple(points.values())[:most_points]
     return WarmStart(str(root), ledger["key"], best, tuple(evidence), left_out)

@@ -6,9 +6,10 @@ from types import SimpleNamespace
 import pytest
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
+from evclip_ray.objective import OBJECTIVE
 from evclip_ray.tuning.scheduler import make_scheduler
 from evclip_ray.tuning.search_space import SearchSpace
-from evclip_ray.tuning.study_folder import OBJECTIVE, StudyFolder
+from evclip_ray.tuning.study_folder import StudyFolder
 
 EPOCHS = 9
 

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from evclip_ray.artifacts import ArtifactError
+from evclip_ray.records import TrialState
 from evclip_ray.tuning import study_folder
 from evclip_ray.tuning.study_folder import StudyFolder
 
@@ -52,3 +54,38 @@ def test_later_writes_are_read(folder):
     assert states(folder)["trial-0000"] == ("running", 3)
     folder.finish("trial-0000", "failed", "why")
     assert states(folder)["trial-0000"] == ("failed", 3)
+
+
+def checkpoint(folder, name, text):
+    """Write the files of a checkpoint with a text as its tensors."""
+    folder = folder / name
+    folder.mkdir()
+    (folder / "adapter.safetensors").write_text(text)
+    (folder / "optimizer.safetensors").write_text("moments")
+    (folder / "config.json").write_text('{"experiment": {}}')
+
+
+@pytest.mark.parametrize(("objective", "delivered"), [(None, "best"), ("best", "best"), ("last", "last")])
+def test_delivered_checkpoint_belongs_to_the_objective(tmp_path, objective, delivered):
+    folder = StudyFolder(tmp_path)
+    # A ledger of an earlier version has no objective.
+    folder.claim({"seed": 0}, **({"objective": objective} if objective else {}))
+    for name, scores in {"trial-0000": [0.5, 0.25], "trial-0001": [0.25, 0.375]}.items():
+        folder.begin(name, {"optim.lr": len(name)})
+        lines = [
+            {"epoch": e, "val_top1": s, "best_val_top1": max(scores[:e]), "val_loss": 1.0, "seconds": 1.0}
+            | {"best_epoch": 1 + scores.index(max(scores[:e])), "val_videos": 8}
+            for e, s in enumerate(scores, start=1)
+        ]
+        (folder.trial(name) / "history.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+        for kind in ("best", "last"):
+            checkpoint(folder.trial(name), kind, f"{name} {kind}")
+        folder.finish(name, TrialState.COMPLETE)
+    first = {"best": ("trial-0000", 0.5), "last": ("trial-0001", 0.375)}[delivered]
+    row = folder.write_leaderboard()[0]
+    assert (row.trial, row.val_top1) == first
+    assert (tmp_path / "best/adapter.safetensors").read_text() == f"{first[0]} {delivered}"
+    assert not (tmp_path / "best/optimizer.safetensors").exists()
+    folder.check_objective(objective or "best")
+    with pytest.raises(ArtifactError, match=r"mean_of_last_3.*--objective"):
+        folder.check_objective("mean_of_last_3")
