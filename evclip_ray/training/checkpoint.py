@@ -5,6 +5,7 @@
     optimizer.safetensors   only in a checkpoint to resume from: AdamW's moments by parameter name
     history.jsonl           only in a checkpoint to resume from: the metrics of every epoch, one line each
     validation.npz          only in the best checkpoint of a run: its result on each validation video
+    validation_epochs.npz   only in a checkpoint to resume from: right or wrong per epoch and video
     rows.parquet            the videos that trained and selected it, see `RowRecord`
 
 A checkpoint is written to a temporary folder and renamed, so a crash leaves either the old or the new one.
@@ -25,7 +26,7 @@ from evclip_ray.artifacts import ArtifactError, read_history, read_json, write_j
 from evclip_ray.data.manifest import row_record
 from evclip_ray.models.methods.base import Method
 from evclip_ray.records import EpochMetrics
-from evclip_ray.training.per_video_scores import VideoScores
+from evclip_ray.training.per_video_scores import EpochAnswers, VideoScores
 
 ADAPTER = "adapter.safetensors"
 OPTIMIZER = "optimizer.safetensors"
@@ -43,6 +44,7 @@ def save_checkpoint(
     scores: VideoScores | None = None,
     history: str | None = None,
     rows: Path | None = None,
+    answers: EpochAnswers | None = None,
 ) -> None:
     """Write a checkpoint atomically.
 
@@ -54,6 +56,7 @@ def save_checkpoint(
         scores: Results on each validation video.
         history: Text of `history.jsonl`.
         rows: File of the record of rows.
+        answers: Answers of every epoch on each validation video.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     # In the same parent folder: a rename is atomic only within one file system.
@@ -66,6 +69,8 @@ def save_checkpoint(
             scores.write(temporary)
         if history is not None:
             write_text(temporary / HISTORY, history)
+        if answers is not None:
+            answers.write(temporary)
         if rows is not None:
             _link(rows, temporary / ROWS)
         write_json(temporary / CONFIG, dict(record))

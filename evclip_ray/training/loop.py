@@ -19,6 +19,8 @@ import numpy as np
 import torch
 
 from evclip_ray.artifacts import ArtifactError, provenance, write_text
+from evclip_ray.metrics.classification import ClassificationState
+from evclip_ray.metrics.scoring import Scores
 from evclip_ray.models.methods.base import Method
 from evclip_ray.records import EpochMetrics, random_weights_warning
 from evclip_ray.training.build import autocast_dtype, build_method, pick_device, weights_of
@@ -37,10 +39,10 @@ from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.frozen_cache import Cached, feature_specs, open_cached
 from evclip_ray.training.loader import Batches
 from evclip_ray.training.optim import learning_rate
-from evclip_ray.training.per_video_scores import VideoScores
+from evclip_ray.training.per_video_scores import EpochAnswers, VideoScores
 from evclip_ray.training.step import TrainingStep
 from evclip_ray.training.tensorboard.writer import BoardWriter
-from evclip_ray.training.validation import Validation
+from evclip_ray.training.validation import Validation, Validator
 from evclip_ray.training.zero_shot import zero_shot_numbers
 
 log = logging.getLogger(__name__)
@@ -73,7 +75,14 @@ class Run:
         zero_shot: File of the zero-shot baseline, which runs may share; by default in `folder`.
         hparams: Settings to compare runs by in TensorBoard, by path.
         cached: Cached outputs of the frozen networks.
+        keeps_best: Whether to save the best checkpoint; a fold of a cross-validation needs none.
+
+    Attributes:
+        validate: Measurement after each epoch; None without validation videos.
+        scored: Result of the last measurement, None before the first one.
     """
+
+    validate: Validator | None
 
     def __init__(
         self,
@@ -85,10 +94,11 @@ class Run:
         zero_shot: Path | None = None,
         hparams: Mapping[str, Any] | None = None,
         cached: Cached | None = None,
+        keeps_best: bool = True,
     ) -> None:
         self.experiment, self.videos, self.method, self.folder = experiment, videos, method, folder
         self.zero_shot = zero_shot or folder / "zero_shot.json"
-        self.hparams = dict(hparams or {})
+        self.hparams, self.keeps_best = dict(hparams or {}), keeps_best
         self.device = next(method.parameters()).device
         self.dtype = autocast_dtype(experiment, self.device)
         self.workers = Workers.here()
@@ -109,18 +119,14 @@ class Run:
         self.step = TrainingStep(
             method, experiment, workers=self.workers, device=self.device, dtype=self.dtype
         )
-        self.validate = Validation(
-            method,
-            videos,
-            self.batches["val"],
-            batch_size=experiment.optim.eval_batch_size,
-            dtype=self.dtype,
-            workers=self.workers,
-        )
+        self.validate = self._validation() if "val" in videos.sets else None
+        self.scored: tuple[ClassificationState, Scores] | None = None
         self.progress = Progress()
         self.history: list[EpochMetrics] = []
         # Encoded once per epoch: encoding the whole history after each epoch would be quadratic.
         self._lines: list[str] = []
+        val = videos.sets.get("val")
+        self.answers = val and EpochAnswers.empty(val.key, len(val), val.groups)
         self.baseline: dict[str, Any] = {}
 
     @classmethod
@@ -133,6 +139,7 @@ class Run:
         device: torch.device | None = None,
         zero_shot: Path | None = None,
         hparams: Mapping[str, Any] | None = None,
+        keeps_best: bool = True,
     ) -> Self:
         """Return a run that reads cached features where it may and builds the remaining frozen networks.
 
@@ -144,7 +151,24 @@ class Run:
             log.warning("features of these settings are not cached; every step computes them")
         method = build_method(experiment, videos.classes, device=device, frozen=cached.networks)
         return cls(
-            experiment, videos, method, folder=folder, zero_shot=zero_shot, hparams=hparams, cached=cached
+            experiment,
+            videos,
+            method,
+            folder=folder,
+            zero_shot=zero_shot,
+            hparams=hparams,
+            cached=cached,
+            keeps_best=keeps_best,
+        )
+
+    def _validation(self) -> Validation:
+        return Validation(
+            self.method,
+            self.videos,
+            self.batches["val"],
+            batch_size=self.experiment.optim.eval_batch_size,
+            dtype=self.dtype,
+            workers=self.workers,
         )
 
     def _batches(self, cached: Cached) -> dict[str, Batches]:
@@ -181,7 +205,7 @@ class Run:
         self.resume()
         # Only rank 0 writes files and events, so only it needs the baseline. The scoring has no collective
         # operation; the other workers wait for rank 0 at their first gradient.
-        if self.workers.rank == 0:
+        if self.workers.rank == 0 and self.validate is not None:
             self.baseline = zero_shot_numbers(
                 self.zero_shot, self.experiment, self.videos, device=self.device
             )
@@ -191,7 +215,7 @@ class Run:
             report(last)
         with self._board() as board:
             while not self.is_done:
-                last = self._epoch(board)
+                last = self.next_epoch(board)
                 report(last)
         return last
 
@@ -225,6 +249,8 @@ class Run:
         # the checkpoint and may lack the last epoch if the process was killed between the two writes.
         self.history = resumed_history(checkpoint, record["progress"]["epoch"])
         self._lines = [json.dumps(metrics.to_record()) for metrics in self.history]
+        # Runs of versions that did not save the answers go on without those of their earlier epochs.
+        self.answers = EpochAnswers.read(checkpoint) or self.answers
         load_adapter(checkpoint, self.method)
         self.progress = Progress(**record["progress"])
         # A finished run has no optimiser file, see `_save`.
@@ -237,26 +263,34 @@ class Run:
         """Compute the masks of the last epoch again: the next epoch's drift is measured from them."""
         # Every worker takes the same branch: the history is the same on all of them, and `validate` is
         # collective.
-        if "mask_coverage" in self.history[-1].values:
+        if self.validate is not None and "mask_coverage" in self.history[-1].values:
             self.validate()
             self.validate.watch.finish()
 
-    def _epoch(self, board: BoardWriter | None) -> EpochMetrics:
+    def next_epoch(self, board: BoardWriter | None = None) -> EpochMetrics:
+        """Train and measure the next epoch, and save the checkpoints.
+
+        Args:
+            board: TensorBoard writer of the run.
+        """
         started = time.perf_counter()
         epoch = self.progress.epoch
         try:
             trained = self._train(epoch)
-            state, scores = self.validate()
+            self.scored = self.validate() if self.validate is not None else None
         # `require_finite` raises on all workers together, so all of them leave the epoch here.
         except Diverged as problem:
             log.warning("%s: epoch %d: %s; the run ends here", self.folder, epoch + 1, problem)
             return self._finish_epoch({"diverged": True}, board, started)
-        # The counts are sums over all workers, so every worker makes the same decision. This matters because
-        # `of_each_video` below is collective.
-        better = self.progress.improves(state.top1, state.log_loss)
-        if better:
-            self.progress.best_top1, self.progress.best_loss = state.top1, state.log_loss
+        # The counts are sums over all workers, so every worker makes the same decision.
+        is_best = self._is_best(self.scored)
+        if is_best:
             self.progress.best_epoch = epoch + 1
+        if self.validate is None or self.scored is None:
+            return self._finish_epoch(trained, board, started, is_best=is_best)
+        state, scores = self.scored
+        if is_best:
+            self.progress.best_top1, self.progress.best_loss = state.top1, state.log_loss
         masks, strips = self.validate.watch.finish()
         scored = {"val_top1": state.top1, "val_top5": state.top5, "val_loss": state.log_loss, **masks}
         if board is not None:
@@ -268,8 +302,15 @@ class Run:
                 epoch=epoch + 1,
                 last=self.experiment.optim.epochs,
             )
-        best = self.validate.of_each_video(scores) if better else None
-        return self._finish_epoch({**trained, **scored}, board, started, best=best)
+        each = self.validate.of_each_video(scores)
+        self.answers = self.answers and self.answers.with_epoch(epoch + 1, each.right)
+        return self._finish_epoch({**trained, **scored}, board, started, is_best=is_best, each=each)
+
+    def _is_best(self, scored: tuple[ClassificationState, Scores] | None) -> bool:
+        """Return whether the checkpoint of this epoch replaces the best one."""
+        if scored is None or self.videos.selection == "last_epoch":
+            return True
+        return self.progress.improves(scored[0].top1, scored[0].log_loss)
 
     def _finish_epoch(
         self,
@@ -277,7 +318,8 @@ class Run:
         board: BoardWriter | None,
         started: float,
         *,
-        best: VideoScores | None = None,
+        is_best: bool = False,
+        each: VideoScores | None = None,
     ) -> EpochMetrics:
         progress = self.progress
         # Every worker counts epochs and appends to the history, because `is_done` must agree on all of them.
@@ -285,11 +327,14 @@ class Run:
         record = {
             "epoch": progress.epoch,
             **values,
-            "best_val_top1": progress.best_top1,
+            "best_val_top1": None if self.validate is None else progress.best_top1,
             "best_val_loss": progress.best_loss,
             "best_epoch": progress.best_epoch,
             "zero_shot_top1": self.baseline.get("top1"),
-            "val_videos": len(self.videos.sets["val"]),
+            "selection": self.videos.selection,
+            "folds": self.videos.folds,
+            "train_videos": len(self.videos.sets["train"]),
+            "val_videos": len(self.videos.sets.get("val", ())),
             "leaking_rows": self.videos.leaking_rows,
             "seconds": round(time.perf_counter() - started, 4),
         }
@@ -297,7 +342,7 @@ class Run:
         self.history.append(metrics)
         self._lines.append(json.dumps(record))
         if self.workers.rank == 0:
-            self._save(best)
+            self._save(each, is_best=is_best and self.keeps_best)
             if board is not None:
                 board.epoch(metrics)
         return metrics
@@ -343,13 +388,13 @@ class Run:
             "train_seconds": elapsed,
         }
 
-    def _save(self, best: VideoScores | None) -> None:
+    def _save(self, each: VideoScores | None, *, is_best: bool) -> None:
         record = self.record()
         # `best/` is written before `last/`. After a kill between the two, the epoch is trained again from the
         # old `last/` with the same random numbers, and the same `best/` is written again.
-        if best is not None:
+        if is_best:
             rows = self.videos.rows
-            save_checkpoint(self.folder / "best", self.method, record, scores=best, rows=rows)
+            save_checkpoint(self.folder / "best", self.method, record, scores=each, rows=rows)
         # A finished run needs no moments, which are twice as large as its tensors.
         optimizer = None if self.is_done else self.step.optimizer
         history = "\n".join(self._lines) + "\n"
@@ -360,6 +405,7 @@ class Run:
             optimizer=optimizer,
             history=history,
             rows=self.videos.rows,
+            answers=self.answers,
         )
         write_text(self.folder / HISTORY, history)
 
@@ -372,6 +418,7 @@ class Run:
             "num_trainable": self.method.num_trainable(),
             "weights": weights_of(self.method.frozen),
             "rows": dict(self.videos.row_keys),
+            "selection": self.videos.selection,
             "decoder": self.videos.sets["train"].shards.ledger["inputs"]["decoder"],
             "provenance": provenance(),
         }

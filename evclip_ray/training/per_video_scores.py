@@ -6,12 +6,20 @@
 
 Runs that were scored on the same videos can be compared video by video. Two runs often fail on the same
 videos, so that the interval of a paired difference is narrower than that of either accuracy.
+
+The checkpoint to resume from has the answers of all epochs instead. They allow to repeat the choice of the
+best trial and epoch on samples of the videos (`metrics.choice`).
+
+    validation_epochs.npz    `right` (E, ceil(V / 8)) uint8, one bit per epoch and video;
+                             `epochs` (E,) their numbers from 1; `count` V; `videos`, `groups` as above
 """
 
+import contextlib
 import dataclasses
 import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +27,7 @@ from numpy.typing import NDArray
 from evclip_ray.artifacts import ArtifactError
 
 FILE = "validation.npz"
+EPOCHS_FILE = "validation_epochs.npz"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,18 +52,94 @@ class VideoScores:
         path = checkpoint / FILE
         if not path.is_file():
             return None
-        try:
-            with np.load(path) as saved:
-                groups = saved["groups"].astype(np.int64) if "groups" in saved else None
-                return cls(str(saved["videos"]), saved["right"], saved["log_loss"], groups)
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise ArtifactError(
-                f"{path}: cannot be read ({error}). The file is damaged; remove it."
-            ) from None
+        with _reading(path) as saved:
+            return cls(str(saved["videos"]), saved["right"], saved["log_loss"], _groups(saved))
 
     def write(self, checkpoint: Path) -> None:
         """Write the scores into a checkpoint's folder."""
-        arrays = {"right": self.right, "log_loss": self.log_loss}
-        if self.groups is not None:
-            arrays["groups"] = self.groups.astype(np.int32)
-        np.savez_compressed(checkpoint / FILE, videos=self.videos, **arrays)
+        np.savez_compressed(
+            checkpoint / FILE,
+            videos=self.videos,
+            right=self.right,
+            log_loss=self.log_loss,
+            **_saved_groups(self.groups),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class EpochAnswers:
+    """Whether a run had each validation video right, in each epoch, as bits.
+
+    Attributes:
+        videos: Digest of the V videos.
+        count: V.
+        epochs: (E,) numbers of the epochs, from 1. Epochs that diverged, and those that an older version ran,
+            are missing.
+        packed: (E, ceil(V / 8)) uint8.
+        groups: (V,) number of each video's group; None if every video is a group of its own.
+    """
+
+    videos: str
+    count: int
+    epochs: NDArray[np.int64]
+    packed: NDArray[np.uint8]
+    groups: NDArray[np.int64] | None = None
+
+    @classmethod
+    def empty(cls, videos: str, count: int, groups: NDArray[np.int64] | None) -> Self:
+        """Return the answers of a run before its first epoch."""
+        packed = np.empty((0, len(np.packbits(np.empty(count, bool)))), np.uint8)
+        return cls(videos, count, np.empty(0, np.int64), packed, groups)
+
+    def with_epoch(self, epoch: int, right: NDArray[np.bool_]) -> Self:
+        """Return the answers with those of one more epoch, (V,)."""
+        epochs, packed = np.append(self.epochs, epoch), np.vstack([self.packed, np.packbits(right)])
+        return dataclasses.replace(self, epochs=epochs, packed=packed)
+
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        """The answers, (E, V)."""
+        return np.unpackbits(self.packed, axis=1, count=self.count).astype(bool)
+
+    @classmethod
+    def read(cls, checkpoint: Path) -> Self | None:
+        """Read the answers of a checkpoint. Returns None for a checkpoint without them.
+
+        Raises:
+            ArtifactError: The file is damaged.
+        """
+        path = checkpoint / EPOCHS_FILE
+        if not path.is_file():
+            return None
+        with _reading(path) as saved:
+            videos, count = str(saved["videos"]), int(saved["count"])
+            return cls(videos, count, saved["epochs"], saved["right"], _groups(saved))
+
+    def write(self, checkpoint: Path) -> None:
+        """Write the answers into a checkpoint's folder."""
+        # Not compressed: the file is written after every epoch, and the bits of 10,000 videos are 1.25 KB.
+        np.savez(
+            checkpoint / EPOCHS_FILE,
+            videos=self.videos,
+            count=self.count,
+            epochs=self.epochs,
+            right=self.packed,
+            **_saved_groups(self.groups),
+        )
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[Mapping[str, NDArray[Any]]]:
+    try:
+        with np.load(path) as saved:
+            yield saved
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise ArtifactError(f"{path}: cannot be read ({error}). The file is damaged; remove it.") from None
+
+
+def _groups(saved: Mapping[str, NDArray[Any]]) -> NDArray[np.int64] | None:
+    return saved["groups"].astype(np.int64) if "groups" in saved else None
+
+
+def _saved_groups(groups: NDArray[np.int64] | None) -> dict[str, NDArray[np.int32]]:
+    return {} if groups is None else {"groups": groups.astype(np.int32)}

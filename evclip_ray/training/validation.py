@@ -1,5 +1,7 @@
 """Validation of a run: every video once, in its fixed view, divided among the workers."""
 
+from typing import Protocol
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -12,6 +14,18 @@ from evclip_ray.training.distributed import Workers, require_finite, summed
 from evclip_ray.training.loader import Batches
 from evclip_ray.training.per_video_scores import VideoScores
 from evclip_ray.training.tensorboard.mask_stats import MaskWatch
+
+
+class Validator(Protocol):
+    """Measurement of a run after each epoch: `Validation`, or cross-validation over the training videos."""
+
+    watch: MaskWatch
+
+    def __call__(self) -> tuple[ClassificationState, Scores]:
+        """Return the counts over all workers, and the scores of this worker's videos."""
+
+    def of_each_video(self, scores: Scores) -> VideoScores:
+        """Return the result of every video, gathered from all workers' `scores`."""
 
 
 class Validation:

@@ -6,7 +6,7 @@ import pytest
 
 from evclip_ray.artifacts import ArtifactError
 from evclip_ray.training.loop import Run
-from evclip_ray.training.per_video_scores import FILE, VideoScores
+from evclip_ray.training.per_video_scores import EPOCHS_FILE, FILE, EpochAnswers, VideoScores
 
 
 @pytest.fixture(scope="module")
@@ -57,3 +57,56 @@ def test_groups_of_videos_are_stored(tmp_path):
     groups = np.array([0, 0, 1], np.int64)
     VideoScores("0123", np.ones(3, bool), np.zeros(3, np.float32), groups).write(tmp_path)
     assert (VideoScores.read(tmp_path).groups == groups).all()
+
+
+def test_answers_of_every_epoch_are_stored_as_bits(run_folder, tiny_videos):
+    answers, val = EpochAnswers.read(run_folder / "last"), tiny_videos.sets["val"]
+    history = [json.loads(line) for line in (run_folder / "history.jsonl").read_text().splitlines()]
+    assert answers.epochs.tolist() == [1, 2, 3]
+    assert answers.right.shape == (3, len(val))
+    assert answers.right.mean(1) == pytest.approx([epoch["val_top1"] for epoch in history])
+    assert answers.videos == val.key
+    best = VideoScores.read(run_folder / "best")
+    assert (answers.right[history[-1]["best_epoch"] - 1] == best.right).all()
+    assert EpochAnswers.read(run_folder / "best") is None
+
+
+def test_answers_go_on_after_a_resume(run_folder, make_experiment, tiny_videos, tmp_path):
+    class Stop(Exception):
+        pass
+
+    def stop_after_second(metrics):
+        if metrics.epoch == 2:
+            raise Stop
+
+    experiment = make_experiment(optim__epochs=3)
+    with pytest.raises(Stop):
+        Run.start(experiment, tiny_videos, folder=tmp_path).fit(stop_after_second)
+    Run.start(experiment, tiny_videos, folder=tmp_path).fit(lambda metrics: None)
+    resumed, whole = (EpochAnswers.read(folder / "last") for folder in (tmp_path, run_folder))
+    assert resumed.epochs.tolist() == [1, 2, 3]
+    assert (resumed.packed == whole.packed).all()
+
+
+def test_old_run_goes_on_without_earlier_answers(run_folder, make_experiment, tiny_videos, tmp_path):
+    shutil.copytree(run_folder, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "last" / EPOCHS_FILE).unlink()
+    run = Run.start(make_experiment(optim__epochs=3), tiny_videos, folder=tmp_path)
+    run.resume()
+    assert len(run.answers.epochs) == 0
+    assert run.answers.videos == tiny_videos.sets["val"].key
+
+
+def test_thousand_videos_take_125_bytes_per_epoch(tmp_path):
+    right = np.random.default_rng(0).random((20, 1000)) < 0.5
+    answers = EpochAnswers.empty("0123", 1000, np.arange(1000) // 5)
+    for epoch, each in enumerate(right, start=1):
+        answers = answers.with_epoch(epoch, each)
+    assert answers.packed.nbytes == 20 * 125
+    answers.write(tmp_path)
+    back = EpochAnswers.read(tmp_path)
+    assert (back.right == right).all()
+    assert (back.groups == np.arange(1000) // 5).all()
+    (tmp_path / EPOCHS_FILE).write_bytes(b"not a zip file")
+    with pytest.raises(ArtifactError, match=r"validation_epochs\.npz: cannot be read"):
+        EpochAnswers.read(tmp_path)
