@@ -40,6 +40,7 @@ def tune(
     trials: int | None = None,
     time_budget: float | None = None,
     warm_start: Sequence[str | Path] = (),
+    fork: str | Path | None = None,
     seed: int | None = None,
     overrides: Mapping[str, Any] | None = None,
     study: Mapping[str, Any] | None = None,
@@ -67,6 +68,8 @@ def tune(
             time budget.
         time_budget: Seconds after which no trial starts and running trials are paused.
         warm_start: Folders of earlier studies, whose best points are run first.
+        fork: Folder of a new study that goes on from the study in `out` after its videos have changed. It
+            keeps the split of every old video and starts with the best points of `out`.
         seed: Seed of the sampler.
         overrides: Settings of all trials by dotted path: `{"optim.epochs": 10}`.
         study: Further settings of the `study` section: `{"gpus": 0.25}` lets four trials share a GPU.
@@ -89,6 +92,7 @@ def tune(
         study=settings,
         cache=cache,
         warm_start=warm_start,
+        fork=fork,
         time_budget=time_budget,
     )
     outcome = run_study(run, address=address, progress=progress, watch=lambda plan: on_trial or _ignore)
@@ -108,6 +112,7 @@ def open_study(
     study: Mapping[str, Any] | None = None,
     cache: str | Path | None = None,
     warm_start: Sequence[str | Path] = (),
+    fork: str | Path | None = None,
     time_budget: float | None = None,
 ) -> "StudyRun":
     """Return a study that has not started: its space with overrides, and its folder. See `tune`."""
@@ -118,12 +123,14 @@ def open_study(
         searched = space.replace(overrides, study=study)
     else:
         searched = read_space(find_space(str(space)), overrides, study=study)
+    root = Path(out or Path("studies") / searched.name)
     return StudyRun(
         searched,
-        Path(out or Path("studies") / searched.name),
+        root if fork is None else Path(fork),
         cache=cache_folder(cache),
         warm_start=[Path(folder) for folder in warm_start],
         time_budget=time_budget,
+        fork_of=None if fork is None else root,
     )
 
 
@@ -204,6 +211,7 @@ def train(
     data: str | Path | None = None,
     root: str | Path | None = None,
     out: str | Path | None = None,
+    fork: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
     workers: int = 1,
     min_workers: int | None = None,
@@ -227,6 +235,7 @@ def train(
         data: Manifest (CSV or Parquet), or a folder with one folder of videos per class.
         root: Folder or URI that the paths in the manifest are relative to.
         out: Folder of the run; by default `runs/NAME`, where NAME is that of the file.
+        fork: Folder of a new run that keeps the splits of the run in `out` after its videos have changed.
         overrides: Settings by dotted path: `{"optim.epochs": 10}`.
         workers: Number of training processes (DDP in Ray Train).
         min_workers: Keep training with at least this many workers after machines are lost.
@@ -257,7 +266,7 @@ def train(
     else:
         config = read_experiment(Path(experiment), settings)
         out = out or Path("runs") / Path(experiment).stem
-    folder, cache = Path(out).expanduser(), cache_folder(cache)
+    folder, cache = Path(fork or out).expanduser(), cache_folder(cache)
     storage = (folder.resolve(), cache)
     with connect(address, verbose=verbose, dashboard=workers > 1, storage=storage) as machines:
         metrics = train_experiment(
@@ -272,6 +281,7 @@ def train(
             gpus=gpus_per_worker,
             decoding=progress,
             on_epoch=on_epoch or _ignore,
+            fork_of=Path(out) if fork else None,
         )
     # Without a finished epoch there is no `best/`, so a path to it must not be returned.
     if not metrics.best_epoch:

@@ -73,6 +73,19 @@ def _refuse_pack(context: click.Context, option: click.Parameter, value: str | N
     help="Folder of an earlier study. Its best points are run first, and the sampler learns from its trials. "
     "Repeatable.",
 )
+@click.option(
+    "--fork",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Begin a new study in this folder after the videos of --out have changed. Old videos keep their "
+    "split, and the best points of --out are run first.",
+)
+@click.option(
+    "--objective",
+    default=None,
+    help="Epochs whose validation top-1 is the value of a trial: best, last, or mean_of_last_K such as "
+    "mean_of_last_3. Default: that of the space, or best.",
+)
 @click.option("--seed", type=int, default=None, help="Seed of the sampler. Default: that of the space, or 0.")
 @click.option(
     "--workers", type=int, default=None, help="Processes per trial (DDP). Default: that of the space, or 1."
@@ -119,6 +132,7 @@ def tune(
     out: Path | None,
     time_budget: float | None,
     warm_start: tuple[Path, ...],
+    fork: Path | None,
     dry_run: bool,
     assignments: tuple[str, ...],
     cache: Path | None,
@@ -136,6 +150,7 @@ def tune(
         study={name: value for name, value in study.items() if value is not None},
         cache=cache,
         warm_start=warm_start,
+        fork=fork,
         time_budget=time_budget,
     )
     if run.missing() == 0:

@@ -12,17 +12,25 @@ from typing import Any
 
 from evclip_ray.artifacts import ArtifactError
 from evclip_ray.config import ConfigError, nearest
-from evclip_ray.data.manifest.leaks import refuse_training_overlap
-from evclip_ray.data.manifest.protocols import TRANSFERS, EvalSet, Protocol, already_trained, zero_shot
+from evclip_ray.data.manifest.manifest import Manifest
+from evclip_ray.data.manifest.protocols import TRANSFERS, EvalSet, already_trained, zero_shot
+from evclip_ray.data.manifest.row_record import USES, RowRecord, refuse_used
 from evclip_ray.data.manifest.splits import assign_splits
 from evclip_ray.metrics.multi_view import EvaluationViews
-from evclip_ray.training.checkpoint import read_record
-from evclip_ray.training.datamodule import VideoPlan, find_protocol, plan_videos, resolve_manifest
+from evclip_ray.training.checkpoint import ROWS, read_record
+from evclip_ray.training.datamodule import (
+    VideoPlan,
+    find_protocol,
+    find_selection,
+    plan_videos,
+    resolve_manifest,
+)
 from evclip_ray.training.experiment import DataConfig, ExperimentConfig
 
 log = logging.getLogger(__name__)
 
 PROTOCOLS = ("closed_set", "zero_shot", *TRANSFERS)
+_ROLES = {"train": "trained", "val": "selected"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,23 +89,35 @@ def plan_evaluation(
     # `recorded` has the videos of the training, `experiment` those of the evaluation.
     experiment = ExperimentConfig.load(record["experiment"], overrides)
     trained = tuple(record["classes"])
-    # Videos of the same manifest are separated by its splits. Another manifest may contain training videos
-    # again.
-    is_other_source = _source_of(recorded.data) != _source_of(experiment.data)
-    checked = is_other_source and protocol != "zero_shot"
-    source = (
-        _trained(recorded.data, trained, cache)
-        if checked or protocol in TRANSFERS
-        else already_trained(trained)
-    )
+    is_same_list = _source_of(recorded.data) == _source_of(experiment.data)
+    # The zero-shot protocol scores no checkpoint; it needs the splits of the training alone.
+    needs_rows = protocol != "zero_shot" or is_same_list
+    used = _training_rows(checkpoint, recorded.data, cache) if needs_rows else None
+    # Old videos keep the split of the training. Other split settings are a request for another draw.
+    is_same_draw = is_same_list and _split_rule(recorded.data) == _split_rule(experiment.data)
+    has_record = (checkpoint / ROWS).is_file()
+    known = used if is_same_draw and has_record else None
+    legacy = is_same_draw and not has_record
     if protocol == "closed_set":
-        plan = plan_videos(experiment, cache=cache, splits=(split,))
+        plan = plan_videos(experiment, cache=cache, splits=(split,), recorded=known, legacy=legacy)
         _refuse_unknown(checkpoint, plan.classes, trained)
         # With the classes of the checkpoint: a split may lack some of them, and the columns must stay the
         # same.
         eval_sets = {split: EvalSet(plan.manifest, plan.rows[split], trained)}
     else:
-        eval_sets = _transfer(protocol, recorded.data, experiment.data, source, split=split, cache=cache)
+        manifest = resolve_manifest(experiment.data, cache=cache)
+        if is_same_draw:
+            manifest = _split_as_trained(manifest, experiment.data, known)
+        if protocol == "zero_shot":
+            eval_sets = zero_shot(manifest, split=split).eval_sets
+        else:
+            eval_sets = TRANSFERS[protocol](already_trained(trained), manifest, split=split).eval_sets
+    if protocol == "zero_shot":
+        used = None
+    # The validation and training splits are scored on request only, and every video of them was used.
+    elif is_same_list and split in USES and used is not None:
+        log.warning("the %r split %s this checkpoint: its numbers are too good", split, _ROLES[split])
+        used = None
     plans = {
         name: VideoPlan(
             eval_set.manifest,
@@ -106,7 +126,7 @@ def plan_evaluation(
             experiment.view,
             {split: views.temporal},
             spread=views.temporal > 1,
-            trained_on=_trained_on(source, eval_set) if checked else frozenset(),
+            trained_on=_trained_on(used, eval_set),
             seconds_per_video=experiment.data.seconds_per_video,
         )
         for name, eval_set in eval_sets.items()
@@ -124,48 +144,51 @@ def _refuse_unknown(checkpoint: Path, classes: tuple[str, ...], trained: tuple[s
         )
 
 
-def _transfer(
-    protocol: str,
-    source: DataConfig,
-    target: DataConfig,
-    trained: Protocol,
-    *,
-    split: str,
-    cache: Path,
-) -> dict[str, EvalSet]:
-    manifest = resolve_manifest(target, cache=cache)
-    if _source_of(source) == _source_of(target):
-        # The training set is split again with the settings of the training. Another set keeps its splits.
-        manifest = assign_splits(
-            manifest,
-            val_fraction=source.val_fraction,
-            test_fraction=source.test_fraction,
-            seed=source.split_seed,
-        )
-    if protocol == "zero_shot":
-        return zero_shot(manifest, split=split).eval_sets
-    return TRANSFERS[protocol](trained, manifest, split=split).eval_sets
-
-
-def _trained_on(trained: Protocol, eval_set: EvalSet) -> frozenset[int]:
-    """Return the rows whose videos were used for training or selection under another manifest."""
-    used = [(part.manifest, part.rows) for part in (trained.train, trained.val) if part is not None]
-    return refuse_training_overlap(
-        used, eval_set.manifest, eval_set.rows, allow=eval_set.manifest.allow_leaks
+def _split_as_trained(manifest: Manifest, data: DataConfig, known: RowRecord | None) -> Manifest:
+    """Return the list of the training with its splits, drawn as by earlier versions without a record."""
+    return assign_splits(
+        manifest,
+        val_fraction=data.val_fraction,
+        test_fraction=data.test_fraction,
+        seed=data.split_seed,
+        hold_out_val=find_selection(data, manifest) != "last_epoch",
+        recorded=known and known.assignment(),
+        legacy=known is None,
     )
+
+
+def _trained_on(used: RowRecord | None, eval_set: EvalSet) -> frozenset[int]:
+    """Return the rows whose videos were used for training or selection, if leaks are allowed."""
+    if used is None:
+        return frozenset()
+    return refuse_used(used, eval_set.manifest, eval_set.rows, allow=eval_set.manifest.allow_leaks)
 
 
 def _source_of(data: DataConfig) -> tuple[Any, ...]:
     return data.manifest, data.root, data.synthetic
 
 
-def _trained(source: DataConfig, classes: tuple[str, ...], cache: Path) -> Protocol:
-    """Return the protocol of the training, with its videos if their manifest still exists."""
+def _split_rule(data: DataConfig) -> tuple[Any, ...]:
+    return data.split_seed, data.val_fraction, data.test_fraction
+
+
+def _training_rows(checkpoint: Path, data: DataConfig, cache: Path) -> RowRecord | None:
+    """Return the rows that trained and selected a checkpoint, None if they are not known."""
+    if (checkpoint / ROWS).is_file():
+        return RowRecord.read(checkpoint / ROWS)
     try:
-        # Drawn again with the recorded seed: this gives the rows that the checkpoint was trained on.
-        protocol = find_protocol(source, resolve_manifest(source, cache=cache))
+        # Drawn again with the recorded seed: this gives the rows of the training if the list is unchanged.
+        protocol = find_protocol(data, resolve_manifest(data, cache=cache), legacy=True)
     except ValueError as problem:
         log.warning("%s. Overlap between these videos and the training videos is not checked.", problem)
-        return already_trained(classes)
-    # The checkpoint's own order of classes decides the columns of its logits.
-    return dataclasses.replace(protocol, classes=classes)
+        return None
+    log.warning(
+        "%s has no record of its videos, because an earlier version wrote it. Its training videos are taken "
+        "from the list as it is now.",
+        checkpoint,
+    )
+    used = {"train": protocol.train, "val": protocol.val}
+    rows = {use: part.rows for use, part in used.items() if part is not None}
+    # All parts of a protocol are rows of one manifest.
+    assert protocol.train is not None
+    return RowRecord.of(protocol.train.manifest, rows)

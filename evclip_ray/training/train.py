@@ -1,16 +1,18 @@
 """Training of one experiment, from its videos to its checkpoints."""
 
 import contextlib
+import dataclasses
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 
-from evclip_ray.artifacts import read_history
+from evclip_ray.artifacts import ArtifactError, read_history
+from evclip_ray.data.manifest.row_record import RowRecord
 from evclip_ray.records import EpochMetrics
-from evclip_ray.training.checkpoint import HISTORY
-from evclip_ray.training.datamodule import Progress, Videos, plan_videos, prepare
+from evclip_ray.training.checkpoint import HISTORY, ROWS, latest_checkpoint
+from evclip_ray.training.datamodule import Progress, VideoPlan, Videos, plan_videos, prepare, record_rows
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.frozen_cache import prepare_cached
 from evclip_ray.training.loop import Report, Run
@@ -35,6 +37,7 @@ def train_experiment(
     gpus: float | None,
     decoding: Progress | None,
     on_epoch: Report,
+    fork_of: Path | None = None,
 ) -> EpochMetrics:
     """Train one experiment, or resume it, and return the metrics of the last epoch.
 
@@ -52,9 +55,11 @@ def train_experiment(
         gpus: GPUs of one worker; None means 1 if any machine has a GPU.
         decoding: Progress of decoding and of cached features.
         on_epoch: Called with the metrics of each epoch.
+        fork_of: Folder of an earlier run on fewer or other videos, whose splits are taken over.
 
     Raises:
-        ValueError: The workers do not fit on the machines, or the folder belongs to another experiment.
+        ValueError: The workers do not fit on the machines, the folder belongs to another experiment, or its
+            videos have changed.
     """
     if not experiment.method.trains:
         raise ValueError(
@@ -67,13 +72,56 @@ def train_experiment(
     )
     # Only the check is needed: it raises before hours of decoding if the workers can never be placed.
     concurrent_trials(request, machines)
-    videos = prepare(plan_videos(experiment, cache=cache, progress=decoding), cache=cache, progress=decoding)
+    plan, record = _plan_rows(experiment, folder, cache=cache, fork_of=fork_of, progress=decoding)
+    videos = prepare(plan, cache=cache, progress=decoding)
+    # Written after the first check that videos exist, and before the first epoch.
+    record.write(folder / ROWS)
+    videos = dataclasses.replace(videos, rows=folder / ROWS, row_keys=record.keys())
     prepare_cached([(experiment, videos)], gpus=request.gpus, progress=decoding)
     if workers > 1 or on_cluster:
         return _train_in_workers(experiment, videos, folder=folder, request=request, on_epoch=on_epoch)
     # A local run may use all CPUs of the machine: no other trial shares it.
     torch.set_num_threads(max(1, int(machines[0].get("CPU", 1))))
     return Run.start(experiment, videos, folder=folder).fit(on_epoch)
+
+
+def _plan_rows(
+    experiment: ExperimentConfig,
+    folder: Path,
+    *,
+    cache: Path,
+    fork_of: Path | None,
+    progress: Progress | None,
+) -> tuple[VideoPlan, RowRecord]:
+    """Return the rows of each split and their record. Videos that the run knows keep their split.
+
+    Raises:
+        ArtifactError: The videos of the run have changed, or the forked run has no record.
+    """
+    own, forked = folder / ROWS, fork_of and fork_of.expanduser().resolve() / ROWS
+    recorded = RowRecord.read(own) if own.is_file() else None
+    if forked and not forked.is_file():
+        raise ArtifactError(
+            f"--fork: {forked.parent} has no {ROWS}, so that the splits of its videos are not known. Train in "
+            "a new --out instead."
+        )
+    known = recorded or (RowRecord.read(forked) if forked else None)
+    plan = plan_videos(
+        experiment,
+        cache=cache,
+        recorded=known,
+        # A run of an earlier version has checkpoints and no record.
+        legacy=known is None and latest_checkpoint(folder / "last") is not None,
+        progress=progress,
+    )
+    record = record_rows(plan, known=known, progress=progress)
+    if recorded is not None and (difference := recorded.difference(record)):
+        raise ArtifactError(
+            f"{folder}: its videos are not those that it began with ({difference}). Restore the list, or add "
+            f"--fork NEW_OUT to --out {folder}: this trains a new run on the new videos and moves no video to "
+            "another split."
+        )
+    return plan, record
 
 
 def _train_in_workers(

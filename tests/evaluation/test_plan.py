@@ -8,7 +8,8 @@ import pytest
 from evclip_ray.artifacts import write_json
 from evclip_ray.data.manifest.manifest import ManifestError
 from evclip_ray.evaluation.plan import plan_evaluation
-from evclip_ray.training.checkpoint import ADAPTER, CONFIG
+from evclip_ray.training.checkpoint import ADAPTER, CONFIG, ROWS
+from evclip_ray.training.datamodule import plan_videos, record_rows
 
 
 @pytest.fixture
@@ -63,9 +64,7 @@ def test_set_without_training_videos_is_evaluated_whole(checkpoint, other, tmp_p
 @pytest.mark.parametrize("protocol", ["cross_dataset", "cross_domain"])
 def test_renamed_training_videos_are_refused_with_the_count(checkpoint, other, tmp_path, protocol):
     manifest = other(copies=2)
-    with pytest.raises(
-        ManifestError, match=r"2 leaks between the training and the evaluation videos \(2 by con"
-    ):
+    with pytest.raises(ManifestError, match=r"2 of the 8 videos to score were used .*\(2 trained it\)"):
         read(checkpoint, manifest, tmp_path, protocol)
     plan = read(checkpoint, manifest, tmp_path, protocol, {"data.allow_leaks": True})
     assert plan.leaking_rows == 2
@@ -76,7 +75,7 @@ def test_closed_set_of_another_list_is_checked(checkpoint, other, tmp_path):
     text = manifest.read_text().splitlines()
     marked = [f"{text[0]},split", *(f"{line},test" for line in text[1:])]
     manifest.write_text("\n".join(marked) + "\n")
-    with pytest.raises(ManifestError, match="1 leaks between the training and the evaluation videos"):
+    with pytest.raises(ManifestError, match="1 of the 7 videos to score"):
         read(checkpoint, manifest, tmp_path, "closed_set")
     plan = read(checkpoint, manifest, tmp_path, "closed_set", {"data.allow_leaks": True})
     assert plan.leaking_rows == 1
@@ -90,3 +89,77 @@ def test_zero_shot_has_no_training_videos(checkpoint, other, tmp_path):
 def test_time_limit_of_a_video_is_passed_on(checkpoint, other, tmp_path, protocol):
     plan = read(checkpoint, other(copies=0), tmp_path, protocol, {"data.seconds_per_video": 30})
     assert plan.seconds_per_video == 30
+
+
+@pytest.fixture
+def folder_of_clips(tmp_path):
+    """Return a function that fills a folder without splits, 8 files of each of two classes, and then more."""
+    root = tmp_path / "clips"
+
+    def fill(numbers):
+        for label in ("run", "walk"):
+            (root / label).mkdir(parents=True, exist_ok=True)
+            for number in numbers:
+                (root / label / f"{number}.mp4").write_bytes(f"{label} {number}".encode())
+        return root
+
+    return fill
+
+
+@pytest.fixture
+def trained_on_clips(make_experiment, folder_of_clips, tmp_path):
+    """Return a checkpoint, without tensors, that has the record of its rows."""
+    root = folder_of_clips(range(8))
+    experiment = make_experiment(**{"data.manifest": str(root), "data.synthetic": None})
+    plan = plan_videos(experiment, cache=tmp_path / "cache")
+    folder = tmp_path / "clips-best"
+    folder.mkdir()
+    (folder / ADAPTER).touch()
+    record_rows(plan).write(folder / ROWS)
+    write_json(
+        folder / CONFIG,
+        {"experiment": experiment.model_dump(mode="json"), "classes": list(plan.classes)},
+    )
+    return folder, plan
+
+
+def paths(plan, split):
+    return {plan.manifest.column("path")[row] for row in plan.rows[split].tolist()}
+
+
+def test_test_split_of_a_grown_folder_has_no_used_video(trained_on_clips, folder_of_clips, tmp_path):
+    checkpoint, trained = trained_on_clips
+    before = paths(plan_evaluation(checkpoint, {}, split="test", cache=tmp_path).plans["test"], "test")
+    folder_of_clips(range(8, 14))
+    after = paths(plan_evaluation(checkpoint, {}, split="test", cache=tmp_path).plans["test"], "test")
+    assert before < after
+    assert not after & (paths(trained, "train") | paths(trained, "val"))
+
+
+@pytest.mark.parametrize("settings", [{"data.split_seed": 1}, {"data.test_fraction": 0.5}])
+def test_other_draw_of_the_splits_is_refused_with_the_count(trained_on_clips, tmp_path, settings):
+    checkpoint, _ = trained_on_clips
+    with pytest.raises(ManifestError, match=r"\d+ of the \d+ videos to score were used for this checkpoint"):
+        plan_evaluation(checkpoint, settings, split="test", cache=tmp_path)
+
+
+def test_copied_training_video_in_the_test_split_is_refused(trained_on_clips, folder_of_clips, tmp_path):
+    checkpoint, trained = trained_on_clips
+    tested = paths(plan_evaluation(checkpoint, {}, split="test", cache=tmp_path).plans["test"], "test")
+    root = folder_of_clips(range(8))
+    shutil.copy(root / min(paths(trained, "val")), root / min(tested))
+    with pytest.raises(ManifestError, match=r"\(1 selected it\)"):
+        plan_evaluation(checkpoint, {}, split="test", cache=tmp_path)
+
+
+def test_validation_split_is_scored_with_a_warning(trained_on_clips, tmp_path, caplog):
+    checkpoint, trained = trained_on_clips
+    plan = plan_evaluation(checkpoint, {}, split="val", cache=tmp_path).plans["val"]
+    assert paths(plan, "val") == paths(trained, "val")
+    assert "'val' split selected this checkpoint" in caplog.text
+
+
+def test_checkpoint_without_record_is_checked_by_its_list(checkpoint, tmp_path, caplog):
+    plan = plan_evaluation(checkpoint, {}, split="test", cache=tmp_path / "cache").plans["test"]
+    assert len(plan.rows["test"]) > 0
+    assert "no record of its videos" in caplog.text

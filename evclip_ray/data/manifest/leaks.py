@@ -1,17 +1,16 @@
-"""Leaks: a file, group or content in two splits, or in both training and evaluation."""
+"""Leaks: a file, group or content in two splits of one manifest.
+
+`row_record` finds the videos that a checkpoint has seen in another manifest.
+"""
 
 import collections
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from evclip_ray.data import storage
 from evclip_ray.data.manifest.manifest import Manifest, ManifestError
@@ -19,8 +18,6 @@ from evclip_ray.data.manifest.validation import SPLITS, shared_between_splits
 from evclip_ray.data.storage import Place
 
 logger = logging.getLogger(__name__)
-
-Indices = NDArray[np.int64]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +67,7 @@ def refuse_leaks(manifest: Manifest, *, allow: bool = False, content: bool = Tru
     leaks = find_leaks(manifest, content=content)
     if not leaks:
         return leaks
-    summary = f"{manifest.source}: {_summary(leaks, 'splits')}"
+    summary = f"{manifest.source}: {_summary(leaks)}"
     if not allow:
         raise ManifestError(
             f"{summary}; put each in one split, or allow leaks to reproduce a published protocol that has"
@@ -80,78 +77,13 @@ def refuse_leaks(manifest: Manifest, *, allow: bool = False, content: bool = Tru
     return leaks
 
 
-def find_training_overlap(
-    used: Iterable[tuple[Manifest, Indices]], evaluated: Manifest, rows: Indices
-) -> list[Leak]:
-    """Return the files, and equal contents under two names, of both training and evaluation.
-
-    Groups are not compared, because two manifests name them independently.
-
-    Args:
-        used: Rows that were trained or selected on, each with its manifest.
-        evaluated: Manifest of the evaluation.
-        rows: Rows of `evaluated` that are scored. `Leak.rows` are among these.
-    """
-    parts = [_uri_table(manifest, chosen, "train") for manifest, chosen in used]
-    table = pa.concat_tables([*parts, _uri_table(evaluated, rows, "test", numbered=True)])
-    # Every path is a URI, so there is no root.
-    leaks = _leaks(table, "path") + _leaks(_with_content(table, Path()), "content")
-    return [
-        dataclasses.replace(leak, rows=tuple(sorted(row for row in leak.rows if row >= 0))) for leak in leaks
-    ]
-
-
-def refuse_training_overlap(
-    used: Iterable[tuple[Manifest, Indices]], evaluated: Manifest, rows: Indices, *, allow: bool = False
-) -> frozenset[int]:
-    """Raise an error if evaluation videos were trained or selected on. Return the allowed rows.
-
-    Args:
-        used: See `find_training_overlap`.
-        evaluated: See `find_training_overlap`.
-        rows: See `find_training_overlap`.
-        allow: Log a warning instead, as in `refuse_leaks`.
-
-    Raises:
-        ManifestError: There is an overlap; the message has its size.
-    """
-    leaks = find_training_overlap(used, evaluated, rows)
-    if not leaks:
-        return frozenset()
-    summary = f"{evaluated.source}: {_summary(leaks, 'the training and the evaluation videos')}"
-    if not allow:
-        raise ManifestError(
-            f"{summary}; evaluate on other videos, or allow leaks to reproduce a published protocol that has"
-            " them"
-        )
-    logger.warning("%s; allowed: numbers from these videos are too good", summary)
-    return frozenset(row for leak in leaks for row in leak.rows)
-
-
-def _uri_table(manifest: Manifest, rows: Indices, split: str, *, numbered: bool = False) -> pa.Table:
-    """Return the columns path (a URI, also for local files), split and row (-1 unless `numbered`)."""
-    paths = manifest.table["path"].take(pa.array(rows, pa.int64())).to_pylist()
-    places = [manifest.locate(path) for path in paths]
-    uris = [place if isinstance(place, str) else f"file://{place}" for place in places]
-    # Rows of the training manifests get -1, because only rows of the evaluation are returned.
-    numbers = rows if numbered else np.full(len(rows), -1)
-    return pa.table(
-        [
-            pa.array(uris, pa.string()),
-            pa.array([split] * len(uris), pa.string()),
-            pa.array(numbers, pa.int64()),
-        ],
-        names=["path", "split", "row"],
-    )
-
-
-def _summary(leaks: list[Leak], between: str) -> str:
+def _summary(leaks: list[Leak]) -> str:
     counts = collections.Counter(leak.kind for leak in leaks)
     listed = ", ".join(f"{count} by {kind}" for kind, count in counts.items())
     first = leaks[0]
     rows = len({row for leak in leaks for row in leak.rows})
     return (
-        f"{len(leaks)} leaks between {between} ({listed}) reach {rows} rows; the first is the {first.kind}"
+        f"{len(leaks)} leaks between splits ({listed}) reach {rows} rows; the first is the {first.kind}"
         f" {first.value!r}, in {' and '.join(first.splits)}"
     )
 

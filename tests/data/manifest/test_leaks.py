@@ -1,14 +1,11 @@
 import logging
 
-import numpy as np
 import pyarrow as pa
 import pytest
 
 from evclip_ray.data.manifest.leaks import (
     find_leaks,
-    find_training_overlap,
     refuse_leaks,
-    refuse_training_overlap,
 )
 from evclip_ray.data.manifest.manifest import SCHEMA, Manifest, ManifestError, read_manifest, write_manifest
 from evclip_ray.data.manifest.splits import assign_splits, few_shot
@@ -113,45 +110,3 @@ def test_allowed_leaks_survive_selection_and_splitting(leaky):
 def test_repeated_row_is_refused_even_if_leaks_are_allowed(leaky):
     with pytest.raises(ManifestError, match="listed more than once"):
         leaky([("a", "train", None), ("a", "train", None)])
-
-
-@pytest.fixture
-def other(tmp_path):
-    """Return a function that writes files to another folder and returns a test manifest of paths there."""
-
-    def make(rows, **files):
-        folder = tmp_path / "other"
-        folder.mkdir()
-        for name, data in files.items():
-            (folder / f"{name}.mp4").write_bytes(data)
-        named = [{"path": path, "label": "x", "split": "test"} for path in rows]
-        return Manifest(pa.Table.from_pylist(named, SCHEMA), folder, "other.csv", allow_leaks=True)
-
-    return make
-
-
-def test_training_overlap_is_detected_by_path_and_content(leaky, other, tmp_path):
-    rows = [("a", "train", "g"), ("b", "train", None), ("c", "val", None), ("d", "test", None)]
-    trained = leaky(rows, a=b"1", b=b"22", c=b"333", d=b"4444")
-    same_file = f"file://{tmp_path}/a.mp4"
-    read = other(["x.mp4", same_file, "y.mp4", "d.mp4"], x=b"22", y=b"55555", d=b"4444")
-    used = [(trained, trained.in_split("train")), (trained, trained.in_split("val"))]
-    leaks = find_training_overlap(used, read, np.arange(4))
-    assert [(leak.kind, leak.rows) for leak in leaks] == [("path", (1,)), ("content", (0,))]
-    assert find_training_overlap(used, read, np.array([2, 3])) == []
-    message = (
-        r"other.csv: 2 leaks between the training and the evaluation videos \(1 by path, 1 by content\) reach"
-        r" 2 rows; the first is the path .*; evaluate on other videos, or allow leaks"
-    )
-    with pytest.raises(ManifestError, match=message):
-        refuse_training_overlap(used, read, np.arange(4))
-    assert refuse_training_overlap(used, read, np.arange(4), allow=True) == {0, 1}
-    assert refuse_training_overlap([], read, np.arange(4)) == frozenset()
-
-
-def test_parts_of_one_training_video_are_one_leak(tmp_path):
-    parts = pa.table({"path": ["a.mp4"] * 3, "label": ["x"] * 3, "start_seconds": [0.0, 1.0, 2.0]})
-    trained = Manifest(parts, tmp_path, "a.csv")
-    read = Manifest(parts, tmp_path, "b.csv")
-    (leak,) = find_training_overlap([(trained, np.array([0, 1]))], read, np.array([2]))
-    assert (leak.kind, leak.rows) == ("path", (2,))
