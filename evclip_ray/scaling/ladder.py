@@ -9,7 +9,7 @@ steps run nevertheless.
 import dataclasses
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -194,7 +194,13 @@ class LadderRun:
             warm_start=earlier,
             time_budget=time_budget,
             in_background=self.device_hours is None,
+            # All steps of a ladder store frames in the same way, also those that a newer version adds.
+            like=next((path for path in self._begun() if path != self.folder.step(step.name)), None),
         )
+
+    def _begun(self) -> Iterator[Path]:
+        folders = (StudyFolder(self.folder.step(step.name)) for step in self.ladder.steps)
+        return (folder.root for folder in folders if folder.fixed.is_file())
 
     def _is_spent(self, step: LadderStep, plan: StudyPlan) -> bool:
         return self.device_hours is not None and self._seconds_left(step, plan) <= 0

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from evclip_ray.config import Config, ConfigError, nearest, override, read_yaml
-from evclip_ray.data.transforms import AugmentConfig
+from evclip_ray.data.transforms import CROP_FRACTION, AugmentConfig
 from evclip_ray.data.video.view import ViewConfig
 from evclip_ray.models.methods.base import MethodConfig
 
@@ -228,6 +228,17 @@ class OptimConfig(Config):
     clip_norm: float | None = Field(1.0, gt=0, description="largest norm of the gradient; None does not clip")
 
 
+def _image_size(backbone: Any) -> int | None:
+    """Return the side of the input of a backbone in pixels; None if its settings are invalid."""
+    from evclip_ray.models.backbones import find_backbone
+
+    given = backbone if isinstance(backbone, Mapping) else {}
+    try:
+        return find_backbone(given.get("name", BackboneConfig.model_fields["name"].default)).image_size
+    except (ConfigError, AttributeError):
+        return None
+
+
 def _method(data: Any) -> Any:
     if isinstance(data, Mapping):
         return MethodConfig.resolve(data).model_validate({"name": "ev_clip", **data})
@@ -255,6 +266,45 @@ class ExperimentConfig(Config):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="format of matrix products; 'auto' is bfloat16 on a GPU and float32 on a CPU"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_side_follows_the_backbone(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        given, size = data.get("view") or {}, _image_size(data.get("backbone"))
+        if size is None or not isinstance(given, Mapping):
+            return data
+        # A given height, width or fit other than "short_side" sets a fixed size.
+        sizes = {name for name in ("short_side", "height", "width") if given.get(name) is not None}
+        if sizes or given.get("fit") not in (None, "short_side"):
+            return data
+        # The crop of an evaluation has 7/8 of the short side: 224 of 256.
+        return {**data, "view": {**given, "short_side": max(round(size / CROP_FRACTION), 16)}}
+
+    @model_validator(mode="after")
+    def _frames_fill_the_input(self) -> Self:
+        size = _image_size(self.backbone.model_dump())
+        # Fixed sizes come from old checkpoints too, so they are only reported, see `enlarged_frames`.
+        if size is not None and self.view.short_side is not None and self.view.short_side < size:
+            raise ValueError(
+                f"view.short_side={self.view.short_side} is less than the {size} pixels that "
+                f"{self.backbone.name} reads; set it to {round(size / CROP_FRACTION)}, the default"
+            )
+        return self
+
+    @property
+    def enlarged_frames(self) -> str | None:
+        """Warning if the stored frames are smaller than the input of the backbone, otherwise None."""
+        size = _image_size(self.backbone.model_dump())
+        if size is None or self.view.shortest >= size:
+            return None
+        fix = round(size / CROP_FRACTION)
+        return (
+            f"stored frames with a short side of {self.view.shortest} pixels are enlarged to the {size} pixels "
+            f"of {self.backbone.name}, which adds no detail; set view.height and view.width to at least {fix}, "
+            f"or view.fit=short_side view.height=null view.width=null"
+        )
 
     @model_validator(mode="after")
     def _frames_fit_the_video_encoder(self) -> Self:

@@ -1,0 +1,55 @@
+"""Stored size of the frames of studies whose settings do not name it.
+
+Versions up to 0.1 stored frames of 256 x 256 pixels by default (`view.fit=crop`); the present default keeps
+the aspect ratio. A study writes the default that it began with to `fixed.json`, as `view.fit`. A file without
+it is from one of those versions, and the study keeps their default.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from evclip_ray.artifacts import read_json
+from evclip_ray.config import Overrides, flatten
+from evclip_ray.training.experiment import ExperimentConfig
+from evclip_ray.tuning.search_space import SearchSpace
+
+_FIT = "view.fit"
+_BEFORE = {_FIT: "crop"}
+
+
+def trial_experiment(fixed: Mapping[str, Any], overrides: Overrides) -> ExperimentConfig:
+    """Return the experiment of a trial.
+
+    Args:
+        fixed: Content of the study's `fixed.json`.
+        overrides: Point of the trial.
+    """
+    if _names_fit({**flatten(fixed), **overrides}):
+        return ExperimentConfig.load(fixed, overrides)
+    return ExperimentConfig.load(fixed, {**_BEFORE, **overrides})
+
+
+def with_own_view(space: SearchSpace, studies: Iterable[Path]) -> SearchSpace:
+    """Return a space that names `view.fit`, unless its own settings decide it.
+
+    Args:
+        space: Search space.
+        studies: `fixed.json` of the study, and of studies that it continues. The first that exists gives the
+            default; without one, the default is that of the present version.
+    """
+    fixed = flatten(space.fixed)
+    named = {**fixed, **{axis.path: None for axis in space.search}}
+    if _names_fit(named):
+        return space
+    written = next((read_json(path) for path in studies if path.is_file()), None)
+    if written is not None:
+        earlier = flatten(written)
+        return space.replace({_FIT: earlier.get(_FIT, _BEFORE[_FIT])})
+    sized = {"view.height", "view.width"} & named.keys()
+    return space.replace({_FIT: "crop" if sized else "short_side"})
+
+
+def _names_fit(settings: Mapping[str, Any]) -> bool:
+    # A preset has a view of its own.
+    return _FIT in settings or "preset" in settings
