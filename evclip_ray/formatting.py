@@ -36,6 +36,15 @@ def with_interval(value: float, low: float, high: float, missing: str = "–") -
     return f"{value:.3f}" + ("" if is_missing(low) else f" ({low:.2f} to {high:.2f})")
 
 
+def sample_size(videos: int, groups: int | None = None) -> str:
+    """Format what an interval is over.
+
+    >>> sample_size(72), sample_size(72, 24)
+    ('72 videos', '72 videos in 24 groups')
+    """
+    return f"{videos} videos" + ("" if is_missing(groups) else f" in {groups:.0f} groups")
+
+
 def duration(seconds: float) -> str:
     """Format a duration in seconds, minutes or hours.
 

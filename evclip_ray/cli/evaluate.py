@@ -9,6 +9,7 @@ from evclip_ray import api
 from evclip_ray.cli.display import DecodeView, bars, console, print_random_weights, rows_table
 from evclip_ray.cli.options import cache_option, data_options, example, overrides_of, settings
 from evclip_ray.cli.remote import address_option
+from evclip_ray.formatting import sample_size
 
 if TYPE_CHECKING:
     from evclip_ray.api import ScoredCheckpoint
@@ -46,7 +47,8 @@ _SCORED = {"adapted": "adapted", "zero_shot": "zero-shot CLIP"}
     type=click.Choice(["t", "bootstrap"]),
     default="t",
     show_default=True,
-    help="Interval of a mean over several checkpoints: Student's t or bootstrap.",
+    help="Interval over seeds of a mean over several checkpoints: Student's t, or bootstrap widened for few "
+    "seeds.",
 )
 @click.option(
     "--out",
@@ -132,10 +134,12 @@ def _show_scores(scored: "ScoredCheckpoint") -> None:
             console.print(f"{name}: {len(scores.classes)} classes")
         for method, numbers in reversed(scores.numbers.items()):
             low, high = numbers["top1_interval"]
+            sample = sample_size(numbers["videos"], numbers["groups"])
             console.print(
-                f"{_SCORED[method]:<15} top-1 {numbers['top1']:.3f} (95 % interval {low:.3f} to {high:.3f})"
+                f"{_SCORED[method]:<15} top-1 {numbers['top1']:.3f}"
+                f" (95 % interval {low:.3f} to {high:.3f}, over {sample})"
                 f"  top-5 {numbers['top5']:.3f}  mean class accuracy {numbers['mean_class_accuracy']:.3f}"
-                f"  calibration error {numbers['calibration_error']:.3f}  on {numbers['videos']} videos",
+                f"  calibration error {numbers['calibration_error']:.3f}",
                 soft_wrap=True,
             )
         for label, videos, accuracies in scores.per_class:
@@ -157,7 +161,7 @@ def _show_means(result: "api.Evaluation", interval: str, folder: Path) -> None:
     from evclip_ray.evaluation.seed_means import differing_settings
 
     rows = [mean.row() for mean in result.mean_scores]
-    title = f"Means over {len(result.checkpoints)} checkpoints, 95 % {interval} intervals"
+    title = f"Means over {len(result.checkpoints)} checkpoints, 95 % {interval} intervals over seeds"
     console.print(rows_table(title, rows))
     differing = differing_settings([scored.checkpoint for scored in result.checkpoints])
     if differing:

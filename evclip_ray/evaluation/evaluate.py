@@ -12,12 +12,13 @@ import numpy as np
 
 from evclip_ray.artifacts import LEDGER, ArtifactError, read_ledger, write_csv, write_ledger
 from evclip_ray.evaluation.plan import EvaluationPlan
+from evclip_ray.metrics.intervals import accuracy_interval
 from evclip_ray.metrics.multi_view import score_views
 from evclip_ray.metrics.scoring import Scores, summary
 from evclip_ray.models.methods.base import Method
 from evclip_ray.training.build import autocast_dtype, build_method, pick_device, weights_of, zero_shot_of
 from evclip_ray.training.checkpoint import load_adapter, read_record
-from evclip_ray.training.datamodule import Videos
+from evclip_ray.training.datamodule import Videos, VideoSet
 from evclip_ray.training.experiment import ExperimentConfig
 
 
@@ -94,13 +95,13 @@ def _evaluate_set(plan: EvaluationPlan, name: str, videos: Videos, out: Path) ->
     chosen = videos.sets[plan.split]
     result = EvaluationResult(
         videos.classes,
-        {kind: dict(summary(scores.state)) for kind, scores in scored.items()},
+        {kind: dict(summary(scores, chosen.groups)) for kind, scores in scored.items()},
         _per_class(videos.classes, scored),
         weights_of(baseline.frozen) | _recorded_weights(plan),
         len(chosen.shards.skipped),
         videos.leaking_rows,
     )
-    _write_tables(result, scored, chosen.shards.paths, out)
+    _write_tables(result, scored, chosen, out)
     _write_opening(result, plan, name, out)
     return result
 
@@ -152,14 +153,16 @@ def _per_class(classes: Sequence[str], scored: dict[str, Scores]) -> list[tuple[
     ]
 
 
-def _write_tables(
-    result: EvaluationResult, scored: dict[str, Scores], paths: Sequence[str], out: Path
-) -> None:
+def _write_tables(result: EvaluationResult, scored: dict[str, Scores], chosen: VideoSet, out: Path) -> None:
     names, columns = list(result.classes), list(scored)
+    bounds = [f"{column}_{bound}" for column in columns for bound in ("low", "high")]
     write_csv(
         out / "per_class.csv",
-        ["class", "videos", *columns],
-        [[name, videos, *accuracies] for name, videos, accuracies in result.per_class],
+        ["class", "videos", *columns, *bounds],
+        [
+            [name, videos, *accuracies, *_intervals_of_class(index, scored, chosen)]
+            for index, (name, videos, accuracies) in enumerate(result.per_class)
+        ],
     )
     last = scored[columns[-1]]
     confusion = [[name, *row] for name, row in zip(names, last.state.confusion.tolist(), strict=True)]
@@ -167,9 +170,19 @@ def _write_tables(
     predicted = np.stack([scores.logits.argmax(1) for scores in scored.values()], axis=1)
     predictions = [
         [path, names[true], *(names[index] for index in row)]
-        for path, true, row in zip(paths, last.labels, predicted, strict=True)
+        for path, true, row in zip(chosen.shards.paths, last.labels, predicted, strict=True)
     ]
     write_csv(out / "predictions.csv", ["path", "label", *columns], predictions)
+
+
+def _intervals_of_class(index: int, scored: dict[str, Scores], chosen: VideoSet) -> list[float]:
+    """Return the bounds of the class's accuracy for each model in order."""
+    bounds: list[float] = []
+    for scores in scored.values():
+        of_class = scores.labels == index
+        groups = None if chosen.groups is None else chosen.groups[of_class]
+        bounds += accuracy_interval(scores.right[of_class], groups)
+    return bounds
 
 
 def _write_opening(result: EvaluationResult, plan: EvaluationPlan, name: str, out: Path) -> None:

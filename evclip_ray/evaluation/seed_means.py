@@ -50,29 +50,34 @@ def means_over_checkpoints(
 ) -> list[CheckpointMean]:
     """Return the means on each evaluation set, and the mean of the checkpoints' harmonic means.
 
+    The intervals are over seeds on the same videos: they hold for other seeds, not for other videos.
+
     Args:
         results: Results of each checkpoint, by evaluation set.
         interval: Kind of the interval.
     """
     return [
-        CheckpointMean(side, scored, metric, mean_over_seeds(values, interval=interval))
-        for (side, scored, metric), values in _columns(results)
+        CheckpointMean(side, scored, metric, mean_over_seeds(values, interval=interval, videos=videos))
+        for (side, scored, metric), values, videos in _columns(results)
     ]
 
 
 def _columns(
     results: Sequence[Mapping[str, EvaluationResult]],
-) -> Iterator[tuple[tuple[str, str, str], list[float]]]:
+) -> Iterator[tuple[tuple[str, str, str], list[float], int]]:
+    """Yield (set, scored, metric), its value for each checkpoint, and the number of videos behind a value."""
     for side, first in results[0].items():
         # `numbers` lists the baseline first; tables show the trained model first.
         for scored in reversed(first.numbers):
             for metric in METRICS:
-                yield (side, scored, metric), [sides[side].numbers[scored][metric] for sides in results]
+                values = [sides[side].numbers[scored][metric] for sides in results]
+                yield (side, scored, metric), values, first.numbers[scored]["videos"]
     # The mean of harmonic means, not the harmonic mean of the means: the interval needs one value per
     # checkpoint.
     if set(results[0]) == {"base", "novel"}:
         for scored in reversed(results[0]["base"].numbers):
-            yield (HARMONIC, scored, "top1"), [harmonic(sides, scored) for sides in results]
+            videos = sum(results[0][side].numbers[scored]["videos"] for side in ("base", "novel"))
+            yield (HARMONIC, scored, "top1"), [harmonic(sides, scored) for sides in results], videos
 
 
 def harmonic(sides: Mapping[str, EvaluationResult], scored: str) -> float:

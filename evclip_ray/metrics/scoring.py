@@ -11,7 +11,7 @@ import torch
 from evclip_ray.data.shards.prepare import ShardSet
 from evclip_ray.data.transforms import crop_batch, to_device
 from evclip_ray.metrics.classification import ClassificationState
-from evclip_ray.metrics.intervals import wilson_interval
+from evclip_ray.metrics.intervals import accuracy_interval
 from evclip_ray.models.batch import MethodOutput, VideoBatch
 from evclip_ray.models.methods.base import Method
 
@@ -113,11 +113,20 @@ def _fixed_views(
         yield VideoBatch(crop_batch(frames, size=method.frozen.clip.image_size))
 
 
-def summary(state: ClassificationState) -> dict[str, float | int | list[float]]:
-    """Return the metrics of a result row: top-1 with its 95 % Wilson interval, and the others."""
-    low, high = wilson_interval(state.top1_hits, state.num_videos)
+def summary(
+    scores: Scores, groups: npt.NDArray[np.int64] | None = None
+) -> dict[str, float | int | list[float] | None]:
+    """Return the metrics of a result row: top-1 with its 95 % interval, see `accuracy_interval`, and others.
+
+    Args:
+        scores: Scores of the videos.
+        groups: (V,) number of each video's group; None if the videos are independent.
+    """
+    state = scores.state
+    low, high = accuracy_interval(scores.right, groups)
     return {
         "videos": state.num_videos,
+        "groups": None if groups is None else len(np.unique(groups)),
         "top1": state.top1,
         "top1_interval": [low, high],
         "top5": state.top5,

@@ -85,5 +85,6 @@ def zero_shot_numbers(
     # Trials of a study share the file. Two trials may compute it at the same time; both write the same
     # numbers.
     scores, weights = score_zero_shot(experiment, videos, split="val", device=device)
-    write_json(path, {**summary(scores.state), "weights": weights, "rows": rows})
+    numbers = summary(scores, videos.sets["val"].groups)
+    write_json(path, {**numbers, "weights": weights, "rows": rows})
     return dict(read_json(path))

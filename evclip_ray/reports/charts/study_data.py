@@ -175,10 +175,15 @@ def confusion(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def gains(per_class: pd.DataFrame) -> pd.DataFrame:
-    """Return the accuracies of each class with 95 % Wilson intervals, the largest gain first."""
+    """Return the accuracies of each class with 95 % intervals, the largest gain first.
+
+    Tables of earlier versions have no intervals; they get Wilson's, as for independent videos.
+    """
     classes = per_class[per_class["videos"] > 0].copy()
     classes["gain"] = classes["adapted"] - classes["zero_shot"]
     for name in ("zero_shot", "adapted"):
+        if f"{name}_low" in classes:
+            continue
         pairs = [
             wilson_interval(round(accuracy * videos), int(videos))
             for accuracy, videos in zip(classes[name], classes["videos"], strict=True)

@@ -8,6 +8,7 @@ import altair as alt
 import pandas as pd
 
 from evclip_ray.artifacts import LEDGER, ArtifactError, read_ledger
+from evclip_ray.formatting import sample_size
 from evclip_ray.reports.charts import study_data
 from evclip_ray.reports.charts.masks import mask_pictures
 from evclip_ray.reports.charts.study import named, tips
@@ -112,7 +113,7 @@ def numbers_table(evaluation: Evaluation) -> Table:
             "mean class accuracy": data["mean_class_accuracy"],
             "log loss, nats": data["log_loss"],
             "calibration error": data["calibration_error"],
-            "videos": data["videos"],
+            "interval over": [sample_size(row["videos"], row.get("groups")) for row in rows],
         }
     )
     return Table(
