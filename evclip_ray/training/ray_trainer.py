@@ -141,15 +141,15 @@ def release_places(folder: Path) -> None:
 
 
 def _train_worker(config: dict[str, Any]) -> dict[str, Any]:
+    from evclip_ray.training.cross_validation import start_run
     from evclip_ray.training.datamodule import Videos
-    from evclip_ray.training.loop import Run
 
     torch.set_num_threads(config["threads"])
     # Each worker is an actor of its own; `cluster status` shows the run for all of them.
     register_run(Path(config["folder"]))
     experiment = ExperimentConfig.load(config["experiment"])
     videos = Videos.load(Path(config["videos"]))
-    run = Run.start(
+    run = start_run(
         experiment,
         videos,
         device=get_device(),

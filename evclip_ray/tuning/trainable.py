@@ -13,9 +13,9 @@ from ray import tune
 from evclip_ray.artifacts import read_json, write_text
 from evclip_ray.objective import OBJECTIVE
 from evclip_ray.records import objective_of
+from evclip_ray.training.cross_validation import start_run
 from evclip_ray.training.datamodule import Videos
 from evclip_ray.training.experiment import ExperimentConfig
-from evclip_ray.training.loop import Run
 from evclip_ray.training.ray_trainer import train_distributed
 from evclip_ray.training.resources import ResourceRequest
 from evclip_ray.training.run_registry import register_run
@@ -83,7 +83,7 @@ def _train(config: dict[str, Any]) -> None:
         return
     # Trials share the machine: more threads than reserved CPUs would slow down all of them.
     torch.set_num_threads(max(1, int(request.cpus)))
-    run = Run.start(experiment, Videos.load(videos_file), **places)
+    run = start_run(experiment, Videos.load(videos_file), **places)
     objective = config["objective"]
     run.fit(
         lambda metrics: tune.report({**metrics.to_record(), OBJECTIVE: objective_of(run.history, objective)})
