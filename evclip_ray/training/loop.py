@@ -125,8 +125,8 @@ class Run:
         self.history: list[EpochMetrics] = []
         # Encoded once per epoch: encoding the whole history after each epoch would be quadratic.
         self._lines: list[str] = []
-        val = videos.sets.get("val")
-        self.answers = val and EpochAnswers.empty(val.key, len(val), val.groups)
+        # A run of an older version that is resumed goes on without the answers of its earlier epochs.
+        self.answers: EpochAnswers | None = None
         self.baseline: dict[str, Any] = {}
 
     @classmethod
@@ -249,8 +249,7 @@ class Run:
         # the checkpoint and may lack the last epoch if the process was killed between the two writes.
         self.history = resumed_history(checkpoint, record["progress"]["epoch"])
         self._lines = [json.dumps(metrics.to_record()) for metrics in self.history]
-        # Runs of versions that did not save the answers go on without those of their earlier epochs.
-        self.answers = EpochAnswers.read(checkpoint) or self.answers
+        self.answers = EpochAnswers.read(checkpoint)
         load_adapter(checkpoint, self.method)
         self.progress = Progress(**record["progress"])
         # A finished run has no optimiser file, see `_save`.
@@ -303,7 +302,8 @@ class Run:
                 last=self.experiment.optim.epochs,
             )
         each = self.validate.of_each_video(scores)
-        self.answers = self.answers and self.answers.with_epoch(epoch + 1, each.right)
+        before = self.answers or EpochAnswers.empty(each.videos, len(each.right), each.groups)
+        self.answers = before.with_epoch(epoch + 1, each.right)
         return self._finish_epoch({**trained, **scored}, board, started, is_best=is_best, each=each)
 
     def _is_best(self, scored: tuple[ClassificationState, Scores] | None) -> bool:
