@@ -1,6 +1,7 @@
 """Protocols on manifests whose files do not exist, because no protocol opens a video."""
 
 import collections
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,18 @@ def test_zero_shot_evaluates_test_split_without_training():
 def test_zero_shot_without_splits_evaluates_all_videos():
     whole = manifest(splits=None)
     assert len(protocols.zero_shot(whole).eval_sets["test"].rows) == len(whole)
+
+
+@pytest.mark.parametrize("protocol", [closed_set, functools.partial(few_shot, shots=2)])
+def test_recorded_splits_reach_the_protocol(protocol):
+    videos = manifest(splits=None)
+    recorded = dict.fromkeys(videos.column("group"), "val") | {f"walk g{k}": "train" for k in range(10)}
+    held_out = protocol(videos, recorded=recorded | {f"{name} g0": "train" for name in CLASSES})
+    assert set(column(held_out.val, "label")) == {*CLASSES} - {"walk"}
+    assert not len(held_out.eval_sets["test"].rows)
+    assert not len(protocol(videos, hold_out_val=False).val.rows)
+    legacy, drawn = (set(column(protocol(videos, legacy=old).val, "path")) for old in (True, False))
+    assert legacy != drawn
 
 
 @pytest.mark.parametrize("splits", [("train", "test"), None])
