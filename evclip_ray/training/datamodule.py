@@ -50,6 +50,8 @@ class VideoPlan:
         trained_on: Rows whose videos another manifest has in training, if leaks are allowed.
         selection: How the checkpoint of a run is chosen, see `DataConfig.selection`.
         folds: Folds of the cross-validation over the training videos; 0 without one.
+        held_out: Training videos of the list that were held out of its training split for validation.
+        reason: Reason of a selection that was not set, for messages.
     """
 
     manifest: Manifest
@@ -62,11 +64,54 @@ class VideoPlan:
     trained_on: frozenset[int] = frozenset()
     selection: Selection = "validation"
     folds: int = 0
+    held_out: int = 0
+    reason: str = ""
 
     @property
     def num_selecting(self) -> int:
         """Number of videos that select: the validation videos, or all training videos, each out of fold."""
         return len(self.rows.get("val", self.rows["train"] if self.folds else ()))
+
+    @property
+    def selection_record(self) -> dict[str, Any]:
+        """Selection and numbers of videos, for a ledger."""
+        train = len(self.rows["train"])
+        return {
+            "selection": self.selection,
+            "folds": self.folds,
+            "train_videos": train,
+            "val_videos": self.num_selecting,
+            "val_per_train": round(self.num_selecting / train, 4),
+        }
+
+    def selection_lines(self) -> list[str]:
+        """Return the selection with its numbers of videos, and then a warning if they are questionable."""
+        train, val = len(self.rows["train"]), self.num_selecting
+        counts = f"{val:,} validation videos for {train:,} training videos (ratio {val / train:.2f})"
+        if self.selection != "last_epoch":
+            first = f"best epoch on {counts}"
+        elif self.folds:
+            first = (
+                f"last epoch on all {train:,} training videos, scored by {self.folds}-fold cross-validation"
+            )
+        elif val:
+            first = f"last epoch; scores are measured on {counts}"
+        else:
+            first = f"last epoch on all {train:,} training videos; no validation videos, so no scores"
+        reason = f", because {self.reason}" if self.reason else ""
+        lines = [f"{first} (data.selection={self.selection}{reason})"]
+        if self.selection == "validation" and val > train:
+            lines.append(
+                f"WARNING: {val:,} validation videos select what {train:,} videos train. To use no more "
+                "labels than the training has, set data.selection to kshot_validation (with data.val_shots) "
+                "or to last_epoch"
+            )
+        elif self.held_out and self.selection != "last_epoch":
+            lines.append(
+                f"{self.held_out:,} videos are held out of the training split of the list; "
+                "data.selection=last_epoch trains on all of them"
+            )
+        return lines
 
     def folder(self, split: str, cache: Path) -> Path:
         """Return the folder of a split's shards. The same videos and view give the same folder."""
@@ -315,6 +360,8 @@ def plan_videos(
         split: chosen.rows for split, chosen in eval_sets.items() if split in splits and chosen is not None
     }
     selection = find_selection(data, listed, legacy=legacy)
+    marked_splits = listed.splits()
+    held_out = len(manifest.in_split("val")) if marked_splits and "val" not in marked_splits else 0
     num_folds = 0
     if selection == "last_epoch" and "train" in rows and not len(rows.get("val", ())):
         rows.pop("val", None)
@@ -341,7 +388,19 @@ def plan_videos(
         seconds_per_video=data.seconds_per_video,
         selection=selection,
         folds=num_folds,
+        held_out=held_out,
+        reason="" if data.selection == selection else _reason(data, listed, selection),
     )
+
+
+def _reason(data: DataConfig, listed: Manifest, selection: Selection) -> str:
+    """Return the reason of a selection that was not set; empty for the usual one."""
+    if selection == "kshot_validation":
+        return "data.val_shots is set" if data.val_shots else "data.shots is set"
+    if selection == "last_epoch":
+        shots = protocols.published_shots(listed)
+        return "data.folds is set" if data.folds else f"the list has {shots} training videos of each class"
+    return ""
 
 
 def _count_folds(data: DataConfig, manifest: Manifest, rows: npt.NDArray[np.int64]) -> int:

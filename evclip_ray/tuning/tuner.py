@@ -228,6 +228,7 @@ class StudyRun:
                 self.folder.note(fork_of=str(self.fork_of))
             # The digests let a later study decide whether these trials are evidence for it, see `warm_start`.
             self.folder.note(measured={key: measured_on(plan) for key, plan in plans.items()})
+            self.folder.note(selection={key: plan.selection_record for key, plan in plans.items()})
             if self.in_background and may_wait(variants.values(), self._request):
                 self._left = variants
             else:
