@@ -2,14 +2,18 @@
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from evclip_ray.api import cache_folder
-from evclip_ray.cli.display import DecodeView, bars, console
+from evclip_ray.cli.display import DecodeView, bars, console, rows_table
 from evclip_ray.cli.options import cache_option, data_options, example, overrides_of, settings
 from evclip_ray.cli.remote import address_option
 from evclip_ray.config import parse_assignments
+
+if TYPE_CHECKING:
+    from evclip_ray.data.manifest.manifest import Manifest
 
 
 @click.group()
@@ -23,11 +27,15 @@ def manifest() -> None:
 @click.option("--workers", default=os.cpu_count(), show_default=True, help="Videos decoded at the same time.")
 @click.pass_context
 def verify(context: click.Context, file: str, root: str | None, workers: int) -> None:
-    """Decode every video of FILE and list the broken ones. The exit status is 1 if there are any."""
+    """Decode every video of FILE and list the broken ones. The exit status is 1 if there are any.
+
+    Also prints the videos, groups and classes of each split; `evclip-ray --verbose` adds those of each class.
+    """
     from evclip_ray.data.manifest.integrity import verify_manifest
     from evclip_ray.data.manifest.manifest import read_manifest
 
     listed = read_manifest(file, root=root)
+    _print_splits(listed, by_class=context.obj)
     broken = 0
     with bars() as progress:
         task = progress.add_task("verifying", total=len(listed))
@@ -92,8 +100,8 @@ def import_manifest(
     options = {name: value for name, value in options.items() if value is not None}
     report = import_dataset(dataset, root, **options, **parse_assignments(assignments))
     listed = report.manifest
-    splits = ", ".join(f"{name} {len(listed.in_split(name))}" for name in listed.splits())
-    click.echo(f"{listed.source}: {len(listed)} videos ({splits}), {len(report.classes)} classes")
+    click.echo(f"{listed.source}: {len(listed)} videos, {len(report.classes)} classes")
+    _print_splits(listed, by_class=verbose)
     for name in ("missing", "unlisted", "duplicates", "mislabelled", "miscounted"):
         rows = getattr(report, name)
         click.echo(f"{name:<12} {len(rows)}")
@@ -134,16 +142,49 @@ def shards(
     cache: Path | None,
     address: str | None,
 ) -> None:
-    """Decode videos to Arrow shards ahead of time. Finished shards are skipped."""
+    """Decode videos to Arrow shards ahead of time. Finished shards are skipped.
+
+    Also prints the videos, groups and classes of each split; `evclip-ray --verbose` adds those of each class.
+    """
     from evclip_ray.cluster import connect
+    from evclip_ray.metrics.multi_view import EvaluationViews, coverage_line, spatial_coverage
     from evclip_ray.training.datamodule import plan_videos, prepare
     from evclip_ray.training.experiment import ExperimentConfig
 
     cache = cache_folder(cache)
     experiment = ExperimentConfig.load({}, overrides_of(data, root, assignments))
     plan = plan_videos(experiment, cache=cache, splits=splits)
+    _print_splits(plan.manifest, by_class=verbose)
     with connect(address, verbose=verbose), bars() as progress:
         videos = prepare(plan, cache=cache, progress=DecodeView(progress))
     for split, decoded in videos.sets.items():
         skipped = len(decoded.shards.skipped)
+        views, view = EvaluationViews(), decoded.shards.view
+        coverage = coverage_line(spatial_coverage(decoded.shards.sizes, view, views), view, views)
+        click.echo(f"{split}: {coverage}")
         click.echo(f"{split}: {len(decoded)} videos, {skipped} skipped, in {decoded.shards.folder}")
+
+
+def _print_splits(listed: "Manifest", *, by_class: bool) -> None:
+    from evclip_ray.data.manifest.splits import summarize_splits
+
+    summaries = summarize_splits(listed)
+    rows = [
+        {
+            "split": summary.split,
+            "videos": summary.videos,
+            "share": summary.share,
+            "groups": summary.groups,
+            "classes": sum(map(bool, summary.classes.values())),
+            "lowest_share_of_a_class": summary.lowest,
+            "highest": summary.highest,
+        }
+        for summary in summaries
+    ]
+    console.print(rows_table("Splits", rows))
+    if by_class:
+        counts = [
+            {"class": label} | {summary.split: summary.classes[label] for summary in summaries}
+            for label in listed.classes
+        ]
+        console.print(rows_table("Videos of each class", counts))

@@ -148,6 +148,7 @@ def _show_scores(scored: "ScoredCheckpoint") -> None:
                 for method, accuracy in zip(scores.numbers, accuracies, strict=True)
             )
             console.print(f"  {label:<24} {videos:>5} videos  {columns}", markup=False)
+        console.print(scores.views, soft_wrap=True)
         if scores.skipped:
             console.print(f"{scores.skipped} videos could not be decoded and are not scored")
     if set(scored.sets) == {"base", "novel"}:

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from evclip_ray.config import Config
+from evclip_ray.data.video.view import MAX_ASPECT, ViewConfig
 
 CROP_FRACTION = 7 / 8
 """Side of the crop of the evaluation as a share of the shorter side, such as 224 of 256."""
@@ -160,6 +161,34 @@ def crop_box(
     along = int(position * (max(height, width) - side))
     across = (min(height, width) - side) // 2
     return (across, along, side) if width >= height else (along, across, side)
+
+
+def picture_share(view: ViewConfig, height: int, width: int) -> float:
+    """Return the share of a video's picture in the centre crop of the evaluation.
+
+    >>> view = ViewConfig()
+    >>> round(picture_share(view, 480, 640), 2), round(picture_share(view, 1080, 1920), 2)
+    (0.57, 0.43)
+
+    Args:
+        view: Stored size of the frames.
+        height: Height of the upright picture in pixels.
+        width: Width of the upright picture in pixels.
+    """
+    rows, columns = view.size_of(height, width)
+    return view.stored_share(height, width) * crop_box(rows, columns)[2] ** 2 / (rows * columns)
+
+
+def view_summary(view: ViewConfig) -> str:
+    """Return one line: the stored size of the frames and the share of a picture in the centre crop."""
+    shares = [100 * picture_share(view, *size) for size in ((480, 640), (1080, 1920))]
+    if view.fit == "stretch":
+        stored, shown = "stretched pictures", f"{shares[0]:.0f} % of a picture"
+    else:
+        stored = "middle of each picture" if view.fixed_size else f"whole pictures up to {MAX_ASPECT}:1"
+        shown = f"{shares[0]:.0f} % of a 4:3 picture, {shares[1]:.0f} % of 16:9"
+    size = "{} x {} pixels".format(*view.fixed_size) if view.fixed_size else f"short side {view.shortest}"
+    return f"{size}, {stored}; validation and 1x1 read the centre crop: {shown}"
 
 
 def cached_views(

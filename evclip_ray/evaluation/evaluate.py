@@ -13,7 +13,7 @@ import numpy as np
 from evclip_ray.artifacts import LEDGER, ArtifactError, read_ledger, write_csv, write_ledger
 from evclip_ray.evaluation.plan import EvaluationPlan
 from evclip_ray.metrics.intervals import accuracy_interval
-from evclip_ray.metrics.multi_view import score_views
+from evclip_ray.metrics.multi_view import Coverage, coverage_line, score_views, spatial_coverage
 from evclip_ray.metrics.scoring import Scores, summary
 from evclip_ray.models.methods.base import Method
 from evclip_ray.training.build import autocast_dtype, build_method, pick_device, weights_of, zero_shot_of
@@ -33,6 +33,8 @@ class EvaluationResult:
         weights: Origin of the frozen weights, by network.
         skipped: Videos that could not be decoded.
         leaking_rows: See `Videos`.
+        coverage: Shares of the stored frames that the views cover.
+        views: One line about the views and their coverage.
     """
 
     classes: tuple[str, ...]
@@ -41,6 +43,8 @@ class EvaluationResult:
     weights: dict[str, str]
     skipped: int
     leaking_rows: int
+    coverage: Coverage
+    views: str
 
 
 def evaluate_checkpoint(
@@ -93,6 +97,8 @@ def _evaluate_set(plan: EvaluationPlan, name: str, videos: Videos, out: Path) ->
     if plan.protocol != "zero_shot":
         scored["adapted"] = _score_adapted(plan, videos)
     chosen = videos.sets[plan.split]
+    view = chosen.shards.view
+    coverage = spatial_coverage(chosen.shards.sizes, view, plan.views)
     result = EvaluationResult(
         videos.classes,
         {kind: dict(summary(scores, chosen.groups)) for kind, scores in scored.items()},
@@ -100,6 +106,8 @@ def _evaluate_set(plan: EvaluationPlan, name: str, videos: Videos, out: Path) ->
         weights_of(baseline.frozen) | _recorded_weights(plan),
         len(chosen.shards.skipped),
         videos.leaking_rows,
+        coverage,
+        coverage_line(coverage, view, plan.views),
     )
     _write_tables(result, scored, chosen, out)
     _write_opening(result, plan, name, out)
@@ -201,6 +209,7 @@ def _write_opening(result: EvaluationResult, plan: EvaluationPlan, name: str, ou
             "views": plan.views.model_dump(),
             "experiment": plan.experiment.model_dump(mode="json"),
         },
+        coverage=result.coverage._asdict(),
         counts={"videos": int(result.numbers["zero_shot"]["videos"]), "leaking_rows": result.leaking_rows},
         zero_shot=result.numbers["zero_shot"],
         adapted=result.numbers.get("adapted"),

@@ -3,13 +3,15 @@
 Temporal views are decoded (`data.video.sampling.spread_offsets`). With segment sampling, each view takes
 other frames of every segment. With window sampling, the views are dense windows over the whole video. Spatial
 views are square crops along the longer side of the stored frames. A single one is the centre crop; several
-run from end to end. Published protocols use 1x1 (EV-CLIP), 4x3 (X-CLIP, ViFi-CLIP), and 5x3 or 10x3 (dense
-sampling).
+run from end to end. Where frames keep the aspect of their video, several crops have the full short side and
+cover the picture together. Frames of a fixed size keep the crop of 7/8 of their short side.
+
+Published protocols use 1x1 (EV-CLIP), 4x3 (X-CLIP, ViFi-CLIP), and 5x3 or 10x3 (dense sampling).
 """
 
 import re
 from collections.abc import Iterator
-from typing import Literal, Self, get_args
+from typing import Literal, NamedTuple, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +20,8 @@ from pydantic import Field
 
 from evclip_ray.config import Config, ConfigError
 from evclip_ray.data.shards.prepare import ShardSet
-from evclip_ray.data.transforms import crop_batch, to_device
+from evclip_ray.data.transforms import CROP_FRACTION, crop_batch, crop_box, to_device
+from evclip_ray.data.video.view import ViewConfig
 from evclip_ray.metrics.scoring import Batches, Scores, score
 from evclip_ray.models.batch import VideoBatch
 from evclip_ray.models.methods.base import Method
@@ -61,6 +64,55 @@ class EvaluationViews(Config):
         return list(map(float, np.linspace(0, 1, self.spatial))) if self.spatial > 1 else [0.5]
 
 
+class Coverage(NamedTuple):
+    """Shares of pixels, means over videos.
+
+    `covered`: of the stored frames, in at least one crop; `overlap`: of the first crop, also in the last one.
+    """
+
+    covered: float
+    overlap: float
+
+
+def spatial_coverage(sizes: npt.NDArray[np.int64], view: ViewConfig, views: EvaluationViews) -> Coverage:
+    """Return the shares of the stored frames that the spatial views cover.
+
+    Args:
+        sizes: (M, 2) height and width of the stored frames of each video.
+        view: Stored size of the frames.
+        views: Views of a video.
+    """
+    shares = []
+    # Few sizes occur in a data set, so that each is computed once.
+    different, counts = np.unique(sizes, axis=0, return_counts=True)
+    for height, width in different.tolist():
+        boxes = [
+            crop_box(height, width, position=position, share=_crop_share(view, views))
+            for position in views.crop_positions
+        ]
+        starts, side = [top + left for top, left, _ in boxes], boxes[0][2]
+        # The crops differ along the longer side only, so the gaps between their starts give their union.
+        union = side + sum(min(gap, side) for gap in np.diff(starts).tolist())
+        shares.append((union * side / (height * width), max(0, side - (starts[-1] - starts[0])) / side))
+    covered, overlap = np.average(np.array(shares), axis=0, weights=counts).tolist()
+    return Coverage(covered, overlap)
+
+
+def coverage_line(coverage: Coverage, view: ViewConfig, views: EvaluationViews) -> str:
+    """Return one line: the share of the picture that the views cover, and the overlap of the outer crops."""
+    whole = "of the stored middle of the picture" if view.fit == "crop" else "of the picture"
+    if views.spatial == 1:
+        return f"views {views}: the centre crop covers {100 * coverage.covered:.0f} % {whole}"
+    return (
+        f"views {views}: {views.spatial} crops cover {100 * coverage.covered:.0f} % {whole}, "
+        f"the outer two share {100 * coverage.overlap:.0f} % of their pixels"
+    )
+
+
+def _crop_share(view: ViewConfig, views: EvaluationViews) -> float:
+    return 1.0 if views.spatial > 1 and view.fixed_size is None else CROP_FRACTION
+
+
 def score_views(
     method: Method,
     shards: ShardSet,
@@ -94,7 +146,7 @@ def score_views(
             device=device,
             batch_size=batch_size,
             dtype=dtype,
-            batches=_one_view(method, shards, view, position, device),
+            batches=_one_view(method, shards, view, position, _crop_share(shards.view, views), device),
         ).logits
         for view in range(views.temporal)
         for position in views.crop_positions
@@ -124,7 +176,7 @@ def average_logits(logits: npt.NDArray[np.float32], average: Average) -> npt.NDA
 
 
 def _one_view(
-    method: Method, shards: ShardSet, view: int, crop_position: float, device: torch.device
+    method: Method, shards: ShardSet, view: int, crop_position: float, share: float, device: torch.device
 ) -> Batches:
     """Return a function that reads batches of one temporal view, cropped at one position."""
     size = method.frozen.clip.image_size
@@ -133,6 +185,6 @@ def _one_view(
         for positions in groups:
             # Moved as uint8, a quarter of the bytes of float32, and cropped on the device.
             frames = to_device(shards.frames(positions, view=view), device)
-            yield VideoBatch(crop_batch(frames, size=size, position=crop_position))
+            yield VideoBatch(crop_batch(frames, size=size, position=crop_position, share=share))
 
     return batches

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,8 +11,9 @@ import torch
 
 from evclip_ray.artifacts import ArtifactError, read_history
 from evclip_ray.data.manifest.row_record import RowRecord
+from evclip_ray.data.video.view import ViewConfig
 from evclip_ray.records import EpochMetrics
-from evclip_ray.training.checkpoint import HISTORY, ROWS, latest_checkpoint
+from evclip_ray.training.checkpoint import HISTORY, ROWS, latest_checkpoint, read_record
 from evclip_ray.training.datamodule import Progress, VideoPlan, Videos, plan_videos, prepare, record_rows
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.frozen_cache import prepare_cached
@@ -19,6 +21,8 @@ from evclip_ray.training.loop import Report, Run
 from evclip_ray.training.ray_trainer import train_distributed
 from evclip_ray.training.resources import GIB, ResourceRequest, concurrent_trials
 from evclip_ray.training.zero_shot import videos_key
+
+log = logging.getLogger(__name__)
 
 _MAX_FAILURES = 2
 _POLL_SECONDS = 0.5
@@ -66,6 +70,9 @@ def train_experiment(
             f"method {experiment.method.name!r} has nothing to train; `evclip-ray evaluate` gives its numbers"
         )
     folder = folder.expanduser().resolve()
+    experiment = _with_begun_view(experiment, [folder, *([fork_of] if fork_of else [])])
+    if experiment.enlarged_frames:
+        log.warning("%s", experiment.enlarged_frames)
     has_gpus = any(node.get("GPU", 0) > 0 for node in machines)
     request = ResourceRequest(
         cpus, float(has_gpus) if gpus is None else gpus, 1.5 * GIB, workers, min_workers
@@ -83,6 +90,27 @@ def train_experiment(
     # A local run may use all CPUs of the machine: no other trial shares it.
     torch.set_num_threads(max(1, int(machines[0].get("CPU", 1))))
     return Run.start(experiment, videos, folder=folder).fit(on_epoch)
+
+
+def _with_begun_view(experiment: ExperimentConfig, folders: Sequence[Path]) -> ExperimentConfig:
+    """Return the experiment with the view of an earlier run if only the default of the view differs.
+
+    Versions up to 0.1 stored frames of 256 x 256 pixels by default.
+
+    Args:
+        experiment: Settings of the run.
+        folders: Folders of the run and of the run that it forks. The first with a checkpoint counts.
+    """
+    checkpoints = (latest_checkpoint(folder.expanduser() / "last") for folder in folders)
+    checkpoint = next((path for path in checkpoints if path is not None), None)
+    if checkpoint is None or experiment.view.fit != "short_side":
+        return experiment
+    view = experiment.view.model_dump(exclude={"short_side", "fit"})
+    earlier = experiment.model_copy(update={"view": ViewConfig.load({**view, "fit": "crop"})})
+    if ExperimentConfig.load(read_record(checkpoint)["experiment"]) != earlier:
+        return experiment
+    log.warning("%s: began with view.fit=crop, the earlier default, and goes on with it", checkpoint)
+    return earlier
 
 
 def _plan_rows(

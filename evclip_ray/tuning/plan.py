@@ -2,13 +2,14 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from evclip_ray.config import ConfigError, flatten
+from evclip_ray.data.transforms import view_summary
 from evclip_ray.formatting import duration
 from evclip_ray.objective import describe
 from evclip_ray.profiling.step_time import measure_step
@@ -77,6 +78,7 @@ class StudyPlan:
         )
         rows = [
             ("videos", f"{counts}; {len(first.classes)} classes; {several}{decoding}"),
+            *(("frames" if i == 0 else "", line) for i, line in enumerate(self._frames())),
             ("trials", f"{self._trials()}, {study.sampler} sampler, seed {study.seed}"),
             ("objective", f"validation top-1, {describe(study.objective)}"),
             (
@@ -88,6 +90,11 @@ class StudyPlan:
             ("resources", self._resources()),
         ]
         return rows + (self.cost.lines(self.time_budget) if self.cost else [])
+
+    def _frames(self) -> Iterator[str]:
+        yield from dict.fromkeys(view_summary(variant.view) for variant in self.variants)
+        warnings = (self.space.experiment(one).enlarged_frames for one in frozen_variants(self.space))
+        yield from dict.fromkeys(warning for warning in warnings if warning)
 
     def _resources(self) -> str:
         return f"{self.request} a trial; {self.concurrent} at once"

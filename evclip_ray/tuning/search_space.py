@@ -10,12 +10,14 @@
     study:
       trials: 32
 
-`choice` draws one of the listed values, `uniform` and `loguniform` a float in [low, high], `int` an integer
+`choice` draws one of the listed values (with `balanced: true`, each value gets the same number of trials), `uniform` and `loguniform` a float in [low, high], `int` an integer
 in [low, high], and `quantised` one of low, low + step, ... up to high. With `when`, a path exists only where
-other settings have one of the listed values. Every path, and every value at the edge of its distribution, is
+other settings have one of the listed values. A path may have a list of distributions with different
+conditions, so that each method has its own range of learning rates. Every path, and every value at the edge of its distribution, is
 validated against the experiment's schema before anything starts.
 """
 
+import contextlib
 import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +30,7 @@ from evclip_ray.config import Config, ConfigError, Overrides, flatten, nearest, 
 from evclip_ray.objective import BEST, check_objective
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.resources import GIB, ResourceRequest
-from evclip_ray.tuning.distributions import Distribution, Suggests
+from evclip_ray.tuning.distributions import Distribution, Domain, Suggests
 
 _DECODED = ("data.", "view.")
 """Paths that change the decoded pixels. They must be choices, so that each variant is decoded once."""
@@ -148,7 +150,12 @@ class SearchSpace:
         if "study.pack" in flatten(fixed):
             raise ConfigError(f"`study.pack`: {PACKING_REMOVED}")
         listed = data.get("search") or {}
-        search = tuple(Distribution.parse(path, spec) for path, spec in listed.items() if path not in pinned)
+        search = tuple(
+            distribution
+            for path, spec in listed.items()
+            if path not in pinned
+            for distribution in Distribution.parse_all(path, spec)
+        )
         return cls(name, fixed, search, StudyConfig.load(data.get("study") or {}, study))._checked()
 
     def replace(self, overrides: Overrides | None = None, *, study: Mapping[str, Any] | None = None) -> Self:
@@ -209,16 +216,54 @@ class SearchSpace:
         """Yield all combinations of the searched settings that change the decoded pixels."""
         # Conditions are ignored, so a few combinations may never be drawn; their videos are decoded
         # needlessly.
-        axes = [d for d in self.search if d.path.startswith(_DECODED)]
+        axes = [d for d in self.search if self._changes_pixels(d)]
         for values in itertools.product(*(axis.values for axis in axes)):
             yield {axis.path: value for axis, value in zip(axes, values, strict=True)}
+
+    def _changes_pixels(self, axis: Distribution) -> bool:
+        if axis.path != "backbone.name":
+            return axis.path.startswith(_DECODED)
+        # The default size of the stored frames follows the input of the backbone.
+        views = set()
+        for value in axis.values:
+            with contextlib.suppress(ConfigError):
+                views.add(self.experiment({axis.path: value}).view)
+        return len(views) > 1
 
     def describe(self) -> dict[str, Any]:
         """Return the fixed and the searched settings, for digests and for display.
 
         The result is part of a study's identity on disk and must not change between versions.
         """
-        return {"fixed": dict(self.fixed), "search": {d.path: str(d) for d in self.search}}
+        search: dict[str, str] = {}
+        for distribution in self.search:
+            before = f"{search[distribution.path]}; " if distribution.path in search else ""
+            search[distribution.path] = f"{before}{distribution}"
+        return {"fixed": dict(self.fixed), "search": search}
+
+    @property
+    def balanced(self) -> Distribution | None:
+        """Choice of which each value gets the same number of trials, if there is one."""
+        return next((distribution for distribution in self.search if distribution.balanced), None)
+
+    @property
+    def domains(self) -> dict[str, Domain]:
+        """Domain of each searched path, over all its distributions."""
+        domains: dict[str, Domain] = {}
+        for distribution in self.search:
+            kind, values = distribution.domain
+            _, known = domains.get(distribution.path, (kind, ()))
+            merged = tuple(dict.fromkeys((*known, *values)))
+            domains[distribution.path] = kind, merged if kind == "choice" else (min(merged), max(merged))
+        return domains
+
+    def params_of(self, point: Overrides) -> dict[str, Any]:
+        """Return Optuna's parameters of a point: its values by the names of their distributions."""
+        return {
+            distribution.name: point[distribution.path]
+            for distribution in self.search
+            if distribution.path in point and distribution.applies(self._settings(point))
+        }
 
     def _settings(self, drawn: Overrides) -> dict[str, Any]:
         """Return the settings that conditions may refer to; drawn values replace fixed ones."""
@@ -238,16 +283,36 @@ class SearchSpace:
             if distribution.applies(self._settings(base)):
                 base[distribution.path] = distribution.values[0]
         self._check_point(base)
+        self._check_repeated()
         for distribution in self.search:
             # Each edge is tried with its conditions fulfilled. Errors appear on load instead of hours later
             # in a trial.
             needed = {path: allowed[0] for path, allowed in distribution.when.items()}
             for value in distribution.edges:
                 try:
-                    self._check_point({**base, **needed, distribution.path: value})
+                    self._check_point(self._completed({**needed, distribution.path: value}))
                 except ConfigError as error:
                     raise ConfigError(f"search.{distribution.path} = {value!r}: {error}") from None
         return self
+
+    def _completed(self, point: dict[str, Any]) -> dict[str, Any]:
+        """Return a point with the first value of every other setting that exists beside the given ones."""
+        completed = dict(point)
+        for distribution in self.search:
+            if distribution.path not in completed and distribution.applies(self._settings(completed)):
+                completed[distribution.path] = distribution.values[0]
+        return completed
+
+    def _check_repeated(self) -> None:
+        balanced = [distribution.path for distribution in self.search if distribution.balanced]
+        if len(balanced) > 1:
+            raise ConfigError(f"search: only one setting can be balanced, got {', '.join(balanced)}")
+        for distribution in self.search:
+            if distribution.is_alternative and distribution.path.startswith(_DECODED):
+                raise ConfigError(
+                    f"search.{distribution.path}: this setting changes the decoded pixels, so it must be one "
+                    "'choice' and not a list of distributions"
+                )
 
     def _check_point(self, overrides: Overrides) -> None:
         method = self.experiment(overrides).method

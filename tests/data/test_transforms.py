@@ -1,9 +1,12 @@
+import re
+
 import pytest
 import torch
 from torch.nn import functional
 
 from evclip_ray.config import ConfigError
-from evclip_ray.data.transforms import AugmentConfig, cached_views, crop_batch
+from evclip_ray.data.transforms import AugmentConfig, cached_views, crop_batch, view_summary
+from evclip_ray.data.video.view import ViewConfig
 
 PLAIN = {"flip": 0.0, "crop": "centre"}
 
@@ -180,3 +183,18 @@ def test_default_augmentation_sees_the_whole_width():
 def test_frames_of_another_shape_are_refused():
     with pytest.raises(ValueError, match=r"frames must be \(T, H, W, 3\) uint8, got \(1, 3, 32, 40, 3\)"):
         crop_batch([ramp(1)], size=28)
+
+
+@pytest.mark.parametrize(
+    ("view", "line"),
+    [
+        ({}, "short side 256, whole pictures up to 3:1; .*: 57 % of a 4:3 picture, 43 % of 16:9"),
+        (
+            {"fit": "crop"},
+            "256 x 256 pixels, middle of each picture; .*: 57 % of a 4:3 picture, 43 % of 16:9",
+        ),
+        ({"fit": "stretch", "width": 340}, "256 x 340 pixels, stretched pictures; .*: 58 % of a picture"),
+    ],
+)
+def test_view_summary_names_size_and_share(view, line):
+    assert re.fullmatch(line, view_summary(ViewConfig(**view)))

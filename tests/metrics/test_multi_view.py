@@ -8,15 +8,25 @@ import torch
 from torch import nn
 
 from evclip_ray.config import ConfigError
-from evclip_ray.metrics.multi_view import EvaluationViews, average_logits, score_views
+from evclip_ray.data.video.view import ViewConfig
+from evclip_ray.metrics.multi_view import (
+    EvaluationViews,
+    average_logits,
+    coverage_line,
+    score_views,
+    spatial_coverage,
+)
 from evclip_ray.models.batch import MethodOutput
+
+
+FIXED, KEPT = ViewConfig(height=32, width=48), ViewConfig(short_side=32)
 
 
 class Shards:
     """Return frames whose red is the column, green ten times the temporal view, blue the video."""
 
-    def __init__(self, num_videos):
-        self.num_videos = num_videos
+    def __init__(self, num_videos, view):
+        self.num_videos, self.view = num_videos, view
         self.read = []
 
     def __len__(self):
@@ -41,8 +51,8 @@ class FirstPixel(nn.Module):
         return MethodOutput((batch.pixels[:, 0, :, 0, 0] * 255).round())
 
 
-def scored(views, num_videos=5, batch_size=2):
-    shards = Shards(num_videos)
+def scored(views, num_videos=5, batch_size=2, view=FIXED):
+    shards = Shards(num_videos, view)
     labels = np.zeros(num_videos, np.int64)
     scores = score_views(
         FirstPixel(),
@@ -77,6 +87,39 @@ def test_spatial_views_span_longer_side():
     assert three.logits[0, 0] == pytest.approx((0 + 10 + 20) / 3)
     temporal, _ = scored("4x1")
     assert temporal.logits[0, 1] == pytest.approx((0 + 10 + 20 + 30) / 4)
+
+
+def test_spatial_views_of_kept_aspect_have_full_short_side():
+    three, _ = scored("1x3", view=KEPT)
+    assert three.logits[0, 0] == pytest.approx((0 + 8 + 16) / 3, abs=0.5)
+    single, _ = scored("1x1", view=KEPT)
+    assert single.logits.tolist() == scored("1x1")[0].logits.tolist()
+
+
+@pytest.mark.parametrize(
+    ("size", "view", "views", "covered", "overlap"),
+    [
+        ((256, 256), ViewConfig(fit="crop"), "4x3", 7 / 8, 6 / 7),
+        ((256, 455), ViewConfig(), "4x3", 1, 57 / 256),
+        ((455, 256), ViewConfig(), "4x3", 1, 57 / 256),
+        ((256, 341), ViewConfig(), "1x2", 1, 171 / 256),
+        ((256, 256), ViewConfig(), "1x3", 1, 1),
+        ((256, 768), ViewConfig(), "1x2", 2 / 3, 0),
+        ((256, 455), ViewConfig(), "1x1", 224**2 / (256 * 455), 1),
+    ],
+)
+def test_coverage_is_the_union_of_the_crops(size, view, views, covered, overlap):
+    coverage = spatial_coverage(np.array([size, size]), view, EvaluationViews.parse(views))
+    assert coverage == (pytest.approx(covered), pytest.approx(overlap))
+
+
+def test_coverage_line_names_share_and_overlap():
+    views, sizes = EvaluationViews.parse("4x3"), np.array([[256, 455], [256, 455]])
+    line = coverage_line(spatial_coverage(sizes, ViewConfig(), views), ViewConfig(), views)
+    assert line == "views 4x3: 3 crops cover 100 % of the picture, the outer two share 22 % of their pixels"
+    single = EvaluationViews()
+    line = coverage_line(spatial_coverage(sizes, ViewConfig(), single), ViewConfig(), single)
+    assert line == "views 1x1: the centre crop covers 43 % of the picture"
 
 
 def test_probability_average_is_log_of_mean_softmax():

@@ -48,3 +48,18 @@ def test_cached_views_is_another_name_of_bank():
     assert "cached_views" not in experiment.model_dump()["data"]
     with pytest.raises(ConfigError, match="same setting, got 4 and 8"):
         ExperimentConfig.load(DATA, {"data.cached_views": 8, "data.bank": 4})
+
+
+@pytest.mark.parametrize(("backbone", "side"), [("ViT-B-16", 256), ("ViT-L-14-336", 384), ("debug", 73)])
+def test_short_side_follows_the_backbone(backbone, side):
+    view = ExperimentConfig.load(DATA, {"backbone.name": backbone}).view
+    assert (view.fit, view.short_side) == ("short_side", side)
+
+
+def test_frames_smaller_than_the_input_are_refused_or_reported():
+    large = {"backbone.name": "ViT-L-14-336"}
+    with pytest.raises(ConfigError, match=r"short_side=256 is less than the 336 pixels .* set it to 384"):
+        ExperimentConfig.load(DATA, {**large, "view.short_side": 256})
+    assert ExperimentConfig.load(DATA, large).enlarged_frames is None
+    earlier = ExperimentConfig.load(DATA, {**large, "view.fit": "crop"})
+    assert "256 pixels are enlarged to the 336 pixels of ViT-L-14-336" in earlier.enlarged_frames

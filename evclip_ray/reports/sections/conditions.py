@@ -5,6 +5,8 @@ from typing import Any
 
 import pandas as pd
 
+from evclip_ray.data.transforms import view_summary
+from evclip_ray.data.video.view import ViewConfig
 from evclip_ray.records import random_weights_warning
 from evclip_ray.reports.document import Table
 from evclip_ray.results import Study
@@ -26,6 +28,7 @@ def study_conditions(study: Study) -> dict[str, str]:
         "protocol": _protocol(setting),
         "seeds": _seeds(study, setting),
         "views": f"1x1, the middle view, {setting('view.num_frames')} frames by {setting('view.sampling')}",
+        **_frames(record),
         "classes": f"{len(classes)}: {', '.join(classes)}" if classes else _UNKNOWN,
         "template": setting("method.template"),
         "method": setting("method.name"),
@@ -39,6 +42,12 @@ def study_conditions(study: Study) -> dict[str, str]:
     if _leaking(study):
         conditions["leaks"] = f"{_leaking(study)} rows are in two splits, so these numbers are too high"
     return conditions
+
+
+def _frames(record: Mapping[str, Any]) -> dict[str, str]:
+    """Return the stored size of the best trial's frames and the share of the picture that is read."""
+    view = record.get("experiment", {}).get("view")
+    return {"frames": view_summary(ViewConfig.load(view))} if view else {}
 
 
 def weights(study: Study) -> dict[str, str]:
