@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from evclip_ray.artifacts import digest, read_json, write_json
+from evclip_ray.artifacts import LEDGER, digest, read_json, write_json
 from evclip_ray.data.importers.class_names import read_class_names
 from evclip_ray.data.manifest import folds, protocols
 from evclip_ray.data.manifest.leaks import find_leaks, refuse_leaks
 from evclip_ray.data.manifest.manifest import Manifest, read_manifest
 from evclip_ray.data.manifest.row_record import RowRecord
-from evclip_ray.data.shards.prepare import ShardSet, open_shards, prepare_shards
+from evclip_ray.data.shards.prepare import ShardSet, open_shards, prepare_shards, videos_digest
 from evclip_ray.data.storage import Place, is_uri
 from evclip_ray.data.video.view import ViewConfig
 from evclip_ray.locking import building
@@ -114,9 +114,28 @@ class VideoPlan:
         return lines
 
     def folder(self, split: str, cache: Path) -> Path:
-        """Return the folder of a split's shards. The same videos and view give the same folder."""
+        """Return the folder of a split's shards. The same videos and view give the same folder.
+
+        If the shards there were made from other files, or from rows with other numbers, because the list has
+        changed, another folder is returned. Both lists then have their shards.
+        """
+        if (split, cache) not in self._folders:
+            folder = cache / "shards" / self._shards_key(split)
+            if _is_decoded(folder):
+                videos = videos_digest(self.manifest, self.rows[split])
+                if read_json(folder / LEDGER)["inputs"].get("videos") != videos:
+                    folder = folder.with_name(f"{folder.name}-{videos}")
+            self._folders[split, cache] = folder
+        return self._folders[split, cache]
+
+    @functools.cached_property
+    def _folders(self) -> dict[tuple[str, Path], Path]:
+        # Comparing the files with a ledger takes a `stat` for each, so it is done once for a plan.
+        return {}
+
+    def _shards_key(self, split: str) -> str:
         chosen = self.manifest.select(self.rows[split])
-        key = digest(
+        return digest(
             {
                 "root": str(chosen.root.resolve() if isinstance(chosen.root, Path) else chosen.root),
                 "rows": chosen.digest(),
@@ -126,7 +145,6 @@ class VideoPlan:
                 **({"spread": True} if self.spread else {}),
             }
         )
-        return cache / "shards" / key
 
     @property
     def leaking_rows(self) -> int:
@@ -138,7 +156,7 @@ class VideoPlan:
     @property
     def key(self) -> str:
         """Digest of everything that determines the pixels of a run."""
-        return digest({split: str(self.folder(split, Path())) for split in sorted(self.rows)})
+        return digest({split: str(Path("shards") / self._shards_key(split)) for split in sorted(self.rows)})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -486,7 +504,7 @@ def is_prepared(plan: VideoPlan, cache: Path) -> bool:
 
 
 def _is_decoded(folder: Path) -> bool:
-    return (folder / "ledger.json").is_file()
+    return (folder / LEDGER).is_file()
 
 
 def check_space(plans: Iterable[VideoPlan], *, cache: Path) -> None:

@@ -161,6 +161,11 @@ def prepare_shards(
     return open_shards(folder)
 
 
+def videos_digest(manifest: Manifest, indices: NDArray[np.int64]) -> str:
+    """Return the digest of rows and of their files as they are now, as in the ledger of shards."""
+    return digest(_videos(manifest, indices))
+
+
 def _videos(manifest: Manifest, indices: NDArray[np.int64]) -> list[dict[str, Any]]:
     """Return the rows to decode, each with its number and its file's size and version (None if absent)."""
     rows = manifest.select(indices).rows()

@@ -1,0 +1,46 @@
+"""Training of one experiment: its record of rows, and a run whose videos have changed."""
+
+import pytest
+
+from evclip_ray.artifacts import ArtifactError
+from evclip_ray.data.manifest.row_record import RowRecord
+from evclip_ray.training.train import train_experiment
+
+MACHINES = [{"CPU": 2.0, "memory": 8 * 2.0**30}]
+
+
+@pytest.fixture
+def train(make_experiment, tiny_manifest, tiny_cache, tiny_videos, tmp_path):
+    """Return a function that trains one epoch on some lines of the tiny manifest."""
+    listed = tmp_path / "listed.csv"
+
+    def run(lines, folder="run", **options):
+        listed.write_text("\n".join(lines) + "\n")
+        experiment = make_experiment(
+            **{"data.manifest": str(listed), "data.root": str(tiny_manifest.parent), "optim.epochs": 1}
+        )
+        places = {"folder": tmp_path / folder, "cache": tiny_cache, "machines": MACHINES}
+        resources = {"on_cluster": False, "workers": 1, "min_workers": None, "cpus": 1.0, "gpus": 0.0}
+        callbacks = {"decoding": None, "on_epoch": lambda metrics: None}
+        return train_experiment(experiment, **places, **resources, **callbacks, **options)
+
+    return run
+
+
+def test_run_refuses_other_videos_and_a_fork_takes_them(train, tiny_manifest, local_ray, tmp_path):
+    lines = tiny_manifest.read_text().splitlines()
+    train(lines)
+    checkpoints = [tmp_path / "run" / name for name in ("best", "last")]
+    records = [RowRecord.read(folder / "rows.parquet") for folder in (tmp_path / "run", *checkpoints)]
+    assert len({str(record.keys()) for record in records}) == 1
+    exchanged = [line.replace("train", "X").replace("val", "train").replace("X", "val") for line in lines]
+    with pytest.raises(ArtifactError, match=r"began with \(\d+ moved between splits: .*--fork NEW_OUT"):
+        train(exchanged)
+    dropped = next(number for number, line in enumerate(lines) if '"train"' in line)
+    fewer = lines[:dropped] + lines[dropped + 1 :]
+    with pytest.raises(ArtifactError, match=r"1 removed: "):
+        train(fewer)
+    train(fewer, "fork", fork_of=tmp_path / "run")
+    assert len(RowRecord.read(tmp_path / "fork" / "best" / "rows.parquet").table) == len(lines) - 2
+    with pytest.raises(ArtifactError, match=r"--fork: .* has no rows.parquet"):
+        train(fewer, "second", fork_of=tmp_path / "nowhere")
