@@ -54,6 +54,7 @@ class CachedCLIP(CLIPWithCachedTexts):
     def __init__(self, store: Path, frames: FeatureSpec, texts: FeatureSpec | None) -> None:
         # Not the parents' constructors, which need a loaded model.
         FrozenNetwork.__init__(self, name=frames.network, weights=frames.origin)
+        self.activation = frames.activation
         attributes = read_ledger(store / frames.key, STAGE)["network"]
         self.embed_dim, self.image_size = attributes["embed_dim"], attributes["image_size"]
         self.logit_scale, self.logit_bias = attributes["logit_scale"], attributes["logit_bias"]

@@ -122,7 +122,9 @@ def load_network(spec: FeatureSpec, device: torch.device) -> FrozenCLIP | Frozen
     if spec.kind in ("video_map", "video_mean"):
         network = load_video_encoder(spec.network, spec.weights or "", device=str(device))
     else:
-        network = load_clip(spec.network, spec.weights, device=str(device))
+        network = load_clip(
+            spec.network, spec.weights, activation=spec.activation or "auto", device=str(device)
+        )
     # The origin is part of the key, so other weights must not write a file of this spec.
     if network.weights != spec.origin:
         raise ConfigError(

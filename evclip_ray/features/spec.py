@@ -6,21 +6,30 @@ and its view. Any other change reuses the file. More videos, more cached views o
 """
 
 import dataclasses
-import functools
+import importlib.metadata
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
-from evclip_ray.artifacts import digest, file_digest
+from evclip_ray.artifacts import digest
 from evclip_ray.data.transforms import AugmentConfig
+from evclip_ray.models.activation import Activation, ActivationSetting
 from evclip_ray.models.backbones import find_backbone
+from evclip_ray.models.clip_weights import find_weights
+from evclip_ray.models.frozen import is_random
 from evclip_ray.models.layers.frames import Normalization
+from evclip_ray.models.weight_files import file_origin, find_weight_file
 
 Kind = Literal["frame_features", "video_map", "video_mean", "class_text"]
 Precision = Literal["float32", "bfloat16"]
 
 # 2: enlarged views are resized by the plain bilinear kernel, which differs from format 1 by up to 2e-5.
 _FORMAT = 2
+
+_INITIALISERS = ("torch", "torchvision", "open_clip_torch")
+"""Libraries that draw random weights. Another version may draw other values from the same seed."""
+
+
+_IN_ORIGIN = ("weights", "activation")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,11 +40,13 @@ class FeatureSpec:
         kind: Kind of the features, which decides their shape.
         network: Name of the network.
         weights: The weights to load: a tag or a path.
-        origin: Identity of the weights: a tag, "file:" and a digest, or "random".
+        origin: Identity of the weights: a tag, "file:" and a digest, or "random"; an activation that is not
+            the default of the weights follows in parentheses.
         precision: Precision of the forward pass and of the stored values.
         crop_size: Side of the views in pixels; None for texts.
         augment: Augmentation of cached training views; None for the fixed view.
         normalization: Normalisation of CLIP's input colours; None for other networks.
+        activation: Activation of a CLIP; None for other networks.
     """
 
     kind: Kind
@@ -46,14 +57,17 @@ class FeatureSpec:
     crop_size: int | None = None
     augment: AugmentConfig | None = None
     normalization: Normalization | None = None
+    activation: Activation | None = None
 
     @property
     def inputs(self) -> dict[str, Any]:
         """Everything that would change a value; the path of the weights is left out."""
-        # The path of the weights differs between machines. `origin` has their digest.
-        fields = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "weights"}
+        # The path of the weights differs between machines. `origin` has their digest, and the activation
+        # where it is not the usual one.
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in _IN_ORIGIN}
         augment = None if self.augment is None else self.augment.model_dump(mode="json")
-        return fields | {"augment": augment, "format": _FORMAT}
+        versions = {"versions": _versions()} if is_random(self.origin) else {}
+        return fields | {"augment": augment, "format": _FORMAT} | versions
 
     @property
     def key(self) -> str:
@@ -65,6 +79,7 @@ def frame_features(
     backbone: str,
     weights: str | None,
     *,
+    activation: ActivationSetting = "auto",
     precision: Precision,
     normalization: Normalization,
     augment: AugmentConfig | None,
@@ -74,12 +89,18 @@ def frame_features(
     Args:
         backbone: Name of the CLIP.
         weights: Tag, local file or "random"; None for the usual weights of the backbone.
+        activation: Activation of the CLIP; "auto" takes that of the weights.
         precision: Precision of the image tower and of the stored features.
         normalization: Statistics that normalise the colours.
         augment: Augmentation of the training views; None for the fixed view.
     """
-    origin, size = _clip_origin(backbone, weights), find_backbone(backbone).image_size
-    return FeatureSpec("frame_features", backbone, weights, origin, precision, size, augment, normalization)
+    return dataclasses.replace(
+        _of_clip("frame_features", backbone, weights, activation),
+        precision=precision,
+        crop_size=find_backbone(backbone).image_size,
+        augment=augment,
+        normalization=normalization,
+    )
 
 
 def video_map(
@@ -106,9 +127,15 @@ def video_map(
     return FeatureSpec(kind, encoder, weights, _origin(weights), precision, size, augment)
 
 
-def class_text(backbone: str, weights: str | None) -> FeatureSpec:
-    """Return the spec of CLIP's text features, (N, D), un-normalised, always in float32."""
-    return FeatureSpec("class_text", backbone, weights, _clip_origin(backbone, weights))
+def class_text(backbone: str, weights: str | None, *, activation: ActivationSetting = "auto") -> FeatureSpec:
+    """Return the spec of CLIP's text features, (N, D), un-normalised, always in float32.
+
+    Args:
+        backbone: Name of the CLIP.
+        weights: As for `frame_features`.
+        activation: As for `frame_features`.
+    """
+    return _of_clip("class_text", backbone, weights, activation)
 
 
 def view_key(spec: FeatureSpec, shard_key: str, view: int) -> str:
@@ -121,20 +148,16 @@ def text_key(spec: FeatureSpec, texts: Sequence[str]) -> str:
     return digest({"spec": spec.key, "texts": list(texts)})
 
 
-def _clip_origin(backbone: str, weights: str | None) -> str:
-    return _origin(weights or find_backbone(backbone).pretrained or "")
+def _of_clip(kind: Kind, backbone: str, weights: str | None, activation: ActivationSetting) -> FeatureSpec:
+    found = find_weights(backbone, weights, activation)
+    return FeatureSpec(kind, backbone, weights, found.identity, activation=found.activation)
 
 
 def _origin(weights: str) -> str:
     """Return the identity of weights; of a file it is the digest, which does not depend on its path."""
-    path = Path(weights)
-    if not path.is_file():
-        return weights
-    status = path.stat()
-    return _file_origin(path, status.st_mtime_ns, status.st_size)
+    file = find_weight_file(weights)
+    return weights if file is None else file_origin(file)
 
 
-# The time and the size are only keys of the cache, so that a file that is replaced is hashed again.
-@functools.lru_cache(maxsize=16)
-def _file_origin(path: Path, _modified: int, _size: int) -> str:
-    return f"file:{file_digest(path)}"
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in _INITIALISERS}

@@ -1,6 +1,6 @@
 """Table of CLIP variants: our name -> open_clip's name, weights and sizes.
 
-Every other open_clip name is accepted as well. The architecture of a row is the one that its weights were
+Every other open_clip name is accepted as well. The activation of a row is the one that its weights were
 trained with: OpenAI's weights need QuickGELU, and GELU changes the features by 2 %. `open_clip:ViT-B-16`
 selects open_clip's architecture literally where a row has the same name.
 """
@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from evclip_ray.config import ConfigError, nearest
+from evclip_ray.models.activation import Activation
 from evclip_ray.models.frozen import RANDOM
 
 _LITERAL = "open_clip:"
@@ -31,7 +32,8 @@ class Backbone:
     Attributes:
         open_clip: open_clip's name of the architecture without the suffix `-quickgelu`.
         pretrained: open_clip tag of the default weights.
-        quickgelu: Whether these weights were trained with QuickGELU.
+        quickgelu: Whether these weights were trained with QuickGELU. It is also the activation of random
+            weights, and was that of all local files in versions that did not ask for it.
         image_size: Side of the input in pixels.
         embed_dim: Dimension D of the shared space.
         gmac: Multiply-accumulate operations of the image tower per frame, in 1e9; None if unknown.
@@ -44,17 +46,23 @@ class Backbone:
     embed_dim: int
     gmac: float | None
 
-    def architecture(self, pretrained: str | None) -> str:
-        """Return open_clip's name of the architecture with the activation of the given weights.
+    @property
+    def has_both_activations(self) -> bool:
+        """Whether open_clip has the architecture with GELU and with QuickGELU."""
+        return self.open_clip + _QUICKGELU in _architectures()
 
-        Args:
-            pretrained: open_clip tag, file, or None.
-        """
+    def activation_of(self, pretrained: str | None) -> Activation:
+        """Return the activation of an open_clip tag, or the default of the row for other weights."""
         tag = open_clip.get_pretrained_cfg(self.open_clip, pretrained or "")
         # The activation belongs to the weights, not to the architecture: a tag of open_clip overrides the
         # row's default.
         quickgelu = bool(tag.get("quick_gelu", False)) if tag else self.quickgelu
-        return self.open_clip + (_QUICKGELU if quickgelu else "")
+        return "quickgelu" if quickgelu else "gelu"
+
+    def architecture(self, activation: Activation) -> str:
+        """Return open_clip's name of the architecture with an activation."""
+        is_variant = activation == "quickgelu" and self.has_both_activations
+        return self.open_clip + (_QUICKGELU if is_variant else "")
 
 
 BACKBONES: dict[str, Backbone] = {
@@ -107,11 +115,16 @@ def find_backbone(name: str) -> Backbone:
     return Backbone(
         open_clip=literal.removesuffix(_QUICKGELU),
         pretrained=None,
-        quickgelu=literal.endswith(_QUICKGELU),
+        quickgelu=bool(config.get("quick_gelu", False)),
         image_size=size if isinstance(size, int) else size[0],
         embed_dim=config["embed_dim"],
         gmac=None,
     )
+
+
+def names_activation(name: str) -> bool:
+    """Return whether the name of a backbone says which activation it has."""
+    return name.endswith(_QUICKGELU)
 
 
 def build(architecture: str, pretrained: str | None = None, *, device: str = "cpu") -> nn.Module:

@@ -8,7 +8,7 @@ Licences: OpenAI's CLIP weights are MIT. Other open_clip tags have licences of t
 """
 
 import functools
-import zipfile
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,17 @@ import torch.nn.functional as F
 from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor, nn
 
-from evclip_ray.artifacts import file_digest
 from evclip_ray.config import ConfigError
+from evclip_ray.models.activation import Activation, ActivationSetting
 from evclip_ray.models.attention import use_batch_first_attention
 from evclip_ray.models.backbones import Backbone, build, find_backbone
 from evclip_ray.models.clip_names import open_clip_names
+from evclip_ray.models.clip_weights import find_weights, is_script_archive
 from evclip_ray.models.frozen import META, RANDOM, FrozenNetwork, random_weights, without_autocast
 from evclip_ray.models.preprocess import prepare
 from evclip_ray.models.weight_files import read_tensors
+
+log = logging.getLogger(__name__)
 
 Tokenizer = Callable[..., Tensor]
 """`(texts, context_length=L) -> (N, L)` int64."""
@@ -44,14 +47,23 @@ class FrozenCLIP(FrozenNetwork):
         mean: Mean of each colour that the input is normalised with.
         std: Standard deviation of each colour.
         logit_scale: Factor of the logits (100 in a trained CLIP), not its logarithm.
+        activation: Activation of the MLPs; None if the model was not built from a `Backbone`.
     """
 
     model: Any
 
     def __init__(
-        self, model: nn.Module, tokenizer: Tokenizer, *, name: str, embed_dim: int, weights: str
+        self,
+        model: nn.Module,
+        tokenizer: Tokenizer,
+        *,
+        name: str,
+        embed_dim: int,
+        weights: str,
+        activation: Activation | None = None,
     ) -> None:
         super().__init__(name=name, weights=weights)
+        self.activation = activation
         use_batch_first_attention(model)
         # No gradients for the weights. Gradients with respect to the input still pass through.
         self.model = model.requires_grad_(False)
@@ -152,6 +164,7 @@ def load_clip(
     name: str,
     pretrained: str | None = None,
     *,
+    activation: ActivationSetting = "auto",
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     activation_checkpointing: bool = False,
@@ -160,27 +173,41 @@ def load_clip(
 
     Args:
         name: Row of BACKBONES, or an open_clip architecture.
-        pretrained: open_clip tag, local file (safetensors, state dict, OpenAI archive, published EV-CLIP),
-            "random", or None for the row's tag. Random weights depend on the name alone.
+        pretrained: open_clip tag, local file (safetensors, state dict, OpenAI archive, published EV-CLIP) or
+            folder with one, "random", or None for the row's tag. Random weights depend on the name and on the
+            versions of torch and open_clip.
+        activation: Activation of the MLPs; "auto" takes that of the tag or the one that the file states.
         device: Device of the weights. "meta" gives a network without memory, for counting operations.
         dtype: Number format of the image tower; text is always encoded in float32.
         activation_checkpointing: Recompute the image tower in the backward pass, which needs less memory
             and more time.
 
     Raises:
-        ConfigError: The name or the weights are unknown, cannot be downloaded, or do not fit.
+        ConfigError: The name or the weights are unknown, cannot be downloaded, or do not fit. A local file
+            does not state its activation, and both are possible.
     """
-    return _load(name, pretrained, str(device), dtype, activation_checkpointing)
+    return _load(name, pretrained, activation, str(device), dtype, activation_checkpointing)
 
 
 @functools.lru_cache(maxsize=4)
 def _load(
-    name: str, pretrained: str | None, device: str, dtype: torch.dtype, activation_checkpointing: bool
+    name: str,
+    pretrained: str | None,
+    activation: ActivationSetting,
+    device: str,
+    dtype: torch.dtype,
+    activation_checkpointing: bool,
 ) -> FrozenCLIP:
     backbone = find_backbone(name)
-    model, weights = _model(name, backbone, pretrained or backbone.pretrained, device=device)
-    tokenizer = _tokenizer(backbone.open_clip)
-    clip = FrozenCLIP(model, tokenizer, name=name, embed_dim=backbone.embed_dim, weights=weights).to(device)
+    model, weights, chosen = _model(name, backbone, pretrained, activation, device=device)
+    clip = FrozenCLIP(
+        model,
+        _tokenizer(backbone.open_clip),
+        name=name,
+        embed_dim=backbone.embed_dim,
+        weights=weights,
+        activation=chosen,
+    ).to(device)
     # The image tower only: frozen class texts are encoded once, so that their precision costs no time.
     clip.model.visual.to(dtype)
     if activation_checkpointing:
@@ -188,22 +215,36 @@ def _load(
     return clip
 
 
-def _model(name: str, backbone: Backbone, pretrained: str | None, *, device: str) -> tuple[nn.Module, str]:
-    # Shapes only: no weights are read, so the tag matters for the activation alone.
+def _model(
+    name: str, backbone: Backbone, pretrained: str | None, activation: ActivationSetting, *, device: str
+) -> tuple[nn.Module, str, Activation]:
+    # Shapes only: no weights are read, and both activations have the same shapes.
     if device == META:
-        return _model_without_weights(backbone.architecture(pretrained)), META
+        usual = backbone.activation_of(pretrained or backbone.pretrained)
+        return _model_without_weights(backbone.architecture(usual)), META, usual
+    weights = find_weights(name, pretrained, activation)
+    architecture = backbone.architecture(weights.activation)
     tags = open_clip.list_pretrained_tags_by_model(backbone.open_clip)
-    if pretrained == RANDOM:
-        return _random_model(name, backbone), RANDOM
-    if pretrained is not None and pretrained in tags:
-        return _tagged_model(name, backbone, pretrained), pretrained
-    if pretrained is not None and Path(pretrained).is_file():
-        path = Path(pretrained)
-        return _model_from_file(name, backbone, path), f"file:{file_digest(path)}"
-    known = ", ".join([*tags, RANDOM])
-    raise ConfigError(
-        f"backbone {name}: unknown weights {pretrained!r}. Give a local file or one of {known}."
+    if weights.file is not None:
+        model = _model_from_file(name, architecture, weights.file)
+    elif weights.origin == RANDOM:
+        model = _random_model(name, architecture)
+    elif weights.origin in tags:
+        model = _tagged_model(name, architecture, weights.origin)
+    else:
+        known = ", ".join([*tags, RANDOM])
+        raise ConfigError(
+            f"backbone {name}: unknown weights {weights.origin or None!r}. "
+            f"Give a local file or one of {known}."
+        )
+    log.info(
+        "CLIP %s: weights %s, activation %s (from %s)",
+        name,
+        weights.origin,
+        weights.activation,
+        weights.source,
     )
+    return model, weights.identity, weights.activation
 
 
 def _model_without_weights(architecture: str) -> nn.Module:
@@ -215,14 +256,14 @@ def _model_without_weights(architecture: str) -> nn.Module:
     return model
 
 
-def _random_model(name: str, backbone: Backbone) -> nn.Module:
+def _random_model(name: str, architecture: str) -> nn.Module:
     with random_weights(f"CLIP {name}"):
-        return build(backbone.architecture(None))
+        return build(architecture)
 
 
-def _tagged_model(name: str, backbone: Backbone, tag: str) -> nn.Module:
+def _tagged_model(name: str, architecture: str, tag: str) -> nn.Module:
     try:
-        return build(backbone.architecture(tag), tag)
+        return build(architecture, tag)
     except (RuntimeError, OSError) as error:
         raise ConfigError(
             f"backbone {name}: the weights {tag!r} could not be downloaded ({str(error).splitlines()[0]}). "
@@ -230,11 +271,10 @@ def _tagged_model(name: str, backbone: Backbone, tag: str) -> nn.Module:
         ) from error
 
 
-def _model_from_file(name: str, backbone: Backbone, path: Path) -> nn.Module:
-    architecture = backbone.architecture(None)
+def _model_from_file(name: str, architecture: str, path: Path) -> nn.Module:
     try:
         model = build(architecture)
-        state = _openai_state(path) if _is_script_archive(path) else open_clip_names(read_tensors(path))
+        state = _openai_state(path) if is_script_archive(path) else open_clip_names(read_tensors(path))
         # Both sources give open_clip's names. An empty dict means any other format, which open_clip converts.
         if state:
             model.load_state_dict(state)
@@ -256,14 +296,6 @@ def _openai_state(path: Path) -> dict[str, Tensor]:
     # OpenAI's files are TorchScript archives. Their modules are not used, only their tensors.
     state = torch.jit.load(path, map_location="cpu").state_dict()
     return {key: value for key, value in state.items() if key not in _ARCHIVE_EXTRAS}
-
-
-def _is_script_archive(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        # torch.save writes zip files too; only a TorchScript archive contains code.
-        return any("/code/" in entry for entry in archive.namelist())
 
 
 def _tokenizer(architecture: str) -> Tokenizer:

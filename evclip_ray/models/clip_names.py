@@ -1,6 +1,6 @@
 """CLIP towers inside a published EV-CLIP checkpoint: names of tensors and the matching backbone."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
@@ -9,14 +9,19 @@ from evclip_ray.models.backbones import BACKBONES, build
 _IMAGE, _TEXT, _SCALE = "image_encoder.", "text_encoder.", "logit_scale"
 
 
+def is_published(names: Iterable[str]) -> bool:
+    """Return whether tensors of these names are those of a published EV-CLIP checkpoint."""
+    return any(name.removeprefix("module.").startswith(_IMAGE) for name in names)
+
+
 def open_clip_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename the CLIP tensors of a published checkpoint to open_clip's names.
 
     Returns an empty dict if `state` contains no published towers.
     """
-    state = {key.removeprefix("module."): value for key, value in state.items()}
-    if not any(key.startswith(_IMAGE) for key in state):
+    if not is_published(state):
         return {}
+    state = {key.removeprefix("module."): value for key, value in state.items()}
     renamed = {}
     for key, value in state.items():
         if key.startswith(_IMAGE):
@@ -35,7 +40,7 @@ def find_backbone_of(state: Mapping[str, Tensor]) -> str | None:
         return None
     for name, row in BACKBONES.items():
         # Shapes identify the backbone, and the meta device gives them without memory.
-        model = build(row.architecture(None), device="meta")
+        model = build(row.architecture("gelu"), device="meta")
         if _visual_shapes(model.state_dict()) == shapes:
             return name
     return None

@@ -19,13 +19,18 @@ META = "meta"
 _SEED = 0
 
 
+def is_random(weights: str) -> bool:
+    """Return whether an origin of weights is that of untrained ones."""
+    return weights.split(" ")[0] == RANDOM
+
+
 class FrozenNetwork(nn.Module):
     """Network that keeps its loaded state when `train()` or an optimiser is called on a parent module.
 
     Attributes:
         name: Name of the network.
         weights: Origin of the weights: a tag such as "openai", "file:" and the SHA-256 of the file, or
-            "random".
+            "random". An activation that is not the default of the weights follows in parentheses.
     """
 
     def __init__(self, *, name: str, weights: str) -> None:
@@ -36,7 +41,7 @@ class FrozenNetwork(nn.Module):
     @property
     def is_random(self) -> bool:
         """Whether the weights are untrained."""
-        return self.weights == RANDOM
+        return is_random(self.weights)
 
     def train(self, mode: bool = True) -> Self:
         """Stay in evaluation mode, so that batch-norm statistics and drop-path stay frozen too."""

@@ -1,5 +1,6 @@
 """Reading of weight files: tensors only, never code."""
 
+import functools
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,10 +10,44 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from evclip_ray.artifacts import file_digest
 from evclip_ray.config import ConfigError
 
 _LEVELS = ("trunk", "state_dict", "model")
 """Keys under which releases nest their tensors: Omnivore, Dassl and others."""
+
+
+_IN_FOLDERS = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "model.safetensors",
+    "pytorch_model.bin",
+)
+"""Names of the weights in a folder of Hugging Face, best first."""
+
+
+def find_weight_file(weights: str) -> Path | None:
+    """Return the file that `weights` names: itself, or the weights in a folder of Hugging Face; else None."""
+    # An empty path is the working folder.
+    if not weights:
+        return None
+    path = Path(weights)
+    if path.is_file():
+        return path
+    candidates = [path / name for name in _IN_FOLDERS] if path.is_dir() else []
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
+
+
+def file_origin(path: Path) -> str:
+    """Return the identity of a weight file: its digest, which does not depend on the path."""
+    status = path.stat()
+    return _file_origin(path, status.st_mtime_ns, status.st_size)
+
+
+# The time and the size are only keys of the cache, so that a file that is replaced is hashed again.
+@functools.lru_cache(maxsize=16)
+def _file_origin(path: Path, _modified: int, _size: int) -> str:
+    return f"file:{file_digest(path)}"
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -54,6 +54,7 @@ def load_backbone(backbone: BackboneConfig, device: torch.device) -> FrozenCLIP:
     return load_clip(
         backbone.name,
         backbone.pretrained,
+        activation=backbone.activation,
         device=str(device),
         activation_checkpointing=backbone.activation_checkpointing,
     )

@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 from evclip_ray.config import Config, ConfigError, nearest, override, read_yaml
 from evclip_ray.data.transforms import CROP_FRACTION, AugmentConfig
 from evclip_ray.data.video.view import ViewConfig
+from evclip_ray.models.activation import ActivationSetting
 from evclip_ray.models.methods.base import MethodConfig
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -197,7 +198,15 @@ class BackboneConfig(Config):
 
     name: str = Field("ViT-B-16", description="row of BACKBONES, or any open_clip name")
     pretrained: str | None = Field(
-        None, description="tag, local file or 'random'; None uses the backbone's usual tag"
+        None,
+        description="tag, local file or folder, or 'random'; None uses the backbone's usual tag",
+    )
+    # "auto" is left out of dumps, so that keys and digests of earlier studies stay equal.
+    activation: ActivationSetting = Field(
+        "auto",
+        exclude_if=lambda value: value == "auto",
+        description="'gelu' or 'quickgelu', the activation that the weights were trained with; 'auto' takes "
+        "that of a tag, or the one that a local file or a config beside it states",
     )
     activation_checkpointing: bool = Field(
         False, description="recompute activations in the backward pass: less memory, slower steps"

@@ -133,6 +133,7 @@ def feature_specs(experiment: ExperimentConfig, split: str, device: torch.device
         by_field["frame_features"] = specs.frame_features(
             backbone.name,
             backbone.pretrained,
+            activation=backbone.activation,
             precision=precision,
             normalization=getattr(method, "normalization", "own"),
             augment=augment,
@@ -211,7 +212,8 @@ def _keep_texts(experiment: ExperimentConfig, videos: Videos, device: torch.devi
 
 
 def _text_spec(experiment: ExperimentConfig) -> FeatureSpec:
-    return specs.class_text(experiment.backbone.name, experiment.backbone.pretrained)
+    backbone = experiment.backbone
+    return specs.class_text(backbone.name, backbone.pretrained, activation=backbone.activation)
 
 
 def _networks(
