@@ -19,6 +19,14 @@ def test_verify_lists_broken_videos_and_exits_with_1(call, tiny_manifest, tmp_pa
     assert "30 videos, 6 labels, 2 broken" in broken.output
 
 
+def test_verify_prints_splits_groups_and_classes(call, tiny_manifest):
+    result = call("--verbose", "manifest", "verify", tiny_manifest)
+    rows = [line.split() for line in result.output.splitlines()]
+    # 5 groups with one video of each of 6 classes: videos, share, groups, classes, shares of a class.
+    assert ["train", "18", "0.6", "3", "6", "0.6", "0.6"] in rows
+    assert ["growing", "bigger", "3", "1", "1"] in rows
+
+
 def test_shards_prints_its_folder_and_can_run_again(call, tiny_manifest, local_ray):
     settings = ("--set", "view.num_frames=2", "--set", "view.height=32")
     arguments = ("shards", "--data", tiny_manifest, "--split", "val", *settings)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from evclip_ray.data.manifest.manifest import SPLITS, Manifest
@@ -144,6 +145,53 @@ def few_shot(
         order = _generator(seed, label if nested else f"{shots} {label}").permutation(len(rows))[:shots]
         chosen.extend(rows[k] for k in order)
     return np.array(sorted(chosen), dtype=np.int64)
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitSummary:
+    """Size of a split and of its classes.
+
+    Attributes:
+        split: Name of the split; "none" for rows without one.
+        videos: Number of rows.
+        share: Share of all rows.
+        groups: Number of groups. A row without a group is a group of its own, by its path.
+        classes: Class -> number of its rows in the split, for all classes of the manifest.
+        lowest: Lowest share of a class that the split has.
+        highest: Highest share of a class that the split has.
+    """
+
+    split: str
+    videos: int
+    share: float
+    groups: int
+    classes: dict[str, int]
+    lowest: float
+    highest: float
+
+
+def summarize_splits(manifest: Manifest) -> list[SplitSummary]:
+    """Return a summary of each split that has rows, in the order train, val, test, none."""
+    names = pc.coalesce(manifest.table["group"], manifest.table["path"])
+    split = pc.fill_null(manifest.table["split"], "none")
+    table = pa.table({"split": split, "label": manifest.table["label"], "group": names})
+    distinct = table.group_by("split").aggregate([("group", "count_distinct")]).to_pylist()
+    groups = {row["split"]: row["group_count_distinct"] for row in distinct}
+    totals = collections.Counter(table["label"].to_pylist())
+    by_split: dict[str, dict[str, int]] = {name: dict.fromkeys(manifest.classes, 0) for name in groups}
+    for row in table.group_by(["split", "label"]).aggregate([("group", "count")]).to_pylist():
+        by_split[row["split"]][row["label"]] = row["group_count"]
+    summaries = []
+    for name in (*SPLITS, "none"):
+        if name in groups:
+            classes = by_split[name]
+            shares = [count / totals[label] for label, count in classes.items()]
+            videos = sum(classes.values())
+            share = videos / len(manifest)
+            summaries.append(
+                SplitSummary(name, videos, share, groups[name], classes, min(shares), max(shares))
+            )
+    return summaries
 
 
 def _draw(

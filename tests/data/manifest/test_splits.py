@@ -4,7 +4,7 @@ import random
 import numpy as np
 import pytest
 
-from evclip_ray.data.manifest.splits import assign_splits, few_shot
+from evclip_ray.data.manifest.splits import assign_splits, few_shot, summarize_splits
 
 SHARES = {"train": 0.6, "test": 0.2, "val": 0.2}
 
@@ -250,6 +250,18 @@ def test_fractions_without_training_videos_are_refused(make_manifest, fractions)
     manifest = make_manifest(path=["a"], label=["x"])
     with pytest.raises(ValueError, match="sum to less than 1"):
         assign_splits(manifest, val_fraction=fractions[0], test_fraction=fractions[1])
+
+
+def test_summary_counts_groups_and_class_shares(make_manifest):
+    columns = rows_of({("g1", "a"): 3, ("g2", "a"): 1, ("g2", "b"): 2, ("g3", "b"): 2})
+    columns["split"] = ["train"] * 3 + ["test"] * 3 + ["train"] * 2
+    columns["group"][-2:] = [None, None]
+    train, test = summarize_splits(make_manifest(**columns))
+    assert (train.split, train.videos, train.groups, train.classes) == ("train", 5, 3, {"a": 3, "b": 2})
+    assert (train.share, train.lowest, train.highest) == (5 / 8, 0.5, 0.75)
+    assert (test.split, test.videos, test.groups, test.lowest) == ("test", 3, 1, 0.25)
+    [undrawn] = summarize_splits(make_manifest(path=["a"], label=["x"]))
+    assert (undrawn.split, undrawn.videos) == ("none", 1)
 
 
 def test_shots_are_exact_nested_and_inside_the_split(grouped):
