@@ -13,6 +13,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from evclip_ray.artifacts import ArtifactError
+from evclip_ray.data.manifest.row_record import RowRecord
 from evclip_ray.features.cache_admin import list_entries
 from evclip_ray.training.build import build_method
 from evclip_ray.training.checkpoint import load_adapter
@@ -105,6 +106,27 @@ def test_folder_of_another_study_is_refused(study, tmp_path):
     (tmp_path / "holiday" / "photo.jpg").write_text("")
     with pytest.raises(ArtifactError, match="holds other files"):
         study(tmp_path / "holiday", trials=1).missing()
+
+
+def test_checkpoint_records_its_videos_and_others_are_refused(study, tiny_manifest, tmp_path):
+    # The videos are the tiny ones, so nothing is decoded again.
+    listed = tmp_path / "listed.csv"
+    lines = tiny_manifest.read_text().splitlines()
+    settings = {"data.manifest": str(listed), "data.root": str(tiny_manifest.parent), "optim.epochs": 1}
+    listed.write_text("\n".join(lines) + "\n")
+    run(study(tmp_path / "study", trials=1, scheduler="none", fixed=settings))
+    record = RowRecord.read(tmp_path / "study" / "best" / "rows.parquet")
+    assert len(record.table) == len(lines) - 1
+    assert set(record.table["use"].to_pylist()) == {"train", "val", None}
+    dropped = next(number for number, line in enumerate(lines) if '"train"' in line)
+    listed.write_text("\n".join(lines[:dropped] + lines[dropped + 1 :]) + "\n")
+    again = study(tmp_path / "study", trials=2, scheduler="none", fixed=settings)
+    with pytest.raises(ArtifactError, match=r"not those that it began with \(1 removed: "):
+        again.plan(MACHINES)
+    call = {"fork_of": tmp_path / "study"}
+    fork = study(tmp_path / "fork", trials=2, fixed=settings, call=call).plan(MACHINES)
+    (warm,) = fork.warm_start
+    assert (len(warm.points), len(warm.evidence)) == (1, 0)
 
 
 def test_unwritable_folder_is_refused(study, tmp_path):

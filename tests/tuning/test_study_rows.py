@@ -1,0 +1,135 @@
+"""Rows of a study: on record by content, refused after a change, taken over by a fork."""
+
+import pytest
+
+from evclip_ray.artifacts import ArtifactError
+from evclip_ray.data.manifest.row_record import RowRecord
+from evclip_ray.training.zero_shot import videos_key
+from evclip_ray.tuning.study_folder import StudyFolder
+from evclip_ray.tuning.study_rows import StudyRows
+from evclip_ray.tuning.warm_start import measured_on
+
+
+@pytest.fixture
+def clips(tmp_path):
+    """Return a function that adds files to a folder without splits, one per number in each of two classes."""
+
+    def fill(numbers):
+        for label in ("run", "walk"):
+            (tmp_path / "clips" / label).mkdir(parents=True, exist_ok=True)
+            for number in numbers:
+                (tmp_path / "clips" / label / f"{number}.mp4").write_bytes(f"{label} {number}".encode())
+        return tmp_path / "clips"
+
+    return fill
+
+
+@pytest.fixture
+def rows_of(make_experiment, clips, tmp_path):
+    """Return a function that opens the rows of a study over the clips, planned."""
+    experiment = make_experiment(**{"data.manifest": str(clips(range(8))), "data.synthetic": None})
+
+    def open_rows(name="study", **options):
+        folder = StudyFolder(tmp_path / name)
+        rows = StudyRows(folder, cache=tmp_path / "cache", **options)
+        return rows, rows.plan(experiment), videos_key(experiment)
+
+    return open_rows
+
+
+def splits(plan):
+    paths, assigned = plan.manifest.column("path"), plan.manifest.column("split")
+    return dict(zip(paths, assigned, strict=True))
+
+
+def test_record_is_written_once_and_passes_the_next_check(rows_of, tmp_path):
+    rows, _, key = rows_of()
+    file, record = rows.write(key)
+    assert file == tmp_path / "study" / "rows" / f"{key}.parquet"
+    assert RowRecord.read(file).keys() == record.keys()
+    assert set(record.keys()) == {"train", "val"}
+    again, _, _ = rows_of()
+    again.check()
+
+
+def test_grown_folder_is_refused_with_the_difference(rows_of, clips):
+    rows, before, key = rows_of()
+    rows.write(key)
+    clips(range(8, 14))
+    rows, plan, _ = rows_of()
+    assert splits(before).items() <= splits(plan).items()
+    with pytest.raises(ArtifactError, match=r"that it began with \(\d+ added: .*\.mp4.*--fork NEW_OUT"):
+        rows.check()
+
+
+def test_removed_and_changed_videos_are_refused(rows_of, clips):
+    rows, plan, key = rows_of()
+    rows.write(key)
+    train, val = (
+        next(clips([]) / path for path, name in splits(plan).items() if name == split)
+        for split in ("train", "val")
+    )
+    train.unlink()
+    val.write_bytes(b"another video")
+    rows, _, _ = rows_of()
+    with pytest.raises(ArtifactError, match=r"1 removed: .*; 1 with other content: "):
+        rows.check()
+
+
+def test_moved_folder_is_the_same_study(rows_of, clips, make_experiment, tmp_path):
+    rows, _, key = rows_of()
+    _, record = rows.write(key)
+    moved = clips([]).rename(tmp_path / "elsewhere")
+    rows = StudyRows(StudyFolder(tmp_path / "fork"), cache=tmp_path / "cache", fork_of=tmp_path / "study")
+    plan = rows.plan(make_experiment(**{"data.manifest": str(moved), "data.synthetic": None}))
+    assert record.assignment() == splits(plan)
+
+
+def test_fork_keeps_the_split_of_old_videos(rows_of, clips, tmp_path):
+    rows, before, key = rows_of()
+    rows.write(key)
+    clips(range(8, 20))
+    forked, plan, _ = rows_of("fork", fork_of=tmp_path / "study")
+    forked.check()
+    assert len(plan.manifest) == 40
+    assert splits(before).items() <= splits(plan).items()
+    forked.write(key)
+    # The fork has a record of its own and does not need the first study any more.
+    (tmp_path / "study" / "rows" / f"{key}.parquet").unlink()
+    again, plan_again, _ = rows_of("fork", fork_of=tmp_path / "study")
+    again.check()
+    assert splits(plan_again) == splits(plan)
+
+
+def test_fork_of_a_study_without_record_is_refused(rows_of, tmp_path):
+    with pytest.raises(ArtifactError, match=r"has no record of its videos.*--out NEW_OUT --warm-start"):
+        rows_of("fork", fork_of=tmp_path / "nowhere")
+
+
+@pytest.fixture
+def old_study(rows_of, tmp_path):
+    """Write the ledger of a study of an earlier version, with the rows that this version drew."""
+    folder = StudyFolder(tmp_path / "study")
+    folder.claim({})
+    folder.note(measured={"other": "0"})
+    _, plan, key = rows_of()
+    folder.note(measured={key: measured_on(plan)})
+    return plan
+
+
+def test_study_without_record_draws_splits_as_before(old_study, rows_of):
+    rows, plan, key = rows_of()
+    assert splits(plan) == splits(old_study)
+    rows.check()
+    rows.write(key)
+    # From now on the record fixes the splits that were drawn in the old way.
+    again, plan, _ = rows_of()
+    again.check()
+    assert splits(plan) == splits(old_study)
+
+
+def test_study_without_record_is_refused_on_other_rows(old_study, rows_of, clips):
+    clips([8])
+    rows, _, _ = rows_of()
+    with pytest.raises(ArtifactError, match="the digest of its rows is another one"):
+        rows.check()
