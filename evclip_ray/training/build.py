@@ -125,6 +125,32 @@ def zero_shot_of(experiment: ExperimentConfig) -> ExperimentConfig:
     return experiment.model_copy(update={"method": kind.model_validate(settings)})
 
 
+def conditions_of(frozen: Frozen, experiment: ExperimentConfig, device: torch.device) -> dict[str, str]:
+    """Return how a number was computed: precision, device, and the activation of CLIP, by name.
+
+    Numbers of two devices or precisions differ by rounding, which can change the class of a few videos.
+
+    Args:
+        frozen: Frozen networks.
+        experiment: Settings of the run.
+        device: Device of the method.
+    """
+    dtype = autocast_dtype(experiment, device)
+    conditions = {
+        "precision": "float32" if dtype is None else str(dtype).removeprefix("torch."),
+        "device": device_name(device),
+    }
+    activation = frozen.clip.activation
+    return conditions if activation is None else {**conditions, "activation": activation}
+
+
+def device_name(device: torch.device) -> str:
+    """Return "cpu", or "cuda" with the model of the GPU."""
+    if device.type != "cuda":
+        return device.type
+    return f"cuda {torch.cuda.get_device_name(device)}"
+
+
 def weights_of(frozen: Frozen) -> dict[str, str]:
     """Return the origin of the frozen weights by network: a tag, a file's digest, or "random"."""
     weights = {"clip": frozen.clip.weights}

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from evclip_ray.artifacts import ArtifactError, read_history, read_json, write_json, write_text
 from evclip_ray.data.manifest import row_record
+from evclip_ray.models.backbones import find_backbone
 from evclip_ray.models.methods.base import Method
 from evclip_ray.records import EpochMetrics
 from evclip_ray.training.per_video_scores import EpochAnswers, VideoScores
@@ -95,7 +96,24 @@ def read_record(folder: Path) -> dict[str, Any]:
     record = read_json(folder / CONFIG)
     if not isinstance(record, dict):
         raise ArtifactError(f"{folder / CONFIG}: must hold a mapping; the file is damaged")
+    return _with_activation(record)
+
+
+def _with_activation(record: dict[str, Any]) -> dict[str, Any]:
+    # Versions without `backbone.activation`, which wrote no conditions, ran every local file with the default
+    # of its backbone. The checkpoint must load with what it was trained with.
+    weights = record.get("weights", {}).get("clip", "")
+    if "conditions" not in record and weights.startswith("file:"):
+        backbone = record["experiment"]["backbone"]
+        usual = find_backbone(backbone["name"]).activation_of(None)
+        backbone.setdefault("activation", usual)
     return record
+
+
+def without_activation(experiment: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of an experiment without the activation, which origins of weights contain."""
+    backbone = {name: value for name, value in experiment["backbone"].items() if name != "activation"}
+    return {**experiment, "backbone": backbone}
 
 
 def resumed_history(folder: Path, epochs: int) -> list[EpochMetrics]:

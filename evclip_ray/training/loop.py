@@ -23,7 +23,7 @@ from evclip_ray.metrics.classification import ClassificationState
 from evclip_ray.metrics.scoring import Scores
 from evclip_ray.models.methods.base import Method
 from evclip_ray.records import EpochMetrics, random_weights_warning
-from evclip_ray.training.build import autocast_dtype, build_method, pick_device, weights_of
+from evclip_ray.training.build import autocast_dtype, build_method, conditions_of, pick_device, weights_of
 from evclip_ray.training.checkpoint import (
     HISTORY,
     latest_checkpoint,
@@ -32,6 +32,7 @@ from evclip_ray.training.checkpoint import (
     read_record,
     resumed_history,
     save_checkpoint,
+    without_activation,
 )
 from evclip_ray.training.datamodule import Videos
 from evclip_ray.training.distributed import Diverged, Workers
@@ -101,6 +102,7 @@ class Run:
         self.hparams, self.keeps_best = dict(hparams or {}), keeps_best
         self.device = next(method.parameters()).device
         self.dtype = autocast_dtype(experiment, self.device)
+        self.conditions = conditions_of(method.frozen, experiment, self.device)
         self.workers = Workers.here()
         self.steps_per_epoch = math.ceil(len(videos.sets["train"]) / experiment.optim.batch_size)
         # `np.array_split` makes batches whose sizes differ by at most one, so the smallest has the
@@ -235,9 +237,18 @@ class Run:
         if checkpoint is None:
             return
         record = read_record(checkpoint)
-        if record["experiment"] != self.experiment.model_dump(mode="json"):
+        if without_activation(record["experiment"]) != without_activation(
+            self.experiment.model_dump(mode="json")
+        ):
             raise ArtifactError(
                 f"{self.folder}: holds a run of another experiment; choose another folder or remove it"
+            )
+        # Origins contain the activation. The setting may be missing in a record of an earlier version.
+        weights = weights_of(self.method.frozen)
+        if record["weights"] != weights:
+            raise ArtifactError(
+                f"{self.folder}: holds a run on the frozen weights {record['weights']}, got {weights}; "
+                "choose another folder, or set backbone.pretrained and backbone.activation to the same weights"
             )
         # Checkpoints of earlier versions have no digests of their videos.
         if record.get("rows") and self.videos.row_keys and record["rows"] != self.videos.row_keys:
@@ -330,6 +341,7 @@ class Run:
             "best_val_top1": None if self.validate is None else progress.best_top1,
             "best_val_loss": progress.best_loss,
             "best_epoch": progress.best_epoch,
+            "conditions": f"{self.conditions['precision']} on {self.conditions['device']}",
             "zero_shot_top1": self.baseline.get("top1"),
             "selection": self.videos.selection,
             "folds": self.videos.folds,
@@ -417,6 +429,7 @@ class Run:
             "progress": dataclasses.asdict(self.progress),
             "num_trainable": self.method.num_trainable(),
             "weights": weights_of(self.method.frozen),
+            "conditions": self.conditions,
             "rows": dict(self.videos.row_keys),
             "selection": self.videos.selection,
             "decoder": self.videos.sets["train"].shards.ledger["inputs"]["decoder"],
