@@ -36,6 +36,15 @@ def with_interval(value: float, low: float, high: float, missing: str = "–") -
     return f"{value:.3f}" + ("" if is_missing(low) else f" ({low:.2f} to {high:.2f})")
 
 
+def counted(number: int, noun: str) -> str:
+    """Format a number of things.
+
+    >>> counted(1, "trial"), counted(1200, "trial")
+    ('1 trial', '1,200 trials')
+    """
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
 def sample_size(videos: int, groups: int | None = None) -> str:
     """Format what an interval is over.
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Literal, Self
 
+from evclip_ray.formatting import with_interval
 from evclip_ray.objective import OF_OLD_STUDIES, window
 
 
@@ -161,8 +162,8 @@ class EpochMetrics:
 def objective_of(history: Sequence[EpochMetrics], objective: str) -> float:
     """Return the objective after the last epoch of `history`, see `evclip_ray.objective`.
 
-    It is 0 before the first epoch. `last` and `mean_of_last_K` are 0 for a run that diverged, because its last
-    checkpoint is useless.
+    It is 0 before the first epoch. `last` and `mean_of_last_K` are 0 for a run that diverged, because its
+    last checkpoint is useless.
 
     Args:
         history: Metrics of each finished epoch.
@@ -238,7 +239,10 @@ class LeaderboardRow:
     `best_epoch` is the epoch of the trial's checkpoint: the best one, or the last one if the objective is
     another one than `best`. A trial without a finished epoch (`best_epoch` 0) has scores of 0 and an infinite
     loss, so that it is ranked last; tables leave these cells empty. `point_*` are over all seeds of the
-    trial's point. `extra` holds the further metrics that have a column in `METRICS`.
+    trial's point. `corrected_*` are the score after the correction for the choice among trials and epochs.
+    Only the first row has them, with `chosen_from`, or with the reason of their absence in `corrected_note`.
+    `selection` and the numbers of videos are those of its runs, see `DataConfig.selection`. `extra` holds the
+    further metrics that have a column in `METRICS`.
     """
 
     trial: str
@@ -262,7 +266,15 @@ class LeaderboardRow:
     point_top1: float = 0.0
     point_top1_low: float = math.nan
     point_top1_high: float = math.nan
+    corrected_top1: float = math.nan
+    corrected_top1_low: float = math.nan
+    corrected_top1_high: float = math.nan
+    chosen_from: str = ""
+    corrected_note: str = ""
+    selection: str = ""
+    train_videos: int | None = None
     val_videos: int = 0
+    val_per_train: float = math.nan
     extra: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def columns(self) -> dict[str, Any]:
@@ -272,7 +284,25 @@ class LeaderboardRow:
         return {**own, "state": str(self.state), **self.extra}
 
 
-_NOT_COLUMNS = {"rank", "trial", "state", "overrides", "error", "val_videos", "extra"}
+_NOT_COLUMNS = {"rank", "trial", "state", "overrides", "error", "extra"}
+
+
+def choice_lines(row: Mapping[str, Any]) -> dict[str, str]:
+    """Return the two scores of the best trial by name: as chosen, and corrected for the choice.
+
+    Args:
+        row: Columns of the first row of a leaderboard. The result is empty without a choice.
+    """
+    if not row["chosen_from"]:
+        return {}
+    best, corrected = (
+        with_interval(row[name], row[f"{name}_low"], row[f"{name}_high"])
+        for name in ("val_top1", "corrected_top1")
+    )
+    return {
+        f"best of {row['chosen_from']}, optimistic": best,
+        "corrected for the choice": f"missing: {note}" if (note := row["corrected_note"]) else corrected,
+    }
 
 
 def random_weights_warning(weights: Mapping[str, str]) -> str | None:

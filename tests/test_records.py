@@ -42,7 +42,9 @@ def test_leaderboard_columns_are_those_on_disk():
     assert list(LeaderboardRow("t", extra={"val_ece": 0.1}).columns()) == [
         *("rank", "trial", "state", "val_top1", "val_top1_low", "val_top1_high", "zero_shot_top1"),
         *("val_top5", "val_loss", "best_epoch", "epochs", "last_top1", "leaking_rows", "train_seconds"),
-        *("seconds", "point_seeds", "point_top1", "point_top1_low", "point_top1_high", "val_ece"),
+        *("seconds", "point_seeds", "point_top1", "point_top1_low", "point_top1_high"),
+        *("corrected_top1", "corrected_top1_low", "corrected_top1_high", "chosen_from", "corrected_note"),
+        *("selection", "train_videos", "val_videos", "val_per_train", "val_ece"),
     ]
 
 

@@ -13,7 +13,14 @@ from rich.table import Table
 
 from evclip_ray.formatting import short, unique_tail, with_interval
 from evclip_ray.objective import OBJECTIVE
-from evclip_ray.records import METRICS, LeaderboardRow, TrialRecord, TrialState, random_weights_warning
+from evclip_ray.records import (
+    METRICS,
+    LeaderboardRow,
+    TrialRecord,
+    TrialState,
+    choice_lines,
+    random_weights_warning,
+)
 
 console = Console(highlight=False)
 if not console.is_terminal:
@@ -123,6 +130,14 @@ def _mean_of_seeds(row: LeaderboardRow) -> str:
         return "-"
     mean = with_interval(row.point_top1, row.point_top1_low, row.point_top1_high)
     return f"{mean}, {row.point_seeds} seeds"
+
+
+def print_choice(rows: Sequence[LeaderboardRow]) -> None:
+    """Print the score of the best trial, and its score corrected for the choice."""
+    lines = choice_lines(rows[0].columns())
+    width = max(map(len, lines), default=0)
+    for name, score in lines.items():
+        console.print(f"{name:<{width}}  {score}", soft_wrap=True, markup=False)
 
 
 def zero_shot_line(rows: Sequence[LeaderboardRow]) -> str:

@@ -13,6 +13,7 @@ from evclip_ray.cli.display import (
     bars,
     console,
     leaderboard_table,
+    print_choice,
     print_random_weights,
     zero_shot_line,
 )
@@ -192,6 +193,7 @@ def _show_study(root: Path, rows: Sequence[LeaderboardRow]) -> None:
     if not rows:
         return
     console.print(leaderboard_table(rows))
+    print_choice(rows)
     console.print(zero_shot_line(rows))
     if (root / "best" / CONFIG).is_file():
         print_random_weights(read_record(root / "best")["weights"])

@@ -134,7 +134,9 @@ def bootstrap_interval(
     return _cut((low, high), videos)
 
 
-def accuracy_interval(right: NDArray[np.bool_], groups: NDArray[np.int64] | None = None) -> Interval:
+def accuracy_interval(
+    right: NDArray[np.bool_ | np.float64], groups: NDArray[np.int64] | None = None
+) -> Interval:
     """Return the 95 % interval of an accuracy over videos, which may come in groups.
 
     Without groups, or if every video is a group of its own, it is `wilson_interval`. Otherwise it is Wilson's
@@ -159,25 +161,37 @@ def accuracy_interval(right: NDArray[np.bool_], groups: NDArray[np.int64] | None
     [0.3, 0.95]
 
     Args:
-        right: (V,) whether each video is correct.
+        right: (V,) whether each video is correct, or the share of epochs in which it is.
         groups: (V,) number of each video's group; None if the videos are independent.
     """
-    total, hits = len(right), int(np.count_nonzero(right))
-    if groups is None or total == 0:
+    total = len(right)
+    if total == 0:
+        return (0.0, 1.0)
+    hits = float(right.sum())
+    if groups is None or len(np.unique(groups)) == total:
         return wilson_interval(hits, total)
-    _, group = np.unique(groups, return_inverse=True)
+    return effective_interval(hits / total, min(float(total), effective_videos(right, groups)))
+
+
+def effective_videos(right: NDArray[np.bool_ | np.float64], groups: NDArray[np.int64] | None) -> float:
+    """Return n* of `accuracy_interval` without its upper bound n, which means over epochs can exceed.
+
+    Args:
+        right: (V,) whether each video is correct, or the share of epochs in which it is.
+        groups: (V,) number of each video's group; None if the videos are independent.
+    """
+    total = len(right)
+    _, group = np.unique(np.arange(total) if groups is None else groups, return_inverse=True)
     sizes = np.bincount(group)
     count = len(sizes)
-    if count == total:
-        return wilson_interval(hits, total)
-    p = hits / total
+    p = float(right.mean())
     residuals = np.bincount(group, right) - p * sizes
     variance = count / max(1, count - 1) * float(residuals @ residuals) / total**2
     fewest = total**2 / float(sizes @ sizes)
-    # With 0 < p < 1, no variance means that every group has the same share of right videos.
-    effective = p * (1 - p) / variance if variance > 0 else (fewest if p in (0, 1) else float(total))
-    effective = max(fewest, effective * _degrees_ratio(total, count))
-    return effective_interval(p, min(float(total), effective))
+    if variance <= 0:
+        # All groups have the same share of right videos: more even than chance, unless it is 0 or 1.
+        return fewest if p in (0, 1) else float(total)
+    return max(fewest, p * (1 - p) / variance * _degrees_ratio(total, count))
 
 
 def effective_interval(p: float, effective: float) -> Interval:

@@ -66,7 +66,8 @@ class VideoScores:
         )
 
 
-@dataclasses.dataclass(frozen=True)
+# Compared by identity, so that results can be cached by their answers.
+@dataclasses.dataclass(frozen=True, eq=False)
 class EpochAnswers:
     """Whether a run had each validation video right, in each epoch, as bits.
 
@@ -95,6 +96,13 @@ class EpochAnswers:
         """Return the answers with those of one more epoch, (V,)."""
         epochs, packed = np.append(self.epochs, epoch), np.vstack([self.packed, np.packbits(right)])
         return dataclasses.replace(self, epochs=epochs, packed=packed)
+
+    def until(self, epoch: int) -> Self:
+        """Return the answers up to an epoch; the same object if there are no later ones."""
+        kept = self.epochs <= epoch
+        if kept.all():
+            return self
+        return dataclasses.replace(self, epochs=self.epochs[kept], packed=self.packed[kept])
 
     @property
     def right(self) -> NDArray[np.bool_]:

@@ -4,17 +4,20 @@ Trials are ordered by the mean of their point over its seeds. One lucky seed the
 that is better on average. Every ended trial of a point
 counts with its best validation top-1, also one that was stopped early; failed trials have no score. Of equal
 means, the point with more seeds comes first, then the one with the lower loss.
+
+The first row also has its score corrected for the choice, see `tuning.choice`.
 """
 
 import dataclasses
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from evclip_ray.artifacts import format_csv
-from evclip_ray.metrics.intervals import mean_over_seeds, wilson_interval
+from evclip_ray.metrics.intervals import mean_over_seeds
 from evclip_ray.records import METRICS, LeaderboardRow, TrialRecord
+from evclip_ray.tuning.choice import correction, interval_of
 from evclip_ray.tuning.search_space import without_seed
 
 SCORES = (
@@ -27,6 +30,9 @@ SCORES = (
     "point_top1",
     "point_top1_low",
     "point_top1_high",
+    "corrected_top1",
+    "corrected_top1_low",
+    "corrected_top1_high",
 )
 """Columns that are empty for a trial without a finished epoch. Its row has zeros there to be ranked last."""
 _OWN_COLUMNS = {field.name for field in dataclasses.fields(LeaderboardRow)}
@@ -34,10 +40,10 @@ _OWN_COLUMNS = {field.name for field in dataclasses.fields(LeaderboardRow)}
 
 def leaderboard(trials: Iterable[TrialRecord]) -> list[LeaderboardRow]:
     """Return one row per trial, by the mean top-1 and seeds of its point, then its own top-1 and loss."""
+    by_name = {trial.trial: trial for trial in trials}
     points: dict[str, list[LeaderboardRow]] = {}
-    for trial in trials:
-        # Sorted keys: the order in which settings were drawn must not split a point.
-        points.setdefault(json.dumps(without_seed(trial.overrides), sort_keys=True), []).append(_row(trial))
+    for trial in by_name.values():
+        points.setdefault(_point(trial.overrides), []).append(_row(trial))
     best_loss = {row.trial: min(r.val_loss for r in rows) for rows in points.values() for row in rows}
     ranked = sorted(
         (row for rows in points.values() for row in _with_mean(rows)),
@@ -52,7 +58,20 @@ def leaderboard(trials: Iterable[TrialRecord]) -> list[LeaderboardRow]:
             row.trial,
         ),
     )
-    return [dataclasses.replace(row, rank=rank) for rank, row in enumerate(ranked, start=1)]
+    rows = [dataclasses.replace(row, rank=rank) for rank, row in enumerate(ranked, start=1)]
+    scored = [row for row in rows if row.best_epoch]
+    # A point whose trials failed after an epoch can be first without a score of its own.
+    if scored and rows[0] is scored[0]:
+        chosen_from = [by_name[row.trial] for row in scored]
+        of_choice = correction(chosen_from, [_point(row.overrides) for row in scored], best=0)
+        rows[0] = dataclasses.replace(rows[0], **of_choice)
+    return rows
+
+
+def _point(overrides: Mapping[str, Any]) -> str:
+    """Return the name of a point: its settings without the seed."""
+    # Sorted keys: the order in which settings were drawn must not split a point.
+    return json.dumps(without_seed(overrides), sort_keys=True)
 
 
 def _with_mean(rows: Sequence[LeaderboardRow]) -> list[LeaderboardRow]:
@@ -60,11 +79,10 @@ def _with_mean(rows: Sequence[LeaderboardRow]) -> list[LeaderboardRow]:
     # While no trial of the point has ended, the best running one represents it, so that the table is not
     # empty.
     scores = [row.val_top1 for row in rows if row.state.has_final_score]
-    over_seeds = mean_over_seeds(scores or [max(row.val_top1 for row in rows)])
+    over_seeds = mean_over_seeds(
+        scores or [max(row.val_top1 for row in rows)], videos=max(row.val_videos for row in rows)
+    )
     low, high = over_seeds.interval or (math.nan, math.nan)
-    if over_seeds.interval:
-        # The t interval is symmetric and can leave the range of an accuracy.
-        low, high = max(0.0, low), min(1.0, high)
     return [
         dataclasses.replace(
             row,
@@ -81,9 +99,8 @@ def _row(trial: TrialRecord) -> LeaderboardRow:
     best, last = trial.best, trial.last
     top1 = best.number("val_top1", 0.0)
     loss = best.number("val_loss", math.inf)
-    # Wilson instead of the normal interval: it stays within 0 to 1 and holds for few videos and for shares
-    # near 1.
-    low, high = wilson_interval(round(top1 * last.val_videos), last.val_videos)
+    low, high = interval_of(trial)
+    train_videos = last.values.get("train_videos")
     extra = [metric for metric in METRICS.values() if metric.column and metric.column not in _OWN_COLUMNS]
     return LeaderboardRow(
         trial=trial.trial,
@@ -102,7 +119,11 @@ def _row(trial: TrialRecord) -> LeaderboardRow:
         leaking_rows=last.values.get("leaking_rows", 0),
         train_seconds=round(sum(epoch.number("train_seconds", 0.0) for epoch in trial.history), 3),
         seconds=round(sum(epoch["seconds"] for epoch in trial.history), 3),
+        # Epochs of earlier versions do not name their selection, which was always the validation split.
+        selection=str(last.values.get("selection", "validation")) if trial.history else "",
+        train_videos=train_videos,
         val_videos=last.val_videos,
+        val_per_train=last.val_videos / train_videos if train_videos else math.nan,
         extra={metric.column: best.number(metric.name) for metric in extra},
     )
 

@@ -15,6 +15,7 @@ The leaderboard and the best trial are derived from the trial folders and can be
 """
 
 import dataclasses
+import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -33,9 +34,13 @@ from evclip_ray.artifacts import (
 )
 from evclip_ray.claimed_folder import ClaimedFolder
 from evclip_ray.objective import BEST, OBJECTIVE, OF_OLD_STUDIES
-from evclip_ray.records import EpochMetrics, LeaderboardRow, TrialRecord, TrialState
+from evclip_ray.records import EpochMetrics, LeaderboardRow, TrialRecord, TrialState, choice_lines
 from evclip_ray.training.checkpoint import HISTORY, OPTIMIZER, latest_checkpoint, read_record
+from evclip_ray.training.per_video_scores import EPOCHS_FILE, EpochAnswers
+from evclip_ray.tuning.choice import AnsweredTrial
 from evclip_ray.tuning.leaderboard import as_csv, leaderboard
+
+log = logging.getLogger(__name__)
 
 
 class StudyFolder(ClaimedFolder):
@@ -137,11 +142,12 @@ class StudyFolder(ClaimedFolder):
             record = read_record(checkpoint)
             seeds = row.point_seeds
             mean = f" (mean of {seeds} seeds {row.point_top1:.3f})" if seeds > 1 else ""
-            head = (
-                f"# The best of {len(rows)} trials: {row.trial}, "
-                f"validation top-1 {row.val_top1:.3f}{mean}.\n"
-                "# Train it again:  evclip-ray train best.yaml\n"
-            )
+            lines = [
+                f"The best of {len(rows)} trials: {row.trial}, validation top-1 {row.val_top1:.3f}{mean}."
+            ]
+            lines += [f"{name}: top-1 {score}" for name, score in choice_lines(row.columns()).items()]
+            lines += ["Train it again:  evclip-ray train best.yaml"]
+            head = "".join(f"# {line}\n" for line in lines)
             write_text(self.root / "best.yaml", head + yaml.safe_dump(record["experiment"], sort_keys=False))
             _copy_folder(checkpoint, self.root / "best")
             return
@@ -161,7 +167,7 @@ def _copy_folder(source: Path, target: Path) -> None:
     """Copy a checkpoint file by file, each one atomically."""
     for item in sorted(source.iterdir()):
         # A resumed run alone needs these files of `last/`.
-        if item.name in (OPTIMIZER, HISTORY):
+        if item.name in (OPTIMIZER, HISTORY, EPOCHS_FILE):
             continue
         with replacing(target / item.name) as temporary:
             shutil.copyfile(item, temporary)
@@ -171,10 +177,22 @@ def _record(folder: Path, result: Mapping[str, Any]) -> TrialRecord:
     state = result.get("state", TrialState.RUNNING)
     if state not in set(TrialState):
         raise ArtifactError(f"{folder / 'result.json'}: unknown state {state!r}; use a newer evclip-ray")
-    return TrialRecord(
+    return AnsweredTrial(
         folder.name,
         read_json(folder / "point.json")["overrides"],
         TrialState(state),
         result.get("error"),
+        # Read before the answers, which are written first: every epoch of the history then has its answers.
         tuple(EpochMetrics.from_record(record) for record in read_history(folder / HISTORY)),
+        answers=_read_answers(folder),
     )
+
+
+def _read_answers(folder: Path) -> EpochAnswers | None:
+    checkpoint = latest_checkpoint(folder / "last")
+    try:
+        return None if checkpoint is None else EpochAnswers.read(checkpoint)
+    except ArtifactError as problem:
+        # A running trial replaces the checkpoint, also while it is read. The leaderboard goes without.
+        log.warning("%s", problem)
+        return None

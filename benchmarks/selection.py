@@ -1,0 +1,173 @@
+"""Coverage of the printed 95 % intervals, before and after their correction, in simulated studies.
+
+    .venv/bin/python benchmarks/selection.py --studies 400
+
+A video is right in an epoch of a trial if a normal latent value is below the threshold of that epoch. The
+value is a sum of the video (how hard it is), of the trial with the video, and of the epoch with the trial and
+the video, so `video` and `trial` set how alike trials and epochs answer. Half of each part is shared by the
+videos of a group. True accuracies are exact. The best trial and epoch are chosen as a study does.
+"""
+
+import argparse
+import dataclasses
+import functools
+import math
+
+import numpy as np
+from scipy.special import ndtr, ndtri
+from scipy.stats import bootstrap
+
+from evclip_ray.metrics.choice import Candidate, corrected_for_choice, objective_in_bag, resampling
+from evclip_ray.metrics.intervals import accuracy_interval, bootstrap_interval, t_interval, wilson_interval
+from evclip_ray.objective import BEST, objective_weights
+
+
+@dataclasses.dataclass(frozen=True)
+class Scenario:
+    """Simulated study.
+
+    Attributes:
+        name: Name in the table.
+        videos: Number of validation videos.
+        trials: Number of trials.
+        epochs: Epochs of a trial.
+        accuracy: True accuracy without an effect.
+        effect: Standard deviation of the trials' thresholds; also half of what a trial learns.
+        video: Share of the variance that all answers to a video have in common.
+        trial: Share that the epochs of a trial have in common.
+        group: Videos per group; 1 for independent videos.
+    """
+
+    name: str
+    videos: int = 72
+    trials: int = 8
+    epochs: int = 20
+    accuracy: float = 0.4
+    effect: float = 0.0
+    video: float = 0.7
+    trial: float = 0.2
+    group: int = 1
+
+    @property
+    def groups(self):
+        """Number of each video's group."""
+        return np.arange(self.videos) // self.group
+
+    def draw(self, random):
+        """Return the answers (T, E, V) and the true accuracies (T, E)."""
+        shape = (self.trials, self.epochs)
+        threshold = np.full(shape, ndtri(self.accuracy))
+        learned = np.exp(-np.arange(self.epochs) / 4)
+        threshold += self.effect * (random.normal(size=(self.trials, 1)) - 2 * learned)
+        latent = math.sqrt(self.video) * self._noise(random, 1, 1)
+        latent = latent + math.sqrt(self.trial) * self._noise(random, self.trials, 1)
+        latent = latent + math.sqrt(1 - self.video - self.trial) * self._noise(random, *shape)
+        return latent < threshold[..., None], ndtr(threshold)
+
+    def _noise(self, random, *shape):
+        each = random.normal(size=(*shape, self.videos))
+        if self.group == 1:
+            return each
+        of_group = random.normal(size=(*shape, self.groups[-1] + 1))[..., self.groups]
+        return (each + of_group) / math.sqrt(2)
+
+
+SCENARIOS = (
+    Scenario("no effect"),
+    Scenario("no effect, independent trials", video=0.0, trial=0.5),
+    Scenario("no effect, trials alike", video=0.85, trial=0.1),
+    Scenario("some effect", effect=0.3),
+    Scenario("some effect, accuracy 0.85", effect=0.3, accuracy=0.85),
+    Scenario("some effect, 32 trials of 50 epochs", effect=0.3, trials=32, epochs=50),
+    Scenario("24 videos", videos=24),
+    Scenario("24 videos, some effect", videos=24, effect=0.3),
+    Scenario("500 videos", videos=500),
+    Scenario("500 videos, some effect", videos=500, effect=0.3),
+    Scenario("18 groups of 4", group=4),
+    Scenario("18 groups of 4, some effect", group=4, effect=0.3),
+    Scenario("125 groups of 4, some effect", videos=500, group=4, effect=0.3),
+)
+
+
+def best_of_study(scenario, random):
+    """Return (estimate, interval) of the chosen trial and epoch by method, and its true accuracy."""
+    right, truth = scenario.draw(random)
+    groups = None if scenario.group == 1 else scenario.groups
+    top1 = right.mean(2)
+    trial, epoch = np.unravel_index(top1.argmax(), top1.shape)
+    rule = functools.partial(objective_weights, objective=BEST)
+    samples = resampling(scenario.videos, groups)
+    candidates = [
+        Candidate(number, functools.partial(np.asarray, answers), objective_in_bag(answers, rule, samples))
+        for number, answers in enumerate(right)
+    ]
+    corrected = corrected_for_choice(candidates, rule=rule, best=int(trial), groups=groups)
+    best, hits = float(top1[trial, epoch]), int(right[trial, epoch].sum())
+    methods = {
+        "before": (best, wilson_interval(hits, scenario.videos)),
+        "groups": (best, accuracy_interval(right[trial, epoch], groups)),
+        "corrected": (corrected.top1, corrected.interval),
+    }
+    return methods, truth[trial, epoch]
+
+
+def coverage(scenario, studies, seed):
+    """Return the bias and the coverage of each method over simulated studies."""
+    random = np.random.default_rng(seed)
+    found = {}
+    for _ in range(studies):
+        methods, true = best_of_study(scenario, random)
+        for name, (estimate, (low, high)) in methods.items():
+            found.setdefault(name, []).append((estimate - true, low <= true <= high, high - low))
+    return {name: np.mean(rows, axis=0) for name, rows in found.items()}
+
+
+def one_model(studies, seed):
+    """Print the coverage of the accuracy of one fixed model on grouped videos: Wilson, with groups."""
+    random = np.random.default_rng(seed)
+    print("\none model, groups of 5: groups, likeness, accuracy | Wilson | with groups")
+    for count in (4, 12, 50):
+        groups = np.repeat(np.arange(count), 5)
+        for likeness in (0.0, 0.2, 0.5, 0.9):
+            covered = []
+            for _ in range(studies):
+                alike = 1 / max(likeness, 1e-9) - 1
+                shares = random.beta(0.7 * alike, 0.3 * alike, count)
+                right = random.random(len(groups)) < shares[groups]
+                intervals = wilson_interval(int(right.sum()), len(right)), accuracy_interval(right, groups)
+                covered.append([low <= 0.7 <= high for low, high in intervals])
+            print(f"{count} {likeness} 0.7 | " + " | ".join(f"{x:.2f}" for x in np.mean(covered, axis=0)))
+
+
+def over_seeds(studies, seed):
+    """Print the coverage of the mean over seeds: t, percentile bootstrap, and the corrected bootstrap."""
+    random = np.random.default_rng(seed)
+    print("\nmean over seeds: seeds | t | percentile bootstrap (before) | bootstrap_interval (after)")
+    for count in (3, 5, 10):
+        covered = []
+        for _ in range(studies):
+            values = random.normal(0.6, 0.03, count)
+            plain = bootstrap(
+                (values,), np.mean, n_resamples=999, method="percentile", rng=random
+            ).confidence_interval
+            after = bootstrap_interval(values, resamples=999)
+            covered.append([low <= 0.6 <= high for low, high in (t_interval(values), plain, after)])
+        print(f"{count} | " + " | ".join(f"{x:.2f}" for x in np.mean(covered, axis=0)))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--studies", type=int, default=400, help="simulated studies per row")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    print("best of a study | bias, coverage, width: Wilson (before) | with groups | corrected (after)")
+    for scenario in SCENARIOS:
+        rows = coverage(scenario, arguments.studies, arguments.seed)
+        cells = (f"{bias:+.3f} {covered:.2f} {width:.2f}" for bias, covered, width in rows.values())
+        print(f"{scenario.name:40} | " + " | ".join(cells), flush=True)
+    one_model(arguments.studies, arguments.seed)
+    over_seeds(arguments.studies, arguments.seed)
+
+
+if __name__ == "__main__":
+    main()

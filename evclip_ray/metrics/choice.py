@@ -1,0 +1,191 @@
+"""Accuracy of the best of many candidates, corrected for the choice.
+
+The best of many accuracies on the same videos is too high, because the choice favours the candidate that
+these videos favour. The correction repeats the choice on bootstrap samples of the videos and reads the
+accuracy on the videos that a sample does not contain (out of bag):
+
+    p = 1 / V sum_v mean over {b : v not in b} of right[c_b, v]
+
+where b is one of B samples of V videos (of whole groups, where there are groups) drawn with replacement,
+c_b is the candidate that is the best on sample b, and right[c, v] is 1 if candidate c has video v right.
+Source: the leave-one-out bootstrap of Efron and Tibshirani (1997), applied to the choice of a configuration
+as in BBC-CV (Tsamardinos, Greasidou and Borboudakis 2018).
+
+Where we depart from BBC-CV: it pools the predictions of all folds of a cross-validation, here there is one
+validation set. It prints percentiles of the out-of-bag accuracies, which are too wide, because each is over
+37 % of the videos. We print Wilson's interval at p with n* videos:
+
+    1 / n* = 0.6 / n_one + 0.4 / n_mixed
+
+where n_one is the effective number of videos of the chosen candidate's own accuracy (`accuracy_interval`),
+and n_mixed that of the mean over v, whose terms are means over many candidates. The variance of p lies
+between the two: with a fixed choice it is that of one accuracy, and where candidates are equally good and
+answer independently, their errors average out. The weights are those that cover best in the simulation
+`benchmarks/selection.py`.
+
+The trials of a study depend on the videos in two more ways that are not repeated: the sampler draws points
+near good ones, and the scheduler stops bad trials early. Both only matter through the choice of candidates.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evclip_ray.metrics.intervals import Interval, effective_interval, effective_videos
+
+Floats = NDArray[np.float64]
+Rule = Callable[[Floats], Floats]
+"""Choice of epochs: (E, B) top-1 by epoch and sample -> (E, B) shares of the epochs, which sum to 1."""
+
+RESAMPLES = 1000
+_MAX_CELLS = 20_000_000
+"""Largest size of a matrix of samples by videos: 80 MB in float32. There are at least 200 samples."""
+_ONE_CHOICE = 0.6
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """One trial among those that the best is chosen from.
+
+    Attributes:
+        point: Trials with equal settings share a point; the best point is the one with the best mean.
+        read: Returns (E, V), whether each video is right in each epoch. A thousand trials on many videos
+            would fill the memory.
+        in_bag: (B,) objective of the trial on each sample, see `objective_in_bag`.
+        counts: Whether the trial is in the mean of its point. In a point without such a trial, the best of
+            the others represents it.
+    """
+
+    point: object
+    read: Callable[[], NDArray[np.bool_]]
+    in_bag: Floats
+    counts: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Corrected:
+    """Accuracy after the correction for the choice, with its 95 % interval."""
+
+    top1: float
+    interval: Interval
+
+
+@dataclasses.dataclass(frozen=True)
+class Resampling:
+    """Bootstrap samples of V videos.
+
+    Attributes:
+        shares: (B, V) share of each video in each sample.
+        is_out: (B, V) whether a sample lacks the video.
+    """
+
+    shares: NDArray[np.float32]
+    is_out: NDArray[np.bool_]
+
+    def in_bag(self, right: NDArray[np.bool_]) -> Floats:
+        """Return the top-1 of each epoch on each sample: (E, V) -> (E, B)."""
+        # Rounded, so that equal shares of right videos are ties and not ordered by rounding errors.
+        return np.round(right.astype(np.float32) @ self.shares.T, 6).astype(np.float64)
+
+
+def resampling(videos: int, groups: NDArray[np.int64] | None) -> Resampling:
+    """Return the bootstrap samples of `videos` videos. The same arguments give the same samples.
+
+    Args:
+        videos: V.
+        groups: (V,) number of each video's group; None draws single videos.
+    """
+    return _resampling(videos, None if groups is None else groups.astype(np.int64).tobytes())
+
+
+@functools.lru_cache(maxsize=2)
+def _resampling(videos: int, packed: bytes | None) -> Resampling:
+    group = np.arange(videos)
+    if packed is not None:
+        _, group = np.unique(np.frombuffer(packed, np.int64), return_inverse=True)
+    count = int(group.max()) + 1
+    num_samples = int(np.clip(_MAX_CELLS // videos, 200, RESAMPLES))
+    # How often each group is drawn, in `count` draws with replacement.
+    drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=num_samples)
+    times = drawn[:, group].astype(np.float32)
+    return Resampling(times / times.sum(axis=1, keepdims=True), times == 0)
+
+
+def objective_in_bag(right: NDArray[np.bool_], rule: Rule, samples: Resampling) -> Floats:
+    """Return the objective of a trial on each sample: (E, V) -> (B,)."""
+    top1 = samples.in_bag(right)
+    values: Floats = (rule(top1) * top1).sum(axis=0)
+    return values
+
+
+def corrected_for_choice(
+    candidates: Sequence[Candidate],
+    *,
+    rule: Rule,
+    best: int,
+    groups: NDArray[np.int64] | None = None,
+) -> Corrected | None:
+    """Return the accuracy of the best candidate, corrected for its choice.
+
+    Args:
+        candidates: Trials to choose from, scored on the same V videos.
+        rule: Choice of the epochs of a trial.
+        best: Index of the candidate that is the best on all videos.
+        groups: (V,) number of each video's group; None if the videos are independent.
+
+    Returns:
+        The estimate, or None if all videos are of one group, so that no sample lacks any.
+    """
+    own = candidates[best].read()
+    videos = own.shape[1]
+    samples = resampling(videos, groups)
+    if not samples.is_out.any():
+        return None
+    chosen = _shares_of_trials(candidates)
+    answers = np.zeros(samples.is_out.shape, np.float32)
+    for candidate, share in zip(candidates, chosen, strict=True):
+        where = np.flatnonzero(share)
+        if len(where):
+            right = candidate.read()
+            weights = rule(samples.in_bag(right)[:, where]) * share[where]
+            answers[where] += weights.T.astype(np.float32) @ right.astype(np.float32)
+    # Every video is left out of about 37 % of the samples.
+    each = (answers * samples.is_out).sum(axis=0, dtype=np.float64) / samples.is_out.sum(axis=0)
+    top1 = float(np.clip(each.mean(), 0, 1))
+    # One column: the choice of the epochs on all videos.
+    own_answers = rule(own.mean(axis=1, keepdims=True))[:, 0] @ own
+    one = min(float(videos), effective_videos(own_answers, groups))
+    mixed = effective_videos(each, groups)
+    effective = 1 / (_ONE_CHOICE / one + (1 - _ONE_CHOICE) / mixed)
+    return Corrected(top1, effective_interval(top1, effective))
+
+
+def _shares_of_trials(candidates: Sequence[Candidate]) -> Floats:
+    """Return the share of each trial in the choice on each sample, (T, B). Ties share equally."""
+    members: dict[object, list[int]] = {}
+    for index, candidate in enumerate(candidates):
+        members.setdefault(candidate.point, []).append(index)
+    values = np.stack([candidate.in_bag for candidate in candidates])
+    means = np.stack([_mean_of_point(values[rows], rows, candidates) for rows in members.values()])
+    points = _equal_shares(means)
+    shares = np.empty_like(values)
+    for point, rows in zip(points, members.values(), strict=True):
+        shares[rows] = _equal_shares(values[rows]) * point
+    return shares
+
+
+def _mean_of_point(values: Floats, rows: Sequence[int], candidates: Sequence[Candidate]) -> Floats:
+    counted = [candidates[row].counts for row in rows]
+    mean: Floats = values[counted].mean(axis=0) if any(counted) else values.max(axis=0)
+    return mean
+
+
+def _equal_shares(values: Floats) -> Floats:
+    """Return equal shares of the largest values of each column; the shares of a column sum to 1."""
+    # Means over seeds have rounding errors, which must not break ties.
+    is_best = (values >= values.max(axis=0) - 1e-9).astype(np.float64)
+    shares: Floats = is_best / is_best.sum(axis=0)
+    return shares

@@ -1,0 +1,114 @@
+"""The best trial of a study, corrected for its choice among trials and epochs (`metrics.choice`)."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evclip_ray.formatting import counted
+from evclip_ray.metrics.choice import Candidate, Rule, corrected_for_choice, objective_in_bag, resampling
+from evclip_ray.metrics.intervals import Interval, accuracy_interval, wilson_interval
+from evclip_ray.objective import objective_weights, window
+from evclip_ray.records import TrialRecord
+from evclip_ray.training.per_video_scores import EpochAnswers
+
+
+@dataclasses.dataclass(frozen=True)
+class AnsweredTrial(TrialRecord):
+    """A trial with its answers on each validation video; None if it has no record of them."""
+
+    answers: EpochAnswers | None = None
+
+    @property
+    def known_answers(self) -> EpochAnswers | None:
+        """Answers of every scored epoch in the history, or None if those of an epoch are missing."""
+        scored = [epoch.epoch for epoch in self.history if math.isfinite(epoch.val_top1)]
+        if self.answers is None:
+            return None
+        # A running trial may have saved an epoch after its history was read.
+        answers = self.answers.until(self.last.epoch)
+        return answers if answers.epochs.tolist() == scored else None
+
+
+def interval_of(trial: TrialRecord) -> Interval:
+    """Return the 95 % interval of a trial's score, over groups of videos where there are groups."""
+    best, answers = trial.best, trial.known_answers if isinstance(trial, AnsweredTrial) else None
+    if answers is not None and answers.groups is not None and best.epoch:
+        return _interval(answers, best.epoch - (window(trial.objective) or 1) + 1, best.epoch)
+    videos = trial.last.val_videos
+    return wilson_interval(best.number("val_top1", 0.0) * videos, videos)
+
+
+def correction(trials: Sequence[TrialRecord], points: Sequence[object], best: int) -> Mapping[str, Any]:
+    """Return the fields of the best trial's row about the choice and its correction.
+
+    Args:
+        trials: Trials of the study that have a score.
+        points: Point of each trial. Trials that differ in their seed only share it.
+        best: Index of the best trial.
+    """
+    fields: dict[str, Any] = {"chosen_from": _chosen_from(trials)}
+    if not fields["chosen_from"]:
+        return fields
+    answers = [trial.known_answers if isinstance(trial, AnsweredTrial) else None for trial in trials]
+    known = [each for each in answers if each is not None]
+    if len(known) < len(trials):
+        number = len(trials) - len(known)
+        return fields | {
+            "corrected_note": f"{number} of {len(trials)} trials have no record of each epoch's right videos "
+            "(older versions did not keep it)"
+        }
+    if len({each.videos for each in known}) > 1:
+        return fields | {"corrected_note": "the trials were scored on different validation videos"}
+    objective = trials[best].objective
+    candidates = [
+        Candidate(
+            point, functools.partial(_right, each), _in_bag(each, objective), trial.state.has_final_score
+        )
+        for trial, point, each in zip(trials, points, known, strict=True)
+    ]
+    corrected = corrected_for_choice(candidates, rule=_rule(objective), best=best, groups=known[best].groups)
+    if corrected is None:
+        return fields | {"corrected_note": "all validation videos are of one group"}
+    low, high = corrected.interval
+    fields |= {"corrected_top1": corrected.top1, "corrected_top1_low": low, "corrected_top1_high": high}
+    return fields
+
+
+def _chosen_from(trials: Sequence[TrialRecord]) -> str:
+    """Describe what the best was chosen from; empty without a choice."""
+    epochs = sorted({trial.last.epoch for trial in trials})
+    if window(trials[0].objective) is not None:
+        # The objective fixes the epoch, so that only trials are chosen.
+        return counted(len(trials), "trial") if len(trials) > 1 else ""
+    if len(trials) == 1 and epochs == [1]:
+        return ""
+    each = counted(epochs[0], "epoch") if len(epochs) == 1 else f"{epochs[0]:,} to {epochs[-1]:,} epochs"
+    return f"{counted(len(trials), 'trial')} x {each}"
+
+
+def _right(answers: EpochAnswers) -> NDArray[np.bool_]:
+    return answers.right
+
+
+def _rule(objective: str) -> Rule:
+    return functools.partial(objective_weights, objective=objective)
+
+
+# The leaderboard is written after each trial, and most trials have not changed since then.
+@functools.lru_cache(maxsize=4096)
+def _interval(answers: EpochAnswers, first: int, last: int) -> Interval:
+    chosen = dataclasses.replace(
+        answers, packed=answers.packed[(answers.epochs >= first) & (answers.epochs <= last)]
+    )
+    return accuracy_interval(chosen.right.mean(axis=0), answers.groups)
+
+
+@functools.lru_cache(maxsize=4096)
+def _in_bag(answers: EpochAnswers, objective: str) -> NDArray[np.float64]:
+    samples = resampling(answers.count, answers.groups)
+    return objective_in_bag(answers.right, _rule(objective), samples)
