@@ -1,8 +1,10 @@
-"""Stored size of the frames of studies whose settings do not name it.
+"""Stored size of the frames, and selection, of studies whose settings do not name them.
 
 Versions up to 0.1 stored frames of 256 x 256 pixels by default (`view.fit=crop`); the present default keeps
 the aspect ratio. A study writes the default that it began with to `fixed.json`, as `view.fit`. A file without
 it is from one of those versions, and the study keeps their default.
+
+The preset `published` of those versions had no `data.selection`. It is written and kept in the same way.
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,11 +13,12 @@ from typing import Any
 
 from evclip_ray.artifacts import read_json
 from evclip_ray.config import Overrides, flatten
-from evclip_ray.training.experiment import ExperimentConfig
+from evclip_ray.training.experiment import PRESETS, ExperimentConfig
 from evclip_ray.tuning.search_space import SearchSpace
 
 _FIT = "view.fit"
 _BEFORE = {_FIT: "crop"}
+_PRESET, _SELECTION = "preset", "data.selection"
 
 
 def trial_experiment(fixed: Mapping[str, Any], overrides: Overrides) -> ExperimentConfig:
@@ -25,13 +28,15 @@ def trial_experiment(fixed: Mapping[str, Any], overrides: Overrides) -> Experime
         fixed: Content of the study's `fixed.json`.
         overrides: Point of the trial.
     """
-    if _names_fit({**flatten(fixed), **overrides}):
-        return ExperimentConfig.load(fixed, overrides)
-    return ExperimentConfig.load(fixed, {**_BEFORE, **overrides})
+    settings = {**flatten(fixed), **overrides}
+    before: dict[str, Any] = {} if _names_fit(settings) else dict(_BEFORE)
+    if _needs_selection(settings):
+        before[_SELECTION] = None
+    return ExperimentConfig.load(fixed, {**before, **overrides})
 
 
 def with_own_view(space: SearchSpace, studies: Iterable[Path]) -> SearchSpace:
-    """Return a space that names `view.fit`, unless its own settings decide it.
+    """Return a space that names `view.fit`, unless its own settings decide it, and a preset's selection.
 
     Args:
         space: Search space.
@@ -40,9 +45,12 @@ def with_own_view(space: SearchSpace, studies: Iterable[Path]) -> SearchSpace:
     """
     fixed = flatten(space.fixed)
     named = {**fixed, **{axis.path: None for axis in space.search}}
+    written = next((read_json(path) for path in studies if path.is_file()), None)
+    if _needs_selection(named):
+        preset = PRESETS.get(str(fixed.get(_PRESET)), {}) if written is None else flatten(written)
+        return space.replace({_SELECTION: preset.get(_SELECTION)})
     if _names_fit(named):
         return space
-    written = next((read_json(path) for path in studies if path.is_file()), None)
     if written is not None:
         earlier = flatten(written)
         return space.replace({_FIT: earlier.get(_FIT, _BEFORE[_FIT])})
@@ -52,4 +60,8 @@ def with_own_view(space: SearchSpace, studies: Iterable[Path]) -> SearchSpace:
 
 def _names_fit(settings: Mapping[str, Any]) -> bool:
     # A preset has a view of its own.
-    return _FIT in settings or "preset" in settings
+    return _FIT in settings or _PRESET in settings
+
+
+def _needs_selection(settings: Mapping[str, Any]) -> bool:
+    return _PRESET in settings and _SELECTION not in settings
