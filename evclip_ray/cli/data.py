@@ -89,6 +89,8 @@ def import_manifest(
 ) -> None:
     """Convert the official lists of a data set to a manifest, and report inconsistent rows.
 
+    The last line has the options that reproduce the protocol of the lists.
+
     DATASET is ucf101, hmdb51, arid, egtea, epic_kitchens, ssv2 or kinetics, or a list format: path_label,
     mmaction, ez_clip or ev_clip_shots. Options of a data set are given by --set, such as --set version=1.5.
     """
@@ -112,7 +114,17 @@ def import_manifest(
             click.echo(f"  and {len(rows) - len(shown)} more; evclip-ray --verbose lists all")
     leaks = refuse_leaks(listed, allow=allow_leaks, content=compare_bytes)
     write_manifest(listed, out)
-    click.echo(f"{'leaks':<12} {len(leaks)}\nwrote {out}; use it with --data {out} --root {listed.root}")
+    click.echo(f"{'leaks':<12} {len(leaks)}")
+    setting = ""
+    if report.is_selected_by_last_epoch:
+        setting = " --set data.selection=last_epoch"
+        click.echo(
+            f"{'selection':<12} no validation videos in the lists. As published, all "
+            f"{len(listed.in_split('train')):,} training videos train and the last epoch counts "
+            "(data.selection=last_epoch; a study is scored by cross-validation). With "
+            "data.selection=validation, data.val_fraction of them are held out and choose the epoch"
+        )
+    click.echo(f"wrote {out}; use it with --data {out} --root {listed.root}{setting}")
 
 
 @click.command(

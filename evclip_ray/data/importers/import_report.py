@@ -70,6 +70,16 @@ class ImportReport:
     mislabelled: tuple[str, ...]
     miscounted: tuple[str, ...] = ()
 
+    @property
+    def is_selected_by_last_epoch(self) -> bool:
+        """Whether the protocol of the lists trains on all of their training videos.
+
+        This is so for lists without validation videos: published results on them are from models that train
+        on the whole list. `data.selection=last_epoch` reproduces it.
+        """
+        splits = self.manifest.splits()
+        return "train" in splits and "val" not in splits
+
 
 def build_report(
     rows: Iterable[ListedVideo],

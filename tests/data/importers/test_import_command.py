@@ -43,8 +43,18 @@ def test_import_prints_counts_and_writes_existing_videos(run, lists, tmp_path):
     assert lines[7] == "mislabelled  1"
     assert "train.txt, line 2" in lines[8]
     assert lines[9:11] == ["miscounted   0", "leaks        0"]
-    assert f"--root {tmp_path / 'videos'}" in lines[11]
+    assert lines[11].startswith(
+        "selection    no validation videos in the lists. As published, all 2 training"
+    )
+    assert lines[12].endswith(f"--root {tmp_path / 'videos'} --set data.selection=last_epoch")
     assert len(read_manifest(tmp_path / "m.csv", root=tmp_path / "videos")) == 3
+
+
+def test_list_with_validation_videos_needs_no_selection(run, lists, tmp_path):
+    (tmp_path / "val.txt").write_text("extra.avi 1\n")
+    result = run(*lists, "--set", "val=val.txt")
+    assert result.exit_code == 0, result.output
+    assert "selection" not in result.output
 
 
 def test_leaks_are_refused_unless_allowed(run, lists, tmp_path):
