@@ -60,7 +60,7 @@ LADDER_COLUMNS = (
     "measured_on",
     *FRONTS,
 )
-IMPORTANCE_COLUMNS = ("rung", "path", "importance", "trials", "evaluator", "status")
+IMPORTANCE_COLUMNS = ("rung", "path", "importance", "null", "trials", "evaluator", "status")
 TRANSFER_COLUMNS = ("rung", "path", "best", "low", "high", "within_noise", "trials", "status")
 
 

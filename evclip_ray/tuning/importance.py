@@ -1,7 +1,22 @@
-"""Importance of the searched settings of a study, by Optuna's PED-ANOVA.
+"""Importance of the searched settings of a study, by Optuna's PED-ANOVA, with a permutation null.
 
 PED-ANOVA compares the distribution of a setting's values in the best quarter of the trials with that in all
 trials. It supports conditional settings. fANOVA needs scikit-learn and does not support them.
+
+Few trials give large importances by chance: without any effect, the largest share of 3 settings over 8 trials
+is 0.73 at the median. The scores are therefore permuted over the trials, which removes every effect and keeps
+the points. A setting is above the noise if
+
+    I_s > m_s + q d_s    with q = 95 % quantile over permutations of max_s (I_s - m_s) / d_s
+
+where I_s is the importance of setting s before it becomes a share of 1,
+m_s and d_s are its mean and standard deviation over the permutations. Source: the single-step maxT procedure
+of Westfall and Young (1993).
+
+The maximum over the settings bounds the probability that a study without any effect shows anything by 5 %.
+One quantile per setting would bound it by 5 % for each setting, so that a study of 8 settings shows something
+in up to a third of the cases. Settings are standardised because the importance of a continuous setting varies
+more by chance than that of a choice, which would hide the choices. `benchmarks/noise.py` has the simulation.
 """
 
 import shutil
@@ -11,9 +26,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
+from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution
-from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FixedTrial
@@ -26,19 +43,25 @@ from evclip_ray.tuning.search_space import SearchSpace, without_seed
 EVALUATOR = "PED-ANOVA, best quarter against all"
 NEEDED_TRIALS = 8
 """Smallest number of trials, so that the best quarter has at least two."""
+WITHIN_NOISE = "within noise"
+"""Status of a setting whose importance does not exceed that of permuted scores."""
+_PERMUTATIONS = 200
+_QUANTILE = 0.95
 
 
 def parameter_importance(space: SearchSpace, rows: Iterable[LeaderboardRow]) -> list[dict[str, Any]]:
     """Return one row per searched path, the most important first.
 
-    The column `importance` is a share of 1. If `status` is not "ok", it gives the reason why the importance
-    is missing. A trial that was stopped early counts with its best epoch.
+    The column `importance` is a share of 1. `null` is the bound that the setting has to exceed, in the same
+    unit, so it may be above 1. `status` is "ok" for an importance above it, "within noise"
+    for another, or the reason why the importance is missing. A trial that was stopped early counts with its
+    best epoch.
 
     Args:
         space: Search space.
         rows: Rows of the leaderboard.
     """
-    return _table([d.path for d in space.search], rows, lambda row: _drawn(space, row))
+    return _table([d.name for d in space.search], rows, lambda row: _drawn(space, row))
 
 
 def recorded_importance(journal: Path, rows: Iterable[LeaderboardRow]) -> list[dict[str, Any]]:
@@ -74,28 +97,41 @@ def _table(
         status = f"too few trials: {len(rows)}, {NEEDED_TRIALS} are needed"
     elif len({row.val_top1 for row in rows}) == 1:
         status = "every trial has the same top-1"
-    shares = _shares([(row.val_top1, *point(row)) for row in rows]) if status == "ok" else {}
+    shares: dict[str, float] = {}
+    null: dict[str, float] = {}
+    if paths and status == "ok":
+        shares, null = _shares_and_null([(row.val_top1, *point(row)) for row in rows])
+    why_missing = "no trial had it" if status == "ok" else status
     return [
         {
             "path": path,
             "importance": shares.get(path),
+            "null": null.get(path),
             "trials": len(rows),
             "evaluator": EVALUATOR,
-            "status": status if path in shares or status != "ok" else "no trial had it",
+            "status": _status(shares[path], null[path]) if path in shares else why_missing,
         }
         for path in sorted(paths, key=lambda path: -shares.get(path, 0.0))
     ]
 
 
+def _status(share: float, null: float) -> str:
+    return "ok" if share > null else WITHIN_NOISE
+
+
 def _drawn(space: SearchSpace, row: LeaderboardRow) -> _Point:
     # PED-ANOVA needs Optuna's distributions, which the leaderboard does not have: sampling the known point
     # through the space gives them.
-    point = FixedTrial(space.point_of({**flatten(space.fixed), **without_seed(row.overrides)}))
+    settings = space.point_of({**flatten(space.fixed), **without_seed(row.overrides)})
+    point = FixedTrial(space.params_of(settings))
     space.sample(point)
     return point.params, point.distributions
 
 
-def _shares(trials: Iterable[tuple[float, dict[str, Any], dict[str, BaseDistribution]]]) -> dict[str, float]:
+def _shares_and_null(
+    trials: Iterable[tuple[float, dict[str, Any], dict[str, BaseDistribution]]],
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the share of each path, and the bound that it has to exceed to be above the noise."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     # In memory: the evaluator takes a study only, and stopped trials must count as complete ones.
     study = optuna.create_study(direction="maximize")
@@ -103,8 +139,33 @@ def _shares(trials: Iterable[tuple[float, dict[str, Any], dict[str, BaseDistribu
         optuna.trial.create_trial(value=value, params=params, distributions=distributions)
         for value, params, distributions in trials
     )
+    scores = np.array([trial.value for trial in study.trials])
+    draw = np.random.default_rng(0)
     with warnings.catch_warnings():
-        # The evaluator is experimental, and it warns about settings with few values.
+        # The evaluator is experimental. It warns about settings with few values and about the target.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         warnings.simplefilter("ignore", UserWarning)
-        return get_param_importances(study, evaluator=PedAnovaImportanceEvaluator(target_quantile=0.25))
+        measured = _divergences(study, scores)
+        permuted = [_divergences(study, draw.permutation(scores)) for _ in range(_PERMUTATIONS)]
+    # (1 + permutations, settings). The measurement is one of the possible permutations; without it, the
+    # test would show something slightly too often.
+    values = np.array([[row[path] for path in measured] for row in (measured, *permuted)])
+    mean, deviation = values.mean(0), values.std(0)
+    # A setting with one value has the same importance in every permutation, apart from rounding.
+    deviation = np.maximum(deviation, 1e-9 * mean + 1e-300)
+    # "higher": few trials have few different importances, and a value between two of them is not reached.
+    bound = np.quantile(((values - mean) / deviation).max(1, initial=0), _QUANTILE, method="higher")
+    null = mean + bound * deviation
+    total = sum(measured.values()) or 1.0
+    return (
+        {path: value / total for path, value in measured.items()},
+        {path: float(value) / total for path, value in zip(measured, null, strict=True)},
+    )
+
+
+def _divergences(study: optuna.Study, scores: NDArray[np.float64]) -> dict[str, float]:
+    """Return the importance of each path that a trial has, before it becomes a share."""
+    evaluator = PedAnovaImportanceEvaluator(target_quantile=0.25)
+    # With a target, the evaluator assumes that lower values are better.
+    importances: dict[str, float] = evaluator.evaluate(study, target=lambda trial: -scores[trial.number])
+    return importances

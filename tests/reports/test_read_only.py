@@ -63,11 +63,11 @@ def report(*arguments):
 
 
 def test_read_only_study_opens_and_has_figures(tmp_path):
-    study = write_study(tmp_path / "mine", trials=9)
+    study = write_study(tmp_path / "mine", trials=60, seed=5)
     write_journal(study)
     with read_only(study):
         opened = Study.load(study)
-        assert len(opened.trials) == 9
+        assert len(opened.trials) == 60
         assert opened.importance["importance"].notna().all()
         assert {"history", "importance"} <= set(study_figures(opened))
 

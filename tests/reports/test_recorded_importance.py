@@ -8,14 +8,16 @@ from evclip_ray.results import Study
 
 
 def test_finished_study_has_importance_of_settings(tmp_path):
-    write_journal(write_study(tmp_path, trials=30))
+    write_journal(write_study(tmp_path, trials=60, seed=5))
     before = (tmp_path / "study.journal").stat()
     study = Study.load(tmp_path)
     shares = study.importance.set_index("path")["importance"]
     assert shares.sum() == pytest.approx(1)
     # made_studies computes the scores from the learning rate.
     assert shares.idxmax() == "optim.lr"
-    assert "importance" in {chart.name for chart in study_charts(study)}
+    chart = next(chart for chart in study_charts(study) if chart.name == "importance")
+    assert set(chart.data["importance"]["status"]) == {"ok"}
+    assert "Within noise and not drawn: " in chart.caption
     assert (tmp_path / "study.journal").stat() == before
 
 

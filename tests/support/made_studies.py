@@ -168,7 +168,7 @@ def write_ladder(root, *, steps=("small", "middle", "large"), failed=(), trials=
     prompts = {"path": "method.prompts", "best": "both", "low": "", "high": "", "within_noise": "both mask"}
     best = [{"rung": name, **common, **facts} for facts in (rate, prompts) for name in begun]
     _write_rows(root / "transfer.csv", best)
-    importance = {"importance": 0.7, "evaluator": "PED-ANOVA"}
+    importance = {"importance": 0.7, "null": 0.5, "evaluator": "PED-ANOVA"}
     _write_rows(root / "importance.csv", [{"rung": name, **common, **importance} for name in begun])
     write_json(root / "fits.json", _fits(len(begun)))
     return root

@@ -1,6 +1,7 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 
 from evclip_ray.records import LeaderboardRow, TrialState
@@ -40,7 +41,44 @@ def test_most_important_setting_comes_first(space):
     assert ranked[0]["path"] == "optim.lr"
     assert ranked[0]["importance"] > 0.7
     assert sum(row["importance"] for row in ranked) == pytest.approx(1)
-    assert {row["status"] for row in ranked} == {"ok"}
+    assert (ranked[0]["status"], ranked[-1]["status"]) == ("ok", "within noise")
+    assert ranked[0]["null"] < ranked[0]["importance"]
+    assert ranked[-1]["null"] >= ranked[-1]["importance"]
+
+
+def test_noise_alone_is_within_noise(space):
+    noise = np.random.default_rng(1)
+    some = [
+        dataclasses.replace(row, val_top1=score) for row, score in zip(rows(8), noise.random(8), strict=True)
+    ]
+    ranked = parameter_importance(space, some)
+    assert ranked[0]["importance"] > 0.4, "a share is large by chance"
+    assert {row["status"] for row in ranked} == {"within noise"}
+    assert parameter_importance(space, some) == ranked, "the permutations have a fixed seed"
+
+
+def test_single_setting_is_compared_with_its_noise(space):
+    only = space.replace({"method.prompts": "context", "method.mask.depth": 1})
+    trials = [dataclasses.replace(row, overrides={"optim.lr": row.overrides["optim.lr"]}) for row in rows(40)]
+    (row,) = parameter_importance(only, trials)
+    assert (row["importance"], row["status"]) == (1.0, "ok")
+    shuffled = np.random.default_rng(0).permutation([trial.val_top1 for trial in trials])
+    trials = [dataclasses.replace(t, val_top1=score) for t, score in zip(trials, shuffled, strict=True)]
+    (row,) = parameter_importance(only, trials)
+    assert (row["importance"], row["status"]) == (1.0, "within noise")
+    assert row["null"] > 1
+
+
+def test_effect_of_a_choice_is_found(space):
+    trials = [
+        dataclasses.replace(
+            row, val_top1=0.4 + 0.2 * (row.overrides["method.prompts"] == "both") + index / 1e4
+        )
+        for index, row in enumerate(rows(40))
+    ]
+    status = {row["path"]: row["status"] for row in parameter_importance(space, trials)}
+    assert status["method.prompts"] == "ok"
+    assert status["optim.lr"] == "within noise"
 
 
 def test_few_failed_or_equal_trials_give_no_importance(space):

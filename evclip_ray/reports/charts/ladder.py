@@ -158,12 +158,15 @@ def _importance(ladder: Ladder) -> Chart:
         x=_step_axis(ladder), y=alt.Y("path:N", title=None, axis=alt.Axis(labelLimit=180))
     )
     shade = alt.Color("importance:Q", title="importance", scale=alt.Scale(range="heatmap", domain=[0, 1]))
-    tooltip = [_step_tip(), *tips("path:N", "importance:Q", "trials:Q")]
+    tooltip = [_step_tip(), *tips("path:N", "importance:Q", "null:Q", "trials:Q")]
     cells = base.mark_rect().encode(color=shade, tooltip=tooltip)
     ink = alt.condition("datum.importance > 0.55", alt.value("#111111"), alt.value("#ffffff"))
     text = base.mark_text().encode(text=alt.Text("importance:Q", format=".2f"), color=ink)
     title, drawing = "Hyperparameter importance by step", alt.layer(cells, text)
-    caption = f"Shares of 1 on each step: {shares['evaluator'].iloc[0]}."
+    caption = (
+        f"Shares of 1 on each step: {shares['evaluator'].iloc[0]}. Empty where the share is within "
+        "noise, which is measured with the scores permuted over the trials."
+    )
     data, height = {"importance": shares}, 130 + 34 * shares["path"].nunique()
     return Chart("importance", title, drawing, data, caption, ("importance.csv",), height=height)
 

@@ -111,12 +111,17 @@ def transfer(ladder: Ladder, path: str) -> pd.DataFrame:
 
 
 def importance(ladder: Ladder) -> pd.DataFrame:
-    """Return one row per step and searched setting that has an importance."""
+    """Return one row per step and searched setting whose importance exceeds that of permuted scores.
+
+    Ladders of earlier versions have no permuted scores; none of their settings is returned.
+    """
     shares = ladder.table("importance")
     if shares.empty:
         return shares
     shares = shares.assign(rung=shares["rung"].astype(str))
-    return shares[shares["importance"].notna()].reset_index(drop=True)
+    if "null" not in shares:
+        return shares.head(0)
+    return shares[(shares["status"] == "ok") & shares["importance"].notna()].reset_index(drop=True)
 
 
 def gmac_by_part(ladder: Ladder) -> pd.DataFrame:

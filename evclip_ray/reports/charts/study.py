@@ -36,7 +36,7 @@ def study_charts(study: Study) -> list[Chart]:
         return []
     axes = study_data.axes(study)
     charts = [_history(study)]
-    if "importance" in study.importance and study.importance["importance"].notna().any():
+    if "status" in study.importance and (study.importance["status"] == "ok").any():
         charts.append(_importance(study))
     if axes:
         charts.append(_parallel(study))
@@ -239,18 +239,25 @@ def _curves(study: Study, curves: pd.DataFrame, field: str, name: str) -> Chart:
 
 
 def _importance(study: Study) -> Chart:
-    shares = study.importance[study.importance["importance"].notna()]
+    known = study.importance[study.importance["importance"].notna()]
+    shares = known[known["status"] == "ok"]
     axis = alt.Axis(format=".0%", tickCount=5)
-    bars = (
-        alt.Chart(named("importance"))
-        .mark_bar()
-        .encode(
-            x=alt.X("importance:Q", title="share of the importance", axis=axis),
-            y=alt.Y("path:N", title=None, sort="-x", axis=alt.Axis(labelLimit=180)),
-            tooltip=tips("path:N", "importance:Q"),
-        )
+    base = alt.Chart(named("importance"))
+    bars = base.mark_bar().encode(
+        x=alt.X("importance:Q", title="share of the importance", axis=axis),
+        y=alt.Y("path:N", title=None, sort="-x", axis=alt.Axis(labelLimit=180)),
+        tooltip=tips("path:N", "importance:Q", "null:Q"),
     )
-    evaluator = shares["evaluator"].iloc[0]
-    caption = f"Importance of each setting for a place among the best trials: {evaluator}."
+    noise = base.mark_tick(style="after", thickness=2).encode(x="null:Q", y=alt.Y("path:N", sort="-x"))
+    evaluator, within = shares["evaluator"].iloc[0], list(known.loc[known["status"] != "ok", "path"])
+    caption = (
+        f"Importance of each setting for a place among the best trials: {evaluator}. The line across "
+        "a bar is the noise: with the scores permuted over the trials, one of the settings exceeds its line "
+        "in 5 % of the cases."
+    )
+    if within:
+        caption += f" Within noise and not drawn: {', '.join(within)}."
     title, data, height = "Hyperparameter importance", {"importance": shares}, 90 + 30 * len(shares)
-    return Chart("importance", title, bars, data, caption, ("study.journal",), height=height)
+    return Chart(
+        "importance", title, alt.layer(bars, noise), data, caption, ("study.journal",), height=height
+    )

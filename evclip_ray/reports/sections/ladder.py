@@ -142,9 +142,7 @@ def _chart_sections(ladder: Ladder) -> list[Section]:
     }
     important = ladder.table("importance")
     if "search" in groups and ladder_data.importance(ladder).empty and not important.empty:
-        statuses = important.groupby("rung")["status"].first()
-        listed = "; ".join(f"{step}: {status}" for step, status in statuses.items())
-        remarks.append(Note(f"Hyperparameter importance: {listed}."))
+        remarks.append(Note(f"Hyperparameter importance: {_why_no_importance(important)}."))
     sections = [
         Section(name, title, [*groups[name], *(remarks if name == "search" else [])])
         for name, title in titles.items()
@@ -158,6 +156,13 @@ def _chart_sections(ladder: Ladder) -> list[Section]:
         dataclasses.replace(section, blocks=[*section.blocks, table]) if section.name == "costs" else section
         for section in sections
     ]
+
+
+def _why_no_importance(important: pd.DataFrame) -> str:
+    if "null" not in important:
+        return "written by an earlier version, without its noise; repeat the command `scale` to compute it"
+    statuses = important.groupby("rung", sort=False)["status"].first()
+    return "; ".join(f"{step}: {status}" for step, status in statuses.items())
 
 
 _GROUP = {"ladder": "accuracy", "pareto": "pareto", "gmac": "costs", "transfer": "transfer"}

@@ -7,7 +7,7 @@ import pandas as pd
 
 from evclip_ray.artifacts import LEDGER
 from evclip_ray.formatting import brief_path
-from evclip_ray.records import TrialState
+from evclip_ray.records import TrialState, choice_lines
 from evclip_ray.reports.charts.study import TRIALS, study_charts, zero_files
 from evclip_ray.reports.document import Block, Note, Report, Section, Table, shown, with_interval
 from evclip_ray.reports.sections.conditions import (
@@ -64,8 +64,9 @@ def leaderboard_table(study: Study, name: str = "leaderboard") -> Table:
     """Return the trials, best first, with intervals, seeds, states and zero-shot CLIP."""
     trials = study.trials.drop(columns=["number", "settings"], errors="ignore")
     caption = (
-        "Best trial first. The 95 % interval is Wilson's, over the validation videos of the trial's best "
-        "epoch. The best of many trials on few videos is optimistic."
+        "Best trial first. The 95 % interval is over the validation videos of the trial's score, and over "
+        "groups of videos where the list has groups. It does not include the choice of the trial and epoch, "
+        "so the best of many is optimistic. The score corrected for the choice is at the top of the report."
     )
     files = (TRIALS, "trials/*/point.json", "trials/*/result.json", *zero_files(study))
     return Table(name, "Trials", trials, caption, files, _view(study, trials))
@@ -101,6 +102,7 @@ def chart_sections(study: Study) -> list[Section]:
         if name == "slices":
             blocks = list(slices)
         if name == "search" and "importance" not in by_name and not study.importance.empty:
+            # The first row has the largest importance, so its status holds for all settings.
             blocks.append(Note(f"Hyperparameter importance: {study.importance['status'].iloc[0]}."))
         if blocks:
             sections.append(Section(name, title, blocks))
@@ -125,8 +127,7 @@ def _facts(study: Study) -> dict[str, str]:
         return {"best trial": "none yet"}
     zero = study.zero_shot["top1"] if not study.zero_shot.empty else pd.Series(dtype=float)
     facts = {
-        "best validation top-1": f"{best['val_top1']:.3f}",
-        "95 % interval": f"{best['val_top1_low']:.2f} to {best['val_top1_high']:.2f}",
+        **(choice_lines(best) or {"best validation top-1": f"{best['val_top1']:.3f}"}),
         "zero-shot CLIP": ", ".join(shown(value) for value in sorted(set(zero))) or "not scored",
         "best trial": str(best["trial"]),
         "with": str(best["settings"]),

@@ -1,3 +1,4 @@
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 from made_studies import write_evaluation, write_ladder
@@ -37,6 +38,18 @@ def test_ladder_has_all_charts(ladder):
     others = {"gmac_by_part", "rung_trials", "importance", "transfer_optim_lr", "transfer_method_prompts"}
     assert over_cost | fronts | others <= names
     assert set(ladder_figures(ladder)) == names
+
+
+def test_importance_within_noise_is_not_drawn(ladder):
+    path = ladder.root / "importance.csv"
+    rows = pd.read_csv(path)
+    rows.assign(status=["within noise", "ok", "within noise"]).to_csv(path, index=False)
+    assert list(ladder_data.importance(ladder)["rung"]) == ["middle"]
+    rows.assign(status="within noise").to_csv(path, index=False)
+    assert "importance" not in {chart.name for chart in ladder_charts(ladder)}
+    assert "small: within noise; middle: within noise" in str(ladder_report(ladder).sections)
+    rows.drop(columns="null").to_csv(path, index=False)
+    assert "written by an earlier version, without its noise" in str(ladder_report(ladder).sections)
 
 
 def test_charts_of_steps_have_their_own_data(ladder):
