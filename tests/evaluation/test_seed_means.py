@@ -4,11 +4,12 @@ import pytest
 
 from evclip_ray.evaluation.evaluate import EvaluationResult
 from evclip_ray.evaluation.seed_means import HARMONIC, means_over_checkpoints
+from evclip_ray.metrics.multi_view import Coverage
 
 
 def result(top1, videos=12):
     numbers = {"videos": videos, "top1": top1, "top5": 1.0, "mean_class_accuracy": top1}
-    return EvaluationResult(("a", "b"), {"adapted": numbers}, [], {}, 0, 0)
+    return EvaluationResult(("a", "b"), {"adapted": numbers}, [], {}, 0, 0, Coverage(1.0, 1.0), "")
 
 
 @pytest.mark.parametrize("interval", ["t", "bootstrap"])
