@@ -5,6 +5,7 @@ per function, so that an upgrade fails there, by name, and not in the middle of 
 package imports a private name of Ray (`tests/test_architecture.py`).
 """
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,17 @@ def check_launcher_config(config: dict[str, Any]) -> None:
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     validate_config(prepare_config(config))
+
+
+def repeat_brackets(scheduler: Any, times: int) -> None:
+    """Repeat the brackets of an `AsyncHyperBandScheduler` that has no trials yet: A B becomes A B A B.
+
+    Args:
+        scheduler: The scheduler.
+        times: Number of copies of the list of brackets.
+    """
+    brackets = [copy.deepcopy(bracket) for _ in range(times) for bracket in scheduler._brackets]
+    scheduler._brackets = brackets
 
 
 def assign_bracket(scheduler: Any, trial_id: str, choose: Callable[[Sequence[int]], int]) -> None:

@@ -1,5 +1,6 @@
 """One test per private name of Ray: a failure here means that a Ray upgrade moved or changed that name."""
 
+import functools
 import json
 import os
 import subprocess
@@ -112,6 +113,26 @@ def test_check_launcher_config():
     call(ray_internals.check_launcher_config, LAUNCHER)
     with pytest.raises(ValidationError, match="no_such_key"):
         call(ray_internals.check_launcher_config, {**LAUNCHER, "no_such_key": 1})
+
+
+def test_repeat_brackets():
+    scheduler = AsyncHyperBandScheduler(
+        time_attr="epoch", metric="score", mode="max", max_t=9, grace_period=1, reduction_factor=3, brackets=2
+    )
+    call(ray_internals.repeat_brackets, scheduler, 2)
+    given = []
+
+    def choose(index, rungs):
+        given.append(list(rungs))
+        return index
+
+    for index, score in ((0, 0.9), (2, 0.1), (0, 0.5)):
+        trial = SimpleNamespace(trial_id=f"{index} {score}")
+        scheduler.on_trial_add(None, trial)
+        ray_internals.assign_bracket(scheduler, trial.trial_id, functools.partial(choose, index))
+        action = scheduler.on_trial_result(None, trial, {"epoch": 1, "score": score})
+        assert (action == scheduler.STOP) == (score == 0.5), "copies of a bracket do not share results"
+    assert given == [[3, 2, 3, 2]] * 3
 
 
 def test_assign_bracket():

@@ -8,6 +8,8 @@ ladder:                       # or, if a step changes more than one setting
   rungs:
     small: {backbone.name: ViT-B-16, method.video_encoder.name: swin3d_s}
     large: {backbone.name: ViT-L-14, method.video_encoder.name: swin3d_b}
+
+`share_points: 2` in this section evaluates the 2 best points of each step at every step, see `shared_points`.
 """
 
 import dataclasses
@@ -22,7 +24,7 @@ from evclip_ray.config import ConfigError, Overrides, flatten, nearest, read_yam
 from evclip_ray.tuning.search_space import SearchSpace
 
 BACKBONE = "backbone.name"
-_PARTS = ["over", "rungs"]
+_PARTS = ["over", "rungs", "share_points"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,11 +38,20 @@ class LadderStep:
 
 @dataclasses.dataclass(frozen=True)
 class Ladder:
-    """A search space and its steps in order. `over`: the path in which they differ, None for several."""
+    """A search space and its steps in order.
+
+    Attributes:
+        name: Name of the space.
+        over: Path in which the steps differ, None for several.
+        steps: Steps in order.
+        share_points: Number of best points of each step that are evaluated at every step; 0 for none, so
+            that each step is searched alone.
+    """
 
     name: str
     over: str | None
     steps: tuple[LadderStep, ...]
+    share_points: int = 0
 
     @classmethod
     def read(
@@ -50,28 +61,31 @@ class Ladder:
         *,
         over: Mapping[str, Sequence[Any]] | None = None,
         study: Mapping[str, Any] | None = None,
+        share_points: int | None = None,
     ) -> Self:
         """Read the ladder of a search space.
 
         Args:
             path: YAML of the search space.
             overrides: Settings of all steps.
-            over: One path with its values, instead of the `ladder` section of the YAML.
+            over: One path with its values, instead of the steps of the YAML.
             study: Settings of the `study` section that replace those of the YAML.
+            share_points: Shared points of each step, instead of those of the YAML.
 
         Raises:
             ConfigError: no step, a step listed twice, an unknown path, or an invalid experiment.
         """
         data = read_yaml(path)
         listed = data.get("ladder")
-        # The command line replaces the section of the YAML as a whole; the two are never merged.
+        # The command line replaces the steps of the YAML as a whole; the two are never merged.
         along, settings = _one_path(over) if over else _listed(listed)
         spaces = {
             name: _space(path.stem, data, name, {**(overrides or {}), **chosen}, study)
             for name, chosen in settings.items()
         }
         steps = tuple(LadderStep(name, settings[name], space) for name, space in spaces.items())
-        return cls(path.stem, along, steps)
+        shared = _share_points(listed) if share_points is None else share_points
+        return cls(path.stem, along, steps, shared)
 
     def domains(self) -> dict[str, tuple[str, tuple[Any, ...]]]:
         """Return the domains for TensorBoard: of the searched settings and of those in which steps differ."""
@@ -80,11 +94,16 @@ class Ladder:
             for path, value in step.settings.items():
                 differing.setdefault(path, []).append(value)
         # All steps search the same settings, so the first step has the domains of all.
-        searched = {axis.path: axis.domain for axis in self.steps[0].space.search}
-        return {**searched, **{path: ("choice", tuple(values)) for path, values in differing.items()}}
+        return {
+            **self.steps[0].space.domains,
+            **{path: ("choice", tuple(values)) for path, values in differing.items()},
+        }
 
     def identity(self) -> dict[str, Any]:
-        """Return the settings that identify a ladder. Steps are not among them, so that some can be added."""
+        """Return the settings that identify a ladder.
+
+        Steps and shared points are not among them, so that some can be added later.
+        """
         space = self.steps[0].space
         # Settings that differ between steps are not part of the identity: their values may be extended later.
         step_paths = {path for step in self.steps for path in step.settings}
@@ -133,6 +152,13 @@ def _one_path(over: Mapping[str, Sequence[Any]]) -> tuple[str, dict[str, dict[st
     if not settings:
         raise ConfigError("ladder: needs at least one step, got none")
     return path, settings
+
+
+def _share_points(listed: Any) -> int:
+    number = listed.get("share_points", 0) if isinstance(listed, Mapping) else 0
+    if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+        raise ConfigError(f"ladder.share_points: must be a whole number from 0, got {number!r}")
+    return number
 
 
 def _listed(listed: Any) -> tuple[str | None, dict[str, dict[str, Any]]]:

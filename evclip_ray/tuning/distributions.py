@@ -1,12 +1,14 @@
 """Distribution of one searched setting: its values and its conditions."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Any, Literal, Protocol, Self
 
 from evclip_ray.config import ConfigError, Overrides, nearest
 
+Domain = tuple[Literal["choice", "interval"], tuple[Any, ...]]
 DISTRIBUTIONS = ("choice", "uniform", "loguniform", "int", "quantised")
 
 
@@ -34,12 +36,42 @@ class Distribution:
         kind: One of `DISTRIBUTIONS`.
         values: Choices, or bounds and step.
         when: Conditions: path of another setting -> values for which this setting exists.
+        balanced: Whether each value of a choice gets the same number of trials.
+        is_alternative: Whether the path has other distributions under other conditions.
     """
 
     path: str
     kind: str
     values: tuple[Any, ...]
     when: Mapping[str, tuple[Any, ...]]
+    balanced: bool = False
+    is_alternative: bool = False
+
+    @classmethod
+    def parse_all(cls, path: str, spec: Any) -> tuple[Self, ...]:
+        """Parse the distribution of a path, or the list of its distributions under different conditions.
+
+        Args:
+            path: Dotted path of the setting.
+            spec: Value of the path in the search space.
+
+        Raises:
+            ConfigError: As `parse`, or two distributions of a list could apply at the same time.
+        """
+        if not isinstance(spec, list):
+            return (cls.parse(path, spec),)
+        parsed = [dataclasses.replace(cls.parse(path, one), is_alternative=True) for one in spec]
+        if not parsed:
+            raise ConfigError(f"search.{path}: a list needs at least one distribution, got none")
+        for one, other in itertools.combinations(parsed, 2):
+            if not one._excludes(other):
+                raise ConfigError(
+                    f"search.{path}: `{one}` and `{other}` could apply at the same time. Give both a `when` "
+                    "with different values of one setting."
+                )
+            if "choice" in (one.kind, other.kind) and one.kind != other.kind:
+                raise ConfigError(f"search.{path}: a list must not mix choices with ranges, got {spec!r}")
+        return tuple(parsed)
 
     @classmethod
     def parse(cls, path: str, spec: Any) -> Self:
@@ -54,7 +86,7 @@ class Distribution:
         """
         if not isinstance(spec, Mapping):
             raise ConfigError(f"search.{path}: must be like {{loguniform: [1e-4, 1e-2]}}, got {spec!r}")
-        kinds = [key for key in spec if key != "when"]
+        kinds = [key for key in spec if key not in ("when", "balanced")]
         if len(kinds) != 1:
             raise ConfigError(f"search.{path}: must name one distribution, got {kinds}")
         kind, values = kinds[0], spec[kinds[0]]
@@ -64,7 +96,22 @@ class Distribution:
             )
         # A single value is accepted in place of a list of one.
         when = {key: tuple(v if isinstance(v, list) else [v]) for key, v in spec.get("when", {}).items()}
-        return cls(path, kind, _check_values(path, kind, values), when)
+        balanced = spec.get("balanced", False)
+        if balanced not in (True, False) or (balanced and (kind != "choice" or when)):
+            raise ConfigError(
+                f"search.{path}: `balanced` must be true or false, of a choice without `when`, got {spec!r}"
+            )
+        return cls(path, kind, _check_values(path, kind, values), when, balanced)
+
+    @property
+    def name(self) -> str:
+        """Name of the parameter in Optuna: the path, with the conditions of an alternative."""
+        return f"{self.path}{self._conditions}" if self.is_alternative else self.path
+
+    def _excludes(self, other: Self) -> bool:
+        """Return whether the conditions of two distributions never hold at the same time."""
+        shared = self.when.keys() & other.when.keys()
+        return any(not set(self.when[path]) & set(other.when[path]) for path in shared)
 
     def applies(self, settings: Overrides) -> bool:
         """Return whether the conditions in `when` hold for the given settings."""
@@ -73,17 +120,17 @@ class Distribution:
     def suggest(self, trial: Suggests) -> Any:
         """Draw a value through Optuna's interface."""
         if self.kind == "choice":
-            return trial.suggest_categorical(self.path, list(self.values))
+            return trial.suggest_categorical(self.name, list(self.values))
         low, high = self.values[:2]
         if self.kind == "int":
-            return trial.suggest_int(self.path, low, high)
+            return trial.suggest_int(self.name, low, high)
         if self.kind == "quantised":
             step = self.values[2]
             # Integer bounds and step give integers, so that settings such as a depth pass their validation.
             if all(isinstance(value, int) for value in self.values):
-                return trial.suggest_int(self.path, low, high, step=step)
-            return _on_grid(trial.suggest_float(self.path, low, high, step=step))
-        return trial.suggest_float(self.path, low, high, log=self.kind == "loguniform")
+                return trial.suggest_int(self.name, low, high, step=step)
+            return _on_grid(trial.suggest_float(self.name, low, high, step=step))
+        return trial.suggest_float(self.name, low, high, log=self.kind == "loguniform")
 
     def find(self, value: Any) -> Any:
         """Return the value of this distribution that equals `value`.
@@ -118,14 +165,18 @@ class Distribution:
         return self.values if self.kind == "choice" else self.values[:2]
 
     @property
-    def domain(self) -> tuple[Literal["choice", "interval"], tuple[Any, ...]]:
+    def domain(self) -> Domain:
         """Kind and values for a table of hyperparameters: the choices, or the bounds."""
         return ("choice" if self.kind == "choice" else "interval"), self.edges
 
     def __str__(self) -> str:
         listed = ", ".join(str(value) for value in self.values)
-        depends = "".join(f" when {k} in {list(v)}" for k, v in self.when.items())
-        return f"{self.kind}({listed}){depends}"
+        balanced = " balanced" if self.balanced else ""
+        return f"{self.kind}({listed}){balanced}{self._conditions}"
+
+    @property
+    def _conditions(self) -> str:
+        return "".join(f" when {k} in {list(v)}" for k, v in self.when.items())
 
 
 def _on_grid(value: float) -> float:

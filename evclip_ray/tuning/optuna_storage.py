@@ -65,12 +65,17 @@ def make_sampler(kind: str, *, seed: int, trials: float) -> optuna.samplers.Base
 def count_missing(study: optuna.Study, trials: float) -> float:
     """Return the number of trials still to run: all less the ended ones. Interrupted ones have not ended."""
     # FAIL counts as ended: an error of a trial would occur again.
-    ended = sum(trial.state.is_finished() and _is_own(trial) for trial in study.trials)
+    ended = sum(trial.state.is_finished() for trial in own_trials(study))
     return max(0, trials - ended)
 
 
-def _is_own(trial: FrozenTrial) -> bool:
-    return EVIDENCE not in trial.user_attrs and not trial.user_attrs.get("interrupted", False)
+def own_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """Return the trials of a study without evidence, and without interrupted ones, which run again."""
+    return [
+        trial
+        for trial in study.trials
+        if EVIDENCE not in trial.user_attrs and not trial.user_attrs.get("interrupted", False)
+    ]
 
 
 def recover(study: optuna.Study, folder: StudyFolder) -> None:

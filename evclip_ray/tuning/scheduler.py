@@ -13,9 +13,11 @@ from typing import Any
 
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
+from evclip_ray.config import Overrides
 from evclip_ray.objective import OBJECTIVE
-from evclip_ray.ray_internals import assign_bracket
+from evclip_ray.ray_internals import assign_bracket, repeat_brackets
 from evclip_ray.records import TrialRecord
+from evclip_ray.tuning.distributions import Distribution
 from evclip_ray.tuning.search_space import SearchSpace
 from evclip_ray.tuning.study_folder import StudyFolder
 
@@ -33,6 +35,7 @@ def make_scheduler(space: SearchSpace, folder: StudyFolder, *, max_epochs: int) 
         return FIFOScheduler()
     return RememberingASHA(
         folder,
+        space.balanced,
         brackets=_num_brackets(space, max_epochs) if space.study.scheduler == "hyperband" else 1,
         # Tune's own count, `training_iteration`, begins again at 1 in a trial that was resumed.
         time_attr="epoch",
@@ -48,28 +51,45 @@ class RememberingASHA(AsyncHyperBandScheduler):
     """ASHA that replays the epochs of all earlier trials in the study's folder before it judges new ones.
 
     A continued trial is replayed under its own name, so that no rung judges it twice.
+
+    Args:
+        folder: Folder of the study.
+        balanced: Balanced choice of the space. Trials are compared within each of its values: a method that
+            learns slowly at first would otherwise be stopped in all its trials.
+        **options: Options of `AsyncHyperBandScheduler`.
     """
 
-    def __init__(self, folder: StudyFolder, **options: Any) -> None:
+    def __init__(self, folder: StudyFolder, balanced: Distribution | None = None, **options: Any) -> None:
         super().__init__(**options)
+        self._balanced = balanced
+        if balanced is not None:
+            repeat_brackets(self, len(balanced.values))
         self._earlier = {trial.trial: _results(trial) for trial in folder.trials()}
         for trial in folder.trials():
             # Unfinished trials are replayed later, in `on_trial_add`, if they are continued.
             if trial.state.has_ended:
-                self._recall(SimpleNamespace(trial_id=trial.trial), trial.trial)
+                self._recall(SimpleNamespace(trial_id=trial.trial), trial.trial, trial.overrides)
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """Add a trial, with the epochs that it already has."""
-        self._recall(trial, trial.config["folder"])
+        self._recall(trial, trial.config["folder"], trial.config["overrides"])
 
-    def _recall(self, trial: Any, name: str) -> None:
+    def _recall(self, trial: Any, name: str, overrides: Overrides) -> None:
         """Replay the epochs of an earlier trial. Decisions about them were made in the earlier call."""
         # Ray draws a bracket here; the next line replaces the draw by one that depends on the name alone.
         super().on_trial_add(None, trial)
-        assign_bracket(self, trial.trial_id, lambda rungs: _bracket_of(name, rungs))
+        assign_bracket(self, trial.trial_id, lambda rungs: self._bracket_of(name, overrides, rungs))
         for epoch in self._earlier.get(name, []):
             # The returned decision is ignored: only the entry in the rung is needed.
             super().on_trial_result(None, trial, epoch)
+
+    def _bracket_of(self, name: str, overrides: Overrides, rungs: Sequence[int]) -> int:
+        if self._balanced is None:
+            return _bracket_of(name, rungs)
+        # The brackets of the first value come first, then those of the second.
+        values = self._balanced.values
+        count = len(rungs) // len(values)
+        return values.index(overrides[self._balanced.path]) * count + _bracket_of(name, rungs[:count])
 
 
 def _results(trial: TrialRecord) -> list[dict[str, Any]]:

@@ -10,11 +10,22 @@
     study:
       trials: 32
 
-`choice` draws one of the listed values (with `balanced: true`, each value gets the same number of trials), `uniform` and `loguniform` a float in [low, high], `int` an integer
+`choice` draws one of the listed values, `uniform` and `loguniform` a float in [low, high], `int` an integer
 in [low, high], and `quantised` one of low, low + step, ... up to high. With `when`, a path exists only where
-other settings have one of the listed values. A path may have a list of distributions with different
-conditions, so that each method has its own range of learning rates. Every path, and every value at the edge of its distribution, is
+other settings have one of the listed values. Every path, and every value at the edge of its distribution, is
 validated against the experiment's schema before anything starts.
+
+A fair comparison of methods needs two more forms:
+
+    search:
+      method.name: {choice: [coop, fine_tune], balanced: true}
+      optim.lr:
+        - {loguniform: [1.0e-4, 1.0e-2], when: {method.name: coop}}
+        - {loguniform: [5.0e-7, 5.0e-5], when: {method.name: fine_tune}}
+
+With `balanced`, every value gets the same number of trials, and the sampler and the scheduler compare trials
+of the same value only. A path with a list has one distribution for each condition; they are independent
+parameters of the sampler.
 """
 
 import contextlib
@@ -252,9 +263,10 @@ class SearchSpace:
         domains: dict[str, Domain] = {}
         for distribution in self.search:
             kind, values = distribution.domain
-            _, known = domains.get(distribution.path, (kind, ()))
-            merged = tuple(dict.fromkeys((*known, *values)))
-            domains[distribution.path] = kind, merged if kind == "choice" else (min(merged), max(merged))
+            if distribution.path in domains:
+                merged = tuple(dict.fromkeys((*domains[distribution.path][1], *values)))
+                values = merged if kind == "choice" else (min(merged), max(merged))
+            domains[distribution.path] = kind, values
         return domains
 
     def params_of(self, point: Overrides) -> dict[str, Any]:
@@ -287,13 +299,24 @@ class SearchSpace:
         for distribution in self.search:
             # Each edge is tried with its conditions fulfilled. Errors appear on load instead of hours later
             # in a trial.
-            needed = {path: allowed[0] for path, allowed in distribution.when.items()}
+            needed = self._conditions_of(distribution)
             for value in distribution.edges:
                 try:
                     self._check_point(self._completed({**needed, distribution.path: value}))
                 except ConfigError as error:
                     raise ConfigError(f"search.{distribution.path} = {value!r}: {error}") from None
         return self
+
+    def _conditions_of(self, distribution: Distribution) -> dict[str, Any]:
+        """Return settings under which a distribution applies, with the conditions of these settings."""
+        needed: dict[str, Any] = {}
+        pending = [distribution]
+        while pending:
+            for path, allowed in pending.pop().when.items():
+                if path not in needed:
+                    needed[path] = allowed[0]
+                    pending += [other for other in self.search if other.path == path][:1]
+        return needed
 
     def _completed(self, point: dict[str, Any]) -> dict[str, Any]:
         """Return a point with the first value of every other setting that exists beside the given ones."""

@@ -13,11 +13,14 @@ from ray.tune.search import Searcher
 from evclip_ray.config import ConfigError
 from evclip_ray.objective import OBJECTIVE
 from evclip_ray.training.zero_shot import videos_key
-from evclip_ray.tuning.optuna_storage import EVIDENCE
+from evclip_ray.tuning.distributions import Distribution
+from evclip_ray.tuning.optuna_storage import EVIDENCE, make_sampler, own_trials
 from evclip_ray.tuning.search_space import SearchSpace, without_seed
 from evclip_ray.tuning.stopper import Stops
 from evclip_ray.tuning.study_folder import StudyFolder
 
+_INFORMATIVE = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
+"""States of trials that a sampler reads. It avoids the points of running trials."""
 _MIN_DRAWN_AHEAD = 4
 """Points that may be drawn ahead while earlier ones wait for their videos, if fewer trials run at once."""
 
@@ -53,6 +56,11 @@ class StudySearch(Searcher):
     - FAIL: the trial raised an error or has no finite value.
     - RUNNING: the trial is paused, as after a kill. `optuna_storage.recover` enqueues its point again, with
       the folder in the attribute `folder`, so that the run continues in the folder that it began in.
+
+    With a balanced choice, a new point has the value with the fewest trials so far, the first one of several.
+    A sampler draws its other settings from the trials of this value alone: with all trials, TPE would
+    learn little about the learning rate of a method that is never among the best. Failed trials count, so
+    that a value that always fails does not get all trials.
 
     A point that was run before, here or in an earlier study, is run with the next unused seed. A point whose
     videos are not ready is held until they are; points drawn after it may start first.
@@ -139,6 +147,9 @@ class StudySearch(Searcher):
         return None
 
     def _draw(self) -> _Point:
+        # Points in the queue come first: interrupted ones, and those of a warm start.
+        if self._space.balanced and not self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            self._enqueue_balanced(self._space.balanced)
         trial = self._study.ask()
         drawn = self._space.sample(trial)
         # An interrupted point that was enqueued again has its folder already.
@@ -150,6 +161,30 @@ class StudySearch(Searcher):
         trial.set_user_attr("folder", name)
         self._missing -= 1
         return _Point(trial, name, overrides, self._videos_of(overrides))
+
+    def _enqueue_balanced(self, choice: Distribution) -> None:
+        """Draw a point with the rarest value of the balanced choice, and put it into the queue.
+
+        It is in the journal at once: after a kill it is still in the queue.
+        """
+        settings, trials = self._space.study, own_trials(self._study)
+        values = [trial.params.get(choice.name) for trial in trials]
+        value = min(choice.values, key=values.count)
+        samples = settings.trials / len(choice.values) if settings.trials else math.inf
+        # The number of trials in the seed: the same seed in each call would draw the same point again.
+        seed = settings.seed + len(self._study.trials)
+        of_value = optuna.create_study(
+            direction="maximize", sampler=make_sampler(settings.sampler, seed=seed, trials=samples)
+        )
+        of_value.add_trials(
+            trial
+            for trial in self._study.trials
+            if trial.params.get(choice.name) == value and trial.state in _INFORMATIVE
+        )
+        of_value.enqueue_trial({choice.name: value})
+        trial = of_value.ask()
+        self._space.sample(trial)
+        self._study.enqueue_trial(trial.params)
 
     def _videos_of(self, overrides: dict[str, Any]) -> str | None:
         try:

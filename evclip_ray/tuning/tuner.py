@@ -206,7 +206,7 @@ class StudyRun:
         self.folder.check_objective(self.space.study.objective)
         self.folder.claim(self._identity, objective=self.space.study.objective)
         write_json(self.folder.fixed, dict(self.space.fixed))
-        declare_domains(self.folder.root, {axis.path: axis.domain for axis in self.space.search})
+        declare_domains(self.folder.root, self.space.domains)
 
     def prepare(self, progress: Progress | None = None) -> None:
         """Decode the videos and compute the cached features that trials read.

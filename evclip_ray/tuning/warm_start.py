@@ -168,7 +168,9 @@ def apply_warm_start(study: optuna.Study, space: SearchSpace, warm_start: WarmSt
             study.add_trial(_as_trial(piece, space, warm_start.folder))
     for rank, point in enumerate(warm_start.points):
         if (warm_start.folder, rank) not in known:
-            study.enqueue_trial(point, user_attrs={POINT: {"study": warm_start.folder, "rank": rank}})
+            study.enqueue_trial(
+                space.params_of(point), user_attrs={POINT: {"study": warm_start.folder, "rank": rank}}
+            )
 
 
 def _marks(attributes: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -179,7 +181,7 @@ def _marks(attributes: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _as_trial(piece: Evidence, space: SearchSpace, study: str) -> optuna.trial.FrozenTrial:
-    point = FixedTrial(space.point_of({**flatten(space.fixed), **piece.overrides}))
+    point = FixedTrial(space.params_of(space.point_of({**flatten(space.fixed), **piece.overrides})))
     # FixedTrial returns the given values and records the distribution of each path on the way.
     space.sample(point)
     attributes = {EVIDENCE: {"study": study, "trial": piece.trial, "overrides": piece.overrides}}

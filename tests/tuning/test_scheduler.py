@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
+from evclip_ray.artifacts import write_json
 from evclip_ray.objective import OBJECTIVE
 from evclip_ray.tuning.scheduler import make_scheduler
 from evclip_ray.tuning.search_space import SearchSpace
@@ -22,9 +23,10 @@ def space(tiny_manifest, debug_settings):
     return SearchSpace.load("tiny", {"fixed": fixed, "search": search, "study": study})
 
 
-def live(scheduler, name, scores):
+def live(scheduler, name, scores, overrides=None):
     """Report the scores of a trial as Tune does. Return the decisions, up to the one that stops it."""
-    trial = SimpleNamespace(trial_id=f"tune-{name}", config={"folder": name})
+    config = {"folder": name, "overrides": overrides or {}}
+    trial = SimpleNamespace(trial_id=f"tune-{name}", config=config)
     scheduler.on_trial_add(None, trial)
     decisions = []
     for epoch, score in scores:
@@ -100,3 +102,19 @@ def test_hyperband_remembers_the_bracket_of_a_trial(space, tmp_path):
     assert [len(bracket._rungs) for bracket in resumed._brackets] == [3, 2]
     for name in ("later-a", "later-b", "later-c"):
         assert live(resumed, name, constant(0.5)) == live(undisturbed, name, constant(0.5))
+
+
+def test_balanced_values_are_not_compared(tiny_manifest, debug_settings, tmp_path):
+    fixed = {path: value for path, value in debug_settings.items() if not path.startswith("method.")}
+    fixed |= {"data.manifest": str(tiny_manifest), "optim.epochs": EPOCHS}
+    search = {"method.name": {"choice": ["coop", "linear_probe"], "balanced": True}}
+    study = {"grace_epochs": 1, "reduction_factor": 3}
+    balanced = SearchSpace.load("balanced", {"fixed": fixed, "search": search, "study": study})
+    folder = StudyFolder(tmp_path)
+    on_disk(folder, "trial-0000", constant(0.9), "complete")
+    write_json(folder.trial("trial-0000") / "point.json", {"overrides": {"method.name": "coop"}})
+    scheduler = make_scheduler(balanced, folder, max_epochs=EPOCHS)
+    slow = {"method.name": "linear_probe"}
+    assert len(live(scheduler, "trial-0001", constant(0.2), slow)) == EPOCHS, "the first one of its method"
+    assert live(scheduler, "trial-0002", constant(0.1), slow) == [TrialScheduler.STOP]
+    assert live(scheduler, "trial-0003", constant(0.8), {"method.name": "coop"}) == [TrialScheduler.STOP]

@@ -138,3 +138,96 @@ def test_setting_study_pack_names_the_replacement():
     data = {"fixed": FIXED, "search": {"optim.lr": {"uniform": [0.1, 1]}}}
     with pytest.raises(ConfigError, match=REPLACEMENT):
         SearchSpace.load("mine", data, {"study.pack": 4})
+
+
+BY_METHOD = {
+    "method.name": {"choice": ["coop", "fine_tune", "linear_probe"], "balanced": True},
+    "optim.lr": [
+        {"loguniform": [1e-4, 1e-2], "when": {"method.name": ["coop", "linear_probe"]}},
+        {"loguniform": [5e-7, 5e-5], "when": {"method.name": ["fine_tune"]}},
+    ],
+    "method.num_vectors": {"int": [4, 16], "when": {"method.name": ["coop"]}},
+}
+PLAIN = {"data.manifest": "videos.csv", "backbone.name": "debug", "backbone.pretrained": "random"}
+
+
+def test_each_condition_has_its_own_range():
+    mine = space(BY_METHOD, fixed=PLAIN)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    seen = set()
+    for _ in range(30):
+        trial = study.ask()
+        drawn = mine.sample(trial)
+        seen.add(drawn["method.name"])
+        assert (drawn["optim.lr"] < 1e-4) == (drawn["method.name"] == "fine_tune")
+        assert mine.params_of(mine.point_of(drawn)) == trial.params
+        mine.experiment(drawn)
+    assert seen == {"coop", "fine_tune", "linear_probe"}
+    assert mine.domains["optim.lr"] == ("interval", (5e-7, 1e-2))
+    assert mine.describe()["search"]["optim.lr"] == (
+        "loguniform(0.0001, 0.01) when method.name in ['coop', 'linear_probe']; "
+        "loguniform(5e-07, 5e-05) when method.name in ['fine_tune']"
+    )
+    assert mine.describe()["search"]["method.name"] == "choice(coop, fine_tune, linear_probe) balanced"
+
+
+def test_pinned_method_keeps_its_range():
+    mine = SearchSpace.load("mine", {"fixed": PLAIN, "search": BY_METHOD}, {"method.name": "fine_tune"})
+    assert mine.balanced is None
+    drawn = mine.sample(optuna.create_study().ask())
+    assert list(drawn) == ["optim.lr"]
+    assert drawn["optim.lr"] <= 5e-5
+
+
+@pytest.mark.parametrize(
+    ("search", "message"),
+    [
+        ({"optim.lr": []}, "a list needs at least one"),
+        ({"optim.lr": [{"uniform": [0.1, 1]}, {"uniform": [1, 2]}]}, "could apply at the same time"),
+        (
+            {
+                "method.name": {"choice": ["coop", "aim"]},
+                "optim.lr": [
+                    {"uniform": [0.1, 1], "when": {"method.name": ["coop", "aim"]}},
+                    {"uniform": [1, 2], "when": {"method.name": "aim"}},
+                ],
+            },
+            "could apply at the same time",
+        ),
+        (
+            {
+                "method.name": {"choice": ["coop", "aim"]},
+                "optim.lr": [
+                    {"uniform": [0.1, 1], "when": {"method.name": "coop"}},
+                    {"choice": [1, 2], "when": {"method.name": "aim"}},
+                ],
+            },
+            "must not mix choices with ranges",
+        ),
+        ({"optim.lr": {"uniform": [0.1, 1], "balanced": True}}, "of a choice without `when`"),
+        ({"optim.lr": {"choice": [0.1, 1], "balanced": "yes"}}, "must be true or false"),
+        (
+            {
+                "method.name": {"choice": ["coop", "aim"], "balanced": True},
+                "optim.epochs": {"choice": [1, 2], "balanced": True},
+            },
+            "only one setting can be balanced, got method.name, optim.epochs",
+        ),
+        (
+            {
+                "method.name": {"choice": ["coop", "aim"]},
+                "view.num_frames": [{"choice": [4], "when": {"method.name": "aim"}}],
+            },
+            "not a list of distributions",
+        ),
+    ],
+)  # fmt: skip
+def test_invalid_lists_and_balances_are_refused(search, message):
+    with pytest.raises(ConfigError, match=message):
+        space(search, fixed=PLAIN)
+
+
+@pytest.mark.parametrize("objective", ["worst", "mean_of_last_0"])
+def test_unknown_objective_of_a_study_is_refused(objective):
+    with pytest.raises(ConfigError, match="mean_of_last_3"):
+        space({}, objective=objective)

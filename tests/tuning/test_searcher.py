@@ -2,10 +2,12 @@
 
 import math
 
+import optuna
 import pytest
 from optuna.trial import TrialState
 
 from evclip_ray.training.zero_shot import videos_key
+from evclip_ray.tuning import searcher
 from evclip_ray.tuning.optuna_storage import count_missing, open_optuna, recover
 from evclip_ray.tuning.search_space import SearchSpace
 from evclip_ray.tuning.searcher import StudySearch
@@ -150,3 +152,94 @@ def test_no_trial_starts_after_a_preparation_error(search):
     assert ended.suggest("b") == ended.FINISHED
     assert stops("a", {"epoch": 1})
     assert stops.is_paused("a", {"epoch": 1})
+
+
+METHODS = ("coop", "linear_probe", "prototype")
+
+
+@pytest.fixture(params=["random", "tpe"])
+def balanced(request, tmp_path):
+    """Return a factory of searchers of a study that is balanced over three methods."""
+    search = {
+        "method.name": {"choice": list(METHODS), "balanced": True},
+        "optim.lr": [
+            {"loguniform": [10.0**-n, 10.0 ** (1 - n)], "when": {"method.name": name}}
+            for n, name in enumerate(METHODS, start=2)
+        ],
+    }
+    fixed = {"data.manifest": "videos.csv", "backbone.name": "debug", "backbone.pretrained": "random"}
+    study = {"sampler": request.param, "seed": 3, "trials": 12}
+    space = SearchSpace.load("balanced", {"fixed": fixed, "search": search, "study": study})
+    folder = StudyFolder(tmp_path / "balanced")
+    folder.root.mkdir()
+
+    def make(missing=12):
+        optuna_study = open_optuna(folder, seed=3, sampler=request.param, trials=12)
+        recover(optuna_study, folder)
+        stops = Stops(None, max_epochs=1)
+        search = StudySearch(
+            space, optuna_study, folder, max_epochs=1, stops=stops, missing=missing, num_slots=lambda: 12
+        )
+        search.set_max_concurrency(12)
+        return search
+
+    return make
+
+
+def methods_of(configs):
+    return [config["overrides"]["method.name"] for config in configs]
+
+
+def test_balanced_values_alternate_with_their_own_ranges(balanced):
+    configs = suggest(balanced(), 7)
+    assert methods_of(configs) == [*METHODS, *METHODS, METHODS[0]], "the first value gets the rest"
+    rates = {}
+    for config in configs:
+        number = METHODS.index(config["overrides"]["method.name"]) + 2
+        assert 10.0**-number <= config["overrides"]["optim.lr"] <= 10.0 ** (1 - number)
+        rates.setdefault(number, set()).add(config["overrides"]["optim.lr"])
+    assert [len(drawn) for drawn in rates.values()] == [3, 2, 2], "every trial has another rate"
+
+
+def test_balance_holds_after_failed_and_interrupted_trials(balanced):
+    first = balanced()
+    suggest(first, 4)
+    first.on_trial_complete("t0", {"objective": 0.5, "epoch": 1})
+    first.on_trial_complete("t1", error=True)
+    # t2 and t3 were running when the process was killed. They run again, with the same points.
+    second = balanced(missing=10)
+    again = suggest(second, 2)
+    assert [config["folder"] for config in again] == ["trial-0002", "trial-0003"]
+    assert methods_of(again) == ["prototype", "coop"]
+    later = [second.suggest(f"later{number}") for number in range(8)]
+    assert methods_of(later) == ["linear_probe", "prototype", *METHODS, *METHODS]
+    assert second.suggest("more") is None
+
+
+def test_balance_counts_points_of_the_queue(balanced):
+    search = balanced()
+    for rate in (2e-2, 3e-2):
+        name = "optim.lr when method.name in ['coop']"
+        search._study.enqueue_trial({"method.name": "coop", name: rate})
+    configs = suggest(search, 6)
+    assert [config["overrides"]["optim.lr"] for config in configs[:2]] == [2e-2, 3e-2]
+    assert methods_of(configs[2:]) == ["linear_probe", "prototype", "linear_probe", "prototype"]
+
+
+def test_sampler_reads_trials_of_the_value_alone(balanced, monkeypatch):
+    read = []
+
+    class Spy(optuna.samplers.RandomSampler):
+        def sample_independent(self, study, trial, name, distribution):
+            earlier = [t for t in study.trials if t.number != trial.number]
+            read.append([(t.params["method.name"], t.value) for t in earlier])
+            return super().sample_independent(study, trial, name, distribution)
+
+    monkeypatch.setattr(searcher, "make_sampler", lambda kind, seed, trials: Spy(seed=seed))
+    search = balanced()
+    for number in range(6):
+        search.suggest(f"t{number}")
+        if number != 1:
+            search.on_trial_complete(f"t{number}", {"objective": 0.1 * number, "epoch": 1})
+    running = ("linear_probe", None)
+    assert read == [[], [], [], [("coop", 0.0)], [running], [("prototype", pytest.approx(0.2))]]
