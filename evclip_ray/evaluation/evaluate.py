@@ -16,7 +16,14 @@ from evclip_ray.metrics.intervals import accuracy_interval
 from evclip_ray.metrics.multi_view import Coverage, coverage_line, score_views, spatial_coverage
 from evclip_ray.metrics.scoring import Scores, summary
 from evclip_ray.models.methods.base import Method
-from evclip_ray.training.build import autocast_dtype, build_method, pick_device, weights_of, zero_shot_of
+from evclip_ray.training.build import (
+    autocast_dtype,
+    build_method,
+    conditions_of,
+    pick_device,
+    weights_of,
+    zero_shot_of,
+)
 from evclip_ray.training.checkpoint import load_adapter, read_record
 from evclip_ray.training.datamodule import Videos, VideoSet
 from evclip_ray.training.experiment import ExperimentConfig
@@ -35,6 +42,7 @@ class EvaluationResult:
         leaking_rows: See `Videos`.
         coverage: Shares of the stored frames that the views cover.
         views: One line about the views and their coverage.
+        conditions: Precision, device and activation of the forward passes.
     """
 
     classes: tuple[str, ...]
@@ -45,6 +53,7 @@ class EvaluationResult:
     leaking_rows: int
     coverage: Coverage
     views: str
+    conditions: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def evaluate_checkpoint(
@@ -85,7 +94,7 @@ def load_trained(checkpoint: Path, experiment: ExperimentConfig, classes: Sequen
     if weights != record["weights"]:
         raise ArtifactError(
             f"{checkpoint}: was trained with the frozen weights {record['weights']}, got {weights}. "
-            "Select the same weights with --set backbone.pretrained=..."
+            "Select the same weights with --set backbone.pretrained=... and backbone.activation=..."
         )
     load_adapter(checkpoint, method)
     return method
@@ -108,6 +117,7 @@ def _evaluate_set(plan: EvaluationPlan, name: str, videos: Videos, out: Path) ->
         videos.leaking_rows,
         coverage,
         coverage_line(coverage, view, plan.views),
+        conditions_of(baseline.frozen, plan.experiment, pick_device()),
     )
     _write_tables(result, scored, chosen, out)
     _write_opening(result, plan, name, out)
@@ -214,5 +224,6 @@ def _write_opening(result: EvaluationResult, plan: EvaluationPlan, name: str, ou
         zero_shot=result.numbers["zero_shot"],
         adapted=result.numbers.get("adapted"),
         weights=result.weights,
+        conditions=result.conditions,
         openings=openings + 1,
     )

@@ -8,7 +8,7 @@ import torch
 from evclip_ray.artifacts import file_digest, provenance
 from evclip_ray.config import ConfigError
 from evclip_ray.models.released_ev_clip import import_published
-from evclip_ray.training.build import build_method, weights_of
+from evclip_ray.training.build import build_method, conditions_of, weights_of
 from evclip_ray.training.checkpoint import save_checkpoint
 from evclip_ray.training.datamodule import plan_videos
 from evclip_ray.training.experiment import ExperimentConfig
@@ -55,6 +55,7 @@ def import_checkpoint(file: Path, out: Path, overrides: dict[str, Any], *, cache
         "classes": list(classes),
         "num_trainable": method.num_trainable(),
         "weights": weights_of(method.frozen),
+        "conditions": conditions_of(method.frozen, experiment, torch.device("cpu")),
         "source": {"file": str(file), "sha256": file_digest(file)},
         "provenance": provenance(),
     }

@@ -135,20 +135,19 @@ def conditions_of(frozen: Frozen, experiment: ExperimentConfig, device: torch.de
         experiment: Settings of the run.
         device: Device of the method.
     """
-    dtype = autocast_dtype(experiment, device)
-    conditions = {
-        "precision": "float32" if dtype is None else str(dtype).removeprefix("torch."),
-        "device": device_name(device),
-    }
     activation = frozen.clip.activation
-    return conditions if activation is None else {**conditions, "activation": activation}
+    known = {} if activation is None else {"activation": activation}
+    return computed_in(experiment, device) | known
 
 
-def device_name(device: torch.device) -> str:
-    """Return "cpu", or "cuda" with the model of the GPU."""
-    if device.type != "cuda":
-        return device.type
-    return f"cuda {torch.cuda.get_device_name(device)}"
+def computed_in(experiment: ExperimentConfig, device: torch.device) -> dict[str, str]:
+    """Return precision and device of a computation: {"precision": "float32", "device": "cpu"}."""
+    dtype = autocast_dtype(experiment, device)
+    is_gpu = device.type == "cuda"
+    return {
+        "precision": "float32" if dtype is None else str(dtype).removeprefix("torch."),
+        "device": f"cuda {torch.cuda.get_device_name(device)}" if is_gpu else device.type,
+    }
 
 
 def weights_of(frozen: Frozen) -> dict[str, str]:

@@ -248,7 +248,7 @@ class Run:
         if record["weights"] != weights:
             raise ArtifactError(
                 f"{self.folder}: holds a run on the frozen weights {record['weights']}, got {weights}; "
-                "choose another folder, or set backbone.pretrained and backbone.activation to the same weights"
+                "choose another folder, or set backbone.pretrained and backbone.activation to those"
             )
         # Checkpoints of earlier versions have no digests of their videos.
         if record.get("rows") and self.videos.row_keys and record["rows"] != self.videos.row_keys:

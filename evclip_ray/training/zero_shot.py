@@ -7,7 +7,7 @@ import torch
 
 from evclip_ray.artifacts import digest, read_json, write_json
 from evclip_ray.metrics.scoring import Scores, score, summary
-from evclip_ray.training.build import autocast_dtype, build_method, weights_of, zero_shot_of
+from evclip_ray.training.build import autocast_dtype, build_method, computed_in, weights_of, zero_shot_of
 from evclip_ray.training.datamodule import Videos
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.frozen_cache import open_cached
@@ -86,5 +86,6 @@ def zero_shot_numbers(
     # numbers.
     scores, weights = score_zero_shot(experiment, videos, split="val", device=device)
     numbers = summary(scores, videos.sets["val"].groups)
-    write_json(path, {**numbers, "weights": weights, "rows": rows})
+    conditions = computed_in(experiment, device)
+    write_json(path, {**numbers, "weights": weights, "conditions": conditions, "rows": rows})
     return dict(read_json(path))

@@ -34,6 +34,7 @@ def study_conditions(study: Study) -> dict[str, str]:
         "method": setting("method.name"),
         "backbone": setting("backbone.name"),
         "weights": _pairs(weights(study)),
+        "computed in": _computed_in(study),
         "decoder": str(record.get("decoder", _UNKNOWN)),
         "git revision": str(provenance.get("git") or _UNKNOWN),
         "versions": _pairs(provenance.get("versions", {})),
@@ -48,6 +49,18 @@ def _frames(record: Mapping[str, Any]) -> dict[str, str]:
     """Return the stored size of the best trial's frames and the share of the picture that is read."""
     view = record.get("experiment", {}).get("view")
     return {"frames": view_summary(ViewConfig.load(view))} if view else {}
+
+
+def _computed_in(study: Study) -> str:
+    """Return precision, device and activation of the best trial, or else of the zero-shot baseline."""
+    conditions = study.best_record.get("conditions")
+    if not conditions and "conditions" in study.zero_shot:
+        conditions = next(iter(study.zero_shot["conditions"].dropna()), None)
+    if not conditions:
+        return _UNKNOWN
+    computed = f"{conditions['precision']} on {conditions['device']}"
+    activation = conditions.get("activation")
+    return computed if activation is None else f"{computed}, activation {activation}"
 
 
 def weights(study: Study) -> dict[str, str]:
@@ -65,8 +78,9 @@ def conditions_table(conditions: Mapping[str, str], sources: tuple[str, ...]) ->
 
 def brief_line(conditions: Mapping[str, str]) -> str:
     """Return the conditions in one line, for the foot of a table."""
-    chosen = ("split", "protocol", "seeds", "views", "template", "backbone", "weights", "git revision")
-    named = {"git revision": "git", "template": "template", "weights": "weights", "backbone": "backbone"}
+    labelled = ("template", "backbone", "weights", "computed in")
+    chosen = ("split", "protocol", "seeds", "views", *labelled, "git revision")
+    named = {"git revision": "git"} | {name: name for name in labelled}
     named |= {name: name for name in chosen if conditions.get(name) == DIFFERS}
     return " · ".join(
         f"{named.get(name, '')} {conditions[name]}".strip() for name in chosen if name in conditions

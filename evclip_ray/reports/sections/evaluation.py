@@ -67,6 +67,9 @@ class Evaluation:
         inputs, views = self.ledger["inputs"], self.ledger["inputs"]["views"]
         split = _SPLITS.get(inputs["split"], inputs["split"])
         weights = ", ".join(f"{part} {origin}" for part, origin in self.ledger["weights"].items())
+        conditions = self.ledger.get("conditions", {})
+        # Evaluations of earlier versions have no conditions.
+        computed = " on ".join(conditions[name] for name in ("precision", "device") if name in conditions)
         return " · ".join(
             [
                 f"{split} split, {self.ledger['counts']['videos']} videos",
@@ -75,6 +78,7 @@ class Evaluation:
                 f"{views['temporal']}x{views['spatial']} views",
                 f"template {inputs['experiment']['method'].get('template')}",
                 f"weights {weights}",
+                *([f"computed in {computed}"] if computed else []),
                 f"git {self.ledger['provenance']['git']}",
             ]
         )
