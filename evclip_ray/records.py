@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Literal, Self
 
-from evclip_ray.formatting import with_interval
 from evclip_ray.objective import OF_OLD_STUDIES, window
 
 
@@ -295,14 +294,16 @@ def choice_lines(row: Mapping[str, Any]) -> dict[str, str]:
     """
     if not row["chosen_from"]:
         return {}
-    best, corrected = (
-        with_interval(row[name], row[f"{name}_low"], row[f"{name}_high"])
-        for name in ("val_top1", "corrected_top1")
-    )
+    best, corrected = (_score(row, name) for name in ("val_top1", "corrected_top1"))
     return {
         f"best of {row['chosen_from']}, optimistic": best,
         "corrected for the choice": f"missing: {note}" if (note := row["corrected_note"]) else corrected,
     }
+
+
+def _score(row: Mapping[str, Any], name: str) -> str:
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return f"top-1 {row[name]:.3f} (95 % interval {low:.2f} to {high:.2f})"
 
 
 def random_weights_warning(weights: Mapping[str, str]) -> str | None:

@@ -33,7 +33,7 @@ from evclip_ray.artifacts import (
     write_text,
 )
 from evclip_ray.claimed_folder import ClaimedFolder
-from evclip_ray.objective import BEST, OBJECTIVE, OF_OLD_STUDIES
+from evclip_ray.objective import BEST, LAST, OBJECTIVE, OF_OLD_STUDIES
 from evclip_ray.records import EpochMetrics, LeaderboardRow, TrialRecord, TrialState, choice_lines
 from evclip_ray.training.checkpoint import HISTORY, OPTIMIZER, latest_checkpoint, read_record
 from evclip_ray.training.per_video_scores import EPOCHS_FILE, EpochAnswers
@@ -100,7 +100,11 @@ class StudyFolder(ClaimedFolder):
         objective = self.objective
         for folder in sorted((self.root / "trials").glob("trial-*")):
             if (folder / "point.json").is_file():
-                yield dataclasses.replace(self._read_trial(folder), objective=objective)
+                record = self._read_trial(folder)
+                # The best epoch of a run with `data.selection=last_epoch` is the last one by definition, so
+                # that its score needs no correction for a choice among epochs.
+                is_last = objective == BEST and record.last.values.get("selection") == "last_epoch"
+                yield dataclasses.replace(record, objective=LAST if is_last else objective)
 
     def _read_trial(self, folder: Path) -> TrialRecord:
         """Return the record of one trial. An ended one is only read again if its files have changed."""
@@ -145,7 +149,7 @@ class StudyFolder(ClaimedFolder):
             lines = [
                 f"The best of {len(rows)} trials: {row.trial}, validation top-1 {row.val_top1:.3f}{mean}."
             ]
-            lines += [f"{name}: top-1 {score}" for name, score in choice_lines(row.columns()).items()]
+            lines += [f"{name}: {score}" for name, score in choice_lines(row.columns()).items()]
             lines += ["Train it again:  evclip-ray train best.yaml"]
             head = "".join(f"# {line}\n" for line in lines)
             write_text(self.root / "best.yaml", head + yaml.safe_dump(record["experiment"], sort_keys=False))

@@ -48,6 +48,11 @@ def test_study_can_be_trained_and_evaluated(call, space, tmp_path, local_ray):
     tuned = call("tune", space, "--out", study)
     assert tuned.exit_code == 0, tuned.output
     assert "Leaderboard" in tuned.output
+    assert "optimistic  top-1" in tuned.output
+    # The tiny validation split has one video per class, all with the same figure and background.
+    reason = "missing: all validation videos are of one group"
+    assert reason in tuned.output
+    assert f"# corrected for the choice: {reason}" in (study / "best.yaml").read_text()
     assert "RANDOM WEIGHTS" in tuned.output
     assert f"tensorboard --logdir {study}" in tuned.output
     trained = call("train", study / "best.yaml", "--set", "optim.epochs=1", "--out", tmp_path / "run")

@@ -1,0 +1,38 @@
+"""Report of a study: the best score and its correction for the choice."""
+
+import numpy as np
+from made_studies import VIDEOS, write_study
+
+from evclip_ray.artifacts import read_history
+from evclip_ray.reports.sections.study import study_report
+from evclip_ray.results import Study
+from evclip_ray.training.per_video_scores import EpochAnswers
+
+
+def write_answers(study):
+    """Add the answers of each epoch to the trials: as many random videos are right as the history says."""
+    random = np.random.default_rng(0)
+    for trial in (study / "trials").iterdir():
+        answers = EpochAnswers.empty("0123", VIDEOS, None)
+        for epoch in read_history(trial / "history.jsonl"):
+            right = random.permutation(VIDEOS) < round(epoch["val_top1"] * VIDEOS)
+            answers = answers.with_epoch(epoch["epoch"], right)
+        (trial / "last").mkdir()
+        for name in ("config.json", "adapter.safetensors"):
+            (trial / "last" / name).write_text("{}")
+        answers.write(trial / "last")
+
+
+def test_report_names_both_scores_of_the_best_trial(tmp_path):
+    root = write_study(tmp_path / "study")
+    write_answers(root)
+    best = Study.load(root).best
+    assert best["corrected_top1"] < best["val_top1"]
+    facts = study_report(Study.load(root)).facts
+    assert facts["best of 6 trials x 4 epochs, optimistic"].startswith(f"top-1 {best['val_top1']:.3f} (95 %")
+    assert facts["corrected for the choice"].startswith(f"top-1 {best['corrected_top1']:.3f} (95 % interval")
+
+
+def test_report_of_old_study_says_why_correction_is_missing(tmp_path):
+    facts = study_report(Study.load(write_study(tmp_path / "study"))).facts
+    assert facts["corrected for the choice"].startswith("missing: 6 of 6 trials have no record")
