@@ -201,7 +201,7 @@ class TrainedRun:
 
     @property
     def checkpoint(self) -> Path:
-        """Folder of the best epoch's checkpoint, for `evaluate`."""
+        """Folder of the checkpoint for `evaluate`: the best epoch, or the last one if that is selected."""
         return self.folder / "best"
 
 

@@ -68,10 +68,22 @@ def train(
         )
     last = run.metrics
     console.print(
-        f"best epoch {last.best_epoch}: val top-1 {last.best_val_top1:.3f} on {last.val_videos} videos "
-        f"(zero-shot CLIP {last.number('zero_shot_top1'):.3f})\n"
-        f"score it:  evclip-ray evaluate {run.checkpoint} --split test",
+        f"{_selected(last)}\nscore it:  evclip-ray evaluate {run.checkpoint} --split test",
         soft_wrap=True,
+    )
+
+
+def _selected(last: EpochMetrics) -> str:
+    """Return the line about the epoch that the checkpoint has."""
+    if not last.val_videos:
+        return (
+            f"last epoch {last.best_epoch}, trained on all training videos without validation "
+            "(data.selection=last_epoch)"
+        )
+    kind = "last" if last.values.get("selection") == "last_epoch" else "best"
+    return (
+        f"{kind} epoch {last.best_epoch}: val top-1 {last.best_val_top1:.3f} on {last.val_videos} videos "
+        f"(zero-shot CLIP {last.number('zero_shot_top1'):.3f})"
     )
 
 
@@ -79,7 +91,12 @@ def _print_epoch(metrics: EpochMetrics) -> None:
     if metrics.diverged:
         console.print(f"epoch {metrics.epoch:>3}  diverged: the loss is NaN; lower optim.lr")
         return
+    scores = (
+        f"val top-1 {metrics.val_top1:.3f}  val loss {metrics.number('val_loss'):.4f}  "
+        if metrics.val_videos
+        else ""
+    )
     console.print(
-        f"epoch {metrics.epoch:>3}  loss {metrics.number('train_loss'):.4f}  val top-1 {metrics.val_top1:.3f}"
-        f"  val loss {metrics.number('val_loss'):.4f}  {metrics.number('seconds'):.1f} s"
+        f"epoch {metrics.epoch:>3}  loss {metrics.number('train_loss'):.4f}  {scores}"
+        f"{metrics.number('seconds'):.1f} s"
     )

@@ -84,12 +84,23 @@ class VideoPlan:
             "val_per_train": round(self.num_selecting / train, 4),
         }
 
+    @property
+    def selection_warning(self) -> str | None:
+        """Warning about more validation than training videos, or None."""
+        train, val = len(self.rows["train"]), self.num_selecting
+        if self.selection != "validation" or val <= train:
+            return None
+        return (
+            f"{val:,} validation videos select what {train:,} videos train. To use no more labels than the "
+            "training has, set data.selection to kshot_validation (with data.val_shots) or to last_epoch"
+        )
+
     def selection_lines(self) -> list[str]:
         """Return the selection with its numbers of videos, and then a warning if they are questionable."""
         train, val = len(self.rows["train"]), self.num_selecting
         counts = f"{val:,} validation videos for {train:,} training videos (ratio {val / train:.2f})"
         if self.selection != "last_epoch":
-            first = f"best epoch on {counts}"
+            first = counts
         elif self.folds:
             first = (
                 f"last epoch on all {train:,} training videos, scored by {self.folds}-fold cross-validation"
@@ -100,12 +111,8 @@ class VideoPlan:
             first = f"last epoch on all {train:,} training videos; no validation videos, so no scores"
         reason = f", because {self.reason}" if self.reason else ""
         lines = [f"{first} (data.selection={self.selection}{reason})"]
-        if self.selection == "validation" and val > train:
-            lines.append(
-                f"WARNING: {val:,} validation videos select what {train:,} videos train. To use no more "
-                "labels than the training has, set data.selection to kshot_validation (with data.val_shots) "
-                "or to last_epoch"
-            )
+        if self.selection_warning:
+            lines.append(f"WARNING: {self.selection_warning}")
         elif self.held_out and self.selection != "last_epoch":
             lines.append(
                 f"{self.held_out:,} videos are held out of the training split of the list; "

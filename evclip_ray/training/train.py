@@ -80,6 +80,8 @@ def train_experiment(
     # Only the check is needed: it raises before hours of decoding if the workers can never be placed.
     concurrent_trials(request, machines)
     plan, record = _plan_rows(experiment, folder, cache=cache, fork_of=fork_of, progress=decoding)
+    if plan.selection_warning:
+        log.warning("%s", plan.selection_warning)
     videos = prepare(plan, cache=cache, progress=decoding)
     # Written after the first check that videos exist, and before the first epoch.
     record.write(folder / ROWS)
@@ -103,7 +105,13 @@ def _with_begun_view(experiment: ExperimentConfig, folders: Sequence[Path]) -> E
     """
     checkpoints = (latest_checkpoint(folder.expanduser() / "last") for folder in folders)
     checkpoint = next((path for path in checkpoints if path is not None), None)
-    if checkpoint is None or experiment.view.fit != "short_side":
+    if checkpoint is None:
+        return experiment
+    # The preset `published` of those versions had no selection, and the validation split selected.
+    if experiment.data.selection == "last_epoch" and "selection" not in read_record(checkpoint):
+        data = experiment.data.model_copy(update={"selection": None})
+        experiment = experiment.model_copy(update={"data": data})
+    if experiment.view.fit != "short_side":
         return experiment
     view = experiment.view.model_dump(exclude={"short_side", "fit"})
     earlier = experiment.model_copy(update={"view": ViewConfig.load({**view, "fit": "crop"})})

@@ -26,6 +26,7 @@ def study_conditions(study: Study) -> dict[str, str]:
         "videos": setting("data.manifest") if setting("data.synthetic") == "none" else "synthetic",
         "split": _split(study),
         "protocol": _protocol(setting),
+        "selection": _selection(study),
         "seeds": _seeds(study, setting),
         "views": f"1x1, the middle view, {setting('view.num_frames')} frames by {setting('view.sampling')}",
         **_frames(record),
@@ -119,6 +120,22 @@ def _protocol(setting: "_Settings") -> str:
     shots, classes = setting("data.shots"), setting("data.classes")
     name = "closed set, all training videos" if shots == "none" else f"few-shot, {shots} videos per class"
     return name if classes == "none" else f"{name}, {classes} classes"
+
+
+def _selection(study: Study) -> str:
+    """Return the selection of the checkpoints, with the ratio of validation to training videos."""
+    recorded: Mapping[str, Mapping[str, Any]] = study.ledger.get("selection", {})
+    if not recorded:
+        # Earlier versions had no other selection, and recorded no number of training videos.
+        return "validation"
+    return "; ".join(dict.fromkeys(map(_selection_text, recorded.values())))
+
+
+def _selection_text(record: Mapping[str, Any]) -> str:
+    counts = f"{record['val_videos']:,} videos for {record['train_videos']:,} training videos"
+    if record["folds"]:
+        counts = f"{record['train_videos']:,} training videos, scored in {record['folds']} folds"
+    return f"{record['selection']}, {counts} (ratio {record['val_per_train']:.2f})"
 
 
 def _seeds(study: Study, setting: "_Settings") -> str:
