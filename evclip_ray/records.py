@@ -240,7 +240,8 @@ class LeaderboardRow:
     loss, so that it is ranked last; tables leave these cells empty. `point_*` are over all seeds of the
     trial's point. `corrected_*` are the score after the correction for the choice among trials and epochs.
     Only the first row has them, with `chosen_from`, or with the reason of their absence in `corrected_note`.
-    `selection` and the numbers of videos are those of its runs, see `DataConfig.selection`. `extra` holds the
+    `selection` and the numbers of videos are those of its runs, see `DataConfig.selection`. `conditions` are
+    the precision and the device of its last epoch, empty for a trial of an earlier version. `extra` holds the
     further metrics that have a column in `METRICS`.
     """
 
@@ -274,6 +275,7 @@ class LeaderboardRow:
     train_videos: int | None = None
     val_videos: int = 0
     val_per_train: float = math.nan
+    conditions: str = ""
     extra: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def columns(self) -> dict[str, Any]:
@@ -312,5 +314,6 @@ def random_weights_warning(weights: Mapping[str, str]) -> str | None:
     Args:
         weights: Origin of each network's weights, by part: `{"clip": "random"}`.
     """
-    parts = " and ".join(part for part, origin in weights.items() if origin == "random")
+    # An unusual activation follows the origin in parentheses.
+    parts = " and ".join(part for part, origin in weights.items() if origin.split(" ")[0] == "random")
     return f"RANDOM WEIGHTS in {parts}: these numbers do not reflect a trained CLIP." if parts else None

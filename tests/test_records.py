@@ -44,7 +44,7 @@ def test_leaderboard_columns_are_those_on_disk():
         *("val_top5", "val_loss", "best_epoch", "epochs", "last_top1", "leaking_rows", "train_seconds"),
         *("seconds", "point_seeds", "point_top1", "point_top1_low", "point_top1_high"),
         *("corrected_top1", "corrected_top1_low", "corrected_top1_high", "chosen_from", "corrected_note"),
-        *("selection", "train_videos", "val_videos", "val_per_train", "val_ece"),
+        *("selection", "train_videos", "val_videos", "val_per_train", "conditions", "val_ece"),
     ]
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from evclip_ray.artifacts import format_csv
 from evclip_ray.metrics.intervals import mean_over_seeds
-from evclip_ray.records import METRICS, LeaderboardRow, TrialRecord
+from evclip_ray.records import METRICS, LeaderboardRow, TrialRecord, TrialState
 from evclip_ray.tuning.choice import correction, interval_of
 from evclip_ray.tuning.search_space import without_seed
 
@@ -124,8 +124,33 @@ def _row(trial: TrialRecord) -> LeaderboardRow:
         train_videos=train_videos,
         val_videos=last.val_videos,
         val_per_train=last.val_videos / train_videos if train_videos else math.nan,
+        conditions=str(last.values.get("conditions", "")),
         extra={metric.column: best.number(metric.name) for metric in extra},
     )
+
+
+def best_of_each(rows: Sequence[LeaderboardRow], path: str) -> list[dict[str, Any]]:
+    """Return one row per value of a setting, the best first: number of trials, and its best trial.
+
+    Args:
+        rows: Rows of the leaderboard, best first.
+        path: Dotted path of the setting.
+    """
+    of_value: dict[Any, list[LeaderboardRow]] = {}
+    for row in rows:
+        of_value.setdefault(row.overrides.get(path), []).append(row)
+    scores = ("val_top1", "val_top1_low", "val_top1_high")
+    return [
+        {
+            path: value,
+            "trials": len(trials),
+            "failed": sum(row.state is TrialState.FAILED for row in trials),
+            "best_trial": trials[0].trial,
+            # A trial without a finished epoch has no score.
+            **{name: getattr(trials[0], name) if trials[0].best_epoch else math.nan for name in scores},
+        }
+        for value, trials in of_value.items()
+    ]
 
 
 def as_csv(rows: Sequence[LeaderboardRow]) -> str:
