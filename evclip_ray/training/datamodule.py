@@ -396,7 +396,7 @@ def plan_videos(
             marked = ", ".join(manifest.splits()) or "none"
             instead = (
                 ", or set data.selection=last_epoch, which holds no video out of train"
-                if split == "val"
+                if split == "val" and selection != "last_epoch"
                 else ""
             )
             raise ValueError(

@@ -61,8 +61,14 @@ class StudyPlan:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimiser steps of an epoch, on the first variant of the videos."""
+        """Optimiser steps of an epoch of all runs of a trial, on the first variant of the videos."""
         return _steps_per_epoch(self.space, self.variants[0])
+
+    @property
+    def _runs(self) -> str:
+        """Runs of a trial, if it has several."""
+        folds = self.variants[0].folds
+        return f" in {folds + 1} runs ({folds} folds and all shots)" if folds else ""
 
     def lines(self) -> list[tuple[str, str]]:
         """Return rows of (heading, text) for display."""
@@ -78,18 +84,24 @@ class StudyPlan:
         )
         rows = [
             ("videos", f"{counts}; {len(first.classes)} classes; {several}{decoding}"),
+            *(("selection" if i == 0 else "", line) for i, line in enumerate(self._selection())),
             *(("frames" if i == 0 else "", line) for i, line in enumerate(self._frames())),
-            ("trials", f"{self._trials()}, {study.sampler} sampler, seed {study.seed}"),
+            ("trials", f"{self._trials()}{self._balance()}, {study.sampler} sampler, seed {study.seed}"),
             ("objective", f"validation top-1, {describe(study.objective)}"),
             (
                 "a trial",
-                f"{self.epochs} epochs x {self.steps_per_epoch} steps of {optim.batch_size} videos; {stop}",
+                f"{self.epochs} epochs x {self.steps_per_epoch} steps of {optim.batch_size} videos"
+                f"{self._runs}; {stop}",
             ),
             *(("searched" if i == 0 else "", f"{d.path}: {d}") for i, d in enumerate(space.search)),
             *(("warm start", str(warm_start)) for warm_start in self.warm_start),
             ("resources", self._resources()),
         ]
         return rows + (self.cost.lines(self.time_budget) if self.cost else [])
+
+    def _selection(self) -> Iterator[str]:
+        # Variants may differ in the shots, and so in the videos that select.
+        yield from dict.fromkeys(line for variant in self.variants for line in variant.selection_lines())
 
     def _frames(self) -> Iterator[str]:
         yield from dict.fromkeys(view_summary(variant.view) for variant in self.variants)
@@ -98,6 +110,18 @@ class StudyPlan:
 
     def _resources(self) -> str:
         return f"{self.request} a trial; {self.concurrent} at once"
+
+    def _balance(self) -> str:
+        """Return the number of trials of each value of a balanced choice."""
+        choice = self.space.balanced
+        if choice is None:
+            return ""
+        if math.isinf(self.trials):
+            return f", the same number for each {choice.path}"
+        each, rest = divmod(int(self.trials), len(choice.values))
+        # The rarest value comes next, the first one of several, so the first values get the rest.
+        one_more = f" and one more for {', '.join(map(str, choice.values[:rest]))}" if rest else ""
+        return f", {each} for each of {len(choice.values)} values of {choice.path}{one_more}"
 
     def _trials(self) -> str:
         limit = "" if self.time_budget is None else f" in {duration(self.time_budget)}"
@@ -223,7 +247,7 @@ def _measure_cost(
         request,
         experiment.optim.epochs,
         _steps_per_epoch(space, first),
-        len(first.rows["val"]),
+        first.num_selecting,
         _frozen_views(space, variants, step.device),
         trials,
         int(max(1, min(concurrent, trials))),
@@ -239,7 +263,10 @@ def _frozen_views(space: SearchSpace, variants: Mapping[str, VideoPlan], device:
     for settings in frozen_variants(space):
         experiment = space.experiment(settings)
         key = videos_key(experiment)
-        for split, rows in variants.get(key, first).rows.items():
+        videos = variants.get(key, first)
+        # With folds, training videos are also scored in their fixed view, which has features of its own.
+        fixed = {"val": videos.rows["train"]} if videos.folds else {}
+        for split, rows in {**videos.rows, **fixed}.items():
             for field, spec in feature_specs(experiment, split, torch.device(device)).items():
                 # Combinations often share features. Each is computed, and counted, once.
                 if (key, split, spec.key) not in counted:
@@ -250,4 +277,7 @@ def _frozen_views(space: SearchSpace, variants: Mapping[str, VideoPlan], device:
 
 
 def _steps_per_epoch(space: SearchSpace, videos: VideoPlan) -> int:
-    return math.ceil(len(videos.rows["train"]) / space.experiment().optim.batch_size)
+    train, folds = len(videos.rows["train"]), videos.folds
+    # A fold trains on all videos but one part.
+    runs = [train] + [train - train // folds] * folds if folds else [train]
+    return sum(math.ceil(count / space.experiment().optim.batch_size) for count in runs)
