@@ -23,7 +23,7 @@ from evclip_ray.artifacts import LEDGER, ArtifactError, read_json, read_ledger
 from evclip_ray.formatting import brief_path, short
 from evclip_ray.records import TrialRecord
 from evclip_ray.tuning.importance import recorded_importance
-from evclip_ray.tuning.leaderboard import SCORES, leaderboard
+from evclip_ray.tuning.leaderboard import SCORES, best_of_each, leaderboard
 from evclip_ray.tuning.study_folder import StudyFolder
 
 if TYPE_CHECKING:
@@ -107,6 +107,19 @@ class Study:
             for epoch in record.history
         ]
         return pd.DataFrame(rows) if rows else pd.DataFrame(columns=["trial", "state", "epoch", "val_top1"])
+
+    @functools.cached_property
+    def balanced(self) -> str | None:
+        """Dotted path of the balanced choice of the search space; None without one."""
+        searched = self.ledger.get("inputs", {}).get("search", {})
+        return next((path for path, text in searched.items() if str(text).endswith(") balanced")), None)
+
+    @functools.cached_property
+    def by_value(self) -> pd.DataFrame:
+        """One row per value of the balanced choice: trials, failed ones, and the best; empty without one."""
+        if self.balanced is None:
+            return pd.DataFrame()
+        return pd.DataFrame(best_of_each(leaderboard(self._records), self.balanced))
 
     @property
     def best(self) -> dict[str, Any] | None:

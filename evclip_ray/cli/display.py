@@ -117,6 +117,27 @@ def leaderboard_table(rows: Sequence[LeaderboardRow]) -> Table:
     return table
 
 
+def best_of_each_table(rows: Sequence[LeaderboardRow], path: str) -> Table:
+    """Return the best trial of each value of a setting, with the number of its trials.
+
+    Args:
+        rows: Rows of the leaderboard, best first.
+        path: Dotted path of the setting.
+    """
+    # It imports NumPy, which `--help` does not need.
+    from evclip_ray.tuning.leaderboard import best_of_each
+
+    table = Table(title=f"Best of each {path}", title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
+    for name in (path.rpartition(".")[2], f"{METRICS['val_top1'].label} (95 %)", "trial", "trials"):
+        table.add_column(name, no_wrap=True)
+    for row in best_of_each(rows, path):
+        scored = with_interval(row["val_top1"], row["val_top1_low"], row["val_top1_high"], missing="-")
+        failed = f", {row['failed']} failed" if row["failed"] else ""
+        trial = row["best_trial"].removeprefix("trial-")
+        table.add_row(escape(short(row[path])), scored, trial, f"{row['trials']}{failed}")
+    return table
+
+
 def _top1(row: LeaderboardRow) -> str:
     if row.state == TrialState.FAILED:
         return "failed"

@@ -11,6 +11,7 @@ from evclip_ray.cli.display import (
     DecodeView,
     StudyView,
     bars,
+    best_of_each_table,
     console,
     leaderboard_table,
     print_choice,
@@ -32,6 +33,7 @@ from evclip_ray.records import LeaderboardRow
 
 if TYPE_CHECKING:
     from evclip_ray.tuning.plan import StudyPlan
+    from evclip_ray.tuning.tuner import StudyRun
 
 
 def _refuse_pack(context: click.Context, option: click.Parameter, value: str | None) -> None:
@@ -177,7 +179,7 @@ def tune(
         return
     if outcome.interrupted:
         exit_interrupted(context)
-    _show_study(run.folder.root, outcome.rows)
+    _show_study(run, outcome.rows)
     # The end of the time budget is expected, so the exit status is 0; missing trials are an error.
     problem = shortfall(run, outcome)
     if problem and not outcome.out_of_time:
@@ -187,12 +189,15 @@ def tune(
         print_resume()
 
 
-def _show_study(root: Path, rows: Sequence[LeaderboardRow]) -> None:
+def _show_study(run: "StudyRun", rows: Sequence[LeaderboardRow]) -> None:
     from evclip_ray.training.checkpoint import CONFIG, read_record
 
     if not rows:
         return
+    root = run.folder.root
     console.print(leaderboard_table(rows))
+    if run.space.balanced is not None:
+        console.print(best_of_each_table(rows, run.space.balanced.path))
     print_choice(rows)
     console.print(zero_shot_line(rows))
     if (root / "best" / CONFIG).is_file():

@@ -7,9 +7,9 @@ import math
 import pytest
 from rich.console import Console
 
-from evclip_ray.cli.display import leaderboard_table
+from evclip_ray.cli.display import best_of_each_table, leaderboard_table
 from evclip_ray.records import EpochMetrics, TrialRecord, TrialState
-from evclip_ray.tuning.leaderboard import SCORES, as_csv, leaderboard
+from evclip_ray.tuning.leaderboard import SCORES, as_csv, best_of_each, leaderboard
 
 
 def trial(name, top1, *, lr, seed=0, state="complete", loss=1.0):
@@ -110,3 +110,30 @@ def test_nan_score_is_none_and_keeps_the_order():
     assert rows[-1].best_epoch == 0
     assert rows[-1].val_top1 == 0.0, "the value is used only for the order"
     assert "nan" not in as_csv(rows)
+
+
+def of_method(name, top1, method, state="complete"):
+    record = trial(name, top1, lr=top1, state=state)
+    return dataclasses.replace(record, overrides={**record.overrides, "method.name": method})
+
+
+def test_best_of_each_value_has_the_number_of_its_trials():
+    rows = leaderboard(
+        [
+            of_method("trial-0000", 0.5, "coop"),
+            of_method("trial-0001", 0.7, "aim"),
+            of_method("trial-0002", 0.6, "coop"),
+            of_method("trial-0003", 0.0, "aim", state="failed"),
+            of_method("trial-0004", 0.0, "ez_clip", state="failed"),
+        ]
+    )
+    best = {row["method.name"]: row for row in best_of_each(rows, "method.name")}
+    assert list(best) == ["aim", "coop", "ez_clip"]
+    assert [row["best_trial"] for row in best.values()] == ["trial-0001", "trial-0002", "trial-0004"]
+    assert [(row["trials"], row["failed"]) for row in best.values()] == [(2, 1), (2, 0), (1, 1)]
+    assert math.isnan(best["ez_clip"]["val_top1"])
+    stream = io.StringIO()
+    Console(file=stream, width=100).print(best_of_each_table(rows, "method.name"))
+    lines = [" ".join(line.split()) for line in stream.getvalue().splitlines()]
+    assert "aim 0.700 (0.60 to 0.78) 0001 2, 1 failed" in lines
+    assert "ez_clip - 0004 1, 1 failed" in lines

@@ -43,7 +43,8 @@ def study_report(
     warnings = random_warnings(weights(study))
     if "leaks" in conditions:
         warnings.append(f"LEAKS: {conditions['leaks']}")
-    first = Section("leaderboard", "Leaderboard", [leaderboard_table(study), *_remarks(study)])
+    tables = [*_balanced_table(study), leaderboard_table(study)]
+    first = Section("leaderboard", "Leaderboard", [*tables, *_remarks(study)])
     sections = [first, *chart_sections(study)]
     sections += [evaluation_section(evaluation) for evaluation in evaluations]
     sections += more
@@ -70,6 +71,23 @@ def leaderboard_table(study: Study, name: str = "leaderboard") -> Table:
     )
     files = (TRIALS, "trials/*/point.json", "trials/*/result.json", *zero_files(study))
     return Table(name, "Trials", trials, caption, files, _view(study, trials))
+
+
+def _balanced_table(study: Study) -> list[Table]:
+    """Return the best trial of each value of a balanced choice, if the space has one."""
+    if study.by_value.empty:
+        return []
+    data, path = study.by_value, str(study.balanced)
+    view = pd.DataFrame({brief_path(path): data[path]})
+    view["top-1 (95 %)"] = with_interval(data, "val_top1", "val_top1_low", "val_top1_high")
+    view = view.assign(
+        **{"best trial": data["best_trial"], "trials": data["trials"], "failed": data["failed"]}
+    )
+    caption = (
+        "Each score is the best of the trials of its value, so all are optimistic. Their order is fair where "
+        "the numbers of trials are equal."
+    )
+    return [Table("by_value", f"Best trial of each {path}", data, caption, (TRIALS,), view)]
 
 
 def _view(study: Study, trials: pd.DataFrame) -> pd.DataFrame | None:

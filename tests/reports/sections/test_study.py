@@ -3,7 +3,7 @@
 import numpy as np
 from made_studies import VIDEOS, write_study
 
-from evclip_ray.artifacts import read_history
+from evclip_ray.artifacts import read_history, read_json, write_json
 from evclip_ray.reports.sections.study import study_report
 from evclip_ray.results import Study
 from evclip_ray.training.per_video_scores import EpochAnswers
@@ -36,3 +36,16 @@ def test_report_names_both_scores_of_the_best_trial(tmp_path):
 def test_report_of_old_study_says_why_correction_is_missing(tmp_path):
     facts = study_report(Study.load(write_study(tmp_path / "study"))).facts
     assert facts["corrected for the choice"].startswith("missing: 6 of 6 trials have no record")
+
+
+def test_report_lists_the_best_of_each_balanced_value(tmp_path):
+    root = write_study(tmp_path / "study")
+    assert Study.load(root).by_value.empty
+    ledger = read_json(root / "ledger.json")
+    ledger["inputs"]["search"]["method.prompts"] += " balanced"
+    write_json(root / "ledger.json", ledger)
+    study = Study.load(root)
+    table = study_report(study).sections[0].blocks[0]
+    assert table.title == "Best trial of each method.prompts"
+    assert table.data["trials"].sum() == 6
+    assert table.data["best_trial"].iloc[0] == study.best["trial"]
