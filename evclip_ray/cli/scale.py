@@ -59,6 +59,14 @@ if TYPE_CHECKING:
     help="Limit of each step in GPU-hours (CPU-hours if there is no GPU), instead of --trials or with it.",
 )
 @click.option(
+    "--share-points",
+    type=click.IntRange(0),
+    default=None,
+    metavar="K",
+    help="Evaluate the K best points of each step at every step. K x (steps - 1) more trials per step. "
+    "Default: that of the space, or 0.",
+)
+@click.option(
     "--measure/--count-only",
     default=True,
     show_default=True,
@@ -79,6 +87,7 @@ def scale(
     out: Path | None,
     trials: int | None,
     device_hours: float | None,
+    share_points: int | None,
     measure: bool,
     dry_run: bool,
     assignments: tuple[str, ...],
@@ -100,6 +109,7 @@ def scale(
         over=_over(backbones, over),
         # With --device-hours only the time limits a step, unless --trials is given too.
         study={"trials": trials} if trials is not None or device_hours is not None else None,
+        share_points=share_points,
     )
     run = LadderRun(
         ladder,
@@ -139,8 +149,6 @@ def _prepare(study: "StudyRun") -> None:
 
 
 def _search(study: "StudyRun", plan: "StudyPlan") -> "Outcome":
-    for source in plan.warm_start:
-        console.print(f"  warm start from {source}", soft_wrap=True, markup=False)
     with bars() as progress:
         view = StudyView(progress, trials=plan.missing, epochs=plan.epochs)
         return study.run(plan, view, DecodeView(progress))
@@ -153,6 +161,13 @@ def _print_state(state: "StepState") -> None:
 
 def _show_plans(run: "LadderRun", plans: "dict[str, StudyPlan]", *, whole: bool) -> None:
     console.print(f"ladder {run.ladder.name} in {run.folder.root}, {len(plans)} steps", soft_wrap=True)
+    if shared := run.ladder.share_points:
+        most = shared * (len(plans) - 1)
+        console.print(
+            f"each step also runs the {shared} best points of every other step: at most {most} trials more, "
+            "counted below",
+            soft_wrap=True,
+        )
     hours = f"; {run.device_hours:g} device-hours each" if run.device_hours is not None else ""
     for name, plan in plans.items():
         console.print(f"\n  step {name}{hours}", markup=False)
@@ -187,7 +202,7 @@ def _show_ladder(context: click.Context, run: "LadderRun", states: "list[StepSta
         f"tables   {run.folder.root / 'ladder.csv'}, costs, fits, transfer, importance", soft_wrap=True
     )
     console.print(f"report   evclip-ray report {run.folder.root}", soft_wrap=True)
-    if states[-1].state == "interrupted":
+    if any(state.state == "interrupted" for state in states):
         exit_interrupted(context)
     failed = [state for state in states if state.state == "failed"]
     if failed:

@@ -1,9 +1,10 @@
-"""Run of a ladder: one study per step, each started from the best points of the previous one.
+"""Run of a ladder: one study per step, and the points that all steps share.
 
-Every step has the same budget, in trials or in device-hours (one GPU for one hour, without GPUs one CPU).
-Device-hours count the trials of a step over all calls, but not decoding or the features that all steps share.
-A repeated command skips finished steps. A failed step is recorded and retried by the next command; the other
-steps run nevertheless.
+Every step has the same budget, in trials or in device-hours (one GPU for one hour, without GPUs one CPU), and
+is searched alone. With `share_points`, the best points of each step are then evaluated at every step, see
+`shared_points`. Device-hours count the trials of a step over all calls, but not decoding or the features that
+all steps share. A repeated command skips finished steps. A failed step is recorded and retried by the next
+command; the other steps run nevertheless.
 """
 
 import dataclasses
@@ -13,8 +14,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from evclip_ray.config import ConfigError
 from evclip_ray.scaling.ladder_folder import NOTED_STEPS, LadderFolder
 from evclip_ray.scaling.ladder_steps import Ladder, LadderStep
+from evclip_ray.scaling.shared_points import add_points, added_points, enqueue_points, lacking_points
 from evclip_ray.scaling.tables import best_trial, device_seconds, write_tables
 from evclip_ray.training.datamodule import Progress
 from evclip_ray.training.tensorboard.hparams import declare_domains
@@ -40,7 +43,6 @@ class StepState:
         settings: Overrides that distinguish the step.
         state: "finished", "failed" or "interrupted".
         error: Reason of a failure.
-        warm_start: Step whose best points were run first.
         devices: Devices of one trial.
         train_videos: Training videos of the first variant of the videos.
     """
@@ -49,7 +51,6 @@ class StepState:
     settings: dict[str, Any]
     state: str
     error: str | None = None
-    warm_start: str | None = None
     devices: float = 1.0
     train_videos: int | None = None
 
@@ -63,6 +64,9 @@ class LadderRun:
         cache: Folder of the caches of videos and features.
         device_hours: Budget of each step; None for the number of trials of its search space.
         measure: Also measure time and memory of each step's best experiment on this machine.
+
+    Raises:
+        ConfigError: Points are to be shared and the budget is in device-hours.
     """
 
     def __init__(
@@ -74,6 +78,12 @@ class LadderRun:
         device_hours: float | None = None,
         measure: bool = True,
     ) -> None:
+        if ladder.share_points and device_hours is not None:
+            raise ConfigError(
+                f"share_points = {ladder.share_points} compares steps over equally many points, but steps of "
+                f"{device_hours:g} device-hours run different numbers of trials. Give --trials instead of "
+                "--device-hours, or --share-points 0."
+            )
         self.ladder, self.folder, self.cache = ladder, LadderFolder(root.expanduser().resolve()), cache
         self.device_hours, self.measure = device_hours, measure
         self.rows: list[dict[str, Any]] = []
@@ -81,7 +91,7 @@ class LadderRun:
     def plan(
         self, machines: Machines, *, measure: bool = False, progress: Progress | None = None
     ) -> dict[str, StudyPlan]:
-        """Plan each step without writing to the folder.
+        """Plan each step without writing to the folder. Shared points that are not known yet count as trials.
 
         Args:
             machines: Resources of each machine, with Ray's names.
@@ -93,8 +103,9 @@ class LadderRun:
         """
         self.folder.check(self.ladder.identity())
         plans = {}
+        to_come = self._points_to_come()
         for step in self.ladder.steps:
-            study = self._study(step)
+            study = self._study(step, more_trials=to_come[step.name])
             if self.device_hours is not None:
                 # Planned twice: the seconds of a budget depend on the number of concurrent trials, which the
                 # first plan gives.
@@ -120,11 +131,9 @@ class LadderRun:
         self.folder.claim(self.ladder.identity())
         with self.folder.lock():
             declare_domains(self.folder.root, self.ladder.domains())
-            # Finished steps are visited too: `_search` runs nothing for a step without missing trials.
-            states: list[StepState] = []
-            for step in self.ladder.steps:
-                state = self._run_step(step, _last_finished(states), machines, prepare, search)
-                states.append(state)
+            states: dict[str, StepState] = {}
+            for step in self._visits(states):
+                state = states[step.name] = self._run_step(step, machines, prepare, search)
                 self._note(state)
                 # After each step, so that an interrupted ladder has the tables of its finished steps.
                 self.rows = write_tables(self.folder, self.ladder, measure=self.measure)
@@ -132,24 +141,54 @@ class LadderRun:
                     on_step(state)
                 if state.state == "interrupted":
                     break
-            return states
+            return list(states.values())
+
+    def _visits(self, states: Mapping[str, StepState]) -> Iterator[LadderStep]:
+        """Yield the steps to run: each one, then each that lacks shared points.
+
+        Args:
+            states: States of the steps so far, which the caller extends between two steps.
+        """
+        # Finished steps are visited too: `_search` runs nothing for a step without missing trials.
+        yield from self.ladder.steps
+        if not self.ladder.share_points:
+            return
+        finished = {
+            step.name: (step, StudyFolder(self.folder.step(step.name)))
+            for step in self.ladder.steps
+            if states[step.name].state == "finished"
+        }
+        for name, points in lacking_points(finished, self.ladder.share_points).items():
+            if points:
+                step, folder = finished[name]
+                add_points(folder, points)
+                yield step
+
+    def _points_to_come(self) -> dict[str, int]:
+        """Return the number of shared points to be added by step, or its bound before all trials ended."""
+        steps = {step.name: (step, StudyFolder(self.folder.step(step.name))) for step in self.ladder.steps}
+        to_come = dict.fromkeys(steps, 0)
+        if not self.ladder.share_points:
+            return to_come
+        if any(self._study(step).missing() for step, _ in steps.values()):
+            return dict.fromkeys(steps, self.ladder.share_points * (len(steps) - 1))
+        lacking = lacking_points(steps, self.ladder.share_points)
+        return to_come | {name: len(points) for name, points in lacking.items()}
 
     def _note(self, state: StepState) -> None:
         """Write the state of a step to the ledger and keep the states of the other steps."""
         noted = {step["name"]: step for step in self.folder.ledger().get(NOTED_STEPS, [])}
         self.folder.note(**{NOTED_STEPS: list({**noted, state.name: dataclasses.asdict(state)}.values())})
 
-    def _run_step(
-        self, step: LadderStep, previous: str | None, machines: Machines, prepare: Prepare, search: Search
-    ) -> StepState:
-        state = StepState(step.name, step.settings, "failed", warm_start=previous)
+    def _run_step(self, step: LadderStep, machines: Machines, prepare: Prepare, search: Search) -> StepState:
+        state = StepState(step.name, step.settings, "failed")
         try:
-            study = self._study(step, previous)
+            study = self._study(step)
             plan = study.plan(machines)
             state = dataclasses.replace(
                 state, devices=_devices(plan), train_videos=len(plan.variants[0].rows["train"])
             )
-            outcome = self._search(step, previous, study, plan, machines, prepare, search)
+            outcome = self._search(step, study, plan, machines, prepare, search)
         except Exception as error:
             # The next steps run nevertheless; the reason is printed and written to the ledger.
             log.info("step %s failed", step.name, exc_info=True)
@@ -162,7 +201,6 @@ class LadderRun:
     def _search(
         self,
         step: LadderStep,
-        previous: str | None,
         study: StudyRun,
         plan: StudyPlan,
         machines: Machines,
@@ -175,32 +213,34 @@ class LadderRun:
         if (limited and plan.missing == 0) or self._is_spent(step, plan):
             return None
         study.claim()
+        enqueue_points(study.folder, study.space)
         prepare(study)
         if self.device_hours is not None:
             # The budget starts here: decoded videos serve the later steps as well.
-            study = self._study(step, previous, time_budget=self._seconds_left(step, plan))
+            study = self._study(step, time_budget=self._seconds_left(step, plan))
             plan = study.plan(machines)
         return search(study, plan)
 
-    def _study(
-        self, step: LadderStep, previous: str | None = None, *, time_budget: float | None = None
-    ) -> StudyRun:
-        earlier = [self.folder.step(previous)] if previous is not None else []
-        return StudyRun(
-            step.space,
-            self.folder.step(step.name),
-            cache=self.cache,
-            # Device-hours count trials only, so trials must not wait for videos.
-            warm_start=earlier,
-            time_budget=time_budget,
-            in_background=self.device_hours is None,
-            # All steps of a ladder store frames in the same way, also those that a newer version adds.
-            like=next((path for path in self._begun() if path != self.folder.step(step.name)), None),
-        )
+    def _study(self, step: LadderStep, *, more_trials: int = 0, time_budget: float | None = None) -> StudyRun:
+        """Return the study of a step.
 
-    def _begun(self) -> Iterator[Path]:
-        folders = (StudyFolder(self.folder.step(step.name)) for step in self.ladder.steps)
-        return (folder.root for folder in folders if folder.fixed.is_file())
+        Args:
+            step: The step.
+            more_trials: Trials besides those of its search space and its shared points.
+            time_budget: Seconds from now, or None.
+        """
+        root = self.folder.step(step.name)
+        # Device-hours count trials only, so trials must not wait for videos.
+        in_background = self.device_hours is None
+        study = StudyRun(
+            step.space, root, cache=self.cache, time_budget=time_budget, in_background=in_background
+        )
+        more_trials += len(added_points(study.folder))
+        if not more_trials or math.isinf(study.trials):
+            return study
+        config = step.space.study.model_copy(update={"trials": int(study.trials) + more_trials})
+        space = dataclasses.replace(step.space, study=config)
+        return StudyRun(space, root, cache=self.cache, time_budget=time_budget, in_background=in_background)
 
     def _is_spent(self, step: LadderStep, plan: StudyPlan) -> bool:
         return self.device_hours is not None and self._seconds_left(step, plan) <= 0
@@ -240,8 +280,3 @@ def _seconds(cost: StudyCost) -> float:
 def _devices(plan: StudyPlan) -> float:
     """Return the number of devices of one trial."""
     return (plan.request.gpus or plan.request.cpus) * plan.request.workers
-
-
-def _last_finished(states: Sequence[StepState]) -> str | None:
-    finished = [state.name for state in states if state.state == "finished"]
-    return finished[-1] if finished else None

@@ -7,15 +7,17 @@ from resampled videos, as do the intervals of the fits and of the gains over the
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from evclip_ray.artifacts import write_json
-from evclip_ray.records import LeaderboardRow
+from evclip_ray.artifacts import LEDGER, write_json
+from evclip_ray.records import LeaderboardRow, random_weights_warning
 from evclip_ray.scaling.bootstrap import Score, how_drawn, is_number, middle, resampled_top1
 from evclip_ray.scaling.fit import fit_costs
 from evclip_ray.scaling.ladder_folder import NOTED_STEPS, LadderFolder
 from evclip_ray.scaling.ladder_steps import Ladder, LadderStep
 from evclip_ray.scaling.pareto import FRONTS, mark_fronts
+from evclip_ray.scaling.shared_points import added_points
 from evclip_ray.scaling.step_costs import (
     COST_COLUMNS,
     COUNTED,
@@ -59,6 +61,8 @@ LADDER_COLUMNS = (
     "measured_batch",
     "measured_on",
     *FRONTS,
+    "shared_points",
+    "warm_start",
 )
 IMPORTANCE_COLUMNS = ("rung", "path", "importance", "null", "trials", "evaluator", "status")
 TRANSFER_COLUMNS = ("rung", "path", "best", "low", "high", "within_noise", "trials", "status")
@@ -106,7 +110,9 @@ def write_tables(folder: LadderFolder, ladder: Ladder, *, measure: bool) -> list
         _row(step, noted.get(step.name, {}), trials[step.name], costs[step.name]) for step in ladder.steps
     ]
     for row in rows:
+        study = studies[row["rung"]]
         row["random_weights"] = _has_random_weights(folder, row["rung"])
+        row["shared_points"], row["warm_start"] = len(added_points(study)), _warm_start(study)
     rows = with_gains(mark_fronts(rows))
     folder.write_table("ladder", rows, LADDER_COLUMNS)
     priced = [row for name, cost in costs.items() if cost for row in cost_rows(name, cost)]
@@ -202,8 +208,14 @@ def _row(
     return row
 
 
+def _warm_start(study: StudyFolder) -> str | None:
+    """Return the step whose best points were run first. Earlier versions started each step from another."""
+    earlier = study.ledger().get("warm_start") if (study.root / LEDGER).is_file() else None
+    return Path(earlier[0]["folder"]).name if earlier else None
+
+
 def _has_random_weights(folder: LadderFolder, step: str) -> bool | None:
     best = folder.step(step) / "best"
     if not (best / CONFIG).is_file():
         return None
-    return "random" in read_record(best)["weights"].values()
+    return random_weights_warning(read_record(best)["weights"]) is not None

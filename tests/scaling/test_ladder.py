@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import dataclasses
 import json
 import math
 
@@ -12,10 +13,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from evclip_ray.artifacts import ArtifactError, read_json, write_ledger
 from evclip_ray.cli import main
+from evclip_ray.config import ConfigError
+from evclip_ray.records import TrialState
 from evclip_ray.scaling.ladder import LadderRun, StepState, total_seconds
 from evclip_ray.scaling.ladder_steps import Ladder
 from evclip_ray.scaling.tables import best_trial, write_tables
 from evclip_ray.training.resources import GIB
+from evclip_ray.tuning.optuna_storage import recover
+from evclip_ray.tuning.searcher import StudySearch
+from evclip_ray.tuning.stopper import Stops
 from evclip_ray.tuning.study_folder import StudyFolder
 from evclip_ray.tuning.tuner import Outcome, identity
 
@@ -51,14 +57,14 @@ def board(folder, tag):
 
 
 def climb(run, *, search=None):
-    """Run a ladder. Return its states and, per searched step, the folders of earlier studies."""
+    """Run a ladder. Return its states and the names of the searched steps."""
     searched = []
 
     def default(study, plan):
         return study.run(plan, lambda *event: None)
 
     def follow(study, plan):
-        searched.append((study.folder.root.name, [earlier.folder for earlier in plan.warm_start]))
+        searched.append(study.folder.root.name)
         return (search or default)(study, plan)
 
     states = run.run(MACHINES, prepare=lambda study: study.prepare(), search=follow)
@@ -78,16 +84,11 @@ def test_ladder_writes_one_study_per_step_and_tables(ladder, tiny_cache, tiny_vi
         ("debug_small", "finished"),
         ("debug", "finished"),
     ]
-    assert searched == [("debug_small", []), ("debug", [str(root / "rungs" / "debug_small")])]
+    assert searched == ["debug_small", "debug"]
     ledger = read_json(root / "ledger.json")
     assert ledger["stage"] == "ladder"
     assert [step["state"] for step in ledger["rungs"]] == ["finished", "finished"]
     assert ledger["rungs"][0]["train_videos"] > 0
-
-    first, second = (
-        next(StudyFolder(root / "rungs" / name).trials()).overrides for name in ("debug_small", "debug")
-    )
-    assert first == second, "the best point of a step is the first of the next"
 
     declared = board(root, "_hparams_/experiment")
     assert all(name in declared for name in (b"backbone.name", b"debug_small", b"optim.lr"))
@@ -101,6 +102,7 @@ def test_ladder_writes_one_study_per_step_and_tables(ladder, tiny_cache, tiny_vi
         assert float(row["bootstrap_low"]) <= float(row["val_top1"]) <= float(row["bootstrap_high"])
         assert row["random_weights"] == "True"
         assert row["latency_seconds"] == row["pareto"] == "", "not measured"
+        assert (row["shared_points"], row["warm_start"]) == ("0", "")
         assert row["pareto_total_parameters"] in ("True", "False")
     assert float(rows[0]["inference_gmac"]) < float(rows[1]["inference_gmac"])
     assert rows[0]["gain"] == ""
@@ -137,7 +139,6 @@ def test_failed_step_is_reported_and_others_continue(ladder, tiny_cache, tiny_vi
     states, _ = climb(LadderRun(ladder(over), root, cache=tiny_cache, measure=False))
     assert [state.state for state in states] == ["failed", "finished"]
     assert "no_such_weights.pt" in states[0].error
-    assert states[1].warm_start is None, "a failed step has no points for the next"
     failed, finished = table(root, "ladder")
     assert (failed["state"], failed["val_top1"], failed["inference_gmac"]) == ("failed", "", "")
     assert "no_such_weights.pt" in failed["error"]
@@ -164,7 +165,7 @@ def test_raising_step_is_retried_and_interrupt_ends_the_ladder(
     again = LadderRun(ladder(over), root, cache=tiny_cache, measure=False)
     again._note(StepState("debug_large", {}, "finished"))
     _, searched = climb(again, search=breaks)
-    assert [name for name, _ in searched] == ["debug_small", "debug"]
+    assert searched == ["debug_small", "debug"]
     assert table(root, "ladder")[2]["state"] == "finished", "the state of an earlier call is kept"
 
 
@@ -183,8 +184,127 @@ def test_ladder_of_one_step_can_be_extended(ladder, tiny_cache, tiny_videos, loc
     two = ladder({"backbone.name": ["debug", "debug_large"]})
     states, searched = climb(LadderRun(two, root, cache=tiny_cache, measure=False))
     assert [state.state for state in states] == ["finished"] * 2
-    assert [name for name, _ in searched] == ["debug_large"], "only the added step is searched"
+    assert searched == ["debug_large"], "only the added step is searched"
     assert (root / "costs" / "debug.json").read_bytes() == before, "measured once"
+
+
+def score_of(study, overrides):
+    """Return a made-up top-1 whose best learning rate differs between steps."""
+    best = {"debug_small": -2.9, "debug": -2.5, "debug_large": -2.1}[study.folder.root.name]
+    return 0.9 - 0.5 * abs(math.log10(overrides["optim.lr"]) - best)
+
+
+def searching(*, kill_after=math.inf):
+    """Return a search that scores points without training; it is interrupted after some trials."""
+    begun = []
+
+    def search(study, plan):
+        record, stops = study._optuna(), Stops(None, max_epochs=1)
+        recover(record, study.folder)
+        points = StudySearch(
+            study.space, record, study.folder,
+            max_epochs=1, stops=stops, num_slots=lambda: 1, missing=plan.missing,
+        )  # fmt: skip
+        while (point := points.suggest(str(len(begun)))) is not None:
+            begun.append(point)
+            if len(begun) > kill_after:
+                return Outcome([], missing=1, interrupted=True)
+            top1 = score_of(study, point["overrides"])
+            epoch = {"epoch": 1, "seconds": 1.0, "val_top1": top1, "val_loss": 1.0, "best_val_top1": top1}
+            epoch |= {"best_epoch": 1, "val_videos": 1000}
+            (study.folder.trial(point["folder"]) / "history.jsonl").write_text(json.dumps(epoch) + "\n")
+            study.folder.finish(point["folder"], TrialState.COMPLETE)
+            points.on_trial_complete(str(len(begun) - 1), {"objective": top1, "epoch": 1})
+        return Outcome([], missing=0)
+
+    return search
+
+
+def points_of(root, name):
+    """Return the points of a step's trials that have ended."""
+    trials = StudyFolder(root / "rungs" / name).trials()
+    return [(t.overrides["optim.lr"], t.overrides["method.prompts"]) for t in trials if t.state.has_ended]
+
+
+THREE = {"backbone.name": ["debug_small", "debug", "debug_large"]}
+
+
+@pytest.fixture
+def sharing(ladder, tiny_cache, tmp_path, monkeypatch):
+    """Return a function that makes the run of a ladder of 3 steps with 2 own trials and 1 shared point."""
+    monkeypatch.setattr("evclip_ray.scaling.tables.cost_of", lambda *args, **options: None)
+
+    def make(share_points=1, **study):
+        made = dataclasses.replace(ladder(THREE, **{"trials": 2, **study}), share_points=share_points)
+        # Seeds differ between steps here, so that each step draws other points.
+        steps = tuple(
+            dataclasses.replace(step, space=step.space.replace(study={"seed": seed}))
+            for seed, step in enumerate(made.steps)
+        )
+        made = dataclasses.replace(made, steps=steps)
+        return LadderRun(made, tmp_path / "ladder", cache=tiny_cache, measure=False)
+
+    return make
+
+
+def climb_alone(run, search):
+    return run.run(MACHINES, prepare=lambda study: None, search=search)
+
+
+def test_best_points_are_evaluated_at_every_step(sharing, tmp_path):
+    run = sharing()
+    assert [plan.missing for plan in run.plan(MACHINES).values()] == [4, 4, 4], "2 own and at most 2 shared"
+    states = climb_alone(run, searching())
+    assert [state.state for state in states] == ["finished"] * 3
+    points = [points_of(tmp_path / "ladder", name) for name in THREE["backbone.name"]]
+    assert [len(step) for step in points] == [4, 4, 4]
+    own = [set(step[:2]) for step in points]
+    assert not own[0] & own[1], "each step is searched alone"
+    common = set.intersection(*map(set, points))
+    assert len(common) == 3
+    assert all(len(common & step) == 1 for step in own)
+    assert [row["shared_points"] for row in table(tmp_path / "ladder", "ladder")] == ["2"] * 3
+    again = sharing()
+    assert [plan.missing for plan in again.plan(MACHINES).values()] == [0, 0, 0]
+    _, searched = climb(again, search=searching())
+    assert searched == [], "a finished ladder shares no further points"
+
+
+@pytest.mark.parametrize("kill_after", [1, 6, 7, 9])
+def test_shared_points_continue_after_a_kill(sharing, tmp_path, kill_after):
+    states = climb_alone(sharing(), searching(kill_after=kill_after))
+    assert "interrupted" in {state.state for state in states}
+    states = climb_alone(sharing(), searching())
+    assert [state.state for state in states] == ["finished"] * 3
+    points = [points_of(tmp_path / "ladder", name) for name in THREE["backbone.name"]]
+    assert [len(step) for step in points] == [len(set(step)) for step in points] == [4, 4, 4]
+    assert len(set.intersection(*map(set, points))) == 3
+
+
+def test_finished_ladder_can_share_points_later(sharing, tmp_path):
+    climb_alone(sharing(share_points=0), searching())
+    more = sharing(trials=3)
+    assert [plan.missing for plan in more.plan(MACHINES).values()] == [3, 3, 3]
+    climb_alone(more, searching())
+    climb_alone(sharing(trials=4), searching())
+    points = [points_of(tmp_path / "ladder", name) for name in THREE["backbone.name"]]
+    assert min(len(step) for step in points) >= 6, "4 own and 2 shared"
+    assert len(set.intersection(*map(set, points))) >= 3
+
+
+def test_shared_points_need_a_number_of_trials(ladder, tiny_cache, tmp_path):
+    shared = dataclasses.replace(ladder(), share_points=2)
+    with pytest.raises(ConfigError, match="Give --trials instead of --device-hours"):
+        LadderRun(shared, tmp_path / "ladder", cache=tiny_cache, device_hours=1.0)
+
+
+def test_step_of_an_earlier_version_names_its_warm_start(sharing, tmp_path):
+    run = sharing(share_points=0)
+    climb_alone(run, searching())
+    step = StudyFolder(tmp_path / "ladder" / "rungs" / "debug")
+    step.note(warm_start=[{"folder": "/elsewhere/rungs/debug_small", "points": [], "evidence": 0}])
+    climb_alone(sharing(share_points=0), searching())
+    assert [row["warm_start"] for row in table(tmp_path / "ladder", "ladder")] == ["", "debug_small", ""]
 
 
 def test_device_hours_sum_all_trials_of_a_step(ladder, tiny_cache, tiny_videos, local_ray, tmp_path):

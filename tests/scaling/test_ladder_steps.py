@@ -60,6 +60,20 @@ def test_command_line_steps_replace_those_of_the_yaml(space):
     assert [step.settings for step in replaced.steps] == [{"optim.epochs": 3}]
 
 
+def test_shared_points_are_kept_with_other_steps(space):
+    path = space(ladder={"rungs": ["debug"], "share_points": 2})
+    assert Ladder.read(path).share_points == 2
+    assert Ladder.read(path, over={"optim.epochs": [3]}).share_points == 2
+    assert Ladder.read(path, share_points=0).share_points == 0
+    alone = Ladder.read(space(), over={"data.shots": [1]})
+    assert (alone.share_points, alone.identity()) == (
+        0,
+        Ladder.read(space(), over={"data.shots": [1]}, share_points=1).identity(),
+    )
+    with pytest.raises(ConfigError, match=r"ladder\.share_points: must be a whole number from 0, got -1"):
+        Ladder.read(space(ladder={"rungs": ["debug"], "share_points": -1}))
+
+
 def test_step_may_be_several_settings(space):
     steps = {"small": {"data.shots": 1}, "large": {"data.shots": 8, "optim": {"epochs": 9}}}
     ladder = Ladder.read(space(ladder={"rungs": steps}))

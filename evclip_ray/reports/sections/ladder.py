@@ -88,6 +88,7 @@ def _first_blocks(ladder: Ladder) -> list[Block]:
             Note("No step has a trial with a finished epoch, so there is nothing to draw.", loud=True)
         )
     blocks.append(Table("ladder", "Steps", steps, _CAPTION, ("ladder.csv",), _view(steps), len(steps)))
+    blocks += [Note(remark) for remark in _unequal_searches(steps)]
     failed = steps[steps["state"] == "failed"] if "state" in steps else steps.head(0)
     blocks += [Note(f"Step {row['rung']} failed: {row['error']}", loud=True) for _, row in failed.iterrows()]
     for name, title, table in (
@@ -97,6 +98,27 @@ def _first_blocks(ladder: Ladder) -> list[Block]:
         if not table.empty:
             blocks.append(Table(name, title, table, sources=("fits.json",)))
     return blocks
+
+
+def _unequal_searches(steps: pd.DataFrame) -> list[str]:
+    """Return why the gains between steps are not those of the steps alone."""
+    remarks = []
+    started = steps[steps["warm_start"].notna()] if "warm_start" in steps else steps.head(0)
+    if len(started):
+        remarks.append(
+            f"An earlier version started {', '.join(map(str, started['rung']))} from the best points of the "
+            "step before. More trials are then behind a later step, which raises its gain: four identical "
+            "steps of 4 trials gained 1.55 points. Repeat the command with --share-points 1 to evaluate the "
+            "best point of each step at every step."
+        )
+    scored = steps[pd.to_numeric(steps["val_top1"], errors="coerce").notna()]
+    if scored["trials"].nunique() > 1:
+        counts = ", ".join(f"{row['rung']} {row['trials']:.0f}" for _, row in scored.iterrows())
+        remarks.append(
+            f"The steps have different numbers of trials ({counts}). The best of more trials is higher by "
+            "chance alone."
+        )
+    return remarks
 
 
 _CAPTION = (

@@ -52,6 +52,16 @@ def test_importance_within_noise_is_not_drawn(ladder):
     assert "written by an earlier version, without its noise" in str(ladder_report(ladder).sections)
 
 
+def test_unequal_searches_are_reported(ladder):
+    assert "different numbers of trials" not in str(ladder_report(ladder).sections)
+    path = ladder.root / "ladder.csv"
+    rows = pd.read_csv(path)
+    rows.assign(trials=[6, 6, 8], warm_start=["", "small", "middle"]).to_csv(path, index=False)
+    text = str(ladder_report(ladder).sections)
+    assert "different numbers of trials (small 6, middle 6, large 8)" in text
+    assert "An earlier version started middle, large from the best points" in text
+
+
 def test_charts_of_steps_have_their_own_data(ladder):
     report = ladder_report(ladder)
     charts = [chart for section in report.sections for chart in section.blocks if isinstance(chart, Chart)]
