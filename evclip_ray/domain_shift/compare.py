@@ -303,7 +303,7 @@ def _feature_rows(a: Domain, b: Domain, seed: int) -> Iterable[Row]:
 
 def _semantic_row(domain: Domain) -> Row:
     sizes = {"set": domain.name, "videos": len(domain.paths), "classes": len(domain.class_names)}
-    accuracy = over_chance(domain.logits, domain.labels)
+    accuracy = over_chance(domain.logits, domain.labels, domain.units)
     return sizes | dataclasses.asdict(granularity(domain.text)) | dataclasses.asdict(accuracy)
 
 

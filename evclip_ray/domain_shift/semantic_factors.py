@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evclip_ray.metrics.classification import ClassificationState
-from evclip_ray.metrics.intervals import wilson_interval
+from evclip_ray.metrics.intervals import accuracy_interval
 
 Array = NDArray[np.float64]
 
@@ -48,7 +48,7 @@ class OverChance:
 
     Attributes:
         top1: Accuracy.
-        low: Lower end of its 95 % Wilson interval.
+        low: Lower end of its 95 % interval over units of videos.
         high: Upper end.
         chance: 1 / N for N classes.
         above_chance: (top1 - chance) / (1 - chance): 0 at chance, 1 if all videos are correct.
@@ -102,10 +102,19 @@ def nearest_classes(
     ]
 
 
-def over_chance(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> OverChance:
-    """Return the accuracy of `logits` (M, N) with class indices `labels` (M,), relative to chance."""
+def over_chance(
+    logits: NDArray[np.floating], labels: NDArray[np.int64], units: Sequence[str] | None = None
+) -> OverChance:
+    """Return the accuracy relative to chance.
+
+    Args:
+        logits: (M, N) class scores.
+        labels: (M,) class indices.
+        units: (M,) source of each video, whose videos are alike; None if the videos are independent.
+    """
     state = ClassificationState.of(logits, labels)
-    low, high = wilson_interval(state.top1_hits, state.num_videos)
+    groups = None if units is None else np.unique(np.asarray(units, str), return_inverse=True)[1]
+    low, high = accuracy_interval(logits.argmax(1) == labels, groups)
     chance = 1 / logits.shape[1]
     above = (state.top1 - chance) / (1 - chance) if chance < 1 else math.nan
     return OverChance(state.top1, low, high, chance, above)

@@ -17,6 +17,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from evclip_ray.metrics.intervals import wilson_interval
+
 Array = NDArray[np.float64]
 
 # 25 of them lie beyond each end of a 95 % interval, enough for a stable percentile.
@@ -25,7 +27,12 @@ _RESAMPLES = 1000
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """A value with its 95 % percentile bootstrap interval; all NaN if a group is empty."""
+    """A value with its 95 % percentile bootstrap interval; all NaN if a group is empty.
+
+    If all resamples give the same value, as for two groups that do not overlap, the percentiles coincide. The
+    interval is then value +- 2 u within -1 to 1, where u is the upper bound of Wilson's interval of 0 out of
+    n and n is the number of units in the smaller group.
+    """
 
     value: float
     low: float
@@ -46,7 +53,7 @@ def cliffs_delta(
     """
     delta, random = _WeightedDelta(a, b), np.random.default_rng(seed)
     draw_a, draw_b = _unit_resampler(units_a, random), _unit_resampler(units_b, random)
-    return _estimate(delta, lambda: (draw_a(), draw_b()))
+    return _estimate(delta, lambda: (draw_a(), draw_b()), units=min(len(set(units_a)), len(set(units_b))))
 
 
 def area_under_curve(
@@ -69,7 +76,9 @@ def area_under_curve(
         weights = draw()
         return weights[~positive], weights[positive]
 
-    delta = _estimate(weighted_delta, draw_both)
+    of_units = np.asarray(units, dtype=str)
+    smaller = min(len(np.unique(of_units[positive])), len(np.unique(of_units[~positive])))
+    delta = _estimate(weighted_delta, draw_both, units=smaller)
     return Estimate(*((bound + 1) / 2 for bound in (delta.value, delta.low, delta.high)))
 
 
@@ -114,11 +123,15 @@ def _unit_resampler(units: Sequence[str], random: np.random.Generator) -> Callab
     return lambda: random.multinomial(len(names), probabilities)[unit_of_value].astype(np.float64)
 
 
-def _estimate(delta: _WeightedDelta, draw: Callable[[], tuple[Array, Array]]) -> Estimate:
+def _estimate(delta: _WeightedDelta, draw: Callable[[], tuple[Array, Array]], *, units: int) -> Estimate:
     value = delta.unweighted()
     if np.isnan(value):
         return Estimate(value, value, value)
     deltas = np.array([delta(*draw()) for _ in range(_RESAMPLES)])
     # A resample can leave one group without values, and its delta is then NaN.
-    low, high = np.percentile(deltas[~np.isnan(deltas)], [2.5, 97.5])
+    deltas = deltas[~np.isnan(deltas)]
+    low, high = np.percentile(deltas, [2.5, 97.5])
+    if np.ptp(deltas) < 1e-12:
+        half = 2 * wilson_interval(0, units)[1]
+        low, high = max(-1.0, value - half), min(1.0, value + half)
     return Estimate(value, float(low), float(high))

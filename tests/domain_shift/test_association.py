@@ -28,7 +28,8 @@ def test_decisive_factor_differs_from_an_irrelevant_one():
     factors = {"light": light, "other": random.random(60)}
     associations = associate(predictions, matched(predictions, paths), factors, paths, seed=0)
     areas = {(row.predictor, row.factor): row.area for row in associations}
-    assert areas["adapted", "light"].low == areas["adapted", "light"].value == 1
+    assert areas["adapted", "light"].value == 1
+    assert areas["adapted", "light"].low > 0.85
     for nothing in (("adapted", "other"), ("zero_shot", "light"), ("zero_shot", "other")):
         assert areas[nothing].low < 0.5 < areas[nothing].high
     assert all(row.right + row.wrong == 60 for row in associations)

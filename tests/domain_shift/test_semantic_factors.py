@@ -48,3 +48,12 @@ def test_accuracy_is_compared_with_chance():
     assert accuracy.chance == 0.25
     assert accuracy.above_chance == pytest.approx((4 / 6 - 0.25) / 0.75)
     assert accuracy.low < accuracy.top1 < accuracy.high
+
+
+def test_interval_of_accuracy_takes_units_into_account():
+    labels = np.zeros(24, int)
+    logits = np.eye(2)[np.repeat([0, 1, 0, 0], 6)]
+    units = [f"group {number}" for number in np.repeat(np.arange(4), 6)]
+    plain, grouped = over_chance(logits, labels), over_chance(logits, labels, units)
+    assert grouped.top1 == plain.top1 == 0.75
+    assert grouped.high - grouped.low > plain.high - plain.low + 0.2

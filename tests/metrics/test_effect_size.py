@@ -82,3 +82,13 @@ def test_area_is_nan_without_positives_or_negatives(right):
     estimate = area_under_curve(np.arange(5.0), np.full(5, right), units=names(5), seed=0)
     assert math.isnan(estimate.value)
     assert math.isnan(estimate.low)
+
+
+@pytest.mark.parametrize("shift", [1.0, -1.0])
+def test_groups_that_do_not_overlap_have_an_interval(shift):
+    a, units = np.zeros(12), [f"video {number}" for number in range(12)]
+    delta = cliffs_delta(a, a + shift, units_a=units, units_b=units, seed=0)
+    assert delta.value == shift
+    assert sorted([abs(delta.low), abs(delta.high)]) == pytest.approx([0.515, 1.0], abs=1e-3)
+    same = cliffs_delta(a, a, units_a=units, units_b=units, seed=0)
+    assert same.low < same.value == 0 < same.high
