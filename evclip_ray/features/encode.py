@@ -19,6 +19,7 @@ from evclip_ray.features.spec import FeatureSpec, text_key, view_key
 from evclip_ray.features.view_cache import crop_views, read_frames
 from evclip_ray.models.batch import VideoBatch
 from evclip_ray.models.clip import FrozenCLIP, load_clip
+from evclip_ray.models.frozen import device_name
 from evclip_ray.models.layers.frames import read_frames as encode_frames
 from evclip_ray.models.video_encoder import FrozenVideoEncoder, load_video_encoder
 
@@ -108,7 +109,14 @@ def run_job(job: Job, device: torch.device) -> None:
     network = load_network(job.spec, device)
     # The ledger comes before the first file, so that a crash never leaves files without a ledger.
     if not (path.parent / LEDGER).is_file():
-        write_ledger(path.parent, STAGE, inputs=job.spec.inputs, network=network_attributes(network))
+        write_ledger(
+            path.parent,
+            STAGE,
+            inputs=job.spec.inputs,
+            network=network_attributes(network),
+            # Runs on a CPU may read features that actors on GPUs computed.
+            computed_on=device_name(device),
+        )
     write_features(path, job.values(device), job.key)
 
 

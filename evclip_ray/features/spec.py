@@ -21,6 +21,7 @@ from evclip_ray.models.weight_files import file_origin, find_weight_file
 
 Kind = Literal["frame_features", "video_map", "video_mean", "class_text"]
 Precision = Literal["float32", "bfloat16"]
+Device = Literal["cpu", "cuda"]
 
 # 2: enlarged views are resized by the plain bilinear kernel, which differs from format 1 by up to 2e-5.
 _FORMAT = 2
@@ -29,7 +30,9 @@ _INITIALISERS = ("torch", "torchvision", "open_clip_torch")
 """Libraries that draw random weights. Another version may draw other values from the same seed."""
 
 
-_IN_ORIGIN = ("weights", "activation")
+# The path of weights differs between machines. `origin` has the digest of the file, and the activation where
+# it is not the usual one. The device has a rule of its own.
+_NOT_INPUTS = ("weights", "activation", "device")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +50,8 @@ class FeatureSpec:
         augment: Augmentation of cached training views; None for the fixed view.
         normalization: Normalisation of CLIP's input colours; None for other networks.
         activation: Activation of a CLIP; None for other networks.
+        device: Type of the device of the runs that read the features. Float32 results of a GPU and of a CPU
+            differ by rounding.
     """
 
     kind: Kind
@@ -58,16 +63,18 @@ class FeatureSpec:
     augment: AugmentConfig | None = None
     normalization: Normalization | None = None
     activation: Activation | None = None
+    device: Device = "cpu"
 
     @property
     def inputs(self) -> dict[str, Any]:
         """Everything that would change a value; the path of the weights is left out."""
-        # The path of the weights differs between machines. `origin` has their digest, and the activation
-        # where it is not the usual one.
-        fields = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in _IN_ORIGIN}
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in _NOT_INPUTS}
         augment = None if self.augment is None else self.augment.model_dump(mode="json")
-        versions = {"versions": _versions()} if is_random(self.origin) else {}
-        return fields | {"augment": augment, "format": _FORMAT} | versions
+        conditions: dict[str, Any] = {"versions": _versions()} if is_random(self.origin) else {}
+        # Keys of features on a CPU stay those of versions without the device.
+        if self.device != "cpu":
+            conditions["device"] = self.device
+        return fields | {"augment": augment, "format": _FORMAT} | conditions
 
     @property
     def key(self) -> str:

@@ -62,6 +62,12 @@ def random_weights(name: str) -> Iterator[None]:
         yield
 
 
+def device_name(device: torch.device) -> str:
+    """Return "cpu", or "cuda" with the model of the GPU."""
+    is_gpu = device.type == "cuda"
+    return f"cuda {torch.cuda.get_device_name(device)}" if is_gpu else device.type
+
+
 def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
     """Return a context in which autocast is off. The meta device has no autocast."""
     if device.type == META:

@@ -10,6 +10,7 @@ from evclip_ray.class_names import split_words
 from evclip_ray.config import ConfigError
 from evclip_ray.models.batch import Frozen
 from evclip_ray.models.clip import FrozenCLIP, load_clip
+from evclip_ray.models.frozen import device_name
 from evclip_ray.models.methods.base import Method, MethodConfig
 from evclip_ray.models.video_encoder import FrozenVideoEncoder, load_video_encoder
 from evclip_ray.training.experiment import BackboneConfig, ExperimentConfig
@@ -143,10 +144,9 @@ def conditions_of(frozen: Frozen, experiment: ExperimentConfig, device: torch.de
 def computed_in(experiment: ExperimentConfig, device: torch.device) -> dict[str, str]:
     """Return precision and device of a computation: {"precision": "float32", "device": "cpu"}."""
     dtype = autocast_dtype(experiment, device)
-    is_gpu = device.type == "cuda"
     return {
         "precision": "float32" if dtype is None else str(dtype).removeprefix("torch."),
-        "device": f"cuda {torch.cuda.get_device_name(device)}" if is_gpu else device.type,
+        "device": device_name(device),
     }
 
 

@@ -106,7 +106,7 @@ def open_cached(
     files = [path for kinds in sets.values() for found in kinds.values() for path in found.files()]
     texts = _texts(experiment, videos.classes)
     if texts is not None:
-        spec = _text_spec(experiment)
+        spec = _text_spec(experiment, device)
         files.append(feature_file(store, spec.key, text_key(spec, texts)))
     # Their checksums were verified when the study started; here it is enough that they exist.
     if not all(path.is_file() for path in files):
@@ -148,7 +148,7 @@ def feature_specs(experiment: ExperimentConfig, split: str, device: torch.device
             augment=augment,
             mean="video_mean" in method.caches,
         )
-    return by_field
+    return {field: _on(device, spec) for field, spec in by_field.items()}
 
 
 def _fields(experiment: ExperimentConfig) -> frozenset[str]:
@@ -192,7 +192,7 @@ def _jobs(
     ]
     texts = _texts(experiment, videos.classes)
     if texts is not None:
-        jobs.append(TextJob(store, _text_spec(experiment), texts))
+        jobs.append(TextJob(store, _text_spec(experiment, device), texts))
     return jobs
 
 
@@ -204,16 +204,21 @@ def _keep_texts(experiment: ExperimentConfig, videos: Videos, device: torch.devi
     # The run needs this network in any case, and the process keeps it.
     load_backbone(experiment.backbone, device)
     try:
-        run_job(TextJob(videos.features, _text_spec(experiment), texts), device)
+        run_job(TextJob(videos.features, _text_spec(experiment, device), texts), device)
     except OSError as problem:
         log.warning("class texts cannot be cached (%s); each run encodes them again", problem)
         return False
     return True
 
 
-def _text_spec(experiment: ExperimentConfig) -> FeatureSpec:
+def _text_spec(experiment: ExperimentConfig, device: torch.device) -> FeatureSpec:
     backbone = experiment.backbone
-    return specs.class_text(backbone.name, backbone.pretrained, activation=backbone.activation)
+    spec = specs.class_text(backbone.name, backbone.pretrained, activation=backbone.activation)
+    return _on(device, spec)
+
+
+def _on(device: torch.device, spec: FeatureSpec) -> FeatureSpec:
+    return dataclasses.replace(spec, device="cuda" if device.type == "cuda" else "cpu")
 
 
 def _networks(
@@ -225,7 +230,7 @@ def _networks(
 ) -> Frozen:
     """Return the frozen networks of a run. A network whose results are all cached is not loaded."""
     method, texts = experiment.method, _texts(experiment, videos.classes)
-    cached_texts = None if texts is None else _text_spec(experiment)
+    cached_texts = None if texts is None else _text_spec(experiment, device)
     clip: FrozenCLIP
     if "frame_features" in sets and "class_text" in method.caches:
         clip = CachedCLIP(store, sets["frame_features"].spec, cached_texts)

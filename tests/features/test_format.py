@@ -1,9 +1,12 @@
+import dataclasses
+import importlib.metadata
 import random
 
 import pytest
 import torch
 
-from evclip_ray.artifacts import ArtifactError
+from evclip_ray.artifacts import ArtifactError, file_digest
+from evclip_ray.config import ConfigError
 from evclip_ray.features.format import is_sound, map_features, write_features
 from evclip_ray.features.spec import class_text, frame_features, video_map, view_key
 
@@ -82,6 +85,9 @@ def test_key_covers_exactly_what_changes_a_value(tmp_path):
         video_map("swin3d_debug", "random", backbone="debug", precision="float32", augment=None),
         video_map("swin3d_debug", "random", backbone="ViT-B-32", precision="float32", augment=None),
         class_text("debug", "random"),
+        dataclasses.replace(same, device="cuda"),
+        frame_features("ViT-B-32", "random", activation="gelu", **settings),
+        frame_features("open_clip:ViT-B-32", "random", **settings),
     ]
     keys = {spec.key for spec in [same, *changed]}
     assert len(keys) == len(changed) + 1
@@ -93,3 +99,41 @@ def test_key_covers_exactly_what_changes_a_value(tmp_path):
     assert of_files[0] == of_files[1] != of_files[2], "the path of the weights does not matter"
     # The default weights have the same key if they are given by name.
     assert class_text("ViT-B-32", None).key == class_text("ViT-B-32", "openai").key
+
+
+def test_keys_of_known_weights_are_those_of_earlier_versions():
+    spec = frame_features("ViT-B-32", None, precision="float32", normalization="own", augment=None)
+    assert spec.inputs == {
+        "kind": "frame_features",
+        "network": "ViT-B-32",
+        "origin": "openai",
+        "precision": "float32",
+        "crop_size": 224,
+        "augment": None,
+        "normalization": "own",
+        "format": 2,
+    }
+
+
+def test_keys_of_random_weights_hold_the_versions(monkeypatch):
+    spec, trained = class_text("debug", "random"), class_text("ViT-B-32", "openai")
+    before = spec.key, trained.key
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.0")
+    assert spec.inputs["versions"] == {"torch": "0.0", "torchvision": "0.0", "open_clip_torch": "0.0"}
+    assert spec.key != before[0]
+    assert trained.key == before[1]
+
+
+def test_activation_changes_a_key_where_it_is_unusual(tmp_path):
+    path = tmp_path / "weights.pt"
+    path.write_bytes(b"weights")
+    settings = {"precision": "float32", "normalization": "own", "augment": None}
+    usual, other = (
+        frame_features("ViT-B-32", str(path), activation=name, **settings) for name in ("quickgelu", "gelu")
+    )
+    # Versions without the setting ran local files of this row with QuickGELU.
+    assert usual.origin == f"file:{file_digest(path)}"
+    assert other.origin == f"{usual.origin} (gelu)"
+    assert usual.key != other.key
+    with pytest.raises(ConfigError, match="does not say which activation"):
+        frame_features("ViT-B-32", str(path), **settings)

@@ -290,7 +290,7 @@ class EZCLIP(Method):
         assert self.temporal_adapters is not None
         # (B T, L, W) -> (B, L, T, W) -> (B L, T, W): attention over the frames of each token position.
         in_time = tokens.unflatten(0, (-1, self.num_frames)).transpose(1, 2)
-        change = self.temporal_adapters[index](attention_branch(block, in_time.flatten(0, 1)))
+        change: Tensor = self.temporal_adapters[index](attention_branch(block, in_time.flatten(0, 1)))
         # (B L, T, W) -> (B, L, T, W)
         change = change.unflatten(0, in_time.shape[:2])
         if self.frame_layout == "released":
