@@ -149,5 +149,5 @@ def _groups(saved: Mapping[str, NDArray[Any]]) -> NDArray[np.int64] | None:
     return saved["groups"].astype(np.int64) if "groups" in saved else None
 
 
-def _saved_groups(groups: NDArray[np.int64] | None) -> dict[str, NDArray[np.int32]]:
+def _saved_groups(groups: NDArray[np.int64] | None) -> dict[str, Any]:
     return {} if groups is None else {"groups": groups.astype(np.int32)}
