@@ -32,6 +32,22 @@ def test_checkpoint_restores_trained_tensors_exactly(make_experiment, method, tm
     assert read_record(tmp_path / "best") == {"a": 1}
 
 
+@pytest.mark.parametrize(
+    ("name", "weights", "conditions", "expected"),
+    [
+        ("ViT-B-32", "file:0123", {}, "quickgelu"),
+        ("open_clip:ViT-B-32", "file:0123", {}, "gelu"),
+        ("ViT-B-32", "openai", {}, "auto"),
+        ("ViT-B-32", "file:0123", {"conditions": {"activation": "gelu"}}, "auto"),
+    ],
+)
+def test_earlier_local_weights_keep_their_activation(method, tmp_path, name, weights, conditions, expected):
+    experiment = {"backbone": {"name": name, "pretrained": "weights.pt"}}
+    record = {"experiment": experiment, "weights": {"clip": weights}, **conditions}
+    save_checkpoint(tmp_path / "best", method, record)
+    assert read_record(tmp_path / "best")["experiment"]["backbone"].get("activation", "auto") == expected
+
+
 def test_adamw_moments_are_restored(method, tmp_path):
     optimizer = torch.optim.AdamW(method.parameters())
     for parameter in method.parameters():

@@ -42,6 +42,8 @@ def test_run_lowers_loss_and_writes_history_and_checkpoints(make_experiment, tin
     assert set(trained) == {name for name, _ in method.named_parameters()}
     record = json.loads((tmp_path / "best" / "config.json").read_text())
     assert record["weights"] == {"clip": "random", "video_encoder": "random"}
+    assert record["conditions"] == {"precision": "float32", "device": "cpu", "activation": "gelu"}
+    assert last["conditions"] == "float32 on cpu"
     assert record["classes"] == list(tiny_videos.classes)
     assert not (tmp_path / "last" / "optimizer.safetensors").exists()
 
@@ -84,6 +86,19 @@ def test_folder_of_another_experiment_is_refused(make_experiment, tiny_videos, t
         start(make_experiment(optim__epochs=1, optim__lr=0.5), tiny_videos, tmp_path).fit(
             lambda metrics: None
         )
+
+
+def test_run_on_other_frozen_weights_is_refused(make_experiment, tiny_videos, tmp_path):
+    experiment = make_experiment(optim__epochs=1)
+    start(experiment, tiny_videos, tmp_path).fit(lambda metrics: None)
+    config = tmp_path / "last" / "config.json"
+    record = json.loads(config.read_text())
+    record["weights"]["clip"] = "file:0123456789abcdef (gelu)"
+    config.write_text(json.dumps(record))
+    with pytest.raises(
+        ArtifactError, match=r"on the frozen weights .*\(gelu\).*, got .*backbone\.activation"
+    ):
+        start(experiment, tiny_videos, tmp_path).resume()
 
 
 @pytest.mark.parametrize(
