@@ -253,6 +253,7 @@ def train(
     """
     from evclip_ray.cluster import connect
     from evclip_ray.config import ConfigError
+    from evclip_ray.training.checkpoint import ROWS
     from evclip_ray.training.experiment import ExperimentConfig, read_experiment
     from evclip_ray.training.train import train_experiment
 
@@ -266,6 +267,11 @@ def train(
     else:
         config = read_experiment(Path(experiment), settings)
         out = out or Path("runs") / Path(experiment).stem
+    if fork and not (Path(out).expanduser() / ROWS).is_file():
+        raise ConfigError(
+            f"--fork: {out} has no {ROWS}, so that the splits of its videos are not known. Train in a new "
+            "--out instead."
+        )
     folder, cache = Path(fork or out).expanduser(), cache_folder(cache)
     storage = (folder.resolve(), cache)
     with connect(address, verbose=verbose, dashboard=workers > 1, storage=storage) as machines:
@@ -281,7 +287,7 @@ def train(
             gpus=gpus_per_worker,
             decoding=progress,
             on_epoch=on_epoch or _ignore,
-            fork_of=Path(out) if fork else None,
+            splits_of=Path(out).expanduser() if fork else _study_checkpoint(experiment, settings),
         )
     # Without a finished epoch there is no `best/`, so a path to it must not be returned.
     if not metrics.best_epoch:
@@ -290,6 +296,18 @@ def train(
             "Lower optim.lr and choose a new --out"
         )
     return TrainedRun(folder, metrics)
+
+
+def _study_checkpoint(experiment: Any, settings: Mapping[str, Any]) -> Path | None:
+    """Return the checkpoint beside a study's best.yaml, whose splits another training of it keeps.
+
+    Returns None for another file, or if `settings` ask for other videos or other splits.
+    """
+    chooses_videos = ("manifest", "root", "synthetic", "split_seed", "val_fraction", "test_fraction")
+    if not isinstance(experiment, str | Path) or any(f"data.{name}" in settings for name in chooses_videos):
+        return None
+    best = Path(experiment).with_suffix("")
+    return best if (best / "config.json").is_file() else None
 
 
 @dataclasses.dataclass(frozen=True)

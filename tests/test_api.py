@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 import evclip_ray
+from evclip_ray.api import _study_checkpoint
 from evclip_ray.config import ConfigError
 
 
@@ -105,3 +106,19 @@ def test_mistake_is_a_value_error(call, message, tmp_path, monkeypatch):
 def test_experiment_object_needs_a_folder(make_experiment):
     with pytest.raises(ConfigError, match="give out="):
         evclip_ray.train(make_experiment())
+
+
+def test_training_of_a_study_keeps_its_splits_unless_others_are_asked_for(tmp_path):
+    (tmp_path / "best").mkdir()
+    (tmp_path / "best" / "config.json").write_text("{}")
+    config = tmp_path / "best.yaml"
+    assert _study_checkpoint(config, {"seed": 1, "data.shots": 4}) == tmp_path / "best"
+    assert _study_checkpoint(config, {"data.split_seed": 1}) is None
+    assert _study_checkpoint(config, {"data.manifest": "other.csv"}) is None
+    assert _study_checkpoint(tmp_path / "mine.yaml", {}) is None
+
+
+def test_fork_of_a_run_without_record_is_refused(tmp_path):
+    (tmp_path / "mine.yaml").write_text("data.manifest: videos.csv\n")
+    with pytest.raises(ConfigError, match=r"--fork: .* has no rows.parquet.*Train in a new --out"):
+        evclip_ray.train(tmp_path / "mine.yaml", out=tmp_path / "old", fork=tmp_path / "new")

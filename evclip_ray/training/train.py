@@ -41,7 +41,7 @@ def train_experiment(
     gpus: float | None,
     decoding: Progress | None,
     on_epoch: Report,
-    fork_of: Path | None = None,
+    splits_of: Path | None = None,
 ) -> EpochMetrics:
     """Train one experiment, or resume it, and return the metrics of the last epoch.
 
@@ -59,7 +59,8 @@ def train_experiment(
         gpus: GPUs of one worker; None means 1 if any machine has a GPU.
         decoding: Progress of decoding and of cached features.
         on_epoch: Called with the metrics of each epoch.
-        fork_of: Folder of an earlier run on fewer or other videos, whose splits are taken over.
+        splits_of: Folder of an earlier run or checkpoint. Its videos keep their splits. If it has no record
+            of rows, the splits are drawn as by the version that wrote it.
 
     Raises:
         ValueError: The workers do not fit on the machines, the folder belongs to another experiment, or its
@@ -70,7 +71,7 @@ def train_experiment(
             f"method {experiment.method.name!r} has nothing to train; `evclip-ray evaluate` gives its numbers"
         )
     folder = folder.expanduser().resolve()
-    experiment = _with_begun_view(experiment, [folder, *([fork_of] if fork_of else [])])
+    experiment = _with_begun_view(experiment, [folder, *([splits_of] if splits_of else [])])
     if experiment.enlarged_frames:
         log.warning("%s", experiment.enlarged_frames)
     has_gpus = any(node.get("GPU", 0) > 0 for node in machines)
@@ -79,7 +80,7 @@ def train_experiment(
     )
     # Only the check is needed: it raises before hours of decoding if the workers can never be placed.
     concurrent_trials(request, machines)
-    plan, record = _plan_rows(experiment, folder, cache=cache, fork_of=fork_of, progress=decoding)
+    plan, record = _plan_rows(experiment, folder, cache=cache, splits_of=splits_of, progress=decoding)
     if plan.selection_warning:
         log.warning("%s", plan.selection_warning)
     videos = prepare(plan, cache=cache, progress=decoding)
@@ -126,38 +127,37 @@ def _plan_rows(
     folder: Path,
     *,
     cache: Path,
-    fork_of: Path | None,
+    splits_of: Path | None,
     progress: Progress | None,
 ) -> tuple[VideoPlan, RowRecord]:
     """Return the rows of each split and their record. Videos that the run knows keep their split.
 
     Raises:
-        ArtifactError: The videos of the run have changed, or the forked run has no record.
+        ArtifactError: The videos of the run have changed.
     """
-    own, forked = folder / ROWS, fork_of and fork_of.expanduser().resolve() / ROWS
-    recorded = RowRecord.read(own) if own.is_file() else None
-    if forked and not forked.is_file():
-        raise ArtifactError(
-            f"--fork: {forked.parent} has no {ROWS}, so that the splits of its videos are not known. Train in "
-            "a new --out instead."
-        )
-    known = recorded or (RowRecord.read(forked) if forked else None)
+    recorded = _read_rows(folder)
+    known = recorded or (splits_of and _read_rows(splits_of)) or None
+    # A run of an earlier version has checkpoints and no record.
+    begun = latest_checkpoint(folder / "last") is not None
     plan = plan_videos(
         experiment,
         cache=cache,
         recorded=known,
-        # A run of an earlier version has checkpoints and no record.
-        legacy=known is None and latest_checkpoint(folder / "last") is not None,
+        legacy=known is None and (begun or splits_of is not None),
         progress=progress,
     )
     record = record_rows(plan, known=known, progress=progress)
     if recorded is not None and (difference := recorded.difference(record)):
         raise ArtifactError(
             f"{folder}: its videos are not those that it began with ({difference}). Restore the list, or add "
-            f"--fork NEW_OUT to --out {folder}: this trains a new run on the new videos and moves no video to "
-            "another split."
+            f"--fork NEW_OUT to --out {folder}: this trains a new run on the new videos and moves no old "
+            "video to another split."
         )
     return plan, record
+
+
+def _read_rows(folder: Path) -> RowRecord | None:
+    return RowRecord.read(folder / ROWS) if (folder / ROWS).is_file() else None
 
 
 def _train_in_workers(

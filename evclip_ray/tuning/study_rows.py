@@ -129,8 +129,8 @@ class StudyRows:
         return (
             f"{root}: its videos are not those that it began with ({difference}). Trials on different videos "
             f"cannot be compared. Restore the list, or add --fork NEW_OUT to --out {root}: this begins a new "
-            "study on the new videos, which starts with the best points of this one and moves no video to "
-            "another split."
+            "study on the new videos, which starts with the best points of this one and moves no old video "
+            "to another split."
         )
 
     @staticmethod

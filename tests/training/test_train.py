@@ -40,7 +40,5 @@ def test_run_refuses_other_videos_and_a_fork_takes_them(train, tiny_manifest, lo
     fewer = lines[:dropped] + lines[dropped + 1 :]
     with pytest.raises(ArtifactError, match=r"1 removed: "):
         train(fewer)
-    train(fewer, "fork", fork_of=tmp_path / "run")
+    train(fewer, "fork", splits_of=tmp_path / "run")
     assert len(RowRecord.read(tmp_path / "fork" / "best" / "rows.parquet").table) == len(lines) - 2
-    with pytest.raises(ArtifactError, match=r"--fork: .* has no rows.parquet"):
-        train(fewer, "second", fork_of=tmp_path / "nowhere")
