@@ -45,7 +45,7 @@ MODES = ("in memory", "streamed", "faulting")
 
 def make(folder: Path, videos: int) -> tuple[ShardSet, Path]:
     """Write a shard set whose frames are never read, and the maps of its views."""
-    view, rows = ViewConfig(num_frames=8), []
+    view, rows = ViewConfig(num_frames=8, fit="crop"), []
     inputs = {"view": view.model_dump(), "num_views": 1}
     for number in range(videos // ROWS):
         name = f"shard-{number:05d}.arrow"

@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15)
     arguments = parser.parse_args()
     view = ViewConfig()
-    print(f"{decoder_name()}; {view.num_frames} frames of {view.height} x {view.width}; pixels are identical")
+    print(f"{decoder_name()}; {view.num_frames} frames, short side {view.shortest}; pixels are identical")
     with tempfile.TemporaryDirectory() as folder:
         for key_interval in (12, 30, 250):
             path = Path(folder) / f"{key_interval}.mp4"

@@ -14,8 +14,10 @@ def check() -> None:
     import torch
 
     from evclip_ray.artifacts import provenance
+    from evclip_ray.data.transforms import view_summary
     from evclip_ray.data.video.decode import decoder_name
     from evclip_ray.tuning.search_space import read_space, shipped_spaces
+    from evclip_ray.tuning.study_view import with_own_view
 
     versions = provenance()["versions"]
     rows = [("python", sys.version.split()[0]), *versions.items(), ("decoder", decoder_name())]
@@ -26,5 +28,5 @@ def check() -> None:
     for name, path in shipped_spaces().items():
         # Only the quickstart brings its videos; validation needs no file.
         placeholder = {} if name == "quickstart" else {"data.manifest": "."}
-        read_space(path, placeholder)
-        click.echo(f"{'search space':<16} {name}: valid")
+        space = with_own_view(read_space(path, placeholder), [])
+        click.echo(f"{'search space':<16} {name}: valid; frames: {view_summary(space.experiment().view)}")

@@ -103,9 +103,11 @@ def coverage_line(coverage: Coverage, view: ViewConfig, views: EvaluationViews) 
     whole = "of the stored middle of the picture" if view.fit == "crop" else "of the picture"
     if views.spatial == 1:
         return f"views {views}: the centre crop covers {100 * coverage.covered:.0f} % {whole}"
+    keeps_aspect = "--set view.fit=short_side --set view.height=null --set view.width=null"
+    advice = f"; {keeps_aspect} covers the whole picture" if view.fit == "crop" else ""
     return (
         f"views {views}: {views.spatial} crops cover {100 * coverage.covered:.0f} % {whole}, "
-        f"the outer two share {100 * coverage.overlap:.0f} % of their pixels"
+        f"the outer two share {100 * coverage.overlap:.0f} % of their pixels{advice}"
     )
 
 

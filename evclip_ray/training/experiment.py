@@ -310,9 +310,9 @@ class ExperimentConfig(Config):
             return None
         fix = round(size / CROP_FRACTION)
         return (
-            f"stored frames with a short side of {self.view.shortest} pixels are enlarged to the {size} pixels "
-            f"of {self.backbone.name}, which adds no detail; set view.height and view.width to at least {fix}, "
-            f"or view.fit=short_side view.height=null view.width=null"
+            f"stored frames with a short side of {self.view.shortest} pixels are enlarged to the {size} "
+            f"pixels of {self.backbone.name}, which adds no detail; set view.height and view.width to at "
+            f"least {fix}, or view.fit=short_side with view.height=null view.width=null"
         )
 
     @model_validator(mode="after")

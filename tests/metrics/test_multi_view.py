@@ -18,7 +18,6 @@ from evclip_ray.metrics.multi_view import (
 )
 from evclip_ray.models.batch import MethodOutput
 
-
 FIXED, KEPT = ViewConfig(height=32, width=48), ViewConfig(short_side=32)
 
 
@@ -117,6 +116,10 @@ def test_coverage_line_names_share_and_overlap():
     views, sizes = EvaluationViews.parse("4x3"), np.array([[256, 455], [256, 455]])
     line = coverage_line(spatial_coverage(sizes, ViewConfig(), views), ViewConfig(), views)
     assert line == "views 4x3: 3 crops cover 100 % of the picture, the outer two share 22 % of their pixels"
+    crop = ViewConfig(fit="crop")
+    line = coverage_line(spatial_coverage(sizes[:, [0, 0]], crop, views), crop, views)
+    assert "88 % of the stored middle of the picture, the outer two share 86 %" in line
+    assert line.endswith("--set view.width=null covers the whole picture")
     single = EvaluationViews()
     line = coverage_line(spatial_coverage(sizes, ViewConfig(), single), ViewConfig(), single)
     assert line == "views 1x1: the centre crop covers 43 % of the picture"

@@ -81,21 +81,3 @@ def test_backbones_of_several_inputs_have_frames_of_their_own():
     assert sides == [256, 384]
     same = space_of(search={"backbone.name": {"choice": ["ViT-B-16", "ViT-B-32"]}, **SEARCH})
     assert list(same.decoded_variants()) == [{}]
-
-
-def test_preset_of_a_new_study_names_the_selection(tmp_path):
-    space = with_own_view(space_of({"preset": "published"}), [])
-    assert space.fixed["data"]["selection"] == "last_epoch"
-    assert trial_experiment(space.fixed, {}).data.selection == "last_epoch"
-
-
-def test_preset_of_an_earlier_study_keeps_its_selection(tmp_path):
-    fixed = {"data": {"manifest": "x.csv"}, "preset": "published"}
-    write_json(tmp_path / "fixed.json", fixed)
-    space = with_own_view(space_of({"preset": "published"}), [tmp_path / "fixed.json"])
-    assert space.experiment().data.selection is None
-    assert trial_experiment(fixed, {}).data.selection is None
-    # The study writes its settings again when it goes on.
-    write_json(tmp_path / "fixed.json", dict(space.fixed))
-    again = with_own_view(space_of({"preset": "published"}), [tmp_path / "fixed.json"])
-    assert again.experiment() == space.experiment()

@@ -38,7 +38,7 @@ from evclip_ray.data.shards.ray_nodes import count_cpus, require_mounted, requir
 from evclip_ray.data.shards.shard_queue import ShardQueue
 from evclip_ray.data.storage import Place, StorageError
 from evclip_ray.data.video.decode import decoder_name
-from evclip_ray.data.video.view import ViewConfig
+from evclip_ray.data.video.view import MAX_ASPECT, ViewConfig
 from evclip_ray.formatting import binary_size
 
 __all__ = ["ShardSet", "open_shards", "prepare_shards"]
@@ -325,6 +325,7 @@ def _finish(folder: Path, jobs: list[ShardJob], inputs: dict[str, Any]) -> None:
                 columns = {"file": job.file, "batch": batch, **sizes}
                 rows.append(columns | {name: video[name] for name in INDEX_SCHEMA.names if name in video})
     _quarantine(folder, skipped)
+    _report_long(folder, rows)
     if not rows:
         raise ValueError(
             f"none of {len(skipped)} videos decodes; the first is {skipped[0]['path']}"
@@ -336,6 +337,14 @@ def _finish(folder: Path, jobs: list[ShardJob], inputs: dict[str, Any]) -> None:
     write_index(folder, rows, digest(inputs))
     counts = {"videos": len(rows), "skipped": len(skipped), "shards": len(jobs)}
     write_ledger(folder, STAGE, inputs=inputs, counts=counts, skipped=skipped)
+
+
+def _report_long(folder: Path, rows: list[dict[str, Any]]) -> None:
+    sizes = [[row[name] for name in SIZE_COLUMNS if name in row] for row in rows]
+    count = sum(max(size) == MAX_ASPECT * min(size) for size in sizes if size)
+    if count:
+        message = "%s: %d videos have a picture of %d:1 or longer, of which the middle %d:1 is stored"
+        logger.warning(message, folder, count, MAX_ASPECT, MAX_ASPECT)
 
 
 def _quarantine(folder: Path, skipped: list[dict[str, Any]]) -> None:

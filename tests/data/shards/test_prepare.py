@@ -12,7 +12,7 @@ from evclip_ray.artifacts import ArtifactError, file_digest, read_ledger
 from evclip_ray.data.manifest.manifest import read_manifest
 from evclip_ray.data.shards.crash_guard import CrashGuard
 from evclip_ray.data.shards.format import view_seed
-from evclip_ray.data.shards.prepare import open_shards, prepare_shards
+from evclip_ray.data.shards.prepare import _report_long, open_shards, prepare_shards
 from evclip_ray.data.synthetic import write_synthetic
 from evclip_ray.data.video.decode import Part, decode_view, decode_views
 from evclip_ray.data.video.sampling import spread_offsets
@@ -166,6 +166,15 @@ def test_videos_keep_their_own_size(several_sizes):
     for position, path in enumerate(shards.paths):
         expected = decode_view(shards.folder.parent / path, view=shards.view)
         assert (shards.views(position)[0] == expected).all()
+
+
+def test_cut_of_long_pictures_is_reported(tmp_path, caplog):
+    rows = [{"height": 32, "width": 96}, {"height": 32, "width": 95}, {"height": 96, "width": 32}]
+    _report_long(tmp_path, rows)
+    assert "2 videos have a picture of 3:1 or longer, of which the middle 3:1 is stored" in caplog.text
+    caplog.clear()
+    _report_long(tmp_path, [{"file": "a"}, rows[1]])
+    assert not caplog.text
 
 
 def test_frames_of_several_sizes_are_a_list(several_sizes):
