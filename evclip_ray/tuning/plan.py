@@ -11,7 +11,7 @@ import torch
 from evclip_ray.config import ConfigError, flatten
 from evclip_ray.data.transforms import view_summary
 from evclip_ray.formatting import duration
-from evclip_ray.objective import describe
+from evclip_ray.objective import BEST, LAST, describe
 from evclip_ray.profiling.step_time import measure_step
 from evclip_ray.training.datamodule import VideoPlan, is_prepared
 from evclip_ray.training.experiment import ExperimentConfig
@@ -87,7 +87,7 @@ class StudyPlan:
             *(("selection" if i == 0 else "", line) for i, line in enumerate(self._selection())),
             *(("frames" if i == 0 else "", line) for i, line in enumerate(self._frames())),
             ("trials", f"{self._trials()}{self._balance()}, {study.sampler} sampler, seed {study.seed}"),
-            ("objective", f"validation top-1, {describe(study.objective)}"),
+            ("objective", f"validation top-1, {describe(self._objective)}"),
             (
                 "a trial",
                 f"{self.epochs} epochs x {self.steps_per_epoch} steps of {optim.batch_size} videos"
@@ -110,6 +110,12 @@ class StudyPlan:
 
     def _resources(self) -> str:
         return f"{self.request} a trial; {self.concurrent} at once"
+
+    @property
+    def _objective(self) -> str:
+        # With `last_epoch`, the last epoch of a run counts as its best one.
+        is_last = all(variant.selection == "last_epoch" for variant in self.variants)
+        return LAST if is_last and self.space.study.objective == BEST else self.space.study.objective
 
     def _balance(self) -> str:
         """Return the number of trials of each value of a balanced choice."""

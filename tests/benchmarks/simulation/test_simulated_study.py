@@ -9,7 +9,7 @@ from simulation.study import simulate
 from simulation.timesheet import Doing
 
 from evclip_ray.config import ConfigError
-from evclip_ray.tuning.study_folder import OBJECTIVE
+from evclip_ray.objective import OBJECTIVE
 
 PLAN = {
     "study": {"trials": 20, "scheduler": "none"},
