@@ -123,7 +123,12 @@ class Study:
 
     @property
     def best(self) -> dict[str, Any] | None:
-        """Row of the best trial in `trials`; None while no trial has finished an epoch."""
+        """Row of the best trial in `trials`; None while no trial has finished an epoch.
+
+        `val_top1` is the best of all trials and epochs, which is optimistic. `corrected_top1` is corrected
+        for that choice, with its interval in `corrected_top1_low` and `corrected_top1_high`. It is NaN if
+        `corrected_note` has a reason.
+        """
         scored = self.trials[self.trials["val_top1"].notna()]
         return None if scored.empty else dict(scored.iloc[0])
 

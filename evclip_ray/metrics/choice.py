@@ -24,7 +24,8 @@ answer independently, their errors average out. The weights are those that cover
 `benchmarks/selection.py`.
 
 The trials of a study depend on the videos in two more ways that are not repeated: the sampler draws points
-near good ones, and the scheduler stops bad trials early. Both only matter through the choice of candidates.
+near good ones, and the scheduler stops bad trials early. In the simulation, a sampler that draws 24 of 32
+points next to the best one leaves a bias of 1 to 2 points of 13.
 """
 
 import dataclasses

@@ -108,8 +108,8 @@ def _history(study: Study) -> Chart:
         layers += _baseline_layers()
         data["zero_shot"] = zero_shot
     caption = (
-        "A mark is the best epoch of a trial. The line is the best trial so far, with its 95 % Wilson "
-        "interval. The dashed line is zero-shot CLIP on the same views."
+        "A mark is the best epoch of a trial. The line is the best trial so far, with its 95 % interval, "
+        "which does not include the choice. The dashed line is zero-shot CLIP on the same views."
     )
     sources = (TRIALS, *zero_files(study))
     return Chart("history", "Optimisation history", alt.layer(*layers), data, caption, sources)
