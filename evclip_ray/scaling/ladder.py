@@ -8,6 +8,7 @@ command; the other steps run nevertheless.
 """
 
 import dataclasses
+import functools
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -232,15 +233,24 @@ class LadderRun:
         root = self.folder.step(step.name)
         # Device-hours count trials only, so trials must not wait for videos.
         in_background = self.device_hours is None
-        study = StudyRun(
-            step.space, root, cache=self.cache, time_budget=time_budget, in_background=in_background
+        # All steps of a ladder store frames alike, also a step that a newer version adds to an old ladder.
+        others = (self.folder.step(other.name) for other in self.ladder.steps if other.name != step.name)
+        like = next((path for path in others if StudyFolder(path).fixed.is_file()), None)
+        begin = functools.partial(
+            StudyRun,
+            root=root,
+            cache=self.cache,
+            time_budget=time_budget,
+            in_background=in_background,
+            like=like,
         )
+        study = begin(step.space)
         more_trials += len(added_points(study.folder))
         if not more_trials or math.isinf(study.trials):
             return study
         config = step.space.study.model_copy(update={"trials": int(study.trials) + more_trials})
         space = dataclasses.replace(step.space, study=config)
-        return StudyRun(space, root, cache=self.cache, time_budget=time_budget, in_background=in_background)
+        return begin(space)
 
     def _is_spent(self, step: LadderStep, plan: StudyPlan) -> bool:
         return self.device_hours is not None and self._seconds_left(step, plan) <= 0
