@@ -1,8 +1,8 @@
 """Share of simulated studies and ladders that show an effect although there is none, and the power.
 
 - gains: 4 identical steps of 4 trials. The gain of the last step over the first one must be 0. Three designs:
-  `chain` starts each step from the 3 best points of the step below, as earlier versions did; `alone`; `shared`
-  evaluates the best point of each step at every step.
+  `chain` starts each step from the 3 best points of the step below, as earlier versions did; `alone`;
+  `shared` evaluates the best point of each step at every step.
 - importance: scores that do not depend on the settings. At most 5 % of the studies may show a setting.
 - transfer: 4 steps whose best learning rate is the same. At most 5 % of the ladders may say "moves".
 
@@ -87,11 +87,11 @@ def gains(repeats: int) -> Iterator[str]:
             return draw.binomial(VIDEOS, accuracy) / VIDEOS
 
         chain: list[list[tuple[float, Point]]] = []
-        for step in range(STEPS):
+        for _ in range(STEPS):
             ranked = sorted(chain[-1], key=lambda pair: -pair[0]) if chain else []
             first = [point for _, point in ranked[:3]]
-            chain.append(search(score, trials=4, seed=STEPS * repeat + step, first=first))
-        alone = [search(score, trials=4, seed=STEPS * repeat + step) for step in range(STEPS)]
+            chain.append(search(score, trials=4, seed=int(draw.integers(2**31)), first=first))
+        alone = [search(score, trials=4, seed=int(draw.integers(2**31))) for step in range(STEPS)]
         best = [max(step, key=lambda pair: pair[0])[1] for step in alone]
         shared = [
             step + [(score(point), point) for other, point in enumerate(best) if other != number]

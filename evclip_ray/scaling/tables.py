@@ -1,18 +1,22 @@
 """Tables of a ladder, computed from the studies of its steps. Only validation scores are read.
 
-Each step is represented by its best trial: the first of its leaderboard that has a score. `val_top1_low` and
-`val_top1_high` are the Wilson interval, as on every leaderboard. `bootstrap_low` and `bootstrap_high` come
-from resampled videos, as do the intervals of the fits and of the gains over the previous step.
+Each step is represented by its best trial: the first of its leaderboard that has a score. The columns that a
+leaderboard has too, with their intervals, are copied from there. The intervals of the fits and of the gains
+over the previous step come from resampled videos, or groups of videos.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from evclip_ray.artifacts import LEDGER, write_json
-from evclip_ray.records import LeaderboardRow, random_weights_warning
-from evclip_ray.scaling.bootstrap import Score, how_drawn, is_number, middle, resampled_top1
+from evclip_ray.records import LeaderboardRow, TrialRecord, random_weights_warning
+from evclip_ray.scaling.bootstrap import Score, how_drawn, interval_of_difference, is_number
 from evclip_ray.scaling.fit import fit_costs
 from evclip_ray.scaling.ladder_folder import NOTED_STEPS, LadderFolder
 from evclip_ray.scaling.ladder_steps import Ladder, LadderStep
@@ -29,6 +33,7 @@ from evclip_ray.scaling.step_costs import (
 from evclip_ray.scaling.transfer import ScoredTrial, best_values, slope
 from evclip_ray.training.checkpoint import CONFIG, latest_checkpoint, read_record
 from evclip_ray.training.per_video_scores import VideoScores
+from evclip_ray.tuning.choice import right_shares
 from evclip_ray.tuning.importance import parameter_importance
 from evclip_ray.tuning.leaderboard import leaderboard
 from evclip_ray.tuning.study_folder import StudyFolder
@@ -41,8 +46,9 @@ _SCORES = (
     "val_top1",
     "val_top1_low",
     "val_top1_high",
-    "bootstrap_low",
-    "bootstrap_high",
+    "corrected_top1",
+    "corrected_top1_low",
+    "corrected_top1_high",
     "val_videos",
     "zero_shot_top1",
     "device_seconds",
@@ -68,15 +74,29 @@ IMPORTANCE_COLUMNS = ("rung", "path", "importance", "null", "trials", "evaluator
 TRANSFER_COLUMNS = ("rung", "path", "best", "low", "high", "within_noise", "trials", "status")
 
 
-def with_scores(folder: StudyFolder, rows: Sequence[LeaderboardRow]) -> list[ScoredTrial]:
-    """Return the trials of a leaderboard with their scores; the score is None for a trial without one."""
-    return [ScoredTrial(row, _score(folder, row)) for row in rows]
+@dataclasses.dataclass(frozen=True)
+class _Shares:
+    """Results of a trial on V videos, see `bootstrap.PerVideo`."""
+
+    videos: str
+    right: NDArray[np.float64]
+    groups: NDArray[np.int64] | None
 
 
-def _score(folder: StudyFolder, row: LeaderboardRow) -> Score | None:
+def with_scores(folder: StudyFolder) -> list[ScoredTrial]:
+    """Return the trials of a study, best first, with their scores: None for a trial without one."""
+    trials = {trial.trial: trial for trial in folder.trials()}
+    return [ScoredTrial(row, _score(folder, row, trials[row.trial])) for row in leaderboard(trials.values())]
+
+
+def _score(folder: StudyFolder, row: LeaderboardRow, trial: TrialRecord) -> Score | None:
     top1, videos = row.val_top1, row.val_videos
     if not row.best_epoch or not is_number(top1) or not videos:
         return None
+    known = right_shares(trial)
+    if known is not None:
+        return Score(top1, videos, _Shares(known[0].videos, known[1], known[0].groups))
+    # Earlier versions kept the answers of the best epoch only.
     checkpoint = latest_checkpoint(folder.trial(row.trial) / "best")
     each = VideoScores.read(checkpoint) if checkpoint is not None else None
     # A process that was killed between the two writes may have left a better checkpoint than its history.
@@ -104,7 +124,7 @@ def write_tables(folder: LadderFolder, ladder: Ladder, *, measure: bool) -> list
     """
     noted = {step["name"]: step for step in folder.ledger().get(NOTED_STEPS, [])}
     studies = {step.name: StudyFolder(folder.step(step.name)) for step in ladder.steps}
-    trials = {name: with_scores(study, leaderboard(study.trials())) for name, study in studies.items()}
+    trials = {name: with_scores(study) for name, study in studies.items()}
     costs = {step.name: cost_of(folder, step, measure=measure) for step in ladder.steps}
     rows = [
         _row(step, noted.get(step.name, {}), trials[step.name], costs[step.name]) for step in ladder.steps
@@ -142,9 +162,7 @@ def with_gains(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def _gain(before: Score | None, score: Score | None) -> dict[str, Any]:
     if before is None or score is None:
         return dict.fromkeys(_GAIN)
-    draws = resampled_top1([before, score])
-    # Per draw both scores are over the same videos, so the errors that they share cancel in the difference.
-    drawn = middle(draws[:, 1] - draws[:, 0])
+    drawn = interval_of_difference(before, score)
     resampling = how_drawn([before, score])
     return dict(zip(_GAIN, (score.top1 - before.top1, *drawn, resampling), strict=True))
 
@@ -201,8 +219,6 @@ def _row(
         # Columns of the ladder that have the name of a leaderboard column are copied from the best trial.
         row |= {name: getattr(best, name) for name in _SCORES if hasattr(best, name)}
         row |= {"best_trial": best.trial, "score": next(t.score for t in trials if t.row is best)}
-    if row["score"] is not None:
-        row["bootstrap_low"], row["bootstrap_high"] = middle(resampled_top1([row["score"]]))
     if cost is not None:
         row |= cost_columns(cost)
     return row

@@ -27,6 +27,7 @@ from evclip_ray.scaling.bootstrap import (
     RESAMPLES,
     Floats,
     Score,
+    effective_number,
     how_drawn,
     is_number,
     middle,
@@ -78,7 +79,8 @@ def best_values(step: str, trials: Sequence[ScoredTrial], path: Distribution) ->
         return {**row, "status": f"too few trials: {len(having)}, {NEEDED_TRIALS} are needed"}
     best_value, score = max(having, key=lambda pair: pair[1].top1)
     # z = 1 is one standard error: values whose trials reach the bound are indistinguishable from the best.
-    lower_bound, _ = wilson_interval(round(score.top1 * score.videos), score.videos, z=1.0)
+    count = effective_number(score)
+    lower_bound, _ = wilson_interval(score.top1 * count, count, z=1.0)
     near = {value for value, other in having if other.top1 >= lower_bound}
     # Choices may mix types, which Python cannot compare: the type's name sorts first.
     values = sorted(near, key=lambda value: (str(type(value)), value))

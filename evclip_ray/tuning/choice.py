@@ -36,11 +36,21 @@ class AnsweredTrial(TrialRecord):
 
 def interval_of(trial: TrialRecord) -> Interval:
     """Return the 95 % interval of a trial's score, over groups of videos where there are groups."""
+    known, videos = right_shares(trial), trial.last.val_videos
+    if known is not None and known[0].groups is not None:
+        return accuracy_interval(known[1], known[0].groups)
+    return wilson_interval(trial.best.number("val_top1", 0.0) * videos, videos)
+
+
+def right_shares(trial: TrialRecord) -> tuple[EpochAnswers, NDArray[np.float64]] | None:
+    """Return a trial's answers, and for each video the share of the epochs of its score in which it is right.
+
+    Returns None if the trial has no score or no record of the answers of each epoch.
+    """
     best, answers = trial.best, trial.known_answers if isinstance(trial, AnsweredTrial) else None
-    if answers is not None and answers.groups is not None and best.epoch:
-        return _interval(answers, best.epoch - (window(trial.objective) or 1) + 1, best.epoch)
-    videos = trial.last.val_videos
-    return wilson_interval(best.number("val_top1", 0.0) * videos, videos)
+    if answers is None or not best.epoch:
+        return None
+    return answers, _shares(answers, best.epoch - (window(trial.objective) or 1) + 1, best.epoch)
 
 
 def correction(trials: Sequence[TrialRecord], points: Sequence[object], best: int) -> Mapping[str, Any]:
@@ -101,11 +111,12 @@ def _rule(objective: str) -> Rule:
 
 # The leaderboard is written after each trial, and most trials have not changed since then.
 @functools.lru_cache(maxsize=4096)
-def _interval(answers: EpochAnswers, first: int, last: int) -> Interval:
+def _shares(answers: EpochAnswers, first: int, last: int) -> NDArray[np.float64]:
     chosen = dataclasses.replace(
         answers, packed=answers.packed[(answers.epochs >= first) & (answers.epochs <= last)]
     )
-    return accuracy_interval(chosen.right.mean(axis=0), answers.groups)
+    shares: NDArray[np.float64] = chosen.right.mean(axis=0)
+    return shares
 
 
 @functools.lru_cache(maxsize=4096)

@@ -50,7 +50,9 @@ _QUANTILE = 0.95
 
 
 def parameter_importance(space: SearchSpace, rows: Iterable[LeaderboardRow]) -> list[dict[str, Any]]:
-    """Return one row per searched path, the most important first.
+    """Return one row per searched setting, the most important first.
+
+    The distributions of a path with several ones have a row each.
 
     The column `importance` is a share of 1. `null` is the bound that the setting has to exceed, in the same
     unit, so it may be above 1. `status` is "ok" for an importance above it, "within noise"

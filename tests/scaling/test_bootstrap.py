@@ -1,15 +1,23 @@
 import numpy as np
 import pytest
 
-from evclip_ray.scaling.bootstrap import Score, how_drawn, middle, resampled_top1
+from evclip_ray.scaling.bootstrap import (
+    Score,
+    effective_number,
+    how_drawn,
+    interval_of_difference,
+    middle,
+    resampled_top1,
+)
 from evclip_ray.training.per_video_scores import VideoScores
 
 MANY = 20_000
 
 
-def scored(right, videos="val"):
+def scored(right, videos="val", groups=None):
     right = np.asarray(right, bool)
-    return Score(right.mean(), len(right), VideoScores(videos, right, np.zeros(len(right), np.float32)))
+    each = VideoScores(videos, right, np.zeros(len(right), np.float32), groups)
+    return Score(right.mean(), len(right), each)
 
 
 @pytest.mark.parametrize("score", [Score(0.7, 40), scored(np.arange(40) < 28)])
@@ -47,3 +55,31 @@ def test_paired_trials_are_reported():
     assert how_drawn([one, other]) == "paired within 2 different sets of videos"
     assert how_drawn([one, Score(0.5, 2)]) == "paired over the same videos; 1 of 2 trials by themselves"
     assert "was not kept" in how_drawn([Score(0.5, 2)])
+
+
+def test_groups_are_drawn_whole():
+    right, groups = np.repeat([True, False, True, False, True], 8), np.repeat(np.arange(5), 8)
+    together, apart = resampled_top1([scored(right, groups=groups)]), resampled_top1([scored(right)])
+    assert set(np.unique(together * 4)) == {0, 1, 2, 3, 4}, "4 of 5 groups, right or wrong as a whole"
+    assert together.std() > 2 * apart.std()
+    assert together.var() == pytest.approx(0.6 * 0.4 / 4, rel=0.15), "the variance of 5 groups, unbiased"
+    assert effective_number(scored(right, groups=groups)) == pytest.approx(5, abs=1)
+    assert effective_number(scored(right)) == 40
+    assert how_drawn([scored(right, groups=groups)]) == "paired over the same groups of videos"
+
+
+def test_groups_of_one_trial_hold_for_trials_of_older_versions():
+    right, groups = np.repeat([True, False], 6), np.repeat(np.arange(6), 2)
+    drawn = resampled_top1([scored(right), scored(right, groups=groups)])
+    assert (drawn[:, 0] == drawn[:, 1]).all()
+
+
+def test_gain_of_equal_scores_has_a_width():
+    perfect = scored([True] * 12)
+    low, high = interval_of_difference(perfect, perfect)
+    assert (low, high) == pytest.approx((-0.242, 0.242), abs=0.001)
+    groups = scored([True] * 12, groups=np.repeat(np.arange(3), 4))
+    assert interval_of_difference(groups, groups)[1] > 0.5, "3 groups show less than 12 videos"
+    better, worse = scored(np.arange(40) < 30), scored(np.arange(40) < 20)
+    low, high = interval_of_difference(worse, better)
+    assert 0 < low < 0.25 < high < 0.5

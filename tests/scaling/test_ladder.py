@@ -99,7 +99,6 @@ def test_ladder_writes_one_study_per_step_and_tables(ladder, tiny_cache, tiny_vi
     assert [row["rung"] for row in rows] == ["debug_small", "debug"]
     for row in rows:
         assert float(row["val_top1_low"]) <= float(row["val_top1"]) <= float(row["val_top1_high"])
-        assert float(row["bootstrap_low"]) <= float(row["val_top1"]) <= float(row["bootstrap_high"])
         assert row["random_weights"] == "True"
         assert row["latency_seconds"] == row["pareto"] == "", "not measured"
         assert (row["shared_points"], row["warm_start"]) == ("0", "")

@@ -81,6 +81,24 @@ def test_effect_of_a_choice_is_found(space):
     assert status["optim.lr"] == "within noise"
 
 
+def test_path_with_two_distributions_has_two_rows():
+    rates = [
+        {"loguniform": [1e-5, 1e-3], "when": {"method.name": ["ev_clip"]}},
+        {"loguniform": [1e-3, 1e-1], "when": {"method.name": ["linear_probe"]}},
+    ]
+    search = {"method.name": {"choice": ["ev_clip", "linear_probe"]}, "optim.lr": rates}
+    space = SearchSpace.load("two", {"fixed": {"data.manifest": "none"}, "search": search})
+    trials = []
+    for index, row in enumerate(rows(16)):
+        method = ("ev_clip", "linear_probe")[index % 2]
+        point = {"method.name": method, "optim.lr": (1e-4, 1e-2)[index % 2] * (1 + index / 20)}
+        trials.append(dataclasses.replace(row, overrides=point))
+    table = parameter_importance(space, trials)
+    assert len(table) == 3
+    assert sum(row["path"].startswith("optim.lr") for row in table) == 2
+    assert all(row["importance"] is not None for row in table)
+
+
 def test_few_failed_or_equal_trials_give_no_importance(space):
     few = parameter_importance(space, rows(7))
     assert {row["status"] for row in few} == {"too few trials: 7, 8 are needed"}

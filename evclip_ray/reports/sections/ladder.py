@@ -122,9 +122,10 @@ def _unequal_searches(steps: pd.DataFrame) -> list[str]:
 
 
 _CAPTION = (
-    "A step is represented by its best trial on the validation videos. The interval is Wilson's, over these "
-    "videos. The gain over the previous step is resampled over videos, jointly for both steps where "
-    "per-video results exist. Operations are counted from shapes; times in seconds are measured."
+    "A step is represented by its best trial on the validation videos. The best of many is optimistic, on "
+    "every step alike. Intervals are over these videos, or over their groups. The gain over the previous "
+    "step is resampled, jointly for both steps where per-video results exist. Operations are counted from "
+    "shapes; times in seconds are measured."
 )
 
 
@@ -144,6 +145,9 @@ _HEADINGS = {
 def _view(steps: pd.DataFrame) -> pd.DataFrame:
     view = pd.DataFrame({"step": steps["rung"], "state": steps["state"], "trials": steps["trials"]})
     view["top-1 (95 %)"] = with_interval(steps, "val_top1", "val_top1_low", "val_top1_high")
+    if "corrected_top1" in steps and steps["corrected_top1"].notna().any():
+        corrected = ("corrected_top1", "corrected_top1_low", "corrected_top1_high")
+        view["corrected for the choice (95 %)"] = with_interval(steps, *corrected)
     if "gain" in steps:
         view["gain over the previous step (95 %)"] = with_interval(steps, "gain", "gain_low", "gain_high")
     present = {title: column for title, column in _HEADINGS.items() if column in steps}
