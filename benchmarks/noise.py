@@ -6,10 +6,13 @@
 - importance: scores that do not depend on the settings. At most 5 % of the studies may show a setting.
 - transfer: 4 steps whose best learning rate is the same. At most 5 % of the ladders may say "moves".
 
+- groups: coverage of the interval of a gain if the videos of a group share a difficulty and a gain of their
+  own. It is that of 95 % if the interval draws groups.
+
 Top-1 is over 72 validation videos if nothing else is said. `sampler` is that of a study. The same command
 gives the same numbers.
 
-Run: python benchmarks/noise.py [gains] [importance] [transfer] [--repeats 400]
+Run: python benchmarks/noise.py [gains] [importance] [transfer] [groups] [--repeats 400]
 """
 
 import argparse
@@ -22,7 +25,7 @@ import optuna
 
 from evclip_ray.metrics.intervals import wilson_interval
 from evclip_ray.records import LeaderboardRow, TrialState
-from evclip_ray.scaling.bootstrap import Score
+from evclip_ray.scaling.bootstrap import Score, interval_of_difference
 from evclip_ray.scaling.transfer import ScoredTrial, slope
 from evclip_ray.training.per_video_scores import VideoScores
 from evclip_ray.tuning.distributions import Distribution
@@ -196,7 +199,30 @@ def _range(share: float, count: int) -> str:
     return f"{low:.1%} to {high:.1%}"
 
 
-PARTS = {"gains": gains, "importance": importance, "transfer": transfer}
+def groups(repeats: int) -> Iterator[str]:
+    """Yield the coverage of the interval of a gain with and without the groups of the videos."""
+    for num_groups, size in ((6, 12), (12, 6), (25, 12)):
+        group = np.repeat(np.arange(num_groups), size)
+        covered: dict[str, list[bool]] = {"videos": [], "groups": []}
+        for repeat in range(repeats):
+            draw = np.random.default_rng(repeat)
+            hard, own = draw.normal(0, 0.25, num_groups)[group], draw.normal(0, 0.15, num_groups)[group] / 2
+            before, after = (draw.uniform(size=len(group)) < 0.6 + hard + change for change in (-own, own))
+            for unit, recorded in (("videos", None), ("groups", group)):
+                scores = [
+                    Score(float(right.mean()), len(right), VideoScores("same", right, np.zeros(1), recorded))
+                    for right in (before, after)
+                ]
+                low, high = interval_of_difference(*scores)
+                covered[unit].append(low <= 0 <= high)
+        for unit, hits in covered.items():
+            yield (
+                f"groups, {num_groups} of {size} videos: an interval over {unit} covers a gain of 0 in "
+                f"{np.mean(hits):.1%} ({_range(float(np.mean(hits)), repeats)})"
+            )
+
+
+PARTS = {"gains": gains, "importance": importance, "transfer": transfer, "groups": groups}
 
 
 def main() -> None:
