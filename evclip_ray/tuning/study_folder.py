@@ -91,8 +91,9 @@ class StudyFolder(ClaimedFolder):
         if self.objective != objective and (self.root / LEDGER).is_file():
             raise ArtifactError(
                 f"{self.root}: its trials were compared by the objective {self.objective!r}, got "
-                f"{objective!r}. Continue with `--objective {self.objective}`, or begin a study with another "
-                f"--out and --warm-start {self.root}."
+                f"{objective!r}. Continue with `objective: {self.objective}` in the section `study`, or "
+                f"--objective {self.objective} of `tune`, or begin a study with another --out and "
+                f"--warm-start {self.root}."
             )
 
     def trials(self) -> Iterator[TrialRecord]:

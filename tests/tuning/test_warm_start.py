@@ -158,3 +158,36 @@ def test_earlier_study_is_read_once_and_not_needed_later(make_space, tiny_cache,
     assert again.missing() == 16
     with pytest.raises(ValueError, match="is the study itself"):
         StudyRun(space, tmp_path / "new", cache=tiny_cache, warm_start=[tmp_path / "new"])._warm_starts()
+
+
+def test_evidence_has_the_values_of_this_studys_objective(make_space, tmp_path):
+    trials = [
+        ({"optim.lr": 2e-3, "method.prompts": "context"}, [0.7, 0.2], "complete"),
+        ({"optim.lr": 3e-3, "method.prompts": "context"}, [0.3, 0.5], "complete"),
+    ]
+    space = make_space()
+    root = write_study(tmp_path, space, trials)
+    by_best, by_last = read(root, space), read(root, space.replace(study={"objective": "last"}))
+    assert [piece.values for piece in by_best.evidence] == [{1: 0.7, 2: 0.7}, {1: 0.3, 2: 0.5}]
+    assert [piece.values for piece in by_last.evidence] == [{1: 0.3, 2: 0.5}, {1: 0.7, 2: 0.2}]
+    assert by_last.points == (trials[1][0], trials[0][0])
+
+
+def test_warm_points_of_a_list_keep_their_parameters(tiny_manifest, debug_settings, tmp_path):
+    fixed = {path: value for path, value in debug_settings.items() if not path.startswith("method.")}
+    search = {
+        "method.name": {"choice": ["coop", "prototype"], "balanced": True},
+        "optim.lr": [
+            {"loguniform": [1e-3, 1e-2], "when": {"method.name": "coop"}},
+            {"loguniform": [1e-4, 1e-3], "when": {"method.name": "prototype"}},
+        ],
+    }
+    space = SearchSpace.load(
+        "listed", {"fixed": {"data.manifest": str(tiny_manifest), **fixed}, "search": search}
+    )
+    point = {"method.name": "prototype", "optim.lr": 5e-4}
+    warm_start = read(write_study(tmp_path, space, [(point, [0.5], "complete")]), space)
+    study = optuna.create_study(direction="maximize")
+    apply_warm_start(study, space, warm_start)
+    assert study.trials[0].params == space.params_of(point)
+    assert space.sample(study.ask()) == point
