@@ -55,7 +55,7 @@ def test_published_file_becomes_an_evaluable_checkpoint(
     assert torch.equal(trained["mask_generator.sharpness"], original[f"{LEVEL}logit_scale"])
     scored = call("evaluate", out, "--split", "val", "--cache", tiny_cache, "--out", tmp_path / "scores")
     assert scored.exit_code == 0, scored.output
-    assert "on 6 videos" in scored.output
+    assert "over 6 videos" in scored.output
 
 
 def test_unknown_towers_need_a_backbone_name(published_mask, tiny_manifest, tmp_path):
