@@ -68,12 +68,12 @@ def train(
         )
     last = run.metrics
     console.print(
-        f"{_selected(last)}\nscore it:  evclip-ray evaluate {run.checkpoint} --split test",
+        f"{describe_selected(last)}\nscore it:  evclip-ray evaluate {run.checkpoint} --split test",
         soft_wrap=True,
     )
 
 
-def _selected(last: EpochMetrics) -> str:
+def describe_selected(last: EpochMetrics) -> str:
     """Return the line about the epoch that the checkpoint has."""
     if not last.val_videos:
         return (

@@ -1,4 +1,8 @@
+import pytest
 import yaml
+
+from evclip_ray.cli.train import describe_selected
+from evclip_ray.records import EpochMetrics
 
 
 def test_train_that_diverges_at_once_reports_no_score(
@@ -14,3 +18,16 @@ def test_train_that_diverges_at_once_reports_no_score(
     assert "Lower optim.lr and choose a new --out" in trained.output
     assert "top-1" not in trained.output
     assert not (tmp_path / "run" / "best").exists()
+
+
+@pytest.mark.parametrize(
+    ("metrics", "line"),
+    [
+        ({"val_videos": 0}, "last epoch 3, trained on all training videos without validation"),
+        ({"val_videos": 12, "selection": "last_epoch"}, "last epoch 3: val top-1 0.500 on 12 videos"),
+        ({"val_videos": 12}, "best epoch 3: val top-1 0.500 on 12 videos"),
+    ],
+)
+def test_result_names_the_epoch_that_is_selected(metrics, line):
+    last = EpochMetrics.from_record({"epoch": 4, "best_epoch": 3, "best_val_top1": 0.5, **metrics})
+    assert describe_selected(last).startswith(line)
