@@ -86,7 +86,7 @@ def gains(repeats: int) -> Iterator[str]:
         draw = np.random.default_rng(repeat)
 
         def score(point: Point, draw: np.random.Generator = draw) -> float:
-            accuracy = 0.7 - 0.1 * abs(math.log10(point["optim.lr"]) + 3)
+            accuracy = 0.8 - 0.2 * abs(math.log10(point["optim.lr"]) + 3)
             return draw.binomial(VIDEOS, accuracy) / VIDEOS
 
         chain: list[list[tuple[float, Point]]] = []

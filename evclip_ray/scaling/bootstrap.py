@@ -64,7 +64,7 @@ def resampled_top1(scores: Sequence[Score], *, resamples: int = RESAMPLES) -> Fl
         known = [each for index in indices if (each := scores[index].each) is not None]
         # (V, M): one column per trial. The same row indices are drawn for all columns, which is what pairs
         # the trials.
-        right = np.stack([each.right for each in known], axis=1)
+        right = np.stack([each.right.astype(np.float64) for each in known], axis=1)
         draws[:, indices] = _drawn_together(right, _groups(known), resamples, rng)
     for index, score in enumerate(scores):
         if score.each is None:
@@ -125,7 +125,7 @@ def _together(scores: Sequence[Score]) -> dict[str, list[int]]:
 
 
 def _drawn_together(
-    right: NDArray[np.bool_] | Floats,
+    right: Floats,
     groups: NDArray[np.int64] | None,
     resamples: int,
     rng: np.random.Generator,
@@ -133,7 +133,7 @@ def _drawn_together(
     """Return means over videos drawn with replacement, (V, M) -> (resamples, M).
 
     Args:
-        right: (V, M) whether a trial has a video right.
+        right: (V, M) whether a trial has a video right, 0 or 1, or the share of epochs in which it has.
         groups: (V,) group of each video; None draws single videos.
         resamples: Number of draws.
         rng: Random generator.

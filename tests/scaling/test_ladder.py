@@ -108,7 +108,7 @@ def test_ladder_writes_one_study_per_step_and_tables(ladder, tiny_cache, tiny_vi
     gain = float(rows[1]["val_top1"]) - float(rows[0]["val_top1"])
     assert float(rows[1]["gain"]) == pytest.approx(gain, abs=1e-5)
     assert float(rows[1]["gain_low"]) <= gain <= float(rows[1]["gain_high"])
-    assert rows[1]["gain_interval"] == "paired over the same videos"
+    assert rows[1]["gain_interval"] == "paired over the same groups of videos"
 
     priced = table(root, "costs")
     tower = [
