@@ -176,4 +176,4 @@ class Trials:
 def _as_tune(trial: SimulatedTrial) -> Any:
     """Return a trial with the attributes that Tune's schedulers read."""
     name = f"trial-{trial.number:04d}"
-    return SimpleNamespace(trial_id=name, config={"folder": name})
+    return SimpleNamespace(trial_id=name, config={"folder": name, "overrides": {}})

@@ -43,7 +43,8 @@ class TextFeatureCache:
 
     def _is_unchanged(self, current: list[Tensor]) -> bool:
         return len(current) == len(self._parameters) and all(
-            # `torch.equal` refuses tensors on two devices and ignores the number format.
-            new.device == old.device and new.dtype == old.dtype and torch.equal(new, old)
+            # `torch.equal` refuses tensors on two devices and ignores the number format. A tensor without
+            # data (meta), with which operations are counted, has no values that could change.
+            new.device == old.device and new.dtype == old.dtype and (new.is_meta or torch.equal(new, old))
             for new, old in zip(current, self._parameters, strict=True)
         )
