@@ -17,7 +17,7 @@ from evclip_ray.cli.options import (
 )
 from evclip_ray.cli.remote import address_option
 from evclip_ray.config import ConfigError
-from evclip_ray.formatting import duration
+from evclip_ray.formatting import counted, duration
 
 if TYPE_CHECKING:
     from evclip_ray.scaling.ladder import LadderRun, StepState
@@ -164,8 +164,8 @@ def _show_plans(run: "LadderRun", plans: "dict[str, StudyPlan]", *, whole: bool)
     if shared := run.ladder.share_points:
         most = shared * (len(plans) - 1)
         console.print(
-            f"each step also runs the {shared} best points of every other step: at most {most} trials more, "
-            "counted below",
+            f"each step also runs the best {counted(shared, 'point')} of every other step: at most "
+            f"{counted(most, 'trial')} more, counted below",
             soft_wrap=True,
         )
     hours = f"; {run.device_hours:g} device-hours each" if run.device_hours is not None else ""
@@ -189,6 +189,7 @@ def _show_ladder(context: click.Context, run: "LadderRun", states: "list[StepSta
     shown = (
         "trials",
         "val_top1",
+        "corrected_top1",
         "zero_shot_top1",
         "inference_gmac",
         "trainable_parameters",
@@ -197,6 +198,8 @@ def _show_ladder(context: click.Context, run: "LadderRun", states: "list[StepSta
     )
     rows = [{"step": row["rung"], **{name: row[name] for name in shown}} for row in run.rows]
     console.print(rows_table("Best validation top-1 of each step", rows))
+    for row in run.rows:
+        console.print(f"importance at step {row['rung']}: {row['important']}", soft_wrap=True, markup=False)
     print_random_weights({row["rung"]: "random" for row in run.rows if row["random_weights"]})
     console.print(
         f"tables   {run.folder.root / 'ladder.csv'}, costs, fits, transfer, importance", soft_wrap=True

@@ -117,6 +117,8 @@ def device_seconds(rows: Sequence[LeaderboardRow], devices: float) -> float:
 def write_tables(folder: LadderFolder, ladder: Ladder, *, measure: bool) -> list[dict[str, Any]]:
     """Write the tables and fits of the steps so far, and return the rows of ladder.csv.
 
+    The key `important` of a row has the settings above the noise, or the reason why there is none.
+
     Args:
         folder: The ladder's folder.
         ladder: The ladder; steps without a study get a row without scores.
@@ -143,6 +145,8 @@ def write_tables(folder: LadderFolder, ladder: Ladder, *, measure: bool) -> list
         for row in parameter_importance(step.space, [trial.row for trial in trials[step.name]])
     ]
     folder.write_table("importance", important, IMPORTANCE_COLUMNS)
+    for row in rows:
+        row["important"] = _above_noise([one for one in important if one["rung"] == row["rung"]])
     _write_fits(folder, ladder, rows, trials)
     return rows
 
@@ -222,6 +226,13 @@ def _row(
     if cost is not None:
         row |= cost_columns(cost)
     return row
+
+
+def _above_noise(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the settings of a step whose importance is above the noise, or the reason for none."""
+    above = [str(row["path"]) for row in rows if row["status"] == "ok"]
+    # The first row has the largest importance, so its status holds for all.
+    return ", ".join(above) or (str(rows[0]["status"]) if rows else "nothing is searched")
 
 
 def _warm_start(study: StudyFolder) -> str | None:

@@ -414,6 +414,7 @@ def test_command_succeeds_if_every_step_did(scale):
     result = scale(["finished"], ["finished"])
     assert result.exit_code == 0, result.output
     assert "evclip-ray report" in result.output
+    assert "importance at step debug: too few trials: 0, 8 are needed" in result.output
     assert "debug_small" in result.output
 
 
