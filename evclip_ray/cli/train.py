@@ -25,7 +25,7 @@ from evclip_ray.records import EpochMetrics
     "--fork",
     type=click.Path(path_type=Path),
     default=None,
-    help="Train a new run in this folder after the videos of --out have changed. Old videos keep their split.",
+    help="Train a new run in this folder after the videos of --out changed. Old videos keep their split.",
 )
 @click.option(
     "--workers", default=1, show_default=True, help="Number of training processes (DDP in Ray Train)."
