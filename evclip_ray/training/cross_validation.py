@@ -154,8 +154,10 @@ class CrossValidation:
         # Counts and sums are additive over videos, and each video is in one fold.
         packed = sum(state.packed() for state, _ in scored)
         state = ClassificationState.unpacked(np.asarray(packed), len(self._whole.videos.classes))
+        # A worker without videos in a fold has no logits there, not even their number of classes.
+        mine = [scores for _, scores in scored if len(scores.labels)] or [scored[0][1]]
         logits, labels = (
-            np.concatenate([getattr(scores, name) for _, scores in scored]) for name in ("logits", "labels")
+            np.concatenate([getattr(scores, name) for scores in mine]) for name in ("logits", "labels")
         )
         return state, Scores(logits, labels)
 
