@@ -171,8 +171,9 @@ def _show_plans(run: "LadderRun", plans: "dict[str, StudyPlan]", *, whole: bool)
     hours = f"; {run.device_hours:g} device-hours each" if run.device_hours is not None else ""
     for name, plan in plans.items():
         console.print(f"\n  step {name}{hours}", markup=False)
-        lines = plan.lines()
-        for heading, text in lines if whole else lines[:2]:
+        for heading, text in plan.lines():
+            if not whole and heading not in ("videos", "trials"):
+                continue
             console.print(f"    {heading:<10} {text}", soft_wrap=True, markup=False)
 
 
@@ -183,6 +184,11 @@ def _show_cost(run: "LadderRun", plans: "dict[str, StudyPlan]") -> None:
     if run.device_hours is not None:
         total = f"at most {run.device_hours * len(plans):.3g} device-hours of trials"
     console.print(f"\nthe ladder: {total}")
+
+
+def _or_none(value: Any) -> Any:
+    # A step without a score, and one without a corrected score, has NaN there.
+    return None if value != value else value
 
 
 def _show_ladder(context: click.Context, run: "LadderRun", states: "list[StepState]") -> None:
@@ -196,7 +202,7 @@ def _show_ladder(context: click.Context, run: "LadderRun", states: "list[StepSta
         "latency_seconds",
         "pareto",
     )
-    rows = [{"step": row["rung"], **{name: row[name] for name in shown}} for row in run.rows]
+    rows = [{"step": row["rung"], **{name: _or_none(row[name]) for name in shown}} for row in run.rows]
     console.print(rows_table("Best validation top-1 of each step", rows))
     for row in run.rows:
         console.print(f"importance at step {row['rung']}: {row['important']}", soft_wrap=True, markup=False)
