@@ -112,8 +112,11 @@ def _unequal_searches(steps: pd.DataFrame) -> list[str]:
             "evaluate the best point of each step at every step."
         )
     scored = steps[pd.to_numeric(steps["val_top1"], errors="coerce").notna()]
-    if scored["trials"].nunique() > 1:
-        counts = ", ".join(f"{row['rung']} {row['trials']:.0f}" for _, row in scored.iterrows())
+    # Shared points differ in number where steps found some of them on their own. All steps have run them all.
+    shared = scored["shared_points"].fillna(0) if "shared_points" in scored else 0
+    trials = dict(zip(scored["rung"], scored["trials"] - shared, strict=True))
+    if len(set(trials.values())) > 1:
+        counts = ", ".join(f"{name} {number:.0f}" for name, number in trials.items())
         remarks.append(
             f"The steps have different numbers of trials ({counts}). The best of more trials is higher by "
             "chance alone."

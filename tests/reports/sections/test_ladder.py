@@ -60,6 +60,8 @@ def test_unequal_searches_are_reported(ladder):
     text = str(ladder_report(ladder).sections)
     assert "different numbers of trials (small 6, middle 6, large 8)" in text
     assert "An earlier version started middle, large from the best points" in text
+    rows.assign(trials=[6, 6, 8], shared_points=[0, 0, 2]).to_csv(path, index=False)
+    assert "different numbers of trials" not in str(ladder_report(ladder).sections)
 
 
 def test_charts_of_steps_have_their_own_data(ladder):
