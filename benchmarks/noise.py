@@ -122,6 +122,8 @@ def importance(repeats: int) -> Iterator[str]:
         (16, "tpe", "optim.lr"),
         (32, "tpe", "optim.lr"),
         (32, "tpe", "method.prompts"),
+        (32, "random", "optim.lr"),
+        (32, "random", "method.prompts"),
     ):
         shown, largest, seconds = [], [], []
         for repeat in range(repeats):
