@@ -156,7 +156,9 @@ class StudySearch(Searcher):
         name = trial.user_attrs.get("folder", self._next_name())
         # A continued trial keeps the overrides of its folder, including the seed that it was given at its
         # start.
-        overrides = self._begun[name] = self._begun.get(name) or self._with_new_seed(drawn)
+        if name not in self._begun:
+            self._begun[name] = self._with_new_seed(drawn)
+        overrides = self._begun[name]
         # Stored in the journal: `recover` finds the folder of an interrupted trial by it.
         trial.set_user_attr("folder", name)
         self._missing -= 1

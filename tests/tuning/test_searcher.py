@@ -27,7 +27,9 @@ def space(tiny_manifest, debug_settings):
 def search(space, tmp_path):
     """Return a factory of searchers for six random points. `ready` are the keys of the ready videos."""
 
-    def make(name, *, ready=None, stops=None, num_slots=lambda: 1, max_concurrent=6, max_epochs=1):
+    def make(
+        name, *, ready=None, stops=None, num_slots=lambda: 1, max_concurrent=6, max_epochs=1, space=space
+    ):
         folder = StudyFolder(tmp_path / name)
         folder.root.mkdir(exist_ok=True)
         search = StudySearch(
@@ -110,6 +112,17 @@ def test_paused_point_continues_in_its_folder(search, tmp_path):
     assert study.trials[0].intermediate_values == {1: 0.25}
     assert count_missing(study, 6) == 6
     assert search("paused").suggest("b") == first
+
+
+def test_interrupted_point_without_searched_settings_keeps_its_seed(search, space, tmp_path):
+    pinned = space.replace({"view.num_frames": 4, "optim.lr": 1e-2})
+    assert search("pinned", space=pinned).suggest("a") == {"folder": "trial-0000", "overrides": {}}
+    folder = StudyFolder(tmp_path / "pinned")
+    recover(open_optuna(folder, seed=5, sampler="random", trials=6), folder)
+    again = search("pinned", space=pinned)
+    assert again.suggest("a") == {"folder": "trial-0000", "overrides": {}}
+    again.on_trial_complete("a", {"objective": 0.5, "epoch": 1})
+    assert again.suggest("b") == {"folder": "trial-0001", "overrides": {"seed": 1}}
 
 
 def test_repeated_point_gets_the_next_seed(search, space, tmp_path):
