@@ -151,7 +151,7 @@ def _split_as_trained(manifest: Manifest, data: DataConfig, known: RowRecord | N
         val_fraction=data.val_fraction,
         test_fraction=data.test_fraction,
         seed=data.split_seed,
-        hold_out_val=find_selection(data, manifest, legacy=known is None) != "last_epoch",
+        hold_out_val=find_selection(data, manifest, recorded=known, legacy=known is None) != "last_epoch",
         recorded=None if known is None else known.assignment(),
         legacy=known is None,
     )

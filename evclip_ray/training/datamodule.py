@@ -52,6 +52,7 @@ class VideoPlan:
         folds: Folds of the cross-validation over the training videos; 0 without one.
         held_out: Training videos of the list that were held out of its training split for validation.
         reason: Reason of a selection that was not set, for messages.
+        legacy: Whether the videos are those that version 0.1 chose.
     """
 
     manifest: Manifest
@@ -66,6 +67,7 @@ class VideoPlan:
     folds: int = 0
     held_out: int = 0
     reason: str = ""
+    legacy: bool = False
 
     @property
     def num_selecting(self) -> int:
@@ -295,7 +297,7 @@ def find_protocol(
             way, and all validation videos select.
     """
     classes = _find_classes(data.classes, manifest)
-    selection = find_selection(data, manifest, legacy=legacy)
+    selection = find_selection(data, manifest, recorded=recorded, legacy=legacy)
     shares: dict[str, Any] = {
         "val_fraction": data.val_fraction,
         "test_fraction": data.test_fraction,
@@ -319,12 +321,16 @@ def find_protocol(
     return protocol
 
 
-def find_selection(data: DataConfig, manifest: Manifest, *, legacy: bool = False) -> Selection:
+def find_selection(
+    data: DataConfig, manifest: Manifest, *, recorded: RowRecord | None = None, legacy: bool = False
+) -> Selection:
     """Return how the checkpoint of a run is chosen: as set, or as the data ask for.
 
     Args:
         data: Data section of an experiment.
         manifest: List of videos, as it was read.
+        recorded: See `find_protocol`. Whether it has validation videos takes the place of what the list asks
+            for, because one more video would change that.
         legacy: See `find_protocol`.
     """
     if legacy:
@@ -333,9 +339,19 @@ def find_selection(data: DataConfig, manifest: Manifest, *, legacy: bool = False
         return data.selection
     if data.folds is not None:
         return "last_epoch"
-    if data.shots is not None or data.val_shots is not None:
+    if data.val_shots is not None:
         return "kshot_validation"
-    return "validation" if protocols.published_shots(manifest) is None else "last_epoch"
+    if recorded is not None and recorded.legacy:
+        return "validation"
+    if recorded is not None:
+        trains_on_all = not recorded.has_validation
+    else:
+        shots = protocols.published_shots(manifest)
+        # All K shots of a published list are asked for, whether or not K is also set.
+        trains_on_all = shots is not None and data.shots in (None, shots)
+    if trains_on_all:
+        return "last_epoch"
+    return "validation" if data.shots is None else "kshot_validation"
 
 
 def _find_classes(choice: str | None, manifest: Manifest) -> tuple[str, ...] | None:
@@ -384,13 +400,19 @@ def plan_videos(
     rows = {
         split: chosen.rows for split, chosen in eval_sets.items() if split in splits and chosen is not None
     }
-    selection = find_selection(data, listed, legacy=legacy)
+    selection = find_selection(data, listed, recorded=recorded, legacy=legacy)
     marked_splits = listed.splits()
     held_out = len(manifest.in_split("val")) if marked_splits and "val" not in marked_splits else 0
     num_folds = 0
     if selection == "last_epoch" and "train" in rows and not len(rows.get("val", ())):
         rows.pop("val", None)
         num_folds = _count_folds(data, manifest, rows["train"]) if cross_validate else 0
+    elif data.folds is not None and "train" in rows:
+        raise ValueError(
+            f"{manifest.source}: data.folds ({data.folds}) has no effect, because the list has "
+            f"{len(rows['val'])} validation videos, which score the runs. Remove data.folds and set "
+            "data.selection=last_epoch, or mark these videos as 'train'."
+        )
     for split, split_rows in rows.items():
         if len(split_rows) == 0:
             marked = ", ".join(manifest.splits()) or "none"
@@ -415,6 +437,7 @@ def plan_videos(
         folds=num_folds,
         held_out=held_out,
         reason="" if data.selection == selection else _reason(data, listed, selection),
+        legacy=legacy or (recorded is not None and recorded.legacy),
     )
 
 
@@ -424,7 +447,9 @@ def _reason(data: DataConfig, listed: Manifest, selection: Selection) -> str:
         return "data.val_shots is set" if data.val_shots else "data.shots is set"
     if selection == "last_epoch":
         shots = protocols.published_shots(listed)
-        return "data.folds is set" if data.folds else f"the list has {shots} training videos of each class"
+        if data.folds or shots is None:
+            return "data.folds is set" if data.folds else "the recorded videos have no validation split"
+        return f"the list has {shots} training video{'s' * (shots > 1)} of each class"
     return ""
 
 
@@ -446,7 +471,7 @@ def record_rows(
         progress: Progress of reading the other files.
     """
     report = functools.partial(progress, "comparing videos") if progress else None
-    return RowRecord.of(plan.manifest, plan.rows, known=known, progress=report)
+    return RowRecord.of(plan.manifest, plan.rows, known=known, legacy=plan.legacy, progress=report)
 
 
 def prepare(

@@ -1,7 +1,7 @@
 import pytest
 
 from evclip_ray.config import ConfigError
-from evclip_ray.training.datamodule import plan_videos
+from evclip_ray.training.datamodule import plan_videos, record_rows
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.zero_shot import videos_key
 
@@ -39,7 +39,43 @@ def test_published_kshot_list_trains_on_all_shots(shots, plan):
     videos = plan({"train": shots, "test": 30}, classes=51)
     assert len(videos.rows["train"]) == 51 * shots
     assert (videos.selection, set(videos.rows)) == ("last_epoch", {"train"})
-    assert f"the list has {shots} training videos of each class" in videos.selection_lines()[0]
+    assert (
+        f"the list has {shots} training video{'s' * (shots > 1)} of each class" in videos.selection_lines()[0]
+    )
+
+
+def test_published_kshot_list_with_its_own_shots_holds_none_out(plan):
+    videos = plan({"train": 4, "test": 3}, data__shots=4)
+    assert (videos.selection, len(videos.rows["train"])) == ("last_epoch", 20)
+    assert "the list has 4 training videos of each class" in videos.selection_lines()[0]
+    fewer = plan({"train": 4, "test": 3}, data__shots=2)
+    assert (fewer.selection, len(fewer.rows["train"])) == ("kshot_validation", 10)
+
+
+def test_shots_that_validation_takes_name_the_fix(plan):
+    with pytest.raises(ValueError, match=r"7 shots need 7 .* or set data\.selection=last_epoch"):
+        plan({"train": 8, "test": 3}, data__shots=7)
+
+
+@pytest.mark.parametrize("counts", [{"train": 4, "test": 3}, {"train": 5, "test": 3}])
+def test_recorded_videos_keep_their_selection(counts, plan):
+    before = plan(counts)
+    # One more video per class makes a K-shot list of the second one, and no longer of the first one.
+    after = plan({"train": 9 - counts["train"], "test": 3}, options={"recorded": record_rows(before)})
+    assert after.selection == before.selection
+    assert set(after.rows) == set(before.rows)
+
+
+def test_old_few_shot_study_keeps_its_selection_once_recorded(plan):
+    counts = {"train": 10, "val": 6, "test": 2}
+    old = plan(counts, data__shots=2, options={"legacy": True})
+    again = plan(counts, data__shots=2, options={"recorded": record_rows(old)})
+    assert paths(again, "val") == paths(old, "val")
+
+
+def test_folds_beside_validation_videos_are_refused(plan):
+    with pytest.raises(ValueError, match=r"data\.folds \(3\) has no effect.* 10 validation videos"):
+        plan({"train": 6, "val": 2, "test": 3}, data__folds=3)
 
 
 @pytest.mark.parametrize("shots", [2, 4, 8, 16])

@@ -139,7 +139,15 @@ def few_shot(
     assert whole.train is not None
     # Only train is reduced. Validation and test stay those of the whole set, so that results for all K are
     # comparable.
-    rows = splits.few_shot(whole.train.manifest, shots=shots, seed=seed, nested=nested)
+    try:
+        rows = splits.few_shot(whole.train.manifest, shots=shots, seed=seed, nested=nested)
+    except ValueError as error:
+        if not hold_out_val or "val" in manifest.splits():
+            raise
+        raise ValueError(
+            f"{manifest.source}: {error}, or set data.selection=last_epoch, which holds no validation videos "
+            "out of train"
+        ) from None
     return dataclasses.replace(whole, name="few_shot", train=dataclasses.replace(whole.train, rows=rows))
 
 

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyarrow import parquet
 
@@ -117,11 +118,14 @@ class RowRecord:
         table: The columns described in the module.
         root: Folder or URI that the paths are relative to.
         source: Manifest that the rows are from, for messages.
+        legacy: Whether the rows are those of a study or run of version 0.1, which all validation videos
+            select, also with few shots.
     """
 
     table: pa.Table
     root: Place
     source: str
+    legacy: bool = False
 
     @classmethod
     def of(
@@ -130,6 +134,7 @@ class RowRecord:
         rows: Mapping[str, Indices],
         *,
         known: "RowRecord | None" = None,
+        legacy: bool = False,
         progress: Progress | None = None,
     ) -> Self:
         """Record the rows of a manifest.
@@ -139,6 +144,7 @@ class RowRecord:
             rows: Used rows by use. Uses other than `USES` are not recorded as such.
             known: Earlier record. The content of a file whose size and modification time (or version tag) did
                 not change is taken from it and is not read again.
+            legacy: See the class.
             progress: Called with the files read and the files to read.
         """
         uses = np.full(len(manifest), None, dtype=object)
@@ -154,7 +160,7 @@ class RowRecord:
             "version": pa.array([_version(identities[path]) for path in paths], pa.string()),
             "content": pa.array([contents.get(path) for path in paths], pa.string()),
         }
-        return cls(pa.table(columns, schema=_SCHEMA), manifest.root, manifest.source)
+        return cls(pa.table(columns, schema=_SCHEMA), manifest.root, manifest.source, legacy)
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -168,7 +174,7 @@ class RowRecord:
             facts = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
             # `select` fails if a column is missing.
             table = table.select(_SCHEMA.names).replace_schema_metadata(None)
-            return cls(table, storage.place(facts["root"]), facts["source"])
+            return cls(table, storage.place(facts["root"]), facts["source"], "legacy" in facts)
         except (OSError, pa.ArrowException, KeyError) as error:
             raise ArtifactError(
                 f"{path}: cannot be read as a record of videos ({error}); the file is damaged"
@@ -176,9 +182,15 @@ class RowRecord:
 
     def write(self, path: Path) -> None:
         """Write the record as a Parquet file, atomically."""
-        table = self.table.replace_schema_metadata({"root": str(self.root), "source": self.source})
+        facts = {"root": str(self.root), "source": self.source, **({"legacy": "true"} if self.legacy else {})}
+        table = self.table.replace_schema_metadata(facts)
         with replacing(path) as temporary:
             parquet.write_table(table, temporary, compression="zstd")
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether any video selects by validation."""
+        return "val" in pc.unique(self.table["use"]).to_pylist()
 
     def assignment(self) -> dict[str, str]:
         """Return the split of each group; the path stands for the group of a row without one."""
