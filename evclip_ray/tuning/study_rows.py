@@ -47,11 +47,12 @@ class StudyRows:
         """
         key = videos_key(experiment)
         if key not in self._plans:
+            recorded = self._recorded(key) or self._forked(key)
             self._plans[key] = plan_videos(
                 experiment,
                 cache=self._cache,
-                recorded=self._recorded(key) or self._forked(key),
-                legacy=self._is_legacy,
+                recorded=recorded,
+                legacy=recorded is None and self._is_legacy(key),
                 cross_validate=True,
                 progress=progress,
             )
@@ -91,10 +92,13 @@ class StudyRows:
         measured: Mapping[str, str] = self.folder.ledger().get("measured", {}) if is_claimed else {}
         return measured
 
-    @property
-    def _is_legacy(self) -> bool:
-        """Whether the study was begun by a version that recorded no rows, and drew splits in another way."""
-        return bool(self._measured) and not (self.folder.root / "rows").is_dir()
+    def _is_legacy(self, key: str) -> bool:
+        """Whether a version that recorded no rows drew the splits of a variant, in another way."""
+        measured = self._measured
+        has_records = (self.folder.root / "rows").is_dir()
+        # The present version writes the records of all variants before the digests. A digest without a record
+        # is therefore from an earlier version, also where a process was killed between two records.
+        return bool(measured) and (key in measured or not has_records)
 
     def _record(self, key: str, progress: Progress | None) -> RowRecord:
         if key not in self._records:
@@ -107,17 +111,20 @@ class StudyRows:
         return RowRecord.read(file) if file.is_file() else None
 
     def _forked(self, key: str) -> RowRecord | None:
-        """Return the record of the forked study: that of the same settings, or its only one."""
+        """Return the record of the forked study: that of the same settings, or of the same splits."""
         if self._fork_of is None:
             return None
         file = self._file(self._fork_of, key)
         files = [file] if file.is_file() else sorted((self._fork_of.root / "rows").glob("*.parquet"))
-        if len(files) == 1:
-            return RowRecord.read(files[0])
+        records = [RowRecord.read(path) for path in files]
+        # Variants such as several values of data.shots share their splits. Their keys contain the place of
+        # the list, so none of them is found by its key after the list has moved.
+        if records and all(record.assignment() == records[0].assignment() for record in records[1:]):
+            return records[0]
         problem = (
             "has no record of its videos, because an earlier version began it"
             if not files
-            else ("was searched over several sets of videos, none of them with these settings")
+            else "was searched over several sets of videos with different splits, none with these settings"
         )
         raise ArtifactError(
             f"--fork: the study {self._fork_of.root} {problem}. Begin a new study, whose splits are drawn "

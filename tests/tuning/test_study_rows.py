@@ -133,3 +133,49 @@ def test_study_without_record_is_refused_on_other_rows(old_study, rows_of, clips
     rows, _, _ = rows_of()
     with pytest.raises(ArtifactError, match="the digest of its rows is another one"):
         rows.check()
+
+
+@pytest.fixture
+def two_variants(make_experiment, clips, tmp_path):
+    """Return a function that plans two sizes of validation over the clips in a folder of a study."""
+    fixed = {"data.manifest": str(clips(range(8))), "data.synthetic": None}
+
+    def open_rows(name="study", setting="data.val_fraction", values=(0.2, 0.3), manifest=None, **options):
+        rows = StudyRows(StudyFolder(tmp_path / name), cache=tmp_path / "cache", **options)
+        moved = fixed if manifest is None else fixed | {"data.manifest": str(manifest)}
+        experiments = [make_experiment(**moved, **{setting: value}) for value in values]
+        return rows, {videos_key(one): rows.plan(one) for one in experiments}
+
+    return open_rows
+
+
+def test_old_study_killed_between_two_records_goes_on(two_variants, tmp_path):
+    folder = StudyFolder(tmp_path / "study")
+    folder.claim({})
+    folder.note(measured={"other": "0"})
+    _, old = two_variants()
+    folder.note(measured={key: measured_on(plan) for key, plan in old.items()})
+    rows, _ = two_variants()
+    rows.write(next(iter(old)))
+    rows, plans = two_variants()
+    rows.check()
+    assert [splits(plan) for plan in plans.values()] == [splits(plan) for plan in old.values()]
+
+
+def test_fork_of_several_variants_follows_a_moved_list(two_variants, clips, tmp_path):
+    shots = {"setting": "data.shots", "values": (1, 2)}
+    rows, before = two_variants(**shots)
+    for key in before:
+        rows.write(key)
+    moved = clips([]).rename(tmp_path / "elsewhere")
+    _, plans = two_variants("fork", **shots, manifest=moved, fork_of=tmp_path / "study")
+    assert [splits(plan) for plan in plans.values()] == [splits(plan) for plan in before.values()]
+
+
+def test_fork_of_variants_with_different_splits_is_refused(two_variants, clips, tmp_path):
+    rows, before = two_variants()
+    for key in before:
+        rows.write(key)
+    moved = clips([]).rename(tmp_path / "elsewhere")
+    with pytest.raises(ArtifactError, match="several sets of videos with different splits"):
+        two_variants("fork", manifest=moved, fork_of=tmp_path / "study")
