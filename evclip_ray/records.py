@@ -8,7 +8,7 @@ its value into the record that the loop writes.
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Literal, Self
 
@@ -286,6 +286,33 @@ class LeaderboardRow:
 
 
 _NOT_COLUMNS = {"rank", "trial", "state", "overrides", "error", "extra"}
+
+
+def scored_on(selections: Collection[Mapping[str, Any]]) -> str:
+    """Return what scores the trials of a study, without the numbers of videos.
+
+    >>> scored_on([]), scored_on([{"folds": 4}])
+    ('validation split', '4-fold cross-validation')
+
+    Args:
+        selections: Selection of each variant of the videos, from the ledger of the study. Studies of earlier
+            versions have none.
+    """
+    folds = sorted({selection["folds"] for selection in selections}) or [0]
+    named = [f"{count}-fold cross-validation" if count else "validation split" for count in folds]
+    return " or ".join(named)
+
+
+def selection_ratio(selection: Mapping[str, Any]) -> str:
+    """Return the numbers of videos of a selection and their ratio.
+
+    >>> selection_ratio({"folds": 0, "val_videos": 3, "train_videos": 15, "val_per_train": 0.2})
+    '3 videos for 15 training videos (ratio 0.20)'
+    """
+    counts = f"{selection['val_videos']:,} videos for {selection['train_videos']:,} training videos"
+    if selection["folds"]:
+        counts = f"{selection['train_videos']:,} training videos, scored in {selection['folds']} folds"
+    return f"{counts} (ratio {selection['val_per_train']:.2f})"
 
 
 def choice_lines(row: Mapping[str, Any]) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Terminal output: progress bars, one line per trial, tables and warnings."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -20,6 +20,8 @@ from evclip_ray.records import (
     TrialState,
     choice_lines,
     random_weights_warning,
+    scored_on,
+    selection_ratio,
 )
 
 console = Console(highlight=False)
@@ -86,15 +88,19 @@ class StudyView:
         )
 
 
-def leaderboard_table(rows: Sequence[LeaderboardRow]) -> Table:
+def leaderboard_table(
+    rows: Sequence[LeaderboardRow], selections: Collection[Mapping[str, Any]] = ()
+) -> Table:
     """Return the ten best trials as a table: validation top-1 with its 95 % interval, and the settings.
 
     Args:
         rows: Rows of the leaderboard, best first.
+        selections: Selection of each variant of the videos, from the ledger of the study.
     """
-    table = Table(
-        title="Leaderboard on the validation split", title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0)
-    )
+    title = f"Leaderboard: {scored_on(selections)}"
+    if len(ratios := {selection_ratio(selection) for selection in selections}) == 1:
+        title += f", {ratios.pop()}"
+    table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
     searched = sorted({path for row in rows for path in row.overrides})
     has_seeds = any(row.point_seeds > 1 for row in rows)
     top1, loss = METRICS["val_top1"].label, METRICS["val_loss"].label

@@ -195,7 +195,7 @@ def _show_study(run: "StudyRun", rows: Sequence[LeaderboardRow]) -> None:
     if not rows:
         return
     root = run.folder.root
-    console.print(leaderboard_table(rows))
+    console.print(leaderboard_table(rows, run.folder.ledger().get("selection", {}).values()))
     if run.space.balanced is not None:
         console.print(best_of_each_table(rows, run.space.balanced.path))
     print_choice(rows)

@@ -97,6 +97,27 @@ def test_trial_without_epochs_has_empty_cells():
     assert "0.000" not in text
 
 
+@pytest.mark.parametrize(
+    ("selection", "title"),
+    [
+        ([], "Leaderboard: validation split trial"),
+        (
+            [{"folds": 0, "val_videos": 3, "train_videos": 15, "val_per_train": 0.2}],
+            "Leaderboard: validation split, 3 videos for 15 training videos (ratio 0.20)",
+        ),
+        (
+            [{"folds": 4, "val_videos": 24, "train_videos": 24, "val_per_train": 1.0}],
+            "Leaderboard: 4-fold cross-validation, 24 training videos, scored in 4 folds (ratio 1.00)",
+        ),
+    ],
+)
+def test_title_says_what_scores_the_trials(selection, title):
+    console = Console(width=140, record=True, file=io.StringIO())
+    console.print(leaderboard_table(leaderboard([trial("a", 0.6, lr=1.0)]), selection))
+    # The title is wrapped to the width of the table.
+    assert title in " ".join(console.export_text().split())
+
+
 def test_nan_score_is_none_and_keeps_the_order():
     rows = leaderboard(
         [

@@ -7,7 +7,7 @@ import pandas as pd
 
 from evclip_ray.data.transforms import view_summary
 from evclip_ray.data.video.view import ViewConfig
-from evclip_ray.records import random_weights_warning
+from evclip_ray.records import random_weights_warning, scored_on, selection_ratio
 from evclip_ray.reports.document import Table
 from evclip_ray.results import Study
 
@@ -113,7 +113,7 @@ class _Settings:
 def _split(study: Study) -> str:
     counts = study.epochs.get("val_videos", pd.Series(dtype=float)).dropna().unique()
     num_videos = "/".join(str(int(count)) for count in sorted(counts)) or "?"
-    return f"validation split, {num_videos} videos"
+    return f"{scored_on(study.ledger.get('selection', {}).values())}, {num_videos} videos"
 
 
 def _protocol(setting: "_Settings") -> str:
@@ -132,10 +132,7 @@ def _selection(study: Study) -> str:
 
 
 def _selection_text(record: Mapping[str, Any]) -> str:
-    counts = f"{record['val_videos']:,} videos for {record['train_videos']:,} training videos"
-    if record["folds"]:
-        counts = f"{record['train_videos']:,} training videos, scored in {record['folds']} folds"
-    return f"{record['selection']}, {counts} (ratio {record['val_per_train']:.2f})"
+    return f"{record['selection']}, {selection_ratio(record)}"
 
 
 def _seeds(study: Study, setting: "_Settings") -> str:

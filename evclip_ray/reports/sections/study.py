@@ -7,7 +7,7 @@ import pandas as pd
 
 from evclip_ray.artifacts import LEDGER
 from evclip_ray.formatting import brief_path
-from evclip_ray.records import TrialState, choice_lines
+from evclip_ray.records import TrialState, choice_lines, scored_on
 from evclip_ray.reports.charts.study import TRIALS, study_charts, zero_files
 from evclip_ray.reports.document import Block, Note, Report, Section, Table, shown, with_interval
 from evclip_ray.reports.sections.conditions import (
@@ -52,7 +52,8 @@ def study_report(
         sections.append(Section("missing", "Missing from this report", [Note(note) for note in notes]))
     return Report(
         title=f"Study {study.name}",
-        subtitle=f"{_states(study)}; validation split; {conditions['method']} on {conditions['backbone']}",
+        subtitle=f"{_states(study)}; {scored_on(study.ledger.get('selection', {}).values())}; "
+        f"{conditions['method']} on {conditions['backbone']}",
         facts=_facts(study),
         conditions=conditions_table(conditions, (LEDGER, "best/config.json")),
         brief=brief_line(conditions),
