@@ -12,7 +12,7 @@ from typing import Any
 
 from evclip_ray.artifacts import ArtifactError
 from evclip_ray.config import ConfigError, nearest
-from evclip_ray.data.manifest.manifest import Manifest
+from evclip_ray.data.manifest.manifest import SPLITS, Manifest
 from evclip_ray.data.manifest.protocols import TRANSFERS, EvalSet, already_trained, zero_shot
 from evclip_ray.data.manifest.row_record import USES, RowRecord, refuse_used
 from evclip_ray.data.manifest.splits import assign_splits
@@ -76,13 +76,16 @@ def plan_evaluation(
         views: Views of a video; by default one.
 
     Raises:
-        ConfigError: The protocol is unknown.
-        ArtifactError: The folder is not a checkpoint, or a closed set has labels that were not trained.
+        ConfigError: The protocol or the split is unknown.
+        ArtifactError: The folder is not a checkpoint or has no validation videos to score, or a closed set
+            has labels that were not trained.
         ValueError: A condition of the protocol does not hold, or videos were used for training or selection
             under another manifest.
     """
     if protocol not in PROTOCOLS:
         raise ConfigError(f"protocol {protocol!r} is unknown; {nearest(protocol, list(PROTOCOLS))}")
+    if split not in SPLITS:
+        raise ConfigError(f"split {split!r} is unknown; {nearest(split, list(SPLITS))}")
     views = views or EvaluationViews()
     record = read_record(checkpoint)
     recorded = ExperimentConfig.load(record["experiment"])
@@ -97,6 +100,12 @@ def plan_evaluation(
     is_same_draw = is_same_list and _split_rule(recorded.data) == _split_rule(experiment.data)
     has_record = (checkpoint / ROWS).is_file()
     known = used if is_same_draw and has_record else None
+    if known is not None and split == "val" and not known.has_validation:
+        raise ArtifactError(
+            f"{checkpoint}: has no validation videos, because it trained on all of them "
+            "(data.selection=last_epoch). A study scores such a run by cross-validation, in its "
+            "leaderboard.csv. Choose --split test."
+        )
     legacy = is_same_draw and not has_record
     if protocol == "closed_set":
         plan = plan_videos(experiment, cache=cache, splits=(split,), recorded=known, legacy=legacy)

@@ -5,7 +5,8 @@ import shutil
 
 import pytest
 
-from evclip_ray.artifacts import write_json
+from evclip_ray.artifacts import ArtifactError, write_json
+from evclip_ray.config import ConfigError
 from evclip_ray.data.manifest.manifest import ManifestError
 from evclip_ray.evaluation.plan import plan_evaluation
 from evclip_ray.training.checkpoint import ADAPTER, CONFIG, ROWS
@@ -108,9 +109,12 @@ def folder_of_clips(tmp_path):
 
 @pytest.fixture
 def trained_on_clips(make_experiment, folder_of_clips, tmp_path):
-    """Return a checkpoint, without tensors, that has the record of its rows."""
-    root = folder_of_clips(range(8))
-    experiment = make_experiment(**{"data.manifest": str(root), "data.synthetic": None})
+    """Return a checkpoint, without tensors, that has the record of its rows, and the plan of its videos."""
+    return _checkpoint(make_experiment, folder_of_clips(range(8)), tmp_path)
+
+
+def _checkpoint(make_experiment, root, tmp_path, **data):
+    experiment = make_experiment(**{"data.manifest": str(root), "data.synthetic": None, **data})
     plan = plan_videos(experiment, cache=tmp_path / "cache")
     folder = tmp_path / "clips-best"
     folder.mkdir()
@@ -157,6 +161,20 @@ def test_validation_split_is_scored_with_a_warning(trained_on_clips, tmp_path, c
     plan = plan_evaluation(checkpoint, {}, split="val", cache=tmp_path).plans["val"]
     assert paths(plan, "val") == paths(trained, "val")
     assert "'val' split selected this checkpoint" in caplog.text
+
+
+@pytest.mark.parametrize("protocol", ["closed_set", "cross_domain"])
+def test_validation_of_a_run_on_all_videos_is_refused(make_experiment, folder_of_clips, tmp_path, protocol):
+    root = folder_of_clips(range(8))
+    checkpoint, _ = _checkpoint(make_experiment, root, tmp_path, **{"data.selection": "last_epoch"})
+    with pytest.raises(ArtifactError, match=r"has no validation videos.* cross-validation.* --split test"):
+        plan_evaluation(checkpoint, {}, split="val", cache=tmp_path, protocol=protocol)
+    assert plan_evaluation(checkpoint, {}, split="test", cache=tmp_path, protocol=protocol)
+
+
+def test_unknown_split_names_the_nearest(trained_on_clips, tmp_path):
+    with pytest.raises(ConfigError, match="split 'tests' is unknown; did you mean 'test'"):
+        plan_evaluation(trained_on_clips[0], {}, split="tests", cache=tmp_path)
 
 
 def test_checkpoint_without_record_is_checked_by_its_list(checkpoint, tmp_path, caplog):
