@@ -124,6 +124,7 @@ def open_study(
     else:
         searched = read_space(find_space(str(space)), overrides, study=study)
     root = Path(out or Path("studies") / searched.name)
+    _refuse_same_folder(root, fork)
     return StudyRun(
         searched,
         root if fork is None else Path(fork),
@@ -132,6 +133,13 @@ def open_study(
         time_budget=time_budget,
         fork_of=None if fork is None else root,
     )
+
+
+def _refuse_same_folder(out: str | Path, fork: str | Path | None) -> None:
+    from evclip_ray.config import ConfigError
+
+    if fork is not None and Path(fork).expanduser().resolve() == Path(out).expanduser().resolve():
+        raise ConfigError(f"--fork {fork}: is the folder of --out. Give a new folder.")
 
 
 def run_study(
@@ -267,6 +275,7 @@ def train(
     else:
         config = read_experiment(Path(experiment), settings)
         out = out or Path("runs") / Path(experiment).stem
+    _refuse_same_folder(out, fork)
     if fork and not (Path(out).expanduser() / ROWS).is_file():
         raise ConfigError(
             f"--fork: {out} has no {ROWS}, so that the splits of its videos are not known. Train in a new "

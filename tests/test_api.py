@@ -122,3 +122,11 @@ def test_fork_of_a_run_without_record_is_refused(tmp_path):
     (tmp_path / "mine.yaml").write_text("data.manifest: videos.csv\n")
     with pytest.raises(ConfigError, match=r"--fork: .* has no rows.parquet.*Train in a new --out"):
         evclip_ray.train(tmp_path / "mine.yaml", out=tmp_path / "old", fork=tmp_path / "new")
+
+
+def test_fork_onto_its_own_folder_is_refused(tmp_path):
+    (tmp_path / "mine.yaml").write_text("data.manifest: videos.csv\n")
+    with pytest.raises(ConfigError, match=r"--fork .*old: is the folder of --out"):
+        evclip_ray.train(tmp_path / "mine.yaml", out=tmp_path / "old", fork=tmp_path / "old")
+    with pytest.raises(ConfigError, match=r"--fork .*old: is the folder of --out"):
+        evclip_ray.tune("debug", data="videos.csv", out=tmp_path / "old", fork=tmp_path / "old")

@@ -19,7 +19,7 @@ import optuna
 import ray
 from ray import tune
 
-from evclip_ray.artifacts import write_json
+from evclip_ray.artifacts import LEDGER, ArtifactError, write_json
 from evclip_ray.ray_internals import HEAD_RESOURCE
 from evclip_ray.records import LeaderboardRow
 from evclip_ray.training.datamodule import Progress, check_space
@@ -158,7 +158,7 @@ class StudyRun:
 
         Raises:
             ValueError: A trial does not fit on the machines, the folder belongs to another study, or a
-                warm-start folder is not a study.
+                warm-start folder or the forked one is not a study.
         """
         self._request = self.space.study.request(machines)
         plan = plan_study(
@@ -179,6 +179,10 @@ class StudyRun:
     def _warm_starts(self) -> list[WarmStart]:
         """Read the earlier studies that have not been used yet."""
         begun = self._check_folder()
+        if self.fork_of is not None and not begun and not (self.fork_of / LEDGER).is_file():
+            raise ArtifactError(
+                f"--fork: --out {self.fork_of} must be the folder of a study, found no {LEDGER}"
+            )
         # A warm start is applied once. The ledger lists the studies that were used, so that a resumed call
         # neither reads them again nor needs their folders.
         taken = {w["folder"] for w in self.folder.ledger().get("warm_start", [])} if begun else set()

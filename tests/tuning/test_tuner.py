@@ -129,6 +129,12 @@ def test_checkpoint_records_its_videos_and_others_are_refused(study, tiny_manife
     assert (len(warm.points), len(warm.evidence)) == (1, 0)
 
 
+def test_fork_of_a_folder_without_study_is_refused(study, tmp_path):
+    fork = study(tmp_path / "fork", trials=1, call={"fork_of": tmp_path / "nowhere"})
+    with pytest.raises(ArtifactError, match=r"--fork: --out .*nowhere must be the folder of a study"):
+        fork.plan(MACHINES)
+
+
 def test_unwritable_folder_is_refused(study, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ArtifactError, match="cannot be written to"):
