@@ -1,11 +1,15 @@
 import dataclasses
 import json
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from evclip_ray.artifacts import write_json
 from evclip_ray.training.cross_validation import folds_of, start_run
 from evclip_ray.training.per_video_scores import EpochAnswers, VideoScores
 
@@ -102,11 +106,51 @@ def test_interrupted_folds_resume_identically(moment, whole, experiment, videos,
         # The first fold is one epoch ahead of the run on all videos.
         assert [len(history(tmp_path / name)) for name in (".", "fold-0", "fold-1")] == [1, 2, 1]
     fit(experiment, videos, tmp_path)
-    assert history(tmp_path) == history(whole)
-    best, same = (load_file(folder / "best" / "adapter.safetensors") for folder in (whole, tmp_path))
+    assert_equal_runs(whole, tmp_path)
+
+
+def assert_equal_runs(whole, resumed):
+    assert history(resumed) == history(whole)
+    best, same = (load_file(folder / "best" / "adapter.safetensors") for folder in (whole, resumed))
     assert all(torch.equal(best[name], same[name]) for name in best)
-    scores, other = VideoScores.read(whole / "best"), VideoScores.read(tmp_path / "best")
+    scores, other = VideoScores.read(whole / "best"), VideoScores.read(resumed / "best")
     assert scores.log_loss.tolist() == other.log_loss.tolist()
+
+
+_FIT = """
+import sys
+from pathlib import Path
+import torch
+from evclip_ray.artifacts import read_json
+from evclip_ray.training.cross_validation import start_run
+from evclip_ray.training.datamodule import Videos
+from evclip_ray.training.experiment import ExperimentConfig
+given, folder = map(Path, sys.argv[1:])
+experiment = ExperimentConfig.load(read_json(given / "experiment.json"))
+videos = Videos.load(given / "videos.json")
+start_run(experiment, videos, folder=folder, device=torch.device("cpu")).fit(print)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("delay", [0.0, 0.02, 0.1])
+def test_killed_folds_resume_identically(delay, whole, experiment, videos, tmp_path):
+    videos.save(tmp_path / "videos.json")
+    write_json(tmp_path / "experiment.json", experiment.model_dump(mode="json"))
+    folder = tmp_path / "run"
+    # SIGKILL during the first epoch of the folds, then after the first epoch of the run on all videos.
+    for written in (folder / "fold-0" / "history.jsonl", folder / "history.jsonl"):
+        child = subprocess.Popen(
+            [sys.executable, "-c", _FIT, str(tmp_path), str(folder)], stdout=subprocess.DEVNULL
+        )
+        while not written.is_file():
+            assert child.poll() is None, "the run ended before it was killed"
+            time.sleep(0.002)
+        time.sleep(delay)
+        child.kill()
+        child.wait()
+    fit(experiment, videos, folder)
+    assert_equal_runs(whole, folder)
 
 
 def test_diverged_fold_ends_the_trial(make_experiment, videos, tmp_path):
