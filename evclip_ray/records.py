@@ -311,7 +311,7 @@ def selection_ratio(selection: Mapping[str, Any]) -> str:
     """
     counts = f"{selection['val_videos']:,} videos for {selection['train_videos']:,} training videos"
     if selection["folds"]:
-        counts = f"{selection['train_videos']:,} training videos, scored in {selection['folds']} folds"
+        counts = f"{selection['train_videos']:,} training videos"
     return f"{counts} (ratio {selection['val_per_train']:.2f})"
 
 

@@ -107,7 +107,7 @@ def test_trial_without_epochs_has_empty_cells():
         ),
         (
             [{"folds": 4, "val_videos": 24, "train_videos": 24, "val_per_train": 1.0}],
-            "Leaderboard: 4-fold cross-validation, 24 training videos, scored in 4 folds (ratio 1.00)",
+            "Leaderboard: 4-fold cross-validation, 24 training videos (ratio 1.00)",
         ),
     ],
 )
