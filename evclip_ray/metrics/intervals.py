@@ -152,7 +152,8 @@ def accuracy_interval(
 
     We add the lower bound: where all videos of a group are right or wrong together, n videos hold as much as
     n^2 / sum_g n_g^2 independent ones, and no groups are more alike. It matters for few groups, whose var is
-    uncertain, and where all or no videos are right, so that var is 0 and shows nothing.
+    uncertain, and where all or no videos are right or all are of one group, so that var is 0 and shows
+    nothing.
 
     >>> right = np.repeat([True, True, False, True], 6)
     >>> [round(bound, 2) for bound in accuracy_interval(right)]
@@ -189,8 +190,9 @@ def effective_videos(right: NDArray[np.bool_ | np.float64], groups: NDArray[np.i
     variance = count / max(1, count - 1) * float(residuals @ residuals) / total**2
     fewest = total**2 / float(sizes @ sizes)
     if variance <= 0:
-        # All groups have the same share of right videos: more even than chance, unless it is 0 or 1.
-        return fewest if p in (0, 1) else float(total)
+        # All groups have the same share of right videos: more even than chance, unless it is 0 or 1. The
+        # share of a single group shows nothing about other groups.
+        return fewest if p in (0, 1) or count == 1 else float(total)
     return max(fewest, p * (1 - p) / variance * _degrees_ratio(total, count))
 
 

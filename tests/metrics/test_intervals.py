@@ -120,6 +120,12 @@ def test_accuracy_interval_has_a_width_at_zero_and_one(hits):
     assert accuracy_interval(right, np.zeros(12, int)) == wilson_interval(hits / 12, 1)
 
 
+def test_accuracy_interval_of_one_group_is_that_of_one_video():
+    right = np.arange(12) % 2 == 0
+    low, high = accuracy_interval(right, np.zeros(12, np.int64))
+    assert (low, high) == pytest.approx(wilson_interval(0.5, 1))
+
+
 def test_accuracy_interval_covers_with_alike_groups():
     rng = np.random.default_rng(0)
     groups = np.repeat(np.arange(24), 5)
