@@ -4,7 +4,7 @@
     config.json             the experiment, classes, metrics, weights and versions behind them
     optimizer.safetensors   only in a checkpoint to resume from: AdamW's moments by parameter name
     history.jsonl           only in a checkpoint to resume from: the metrics of every epoch, one line each
-    validation.npz          only in the best checkpoint of a run: its result on each validation video
+    validation.npz          its result on each validation video, if there are any
     validation_epochs.npz   only in a checkpoint to resume from: right or wrong per epoch and video
     rows.parquet            the videos that trained and selected it, see `RowRecord`
 

@@ -415,6 +415,7 @@ class Run:
             self.method,
             record,
             optimizer=optimizer,
+            scores=each,
             history=history,
             rows=self.videos.rows,
             answers=self.answers,
