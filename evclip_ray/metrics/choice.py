@@ -42,8 +42,12 @@ Rule = Callable[[Floats], Floats]
 """Choice of epochs: (E, B) top-1 by epoch and sample -> (E, B) shares of the epochs, which sum to 1."""
 
 RESAMPLES = 1000
-_MAX_CELLS = 20_000_000
-"""Largest size of a matrix of samples by videos: 80 MB in float32. There are at least 200 samples."""
+_MAX_CELLS = 4_000_000
+"""Largest size of a matrix of samples by videos: 16 MB in float32. There are at least 200 samples.
+
+More videos need fewer samples, because the choice varies less. With 20,000 videos, 200 samples move the
+estimate by 0.05 points and take 0.05 s per trial of 50 epochs, against 0.23 s of 1000.
+"""
 _ONE_CHOICE = 0.6
 
 
@@ -86,10 +90,10 @@ class Resampling:
     shares: NDArray[np.float32]
     is_out: NDArray[np.bool_]
 
-    def in_bag(self, right: NDArray[np.bool_]) -> Floats:
-        """Return the top-1 of each epoch on each sample: (E, V) -> (E, B)."""
+    def in_bag(self, right: NDArray[np.bool_], where: NDArray[np.intp] | slice = slice(None)) -> Floats:
+        """Return the top-1 of each epoch on each sample, or on those of `where`: (E, V) -> (E, B)."""
         # Rounded, so that equal shares of right videos are ties and not ordered by rounding errors.
-        return np.round(right.astype(np.float32) @ self.shares.T, 6).astype(np.float64)
+        return np.round(right.astype(np.float32) @ self.shares[where].T, 6).astype(np.float64)
 
 
 def resampling(videos: int, groups: NDArray[np.int64] | None) -> Resampling:
@@ -151,7 +155,7 @@ def corrected_for_choice(
         where = np.flatnonzero(share)
         if len(where):
             right = candidate.read()
-            weights = rule(samples.in_bag(right)[:, where]) * share[where]
+            weights = rule(samples.in_bag(right, where)) * share[where]
             answers[where] += weights.T.astype(np.float32) @ right.astype(np.float32)
     # Every video is left out of about 37 % of the samples.
     each = (answers * samples.is_out).sum(axis=0, dtype=np.float64) / samples.is_out.sum(axis=0)

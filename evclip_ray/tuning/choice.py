@@ -3,7 +3,8 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -83,7 +84,9 @@ def correction(trials: Sequence[TrialRecord], points: Sequence[object], best: in
     ]
     corrected = corrected_for_choice(candidates, rule=_rule(objective), best=best, groups=known[best].groups)
     if corrected is None:
-        return fields | {"corrected_note": "all validation videos are of one group"}
+        is_one = known[best].count == 1
+        note = "there is only one validation video" if is_one else "all validation videos are of one group"
+        return fields | {"corrected_note": note}
     low, high = corrected.interval
     fields |= {"corrected_top1": corrected.top1, "corrected_top1_low": low, "corrected_top1_high": high}
     return fields
@@ -109,17 +112,36 @@ def _rule(objective: str) -> Rule:
     return functools.partial(objective_weights, objective=objective)
 
 
-# The leaderboard is written after each trial, and most trials have not changed since then.
-@functools.lru_cache(maxsize=4096)
 def _shares(answers: EpochAnswers, first: int, last: int) -> NDArray[np.float64]:
-    chosen = dataclasses.replace(
-        answers, packed=answers.packed[(answers.epochs >= first) & (answers.epochs <= last)]
-    )
-    shares: NDArray[np.float64] = chosen.right.mean(axis=0)
-    return shares
+    def compute() -> NDArray[np.float64]:
+        chosen = (answers.epochs >= first) & (answers.epochs <= last)
+        shares: NDArray[np.float64] = dataclasses.replace(answers, packed=answers.packed[chosen]).right.mean(
+            0
+        )
+        return shares
+
+    return _cached(answers, (first, last), compute)
 
 
-@functools.lru_cache(maxsize=4096)
 def _in_bag(answers: EpochAnswers, objective: str) -> NDArray[np.float64]:
-    samples = resampling(answers.count, answers.groups)
-    return objective_in_bag(answers.right, _rule(objective), samples)
+    def compute() -> NDArray[np.float64]:
+        samples = resampling(answers.count, answers.groups)
+        return objective_in_bag(answers.right, _rule(objective), samples)
+
+    return _cached(answers, objective, compute)
+
+
+# The leaderboard is written after each trial, and most trials have not changed since then. The answers of a
+# running trial are read again each time, so that results must not outlive their answers.
+_results: weakref.WeakKeyDictionary[EpochAnswers, dict[object, NDArray[np.float64]]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def _cached(
+    answers: EpochAnswers, key: object, compute: Callable[[], NDArray[np.float64]]
+) -> NDArray[np.float64]:
+    of_answers = _results.setdefault(answers, {})
+    if key not in of_answers:
+        of_answers[key] = compute()
+    return of_answers[key]

@@ -1,5 +1,6 @@
 """The best trial of a study, corrected for its choice."""
 
+import gc
 import json
 import math
 
@@ -10,6 +11,7 @@ from evclip_ray.artifacts import write_json, write_text
 from evclip_ray.metrics.intervals import accuracy_interval, wilson_interval
 from evclip_ray.records import EpochMetrics, TrialState
 from evclip_ray.training.per_video_scores import EPOCHS_FILE, EpochAnswers
+from evclip_ray.tuning import choice
 from evclip_ray.tuning.choice import AnsweredTrial
 from evclip_ray.tuning.leaderboard import as_csv, leaderboard
 from evclip_ray.tuning.study_folder import StudyFolder
@@ -88,6 +90,22 @@ def test_correction_is_missing_without_answers():
 def test_correction_is_missing_for_different_videos():
     trials = [trial(number, right, videos=str(number)) for number, right in enumerate(drawn(trials=2))]
     assert leaderboard(trials)[0].corrected_note == "the trials were scored on different validation videos"
+
+
+def test_correction_is_missing_for_one_video_or_one_group():
+    for videos, groups, note in ((1, None, "only one validation video"), (9, np.zeros(9, int), "one group")):
+        row = leaderboard(trial(n, right, groups=groups) for n, right in enumerate(drawn(videos=videos)))[0]
+        assert note in row.corrected_note
+
+
+def test_bootstrap_of_ended_trials_is_cached_with_them():
+    before = len(choice._results)
+    trials = [trial(number, right) for number, right in enumerate(drawn(trials=3))]
+    leaderboard(trials)
+    assert len(choice._results) == before + 3
+    del trials
+    gc.collect()
+    assert len(choice._results) == before
 
 
 def test_interval_of_a_trial_takes_groups_into_account():
