@@ -107,8 +107,8 @@ class StudyRun:
         self.time_budget, self.in_background = time_budget, in_background
         # The clock starts with the call: decoding and features count towards the time budget.
         self._deadline = None if time_budget is None else time.monotonic() + time_budget
-        self.fork_of = None if fork_of is None else fork_of.expanduser().resolve()
-        forked = [] if fork_of is None else [fork_of]
+        self.fork_of = self._begun_fork() if fork_of is None else fork_of.expanduser().resolve()
+        forked = [] if self.fork_of is None else [self.fork_of]
         self._earlier = [path.expanduser().resolve() for path in (*forked, *warm_start)]
         # The identity is that of the given space: the default of the view is not part of it.
         self._identity = identity(space)
@@ -117,6 +117,12 @@ class StudyRun:
         self._rows = StudyRows(self.folder, cache=cache, fork_of=self.fork_of)
         self._request: ResourceRequest | None = None
         self._left: dict[str, Variant] = {}
+
+    def _begun_fork(self) -> Path | None:
+        """Return the study that this one forks, if it exists. A later call need not name it again."""
+        is_claimed = (self.folder.root / LEDGER).is_file()
+        noted = self.folder.ledger().get("fork_of") if is_claimed else None
+        return Path(noted) if noted and (Path(noted) / LEDGER).is_file() else None
 
     @property
     def trials(self) -> float:
@@ -208,7 +214,10 @@ class StudyRun:
         """
         # The ledger comes first: a folder that another study owns must not be changed.
         self.folder.check_objective(self.space.study.objective)
-        self.folder.claim(self._identity, objective=self.space.study.objective)
+        # Noted before anything else is written: a killed fork that is resumed by its own folder keeps its
+        # splits and its points.
+        forked = {} if self.fork_of is None else {"fork_of": str(self.fork_of)}
+        self.folder.claim(self._identity, objective=self.space.study.objective, **forked)
         write_json(self.folder.fixed, dict(self.space.fixed))
         declare_domains(self.folder.root, self.space.domains)
 
@@ -228,8 +237,6 @@ class StudyRun:
             variants = self._variants(progress)
             plans = {key: variant.plan for key, variant in variants.items()}
             check_space(plans.values(), cache=self.cache)
-            if self.fork_of is not None:
-                self.folder.note(fork_of=str(self.fork_of))
             # The digests let a later study decide whether these trials are evidence for it, see `warm_start`.
             self.folder.note(measured={key: measured_on(plan) for key, plan in plans.items()})
             self.folder.note(selection={key: plan.selection_record for key, plan in plans.items()})

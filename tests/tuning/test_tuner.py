@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 
 import optuna
@@ -21,6 +22,7 @@ from evclip_ray.training.experiment import read_experiment
 from evclip_ray.training.resources import GIB
 from evclip_ray.tuning import tuner
 from evclip_ray.tuning.optuna_storage import STUDY_NAME
+from evclip_ray.tuning.study_folder import StudyFolder
 
 MACHINES = [{"CPU": 2.0, "memory": 8.0 * GIB}]
 
@@ -127,6 +129,15 @@ def test_checkpoint_records_its_videos_and_others_are_refused(study, tiny_manife
     fork = study(tmp_path / "fork", trials=2, fixed=settings, call=call).plan(MACHINES)
     (warm,) = fork.warm_start
     assert (len(warm.points), len(warm.evidence)) == (1, 0)
+
+
+def test_fork_that_was_killed_at_its_start_is_resumed_by_its_folder(study, tmp_path):
+    old = StudyFolder(tmp_path / "old")
+    study(old.root, trials=1).claim()
+    study(tmp_path / "fork", trials=1, call={"fork_of": old.root}).claim()
+    assert study(tmp_path / "fork", trials=1).fork_of == old.root
+    shutil.rmtree(old.root)
+    assert study(tmp_path / "fork", trials=1).fork_of is None
 
 
 def test_fork_of_a_folder_without_study_is_refused(study, tmp_path):
