@@ -18,7 +18,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from evclip_ray.artifacts import LEDGER, file_digest, read_json, read_ledger, replacing, write_json
+from evclip_ray.artifacts import (
+    LEDGER,
+    ArtifactError,
+    file_digest,
+    read_json,
+    read_ledger,
+    replacing,
+    write_json,
+)
 from evclip_ray.data.transforms import crop_batch, to_device
 from evclip_ray.evaluation.evaluate import evaluate_checkpoint, load_trained
 from evclip_ray.evaluation.plan import EvaluationPlan, plan_evaluation
@@ -57,7 +65,8 @@ def save_best_masks(study: Path, out: Path, *, max_videos: int, seed: int) -> Pa
         seed: Seed of the random choice of videos.
 
     Raises:
-        ArtifactError: There is no best checkpoint, or its videos or weights no longer exist.
+        ArtifactError: There is no best checkpoint, its videos or weights no longer exist, or it has no
+            validation videos, because a cross-validation scored it.
     """
     folder, checkpoint = StudyFolder(study), study / "best"
     record = read_record(checkpoint)
@@ -66,6 +75,11 @@ def save_best_masks(study: Path, out: Path, *, max_videos: int, seed: int) -> Pa
     if has_masks(out, identity):
         return out
     videos = Videos.load(_videos_file(folder, experiment))
+    if videos.folds:
+        raise ArtifactError(
+            "it trained on all videos that scored it, each in the fold that held it out. Add the test split "
+            f"with `evclip-ray evaluate {checkpoint} --split test`"
+        )
     plan = EvaluationPlan(
         checkpoint, experiment, tuple(record["classes"]), "closed_set", "val", EvaluationViews(), {}
     )

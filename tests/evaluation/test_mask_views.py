@@ -41,6 +41,14 @@ def study(make_study):
     return make_study({})
 
 
+def test_training_videos_of_a_fold_scored_study_are_not_shown(make_study, tmp_path):
+    study = make_study({})
+    (saved,) = (study / "videos").glob("*.json")
+    write_json(saved, read_json(saved) | {"folds": 2})
+    with pytest.raises(ArtifactError, match="trained on all videos that scored it"):
+        save_best_masks(study, tmp_path / "best-val", max_videos=4, seed=0)
+
+
 def test_masks_are_saved_with_both_predictions(study, tmp_path):
     out = save_best_masks(study, tmp_path / "best-val", max_videos=4, seed=0)
     record = read_json(out / "masks" / "masks.json")
