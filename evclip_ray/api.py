@@ -312,7 +312,9 @@ def _study_checkpoint(experiment: Any, settings: Mapping[str, Any]) -> Path | No
 
     Returns None for another file, or if `settings` ask for other videos or other splits.
     """
-    chooses_videos = ("manifest", "root", "synthetic", "split_seed", "val_fraction", "test_fraction")
+    videos, splits = ("manifest", "root", "synthetic"), ("split_seed", "val_fraction", "test_fraction")
+    # Another selection holds out other videos: those of `last_epoch` have no validation split to keep.
+    chooses_videos = (*videos, *splits, "selection", "val_shots", "folds")
     if not isinstance(experiment, str | Path) or any(f"data.{name}" in settings for name in chooses_videos):
         return None
     best = Path(experiment).with_suffix("")
