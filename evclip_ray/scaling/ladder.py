@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from evclip_ray.artifacts import ArtifactError
 from evclip_ray.config import ConfigError
 from evclip_ray.scaling.ladder_folder import NOTED_STEPS, LadderFolder
 from evclip_ray.scaling.ladder_steps import Ladder, LadderStep
@@ -26,6 +27,7 @@ from evclip_ray.tuning.cost import StudyCost
 from evclip_ray.tuning.leaderboard import leaderboard
 from evclip_ray.tuning.plan import StudyPlan
 from evclip_ray.tuning.study_folder import StudyFolder
+from evclip_ray.tuning.study_rows import VideosChanged
 from evclip_ray.tuning.tuner import Outcome, StudyRun
 
 log = logging.getLogger(__name__)
@@ -100,9 +102,19 @@ class LadderRun:
             progress: Called while missing synthetic videos are written.
 
         Raises:
-            ValueError: a trial can never be placed, or the folder belongs to another ladder.
+            ValueError: a trial can never be placed, the folder belongs to another ladder, or its videos have
+                changed.
         """
         self.folder.check(self.ladder.identity())
+        try:
+            return self._plans(machines, measure=measure, progress=progress)
+        except VideosChanged as change:
+            raise ArtifactError(
+                f"{self.folder.root}: its videos are not those that it began with ({change.difference}). "
+                "Steps on different videos cannot be compared. Restore the list, or begin a new ladder with --out."
+            ) from None
+
+    def _plans(self, machines: Machines, *, measure: bool, progress: Progress | None) -> dict[str, StudyPlan]:
         plans = {}
         to_come = self._points_to_come()
         for step in self.ladder.steps:

@@ -19,6 +19,24 @@ from evclip_ray.tuning.study_folder import StudyFolder
 from evclip_ray.tuning.warm_start import measured_on
 
 
+class VideosChanged(ArtifactError):
+    """Refusal of a study whose videos have changed.
+
+    Args:
+        root: Folder of the study.
+        difference: Difference from the videos that it began with, as text.
+    """
+
+    def __init__(self, root: Path, difference: str) -> None:
+        self.difference = difference
+        super().__init__(
+            f"{root}: its videos are not those that it began with ({difference}). Trials on different videos "
+            f"cannot be compared. Restore the list, or add --fork NEW_OUT to --out {root}: this begins a new "
+            "study on the new videos, which starts with the best points of this one and moves no old video "
+            "to another split."
+        )
+
+
 class StudyRows:
     """Rows of each variant of a study's videos.
 
@@ -65,17 +83,17 @@ class StudyRows:
             progress: Progress of reading new or touched files.
 
         Raises:
-            ArtifactError: The videos have changed since the study began.
+            VideosChanged: The videos have changed since the study began.
         """
         for key, plan in self._plans.items():
             recorded = self._recorded(key)
             if recorded is not None:
                 record = self._record(key, progress)
                 if difference := recorded.difference(record):
-                    raise ArtifactError(self._changed(str(difference)))
+                    raise VideosChanged(self.folder.root, str(difference))
             # Studies of earlier versions recorded a digest of the rows alone.
             elif self._measured.get(key) not in (None, measured_on(plan)):
-                raise ArtifactError(self._changed("the digest of its rows is another one"))
+                raise VideosChanged(self.folder.root, "the digest of its rows is another one")
 
     def write(self, key: str, progress: Progress | None = None) -> tuple[Path, RowRecord]:
         """Write the record of a planned variant, unless it exists; return its file and content."""
@@ -129,15 +147,6 @@ class StudyRows:
         raise ArtifactError(
             f"--fork: the study {self._fork_of.root} {problem}. Begin a new study, whose splits are drawn "
             f"again, with --out NEW_OUT --warm-start {self._fork_of.root}."
-        )
-
-    def _changed(self, difference: str) -> str:
-        root = self.folder.root
-        return (
-            f"{root}: its videos are not those that it began with ({difference}). Trials on different videos "
-            f"cannot be compared. Restore the list, or add --fork NEW_OUT to --out {root}: this begins a new "
-            "study on the new videos, which starts with the best points of this one and moves no old video "
-            "to another split."
         )
 
     @staticmethod

@@ -366,6 +366,23 @@ def test_cost_of_a_ladder_is_the_sum_of_its_steps(ladder, tiny_cache, tiny_video
     assert not (tmp_path / "ladder").exists()
 
 
+def test_ladder_on_other_videos_is_refused(ladder, tiny_manifest, tiny_cache, tiny_videos, tmp_path):
+    listed = tmp_path / "listed.csv"
+    lines = tiny_manifest.read_text().splitlines()
+    listed.write_text("\n".join(lines))
+    fixed = {"data.manifest": str(listed), "data.root": str(tiny_manifest.parent)}
+    run = LadderRun(ladder(fixed=fixed), tmp_path / "ladder", cache=tiny_cache, measure=False)
+    run.plan(MACHINES)
+    run.folder.claim(run.ladder.identity())
+    step = run._study(run.ladder.steps[0])
+    step.plan(MACHINES)
+    step.claim()
+    step.prepare()
+    listed.write_text("\n".join(line for line in lines if line != lines[1]))
+    with pytest.raises(ArtifactError, match=r"ladder: its videos .* \(1 removed: .* new ladder with --out"):
+        run.plan(MACHINES)
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
