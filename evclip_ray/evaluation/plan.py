@@ -100,7 +100,14 @@ def plan_evaluation(
     is_same_draw = is_same_list and _split_rule(recorded.data) == _split_rule(experiment.data)
     has_record = (checkpoint / ROWS).is_file()
     known = used if is_same_draw and has_record else None
-    if known is not None and split == "val" and not known.has_validation:
+    trained_on_all = used is not None and not used.has_validation
+    # A list may have got validation videos later, which the checkpoint has not seen.
+    if (
+        is_same_draw
+        and trained_on_all
+        and split == "val"
+        and "val" not in resolve_manifest(experiment.data, cache=cache).splits()
+    ):
         raise ArtifactError(
             f"{checkpoint}: has no validation videos, because it trained on all of them "
             "(data.selection=last_epoch). A study scores such a run by cross-validation, in its "
@@ -124,7 +131,7 @@ def plan_evaluation(
     if protocol == "zero_shot":
         used = None
     # The validation and training splits are scored on request only, and every video of them was used.
-    elif is_same_list and split in USES and used is not None:
+    elif is_same_list and split in USES and used is not None and not (split == "val" and trained_on_all):
         log.warning("the %r split %s this checkpoint: its numbers are too good", split, _ROLES[split])
         used = None
     plans = {

@@ -172,6 +172,24 @@ def test_validation_of_a_run_on_all_videos_is_refused(make_experiment, folder_of
     assert plan_evaluation(checkpoint, {}, split="test", cache=tmp_path, protocol=protocol)
 
 
+def test_later_validation_videos_of_a_run_on_all_videos_are_scored(make_experiment, tmp_path, caplog):
+    lines = ["path,label,split"]
+    for label in ("run", "walk"):
+        for number, split in enumerate(("train", "train", "test")):
+            (tmp_path / f"{label}{number}.mp4").write_bytes(f"{label} {number}".encode())
+            lines.append(f"{label}{number}.mp4,{label},{split}")
+    listed = tmp_path / "list.csv"
+    listed.write_text("\n".join(lines))
+    checkpoint, _ = _checkpoint(make_experiment, listed, tmp_path)
+    for label in ("run", "walk"):
+        (tmp_path / f"{label}9.mp4").write_bytes(f"{label} 9".encode())
+        lines.append(f"{label}9.mp4,{label},val")
+    listed.write_text("\n".join(lines))
+    plan = plan_evaluation(checkpoint, {}, split="val", cache=tmp_path).plans["val"]
+    assert paths(plan, "val") == {"run9.mp4", "walk9.mp4"}
+    assert "too good" not in caplog.text
+
+
 def test_unknown_split_names_the_nearest(trained_on_clips, tmp_path):
     with pytest.raises(ConfigError, match="split 'tests' is unknown; did you mean 'test'"):
         plan_evaluation(trained_on_clips[0], {}, split="tests", cache=tmp_path)
