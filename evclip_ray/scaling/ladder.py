@@ -111,7 +111,8 @@ class LadderRun:
         except VideosChanged as change:
             raise ArtifactError(
                 f"{self.folder.root}: its videos are not those that it began with ({change.difference}). "
-                "Steps on different videos cannot be compared. Restore the list, or begin a new ladder with --out."
+                "Steps on different videos cannot be compared. Restore the list, or begin a new ladder in "
+                "another --out."
             ) from None
 
     def _plans(self, machines: Machines, *, measure: bool, progress: Progress | None) -> dict[str, StudyPlan]:

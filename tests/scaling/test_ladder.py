@@ -379,7 +379,9 @@ def test_ladder_on_other_videos_is_refused(ladder, tiny_manifest, tiny_cache, ti
     step.claim()
     step.prepare()
     listed.write_text("\n".join(line for line in lines if line != lines[1]))
-    with pytest.raises(ArtifactError, match=r"ladder: its videos .* \(1 removed: .* new ladder with --out"):
+    with pytest.raises(
+        ArtifactError, match=r"ladder: its videos .* \(1 removed: .* new ladder in another --out"
+    ):
         run.plan(MACHINES)
 
 
