@@ -114,7 +114,7 @@ def run_job(job: Job, device: torch.device) -> None:
             STAGE,
             inputs=job.spec.inputs,
             network=network_attributes(network),
-            # Runs on a CPU may read features that actors on GPUs computed.
+            # The key has the type of the device only.
             computed_on=device_name(device),
         )
     write_features(path, job.values(device), job.key)

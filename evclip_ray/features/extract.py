@@ -54,7 +54,7 @@ def prepare_features(
 
     Args:
         jobs: Files to have; duplicates are computed once.
-        gpus_per_actor: Share of one GPU per actor, if the cluster has GPUs.
+        gpus_per_actor: Share of one GPU per actor, for features of runs on GPUs.
         progress: Called with the number of finished files and of all files.
 
     Raises:
@@ -86,7 +86,10 @@ def _extract(missing: list[Job], total: int, gpus_per_actor: float, progress: Pr
     import ray
 
     require_ray("features")
-    pool = plan_pool([node["Resources"] for node in ray.nodes() if node["Alive"]], gpus_per_actor)
+    # A key names the device of the runs that read the features, so CPU runs do not get those of idle GPUs.
+    on_gpu = any(job.spec.device == "cuda" for job in missing)
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    pool = plan_pool(nodes, gpus_per_actor if on_gpu else 0.0)
     pool = pool._replace(actors=min(pool.actors, len(missing)))
     log.info("computing %d of %d feature files with %d actors", len(missing), total, pool.actors)
     for done, error in enumerate(_run_on_actors(missing, pool), start=total - len(missing) + 1):
@@ -108,8 +111,8 @@ class Pool(NamedTuple):
 def plan_pool(nodes: Sequence[Mapping[str, float]], gpus_per_actor: float) -> Pool:
     """Return the largest pool that fits on the nodes, of at least one actor.
 
-    If any node has a GPU, only GPU nodes are used, and no actor has parts of two GPUs. Otherwise each actor
-    takes as many cores as the smallest node has, up to the number that one network can use.
+    With GPUs, only GPU nodes are used, and no actor has parts of two GPUs. Otherwise each actor takes as many
+    cores as the smallest node has, up to the number that one network can use.
 
     >>> plan_pool([{"CPU": 12.0}, {"CPU": 12.0}], gpus_per_actor=1.0)
     Pool(actors=2, cpus=8, gpus=0.0, threads=8)
@@ -118,12 +121,12 @@ def plan_pool(nodes: Sequence[Mapping[str, float]], gpus_per_actor: float) -> Po
 
     Args:
         nodes: Resources of each node, as Ray counts them.
-        gpus_per_actor: Share of one GPU per actor, in (0, 1].
+        gpus_per_actor: Share of one GPU per actor, in (0, 1]; 0 for actors on CPUs.
     """
     cores = [int(node.get("CPU", 0)) for node in nodes]
     threads = min([_MAX_THREADS, *(count for count in cores if count)])
     devices = [int(node.get("GPU", 0)) for node in nodes]
-    if not any(devices):
+    if gpus_per_actor == 0 or not any(devices):
         return Pool(max(sum(count // threads for count in cores), 1), threads, 0.0, threads)
     # 1 / (1 / 3) is 3 only up to rounding.
     on_one_device = max(math.floor(1 / gpus_per_actor + 1e-6), 1)
@@ -139,7 +142,8 @@ def _run_on_actors(jobs: Sequence[Job], pool: Pool) -> Iterator[Exception | None
     encoder = ray.remote(_Encoder).options(
         num_cpus=pool.cpus, num_gpus=pool.gpus, max_restarts=-1, max_task_retries=-1
     )
-    actors = [encoder.remote(pool.threads) for _ in range(pool.actors)]
+    device = "cuda" if pool.gpus else "cpu"
+    actors = [encoder.remote(pool.threads, device) for _ in range(pool.actors)]
     # An actor gets its first job once it runs: trials may hold the devices of some actors for hours, and
     # the others do all the work meanwhile.
     starting = {actor.ready.remote(): actor for actor in actors}
@@ -174,9 +178,9 @@ def _run_on_actors(jobs: Sequence[Job], pool: Pool) -> Iterator[Exception | None
 class _Encoder:
     """An actor that keeps the networks that it loaded in its process's memory."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, device: str) -> None:
         torch.set_num_threads(threads)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = torch.device(device)
 
     def ready(self) -> None:
         """Return once the actor runs."""

@@ -50,8 +50,8 @@ class FeatureSpec:
         augment: Augmentation of cached training views; None for the fixed view.
         normalization: Normalisation of CLIP's input colours; None for other networks.
         activation: Activation of a CLIP; None for other networks.
-        device: Type of the device of the runs that read the features. Float32 results of a GPU and of a CPU
-            differ by rounding.
+        device: Type of the device that computes the features, that of the runs that read them. Float32
+            results of a GPU and of a CPU differ by rounding.
     """
 
     kind: Kind

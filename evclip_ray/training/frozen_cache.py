@@ -60,8 +60,8 @@ def prepare_cached(
         gpus: GPUs of one trial; 0 means that trials run on the CPU.
         progress: Called with the text "encoding features", the number of finished jobs and of all jobs.
     """
-    # Only the type matters here: it decides the precision of `precision: auto`, which is part of the cache
-    # key.
+    # Only the type matters here: it is part of the cache key, and it decides the precision of
+    # `precision: auto`.
     device = torch.device("cuda" if gpus else "cpu")
     jobs: list[Job] = []
     for experiment, videos in experiments:
@@ -72,8 +72,7 @@ def prepare_cached(
         jobs += _jobs(baseline, videos, scored, device)
     prepare_features(
         jobs,
-        # `gpus` is 0 for trials on the CPU. The share counts only on a cluster with GPUs.
-        gpus_per_actor=min(gpus, 1.0) or 1.0,
+        gpus_per_actor=min(gpus, 1.0),
         progress=None if progress is None else lambda done, total: progress("encoding features", done, total),
     )
 

@@ -1,5 +1,6 @@
 """Zero-shot CLIP on the views of a run: the baseline of its scores."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,8 @@ def zero_shot_numbers(
     """Return the zero-shot scores of the validation split, computed once and stored in `path`.
 
     Args:
-        path: JSON file of the scores. It is read if it exists and was computed on these videos.
+        path: JSON file of the scores. It is read if it was computed on these videos, in this precision and on
+            this type of device.
         experiment: Settings of the run; its method is replaced by zero-shot CLIP.
         videos: Decoded videos of the run.
         device: Device of the networks.
@@ -79,13 +81,26 @@ def zero_shot_numbers(
     # The digest of the contents, so that numbers of other videos under the same list are not taken over. The
     # shards cannot replace it: their digest is of paths and labels.
     rows = videos.row_keys.get("val")
+    conditions = computed_in(experiment, device)
     stored = dict(read_json(path)) if path.is_file() else None
-    if stored is not None and (rows is None or stored.get("rows") == rows):
+    if (
+        stored is not None
+        and (rows is None or stored.get("rows") == rows)
+        and _are_alike(stored.get("conditions"), conditions)
+    ):
         return stored
     # Trials of a study share the file. Two trials may compute it at the same time; both write the same
     # numbers.
     scores, weights = score_zero_shot(experiment, videos, split="val", device=device)
     numbers = summary(scores, videos.sets["val"].groups)
-    conditions = computed_in(experiment, device)
     write_json(path, {**numbers, "weights": weights, "conditions": conditions, "rows": rows})
     return dict(read_json(path))
+
+
+def _are_alike(stored: Mapping[str, str] | None, conditions: Mapping[str, str]) -> bool:
+    # Versions without conditions recorded none. Trials on GPUs of two models share the number, as they share
+    # cached features: otherwise each would replace that of the other.
+    if stored is None:
+        return True
+    kinds = [(of["precision"], of["device"].split(" ")[0]) for of in (stored, conditions)]
+    return kinds[0] == kinds[1]

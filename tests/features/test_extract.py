@@ -224,7 +224,7 @@ ENCODER = """
 import pickle, sys
 from pathlib import Path
 from evclip_ray.features.extract import _Encoder, _require_writable
-encoder = _Encoder(threads=1)
+encoder = _Encoder(threads=1, device="cpu")
 for job in pickle.loads(Path(sys.argv[1]).read_bytes()):
     try:
         _require_writable(job.store)
@@ -294,6 +294,7 @@ def test_pool_fills_every_node():
     assert plan_pool([gpus], 0.6).actors == 2, "no actor has parts of two GPUs"
     assert plan_pool([{"CPU": 3.0, "GPU": 1.0}], 0.1).actors == 3, "each needs a core"
     assert plan_pool([{}], 1.0).actors == 1
+    assert plan_pool([gpus], 0.0) == (2, 8, 0.0, 8), "features of runs on CPUs are computed on CPUs"
 
 
 def test_idle_actors_do_not_wait_for_one_that_cannot_start(shards, tmp_path, local_ray):
