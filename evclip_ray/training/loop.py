@@ -313,8 +313,10 @@ class Run:
                 last=self.experiment.optim.epochs,
             )
         each = self.validate.of_each_video(scores)
-        before = self.answers or EpochAnswers.empty(each.videos, len(each.right), each.groups)
-        self.answers = before.with_epoch(epoch + 1, each.right)
+        # Renamed videos, or other skipped ones, give other bits: the earlier answers do not belong to them.
+        if self.answers is None or self.answers.videos != each.videos:
+            self.answers = EpochAnswers.empty(each.videos, len(each.right), each.groups)
+        self.answers = self.answers.with_epoch(epoch + 1, each.right)
         return self._finish_epoch({**trained, **scored}, board, started, is_best=is_best, each=each)
 
     def _is_best(self, scored: tuple[ClassificationState, Scores] | None) -> bool:

@@ -97,6 +97,14 @@ def test_old_run_goes_on_without_earlier_answers(run_folder, make_experiment, ti
     assert run.answers is None
 
 
+def test_answers_of_other_videos_are_dropped(make_experiment, tiny_videos, tmp_path):
+    run = Run.start(make_experiment(optim__epochs=2), tiny_videos, folder=tmp_path)
+    run.answers = EpochAnswers.empty("other", 1000, None).with_epoch(1, np.ones(1000, bool))
+    run.next_epoch()
+    assert run.answers.videos == tiny_videos.sets["val"].key
+    assert run.answers.right.shape == (1, len(tiny_videos.sets["val"]))
+
+
 def test_thousand_videos_take_125_bytes_per_epoch(tmp_path):
     right = np.random.default_rng(0).random((20, 1000)) < 0.5
     answers = EpochAnswers.empty("0123", 1000, np.arange(1000) // 5)
