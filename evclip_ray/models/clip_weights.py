@@ -78,7 +78,11 @@ def _activation(
         return usual, "the only one of this architecture"
     stated: tuple[Activation, str] | None = usual, f"the weights {weights!r}"
     if file is not None:
-        stated = (usual, f"the name {name}") if names_activation(name) else _of_file(file)
+        stated = _of_file(file)
+        if names_activation(name):
+            if stated is not None and stated[0] != usual:
+                log.warning("CLIP %s: %s says %s, but the name is used", name, stated[1], stated[0])
+            stated = usual, f"the name {name}"
     if setting != "auto":
         if stated is not None and stated[0] != setting:
             log.warning(

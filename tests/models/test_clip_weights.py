@@ -127,6 +127,12 @@ def test_contradiction_is_logged(silent: Path, caplog: pytest.LogCaptureFixture)
     assert "the weights 'openai' says quickgelu" in caplog.text
 
 
+def test_name_that_contradicts_the_file_is_logged(silent: Path, caplog: pytest.LogCaptureFixture) -> None:
+    Path(f"{silent}.json").write_text(json.dumps({"activation": "gelu"}))
+    assert find_weights("Tiny-quickgelu", str(silent)).activation == "quickgelu"
+    assert "weights.pt.json says gelu, but the name is used" in caplog.text
+
+
 def test_tags_keep_their_activation() -> None:
     assert find_weights("ViT-B-32").activation == "quickgelu"
     laion = find_weights("ViT-B-32", "laion2b_s34b_b79k")
