@@ -74,6 +74,21 @@ def resampled_top1(scores: Sequence[Score], *, resamples: int = RESAMPLES) -> Fl
     return draws
 
 
+def uncertain_top1(scores: Sequence[Score]) -> Floats:
+    """Return `resampled_top1` with a spread for every score, (RESAMPLES, M).
+
+    Resampling 0/12, 12/12 or groups with equal shares always gives the measured top-1. Such a score is drawn
+    from Jeffreys' Beta(n p + 1/2, n (1 - p) + 1/2) instead, where p is the top-1 and n its
+    `effective_number`.
+    """
+    draws, rng = resampled_top1(scores), np.random.default_rng(1)
+    for index, score in enumerate(scores):
+        if np.ptp(draws[:, index]) < 1e-9:
+            n = effective_number(score)
+            draws[:, index] = rng.beta(n * score.top1 + 0.5, n * (1 - score.top1) + 0.5, len(draws))
+    return draws
+
+
 def _groups(known: Sequence[PerVideo]) -> NDArray[np.int64] | None:
     """Return the groups of the same videos: trials of earlier versions did not record them."""
     return next((each.groups for each in known if each.groups is not None), None)

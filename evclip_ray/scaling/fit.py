@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from evclip_ray.scaling.bootstrap import Floats, Score, how_drawn, is_number, middle, resampled_top1
+from evclip_ray.scaling.bootstrap import Floats, Score, how_drawn, is_number, middle, uncertain_top1
 
 NEEDED = {"power_law": 3, "saturating": 4}
 """Minimum number of steps with different costs: one more than the parameters of the curve."""
@@ -85,7 +85,7 @@ def fit(form: str, scores: Sequence[StepScore]) -> dict[str, Any]:
     # x = cost / reference is near 1, so that x^-b neither overflows nor vanishes for the largest exponents.
     reference = float(np.exp(np.log(costs).mean()))
     measured = [score.score for score in scores]
-    top1, draws = np.array([score.top1 for score in measured]), resampled_top1(measured)
+    top1, draws = np.array([score.top1 for score in measured]), uncertain_top1(measured)
     # Row 0 is the fit of the measured scores; the other rows are the fits of the resampled ones.
     best = _solve(form, costs / reference, np.vstack([top1, draws]))
     grid = np.geomspace(costs.min(), costs.max(), _CURVE)

@@ -36,6 +36,15 @@ def test_falling_ladder_has_negative_exponent_and_no_ceiling():
     assert fitted["parameters"]["a"]["value"] == 0, "a flat line, not a ceiling that is approached from above"
 
 
+@pytest.mark.parametrize("top1", [0.0, 1.0])
+def test_intervals_have_a_width_if_all_or_no_videos_are_right(top1):
+    fitted = fit("power_law", scores([top1] * 5, videos=12))
+    low, high = fitted["parameters"]["b"]["interval"]
+    assert low < high
+    # Wilson's interval of 0/12 is 0 to 0.24.
+    assert 0.03 < max(point["high"] - point["low"] for point in fitted["curve"]) < 0.5
+
+
 def test_intervals_narrow_with_more_videos():
     top1 = [0.5, 0.6, 0.65, 0.7, 0.72]
     widths = []
