@@ -48,8 +48,8 @@ def _over_cost(ladder: Ladder, cost: str, *, small: bool) -> Chart:
     base = alt.Chart(named(name)).encode(x=x)
     layers += [_interval(base), *_marks(base, len(steps))]
     caption = (
-        "A circle is the best trial of a step with its 95 % Wilson interval, a diamond is zero-shot CLIP on "
-        "the same videos. The best of many trials on few videos is optimistic, on every step alike."
+        "A circle is the best trial of a step with its 95 % interval, a diamond is zero-shot CLIP on the "
+        "same videos. The best of many trials on few videos is optimistic, on every step alike."
     )
     title = f"Accuracy over {cost_title.partition(',')[0]}"
     return Chart(name, title, alt.layer(*layers), data, caption, (_TABLE, _FITS), small=small)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from evclip_ray.artifacts import LEDGER
+from evclip_ray.records import choice_lines
 from evclip_ray.reports.charts import ladder_data
 from evclip_ray.reports.charts.ladder import ladder_charts
 from evclip_ray.reports.charts.study import study_charts
@@ -222,9 +223,12 @@ def _facts(ladder: Ladder) -> dict[str, str]:
     best = ladder.best
     if best is None:
         return {"best trial": "none yet"}
-    return {
+    without_choice = {
         "best validation top-1": f"{best['val_top1']:.3f}",
         "95 % interval": f"{best['val_top1_low']:.2f} to {best['val_top1_high']:.2f}",
+    }
+    return {
+        **(choice_lines(best) or without_choice),
         "best step": str(best["rung"]),
         "best trial": str(best["trial"]),
         "with": str(best["settings"]),

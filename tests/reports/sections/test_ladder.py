@@ -24,6 +24,12 @@ def test_over_cost_orders_steps_by_cost(ladder):
     assert "train_videos" not in ladder_data.costs_that_differ(ladder)
 
 
+def test_best_score_of_a_ladder_is_also_shown_corrected(ladder):
+    facts = ladder_report(ladder).facts
+    assert any(name.startswith("best of") and name.endswith("optimistic") for name in facts)
+    assert "corrected for the choice" in facts
+
+
 def test_missing_fit_has_a_reason(ladder):
     assert set(ladder_data.fitted_curves(ladder, "inference_gmac")["form"]) == {"power law"}
     assert ladder_data.fitted_curves(ladder, "latency_seconds").empty
