@@ -115,9 +115,8 @@ def _rule(objective: str) -> Rule:
 def _shares(answers: EpochAnswers, first: int, last: int) -> NDArray[np.float64]:
     def compute() -> NDArray[np.float64]:
         chosen = (answers.epochs >= first) & (answers.epochs <= last)
-        shares: NDArray[np.float64] = dataclasses.replace(answers, packed=answers.packed[chosen]).right.mean(
-            0
-        )
+        of_chosen = dataclasses.replace(answers, packed=answers.packed[chosen])
+        shares: NDArray[np.float64] = of_chosen.right.mean(axis=0)
         return shares
 
     return _cached(answers, (first, last), compute)
