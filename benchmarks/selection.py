@@ -19,7 +19,7 @@ from scipy.stats import bootstrap
 
 from evclip_ray.metrics.choice import Candidate, corrected_for_choice, objective_in_bag, resampling
 from evclip_ray.metrics.intervals import accuracy_interval, bootstrap_interval, t_interval, wilson_interval
-from evclip_ray.objective import BEST, objective_weights
+from evclip_ray.objective import BEST, objective_values, objective_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Scenario:
         video: Share of the variance that all answers to a video have in common.
         trial: Share that the epochs of a trial have in common.
         group: Videos per group; 1 for independent videos.
+        objective: Objective of the study.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Scenario:
     video: float = 0.7
     trial: float = 0.2
     group: int = 1
+    objective: str = BEST
 
     @property
     def groups(self):
@@ -79,6 +81,8 @@ SCENARIOS = (
     Scenario("some effect", effect=0.3),
     Scenario("some effect, accuracy 0.85", effect=0.3, accuracy=0.85),
     Scenario("some effect, 32 trials of 50 epochs", effect=0.3, trials=32, epochs=50),
+    Scenario("some effect, last", effect=0.3, objective="last"),
+    Scenario("some effect, mean_of_last_3", effect=0.3, objective="mean_of_last_3"),
     Scenario("24 videos", videos=24),
     Scenario("24 videos, some effect", videos=24, effect=0.3),
     Scenario("500 videos", videos=500),
@@ -89,32 +93,37 @@ SCENARIOS = (
 )
 
 
-def correct(right, groups=None):
+def correct(right, groups=None, objective=BEST):
     """Return the corrected score of the best of trials with answers (T, E, V)."""
-    rule = functools.partial(objective_weights, objective=BEST)
+    rule = functools.partial(objective_weights, objective=objective)
     samples = resampling(right.shape[2], groups)
     candidates = [
         Candidate(number, functools.partial(np.asarray, answers), objective_in_bag(answers, rule, samples))
         for number, answers in enumerate(right)
     ]
-    best = int(right.mean(2).max(1).argmax())
+    best = int(objective_values(right.mean(2).T, objective)[-1].argmax())
     return corrected_for_choice(candidates, rule=rule, best=best, groups=groups)
 
 
 def best_of_study(scenario, random):
-    """Return (estimate, interval) of the chosen trial and epoch by method, and its true accuracy."""
+    """Return (estimate, interval) of the chosen trial and epochs by method, and its true accuracy."""
     right, truth = scenario.draw(random)
     groups = None if scenario.group == 1 else scenario.groups
     top1 = right.mean(2)
-    trial, epoch = np.unravel_index(top1.argmax(), top1.shape)
-    corrected = correct(right, groups)
-    best, hits = float(top1[trial, epoch]), int(right[trial, epoch].sum())
+    trial = int(objective_values(top1.T, scenario.objective)[-1].argmax())
+    # (E,) share of each epoch in the score, one for the first of equal best epochs.
+    weights = objective_weights(top1[trial][:, None], scenario.objective)[:, 0]
+    if scenario.objective == BEST:
+        weights = np.eye(scenario.epochs)[weights.argmax()]
+    corrected = correct(right, groups, scenario.objective)
+    answers = weights @ right[trial]
+    best = float(answers.mean())
     methods = {
-        "before": (best, wilson_interval(hits, scenario.videos)),
-        "groups": (best, accuracy_interval(right[trial, epoch], groups)),
+        "before": (best, wilson_interval(best * scenario.videos, scenario.videos)),
+        "groups": (best, accuracy_interval(answers, groups)),
         "corrected": (corrected.top1, corrected.interval),
     }
-    return methods, truth[trial, epoch]
+    return methods, weights @ truth[trial]
 
 
 def coverage(scenario, studies, seed):
