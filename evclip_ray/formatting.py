@@ -48,10 +48,11 @@ def counted(number: int, noun: str) -> str:
 def sample_size(videos: int, groups: int | None = None) -> str:
     """Format what an interval is over.
 
-    >>> sample_size(72), sample_size(72, 24)
-    ('72 videos', '72 videos in 24 groups')
+    >>> sample_size(72), sample_size(72, 24), sample_size(12, 1)
+    ('72 videos', '72 videos in 24 groups', '12 videos in 1 group')
     """
-    return f"{videos} videos" + ("" if is_missing(groups) else f" in {groups:.0f} groups")
+    number = "" if is_missing(groups) else f" in {groups:.0f} group{'s' * (groups != 1)}"
+    return f"{videos} video{'s' * (videos != 1)}{number}"
 
 
 def duration(seconds: float) -> str:
