@@ -9,7 +9,7 @@
 - groups: coverage of the interval of a gain if the videos of a group share a difficulty and a gain of their
   own. It is that of 95 % if the interval draws groups.
 
-Top-1 is over 72 validation videos if nothing else is said. `sampler` is that of a study. The same command
+Top-1 is over 72 validation videos unless noted. `sampler` is that of a study. The same command
 gives the same numbers.
 
 Run: python benchmarks/noise.py [gains] [importance] [transfer] [groups] [--repeats 400]

@@ -308,7 +308,7 @@ def train(
 
 
 def _study_checkpoint(experiment: Any, settings: Mapping[str, Any]) -> Path | None:
-    """Return the checkpoint beside a study's best.yaml, whose splits another training of it keeps.
+    """Return the checkpoint next to a study's best.yaml, whose splits another training of it keeps.
 
     Returns None for another file, or if `settings` ask for other videos or other splits.
     """

@@ -335,12 +335,17 @@ def _score(row: Mapping[str, Any], name: str) -> str:
     return f"top-1 {row[name]:.3f} (95 % interval {low:.2f} to {high:.2f})"
 
 
+def is_random(weights: str) -> bool:
+    """Return whether an origin of weights is that of untrained ones."""
+    # An unusual activation follows the origin in parentheses.
+    return weights.split(" ")[0] == "random"
+
+
 def random_weights_warning(weights: Mapping[str, str]) -> str | None:
     """Return the warning about random weights, or None if all weights are trained ones.
 
     Args:
         weights: Origin of each network's weights, by part: `{"clip": "random"}`.
     """
-    # An unusual activation follows the origin in parentheses.
-    parts = " and ".join(part for part, origin in weights.items() if origin.split(" ")[0] == "random")
+    parts = " and ".join(part for part, origin in weights.items() if is_random(origin))
     return f"RANDOM WEIGHTS in {parts}: these numbers do not reflect a trained CLIP." if parts else None

@@ -108,7 +108,7 @@ def test_experiment_object_needs_a_folder(make_experiment):
         evclip_ray.train(make_experiment())
 
 
-def test_training_of_a_study_keeps_its_splits_unless_others_are_asked_for(tmp_path):
+def test_training_of_a_study_keeps_its_splits_by_default(tmp_path):
     (tmp_path / "best").mkdir()
     (tmp_path / "best" / "config.json").write_text("{}")
     config = tmp_path / "best.yaml"

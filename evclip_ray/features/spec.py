@@ -15,9 +15,9 @@ from evclip_ray.data.transforms import AugmentConfig
 from evclip_ray.models.activation import Activation, ActivationSetting
 from evclip_ray.models.backbones import find_backbone
 from evclip_ray.models.clip_weights import find_weights
-from evclip_ray.models.frozen import is_random
 from evclip_ray.models.layers.frames import Normalization
 from evclip_ray.models.weight_files import file_origin, find_weight_file
+from evclip_ray.records import is_random
 
 Kind = Literal["frame_features", "video_map", "video_mean", "class_text"]
 Precision = Literal["float32", "bfloat16"]

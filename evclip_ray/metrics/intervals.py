@@ -235,7 +235,7 @@ def _require_two(values: Sequence[float]) -> None:
 
 
 def _rounding(videos: int | None) -> float:
-    """Return the smallest standard deviation of accuracies over `videos` videos that can be told from 0."""
+    """Return the smallest standard deviation of accuracies over `videos` videos that differs from 0."""
     return 0.0 if videos is None else 1 / (2 * max(1, videos))
 
 

@@ -4,7 +4,7 @@ Weights that were trained with one load without error under the other, and the f
 A tag of open_clip knows its activation. A local file may state it in one of these places, read in this order:
 
 1. the metadata of a safetensors file: `activation`, `hidden_act` or `quick_gelu`
-2. `FILE.json` beside it, for weights.pt the file weights.pt.json
+2. `FILE.json` next to it, for weights.pt the file weights.pt.json
 3. `open_clip_config.json` in the same folder: `model_cfg.quick_gelu`, false if missing, as in open_clip
 4. `config.json` of Hugging Face in the same folder: `hidden_act` of the vision config
 5. its format: archives of OpenAI and published EV-CLIP checkpoints were trained with QuickGELU
@@ -48,8 +48,8 @@ def _statements(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
             safetensors.safe_open(path, framework="pt") as opened,
         ):
             yield "the file's metadata", opened.metadata() or {}
-    beside = (path.with_name(path.name + ".json"), path.parent / "open_clip_config.json")
-    for place in (*beside, path.parent / "config.json"):
+    configs = (path.with_name(path.name + ".json"), path.parent / "open_clip_config.json")
+    for place in (*configs, path.parent / "config.json"):
         content = _read(place)
         if place.name == "open_clip_config.json" and isinstance(content.get("model_cfg"), Mapping):
             # open_clip writes `quick_gelu` only where it is true.

@@ -123,7 +123,7 @@ def find_backbone(name: str) -> Backbone:
 
 
 def names_activation(name: str) -> bool:
-    """Return whether the name of a backbone says which activation it has."""
+    """Return whether the name of a backbone states its activation."""
     return name.endswith(_QUICKGELU)
 
 

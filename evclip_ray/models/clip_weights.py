@@ -81,17 +81,17 @@ def _activation(
         stated = _of_file(file)
         if names_activation(name):
             if stated is not None and stated[0] != usual:
-                log.warning("CLIP %s: %s says %s, but the name is used", name, stated[1], stated[0])
+                log.warning("CLIP %s: %s states %s, but the name is used", name, stated[1], stated[0])
             stated = usual, f"the name {name}"
     if setting != "auto":
         if stated is not None and stated[0] != setting:
             log.warning(
-                "CLIP %s: backbone.activation is %s, but %s says %s", name, setting, stated[1], stated[0]
+                "CLIP %s: backbone.activation is %s, but %s states %s", name, setting, stated[1], stated[0]
             )
         return setting, "backbone.activation"
     if stated is None:
         raise ConfigError(
-            f"{file}: does not say which activation it was trained with, and {name} exists with both. Set "
+            f"{file}: does not state the activation that it was trained with, and {name} exists with both. Set "
             "backbone.activation to gelu (LAION, DataComp) or to quickgelu (OpenAI, MetaCLIP, DFN), or write "
             f'{{"activation": "gelu"}} or {{"activation": "quickgelu"}} to {file}.json'
         )

@@ -8,6 +8,8 @@ from typing import Self
 import torch
 from torch import nn
 
+from evclip_ray.records import is_random
+
 logger = logging.getLogger(__name__)
 
 RANDOM = "random"
@@ -17,11 +19,6 @@ META = "meta"
 """torch's device for tensors with a shape and without memory."""
 
 _SEED = 0
-
-
-def is_random(weights: str) -> bool:
-    """Return whether an origin of weights is that of untrained ones."""
-    return weights.split(" ")[0] == RANDOM
 
 
 class FrozenNetwork(nn.Module):

@@ -347,7 +347,7 @@ def find_selection(
         trains_on_all = not recorded.has_validation
     else:
         shots = protocols.published_shots(manifest)
-        # All K shots of a published list are asked for, whether or not K is also set.
+        # All K shots of a published list are requested, whether or not K is also set.
         trains_on_all = shots is not None and data.shots in (None, shots)
     if trains_on_all:
         return "last_epoch"

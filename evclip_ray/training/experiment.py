@@ -206,7 +206,7 @@ class BackboneConfig(Config):
         "auto",
         exclude_if=lambda value: value == "auto",
         description="'gelu' or 'quickgelu', the activation that the weights were trained with; 'auto' takes "
-        "that of a tag, or the one that a local file or a config beside it states",
+        "that of a tag, or the one that a local file or a config next to it states",
     )
     activation_checkpointing: bool = Field(
         False, description="recompute activations in the backward pass: less memory, slower steps"

@@ -319,7 +319,7 @@ class SearchSpace:
         return needed
 
     def _completed(self, point: dict[str, Any]) -> dict[str, Any]:
-        """Return a point with the first value of every other setting that exists beside the given ones."""
+        """Return a point with the first value of every other setting that exists with the given ones."""
         completed = dict(point)
         for distribution in self.search:
             if distribution.path not in completed and distribution.applies(self._settings(completed)):

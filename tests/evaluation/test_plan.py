@@ -172,7 +172,7 @@ def test_validation_of_a_run_on_all_videos_is_refused(make_experiment, folder_of
     assert plan_evaluation(checkpoint, {}, split="test", cache=tmp_path, protocol=protocol)
 
 
-def test_later_validation_videos_of_a_run_on_all_videos_are_scored(make_experiment, tmp_path, caplog):
+def test_later_validation_videos_of_a_full_run_are_scored(make_experiment, tmp_path, caplog):
     lines = ["path,label,split"]
     for label in ("run", "walk"):
         for number, split in enumerate(("train", "train", "test")):

@@ -135,5 +135,5 @@ def test_activation_changes_a_key_where_it_is_unusual(tmp_path):
     assert usual.origin == f"file:{file_digest(path)}"
     assert other.origin == f"{usual.origin} (gelu)"
     assert usual.key != other.key
-    with pytest.raises(ConfigError, match="does not say which activation"):
+    with pytest.raises(ConfigError, match="does not state the activation"):
         frame_features("ViT-B-32", str(path), **settings)

@@ -27,7 +27,7 @@ SILENT = [
 
 
 @pytest.mark.parametrize(("name", "content", "expected"), STATEMENTS)
-def test_config_beside_a_file_states_its_activation(
+def test_config_next_to_a_file_states_its_activation(
     tmp_path: Path, name: str, content: object, expected: str
 ) -> None:
     (tmp_path / name).write_text(json.dumps(content))

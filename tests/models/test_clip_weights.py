@@ -78,10 +78,10 @@ def test_row_keeps_the_identity_of_earlier_versions(silent: Path) -> None:
     assert find_weights("open_clip:ViT-B-32", str(silent), "gelu").identity == usual.origin
 
 
-def test_file_beside_the_weights_decides(silent: Path) -> None:
-    beside = Path(f"{silent}.json")
+def test_file_next_to_the_weights_decides(silent: Path) -> None:
+    statement = Path(f"{silent}.json")
     for activation in ("gelu", "quickgelu"):
-        beside.write_text(json.dumps({"activation": activation}))
+        statement.write_text(json.dumps({"activation": activation}))
         found = find_weights("Tiny", str(silent))
         assert (found.activation, found.source) == (activation, "weights.pt.json")
 
@@ -122,15 +122,15 @@ def test_format_of_openais_archive_states_quickgelu(tmp_path: Path) -> None:
 def test_contradiction_is_logged(silent: Path, caplog: pytest.LogCaptureFixture) -> None:
     Path(f"{silent}.json").write_text(json.dumps({"activation": "gelu"}))
     assert find_weights("Tiny", str(silent), "quickgelu").activation == "quickgelu"
-    assert "backbone.activation is quickgelu, but weights.pt.json says gelu" in caplog.text
+    assert "backbone.activation is quickgelu, but weights.pt.json states gelu" in caplog.text
     assert find_weights("ViT-B-32", "openai", "gelu").identity == "openai (gelu)"
-    assert "the weights 'openai' says quickgelu" in caplog.text
+    assert "the weights 'openai' states quickgelu" in caplog.text
 
 
 def test_name_that_contradicts_the_file_is_logged(silent: Path, caplog: pytest.LogCaptureFixture) -> None:
     Path(f"{silent}.json").write_text(json.dumps({"activation": "gelu"}))
     assert find_weights("Tiny-quickgelu", str(silent)).activation == "quickgelu"
-    assert "weights.pt.json says gelu, but the name is used" in caplog.text
+    assert "weights.pt.json states gelu, but the name is used" in caplog.text
 
 
 def test_tags_keep_their_activation() -> None:

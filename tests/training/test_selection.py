@@ -73,7 +73,7 @@ def test_old_few_shot_study_keeps_its_selection_once_recorded(plan):
     assert paths(again, "val") == paths(old, "val")
 
 
-def test_folds_beside_validation_videos_are_refused(plan):
+def test_folds_with_validation_videos_are_refused(plan):
     with pytest.raises(ValueError, match=r"data\.folds \(3\) has no effect.* 10 validation videos"):
         plan({"train": 6, "val": 2, "test": 3}, data__folds=3)
 

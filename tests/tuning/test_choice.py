@@ -141,7 +141,7 @@ def test_study_reads_answers_of_its_trials(tmp_path):
     assert "corrected_top1" in (tmp_path / "leaderboard.csv").read_text()
 
 
-def test_damaged_answers_leave_the_leaderboard_without_correction(tmp_path, caplog):
+def test_damaged_answers_leave_a_leaderboard_uncorrected(tmp_path, caplog):
     folder = StudyFolder(tmp_path)
     for number, right in enumerate(drawn(trials=2)):
         write_trial(folder, number, right)

@@ -114,7 +114,7 @@ def test_paused_point_continues_in_its_folder(search, tmp_path):
     assert search("paused").suggest("b") == first
 
 
-def test_interrupted_point_without_searched_settings_keeps_its_seed(search, space, tmp_path):
+def test_interrupted_point_without_search_keeps_its_seed(search, space, tmp_path):
     pinned = space.replace({"view.num_frames": 4, "optim.lr": 1e-2})
     assert search("pinned", space=pinned).suggest("a") == {"folder": "trial-0000", "overrides": {}}
     folder = StudyFolder(tmp_path / "pinned")

@@ -131,7 +131,7 @@ def test_checkpoint_records_its_videos_and_others_are_refused(study, tiny_manife
     assert (len(warm.points), len(warm.evidence)) == (1, 0)
 
 
-def test_fork_that_was_killed_at_its_start_is_resumed_by_its_folder(study, tmp_path):
+def test_fork_killed_at_its_start_is_resumed_by_its_folder(study, tmp_path):
     old = StudyFolder(tmp_path / "old")
     study(old.root, trials=1).claim()
     study(tmp_path / "fork", trials=1, call={"fork_of": old.root}).claim()

@@ -171,7 +171,7 @@ def published_shots(manifest: Manifest) -> int | None:
     """Return K if the list has K training videos of each class and no validation videos, else None.
 
     K is 1, 2, 4, 8 or 16, as in the published few-shot lists. Holding validation videos out of such a list
-    would train on fewer shots than the protocol says: on 13 of 16 and on 1 of 2.
+    would train on fewer shots than the protocol has: on 13 of 16 and on 1 of 2.
     """
     if "train" not in manifest.splits() or "val" in manifest.splits():
         return None

@@ -278,7 +278,7 @@ class RowRecord:
             mine = reader.of(location, identity)
             kind = content.partition(":")[0]
             if kind != mine.partition(":")[0]:
-                # A version tag says nothing of a file elsewhere: the bytes of both are compared.
+                # A version tag does not describe a file elsewhere: the bytes of both are compared.
                 mine = reader.sampled(location)
                 content = reader.sampled(storage.locate(self.root, path)) if kind == "version" else content
             if content == mine:
