@@ -199,8 +199,8 @@ def _training_rows(checkpoint: Path, data: DataConfig, cache: Path) -> RowRecord
         log.warning("%s. Overlap between these videos and the training videos is not checked.", problem)
         return None
     log.warning(
-        "%s has no record of its videos: it was imported, or an earlier version wrote it. Its training videos "
-        "are taken from the list as it is now.",
+        "%s has no record of its videos: it was imported, or an earlier version wrote it. Its training "
+        "videos are taken from the list as it is now.",
         checkpoint,
     )
     used = {"train": protocol.train, "val": protocol.val}
