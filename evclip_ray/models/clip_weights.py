@@ -92,8 +92,8 @@ def _activation(
     if stated is None:
         raise ConfigError(
             f"{file}: does not state the activation that it was trained with, and {name} exists with both. "
-            "Set backbone.activation to gelu (LAION, DataComp) or to quickgelu (OpenAI, MetaCLIP, DFN), or write "
-            f'{{"activation": "gelu"}} or {{"activation": "quickgelu"}} to {file}.json'
+            "Set backbone.activation to gelu (LAION, DataComp) or to quickgelu (OpenAI, MetaCLIP, DFN), or "
+            f'write {{"activation": "gelu"}} or {{"activation": "quickgelu"}} to {file}.json'
         )
     return stated
 
