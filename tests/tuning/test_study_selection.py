@@ -51,6 +51,7 @@ def kshot_list(tiny_manifest, tmp_path):
     return tmp_path / "list.csv"
 
 
+@pytest.mark.slow
 def test_study_of_a_kshot_list_is_scored_by_folds(
     kshot_list, tiny_manifest, debug_settings, local_ray, tmp_path
 ):
