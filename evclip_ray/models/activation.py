@@ -31,7 +31,7 @@ _HUGGING_FACE_CLIP = "clip"
 def stated_activation(path: Path) -> tuple[Activation, str] | None:
     """Return the activation that a weight file states, and where it was found, or None.
 
-    The format of the file is not examined, see the module's list.
+    The format of the file is not checked, see the list in the module.
     """
     for place, content in _statements(path):
         activation = _activation_in(content)
