@@ -130,11 +130,12 @@ class KillableCluster:
             )
 
 
-def wait_until(condition, *, of, seconds=240):
+def wait_until(condition, *, of=None, seconds=240):
     """Wait until a condition holds; fail if the process `of` ends before."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert of.poll() is None, f"{of.args} ended with {of.returncode} before the condition held"
+        if of is not None:
+            assert of.poll() is None, f"{of.args} ended with {of.returncode} before the condition held"
         assert time.monotonic() < deadline, "the condition did not hold in time"
         time.sleep(0.1)
 
