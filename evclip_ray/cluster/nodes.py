@@ -6,19 +6,25 @@ The task is sent by value, because a node may lack this package.
 
 import contextlib
 import dataclasses
+import logging
 import platform
 import secrets
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import NodeDiedError, TaskUnschedulableError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from evclip_ray.config import ConfigError
 from evclip_ray.version import __version__
 
+log = logging.getLogger(__name__)
+
 _SECONDS = 120
+_RETRY_SECONDS = 0.5
 _MARKER = ".evclip-ray-storage-check-"
 GIB = 1024**3
 
@@ -89,18 +95,41 @@ def node_facts(storage: Sequence[Path]) -> list[NodeFacts]:
         # This process writes the markers. With ray:// its file system is not that of the head.
         for folder in storage:
             stack.enter_context(_marker_file(folder / marker))
-        reports = [
+
+        def send(node: Any) -> Any:
             # No CPU, so that a busy node answers too. A hard affinity (`soft=False`), because each report
             # must come from its own node.
-            probe.options(
-                num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            ).remote(folders, marker)
-            for node in nodes
-        ]
+            affinity = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            return probe.options(num_cpus=0, scheduling_strategy=affinity).remote(folders, marker)
+
+        reports = [(node, send(node)) for node in nodes]
         # The time limit covers a node that is listed as alive but does not answer.
-        results = ray.get(reports, timeout=_SECONDS)
-    names = [node["NodeManagerHostname"] + " (" + node["NodeManagerAddress"] + ")" for node in nodes]
-    return [NodeFacts(name, **result) for name, result in zip(names, results, strict=True)]
+        deadline = time.monotonic() + _SECONDS
+        results = [(node, _result(node, report, send, deadline)) for node, report in reports]
+    return [
+        NodeFacts(f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})", **result)
+        for node, result in results
+        if result is not None
+    ]
+
+
+def _result(node: Any, report: Any, send: Callable[[Any], Any], deadline: float) -> dict[str, Any] | None:
+    """Return the report of a node, None if the node has left the cluster.
+
+    A node that has just joined can be unknown to the scheduler, so its report is requested again.
+    """
+    while True:
+        try:
+            result: dict[str, Any] = ray.get(report, timeout=max(0.0, deadline - time.monotonic()))
+            return result
+        except (TaskUnschedulableError, NodeDiedError):
+            if not any(other["Alive"] and other["NodeID"] == node["NodeID"] for other in ray.nodes()):
+                log.warning("node %s has left the cluster", node["NodeManagerHostname"])
+                return None
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(_RETRY_SECONDS)
+        report = send(node)
 
 
 @contextlib.contextmanager

@@ -10,8 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
+from ray.exceptions import GetTimeoutError, TaskUnschedulableError
 
-from evclip_ray.cluster.nodes import NodeFacts, node_problems
+from evclip_ray.cluster import nodes
+from evclip_ray.cluster.nodes import NodeFacts, node_facts, node_problems
 from tests.cluster.conftest import end
 
 GOOD = {"name": "a", "unseen": (), "read_only": (), "free": {}}
@@ -195,3 +197,32 @@ client.internal_kv_put(KEY, json.dumps(record).encode(), True, SPACE)
     assert "Ray: 2.1.0" in printed
     assert f"Ray: {ours}" in printed
     assert "install the same versions here and on the cluster" in printed
+
+
+@pytest.fixture
+def with_another_node(local_ray, monkeypatch):
+    """Return a function that lists a node unknown to the scheduler in the first `listings` lists of nodes."""
+
+    def add(listings):
+        (here,) = local_ray.nodes()
+        another = here | {"NodeID": here["NodeID"][::-1], "NodeManagerHostname": "another"}
+        lists = iter([[here, another]] * listings)
+        monkeypatch.setattr(nodes.ray, "nodes", lambda: next(lists, [here]))
+        monkeypatch.setattr(nodes, "_RETRY_SECONDS", 0.01)
+
+    return add
+
+
+@pytest.mark.parametrize("listings", [1, 3])
+def test_node_that_left_is_not_checked(with_another_node, listings, tmp_path, caplog):
+    with_another_node(listings)
+    (facts,) = node_facts([tmp_path])
+    assert not node_problems(facts)
+    assert "node another has left the cluster" in caplog.text
+
+
+def test_listed_node_that_never_answers_is_an_error(with_another_node, tmp_path, monkeypatch):
+    with_another_node(1000)
+    monkeypatch.setattr(nodes, "_SECONDS", 1)
+    with pytest.raises((TaskUnschedulableError, GetTimeoutError)):
+        node_facts([tmp_path])
