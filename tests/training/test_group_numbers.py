@@ -23,6 +23,7 @@ def _history(folder):
     return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_numbers_of_one(make_experiment, tiny_videos, tmp_path):
     # 18 training videos in batches of at most 7, so the shares of the processes differ in size.
     experiment = make_experiment(

@@ -222,6 +222,7 @@ def test_killed_trial_resumes_after_its_last_epoch(study, tmp_path):
     assert len(processes) == 2
 
 
+@pytest.mark.slow
 def test_interrupted_point_resumes_in_its_folder(study, tmp_path):
     root = tmp_path / "study"
     tuned = study(root, trials=2, scheduler="none")
