@@ -211,7 +211,7 @@ class RowRecord:
     def difference(self, new: "RowRecord") -> Difference:
         """Return the used videos in which a newer record differs from this one.
 
-        Videos are the same if their content and part are, whatever their path is. A file that cannot be read
+        Videos with equal content and part are the same, also under another path. A file that cannot be read
         is compared by its path.
         """
         before, after = _by_identity(self._used()), _by_identity(new._used())
