@@ -359,6 +359,8 @@ class Run:
             self._save(each, is_best=is_best and self.keeps_best)
             if board is not None:
                 board.epoch(metrics)
+                scalars = self.method.scalars()
+                board.scalars({f"scalars/{name}": scalars[name] for name in scalars}, epoch=metrics.epoch)
         return metrics
 
     def _train(self, epoch: int) -> dict[str, float]:

@@ -12,7 +12,7 @@ from evclip_ray.models.batch import VideoBatch
 from evclip_ray.models.methods.base import Method
 from evclip_ray.training.distributed import Workers, require_finite, summed
 from evclip_ray.training.experiment import ExperimentConfig
-from evclip_ray.training.optim import make_optimizer
+from evclip_ray.training.optim import make_optimizer, set_learning_rate
 
 
 class TrainingStep:
@@ -72,8 +72,7 @@ class TrainingStep:
         require_finite(bool(torch.isfinite(loss) and torch.isfinite(norm)), "the loss or its gradient is")
         # The rate is set from the step number rather than by a stateful LR scheduler: nothing to save and
         # resume.
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        set_learning_rate(self.optimizer, rate)
         self.optimizer.step()
         # share / count is the part of the batch's videos on this worker, so the sum is a mean over the batch.
         means = summed(torch.stack([t.detach().float() for t in terms.values()]) * share / self.workers.count)

@@ -14,6 +14,8 @@ from evclip_ray.training.checkpoint import (
     read_record,
     save_checkpoint,
 )
+from evclip_ray.training.experiment import OptimConfig
+from evclip_ray.training.optim import make_optimizer
 
 CLASSES = ("push", "pull", "spin")
 
@@ -61,10 +63,24 @@ def test_adamw_moments_are_restored(method, tmp_path):
             assert torch.equal(optimizer.state[parameter][key], fresh.state[parameter][key])
 
 
+def test_moments_are_restored_into_other_groups(method, tmp_path):
+    optimizer = make_optimizer(method.parameters(), OptimConfig())
+    for parameter in method.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    save_checkpoint(tmp_path / "last", method, {}, optimizer=optimizer)
+    grouped = make_optimizer(method.parameters(), OptimConfig(scalar_lr_factor=30))
+    load_optimizer(tmp_path / "last", method, grouped)
+    scale = method.context_generator.scale
+    assert torch.equal(optimizer.state[scale]["exp_avg"], grouped.state[scale]["exp_avg"])
+    grouped.step()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"method__prompts": "context"}, "is unknown"),
+        ({"method__mask__start": "open"}, "mask_generator.strength_logit is missing"),
         ({"method__mask__depth": 2}, "is missing"),
         ({"view__num_frames": 8}, r"must be \("),
     ],

@@ -35,6 +35,8 @@ def test_preset_is_replaced_by_explicit_settings():
         ({"data.manifest": None}, "needs either a manifest"),
         ({"preset": "publishd"}, "did you mean 'published'"),
         ({"optim.epochs": 0}, "greater than or equal to 1"),
+        ({"optim.scalar_lr_factor": 0}, "optim.scalar_lr_factor: .*greater than 0, got 0"),
+        ({"optim.scalar_lr_factor": float("inf")}, "optim.scalar_lr_factor: .*finite"),
     ],
 )
 def test_wrong_setting_names_the_path_and_the_fix(overrides, message):

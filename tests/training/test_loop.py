@@ -165,6 +165,8 @@ def test_tensorboard_has_settings_and_scalars_per_epoch(make_experiment, tiny_vi
         "val/zero_shot_top1",
         "run/lr",
         "run/grad_norm",
+        "scalars/mask_generator.sharpness",
+        "scalars/context_generator.scale",
     } <= set(events.Tags()["scalars"])
     assert "RANDOM WEIGHTS" in str(events.Tensors("weights/text_summary")[0].tensor_proto.string_val)
 

@@ -11,11 +11,26 @@ where
 
 With 224 x 224 pixels an even map has p = 2e-5, so eps is not negligible: a mask of nearly equal scores stays
 close to 0.
+
+The published mask starts as noise, which takes a small CLIP to chance. The open start (ours) applies:
+
+    applied = 1 - g (1 - mask)
+    g       = sigmoid(strength_logit)
+
+where
+    strength_logit  trained scalar, 0 at the start, so that g starts at 0.5
+
+The applied mask is in [1 - g, 1]. It ranks the pixels as the mask does, so average precision is the same.
 """
+
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torchvision.models.swin_transformer import SwinTransformerBlock
+
+MaskStart = Literal["published", "open"]
+"""Mask at the start of training: noise with a mean of about 0.3, or 0.5 and above."""
 
 EPS = 1e-8
 _GROWTHS = (2, 4, 4)
@@ -36,6 +51,7 @@ class MaskGenerator(nn.Module):
         heads: Attention heads of a block.
         window: Side of an attention window, in positions; clipped to the size of the map.
         mlp_ratio: Hidden width of an MLP relative to its input.
+        start: "published", or "open" (ours) with one more trained scalar.
 
     Raises:
         ValueError: The sizes do not divide.
@@ -52,6 +68,7 @@ class MaskGenerator(nn.Module):
         heads: int = 8,
         window: int = 7,
         mlp_ratio: float = 4.0,
+        start: MaskStart = "published",
     ) -> None:
         super().__init__()
         width = width or dim // 2
@@ -74,14 +91,24 @@ class MaskGenerator(nn.Module):
             nn.Linear(channels[2], hidden, bias=False), nn.GELU(), nn.Linear(hidden, 1, bias=False)
         )
         self.sharpness = nn.Parameter(torch.ones(()))
+        # A logit, so that the optimiser cannot leave [0, 1]. A parameter that is None is not in the state
+        # dict, so checkpoints with the published start are those of the release.
+        self.strength_logit = nn.Parameter(torch.zeros(())) if start == "open" else None
+
+    @property
+    def strength(self) -> Tensor | None:
+        """Strength g of the mask with an open start; None with the published start."""
+        return None if self.strength_logit is None else self.strength_logit.sigmoid()
 
     def forward(self, video_map: Tensor) -> Tensor:
-        """Map (B, D_z, T/2, h, w) to a mask (B, 32 h, 32 w) in [0, 1], float32 also under autocast."""
+        """Map (B, D_z, T/2, h, w) to the applied mask (B, 32 h, 32 w) in [0, 1], always float32."""
         x = self.blocks1(self.expand1(self.squeeze(video_map)))
         x = self.expand3(self.blocks2(self.expand2(x)))
         # Probabilities are near 2e-5 and differ by far less, which half precision cannot represent.
         scores = self.head(x).squeeze(-1).float()
-        return rescaled(scores * self.sharpness)
+        mask = rescaled(scores * self.sharpness)
+        strength = self.strength
+        return mask if strength is None else 1 - strength * (1 - mask)
 
 
 def rescaled(scores: Tensor) -> Tensor:

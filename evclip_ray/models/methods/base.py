@@ -63,6 +63,10 @@ class Method(nn.Module, abc.ABC):
         """Return the number of parameters that training changes."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
+    def scalars(self) -> dict[str, float]:
+        """Return the trained tensors of a single number by name, which TensorBoard draws over the epochs."""
+        return {name: p.item() for name, p in self.named_parameters() if p.requires_grad and p.ndim == 0}
+
 
 class MethodConfig(Config):
     """Base class of the methods' configs. `name` selects the subclass that validates the other settings.

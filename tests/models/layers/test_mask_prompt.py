@@ -101,6 +101,41 @@ def test_mask_under_autocast_is_float32_and_close() -> None:
     assert F.cosine_similarity(rounded.flatten(), exact.flatten(), dim=0) > 0.995
 
 
+def generators() -> tuple[MaskGenerator, MaskGenerator, torch.Tensor]:
+    """Return a published and an open generator with equal weights, and a video map."""
+    pair = []
+    for start in ("published", "open"):
+        torch.manual_seed(0)
+        pair.append(MaskGenerator(128, map_size=(2, 2), start=start))
+    return pair[0], pair[1], torch.randn(2, 128, 4, 2, 2)
+
+
+def test_open_start_halves_the_published_mask() -> None:
+    published, opened, video_map = generators()
+    assert published.strength is None
+    torch.testing.assert_close(opened(video_map), 0.5 + 0.5 * published(video_map))
+    assert count(opened) == count(published) + 1
+
+
+def test_open_mask_with_full_strength_is_published() -> None:
+    published, opened, video_map = generators()
+    opened.strength_logit.data.fill_(100.0)
+    torch.testing.assert_close(opened(video_map), published(video_map))
+    opened.strength_logit.data.fill_(-100.0)
+    assert opened(video_map).eq(1).all()
+
+
+def test_published_start_has_no_tensor_of_the_open_one() -> None:
+    published, opened, _ = generators()
+    assert opened.state_dict().keys() - published.state_dict().keys() == {"strength_logit"}
+
+
+def test_open_mask_keeps_the_order_of_pixels() -> None:
+    published, opened, video_map = generators()
+    ranks = [generator(video_map).flatten(1).argsort(1)[:, -1] for generator in (published, opened)]
+    assert torch.equal(*ranks)
+
+
 def test_sizes_are_settings() -> None:
     small = MaskGenerator(128, map_size=(2, 2), width=32, depth=1, heads=2, window=4, mlp_ratio=1.0)
     deep = MaskGenerator(128, map_size=(2, 2), width=32, depth=3, heads=2, window=4, mlp_ratio=1.0)

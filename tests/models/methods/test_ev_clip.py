@@ -149,6 +149,32 @@ def test_output_has_mask_context_and_features(frozen: Frozen, batch: VideoBatch)
     torch.testing.assert_close(output.logits, 100 * expected @ build(frozen).text_features.T)
 
 
+def test_open_mask_is_the_one_that_multiplies_pixels(frozen: Frozen, batch: VideoBatch) -> None:
+    method = build(frozen, prompts="mask", mask={"start": "open"})
+    output = method(batch)
+    assert output.mask.min() == 0.5
+    images = frozen.clip.prepare(batch.pixels)
+    expected = frozen.clip.encode_frames(images * output.mask[:, None, None])
+    torch.testing.assert_close(output.frame_features, expected)
+    loss_of(method, batch).backward()
+    assert method.mask_generator.strength_logit.grad.abs() > 0
+
+
+def test_scalars_have_the_strength_of_an_open_mask(frozen: Frozen) -> None:
+    names = {"mask_generator.sharpness": 1.0, "context_generator.scale": pytest.approx(0.001)}
+    assert build(frozen).scalars() == names
+    opened = build(frozen, mask={"start": "open"}).scalars()
+    assert opened == {**names, "mask_generator.strength": 0.5}
+
+
+def test_published_start_is_left_out_of_dumps() -> None:
+    assert "start" not in EVCLIPConfig().model_dump(mode="json")["mask"]
+    opened = EVCLIPConfig.load({"mask": {"start": "open"}})
+    assert EVCLIPConfig.load(opened.model_dump(mode="json")) == opened
+    with pytest.raises(ConfigError, match=r"mask\.start.*'published' or 'open', got 'opened'"):
+        EVCLIPConfig.load({"mask": {"start": "opened"}})
+
+
 def test_zero_mask_gives_the_mean_colour(frozen: Frozen, batch: VideoBatch) -> None:
     method = build(frozen, prompts="mask")
     method.mask_generator.head[2].weight.data.zero_()
