@@ -29,14 +29,15 @@ def manifest() -> None:
 def verify(context: click.Context, file: str, root: str | None, workers: int) -> None:
     """Decode every video of FILE and list the broken ones. The exit status is 1 if there are any.
 
-    Also prints the videos, groups and classes of each split; `evclip-ray --verbose` adds those of each class.
+    True masks that FILE names are read too, and compared with the size and the frames of their videos. Also
+    prints the videos, groups and classes of each split; `evclip-ray --verbose` adds those of each class.
     """
     from evclip_ray.data.manifest.integrity import verify_manifest
     from evclip_ray.data.manifest.manifest import read_manifest
 
     listed = read_manifest(file, root=root)
     _print_splits(listed, by_class=context.obj)
-    broken = 0
+    broken = broken_masks = 0
     with bars() as progress:
         task = progress.add_task("verifying", total=len(listed))
         for report in verify_manifest(listed, workers=workers):
@@ -44,9 +45,15 @@ def verify(context: click.Context, file: str, root: str | None, workers: int) ->
             if not report.ok:
                 broken += 1
                 console.print(f"broken  {report.path}: {report.reason}", soft_wrap=True, markup=False)
+            if report.mask_reason:
+                broken_masks += 1
+                line = f"broken mask  row {report.row + 1}, {report.path}: {report.mask_reason}"
+                console.print(line, soft_wrap=True, markup=False)
     click.echo(f"{len(listed)} videos, {len(listed.classes)} labels, {broken} broken")
+    if named := len(listed) - listed.table["mask"].null_count:
+        click.echo(f"masks for {named} of {len(listed)} videos, {broken_masks} broken")
     # The exit status lets a script stop before a study.
-    if broken:
+    if broken or broken_masks:
         context.exit(1)
 
 

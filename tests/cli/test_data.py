@@ -2,6 +2,10 @@ import csv
 import shutil
 from pathlib import Path
 
+import numpy as np
+
+from evclip_ray.data.masks import write_masks
+
 
 def test_verify_lists_broken_videos_and_exits_with_1(call, tiny_manifest, tmp_path):
     intact = call("manifest", "verify", tiny_manifest)
@@ -35,3 +39,18 @@ def test_shards_prints_its_folder_and_can_run_again(call, tiny_manifest, local_r
     assert "val: 6 videos, 0 skipped" in first.output
     folder = Path(second.output.split(" in ")[-1].strip())
     assert (folder / "ledger.json").is_file()
+
+
+def test_verify_counts_broken_masks(call, tiny_manifest, tmp_path):
+    with tiny_manifest.open() as stream:
+        first, second = list(csv.DictReader(stream))[:2]
+    write_masks(tmp_path / "short.npz", np.ones((3, 64, 64), bool))
+    write_masks(tmp_path / "right.npz", np.ones((12, 64, 64), bool))
+    rows = [(first, "short.npz"), (second, "right.npz")]
+    lines = [f"{row['path']},{row['label']},file://{tmp_path / mask}" for row, mask in rows]
+    listed = tmp_path / "manifest.csv"
+    listed.write_text("\n".join(["path,label,mask", *lines, ""]))
+    result = call("manifest", "verify", listed, "--root", tiny_manifest.parent)
+    assert result.exit_code == 1
+    assert f"broken mask  row 1, {first['path']}: " in result.output
+    assert "masks for 2 of 2 videos, 1 broken" in result.output

@@ -188,8 +188,10 @@ class _ReportBuilder:
             raise AnnotationError(_nothing_found(files.root, self._missing, len(files.paths)))
         # Official lists can have leaks. The user of the manifest decides whether to allow them.
         paths, splits, *parts = zip(*self._lines, strict=True)
-        columns = zip(SCHEMA, (paths, self._labels, splits, self._groups, *parts), strict=True)
-        table = pa.table([pa.array(values, field.type) for field, values in columns], schema=SCHEMA)
+        # Lists of annotations name no masks; the manifest fills the column with nulls.
+        fields = [field for field in SCHEMA if field.name != "mask"]
+        columns = zip(fields, (paths, self._labels, splits, self._groups, *parts), strict=True)
+        table = pa.table({field.name: pa.array(values, field.type) for field, values in columns})
         return ImportReport(
             manifest=Manifest(table, files.root, source, allow_leaks=True),
             classes=self._classes,

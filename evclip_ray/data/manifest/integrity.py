@@ -1,4 +1,4 @@
-"""Integrity check of the videos of a manifest: every frame of every video is decoded."""
+"""Integrity check of the videos of a manifest and of their masks: every frame of every video is decoded."""
 
 import dataclasses
 import os
@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from evclip_ray.data.manifest.manifest import Manifest
+from evclip_ray.data.masks import MaskError, open_masks
 from evclip_ray.data.video.decode import Video, VideoInfo, describe, open_video, part_in, part_of
 from evclip_ray.data.video.reader import VideoError
 
@@ -18,13 +19,23 @@ _ROWS_PER_BATCH = 1000
 
 @dataclasses.dataclass(frozen=True)
 class VideoReport:
-    """Result for one row of a manifest: `ok` or the `reason` of the failure; `info` if the file opens."""
+    """Result for one row of a manifest.
+
+    Attributes:
+        row: Row, from 0.
+        path: Path of the video.
+        ok: Whether the video is intact.
+        reason: Reason of the failure, or empty.
+        info: Facts of the video if it opens.
+        mask_reason: Reason why the row's masks cannot be used; empty if they can, or if it names none.
+    """
 
     row: int
     path: str
     ok: bool
     reason: str
     info: VideoInfo | None
+    mask_reason: str = ""
 
 
 def verify_manifest(manifest: Manifest, *, workers: int | None = None) -> Iterator[VideoReport]:
@@ -45,7 +56,7 @@ def verify_manifest(manifest: Manifest, *, workers: int | None = None) -> Iterat
 
 
 def _verify(manifest: Manifest, number: int, row: dict[str, Any]) -> VideoReport:
-    info = None
+    info, mask_reason = None, ""
     try:
         with open_video(manifest.locate(row["path"]), fps=row["fps"]) as video:
             info = describe(video)
@@ -53,7 +64,23 @@ def _verify(manifest: Manifest, number: int, row: dict[str, Any]) -> VideoReport
             reason = _missing_part(video, info)
     except VideoError as error:
         reason = error.reason
-    return VideoReport(number, row["path"], not reason, reason, info)
+    if row["mask"] is not None:
+        mask_reason = _mask_fault(manifest, row["mask"], info)
+    return VideoReport(number, row["path"], not reason, reason, info, mask_reason)
+
+
+def _mask_fault(manifest: Manifest, mask: str, info: VideoInfo | None) -> str:
+    """Return the reason why masks cannot be used, or an empty text. Every mask is read."""
+    try:
+        masks = open_masks(manifest.locate(mask))
+        # A video that does not open has no size to compare with.
+        if info is not None:
+            masks.require_fit(info)
+        for frame in range(masks.num_frames or 1):
+            masks.read([frame])
+    except MaskError as error:
+        return str(error)
+    return ""
 
 
 def _missing_part(video: Video, info: VideoInfo) -> str:

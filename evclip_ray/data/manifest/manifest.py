@@ -34,9 +34,9 @@ class Manifest:
     """Validated rows of videos.
 
     Attributes:
-        table: The columns of `SCHEMA`: path, label, split, group, and the part as in `decode.Part`. All but
-            the first two can be null, and absent ones are filled with nulls. A path is that of a file or a
-            folder of frames, relative to `root`, or a URI.
+        table: The columns of `SCHEMA`: path, label, split, group, the part as in `decode.Part`, and mask. All
+            but the first two can be null, and absent ones are filled with nulls. A path is that of a file or
+            a folder of frames, relative to `root`, or a URI. A mask is named likewise, see `data.masks`.
         root: Absolute folder or URI.
         source: Origin of the rows, for messages.
         allow_leaks: True if a file or a group may be in two splits, as in some published protocols.
@@ -71,10 +71,13 @@ class Manifest:
         return storage.locate(self.root, path)
 
     def digest(self) -> str:
-        """Return 16 hex digits of the SHA-256 of the rows in their order. It does not depend on the root."""
+        """Return 16 hex digits of the SHA-256 of the rows in their order.
+
+        It depends neither on the root nor on the masks, which decide neither pixels nor labels.
+        """
         # As CSV, because the bytes of Arrow and Parquet files depend on chunks and library versions.
         sink = pa.BufferOutputStream()
-        csv.write_csv(self.table, sink)
+        csv.write_csv(self.table.drop_columns("mask"), sink)
         return hashlib.sha256(sink.getvalue()).hexdigest()[:16]
 
     def select(self, indices: Sequence[int] | NDArray[np.int64]) -> "Manifest":

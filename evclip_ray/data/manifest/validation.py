@@ -21,6 +21,7 @@ SCHEMA = pa.schema(
         "start_frame": pa.int64(),
         "end_frame": pa.int64(),
         "fps": pa.float64(),
+        "mask": pa.string(),
     }
 )
 _REQUIRED = ("path", "label")
@@ -88,19 +89,21 @@ def _with_all_columns(table: pa.Table, source: str) -> pa.Table:
 
 
 def _tidied(table: pa.Table, root: Place) -> pa.Table:
-    for name in ("path", "label", "split", "group"):
+    for name in ("path", "label", "split", "group", "mask"):
         table = _with(table, name, pc.utf8_trim_whitespace(table[name]))
     # An empty cell means no value, in a Parquet file too.
-    for name in ("split", "group"):
+    for name in ("split", "group", "mask"):
         table = _with(table, name, pc.if_else(pc.equal(table[name], ""), None, table[name]))
     prefix = f"{str(root).rstrip('/')}/"
-    inside = pc.starts_with(table["path"], prefix)
-    relative = pc.utf8_slice_codeunits(table["path"], len(prefix))
     # One file must have one path, because duplicates and leaks are found by comparing paths.
-    paths = pc.if_else(inside, relative, table["path"])
-    if pc.any(pc.starts_with(paths, "./")).as_py():
-        paths = pc.replace_substring_regex(paths, r"^(\./+)+", "")
-    return _with(table, "path", paths)
+    for name in ("path", "mask"):
+        inside = pc.starts_with(table[name], prefix)
+        relative = pc.utf8_slice_codeunits(table[name], len(prefix))
+        paths = pc.if_else(inside, relative, table[name])
+        if pc.any(pc.starts_with(paths, "./")).as_py():
+            paths = pc.replace_substring_regex(paths, r"^(\./+)+", "")
+        table = _with(table, name, paths)
+    return table
 
 
 def _with(table: pa.Table, name: str, values: Any) -> pa.Table:
@@ -130,15 +133,15 @@ def _check_splits(table: pa.Table, source: str) -> None:
 
 
 def _check_paths(table: pa.Table, root: Place, source: str) -> None:
-    # A URI is complete without the root, and does not match.
-    outside = pc.match_substring_regex(table["path"], r"^/|(^|/)\.\.(/|$)")
-    row = _first(outside)
-    if row is not None:
-        value = table["path"][row].as_py()
-        raise ManifestError(
-            f"{source}: row {row + 1}: path {value!r} is outside the data root {root};"
-            " paths are relative to the root: name another root, move the video, or give a URI (file:///...)"
-        )
+    for name, file in (("path", "video"), ("mask", "mask")):
+        # A URI is complete without the root, and does not match.
+        row = _first(pc.match_substring_regex(table[name], r"^/|(^|/)\.\.(/|$)"))
+        if row is not None:
+            value = table[name][row].as_py()
+            raise ManifestError(
+                f"{source}: row {row + 1}: {name} {value!r} is outside the data root {root}; paths are"
+                f" relative to the root: name another root, move the {file}, or give a URI (file:///...)"
+            )
 
 
 def _check_times(table: pa.Table, source: str) -> None:

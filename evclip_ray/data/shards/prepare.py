@@ -173,7 +173,9 @@ def _videos(manifest: Manifest, indices: NDArray[np.int64]) -> list[dict[str, An
     # An absent file is planned too: its decoding fails with a reason, and its key changes once it exists.
     versions = [identities[row["path"]] or (None, None) for row in rows]
     return [
-        row | {"row": int(index), "bytes": size, "modified": version}
+        # Frames do not depend on true masks, so naming masks keeps the shards.
+        {name: value for name, value in row.items() if name != "mask"}
+        | {"row": int(index), "bytes": size, "modified": version}
         for row, index, (size, version) in zip(rows, indices, versions, strict=True)
     ]
 

@@ -194,6 +194,7 @@ def test_epic_segments_are_parts_with_official_class_names(write):
         "start_frame": None,
         "end_frame": None,
         "fps": None,
+        "mask": None,
     }
     assert report.mislabelled == ()
     assert find_leaks(report.manifest) == []

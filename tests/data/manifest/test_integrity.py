@@ -1,6 +1,7 @@
 import numpy as np
 
 from evclip_ray.data.manifest.integrity import verify_manifest
+from evclip_ray.data.masks import write_masks
 
 
 def test_broken_videos_are_reported_with_their_reasons(tmp_path, write_video, make_manifest):
@@ -36,3 +37,25 @@ def test_real_videos_are_intact(shared):
 
     manifest = read_manifest(shared / "data" / "ut_interaction_set1" / "manifest.csv")
     assert [report.reason for report in verify_manifest(manifest, workers=2) if not report.ok] == []
+
+
+def test_masks_that_do_not_fit_are_reported(tmp_path, write_video, make_manifest):
+    for name in "abcdef":
+        write_video(tmp_path / f"{name}.mp4", num_frames=4)
+    write_masks(tmp_path / "right.npz", np.ones((4, 48, 64), bool))
+    write_masks(tmp_path / "short.npz", np.ones((3, 48, 64), bool))
+    write_masks(tmp_path / "square.npz", np.ones((4, 48, 48), bool))
+    (tmp_path / "cut.npz").write_bytes(b"PK")
+    manifest = make_manifest(
+        path=[f"{name}.mp4" for name in "abcdef"],
+        label=["x"] * 6,
+        mask=["right.npz", "short.npz", "square.npz", "cut.npz", "absent.npz", None],
+    )
+    reports = list(verify_manifest(manifest, workers=2))
+    assert all(report.ok for report in reports)
+    right, short, square, cut, absent, without = [report.mask_reason for report in reports]
+    assert right == without == ""
+    assert "short.npz: holds the masks of 3 frames, but the video has 4" in short
+    assert "48x48 pixels" in square
+    assert "cannot be read" in cut
+    assert "is not there" in absent

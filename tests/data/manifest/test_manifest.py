@@ -4,6 +4,9 @@ import pytest
 from pyarrow import parquet
 
 from evclip_ray.data.manifest.manifest import Manifest, ManifestError, read_manifest, write_manifest
+from evclip_ray.data.manifest.row_record import RowRecord
+from evclip_ray.data.manifest.splits import assign_splits, few_shot
+from evclip_ray.data.shards.prepare import videos_digest
 
 ROWS = "path,label,split,group\na/1.mp4,wave,train,g1\na/2.mp4,run,val,g2\nb/3.mp4,wave,test,g3\n"
 
@@ -34,6 +37,7 @@ def test_csv_gives_rows_classes_and_splits(write, tmp_path):
         "start_frame": None,
         "end_frame": None,
         "fps": None,
+        "mask": None,
     }
     assert manifest.in_split("test").tolist() == [2]
 
@@ -203,3 +207,36 @@ def test_many_rows_round_trip_through_csv(tmp_path):
     manifest = Manifest(table, tmp_path, "big")
     write_manifest(manifest, tmp_path / "big.csv")
     assert read_manifest(tmp_path / "big.csv").digest() == manifest.digest()
+
+
+def test_masks_are_kept_by_writing_splits_and_shots(write, tmp_path):
+    rows = ["path,label,group,mask"]
+    rows += [f"{k}.mp4,wave,g{k},{tmp_path}/masks/{k}.npz" for k in range(6)]
+    # An empty cell is a video without masks.
+    listed = read_manifest(write("\n".join([*rows, "7.mp4,wave,g7, ", ""])))
+    assert listed.column("mask") == [f"masks/{k}.npz" for k in range(6)] + [None]
+    split = assign_splits(listed, val_fraction=0.3, test_fraction=0.0, seed=0)
+    assert split.column("mask") == listed.column("mask")
+    chosen = split.select(few_shot(split, shots=2, seed=0))
+    assert [mask.endswith(f"/{path[0]}.npz") for mask, path in masks_and_paths(chosen)] == [True, True]
+    for name in ("copy.csv", "copy.parquet"):
+        write_manifest(split, tmp_path / name)
+        assert read_manifest(tmp_path / name).column("mask") == listed.column("mask")
+
+
+def masks_and_paths(manifest):
+    return zip(manifest.column("mask"), manifest.column("path"), strict=True)
+
+
+def test_masks_change_no_digest(write):
+    plain = read_manifest(write("path,label\na.mp4,wave\n"))
+    with_masks = read_manifest(write("path,label,mask\na.mp4,wave,a.npz\n", "masks.csv"))
+    assert plain.digest() == with_masks.digest() == "e50afd55a38b71a5"
+    assert videos_digest(plain, np.arange(1)) == videos_digest(with_masks, np.arange(1))
+    records = [RowRecord.of(manifest, {"train": np.arange(1)}) for manifest in (plain, with_masks)]
+    assert records[0].keys() == records[1].keys()
+
+
+def test_mask_outside_the_root_is_refused(write):
+    with pytest.raises(ManifestError, match=r"row 1: mask '\.\./a\.npz' is outside .* move the mask"):
+        read_manifest(write("path,label,mask\na.mp4,wave,../a.npz\n"))
