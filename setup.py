@@ -34,7 +34,11 @@ setup(
     packages=[*find_packages(include=["evclip_ray", "evclip_ray.*"]), "evclip_ray.search_spaces"],
     # The spaces live at the top level, where a reader looks for them, and install inside the package.
     package_dir={"evclip_ray.search_spaces": "search_spaces"},
-    package_data={"evclip_ray.search_spaces": ["*.yaml"], "evclip_ray.reports.render": ["page/*"]},
+    package_data={
+        "evclip_ray.search_spaces": ["*.yaml"],
+        "evclip_ray.reports.render": ["page/*"],
+        "evclip_ray.world": ["weights/*"],
+    },
     # Lower bounds are the versions that the test suite has been run on; older ones may do.
     install_requires=[
         "ray[default,data,tune,train]>=2.60",

@@ -20,6 +20,7 @@ from torch import nn
 from evclip_ray.config import ConfigError, nearest
 from evclip_ray.models.activation import Activation
 from evclip_ray.models.frozen import RANDOM
+from evclip_ray.models.world_weights import WORLD, WorldTokenizer, world_words
 
 _LITERAL = "open_clip:"
 _QUICKGELU = "-quickgelu"
@@ -47,6 +48,16 @@ class Backbone:
     gmac: float | None
 
     @property
+    def is_world(self) -> bool:
+        """Whether the backbone belongs to the small pretrained world, whose weights are package data."""
+        return self.open_clip in _WORLD_SIZES
+
+    @property
+    def tags(self) -> list[str]:
+        """Names of the known weights: open_clip's tags, or "world"."""
+        return [WORLD] if self.is_world else open_clip.list_pretrained_tags_by_model(self.open_clip)
+
+    @property
     def has_both_activations(self) -> bool:
         """Whether open_clip has the architecture with GELU and with QuickGELU."""
         return self.open_clip + _QUICKGELU in _architectures()
@@ -72,6 +83,9 @@ BACKBONES: dict[str, Backbone] = {
     "ViT-B-16": Backbone("ViT-B-16", "openai", True, 224, 512, 17.56),
     "ViT-L-14": Backbone("ViT-L-14", "openai", True, 224, 768, 81.0),
     "ViT-L-14-336": Backbone("ViT-L-14-336", "openai", True, 336, 768, 190.96),
+    "world-xs": Backbone("world-xs", WORLD, False, 96, 64, 0.01028),
+    "world-s": Backbone("world-s", WORLD, False, 96, 96, 0.02291),
+    "world-m": Backbone("world-m", WORLD, False, 96, 128, 0.04303),
     "debug_small": Backbone("debug_small", RANDOM, False, 64, 64, 0.000623),
     "debug": Backbone("debug", RANDOM, False, 64, 64, 0.00254),
     "debug_large": Backbone("debug_large", RANDOM, False, 64, 64, 0.01525),
@@ -96,6 +110,37 @@ def _debug_config(width: int, layers: int) -> dict[str, Any]:
         # debug towers would not carry over to trained ones.
         "init_logit_scale": math.log(100),
     }
+
+
+_WORLD_SIZES = {
+    "world-xs": (8, (1, 1, 1, 1), 64),
+    "world-s": (12, (1, 1, 1, 1), 96),
+    "world-m": (16, (1, 1, 2, 1), 96),
+}
+"""Width and blocks per stage of the image tower (a ResNet), and width of the text tower."""
+
+
+def world_model(name: str, vocab_size: int) -> nn.Module:
+    """Build a CLIP of the small pretrained world with new weights.
+
+    Args:
+        name: A "world-*" row of BACKBONES.
+        vocab_size: Number of tokens.
+    """
+    width, layers, text_width = _WORLD_SIZES[name]
+    config = {
+        "embed_dim": BACKBONES[name].embed_dim,
+        # A ResNet trains on a CPU in bfloat16 twice as fast as a ViT of the same accuracy.
+        "vision_cfg": {"image_size": BACKBONES[name].image_size, "width": width, "layers": list(layers)},
+        "text_cfg": {
+            "context_length": 24,
+            "vocab_size": vocab_size,
+            "width": text_width,
+            "heads": text_width // 32,
+            "layers": 2,
+        },
+    }
+    return _with_colours(open_clip.CLIP(**config), name)
 
 
 def find_backbone(name: str) -> Backbone:
@@ -132,12 +177,14 @@ def build(architecture: str, pretrained: str | None = None, *, device: str = "cp
 
     Args:
         architecture: open_clip's name, or one of the debug sizes.
-        pretrained: open_clip tag; None gives random weights.
+        pretrained: open_clip tag; None gives random weights. The world's weights are loaded by `load_clip`.
         device: Device of the weights; "meta" needs no memory and serves for counting operations.
     """
     with torch.device(device), _without_random_notice():
         if architecture in _DEBUG_SIZES:
-            return _debug_model(architecture)
+            return _with_colours(open_clip.CLIP(**_debug_config(*_DEBUG_SIZES[architecture])), architecture)
+        if architecture in _WORLD_SIZES:
+            return world_model(architecture, WorldTokenizer(world_words()).vocab_size)
         model: nn.Module = open_clip.create_model(
             architecture,
             pretrained=pretrained,
@@ -173,11 +220,9 @@ def _colours(architecture: str, pretrained: str | None) -> dict[str, tuple[float
     return {key: tag[key] for key in ("mean", "std") if tag.get(key)}
 
 
-def _debug_model(name: str) -> nn.Module:
-    model: nn.Module = open_clip.CLIP(**_debug_config(*_DEBUG_SIZES[name]))
-    image_size = BACKBONES[name].image_size
+def _with_colours(model: nn.Module, name: str) -> nn.Module:
     preprocess = {
-        "size": image_size,
+        "size": BACKBONES[name].image_size,
         "mean": open_clip.OPENAI_DATASET_MEAN,
         "std": open_clip.OPENAI_DATASET_STD,
     }

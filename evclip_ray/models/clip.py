@@ -28,6 +28,7 @@ from evclip_ray.models.clip_weights import find_weights, is_script_archive
 from evclip_ray.models.frozen import META, RANDOM, FrozenNetwork, random_weights, without_autocast
 from evclip_ray.models.preprocess import prepare
 from evclip_ray.models.weight_files import read_tensors
+from evclip_ray.models.world_weights import WORLD, WorldTokenizer, read_world_tensors, world_words
 
 log = logging.getLogger(__name__)
 
@@ -173,9 +174,9 @@ def load_clip(
 
     Args:
         name: Row of BACKBONES, or an open_clip architecture.
-        pretrained: open_clip tag, local file (safetensors, state dict, OpenAI archive, published EV-CLIP) or
-            folder with one, "random", or None for the row's tag. Random weights depend on the name and on the
-            versions of torch and open_clip.
+        pretrained: open_clip tag, "world" for world-*, local file (safetensors, state dict, OpenAI archive,
+            published EV-CLIP) or folder with one, "random", or None for the row's tag. Random weights depend
+            on the name and on the versions of torch and open_clip.
         activation: Activation of the MLPs; "auto" takes that of the tag or the one that the file states.
         device: Device of the weights. "meta" gives a network without memory, for counting operations.
         dtype: Number format of the image tower; text is always encoded in float32.
@@ -202,7 +203,7 @@ def _load(
     model, weights, chosen = _model(name, backbone, pretrained, activation, device=device)
     clip = FrozenCLIP(
         model,
-        _tokenizer(backbone.open_clip),
+        _tokenizer(backbone),
         name=name,
         embed_dim=backbone.embed_dim,
         weights=weights,
@@ -224,15 +225,17 @@ def _model(
         return _model_without_weights(backbone.architecture(usual)), META, usual
     weights = find_weights(name, pretrained, activation)
     architecture = backbone.architecture(weights.activation)
-    tags = open_clip.list_pretrained_tags_by_model(backbone.open_clip)
     if weights.file is not None:
         model = _model_from_file(name, architecture, weights.file)
+    elif weights.origin.startswith(f"{WORLD}:"):
+        model = build(architecture)
+        model.load_state_dict(read_world_tensors(name))
     elif weights.origin == RANDOM:
         model = _random_model(name, architecture)
-    elif weights.origin in tags:
+    elif weights.origin in backbone.tags:
         model = _tagged_model(name, architecture, weights.origin)
     else:
-        known = ", ".join([*tags, RANDOM])
+        known = ", ".join([*backbone.tags, RANDOM])
         raise ConfigError(
             f"backbone {name}: unknown weights {weights.origin or None!r}. "
             f"Give a local file or one of {known}."
@@ -298,7 +301,10 @@ def _openai_state(path: Path) -> dict[str, Tensor]:
     return {key: value for key, value in state.items() if key not in _ARCHIVE_EXTRAS}
 
 
-def _tokenizer(architecture: str) -> Tokenizer:
+def _tokenizer(backbone: Backbone) -> Tokenizer:
+    if backbone.is_world:
+        return WorldTokenizer(world_words())
+    architecture = backbone.open_clip
     try:
         tokenizer: Tokenizer = open_clip.get_tokenizer(
             # The debug towers have no tokenizer of their own; all OpenAI models share this vocabulary of

@@ -7,7 +7,6 @@ import logging
 import zipfile
 from pathlib import Path
 
-import open_clip
 from safetensors import SafetensorError, safe_open
 
 from evclip_ray.config import ConfigError
@@ -16,6 +15,7 @@ from evclip_ray.models.backbones import Backbone, find_backbone, names_activatio
 from evclip_ray.models.clip_names import is_published
 from evclip_ray.models.frozen import RANDOM
 from evclip_ray.models.weight_files import file_origin, find_weight_file, read_tensors
+from evclip_ray.models.world_weights import WORLD, world_origin
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ class CLIPWeights:
     """Weights of a CLIP and the activation that they run with.
 
     Attributes:
-        origin: open_clip tag, "file:" and a digest, "random", or an unknown text.
+        origin: open_clip tag, "file:" or "world:" and a digest, "random", or an unknown text.
         activation: Activation of the MLPs.
         identity: `origin`, followed by the activation in parentheses where it is not the one that versions
             without `backbone.activation` chose. Records and cache keys of those versions stay equal.
@@ -57,10 +57,11 @@ def find_weights(
     """
     backbone = find_backbone(name)
     weights = pretrained or backbone.pretrained or ""
-    tags = open_clip.list_pretrained_tags_by_model(backbone.open_clip)
-    file = None if weights in (RANDOM, *tags) else find_weight_file(weights)
+    file = None if weights in (RANDOM, *backbone.tags) else find_weight_file(weights)
     chosen, source = _activation(name, backbone, weights, file, activation)
     origin = weights if file is None else file_origin(file)
+    if backbone.is_world and weights == WORLD:
+        origin = world_origin(name)
     is_usual = chosen == backbone.activation_of(weights)
     return CLIPWeights(origin, chosen, origin if is_usual else f"{origin} ({chosen})", file, source)
 

@@ -25,6 +25,7 @@ from evclip_ray.config import ConfigError, nearest
 from evclip_ray.models.frozen import META, RANDOM, FrozenNetwork, random_weights
 from evclip_ray.models.preprocess import prepare
 from evclip_ray.models.weight_files import read_tensors
+from evclip_ray.models.world_weights import HEADS, WORLD, read_world_tensors, world_origin
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -33,6 +34,7 @@ _PATCH = (2, 4, 4)
 _WINDOW = (8, 7, 7)
 _PUBLISHED_TRUNK = "image_prompt_learner.enc.trunk."
 """Prefix of the video network in a published EV-CLIP checkpoint."""
+_INDEX = "relative_position_index"
 _BIAS_TABLE = "features.0.0.attn.relative_position_bias_table"
 
 
@@ -45,16 +47,19 @@ class Swin3D:
         depths: Blocks of each stage.
         num_heads: Attention heads of each stage.
         image_size: Side of the input in pixels.
+        window: Attention window in frame pairs x patches x patches. With 96 pixels, windows of 6 patches are
+            twice as fast as 7, because they divide the map.
         reads_differences: Whether a patch is the difference of the two frames of a pair, without
             normalisation. Random weights then still respond to motion; a trained network learns such
             filters.
-        tags: torchvision's name of the weights, by our name.
+        tags: torchvision's name of the weights, by our name; empty for the weights of the small world.
     """
 
     embed_dim: int
     depths: tuple[int, ...]
     num_heads: tuple[int, ...]
     image_size: int = 224
+    window: tuple[int, int, int] = _WINDOW
     reads_differences: bool = False
     tags: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
@@ -63,18 +68,18 @@ class Swin3D:
         """Number of channels D_z of the last map."""
         return self.embed_dim << (len(self.depths) - 1)
 
-    def build(self, window: tuple[int, int, int] = _WINDOW) -> SwinTransformer3d:
+    def build(self, window: tuple[int, int, int] | None = None) -> SwinTransformer3d:
         """Build the network without its classifier.
 
         Args:
-            window: Attention window in frame pairs x patches x patches.
+            window: Attention window in frame pairs x patches x patches; None uses the row's.
         """
         network = SwinTransformer3d(
             list(_PATCH),
             self.embed_dim,
             list(self.depths),
             list(self.num_heads),
-            list(window),
+            list(window or self.window),
             # A frozen network drops no paths. The rate has no parameters, so weights load all the same.
             stochastic_depth_prob=0.0,
         )
@@ -87,12 +92,17 @@ class Swin3D:
 
 _K400 = {"kinetics400": "KINETICS400_V1"}
 
+_WORLD_ROW = Swin3D(24, (1, 1, 2, 1), (1, 2, 4, 8), image_size=96, window=(4, 6, 6), tags={WORLD: ""})
+
 VIDEO_ENCODERS: dict[str, Swin3D] = {
     "swin3d_t": Swin3D(96, (2, 2, 6, 2), (3, 6, 12, 24), tags=_K400),
     "swin3d_s": Swin3D(96, (2, 2, 18, 2), (3, 6, 12, 24), tags=_K400),
     "swin3d_b": Swin3D(
         128, (2, 2, 18, 2), (4, 8, 16, 32), tags={**_K400, "imagenet22k": "KINETICS400_IMAGENET22K_V1"}
     ),
+    # Trained by `python -m evclip_ray.world.pretrain`; the second row with the true masks of the actors.
+    "swin3d_world": _WORLD_ROW,
+    "swin3d_world_masks": _WORLD_ROW,
     # The smallest size with all parts of a published checkpoint, for tests that read one.
     "swin3d_nano": Swin3D(16, (2, 2, 2, 2), (1, 2, 4, 8)),
     "swin3d_debug": Swin3D(16, (1, 1, 1, 1), (1, 2, 4, 8), image_size=64, reads_differences=True),
@@ -133,9 +143,7 @@ class FrozenVideoEncoder(FrozenNetwork):
         return prepare(pixels, self.image_size, mean=mean or self.mean, std=std or self.std)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the last map (B, D_z, T/2, h, w) of prepared images (B, T, 3, S, S).
-
-        The map is taken after the final layer norm.
+        """Return the last map (B, D_z, T/2, h, w), after the layer norm, of prepared images (B, T, 3, S, S).
 
         Raises:
             ValueError: T is odd. A patch spans two frames.
@@ -213,6 +221,8 @@ def _encoder(name: str, weights: str) -> FrozenVideoEncoder:
         with random_weights(f"video encoder {name}"):
             network = row.build()
         return FrozenVideoEncoder(network, name=name, image_size=row.image_size, weights=RANDOM)
+    if weights in row.tags and weights == WORLD:
+        return video_encoder_from_state(read_world_tensors(name), name, weights=world_origin(name))
     if weights in row.tags:
         return video_encoder_from_state(_fetch(name, weights), name, weights=weights)
     path = Path(weights)
@@ -242,12 +252,11 @@ def video_encoder_from_state(
     """
     row = VIDEO_ENCODERS[name]
     state = torchvision_names(state)
-    network = row.build(_window_of(state))
+    network = row.build(_window_of(state, row))
     misfits = _misfits(network, state)
     if misfits:
         raise ConfigError(f"{source}: does not contain the weights of {name}: {misfits}")
-    # Not strict: index tables follow from the window and are not in the file. `_misfits` has checked all
-    # other names.
+    # Not strict: index tables follow from the window and are not in the file.
     network.load_state_dict(dict(state), strict=False)
     return FrozenVideoEncoder(network, name=name, image_size=row.image_size, weights=weights)
 
@@ -263,7 +272,7 @@ def find_encoder_of(state: Mapping[str, Tensor]) -> str:
     for name, row in VIDEO_ENCODERS.items():
         # Only names and shapes are compared, so no memory is needed for the rows that do not fit.
         with torch.device("meta"):
-            misfits[name] = _misfits(row.build(_window_of(state)), state)
+            misfits[name] = _misfits(row.build(_window_of(state, row)), state)
         if not misfits[name]:
             return name
     name = min(misfits, key=lambda name: len(misfits[name]))
@@ -296,27 +305,23 @@ def torchvision_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for key, value in state.items():
         for pattern, name in _OMNIVORE_NAMES:
             key = re.sub(pattern, name, key)
-        if not key.startswith(("head.", "depth_patch_embed.")) and not _is_index(key):
+        if not key.startswith(("head.", HEADS, "depth_patch_embed.")) and not key.endswith(_INDEX):
             renamed[key] = value
     return renamed
 
 
-def _is_index(key: str) -> bool:
-    return key.endswith("relative_position_index")
-
-
-def _window_of(state: Mapping[str, Tensor]) -> tuple[int, int, int]:
+def _window_of(state: Mapping[str, Tensor], row: Swin3D) -> tuple[int, int, int]:
     # The table has one row per offset inside a window of t x 7 x 7: (2t - 1) * 13 * 13 rows.
     table = state.get(_BIAS_TABLE)
-    _, height, width = _WINDOW
+    _, height, width = row.window
     offsets = (2 * height - 1) * (2 * width - 1)
     if table is None or table.shape[0] % offsets:
-        return _WINDOW
+        return row.window
     return (table.shape[0] // offsets + 1) // 2, height, width
 
 
 def _misfits(network: SwinTransformer3d, state: Mapping[str, Tensor]) -> str:
-    expected = {key: value for key, value in network.state_dict().items() if not _is_index(key)}
+    expected = {key: value for key, value in network.state_dict().items() if not key.endswith(_INDEX)}
     resized = [key for key in expected.keys() & state.keys() if expected[key].shape != state[key].shape]
     problems = {
         "missing": sorted(expected.keys() - state.keys()),
