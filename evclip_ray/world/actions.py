@@ -1,8 +1,8 @@
 """Actions of the small world: names, parts of the body, and the poses over time.
 
-An action is a motion of a part of the body ("raising the left arm") or of the whole body ("jumping"). "Left" is
-the left side of the picture, so pictures must never be flipped. Every motion is a function of the time from 0
-to 1. Its amplitude, speed, phase and start are drawn for each video.
+An action is a motion of a part of the body ("raising the left arm") or of the whole body ("jumping").
+"Left" is the left side of the picture, so pictures must never be flipped. Every motion is a function of the
+time from 0 to 1. Its amplitude, speed, phase and start are drawn for each video.
 """
 
 from collections.abc import Callable
@@ -58,8 +58,8 @@ class Pose:
     """Pose of a figure at T times. Lengths are shares of the figure's height, angles are in degrees.
 
     Args:
-        limbs: (T, 4, 2) angles of the upper and lower part of the `LIMBS`. 0 points down, positive angles point
-            away from the body.
+        limbs: (T, 4, 2) angles of the upper and lower part of the `LIMBS`. 0 points down, positive angles
+            point away from the body.
         planted: (2,) True where the left or right leg stands. Its knee then follows from hip and foot.
         lean: (T,) angle of the upper body, positive to the right.
         sink: (T,) drop of the hips, as a share of the leg's length.

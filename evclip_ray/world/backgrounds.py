@@ -18,8 +18,8 @@ _TILES_PER_EXPONENT = 12
 def _noise_tiles(exponent: float) -> Array:
     """Return periodic tiles (N, S, S) of noise whose amplitude falls as 1 / frequency ** exponent.
 
-    The tiles are drawn once per process, since the transform would take longer than the rest of a scene. A scene
-    rolls, turns, crops and recolours two of them.
+    The tiles are drawn once per process, since the transform would take longer than the rest of a scene.
+    A scene rolls, turns, crops and recolours two of them.
     """
     random = np.random.default_rng([7, int(100 * exponent)])
     frequency = np.hypot(np.fft.fftfreq(_TILE)[:, None], np.fft.rfftfreq(_TILE)[None]) * _TILE

@@ -102,13 +102,13 @@ def draw_look(random: np.random.Generator) -> Look:
 
 
 def _direction(angle: Array | float) -> Array:
-    """Return the unit vectors (x to the right, y up) of angles in degrees from straight down, positive to the right."""
+    """Return unit vectors (x to the right, y up) of angles in degrees, 0 down and positive to the right."""
     radians = np.radians(angle)
     return np.stack([np.sin(radians), -np.cos(radians)], axis=-1)
 
 
 def joint_positions(pose: Pose, look: Look) -> Array:
-    """Return the joints (T, J, 2) in shares of the figure's height. The origin lies between the feet, y points up."""
+    """Return the joints (T, J, 2) in shares of the figure's height, from between the feet, with y up."""
     sizes, count = look.sizes, len(pose.limbs)
     turn = np.radians(np.broadcast_to(pose.turn, count))
     width = 0.5 + 0.5 * np.abs(np.cos(turn))
@@ -271,7 +271,8 @@ def capsule_polygons(begin: Array, end: Array, radius: Array) -> Array:
     """Return tapered capsules as fixed-point polygons.
 
     Args:
-        begin, end: (T, P, 2) centres of the two ends.
+        begin: (T, P, 2) centres of one end.
+        end: (T, P, 2) centres of the other end.
         radius: (T, P, 2) radii of the two ends.
     """
     line = end - begin

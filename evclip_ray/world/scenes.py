@@ -1,8 +1,8 @@
 """Scenes of the small world: pictures, true masks and joints of one person who acts.
 
-A scene is a function of its seeds. `look_seed` fixes the figure's look and the background, so a group of videos
-shares them. `seed` fixes the motion, the position, and everything that a domain adds. Every choice has a random
-generator of its own, so that a domain changes nothing but its own part: at dial 0 it equals `plain`.
+A scene is a function of its seeds. `look_seed` fixes the figure's look and the background, so a group of
+videos shares them. `seed` fixes the motion, the position, and everything that a domain adds. Every choice has
+a random generator of its own, so that a domain changes nothing but its own part: at dial 0 it equals `plain`.
 """
 
 from collections.abc import Sequence
@@ -100,7 +100,7 @@ def draw_still(
     dial: float = 1.0,
     size: int = 96,
 ) -> Scene:
-    """Draw one frame (T = 1) at a time at which the action is visible. The arguments are those of `draw_scene`."""
+    """Draw one frame (T = 1) at a time at which the action is visible, with the arguments of `draw_scene`."""
     return _draw(action, None, seed, look_seed, domain, dial, size)
 
 
@@ -176,8 +176,8 @@ def _stream(seed: Sequence[int], purpose: int) -> np.random.Generator:
 def _place(random: np.random.Generator, size: int) -> tuple[Array, float, float]:
     """Return the transform from a figure's coordinates to pixels, its position and its height as shares."""
     height = random.uniform(0.5, 0.8)
-    # A raised arm may touch the edge of the picture, but the body stays inside.
-    reach = 0.5 - 0.36 * height
+    # Arms and legs stay inside, since a limb beyond the edge would leave nothing to recognise.
+    reach = 0.5 - 0.49 * height
     x = 0.5 + random.uniform(-1, 1) * reach
     y = min(0.97, 0.5 + 0.55 * height + random.uniform(-0.02, 0.12))
     return _to_pixels(x, y, height, size), x, height
@@ -228,7 +228,7 @@ def _blur_by_motion(frames: Array, camera: Array, dial: float) -> None:
             kernel = np.zeros((length, length), np.float32)
             half = length // 2
             step = np.array([x, y]) / np.hypot(x, y) * half
-            begin, end = (tuple(int(round(half + way * value)) for value in step) for way in (-1, 1))
+            begin, end = (tuple(round(float(half + way * value)) for value in step) for way in (-1, 1))
             cv2.line(kernel, begin, end, 1.0)
             frame[:] = cv2.filter2D(frame, -1, kernel / kernel.sum())
 
