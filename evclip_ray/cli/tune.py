@@ -116,6 +116,13 @@ def _refuse_pack(context: click.Context, option: click.Parameter, value: str | N
     "Default: 1 if there is a GPU.",
 )
 @click.option(
+    "--memory-per-worker",
+    "memory_gb",
+    type=float,
+    default=None,
+    help="Memory per training process in GiB. Default: that of the space, or 1.5.",
+)
+@click.option(
     "--price-per-hour",
     type=float,
     default=None,

@@ -78,8 +78,8 @@ def concurrent_trials(request: ResourceRequest, nodes: Sequence[Mapping[str, flo
         available = "; ".join(_describe(node) for node in nodes) or "no machine"
         raise ValueError(
             f"a trial needs {request}, but the cluster has {available}, which fits {workers} of "
-            f"{request.fewest} workers. Lower --cpus-per-worker, --gpus-per-worker, --workers or "
-            "study.memory_gb, or add machines."
+            f"{request.fewest} workers. Lower --cpus-per-worker, --gpus-per-worker, --workers or the memory "
+            "of a worker (study.memory_gb, --memory-per-worker of tune), or add machines."
         )
     # No slot for all workers, but `min_workers` fit: one trial then runs with fewer workers.
     return max(1, trial_slots(request, nodes))

@@ -139,8 +139,9 @@ class StudyPlan:
 def frozen_variants(space: SearchSpace) -> list[dict[str, Any]]:
     """Return the combinations of all searched settings that change frozen results or the set of cached ones.
 
-    A choice belongs to these settings if two of its values have different `_frozen_key`s. The result
-    contains the points of `decoded_variants`. Invalid combinations are left out.
+    A choice belongs to these settings if two of its values have different `_frozen_key`s, or if it has one
+    value, which may differ from the default. The result contains the points of `decoded_variants`. Invalid
+    combinations are left out.
     """
     points: list[dict[str, Any]] = [{}]
     fixed = flatten(space.fixed)
@@ -148,7 +149,9 @@ def frozen_variants(space: SearchSpace) -> list[dict[str, Any]]:
         # `points` grows axis by axis: each point is a partial assignment of the settings before this axis.
         # Points for which the setting does not exist pass unchanged.
         present = [point for point in points if axis.applies({**fixed, **point})]
-        if axis.kind == "choice" and any(_changes_frozen(space, axis, point) for point in present):
+        if axis.kind == "choice" and (
+            len(axis.values) == 1 or any(_changes_frozen(space, axis, point) for point in present)
+        ):
             absent = [point for point in points if not axis.applies({**fixed, **point})]
             points = absent + [{**point, axis.path: value} for point in present for value in axis.values]
     return [point for point in points if _is_allowed(space, point)]
@@ -199,7 +202,7 @@ def plan_study(
         space: Search space.
         request: Resources of one trial.
         machines: Ray resources of each machine.
-        cache: Folder of decoded videos and synthetic videos.
+        cache: Folder of decoded videos and of the small world's videos.
         trials: Trials in total.
         missing: Trials that are not finished.
         time_budget: Time limit in seconds, or None.
@@ -245,8 +248,10 @@ def _measure_cost(
     trials: float,
 ) -> StudyCost:
     first = next(iter(variants.values()))
-    experiment = space.experiment(next(space.decoded_variants()))
-    # One measurement is used for all trials: it is an estimate, and other backbones may be slower.
+    # One measurement is used for all trials: it is an estimate, and other backbones or methods may be slower.
+    measured = space.first_point()
+    settings = next(variant for variant in frozen_variants(space) if variant.items() <= measured.items())
+    experiment = space.experiment(settings)
     step = measure_step(experiment, first.classes, cpus=request.cpus)
     return StudyCost(
         step,

@@ -13,7 +13,8 @@
 `choice` draws one of the listed values, `uniform` and `loguniform` a float in [low, high], `int` an integer
 in [low, high], and `quantised` one of low, low + step, ... up to high. With `when`, a path exists only where
 other settings have one of the listed values. Every path, and every value at the edge of its distribution, is
-validated against the experiment's schema before anything starts.
+validated against the experiment's schema before anything starts. A fixed setting that only some of the
+searched methods have applies to these methods.
 
 A fair comparison of methods needs two more forms:
 
@@ -42,6 +43,7 @@ from evclip_ray.objective import BEST, check_objective
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.resources import GIB, ResourceRequest
 from evclip_ray.tuning.distributions import Distribution, Domain, Suggests
+from evclip_ray.tuning.method_settings import with_conditions
 
 _DECODED = ("data.", "view.")
 """Paths that change the decoded pixels. They must be choices, so that each variant is decoded once."""
@@ -157,7 +159,7 @@ class SearchSpace:
             if key not in known:
                 raise ConfigError(f"{name}: unknown section {key!r}; {nearest(key, known)}")
         pinned = dict(overrides or {})
-        fixed = override({}, {**(data.get("fixed") or {}), **pinned})
+        fixed = _without_unset_world(override({}, {**(data.get("fixed") or {}), **pinned}))
         if "study.pack" in flatten(fixed):
             raise ConfigError(f"`study.pack`: {PACKING_REMOVED}")
         listed = data.get("search") or {}
@@ -167,7 +169,8 @@ class SearchSpace:
             if path not in pinned
             for distribution in Distribution.parse_all(path, spec)
         )
-        return cls(name, fixed, search, StudyConfig.load(data.get("study") or {}, study))._checked()
+        settings = StudyConfig.load(data.get("study") or {}, study)
+        return cls(name, *with_conditions(fixed, search), settings)._checked()
 
     def replace(self, overrides: Overrides | None = None, *, study: Mapping[str, Any] | None = None) -> Self:
         """Return this space with settings pinned by `overrides` and with study settings replaced.
@@ -176,11 +179,10 @@ class SearchSpace:
             ConfigError: A setting is unknown or out of its range.
         """
         pinned = dict(overrides or {})
+        search = (distribution for distribution in self.search if distribution.path not in pinned)
+        settings = StudyConfig.load(self.study.model_dump(), study)
         return type(self)(
-            self.name,
-            override(self.fixed, pinned),
-            tuple(distribution for distribution in self.search if distribution.path not in pinned),
-            StudyConfig.load(self.study.model_dump(), study),
+            self.name, *with_conditions(_without_unset_world(override(self.fixed, pinned)), search), settings
         )._checked()
 
     def experiment(self, overrides: Overrides | None = None) -> ExperimentConfig:
@@ -282,9 +284,6 @@ class SearchSpace:
         return {**flatten(self.fixed), **drawn}
 
     def _checked(self) -> Self:
-        base: dict[str, Any] = {}
-        # `base` takes the first value of every setting that exists. It is the starting point of the checks
-        # below.
         for position, distribution in enumerate(self.search):
             self._check_conditions(distribution, position)
             if distribution.path.startswith(_DECODED) and distribution.kind != "choice":
@@ -292,9 +291,7 @@ class SearchSpace:
                     f"search.{distribution.path}: this setting changes the decoded pixels, so it must be a "
                     f"'choice' of listed values, got {distribution.kind!r}"
                 )
-            if distribution.applies(self._settings(base)):
-                base[distribution.path] = distribution.values[0]
-        self._check_point(base)
+        self._check_point(self.first_point())
         self._check_repeated()
         for distribution in self.search:
             # Each edge is tried with its conditions fulfilled. Errors appear on load instead of hours later
@@ -317,6 +314,10 @@ class SearchSpace:
                     needed[path] = allowed[0]
                     pending += [other for other in self.search if other.path == path][:1]
         return needed
+
+    def first_point(self) -> dict[str, Any]:
+        """Return the point with the first value of every setting that exists."""
+        return self._completed({})
 
     def _completed(self, point: dict[str, Any]) -> dict[str, Any]:
         """Return a point with the first value of every other setting that exists with the given ones."""
@@ -394,6 +395,17 @@ def read_space(
         study: Settings that replace those of the section `study`.
     """
     return SearchSpace.load(path.stem, read_yaml(path), overrides, study=study)
+
+
+def _without_unset_world(fixed: dict[str, Any]) -> dict[str, Any]:
+    """Return fixed settings without `data.world: null`.
+
+    `--data` sets it, because a space can have one source of videos. Digests of studies that were begun before
+    this setting existed stay equal without it.
+    """
+    if isinstance(data := fixed.get("data"), dict) and data.get("world", ...) is None:
+        return {**fixed, "data": {name: value for name, value in data.items() if name != "world"}}
+    return fixed
 
 
 def without_seed(overrides: Overrides) -> dict[str, Any]:
