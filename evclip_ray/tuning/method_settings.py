@@ -6,7 +6,7 @@ setting becomes a choice of one value with a condition:
     method.video_encoder.name: {choice: [swin3d_t], when: {method.name: [ev_clip]}}
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from evclip_ray.config import ConfigError, flatten, override, paths
@@ -34,20 +34,26 @@ def with_conditions(
         return dict(fixed), searched
     names = searched[position].values
     known = {name: _paths_of(name) for name in names}
-    common: dict[str, Any] = {}
+    # Copied: the caller's settings stay as they are.
+    common = override(fixed, {})
     conditional: list[Distribution] = []
     for path, value in flatten(fixed).items():
         owners = [name for name in names if path in known[name]]
         if path.startswith("method.") and 0 < len(owners) < len(names):
             spec = {"choice": [value], "when": {_METHOD: owners}}
             conditional.append(Distribution.parse(path, spec))
-        else:
-            common[path] = value
-    if not conditional:
-        # Unchanged, also in its nesting: the fixed settings are part of the identity of a study.
-        return dict(fixed), searched
+            _remove(common, path.split("."))
     # Directly after the method, because conditions of later settings may refer to these.
-    return override({}, common), (*searched[: position + 1], *conditional, *searched[position + 1 :])
+    return common, (*searched[: position + 1], *conditional, *searched[position + 1 :])
+
+
+def _remove(tree: dict[str, Any], keys: Sequence[str]) -> None:
+    """Remove a setting, and the groups of settings that become empty."""
+    first, *rest = keys
+    if rest:
+        _remove(tree[first], rest)
+    if not rest or not tree[first]:
+        del tree[first]
 
 
 def _paths_of(name: Any) -> frozenset[str]:
