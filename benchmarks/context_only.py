@@ -23,7 +23,6 @@ import torch
 
 from evclip_ray.artifacts import write_ledger
 from evclip_ray.cluster import connect
-from evclip_ray.data.synthetic import write_synthetic
 from evclip_ray.features.cached_networks import STAGE, network_attributes
 from evclip_ray.features.encode import Job, ViewJob, load_network, run_job
 from evclip_ray.features.format import feature_file, write_features
@@ -33,6 +32,8 @@ from evclip_ray.training.datamodule import Videos, plan_videos, prepare
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.frozen_cache import _jobs, prepare_cached
 from evclip_ray.training.loop import Run
+from evclip_ray.world.data_set import write_world
+from evclip_ray.world.settings import WorldConfig
 
 CLASSES, TRAIN, VAL = 51, 16, 4
 CPU = torch.device("cpu")
@@ -58,7 +59,10 @@ def experiment_of(manifest: Path, epochs: int, seed: int, *, prompts: str = "con
 
 def write_videos(folder: Path) -> Path:
     """Write small videos of 51 classes and return the path of their manifest."""
-    made = write_synthetic(folder, videos_per_class=CLASSES * (TRAIN + VAL) // 6, size=64, num_frames=8)
+    # 30 classes of 34 videos, which get the labels of 51 classes.
+    made = write_world(
+        folder, WorldConfig(train_videos=33, val_videos=0, test_videos=1, size=64, num_frames=8)
+    )
     with made.open(encoding="utf-8", newline="") as stream:
         paths = [row["path"] for row in csv.DictReader(stream)]
     manifest = folder / "classes.csv"

@@ -4,14 +4,14 @@ Studies of 1, 2, 4, 8, 16 and 32 trials run one trial at a time, each from an em
 frozen features, train. EV-CLIP uses both prompts. A random searcher draws only the learning rate, so all
 trials cost the same.
 
-- `--study tiny`: tiny towers, 4 cached views per video, the quickstart's videos, one core.
+- `--study tiny`: tiny towers, 4 cached views per video, 216 videos of the small world, one core.
 - `--study published`: the setup of sweep.py (ViT-B/32 and swin3d_t with random weights, batch 2,
   UT-Interaction) on all cores. A trial of 20 epochs takes a quarter of an hour on two cores. With fewer
   epochs the work that is done once weighs more.
 
 The lower bound of n trials is n times the time of their training steps, with every batch already in memory.
 It is the median of epochs measured right before and after each study, because the machine's speed varies.
-The start of Ray and the making of the synthetic videos are excluded.
+The start of Ray and the drawing of the videos are excluded.
 
 Expectation: time is linear in the number of trials, and at most 1.25 times the lower bound from 8 trials on.
 
@@ -35,13 +35,14 @@ import torch
 
 from evclip_ray.artifacts import provenance
 from evclip_ray.cluster import connect
-from evclip_ray.data.synthetic import write_synthetic
 from evclip_ray.training.datamodule import plan_videos, prepare
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.frozen_cache import prepare_cached
 from evclip_ray.training.loop import Run
 from evclip_ray.tuning.search_space import SearchSpace, find_space, read_space
 from evclip_ray.tuning.tuner import StudyRun
+from evclip_ray.world.data_set import write_world
+from evclip_ray.world.settings import WorldConfig
 
 WANTED = 1.25
 UT_INTERACTION = Path(__file__).resolve().parents[2] / "shared" / "data" / "ut_interaction_set1"
@@ -74,8 +75,9 @@ class Study(NamedTuple):
         return f"{self.trials:>4} trials {self.seconds:8.1f} s, {bound}"
 
 
+VIDEOS = WorldConfig(classes=6, train_videos=36, val_videos=12, test_videos=12, size=96)
 TINY: dict[str, Any] = {
-    "data.synthetic": None,
+    "optim.batch_size": 16,
     "data.bank": 4,
     "method.prompts": "both",
     "method.mask.depth": 1,
@@ -97,7 +99,7 @@ PUBLISHED = TINY | {
 
 def space_of(trials: int, settings: Mapping[str, Any], cpus: int) -> SearchSpace:
     study = {"trials": trials, "scheduler": "none", "sampler": "random", "cpus": cpus}
-    return read_space(find_space("quickstart"), settings, study=study)
+    return read_space(find_space("debug"), settings, study=study)
 
 
 def study_parts(space: SearchSpace, machines: Any) -> dict[str, float]:
@@ -166,7 +168,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, connect(num_cpus=cpus) as machines:
         settings = PUBLISHED
         if arguments.study == "tiny":
-            manifest = write_synthetic(Path(folder) / "videos", videos_per_class=60)
+            manifest = write_world(Path(folder) / "videos", VIDEOS)
             settings = TINY | {"data.manifest": str(manifest)}
         settings = settings | {"optim.epochs": arguments.epochs}
         space = space_of(1, settings, cpus)

@@ -1,6 +1,6 @@
 """Overhead of a one-worker trial besides its training steps, and memory growth over many trials.
 
-Runs one study of 20 debug-size trials on small synthetic videos, one trial at a time. The overhead of a trial
+Runs one study of 20 debug-size trials on small videos, one trial at a time. The overhead of a trial
 is its wall time minus the time of its training steps: process reuse, building, opening videos, validation,
 checkpoints, event files.
 
@@ -35,13 +35,13 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=20)
     trials = parser.parse_args().trials
     settings = {
-        "data.synthetic.videos_per_class": 8,
+        "data.world": {"classes": 6, "train_videos": 5, "val_videos": 2, "test_videos": 1},
         "optim.epochs": 4,
         "method.prompts": "both",
         "method.mask.depth": 2,
     }
     space = read_space(
-        find_space("quickstart"), settings, study={"trials": trials, "scheduler": "none", "sampler": "random"}
+        find_space("debug"), settings, study={"trials": trials, "scheduler": "none", "sampler": "random"}
     )
     ended, memory = [], {}
 

@@ -312,10 +312,11 @@ def _study_checkpoint(experiment: Any, settings: Mapping[str, Any]) -> Path | No
 
     Returns None for another file, or if `settings` ask for other videos or other splits.
     """
-    videos, splits = ("manifest", "root", "synthetic"), ("split_seed", "val_fraction", "test_fraction")
+    videos, splits = ("manifest", "root", "world"), ("split_seed", "val_fraction", "test_fraction")
     # Another selection holds out other videos: those of `last_epoch` have no validation split to keep.
     chooses_videos = (*videos, *splits, "selection", "val_shots", "folds")
-    if not isinstance(experiment, str | Path) or any(f"data.{name}" in settings for name in chooses_videos):
+    changed = {".".join(path.split(".")[:2]) for path in settings}
+    if not isinstance(experiment, str | Path) or changed & {f"data.{name}" for name in chooses_videos}:
         return None
     best = Path(experiment).with_suffix("")
     return best if (best / "config.json").is_file() else None
@@ -479,8 +480,9 @@ def source_overrides(data: str | Path | None, root: str | Path | None) -> dict[s
     """Return the overrides that `data` and `root` stand for, with absolute paths."""
     overrides: dict[str, Any] = {}
     if data is not None:
-        # Both sources cannot be set: naming a manifest replaces the synthetic videos of a space.
-        overrides |= {"data.manifest": _absolute(data), "data.synthetic": None}
+        # Only one source can be set: naming a manifest replaces the small world of a space. The digests of
+        # earlier studies contain `data.synthetic: null`.
+        overrides |= {"data.manifest": _absolute(data), "data.world": None, "data.synthetic": None}
     if root is not None:
         overrides["data.root"] = _absolute(root)
     return overrides

@@ -10,7 +10,7 @@ import copy
 import difflib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -144,8 +144,13 @@ def paths(model: type[Config], tree: Mapping[str, Any] | None = None) -> Iterato
     # The values choose the model: a family of configs has other settings for each of its names.
     for name, field in model.resolve(tree).model_fields.items():
         kind = field.annotation
+        # An optional group of settings is a setting too, as it can be null.
+        groups = [part for part in get_args(kind) if isinstance(part, type) and issubclass(part, Config)]
+        if groups:
+            yield name
+            kind = groups[0]
         if isinstance(kind, type) and issubclass(kind, Config):
-            child = tree.get(name, field.get_default(call_default_factory=True))
+            child = tree.get(name, field.get_default(call_default_factory=True)) or {}
             # A default is an instance of its model, a value from a file a mapping.
             if isinstance(child, BaseModel):
                 child = child.model_dump()

@@ -107,7 +107,7 @@ def debug_settings():
 @pytest.fixture(scope="session")
 def tiny_manifest(tmp_path_factory):
     """Write 30 small videos of six actions and return their manifest, which has a split column."""
-    from evclip_ray.data.synthetic import write_synthetic
+    from synthetic_videos import write_synthetic
 
     return write_synthetic(tmp_path_factory.mktemp("tiny"), videos_per_class=5, size=64, num_frames=12)
 

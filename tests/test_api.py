@@ -115,6 +115,7 @@ def test_training_of_a_study_keeps_its_splits_by_default(tmp_path):
     assert _study_checkpoint(config, {"seed": 1, "data.shots": 4}) == tmp_path / "best"
     assert _study_checkpoint(config, {"data.split_seed": 1}) is None
     assert _study_checkpoint(config, {"data.manifest": "other.csv"}) is None
+    assert _study_checkpoint(config, {"data.world.domain": "dark"}) is None
     assert _study_checkpoint(config, {"data.selection": "last_epoch"}) is None
     assert _study_checkpoint(tmp_path / "mine.yaml", {}) is None
 

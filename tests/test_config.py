@@ -52,6 +52,13 @@ def test_paths_lists_every_leaf():
     assert set(paths(Run)) == {"optim.lr", "optim.kind", "seed"}
 
 
+def test_paths_lists_an_optional_group_and_its_leaves():
+    class Study(Config):
+        run: Run | None = None
+
+    assert set(paths(Study)) == {"run", "run.optim.lr", "run.optim.kind", "run.seed"}
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [(b"a: [1", "not valid YAML"), (b"- 1\n", "must hold a mapping"), (b"\xff\xfe", "UTF-8")],

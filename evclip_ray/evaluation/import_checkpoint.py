@@ -24,7 +24,7 @@ def import_checkpoint(file: Path, out: Path, overrides: dict[str, Any], *, cache
         file: Published model file.
         out: Folder of the checkpoint.
         overrides: Settings of the experiment, including its manifest.
-        cache: Folder of synthetic videos.
+        cache: Folder of the small world's videos.
 
     Raises:
         ConfigError: The file is not a published EV-CLIP of plain tensors, no backbone matches its towers,

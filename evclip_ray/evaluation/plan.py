@@ -181,7 +181,7 @@ def _trained_on(used: RowRecord | None, eval_set: EvalSet) -> frozenset[int]:
 
 
 def _source_of(data: DataConfig) -> tuple[Any, ...]:
-    return data.manifest, data.root, data.synthetic
+    return data.manifest, data.root, data.world, data.synthetic
 
 
 def _split_rule(data: DataConfig) -> tuple[Any, ...]:

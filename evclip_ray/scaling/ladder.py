@@ -99,7 +99,7 @@ class LadderRun:
         Args:
             machines: Resources of each machine, with Ray's names.
             measure: Take a few training steps to estimate the cost.
-            progress: Called while missing synthetic videos are written.
+            progress: Called while missing videos of the small world are drawn.
 
         Raises:
             ValueError: a trial can never be placed, the folder belongs to another ladder, or its videos have

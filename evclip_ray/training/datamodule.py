@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evclip_ray.artifacts import LEDGER, digest, read_json, write_json
+from evclip_ray.config import ConfigError
 from evclip_ray.data.importers.class_names import read_class_names
 from evclip_ray.data.manifest import folds, protocols
 from evclip_ray.data.manifest.leaks import find_leaks, refuse_leaks
@@ -27,7 +28,7 @@ from evclip_ray.data.shards.prepare import ShardSet, open_shards, prepare_shards
 from evclip_ray.data.storage import Place, is_uri
 from evclip_ray.data.video.view import ViewConfig
 from evclip_ray.locking import building
-from evclip_ray.training.experiment import DataConfig, ExperimentConfig, Selection
+from evclip_ray.training.experiment import DataConfig, ExperimentConfig, Selection, SyntheticConfig
 
 log = logging.getLogger(__name__)
 
@@ -254,23 +255,38 @@ class Videos:
 
 
 def resolve_manifest(data: DataConfig, *, cache: Path, progress: Progress | None = None) -> Manifest:
-    """Read the manifest of a data section. Missing synthetic videos are written first.
+    """Read the manifest of a data section. Missing videos of the small world are written first.
 
     Args:
         data: Data section of an experiment.
-        cache: Folder of synthetic videos.
+        cache: Folder of the small world's videos.
         progress: Progress of writing them.
-    """
-    if data.synthetic is not None:
-        from evclip_ray.data.synthetic import write_synthetic
 
-        settings = data.synthetic.model_dump()
-        report = functools.partial(progress, "making synthetic videos") if progress else None
-        folder = cache / "synthetic" / digest(settings)
-        return read_manifest(write_synthetic(folder, **settings, progress=report))
+    Raises:
+        ConfigError: The data are the synthetic videos of version 0.1, and they are not in the cache.
+    """
+    if data.world is not None:
+        from evclip_ray.world.data_set import world_folder, write_world
+
+        report = functools.partial(progress, "drawing videos") if progress else None
+        return read_manifest(write_world(world_folder(data.world, cache), data.world, progress=report))
+    if data.synthetic is not None:
+        return _synthetic_manifest(data.synthetic, cache)
     assert data.manifest is not None
     root = _expanded(data.root) if data.root else None
     return read_manifest(_expanded(data.manifest), root=root, allow_leaks=data.allow_leaks)
+
+
+def _synthetic_manifest(settings: SyntheticConfig, cache: Path) -> Manifest:
+    """Read the synthetic videos that version 0.1 left in the cache, for its studies and checkpoints."""
+    path = cache / "synthetic" / digest(settings.model_dump()) / "manifest.csv"
+    if not path.is_file():
+        raise ConfigError(
+            f"data.synthetic: replaced by data.world in version 0.2, and {path} does not exist. Name the "
+            "cache that has these videos by --cache, or use other ones: --set data.synthetic=null "
+            "--set data.world.domain=plain, or --data FILE."
+        )
+    return read_manifest(path)
 
 
 def _expanded(place: str) -> Place:
@@ -378,13 +394,13 @@ def plan_videos(
 
     Args:
         experiment: Settings of the run.
-        cache: Folder of synthetic videos.
+        cache: Folder of the small world's videos.
         splits: Splits to plan.
         recorded: See `find_protocol`.
         legacy: See `find_protocol`.
         cross_validate: Whether a run must have a score. Where 'last_epoch' leaves no validation videos, it is
             measured by cross-validation over the training videos.
-        progress: Progress of writing missing synthetic videos.
+        progress: Progress of drawing missing videos of the small world.
 
     Raises:
         ValueError: A split is empty, a label has fewer videos than `data.shots`, there are fewer than two

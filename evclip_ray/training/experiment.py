@@ -15,6 +15,7 @@ from evclip_ray.data.transforms import CROP_FRACTION, AugmentConfig
 from evclip_ray.data.video.view import ViewConfig
 from evclip_ray.models.activation import ActivationSetting
 from evclip_ray.models.methods.base import MethodConfig
+from evclip_ray.world.settings import WorldConfig
 
 PRESETS: dict[str, dict[str, Any]] = {
     # Published EV-CLIP recipe for UCF101, HMDB51 and EGTEA with 8 frames: all training videos, crops without
@@ -49,7 +50,7 @@ def _is_unset(value: object) -> bool:
 
 
 class SyntheticConfig(Config):
-    """Synthetic videos for a first try: real mp4 files, written into the cache."""
+    """Synthetic videos of version 0.1, which only the records of its studies and checkpoints name."""
 
     videos_per_class: int = Field(24, ge=5, description="videos of each of the six classes")
     size: int = Field(96, ge=32, description="side of a frame in pixels")
@@ -70,7 +71,15 @@ class DataConfig(Config):
         None, description="CSV or Parquet list, or a folder with one folder per class"
     )
     root: str | None = Field(None, description="folder that relative paths of the manifest start from")
-    synthetic: SyntheticConfig | None = Field(None, description="synthetic videos instead of a manifest")
+    # It is left out of dumps where it is not set, for the reason given below.
+    world: WorldConfig | None = Field(
+        None,
+        exclude_if=_is_unset,
+        description="videos of the small world instead of a manifest, drawn into the cache",
+    )
+    synthetic: SyntheticConfig | None = Field(
+        None, description="removed, use data.world; read for studies of version 0.1 with cached videos"
+    )
     classes: str | None = Field(
         None,
         description="'base' (the more frequent half), 'novel' (the others) or a file of class names; "
@@ -188,8 +197,13 @@ class DataConfig(Config):
 
     @model_validator(mode="after")
     def _has_one_source(self) -> Self:
-        if (self.manifest is None) == (self.synthetic is None):
-            raise ValueError("data needs either a manifest (--data FILE or data.manifest) or data.synthetic")
+        sources = {"manifest": self.manifest, "world": self.world, "synthetic": self.synthetic}
+        given = [f"data.{name}" for name, value in sources.items() if value is not None]
+        if len(given) != 1:
+            raise ValueError(
+                "data needs either a manifest (--data FILE or data.manifest) or the small world (--set "
+                f"data.world.domain=plain), got {' and '.join(given) or 'neither'}"
+            )
         return self
 
 

@@ -42,7 +42,7 @@ class StudyRows:
 
     Args:
         folder: Folder of the study.
-        cache: Folder of synthetic videos.
+        cache: Folder of the small world's videos.
         fork_of: Folder of the study whose splits a new study takes over.
     """
 
@@ -58,7 +58,7 @@ class StudyRows:
 
         Args:
             experiment: Settings of the run.
-            progress: Progress of writing missing synthetic videos.
+            progress: Progress of drawing missing videos of the small world.
 
         Raises:
             ArtifactError: The study that is forked has no record of its rows.

@@ -160,7 +160,7 @@ class StudyRun:
         Args:
             machines: Ray resources of each machine.
             measure: Whether to measure a training step for the estimate of the cost.
-            progress: Progress of writing missing synthetic videos.
+            progress: Progress of drawing missing videos of the small world.
 
         Raises:
             ValueError: A trial does not fit on the machines, the folder belongs to another study, or a

@@ -29,7 +29,7 @@ from evclip_ray.tuning.study_view import trial_experiment
 
 POINT = "warm_point"
 """User attribute of a trial whose point came from an earlier study."""
-_SOURCES = ("data.manifest", "data.root", "data.synthetic")
+_SOURCES = ("data.manifest", "data.root", "data.world", "data.synthetic")
 Measured = Callable[[ExperimentConfig], str]
 """Function that returns the digest of an experiment's data, see `measured_on`."""
 

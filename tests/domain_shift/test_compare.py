@@ -4,11 +4,11 @@ import json
 import numpy as np
 import pytest
 import torch
+from synthetic_videos import write_synthetic
 
 from evclip_ray.artifacts import ArtifactError, write_ledger
 from evclip_ray.data.manifest.manifest import read_manifest
 from evclip_ray.data.shards.prepare import prepare_shards
-from evclip_ray.data.synthetic import write_synthetic
 from evclip_ray.data.video.view import ViewConfig
 from evclip_ray.domain_shift.compare import compare, explain, measure, set_names, write
 from evclip_ray.models.batch import Frozen

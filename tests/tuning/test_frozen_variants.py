@@ -38,7 +38,7 @@ def test_variants_list_all_settings_of_frozen_outputs(tiny_manifest, debug_setti
 @pytest.mark.parametrize("name", shipped_spaces())
 def test_shipped_spaces_have_the_variants_listed_by_hand(name, tiny_manifest):
     path = shipped_spaces()[name]
-    has_videos = "data.synthetic" in path.read_text()
+    has_videos = "data.world" in path.read_text()
     space = read_space(path, None if has_videos else {"data.manifest": str(tiny_manifest)})
     axes = [axis for axis in space.search if axis.kind == "choice" and axis.path.startswith(LISTED_BEFORE)]
     assert not any(axis.when for axis in axes)

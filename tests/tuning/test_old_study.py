@@ -12,8 +12,11 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from synthetic_videos import write_synthetic
 
+from evclip_ray.artifacts import digest
 from evclip_ray.cli import main
+from evclip_ray.config import ConfigError
 from evclip_ray.records import TrialState
 from evclip_ray.results import Study
 from evclip_ray.training.resources import GIB
@@ -50,7 +53,16 @@ def test_old_study_is_read(old_study):
     assert study.zero_shot["top1"].tolist() == [pytest.approx(1 / 6)]
 
 
+def test_old_study_without_its_videos_is_refused(old_study, tmp_path):
+    run = StudyRun(read_space(DATA / "old_study.yaml"), old_study, cache=tmp_path / "cache")
+    with pytest.raises(ConfigError, match=r"data\.synthetic: replaced by data\.world in version 0\.2"):
+        run.plan(MACHINES)
+
+
 def test_old_study_is_resumed(old_study, local_ray, tmp_path):
+    # Version 0.1 wrote the videos when they were missing.
+    settings = {"videos_per_class": 5, "size": 64, "num_frames": 12}
+    write_synthetic(tmp_path / "cache" / "synthetic" / digest(settings), **settings)
     finished = old_study / "trials" / "trial-0001"
     before = {path: path.read_bytes() for path in (finished / "result.json", finished / "history.jsonl")}
     interrupted = epochs(old_study, "trial-0002")

@@ -23,7 +23,7 @@ def study_conditions(study: Study) -> dict[str, str]:
     classes = record.get("classes") or []
     conditions = {
         "study": f"{study.name}, key {study.ledger.get('key')}",
-        "videos": setting("data.manifest") if setting("data.synthetic") == "none" else "synthetic",
+        "videos": _videos(setting),
         "split": _split(study),
         "protocol": _protocol(setting),
         "selection": _selection(study),
@@ -108,6 +108,13 @@ class _Settings:
             value = value.get(key) if isinstance(value, Mapping) else None
         text = "none" if value is None else str(value)
         return f"{text} (best trial; searched)" if path in self._searched else text
+
+
+def _videos(setting: "_Settings") -> str:
+    """Return the source of the videos: a list, the small world, or the synthetic videos of version 0.1."""
+    if setting("data.world") != "none":
+        return f"small world, {setting('data.world.domain')}, dial {setting('data.world.dial')}"
+    return setting("data.manifest") if setting("data.synthetic") == "none" else "synthetic"
 
 
 def _split(study: Study) -> str:

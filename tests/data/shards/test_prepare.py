@@ -7,13 +7,13 @@ import av
 import numpy as np
 import pyarrow as pa
 import pytest
+from synthetic_videos import write_synthetic
 
 from evclip_ray.artifacts import ArtifactError, file_digest, read_ledger
 from evclip_ray.data.manifest.manifest import read_manifest
 from evclip_ray.data.shards.crash_guard import CrashGuard
 from evclip_ray.data.shards.format import view_seed
 from evclip_ray.data.shards.prepare import _report_long, open_shards, prepare_shards
-from evclip_ray.data.synthetic import write_synthetic
 from evclip_ray.data.video.decode import Part, decode_view, decode_views
 from evclip_ray.data.video.sampling import spread_offsets
 from evclip_ray.data.video.view import ViewConfig

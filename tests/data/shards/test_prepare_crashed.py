@@ -9,12 +9,12 @@ import signal
 import time
 
 import pytest
+from synthetic_videos import write_synthetic
 
 from evclip_ray.artifacts import file_digest, read_ledger
 from evclip_ray.data.manifest.manifest import read_manifest
 from evclip_ray.data.shards import prepare
 from evclip_ray.data.shards.prepare import open_shards, prepare_shards
-from evclip_ray.data.synthetic import write_synthetic
 from evclip_ray.data.video.view import ViewConfig
 
 SETTINGS = {"view": ViewConfig(num_frames=2, height=32, width=32), "rows_per_shard": 4}

@@ -7,12 +7,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from synthetic_videos import write_synthetic
 
 from evclip_ray.artifacts import file_digest
 from evclip_ray.data.manifest.manifest import read_manifest
 from evclip_ray.data.shards import prepare
 from evclip_ray.data.shards.prepare import prepare_shards
-from evclip_ray.data.synthetic import write_synthetic
 from evclip_ray.data.video.view import ViewConfig
 
 VIEW = ViewConfig(num_frames=4, height=32, width=32)

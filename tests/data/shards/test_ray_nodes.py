@@ -4,12 +4,12 @@ import platform
 
 import numpy as np
 import pytest
+from synthetic_videos import write_synthetic
 
 from evclip_ray.data.manifest.manifest import read_manifest
 from evclip_ray.data.shards.prepare import _plan, _videos
 from evclip_ray.data.shards.ray_nodes import require_mounted, restrict_to
 from evclip_ray.data.storage import StorageError
-from evclip_ray.data.synthetic import write_synthetic
 from evclip_ray.data.video.view import ViewConfig
 
 VIEW = ViewConfig(num_frames=4, height=32, width=32)

@@ -1,4 +1,6 @@
-"""Small synthetic videos whose class is given by motion only, for tests, demonstrations and offline use.
+"""Small synthetic videos whose class is given by motion only, as version 0.1 wrote them for `data.synthetic`.
+
+Tests of old studies, and tests whose numbers rest on these pixels, use them.
 
 A textured figure moves in front of a cluttered background. Each pair of figure and background (a group)
 performs every action once, with random start, speed and direction. Neither appearance nor position is
