@@ -285,11 +285,11 @@ _REVERSED = {
 
 _HELD_OUT = (
     "bending both arms",
-    "bending the right leg",
-    "crossing the left leg",
-    "crossing the right arm",
-    "shaking the left leg",
-    "stretching the right arm",
+    "bending the left leg",
+    "crossing both arms",
+    "shaking the right arm",
+    "stretching the left arm",
+    "stretching the right leg",
     "waving the left arm",
     "waving the right leg",
 )

@@ -41,7 +41,8 @@ def _noise(random: np.random.Generator, size: int) -> Array:
     flip = random.integers(4)
     tile = tile[:: 1 - 2 * (flip & 1), :: 1 - (flip & 2)]
     crop = int(random.integers(_TILE // 2, _TILE + 1))
-    return cv2.resize(np.ascontiguousarray(tile[:crop, :crop]), (size, size), interpolation=cv2.INTER_LINEAR)
+    corner = np.ascontiguousarray(tile[:crop, :crop])
+    return np.asarray(cv2.resize(corner, (size, size), interpolation=cv2.INTER_LINEAR))
 
 
 def draw_background(random: np.random.Generator, size: int) -> Array:

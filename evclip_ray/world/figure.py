@@ -198,7 +198,10 @@ def build_figure(pose: Pose, look: Look, to_pixels: Array, acting: tuple[int, ..
     roll = np.radians(np.broadcast_to(pose.roll, len(joints)))
     up = np.stack([np.sin(roll), np.cos(roll)], axis=1)
     across = np.stack([np.cos(roll), -np.sin(roll)], axis=1)
-    parts: list[tuple[Array, Array, tuple[float, float], Array | None]] = []
+    begins: list[Array] = []
+    ends: list[Array] = []
+    radii: list[tuple[float, float]] = []
+    widths: list[Array] = []
     fills: list[Colour] = []
     limbs: list[int] = []
 
@@ -208,10 +211,12 @@ def build_figure(pose: Pose, look: Look, to_pixels: Array, acting: tuple[int, ..
         radius: tuple[float, float],
         colour: str,
         limb: int = -1,
-        shown: Array | None = None,
+        width: Array | float = 1.0,
     ) -> None:
-        begin, end = (joints[:, point] if isinstance(point, int) else point for point in (begin, end))
-        parts.append((begin, end, radius, shown))
+        begins.append(joints[:, begin] if isinstance(begin, int) else begin)
+        ends.append(joints[:, end] if isinstance(end, int) else end)
+        radii.append(radius)
+        widths.append(np.broadcast_to(width, len(joints)))
         fills.append(colours[colour])
         limbs.append(limb)
 
@@ -225,22 +230,22 @@ def build_figure(pose: Pose, look: Look, to_pixels: Array, acting: tuple[int, ..
         add(9 + side, 11 + side, (leg_width * 1.08, leg_width * 0.88), "trousers", side + 2)
     add(9, 10, (leg_width * 1.1, leg_width * 1.1), "trousers")
     spine = joints[:, 1] - joints[:, 0]
-    width = 0.62 + 0.38 * float(np.abs(np.cos(turn)).mean())
     add(1, joints[:, 1] + spine * 0.08, (0.03, 0.03), "skin")
-    chest = (sizes["waist_width"] * width, sizes["chest_width"] * width)
-    add(joints[:, 0] + 0.1 * spine, joints[:, 0] + 0.68 * spine, chest, "shirt")
+    chest = (sizes["waist_width"], sizes["chest_width"])
+    seen_width = 0.62 + 0.38 * np.abs(np.cos(turn))
+    add(joints[:, 0] + 0.1 * spine, joints[:, 0] + 0.68 * spine, chest, "shirt", width=seen_width)
     add(joints[:, 3] - 0.02 * up, joints[:, 4] - 0.02 * up, (arm_width * 1.3, arm_width * 1.3), "shirt")
     head, size = joints[:, 2], sizes["head"]
     add(
         head + 0.2 * size * up - across * (0.3 * size * np.sin(turn))[:, None], 2, (size * 0.98, size), "hair"
     )
     # The back of the head shows hair only.
-    front = np.cos(turn) > -0.35
+    front = (np.cos(turn) > -0.35).astype(float)
     face = head + across * (size * 0.28 * np.sin(turn))[:, None] - up * 0.1 * size
-    add(face, face, (size * 0.86, size * 0.86), "skin", shown=front)
+    add(face, face, (size * 0.86, size * 0.86), "skin", width=front)
     for way in (-1, 1):
         eye = head + across * (size * (0.34 * way * np.abs(np.cos(turn)) + 0.6 * np.sin(turn)))[:, None]
-        add(eye - 0.015 * up, eye, (0.008, 0.008), "eyes", shown=front)
+        add(eye - 0.015 * up, eye, (0.008, 0.008), "eyes", width=front)
     for side in (0, 1):
         sleeve = "shirt" if look.long_sleeves else "skin"
         add(5 + side, 7 + side, (arm_width * 0.92, arm_width * 0.76), sleeve, side)
@@ -251,12 +256,12 @@ def build_figure(pose: Pose, look: Look, to_pixels: Array, acting: tuple[int, ..
     def pixels(points: Array) -> Array:
         return np.asarray(points @ to_pixels[:, :, :2].transpose(0, 2, 1) + to_pixels[:, None, :, 2])
 
-    begin, end = (pixels(np.stack([part[index] for part in parts], axis=1)) for index in (0, 1))
-    visible = np.stack([np.ones(len(joints)) if part[3] is None else part[3] for part in parts], axis=1)[
-        ..., None
-    ]
-    radius = np.array([part[2] for part in parts])[None] * scale[:, None, None] * visible
-    edge = np.clip(0.008 * scale, 0.35, 1.5)[:, None, None] * visible
+    begin, end = pixels(np.stack(begins, axis=1)), pixels(np.stack(ends, axis=1))
+    factor = np.stack(widths, axis=1)[..., None]
+    # OpenCV draws a dot for a polygon without area, so hidden parts move out of the picture.
+    begin, end = (np.where(factor > 0, points, -100.0) for points in (begin, end))
+    radius = np.array(radii)[None] * scale[:, None, None] * factor
+    edge = np.broadcast_to(np.clip(0.008 * scale, 0.35, 1.5)[:, None, None], factor.shape).copy()
     edge[:, [part for part, colour in enumerate(fills) if colour == colours["eyes"]]] = 0
     return Figure(
         capsule_polygons(begin, end, radius),

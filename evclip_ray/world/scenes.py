@@ -191,7 +191,7 @@ def _through(camera: Array | None, place: Array, count: int) -> Array:
     """Return the transforms (T, 2, 3) from a figure's coordinates to the pixels of a camera's frames."""
     if camera is None:
         return np.repeat(place[None], count, axis=0)
-    return camera @ np.concatenate([place, [[0, 0, 1]]])
+    return np.asarray(camera @ np.concatenate([place, [[0, 0, 1]]]))
 
 
 def _walk(random: np.random.Generator, count: int, cycles: float) -> Array:
@@ -199,7 +199,10 @@ def _walk(random: np.random.Generator, count: int, cycles: float) -> Array:
     time = np.linspace(0, 1, count) if count > 1 else np.zeros(1)
     slow, fast = random.uniform(0.3, 1) * cycles, random.uniform(1, 2) * cycles
     start = random.uniform(0, 2 * np.pi, 2)
-    return 0.7 * np.sin(2 * np.pi * slow * time + start[0]) + 0.3 * np.sin(2 * np.pi * fast * time + start[1])
+    slow_wave, fast_wave = (
+        np.sin(2 * np.pi * cycle * time + begin) for cycle, begin in zip((slow, fast), start, strict=True)
+    )
+    return np.asarray(0.7 * slow_wave + 0.3 * fast_wave)
 
 
 def _camera(random: np.random.Generator, count: int, dial: float, size: int) -> Array:
@@ -259,7 +262,7 @@ def _people(
     pose = pose_over_time(ACTIONS[others[random.integers(len(others))]], None, random)
     pose.limbs = pose.limbs + np.zeros((count, 1, 1))
     pose.lean = pose.lean + 1.0 * _walk(random, count, 0.6)
-    tall = float(np.clip(height * random.uniform(0.85, 1.2), 0.5, 0.85))
+    tall = float(np.clip(height * random.uniform(0.95, 1.35), 0.55, 0.9))
     # The person stands on the side with more space.
     side = 1 if x < random.uniform(0.35, 0.65) else -1
     place = _to_pixels(
@@ -305,4 +308,4 @@ def _darken(frames: Array, random: np.random.Generator, dial: float) -> Array:
     for channel in range(3):
         light[..., channel] = np.take(table[:, channel].astype(np.float32), frames[..., channel])
         noise[..., channel] *= np.take(deviation[:, channel], frames[..., channel])
-    return np.clip(light + noise + 0.5, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(light + noise + 0.5, 0, 255).astype(np.uint8))
