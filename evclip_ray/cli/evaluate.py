@@ -125,6 +125,7 @@ def import_checkpoint(
 
 def _show_scores(scored: "ScoredCheckpoint") -> None:
     from evclip_ray.evaluation.seed_means import harmonic
+    from evclip_ray.metrics.mask_quality import mask_quality_lines
 
     for name, scores in scored.sets.items():
         print_random_weights(scores.weights)
@@ -142,6 +143,9 @@ def _show_scores(scored: "ScoredCheckpoint") -> None:
                 f"  calibration error {numbers['calibration_error']:.3f}",
                 soft_wrap=True,
             )
+        if scores.mask_quality:
+            for line in mask_quality_lines(scores.mask_quality):
+                console.print(line, soft_wrap=True, markup=False)
         for label, videos, accuracies in scores.per_class:
             columns = "  ".join(
                 f"{_SCORED[method].removesuffix(' CLIP')} {accuracy:.3f}"

@@ -4,6 +4,7 @@ Only this package opens the test split. Each opening is counted in the ledger of
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ import numpy as np
 from evclip_ray.artifacts import LEDGER, ArtifactError, read_ledger, write_csv, write_ledger
 from evclip_ray.evaluation.plan import EvaluationPlan
 from evclip_ray.metrics.intervals import accuracy_interval
-from evclip_ray.metrics.multi_view import Coverage, coverage_line, score_views, spatial_coverage
+from evclip_ray.metrics.mask_quality import COLUMNS, MaskQuality, MaskScorer
+from evclip_ray.metrics.multi_view import Coverage, Watch, coverage_line, score_views, spatial_coverage
 from evclip_ray.metrics.scoring import Scores, summary
 from evclip_ray.models.methods.base import Method
 from evclip_ray.training.build import (
@@ -43,6 +45,8 @@ class EvaluationResult:
         coverage: Shares of the stored frames that the views cover.
         views: One line about the views and their coverage.
         conditions: Precision, device and activation of the forward passes.
+        mask_quality: Quality of the adapted model's masks, see `MaskQuality.record`; None if the manifest
+            names no masks or the method has none.
     """
 
     classes: tuple[str, ...]
@@ -54,6 +58,7 @@ class EvaluationResult:
     coverage: Coverage
     views: str
     conditions: dict[str, str] = dataclasses.field(default_factory=dict)
+    mask_quality: dict[str, Any] | None = None
 
 
 def evaluate_checkpoint(
@@ -102,10 +107,12 @@ def load_trained(checkpoint: Path, experiment: ExperimentConfig, classes: Sequen
 
 def _evaluate_set(plan: EvaluationPlan, name: str, videos: Videos, out: Path) -> EvaluationResult:
     baseline = build_method(zero_shot_of(plan.experiment), videos.classes)
+    chosen = videos.sets[plan.split]
+    masks = MaskScorer(chosen.shards, plan.plans[name].manifest) if name in plan.plans else None
     scored = {"zero_shot": _score(baseline, videos, plan)}
     if plan.protocol != "zero_shot":
-        scored["adapted"] = _score_adapted(plan, videos)
-    chosen = videos.sets[plan.split]
+        scored["adapted"] = _score_adapted(plan, videos, masks)
+    quality = masks.result() if masks else None
     view = chosen.shards.view
     coverage = spatial_coverage(chosen.shards.sizes, view, plan.views)
     result = EvaluationResult(
@@ -118,8 +125,9 @@ def _evaluate_set(plan: EvaluationPlan, name: str, videos: Videos, out: Path) ->
         coverage,
         coverage_line(coverage, view, plan.views),
         conditions_of(baseline.frozen, plan.experiment, pick_device()),
+        quality.record(chosen.groups) if quality else None,
     )
-    _write_tables(result, scored, chosen, out)
+    _write_tables(result, scored, chosen, quality, out)
     _write_opening(result, plan, name, out)
     return result
 
@@ -129,12 +137,12 @@ def _recorded_weights(plan: EvaluationPlan) -> dict[str, str]:
     return {} if plan.protocol == "zero_shot" else weights
 
 
-def _score_adapted(plan: EvaluationPlan, videos: Videos) -> Scores:
+def _score_adapted(plan: EvaluationPlan, videos: Videos, watch: Watch | None) -> Scores:
     trained, classes = plan.trained, videos.classes
     # Known classes: predictions compete among all trained classes, of which the columns of this set are
     # taken.
     if set(classes) <= set(trained):
-        scores = _score(load_trained(plan.checkpoint, plan.experiment, trained), videos, plan)
+        scores = _score(load_trained(plan.checkpoint, plan.experiment, trained), videos, plan, watch)
         columns = [trained.index(name) for name in classes]
         return Scores(scores.logits[:, columns], scores.labels)
     try:
@@ -145,10 +153,10 @@ def _score_adapted(plan: EvaluationPlan, videos: Videos) -> Scores:
             f"{problem}. A method with trained tensors per class can only be evaluated on its own classes; "
             "use --protocol cross_domain."
         ) from None
-    return _score(method, videos, plan)
+    return _score(method, videos, plan, watch)
 
 
-def _score(method: Method, videos: Videos, plan: EvaluationPlan) -> Scores:
+def _score(method: Method, videos: Videos, plan: EvaluationPlan, watch: Watch | None = None) -> Scores:
     device, chosen = pick_device(), videos.sets[plan.split]
     return score_views(
         method,
@@ -158,6 +166,7 @@ def _score(method: Method, videos: Videos, plan: EvaluationPlan) -> Scores:
         device=device,
         batch_size=plan.experiment.optim.eval_batch_size,
         dtype=autocast_dtype(plan.experiment, device),
+        watch=watch,
     )
 
 
@@ -171,7 +180,13 @@ def _per_class(classes: Sequence[str], scored: dict[str, Scores]) -> list[tuple[
     ]
 
 
-def _write_tables(result: EvaluationResult, scored: dict[str, Scores], chosen: VideoSet, out: Path) -> None:
+def _write_tables(
+    result: EvaluationResult,
+    scored: dict[str, Scores],
+    chosen: VideoSet,
+    quality: MaskQuality | None,
+    out: Path,
+) -> None:
     names, columns = list(result.classes), list(scored)
     bounds = [f"{column}_{bound}" for column in columns for bound in ("low", "high")]
     write_csv(
@@ -190,7 +205,12 @@ def _write_tables(result: EvaluationResult, scored: dict[str, Scores], chosen: V
         [path, names[true], *(names[index] for index in row)]
         for path, true, row in zip(chosen.shards.paths, last.labels, predicted, strict=True)
     ]
-    write_csv(out / "predictions.csv", ["path", "label", *columns], predictions)
+    header = ["path", "label", *columns]
+    if quality:
+        header += COLUMNS
+        for row, values in zip(predictions, quality.by_video.tolist(), strict=True):
+            row += ["" if math.isnan(value) else round(value, 6) for value in values]
+    write_csv(out / "predictions.csv", header, predictions)
 
 
 def _intervals_of_class(index: int, scored: dict[str, Scores], chosen: VideoSet) -> list[float]:
@@ -226,4 +246,6 @@ def _write_opening(result: EvaluationResult, plan: EvaluationPlan, name: str, ou
         weights=result.weights,
         conditions=result.conditions,
         openings=openings + 1,
+        # Added only where it is known, so that the ledgers of other evaluations stay as they are.
+        **({"mask_quality": result.mask_quality} if result.mask_quality else {}),
     )

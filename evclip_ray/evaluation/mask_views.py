@@ -2,11 +2,15 @@
 
 A report is drawn from these files alone, so that it can be drawn again without the checkpoint, the weights
 and the videos. The folder of an evaluation gets a folder `masks/` with two files:
-- `masks.npz`: `frames` (V, T, h, w, 3) uint8 and `masks` (V, h, w) float16.
-- `masks.json`: the predictions of both models, or the reason why the masks are missing.
+- `masks.npz`: `frames` (V, T, h, w, 3) uint8 and `masks` (V, h, w) float16. Where the manifest names true
+  masks, also `true_masks` (V, T, h, w) uint8, 0 for videos without one.
+- `masks.json`: the predictions of both models, or the reason why the masks are missing. `mask_quality` of a
+  video has the fields of `VideoMaskQuality` for the stored view, or the reason why they are missing.
 """
 
 import csv
+import dataclasses
+import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,15 +25,21 @@ from torch.nn import functional as F
 from evclip_ray.artifacts import (
     LEDGER,
     ArtifactError,
+    digest,
     file_digest,
     read_json,
     read_ledger,
     replacing,
     write_json,
 )
+from evclip_ray.data import storage
+from evclip_ray.data.manifest.manifest import Manifest
+from evclip_ray.data.masks import MaskError
+from evclip_ray.data.shards.true_masks import TrueMasks
 from evclip_ray.data.transforms import crop_batch, to_device
 from evclip_ray.evaluation.evaluate import evaluate_checkpoint, load_trained
 from evclip_ray.evaluation.plan import EvaluationPlan, plan_evaluation
+from evclip_ray.metrics.mask_quality import figure_of, video_mask_quality
 from evclip_ray.metrics.multi_view import EvaluationViews
 from evclip_ray.metrics.scoring import autocast
 from evclip_ray.models.batch import VideoBatch
@@ -37,11 +47,13 @@ from evclip_ray.models.methods.base import Method
 from evclip_ray.models.video_encoder import IMAGENET_MEAN
 from evclip_ray.training.build import autocast_dtype, build_method, pick_device, zero_shot_of
 from evclip_ray.training.checkpoint import ADAPTER, read_record
-from evclip_ray.training.datamodule import Videos, is_prepared, prepare
-from evclip_ray.training.experiment import ExperimentConfig
+from evclip_ray.training.datamodule import VideoPlan, Videos, is_prepared, prepare, resolve_manifest
+from evclip_ray.training.experiment import DataConfig, ExperimentConfig
 from evclip_ray.training.tensorboard.mask_stats import mask_coverage, mask_entropy
 from evclip_ray.training.zero_shot import videos_key
 from evclip_ray.tuning.study_folder import StudyFolder
+
+log = logging.getLogger(__name__)
 
 FOLDER, RECORD, ARRAYS = "masks", "masks.json", "masks.npz"
 SIDE = 128
@@ -72,9 +84,13 @@ def save_best_masks(study: Path, out: Path, *, max_videos: int, seed: int) -> Pa
     record = read_record(checkpoint)
     experiment = ExperimentConfig.load(record["experiment"])
     identity = {"checkpoint": file_digest(checkpoint / ADAPTER), "videos": max_videos, "seed": seed}
+    videos_file = _videos_file(folder, experiment)
+    cache = _cache_of(videos_file)
+    manifest = _list_of(experiment.data, cache) if cache else None
+    identity |= _true_masks_key(manifest)
     if has_masks(out, identity):
         return out
-    videos = Videos.load(_videos_file(folder, experiment))
+    videos = Videos.load(videos_file)
     if videos.folds:
         raise ArtifactError(
             "it trained on all videos that scored it, each in the fold that held it out. Add the test split "
@@ -83,9 +99,39 @@ def save_best_masks(study: Path, out: Path, *, max_videos: int, seed: int) -> Pa
     plan = EvaluationPlan(
         checkpoint, experiment, tuple(record["classes"]), "closed_set", "val", EvaluationViews(), {}
     )
+    if manifest is not None:
+        # The videos are decoded already; only their true masks are read by the list.
+        rows = {"val": videos.sets["val"].shards.rows}
+        listed = VideoPlan(manifest, rows, videos.classes, videos.sets["val"].shards.view, {"val": 1})
+        plan = dataclasses.replace(plan, plans={"val": listed})
     evaluate_checkpoint(plan, {"val": videos}, out=out)
-    save_masks(plan, videos, out, identity)
+    save_masks(plan, videos, out, identity, manifest)
     return out
+
+
+def _cache_of(videos_file: Path) -> Path | None:
+    """Return the cache that holds the decoded validation videos; None if they are gone."""
+    folders = read_json(videos_file)["folders"] if videos_file.is_file() else {}
+    shards = Path(folders.get("val", ""))
+    # A data set that is made on demand is in the same cache. Without the shards it is not made again.
+    return shards.parents[1] if (shards / LEDGER).is_file() else None
+
+
+def _list_of(data: DataConfig, cache: Path) -> Manifest | None:
+    """Return a list of videos as it is now; None if it cannot be read."""
+    try:
+        return resolve_manifest(data, cache=cache)
+    except (ValueError, OSError) as problem:
+        log.info("true masks are not shown, because the list of videos cannot be read: %s", problem)
+        return None
+
+
+def _true_masks_key(manifest: Manifest | None) -> dict[str, str]:
+    """Return a digest of the files of true masks, by name; empty if the list names none."""
+    names = set() if manifest is None else {name for name in manifest.column("mask") if name is not None}
+    if manifest is None or not names:
+        return {}
+    return {"true_masks": digest(sorted(storage.identities(manifest.root, names).items()))}
 
 
 def _videos_file(folder: StudyFolder, experiment: ExperimentConfig) -> Path:
@@ -111,6 +157,9 @@ def add_masks(evaluation: Path, *, cache: Path, max_videos: int, seed: int) -> N
     checkpoint = _checkpoint_of(evaluation, Path(inputs["checkpoint"]))
     read_record(checkpoint)
     identity = {"checkpoint": file_digest(checkpoint / ADAPTER), "videos": max_videos, "seed": seed}
+    data = ExperimentConfig.load(inputs["experiment"]).data
+    # The masks of a data set that is made on demand never change, so it is not made here.
+    identity |= _true_masks_key(_list_of(data, cache) if data.manifest else None)
     if has_masks(evaluation, identity):
         return
     plan = plan_evaluation(
@@ -123,7 +172,8 @@ def add_masks(evaluation: Path, *, cache: Path, max_videos: int, seed: int) -> N
     )
     video_plan = plan.plans[inputs.get("side", inputs["split"])]
     if is_prepared(video_plan, cache):
-        save_masks(plan, prepare(video_plan, cache=cache), evaluation, identity)
+        videos = prepare(video_plan, cache=cache)
+        save_masks(plan, videos, evaluation, identity, video_plan.manifest)
 
 
 def _checkpoint_of(evaluation: Path, written: Path) -> Path:
@@ -135,11 +185,22 @@ def _checkpoint_of(evaluation: Path, written: Path) -> Path:
 def has_masks(evaluation: Path, identity: Mapping[str, Any]) -> bool:
     """Return whether an evaluation has masks of this checkpoint, number of videos and seed."""
     path = evaluation / FOLDER / RECORD
-    is_complete = (evaluation / LEDGER).is_file() and path.is_file()
-    return is_complete and read_json(path).get("made") == dict(identity)
+    if not (evaluation / LEDGER).is_file() or not path.is_file():
+        return False
+    made = read_json(path).get("made", {})
+    # If the list can no longer be read, or names no true masks any more, the saved ones are kept.
+    if "true_masks" not in identity:
+        made = {name: value for name, value in made.items() if name != "true_masks"}
+    return bool(made == dict(identity))
 
 
-def save_masks(plan: EvaluationPlan, videos: Videos, evaluation: Path, identity: Mapping[str, Any]) -> None:
+def save_masks(
+    plan: EvaluationPlan,
+    videos: Videos,
+    evaluation: Path,
+    identity: Mapping[str, Any],
+    manifest: Manifest | None = None,
+) -> None:
     """Write `evaluation/masks/` for some videos: the most changed ones and a random sample.
 
     Args:
@@ -147,6 +208,7 @@ def save_masks(plan: EvaluationPlan, videos: Videos, evaluation: Path, identity:
         videos: Decoded videos.
         evaluation: Folder of the evaluation.
         identity: Digest of the checkpoint, number of videos and seed; recorded to recognise the masks later.
+        manifest: List of the videos, which may name true masks; None if it is not known.
     """
     path = evaluation / FOLDER / RECORD
     trained, device = plan.trained, pick_device()
@@ -155,10 +217,13 @@ def save_masks(plan: EvaluationPlan, videos: Videos, evaluation: Path, identity:
     baseline = build_method(zero_shot_of(plan.experiment), videos.classes)
     positions = _candidates(evaluation, len(videos.sets[plan.split]), identity["seed"])
     columns = [list(among).index(name) for name in videos.classes]
+    true_masks = None if manifest is None else TrueMasks(videos.sets[plan.split].shards, manifest)
     pool = [
         prediction
         for group in np.array_split(positions, math.ceil(len(positions) / _BATCH))
-        for prediction in _predict(plan, videos, group, adapted, baseline, columns=columns, device=device)
+        for prediction in _predict(
+            plan, videos, group, adapted, baseline, true_masks, columns=columns, device=device
+        )
     ]
     if not pool or pool[0]["mask"] is None:
         name = plan.experiment.method.name
@@ -168,8 +233,13 @@ def save_masks(plan: EvaluationPlan, videos: Videos, evaluation: Path, identity:
     # Arrays go into the npz; the remaining facts of each video go into the JSON.
     frames = np.stack([video.pop("frames") for video in chosen])
     masks = np.stack([video.pop("mask") for video in chosen])
+    arrays: dict[str, npt.NDArray[Any]] = {"frames": frames, "masks": masks.astype(np.float16)}
+    true = [video.pop("true_mask", None) for video in chosen]
+    if any(mask is not None for mask in true):
+        empty = np.zeros(frames.shape[1:4], np.uint8)
+        arrays["true_masks"] = np.stack([empty if mask is None else mask for mask in true])
     with replacing(evaluation / FOLDER / ARRAYS) as temporary, temporary.open("wb") as stream:
-        np.savez_compressed(stream, frames=frames, masks=masks.astype(np.float16))
+        np.savez_compressed(stream, **arrays)
     # The picture fades to the colour that the method's 0 stands for, which depends on the normalisation.
     uses_clip_colours = getattr(plan.experiment.method, "normalization", "own") == "own"
     # `made` identifies checkpoint, number and seed: a repeated call with the same values reuses the files.
@@ -196,6 +266,7 @@ def _predict(
     positions: npt.NDArray[np.int64],
     adapted: Method,
     baseline: Method,
+    true_masks: TrueMasks | None,
     *,
     columns: list[int],
     device: torch.device,
@@ -218,6 +289,7 @@ def _predict(
             "adapted": _top_prediction(after[row], videos.classes, true),
             "frames": _small(views[row].cpu()),
             **_mask_facts(masks[row]),
+            **_truth(masks[row], true_masks, int(position)),
         }
         for row, (position, true) in enumerate(zip(positions, decoded.labels[positions], strict=True))
     ]
@@ -243,6 +315,21 @@ def _mask_facts(mask: Tensor | None) -> dict[str, Any]:
         "mask_coverage": float(mask_coverage(mask[None])),
         "entropy": float(mask_entropy(mask[None])),
     }
+
+
+def _truth(mask: Tensor | None, true_masks: TrueMasks | None, position: int) -> dict[str, Any]:
+    """Return the true mask of a video's frames, (T, h, w) from 0 to 255, and the quality of `mask`."""
+    if mask is None or true_masks is None or not true_masks.is_named(position):
+        return {}
+    try:
+        figure = figure_of(true_masks.read(position), mask.shape[-1])
+    except MaskError as error:
+        return {"mask_quality": str(error)}
+    quality = video_mask_quality(mask.numpy(), figure)
+    small = F.adaptive_avg_pool2d(torch.from_numpy(figure)[None].float(), min(SIDE, mask.shape[-1]))[0]
+    # JSON has no NaN, which a figure outside the view leads to.
+    facts = {name: None if math.isnan(value) else value for name, value in quality._asdict().items()}
+    return {"true_mask": (small * 255).round().byte().numpy(), "mask_quality": facts}
 
 
 def _small(view: Tensor) -> npt.NDArray[np.uint8]:

@@ -12,6 +12,9 @@ from evclip_ray.metrics.intervals import IntervalKind, SeedMean, mean_over_seeds
 from evclip_ray.training.checkpoint import read_record
 
 METRICS = ("top1", "top5", "mean_class_accuracy")
+MASK_METRICS = ("average_precision", "pointing_game")
+"""Entries of `MaskQuality.record`; their means are named with the prefix `mask_`."""
+
 HARMONIC = "harmonic"
 
 
@@ -72,6 +75,14 @@ def _columns(
             for metric in METRICS:
                 values = [sides[side].numbers[scored][metric] for sides in results]
                 yield (side, scored, metric), values, first.numbers[scored]["videos"]
+        records = [sides[side].mask_quality or {} for sides in results]
+        for metric in MASK_METRICS:
+            if all(metric in record for record in records):
+                yield (
+                    (side, "adapted", f"mask_{metric}"),
+                    [record[metric] for record in records],
+                    records[0]["scored"],
+                )
     # The mean of harmonic means, not the harmonic mean of the means: the interval needs one value per
     # checkpoint.
     if set(results[0]) == {"base", "novel"}:

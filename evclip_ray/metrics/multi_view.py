@@ -10,7 +10,7 @@ Published protocols use 1x1 (EV-CLIP), 4x3 (X-CLIP, ViFi-CLIP), and 5x3 or 10x3 
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple, Self, get_args
 
 import numpy as np
@@ -23,7 +23,7 @@ from evclip_ray.data.shards.prepare import ShardSet
 from evclip_ray.data.transforms import CROP_FRACTION, crop_batch, crop_box, to_device
 from evclip_ray.data.video.view import ViewConfig
 from evclip_ray.metrics.scoring import Batches, Scores, score
-from evclip_ray.models.batch import VideoBatch
+from evclip_ray.models.batch import MethodOutput, VideoBatch
 from evclip_ray.models.methods.base import Method
 
 Average = Literal["probability", "logit"]
@@ -62,6 +62,18 @@ class EvaluationViews(Config):
         """Positions of the S square crops along the longer side, from 0 to 1."""
         # With two or more crops, the first and the last touch the ends.
         return list(map(float, np.linspace(0, 1, self.spatial))) if self.spatial > 1 else [0.5]
+
+
+class ScoredView(NamedTuple):
+    """One view of the videos: number of the temporal view, and `position` and `share` of `crop_batch`."""
+
+    temporal: int
+    position: float
+    share: float
+
+
+Watch = Callable[[ScoredView, npt.NDArray[np.int64], MethodOutput], None]
+"""Function of a view, the positions of a batch's videos, and the output of the method for them."""
 
 
 class Coverage(NamedTuple):
@@ -124,6 +136,7 @@ def score_views(
     device: torch.device,
     batch_size: int,
     dtype: torch.dtype | None = None,
+    watch: Watch | None = None,
 ) -> Scores:
     """Score every video on all its views and average the scores.
 
@@ -135,6 +148,7 @@ def score_views(
         device: Device of the method.
         batch_size: Videos per forward pass, all of the same view.
         dtype: Type for autocast, None for none.
+        watch: Function that is called for every batch of every view.
 
     Raises:
         ValueError: The shards hold fewer temporal views.
@@ -148,10 +162,10 @@ def score_views(
             device=device,
             batch_size=batch_size,
             dtype=dtype,
-            batches=_one_view(method, shards, view, position, _crop_share(shards.view, views), device),
+            batches=_one_view(method, shards, view, device),
+            watch=_with_positions(watch, view) if watch else None,
         ).logits
-        for view in range(views.temporal)
-        for position in views.crop_positions
+        for view in _scored_views(shards.view, views)
     ]
     return Scores(average_logits(np.stack(logits), views.average), labels)
 
@@ -177,16 +191,33 @@ def average_logits(logits: npt.NDArray[np.float32], average: Average) -> npt.NDA
     return averaged
 
 
-def _one_view(
-    method: Method, shards: ShardSet, view: int, crop_position: float, share: float, device: torch.device
-) -> Batches:
+def _scored_views(stored: ViewConfig, views: EvaluationViews) -> list[ScoredView]:
+    share = _crop_share(stored, views)
+    positions = views.crop_positions
+    return [ScoredView(view, position, share) for view in range(views.temporal) for position in positions]
+
+
+def _with_positions(watch: Watch, view: ScoredView) -> Callable[[VideoBatch, MethodOutput], None]:
+    """Return a function that counts the videos of a pass, which `score` reads in order."""
+    seen = 0
+
+    def on_batch(_: VideoBatch, output: MethodOutput) -> None:
+        nonlocal seen
+        positions = np.arange(seen, seen + len(output.logits))
+        seen += len(positions)
+        watch(view, positions, output)
+
+    return on_batch
+
+
+def _one_view(method: Method, shards: ShardSet, view: ScoredView, device: torch.device) -> Batches:
     """Return a function that reads batches of one temporal view, cropped at one position."""
     size = method.frozen.clip.image_size
 
     def batches(groups: list[npt.NDArray[np.int64]]) -> Iterator[VideoBatch]:
         for positions in groups:
             # Moved as uint8, a quarter of the bytes of float32, and cropped on the device.
-            frames = to_device(shards.frames(positions, view=view), device)
-            yield VideoBatch(crop_batch(frames, size=size, position=crop_position, share=share))
+            frames = to_device(shards.frames(positions, view=view.temporal), device)
+            yield VideoBatch(crop_batch(frames, size=size, position=view.position, share=view.share))
 
     return batches

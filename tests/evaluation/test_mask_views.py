@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from evclip_ray.artifacts import ArtifactError, read_json, read_ledger, write_json, write_ledger
+from evclip_ray.data.masks import write_masks
 from evclip_ray.evaluation.mask_views import add_masks, save_best_masks
 from evclip_ray.training.datamodule import plan_videos, prepare
 from evclip_ray.training.experiment import ExperimentConfig
@@ -132,3 +133,93 @@ def test_add_masks_uses_the_split_of_the_evaluation(study, tmp_path, tiny_cache)
     ledger.write_text(ledger.read_text().replace(str(study), "/nowhere"))
     add_masks(theirs / "best-test", cache=tiny_cache, max_videos=2, seed=0)
     assert len(read_json(theirs / "best-test" / "masks" / "masks.json")["videos"]) == 2
+
+
+@pytest.fixture(scope="module")
+def masked_manifest(tiny_manifest, tmp_path_factory):
+    """Write the list of the same videos with masks of their left half. One is missing, one does not fit."""
+    folder = tmp_path_factory.mktemp("masked")
+    half = np.zeros((12, 64, 64), bool)
+    half[:, :, :32] = True
+    write_masks(folder / "half.npz", half)
+    write_masks(folder / "short.npz", half[:5])
+    with tiny_manifest.open() as stream:
+        rows = list(csv.DictReader(stream))
+    for split in ("val", "test"):
+        of_split = [row for row in rows if row["split"] == split]
+        names = ["absent.npz", "short.npz", None, *["half.npz"] * (len(of_split) - 3)]
+        for row, name in zip(of_split, names, strict=True):
+            row["mask"] = name and f"file://{folder}/{name}"
+    with (folder / "manifest.csv").open("w") as stream:
+        writer = csv.DictWriter(stream, [*rows[0], "mask"] if "mask" not in rows[0] else rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder / "manifest.csv"
+
+
+@pytest.fixture(scope="module")
+def masked_study(make_study, masked_manifest, tiny_manifest):
+    settings = {"data.manifest": str(masked_manifest), "data.root": str(tiny_manifest.parent)}
+    return make_study(settings)
+
+
+def test_true_masks_are_saved_and_scored_beside_the_masks(masked_study, tmp_path):
+    out = save_best_masks(masked_study, tmp_path / "best-val", max_videos=6, seed=0)
+    quality = read_ledger(out, "evaluation")["mask_quality"]
+    assert (quality["videos"], quality["named"], quality["scored"]) == (6, 5, 3)
+    assert quality["base_share"] == pytest.approx(0.5, abs=0.02)
+    low, high = quality["average_precision_interval"]
+    assert low <= quality["average_precision"] <= high
+    assert sorted(video["reason"].split(": ")[-1][:14] for video in quality["skipped"]) == [
+        "holds the mask",
+        "is not there; ",
+    ]
+    record = read_json(out / "masks" / "masks.json")
+    with np.load(out / "masks" / "masks.npz") as saved:
+        frames, true = saved["frames"], saved["true_masks"]
+    assert true.shape == frames.shape[:4]
+    for video, mask in zip(record["videos"], true, strict=True):
+        known = isinstance(video.get("mask_quality"), dict)
+        assert mask.mean() == pytest.approx(127.5 if known else 0, abs=5)
+    assert sum("mask_quality" in video for video in record["videos"]) == 5
+    with (out / "predictions.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    precisions = [float(row["mask_average_precision"]) for row in rows if row["mask_average_precision"]]
+    assert np.mean(precisions) == pytest.approx(quality["average_precision"], abs=1e-5)
+    assert len(precisions) == 3
+
+
+def test_masks_that_are_named_later_are_added(study, masked_study, masked_manifest, tmp_path, tiny_manifest):
+    listed = tmp_path / "manifest.csv"
+    shutil.copy(tiny_manifest, listed)
+    moved = tmp_path / "study"
+    shutil.copytree(masked_study, moved)
+    config = moved / "best" / "config.json"
+    config.write_text(config.read_text().replace(str(masked_manifest), str(listed)))
+    out = save_best_masks(moved, tmp_path / "best-val", max_videos=2, seed=0)
+    assert "mask_quality" not in read_ledger(out, "evaluation")
+    shutil.copy(masked_manifest, listed)
+    save_best_masks(moved, out, max_videos=2, seed=0)
+    assert read_ledger(out, "evaluation")["mask_quality"]["scored"] == 3
+    # Without the list, what was saved is kept.
+    listed.unlink()
+    before = (out / "masks" / "masks.npz").stat().st_mtime_ns
+    save_best_masks(moved, out, max_videos=2, seed=0)
+    assert (out / "masks" / "masks.npz").stat().st_mtime_ns == before
+
+
+def test_evaluate_prints_and_records_the_mask_quality(masked_study, tmp_path, tiny_cache):
+    from click.testing import CliRunner
+
+    from evclip_ray.cli import main
+
+    out = tmp_path / "best-test"
+    command = ["evaluate", str(masked_study / "best"), "--out", str(out), "--cache", str(tiny_cache)]
+    shown = CliRunner().invoke(main, command)
+    assert shown.exit_code == 0, shown.output
+    assert "mask            average precision 0." in shown.output
+    assert "over 3 videos in 1 group; the figure covers 0.5" in shown.output
+    assert "true masks for 5 of 6 videos" in shown.output
+    assert "2 of them could not be compared with their mask" in shown.output
+    add_masks(out, cache=tiny_cache, max_videos=3, seed=0)
+    assert any("mask_quality" in video for video in read_json(out / "masks" / "masks.json")["videos"])

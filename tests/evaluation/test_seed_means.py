@@ -1,5 +1,7 @@
 """Means over checkpoints that differ in their seed."""
 
+import dataclasses
+
 import pytest
 
 from evclip_ray.evaluation.evaluate import EvaluationResult
@@ -36,3 +38,16 @@ def test_harmonic_mean_of_equal_seeds_has_a_width():
     sides = {"base": result(1.0), "novel": result(1.0)}
     row = next(row for row in means_over_checkpoints([sides] * 2) if row.side == HARMONIC)
     assert row.mean.interval[0] < 1
+
+
+def test_mask_quality_is_averaged_where_every_checkpoint_has_it():
+    record = {"average_precision": 0.4, "pointing_game": 0.5, "scored": 10}
+    scored = [
+        dataclasses.replace(result(0.5), mask_quality=record | {"average_precision": value})
+        for value in (0.4, 0.6)
+    ]
+    means = {row.metric: row.mean.mean for row in means_over_checkpoints([{"test": one} for one in scored])}
+    assert means["mask_average_precision"] == pytest.approx(0.5)
+    assert means["mask_pointing_game"] == 0.5
+    without = means_over_checkpoints([{"test": scored[0]}, {"test": result(0.5)}])
+    assert {row.metric for row in without} == {"top1", "top5", "mean_class_accuracy"}

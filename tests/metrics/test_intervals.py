@@ -5,6 +5,7 @@ from scipy.stats import binomtest
 from evclip_ray.metrics.intervals import (
     accuracy_interval,
     bootstrap_interval,
+    mean_interval,
     mean_over_seeds,
     t_interval,
     wilson_interval,
@@ -139,3 +140,30 @@ def test_accuracy_interval_covers_with_alike_groups():
             found.append(interval[0] <= 0.7 <= interval[1])
     assert np.mean(plain) < 0.8
     assert np.mean(grouped) == pytest.approx(0.95, abs=0.025)
+
+
+def test_mean_interval_covers_with_alike_groups():
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(24), 5)
+    plain, grouped = [], []
+    for _ in range(120):
+        # Uneven noise within a group that keeps the mean of 0.4.
+        of_group = rng.beta(2, 3, 24)[groups]
+        values = of_group + rng.uniform(-0.9, 0.9, 120) * np.minimum(of_group, 1 - of_group)
+        for found, named in ((plain, None), (grouped, groups)):
+            low, high = mean_interval(values, named, resamples=500)
+            found.append(low <= 0.4 <= high)
+    # The standard error of a coverage of 0.95 is 0.02 here.
+    assert np.mean(plain) < 0.8
+    assert np.mean(grouped) > 0.88
+
+
+def test_mean_interval_has_a_width_and_stays_in_range():
+    assert mean_interval(np.ones(12)) == wilson_interval(12, 12)
+    assert mean_interval(np.full(12, 0.3), np.zeros(12, np.int64)) == accuracy_interval(
+        np.full(12, 0.3), np.zeros(12, np.int64)
+    )
+    low, high = mean_interval(np.array([0.0, 1.0, 0.9]))
+    assert 0 <= low < 19 / 30 < high <= 1
+    spread = np.linspace(0, 1, 40)
+    assert mean_interval(spread) == mean_interval(spread, np.arange(40))
