@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
 
-.PHONY: install quickstart test slow gpu weights cluster check lint benchmarks docs doctest
+.PHONY: install quickstart test slow gpu weights cluster check lint benchmarks science docs doctest
 
 install: $(VENV)/.installed
 
@@ -41,6 +41,10 @@ $(VENV)/.docs: $(VENV)/.installed
 # Needs no network once it is installed: external references are resolved by docs/inventories.
 docs: $(VENV)/.docs
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
+# Resumable: run it again after a kill. 2.7 hours on 2 cores; SCIENCE="--claims a,b --dry-run" takes options.
+science: install
+	cd benchmarks && $(abspath $(BIN))/python -m science $(SCIENCE)
 
 benchmarks: install
 	for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done

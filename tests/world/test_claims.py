@@ -1,0 +1,32 @@
+"""Claims (a) to (d) of `make science` with one seed: 13 experiments, 15 minutes on 2 cores."""
+
+import os
+
+import pytest
+from science.experiments import all_experiments
+from science.results import Results
+from science.schedule import Plan, read_records, run_all
+from science.verdicts import all_rows
+
+CLAIMS, SEED = "abcd", 0
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("science")
+    experiments = all_experiments(CLAIMS, (SEED,))
+    jobs = min(len(experiments), os.cpu_count() or 1)
+    outcome = run_all(Plan.of(experiments, {}), out=folder, cache=folder / "cache", jobs=jobs, device="cpu")
+    assert not outcome.errors
+    assert outcome.done == len(experiments)
+    return [row for row in all_rows(Results(read_records(folder), (SEED,))) if row.claim in CLAIMS]
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_claim_holds_with_one_seed(rows, claim):
+    chosen = [row for row in rows if row.claim == claim]
+
+    assert chosen
+    assert [f"{row.text}: {row.measured}" for row in chosen if row.state in ("fails", "not measured")] == []
