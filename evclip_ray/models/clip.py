@@ -25,6 +25,7 @@ from evclip_ray.models.attention import use_batch_first_attention
 from evclip_ray.models.backbones import Backbone, build, find_backbone
 from evclip_ray.models.clip_names import open_clip_names
 from evclip_ray.models.clip_weights import find_weights, is_script_archive
+from evclip_ray.models.fold_batch_norm import fold_batch_norms
 from evclip_ray.models.frozen import META, RANDOM, FrozenNetwork, random_weights, without_autocast
 from evclip_ray.models.preprocess import prepare
 from evclip_ray.models.weight_files import read_tensors
@@ -201,6 +202,9 @@ def _load(
 ) -> FrozenCLIP:
     backbone = find_backbone(name)
     model, weights, chosen = _model(name, backbone, pretrained, activation, device=device)
+    # Only here: features of other ResNets are compared to the last bit with those of earlier versions.
+    if backbone.is_world:
+        fold_batch_norms(model.get_submodule("visual"))
     clip = FrozenCLIP(
         model,
         _tokenizer(backbone),
