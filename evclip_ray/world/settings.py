@@ -32,7 +32,8 @@ class WorldConfig(Config):
     )
     val_videos: int = Field(4, ge=0, description="validation videos per class; 0 makes no such split")
     test_videos: int = Field(8, ge=1, description="test videos per class")
-    size: int = Field(112, ge=32, multiple_of=2, description="side of a frame in pixels, an even number")
+    # The short side that is stored for an input of 96 pixels, so that frames are not resampled.
+    size: int = Field(110, ge=32, multiple_of=2, description="side of a frame in pixels, an even number")
     num_frames: int = Field(24, ge=8, description="frames of a video, at 12 per second")
     seed: int = Field(0, ge=0, description="seed of the videos; domains and dials share their figures")
 

@@ -98,6 +98,16 @@ def test_pinned_setting_is_not_searched():
     assert mine.experiment().optim.lr == 3e-4
 
 
+def test_unset_world_leaves_no_trace():
+    """`--data` unsets it. Digests of studies that were begun before it existed stay equal."""
+    search = {"optim.lr": {"uniform": [0.1, 1.0]}}
+    pinned = {"data.manifest": "videos.csv", "data.world": None}
+    other = {path: value for path, value in FIXED.items() if path != "data.manifest"}
+    world = {"fixed": {"data.world.domain": "dark", **other}, "search": search}
+    for mine in (SearchSpace.load("mine", world, pinned), SearchSpace.load("mine", world).replace(pinned)):
+        assert mine.describe() == space(search).describe()
+
+
 def test_variants_are_all_combinations_that_change_pixels():
     mine = space(
         {

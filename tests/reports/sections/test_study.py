@@ -4,6 +4,7 @@ import numpy as np
 from made_studies import VIDEOS, write_study
 
 from evclip_ray.artifacts import read_history, read_json, write_json
+from evclip_ray.reports.sections.conditions import study_conditions
 from evclip_ray.reports.sections.study import study_report
 from evclip_ray.results import Study
 from evclip_ray.training.per_video_scores import EpochAnswers
@@ -36,6 +37,14 @@ def test_report_names_both_scores_of_the_best_trial(tmp_path):
 def test_report_of_old_study_says_why_correction_is_missing(tmp_path):
     facts = study_report(Study.load(write_study(tmp_path / "study"))).facts
     assert facts["corrected for the choice"].startswith("missing: 6 of 6 trials have no record")
+
+
+def test_conditions_name_the_domain_of_the_small_world(tmp_path):
+    root = write_study(tmp_path / "study")
+    record = read_json(root / "best" / "config.json")
+    record["experiment"]["data"] = {"world": {"domain": "dark", "dial": 0.5}}
+    write_json(root / "best" / "config.json", record)
+    assert study_conditions(Study.load(root))["videos"] == "small world, dark, dial 0.5"
 
 
 def test_report_lists_the_best_of_each_balanced_value(tmp_path):
