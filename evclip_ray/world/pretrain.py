@@ -13,10 +13,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 
 from evclip_ray.artifacts import write_text
-from evclip_ray.world.pretraining.corpus import draw_corpus
+from evclip_ray.world.pretraining.corpus import draw_corpus, drawing_pool
 from evclip_ray.world.pretraining.recipe import CORPORA, SCORE_SETS, TRAININGS, Recipe
 
 _DRAW = "draw"
@@ -52,6 +53,8 @@ def train(name: str, recipe: Recipe, options: argparse.Namespace, work: Path, de
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if device.type == "cpu":
         torch.set_num_threads(options.jobs)
+    # The shapes of all steps are equal, so that the fastest convolutions are searched once.
+    torch.backends.cudnn.benchmark = True
     build: BuildTask = ClipTask if training.corpus == "stills" else VideoTask
     # No global state is left behind, and the initial weights do not depend on what ran before.
     with torch.random.fork_rng(devices=[]):
@@ -77,30 +80,32 @@ def _run_all(recipe: Recipe, options: argparse.Namespace, work: Path, deadline: 
     write_text(options.out / "words.json", json.dumps(caption_words()) + "\n")
     parallel = options.parallel or (len(TRAININGS) if _has_gpu(options.device) else 1)
     trainings = [name for name in options.stages if name != _DRAW]
+    needed = {TRAININGS[name].corpus for name in trainings} or set(CORPORA)
     running: dict[str, subprocess.Popen[bytes]] = {}
     codes: dict[str, int] = {}
+    is_drawn = True
+    pool = drawing_pool(options.jobs)
     try:
-        for corpus in [*SCORE_SETS, *CORPORA]:
-            is_needed = corpus in SCORE_SETS or any(TRAININGS[n].corpus == corpus for n in trainings)
-            if _DRAW in options.stages and (is_needed or not trainings):
-                jobs = max(1, options.jobs - len(running))
-                if not _draw(corpus, recipe, options, work, jobs, deadline):
-                    return False
-            ready = [name for name in trainings if TRAININGS[name].corpus == corpus]
-            for name in ready:
+        for corpus in [*SCORE_SETS, *(name for name in CORPORA if name in needed)]:
+            if _DRAW in options.stages and not _draw(corpus, recipe, options, work, pool, deadline):
+                is_drawn = False
+                break
+            for name in (name for name in trainings if TRAININGS[name].corpus == corpus):
                 while len(running) - len(codes) >= parallel:
                     _wait_for_one(running, codes)
                 running[name] = _start(name, options, work, deadline)
+        # Trainings have the same deadline and end by themselves, with a checkpoint.
         while len(codes) < len(running):
             _wait_for_one(running, codes)
     finally:
+        pool.shutdown(cancel_futures=True)
         for process in running.values():
             if process.poll() is None:
                 process.terminate()
     failed = [name for name, code in codes.items() if code not in (0, _LATE)]
     if failed:
         raise SystemExit(f"{', '.join(failed)}: the training failed, see the messages above")
-    return all(code == 0 for code in codes.values())
+    return is_drawn and all(code == 0 for code in codes.values())
 
 
 def _wait_for_one(running: dict[str, subprocess.Popen[bytes]], codes: dict[str, int]) -> None:
@@ -123,7 +128,7 @@ def _start(name: str, options: argparse.Namespace, work: Path, deadline: float) 
 
 
 def _draw(
-    name: str, recipe: Recipe, options: argparse.Namespace, work: Path, jobs: int, deadline: float
+    name: str, recipe: Recipe, options: argparse.Namespace, work: Path, pool: Executor, deadline: float
 ) -> bool:
     from tqdm import tqdm
 
@@ -135,13 +140,13 @@ def _draw(
             bar.total = total
             bar.update(done - bar.n)
 
-        complete = draw_corpus(corpus, _set_folder(work, name), jobs=jobs, deadline=deadline, progress=show)
+        complete = draw_corpus(corpus, _set_folder(work, name), pool=pool, deadline=deadline, progress=show)
     line = {
         "name": name,
         "count": corpus.count,
         "complete": complete,
         "seconds": round(time.monotonic() - started, 1),
-        "processes": jobs,
+        "processes": options.jobs,
     }
     with (options.out / "log.jsonl").open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(line) + "\n")
@@ -166,7 +171,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     stages = [_DRAW, *TRAININGS]
     add("--out", type=Path, required=True, help="folder of the weights and the log")
-    add("--work", type=Path, help="folder of the corpora (14 GB) and checkpoints; OUT/work if not given")
+    add("--work", type=Path, help="folder of the corpora (18 GB) and checkpoints; OUT/work if not given")
     add("--stages", nargs="+", choices=stages, default=stages, metavar="STAGE", help=", ".join(stages))
     add("--device", help="cpu or cuda; cuda if there is a GPU")
     add("--jobs", type=int, default=os.cpu_count() or 1, help="processes or threads on the CPU")

@@ -8,7 +8,7 @@ import dataclasses
 import multiprocessing
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ def draw_corpus(
     corpus: Corpus,
     folder: Path,
     *,
-    jobs: int,
+    pool: Executor,
     deadline: float = float("inf"),
     progress: Callable[[int, int], None] | None = None,
 ) -> bool:
@@ -62,7 +62,7 @@ def draw_corpus(
     Args:
         corpus: What to draw.
         folder: Folder of the memory maps.
-        jobs: Number of processes.
+        pool: Processes that draw, see `drawing_pool`.
         deadline: Time of `time.monotonic` after which no part is waited for.
         progress: Called with the number of complete parts and of all parts.
 
@@ -76,18 +76,22 @@ def draw_corpus(
     missing = np.flatnonzero(done == 0).tolist()
     if not missing:
         return True
-    # A forked process would inherit the locks of torch's threads.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(jobs, len(missing)), mp_context=context) as pool:
-        futures = [pool.submit(_draw_part, corpus, folder, part) for part in missing]
-        try:
-            for future in as_completed(futures, timeout=_seconds_left(deadline)):
-                future.result()
-                if progress is not None:
-                    progress(int(done.sum()), len(done))
-        except TimeoutError:
-            pool.shutdown(cancel_futures=True)
+    futures = [pool.submit(_draw_part, corpus, folder, part) for part in missing]
+    try:
+        for future in as_completed(futures, timeout=_seconds_left(deadline)):
+            future.result()
+            if progress is not None:
+                progress(int(done.sum()), len(done))
+    except TimeoutError:
+        for future in futures:
+            future.cancel()
     return bool(done.all())
+
+
+def drawing_pool(jobs: int) -> ProcessPoolExecutor:
+    """Return a pool of `jobs` processes that draw scenes."""
+    # A forked process would inherit the locks of torch's threads.
+    return ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
 
 
 def open_corpus(folder: Path) -> CorpusArrays:

@@ -50,7 +50,8 @@ class Augmentation:
     """Random crops and brightness of a batch. All frames of a clip get the same change.
 
     A crop has 85 to 100 % of the side and reaches at most 4 of 96 pixels beyond the frame, where the
-    border is repeated. The brightness changes by at most 15 %. Frames are never flipped: "left" is left in the picture.
+    border is repeated. The brightness changes by at most 15 %. Frames are never flipped, because "left" is
+    left in the picture.
 
     Args:
         count: Number of stills or clips.

@@ -62,7 +62,7 @@ class Training:
 
 
 CORPORA = {
-    "clips": Corpus(30_000, NUM_FRAMES, seed=12, domains=("plain", "clutter")),
+    "clips": Corpus(48_000, NUM_FRAMES, seed=12, domains=("plain", "clutter")),
     "stills": Corpus(250_000, 1, seed=11),
 }
 """Corpora by name, in the order in which they are drawn."""

@@ -1,7 +1,8 @@
 """Scores on scenes that no pretraining saw."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -119,3 +120,20 @@ MOTION_LABELS = _numbers([action.motion for action in ACTIONS.values()])
 PART_LABELS = _numbers([action.part for action in ACTIONS.values()])
 """Number of the part of each action; whole-body actions share one."""
 _REPRESENTATIVE = _numbers([min(same_in_a_still(name)) for name in ACTIONS])
+
+
+def intervals(scores: Mapping[str, float], videos: int) -> dict[str, list[float]]:
+    """Return each share with the bounds of Wilson's 95 % interval: [value, low, high].
+
+    (p + z^2 / 2n +- z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)
+
+    where p is the share, n the number of videos and z = 1.96. Source: Wilson (1927).
+    """
+    zz = 1.959964**2
+    result = {}
+    for key, p in scores.items():
+        centre = p + zz / (2 * videos)
+        half = math.sqrt(zz * (p * (1 - p) / videos + zz / (4 * videos * videos)))
+        bounds = [(centre - half) / (1 + zz / videos), (centre + half) / (1 + zz / videos)]
+        result[key] = [round(value, 4) for value in (p, *bounds)]
+    return result
