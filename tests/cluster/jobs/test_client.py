@@ -19,9 +19,7 @@ SECRET = "a-value-that-nobody-may-read-5b1c"
 def working_dir(tmp_path_factory):
     """Return a folder with a search space and files that must not be sent."""
     folder = tmp_path_factory.mktemp("work")
-    (folder / "mine.yaml").write_text(
-        (Path(__file__).parents[3] / "search_spaces/quickstart.yaml").read_text()
-    )
+    (folder / "mine.yaml").write_text((Path(__file__).parents[3] / "search_spaces/debug.yaml").read_text())
     (folder / ".env").write_text("KEY=1")
     (folder / "server.pem").write_text("key")
     (folder / "video.mp4").write_bytes(b"0" * 1000)
@@ -29,7 +27,8 @@ def working_dir(tmp_path_factory):
 
 
 def study(out, cache, *more):
-    return ["tune", "mine.yaml", "--trials", 1, "--out", out, "--cache", cache, *more]
+    world = ["--set", "data.world.classes=4"]
+    return ["tune", "mine.yaml", *world, "--trials", 1, "--out", out, "--cache", cache, *more]
 
 
 def wait_for_state(cluster, job, states):
