@@ -69,6 +69,8 @@ BASE: Settings = {
     "data.augment.brightness": 0.15,
     "method.name": "ev_clip",
     "method.mask.start": "open",
+    # Divides the maps of 6 and 24 positions; 7 would fill up the latter to 28.
+    "method.mask.window": 6,
     "optim.scalar_lr_factor": 30,
     "optim.lr": 1e-3,
     "optim.batch_size": 16,
