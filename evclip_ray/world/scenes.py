@@ -258,25 +258,28 @@ def _people(
     random = _stream(seed, _PERSON)
     if random.random() >= dial:
         return []
-    others = [name for name in ACTIONS if name not in same_in_a_still(action.name)]
+    # Poses of arms and legs: those of the whole body are too different to be mistaken for most actions.
+    others = [
+        name for name, other in ACTIONS.items() if other.part and name not in same_in_a_still(action.name)
+    ]
     pose = pose_over_time(ACTIONS[others[random.integers(len(others))]], None, random)
     pose.limbs = pose.limbs + np.zeros((count, 1, 1))
     pose.lean = pose.lean + 1.0 * _walk(random, count, 0.6)
-    tall = float(np.clip(height * random.uniform(0.95, 1.35), 0.55, 0.9))
+    tall = float(np.clip(height * random.uniform(1.0, 1.35), 0.55, 0.9))
     # The person stands on the side with more space.
     side = 1 if x < random.uniform(0.35, 0.65) else -1
     place = _to_pixels(
-        float(np.clip(x + side * random.uniform(0.22, 0.42), 0.08, 0.92)),
+        float(np.clip(x + side * random.uniform(0.2, 0.36), 0.16, 0.84)),
         min(0.98, 0.5 + 0.55 * tall + random.uniform(-0.02, 0.12)), tall, size,
     )  # fmt: skip
     person = build_figure(pose, draw_look(random), _through(None, place, count))
-    return [(person, bool(random.random() < 0.35))]
+    return [(person, bool(random.random() < 0.45))]
 
 
 def _discs(seed: Sequence[int], time: Array | None, dial: float, size: int) -> list[tuple[Array, list[Any]]]:
     """Return moving discs in front of everything as polygons (T, N, V, 2) and their colours."""
     random = _stream(seed, _DISCS)
-    number = int(np.round(dial * random.integers(3, 7)))
+    number = int(np.round(dial * random.integers(4, 8)))
     if not number:
         return []
     count = 1 if time is None else len(time)
