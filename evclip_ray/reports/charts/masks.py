@@ -8,14 +8,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from evclip_ray.artifacts import file_digest, read_json
 from evclip_ray.evaluation.mask_views import ARRAYS, FOLDER, RECORD
+from evclip_ray.formatting import short
 from evclip_ray.reports.document import Block, Note, Picture, Pictures
 from evclip_ray.training.tensorboard.images import Pixels, coloured, masked
 
 _WEBP_QUALITY = 72
+_BLUR = 1 / 48
+"""Width of the blur of a heat map as a share of its side. Masks have a fine grid, which hides their shape."""
 
 
 def mask_pictures(evaluation: Path, name: str, *, split: str) -> list[Block]:
@@ -35,36 +38,92 @@ def mask_pictures(evaluation: Path, name: str, *, split: str) -> list[Block]:
     arrays = evaluation / FOLDER / ARRAYS
     with np.load(arrays) as saved:
         frames, masks = saved["frames"], saved["masks"].astype(np.float32)
+        all_true = list(saved["true_masks"]) if "true_masks" in saved else [None] * len(frames)
     mean_colour = np.asarray(record["mean"], np.float32) * 255
     items = [
-        _picture(video, views, mask, mean_colour)
-        for video, views, mask in zip(record["videos"], frames, masks, strict=True)
+        # A video without a true mask has zeros in its place.
+        _picture(
+            video, views, mask, true if isinstance(video.get("mask_quality"), dict) else None, mean_colour
+        )
+        for video, views, mask, true in zip(record["videos"], frames, masks, all_true, strict=True)
     ]
     caption = (
         "The mask multiplies the normalised pixels of every frame. Where it is 1 (yellow), CLIP sees the "
-        "video; where it is 0 (dark), it sees the mean colour. The videos with the largest change come "
-        f"first, followed by a random sample (seed {record['seed']}) of the {split} split."
+        "video; where it is 0 (dark), it sees the mean colour. The heat map is smoothed for the eye. The "
+        "videos with the largest change come first, followed by a random sample "
+        f"(seed {record['seed']}) of the {split} split."
     )
     source = f"{evaluation.name}/{FOLDER}/{ARRAYS} ({file_digest(arrays)})"
     return [Pictures(f"masks_{name}", "Masks", items, caption, (source,))]
 
 
 def _picture(
-    video: dict[str, Any], frames: Pixels, mask: npt.NDArray[np.float32], mean: npt.NDArray[np.float32]
+    video: dict[str, Any],
+    frames: Pixels,
+    mask: npt.NDArray[np.float32],
+    true: Pixels | None,
+    mean: npt.NDArray[np.float32],
 ) -> Picture:
-    """Draw the frames (T, H, W, 3), the mask (H, W) in [0, 1] and the masked frames."""
-    images = {
-        "frames": _data_uri(strip(list(frames))),
-        "mask, from 0 (dark) to 1 (yellow)": _data_uri(coloured(mask)),
-        "masked frames": _data_uri(strip(list(masked(frames, mask, mean)))),
-    }
+    """Draw the frames, and the middle one with its mask.
+
+    Args:
+        video: Facts of the video.
+        frames: (T, H, W, 3).
+        mask: (H, W) in [0, 1].
+        true: True masks of the frames, (T, H, W) from 0 to 255, or None.
+        mean: Colour where the mask is 0.
+    """
+    middle = len(frames) // 2
+    frame, figure = frames[middle], None if true is None else true[middle]
+    panels = [frame, heat_map(frame, mask, figure), masked(frame, mask, mean)]
+    caption = "middle frame; mask over it, from 0 (dark) to 1 (yellow); masked frame"
+    if figure is not None:
+        panels.append(figure[..., None].repeat(3, axis=-1))
+        caption = f"{caption}; true mask, outlined on the second picture"
+    images = {"frames": _data_uri(strip(list(frames))), caption: _data_uri(strip(panels))}
     facts = [
         f"true class: {video['label']}",
         f"zero-shot: {_prediction(video['zero_shot'])}",
         f"adapted: {_prediction(video['adapted'])}",
         f"{_coverage(video)}, entropy {video['entropy']:.2f} of 1; {video['why']}",
+        *_quality(video.get("mask_quality")),
     ]
     return Picture(str(video["path"]), facts, images)
+
+
+def heat_map(frame: Pixels, mask: npt.NDArray[np.float32], figure: Pixels | None = None) -> Pixels:
+    """Draw a smoothed mask over a frame, (H, W, 3), with the outline of the true figure in white.
+
+    Args:
+        frame: (H, W, 3).
+        mask: (H, W) in [0, 1].
+        figure: True mask, (H, W) from 0 to 255, or None.
+    """
+    blurred = Image.fromarray(np.rint(mask * 255).astype(np.uint8)).filter(
+        ImageFilter.GaussianBlur(_BLUR * mask.shape[0])
+    )
+    grey = frame.mean(axis=-1, keepdims=True)
+    picture: Pixels = np.rint(0.45 * grey + 0.55 * coloured(np.asarray(blurred) / 255)).astype(np.uint8)
+    if figure is not None:
+        inside = np.pad(figure >= 128, 1)
+        # A pixel is on the outline if one of its four neighbours is outside.
+        core = inside[:-2, 1:-1] & inside[2:, 1:-1] & inside[1:-1, :-2] & inside[1:-1, 2:]
+        picture[inside[1:-1, 1:-1] & ~core] = 255
+    return picture
+
+
+def _quality(quality: dict[str, float | None] | str | None) -> list[str]:
+    """Describe the quality of a mask, or the reason why it is not known."""
+    if quality is None:
+        return []
+    if isinstance(quality, str):
+        return [f"no true mask: {quality}"]
+    precision, share, pointing = (
+        short(quality[name], missing="–") for name in ("average_precision", "base_share", "pointing_game")
+    )
+    return [
+        f"average precision of the mask {precision} (the figure covers {share}), pointing game {pointing}"
+    ]
 
 
 def _coverage(video: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from evclip_ray.artifacts import LEDGER, ArtifactError, read_ledger
 from evclip_ray.formatting import sample_size
+from evclip_ray.metrics.mask_quality import VideoMaskQuality, mask_quality_lines
 from evclip_ray.reports.charts import study_data
 from evclip_ray.reports.charts.masks import mask_pictures
 from evclip_ray.reports.charts.study import named, tips
@@ -96,6 +97,7 @@ def evaluation_section(evaluation: Evaluation) -> Section:
         blocks.insert(0, Note(f"LEAKS affect {rows} rows, so these numbers are too high", loud=True))
     if evaluation.ledger.get("adapted"):
         blocks += [gains_chart(evaluation), confusion_chart(evaluation)]
+    blocks += mask_quality_blocks(evaluation)
     blocks += mask_pictures(evaluation.root, evaluation.name, split=_SPLITS.get(split, split))
     return Section(f"evaluation_{evaluation.name}", title, blocks, evaluation.brief)
 
@@ -123,6 +125,51 @@ def numbers_table(evaluation: Evaluation) -> Table:
     return Table(
         f"numbers_{evaluation.name}", "Before and after", data, sources=source(evaluation, LEDGER), view=view
     )
+
+
+def mask_quality_blocks(evaluation: Evaluation) -> list[Block]:
+    """Return the table of mask quality and remarks on missing masks; empty without true masks."""
+    record = evaluation.ledger.get("mask_quality")
+    if not record:
+        return []
+    blocks: list[Block] = []
+    if record["scored"]:
+        numbers = {name: record[name] for name in VideoMaskQuality._fields}
+        bounds = {}
+        for name in ("average_precision", "pointing_game"):
+            bounds[f"{name}_low"], bounds[f"{name}_high"] = record[f"{name}_interval"]
+        counts = {name: record[name] for name in ("videos", "named", "scored", "groups")}
+        data = pd.DataFrame([{**numbers, **bounds, **counts}])
+        precision, pointing = (
+            with_interval(data, name, f"{name}_low", f"{name}_high")
+            for name in ("average_precision", "pointing_game")
+        )
+        view = pd.DataFrame(
+            {
+                "average precision (95 %)": precision,
+                "share of the figure": data["base_share"],
+                "pointing game (95 %)": pointing,
+                "interval over": [sample_size(record["scored"], record["groups"])],
+            }
+        )
+        caption = (
+            "The mask as a detector of the acting figure, against its true mask. Average precision of a "
+            "random mask is the share of the figure. Pointing game: share of frames in which the largest "
+            "value of the mask is on the figure."
+        )
+        blocks.append(
+            Table(
+                f"mask_quality_{evaluation.name}",
+                "Mask quality",
+                data,
+                caption,
+                sources=source(evaluation, LEDGER),
+                view=view,
+            )
+        )
+    # The first line repeats the numbers of the table.
+    lines = mask_quality_lines(record)[len(blocks) :]
+    return [*blocks, *(Note(f"Mask quality: {line}") for line in lines)]
 
 
 def gains_chart(evaluation: Evaluation) -> Chart:
