@@ -289,7 +289,7 @@ _HELD_OUT = (
     "crossing both arms",
     "shaking the right arm",
     "stretching the left arm",
-    "stretching the right leg",
+    "stretching the right arm",
     "waving the left arm",
     "waving the right leg",
 )
