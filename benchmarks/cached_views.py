@@ -28,11 +28,12 @@ from evclip_ray.data.shards import prepare as shards
 from evclip_ray.data.shards.format import ShardJob
 from evclip_ray.features.encode import Job, run_job
 from evclip_ray.metrics.intervals import SeedMean, mean_over_seeds
-from evclip_ray.metrics.scoring import score
+from evclip_ray.metrics.mask_quality import MaskScorer
+from evclip_ray.metrics.multi_view import EvaluationViews, score_views
 from evclip_ray.models.frozen import device_name
 from evclip_ray.training import frozen_cache
 from evclip_ray.training.build import autocast_dtype, build_method, pick_device, zero_shot_of
-from evclip_ray.training.datamodule import Videos, plan_videos, prepare
+from evclip_ray.training.datamodule import VideoPlan, Videos, plan_videos, prepare
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.loop import Run
 
@@ -101,7 +102,7 @@ def list_runs(arguments: argparse.Namespace) -> Iterator[Settings]:
 def prepare_here(run: Settings, arguments: argparse.Namespace) -> None:
     """Draw and decode the videos of a run, and compute the video maps of its cached views."""
     experiment, device = experiment_of(run, arguments), pick_device()
-    videos = open_videos(experiment, arguments.cache)
+    videos = open_videos(plan_of(experiment, arguments), arguments.cache)
     with mock.patch.object(frozen_cache, "prepare_features", functools.partial(_run_jobs, device=device)):
         training = {"train": videos.sets["train"]}
         frozen_cache.prepare_cached(
@@ -109,11 +110,16 @@ def prepare_here(run: Settings, arguments: argparse.Namespace) -> None:
         )
 
 
-def open_videos(experiment: ExperimentConfig, cache: Path) -> Videos:
-    """Open the videos of an experiment. Missing ones are drawn and decoded in this process."""
+def plan_of(experiment: ExperimentConfig, arguments: argparse.Namespace) -> VideoPlan:
+    """Draw missing videos and return the rows of the training and the test split."""
+    return plan_videos(experiment, cache=arguments.cache, splits=("train", "test"))
+
+
+def open_videos(plan: VideoPlan, cache: Path) -> Videos:
+    """Open the videos of a plan. Missing ones are decoded in this process."""
     # The product decodes with Ray, which this comparison does not need.
     with mock.patch.object(shards, "_write_all", _write_all):
-        return prepare(plan_videos(experiment, cache=cache, splits=("train", "test")), cache=cache)
+        return prepare(plan, cache=cache)
 
 
 def one_run(run: Settings, arguments: argparse.Namespace) -> Settings:
@@ -121,7 +127,8 @@ def one_run(run: Settings, arguments: argparse.Namespace) -> Settings:
     # Processes that share a machine use one core each.
     torch.set_num_threads(1)
     experiment, device = experiment_of(run, arguments), pick_device()
-    videos = open_videos(experiment, arguments.cache)
+    plan = plan_of(experiment, arguments)
+    videos = open_videos(plan, arguments.cache)
     seconds: list[float] = []
     is_trained = run["prompts"] != ZERO_SHOT
     tested = experiment if is_trained else zero_shot_of(experiment)
@@ -134,14 +141,18 @@ def one_run(run: Settings, arguments: argparse.Namespace) -> Settings:
             # A run on cached maps has no video network, which the test videos need.
             method.load_state_dict(trained.method.state_dict())
     test = videos.sets["test"]
-    scores = score(
+    masks = MaskScorer(test.shards, plan.manifest)
+    scores = score_views(
         method,
         test.shards,
         test.labels,
+        views=EvaluationViews(),
         device=device,
         batch_size=32,
         dtype=autocast_dtype(experiment, device),
+        watch=masks,
     )
+    quality = masks.result()
     return {
         **run,
         "epochs": arguments.epochs,
@@ -149,6 +160,7 @@ def one_run(run: Settings, arguments: argparse.Namespace) -> Settings:
         "test_videos": len(test),
         "train_videos": len(videos.sets["train"]),
         "epoch_seconds": statistics.median(seconds) if seconds else None,
+        "masks": None if quality is None else quality.mean._asdict(),
         "scalars": method.scalars(),
         "device": device_name(device),
         "git": provenance()["git"],
@@ -203,10 +215,10 @@ def key_of(run: Settings) -> tuple[Any, ...]:
 
 
 def show(name: str, rows: list[Settings]) -> None:
-    """Print test top-1 per prompts and bank, and the paired difference from new views."""
+    """Print test top-1 per prompts and bank, the paired difference from new views, and mask quality."""
     zero_shot = [row["test_top1"] for row in rows if row["prompts"] == ZERO_SHOT]
     print(f"\n{name}: test top-1 after the last epoch, 95 % t intervals over seeds; zero-shot {zero_shot}")
-    print(f"{'prompts':>8} {'bank':>5} {'seeds':>5} {'top-1':>26} {'minus new':>26} {'epoch s':>8}")
+    print(f"{'prompts':>8} {'bank':>5} {'seeds':>5} {'top-1':>26} {'minus new':>26} {'AP':>6} {'epoch s':>8}")
     trained = [row for row in rows if row["prompts"] != ZERO_SHOT]
     for prompts, bank in dict.fromkeys((row["prompts"], row["bank"]) for row in trained):
         of_prompts = [row for row in trained if row["prompts"] == prompts]
@@ -214,9 +226,13 @@ def show(name: str, rows: list[Settings]) -> None:
         new = {row["seed"]: row["test_top1"] for row in of_prompts if row["bank"] is None}
         gaps = [top1[seed] - new[seed] for seed in top1 if seed in new]
         gap = shown(mean_over_seeds(gaps)) if gaps and bank is not None else ""
-        seconds = statistics.median(row["epoch_seconds"] for row in of_prompts if row["bank"] == bank)
+        of_bank = [row for row in of_prompts if row["bank"] == bank]
+        seconds = statistics.median(row["epoch_seconds"] for row in of_bank)
+        precisions = [row["masks"]["average_precision"] for row in of_bank if row["masks"]]
+        precision = f"{statistics.fmean(precisions):.3f}" if precisions else "-"
         mean = shown(mean_over_seeds(list(top1.values())))
-        print(f"{prompts:>8} {bank or 'new':>5} {len(top1):5} {mean:>26} {gap:>26} {seconds:8.2f}")
+        columns = f"{prompts:>8} {bank or 'new':>5} {len(top1):5} {mean:>26} {gap:>26} {precision:>6}"
+        print(f"{columns} {seconds:8.2f}")
 
 
 def shown(mean: SeedMean) -> str:
