@@ -60,6 +60,7 @@ setup(
         "PyYAML>=6.0.3",
         "rich>=15.0",
         "pandas>=3.1",
+        "tqdm>=4.70",
     ],
     extras_require={
         **EXTRAS,

@@ -58,8 +58,7 @@ class ClipTask:
         self._frames = FrameStore(arrays.frames, device)
         self._labels = np.array(arrays.labels, np.int64)
         texts = _all_captions()
-        length = self.model.context_length
-        self._tokens = self.tokenizer(texts, length).to(device)
+        self._tokens = self.tokenizer(texts, int(self.model.context_length)).to(device)
         self._keys = torch.from_numpy(caption_keys(texts)).to(device)
 
     @property
@@ -108,7 +107,7 @@ class ClipTask:
 
     def _prepared(self, frames: Tensor) -> Tensor:
         cfg = self.model.visual.preprocess_cfg
-        images = prepare(frames, frames.shape[-1], mean=cfg["mean"], std=cfg["std"]).flatten(0, 1)
+        images: Tensor = prepare(frames, frames.shape[-1], mean=cfg["mean"], std=cfg["std"]).flatten(0, 1)
         return images.contiguous(memory_format=torch.channels_last)
 
     def _encode_frames(self, frames: Tensor) -> Tensor:

@@ -16,12 +16,16 @@ import numpy as np
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
-from evclip_ray.artifacts import ArtifactError, digest, read_json, write_json
+from evclip_ray.artifacts import ArtifactError, digest, file_digest, read_json, write_json
 from evclip_ray.world.actions import ACTIONS
 from evclip_ray.world.pretraining.recipe import CELL, SIZE, Corpus
 
 _PART_FRAMES = 1024
 """Frames per part: about 4 seconds of one core."""
+
+_WORLD = Path(__file__).parents[1]
+_DRAWING = ("actions", "backgrounds", "captions", "domains", "figure", "scenes")
+"""Modules that decide how a scene looks and what its labels are."""
 
 _LABELS = 4
 _IDENTITY = "corpus.json"
@@ -119,7 +123,9 @@ def _per_part(corpus: Corpus) -> int:
 
 
 def _create(corpus: Corpus, folder: Path) -> NDArray[np.uint8]:
-    identity = digest({**dataclasses.asdict(corpus), "actions": list(ACTIONS)})
+    # A corpus that was drawn by other code would mix two kinds of scenes.
+    sources = [file_digest(_WORLD / f"{name}.py") for name in _DRAWING]
+    identity = digest({**dataclasses.asdict(corpus), "sources": sources})
     path = folder / _IDENTITY
     if path.exists():
         if read_json(path)["identity"] != identity:
@@ -175,4 +181,5 @@ def cell_shares(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return the mean of a mask (T, S, S) over each cell of the video map, (T / 2, h, w)."""
     frames, side = mask.shape[0], mask.shape[1] // CELL
     cells = mask.reshape(frames // 2, 2, side, CELL, side, CELL).mean((1, 3, 5))
-    return np.round(cells).astype(np.uint8)
+    result: NDArray[np.uint8] = np.round(cells).astype(np.uint8)
+    return result
