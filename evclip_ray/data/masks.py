@@ -114,7 +114,7 @@ def write_masks(path: Path, masks: NDArray[Any]) -> None:
         raise MaskError(path, f"the name of a file of masks ends with .npz, got {path.suffix!r}")
     array = _checked(path, masks)
     with replacing(path) as temporary, temporary.open("wb") as stream:
-        np.savez_compressed(stream, **{ARRAY: array})
+        np.savez_compressed(stream, mask=array)
 
 
 def open_masks(where: Place) -> Masks:
@@ -132,7 +132,7 @@ def open_masks(where: Place) -> Masks:
     suffix = PurePosixPath(str(where)).suffix.lower()
     if suffix in IMAGE_SUFFIXES:
         image = _read_image(where, where)
-        return Masks(where, *image.shape, None, lambda _: image)
+        return Masks(where, image.shape[0], image.shape[1], None, lambda _: image)
     if suffix != ".npz":
         kinds = "a .npz file, an image or a folder of numbered images"
         raise MaskError(
@@ -140,8 +140,8 @@ def open_masks(where: Place) -> Masks:
         )
     array = _read_npz(where)
     if array.ndim == 2:
-        return Masks(where, *array.shape, None, lambda _: array)
-    return Masks(where, *array.shape[1:], len(array), lambda index: array[index])
+        return Masks(where, array.shape[0], array.shape[1], None, lambda _: array)
+    return Masks(where, array.shape[1], array.shape[2], len(array), lambda index: array[index])
 
 
 def masks_of_view(
@@ -262,6 +262,8 @@ def _checked(path: Place, array: NDArray[Any]) -> Mask:
         return np.rint(array * 255).astype(np.uint8)
     if array.dtype.kind not in "iu" or array.min() < 0 or array.max() > 255:
         raise MaskError(path, f"masks must be bool, 0 to 255 or floats from 0 to 1, got {array.dtype}")
-    mask = array.astype(np.uint8, copy=False)
+    mask: Mask = array.astype(np.uint8)
     # Labels 0 and 1: as a soft mask, a largest value of 1 of 255 would mean no figure at all.
-    return mask * np.uint8(255) if mask.max() == 1 else mask
+    if mask.max() == 1:
+        mask *= np.uint8(255)
+    return mask

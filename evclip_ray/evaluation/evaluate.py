@@ -226,6 +226,8 @@ def _intervals_of_class(index: int, scored: dict[str, Scores], chosen: VideoSet)
 def _write_opening(result: EvaluationResult, plan: EvaluationPlan, name: str, out: Path) -> None:
     # The count shows how often the test split was looked at: choosing by it would make its score optimistic.
     openings = read_ledger(out, "evaluation")["openings"] if (out / LEDGER).is_file() else 0
+    # Added only where it is known, so that the ledgers of other evaluations stay as they are.
+    more: dict[str, Any] = {"mask_quality": result.mask_quality} if result.mask_quality else {}
     write_ledger(
         out,
         "evaluation",
@@ -246,6 +248,5 @@ def _write_opening(result: EvaluationResult, plan: EvaluationPlan, name: str, ou
         weights=result.weights,
         conditions=result.conditions,
         openings=openings + 1,
-        # Added only where it is known, so that the ledgers of other evaluations stay as they are.
-        **({"mask_quality": result.mask_quality} if result.mask_quality else {}),
+        **more,
     )

@@ -10,7 +10,6 @@ and the videos. The folder of an evaluation gets a folder `masks/` with two file
 
 import csv
 import dataclasses
-import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,19 +24,18 @@ from torch.nn import functional as F
 from evclip_ray.artifacts import (
     LEDGER,
     ArtifactError,
-    digest,
     file_digest,
     read_json,
     read_ledger,
     replacing,
     write_json,
 )
-from evclip_ray.data import storage
 from evclip_ray.data.manifest.manifest import Manifest
 from evclip_ray.data.masks import MaskError
 from evclip_ray.data.shards.true_masks import TrueMasks
 from evclip_ray.data.transforms import crop_batch, to_device
 from evclip_ray.evaluation.evaluate import evaluate_checkpoint, load_trained
+from evclip_ray.evaluation.listed_masks import cache_of, list_of, true_masks_key
 from evclip_ray.evaluation.plan import EvaluationPlan, plan_evaluation
 from evclip_ray.metrics.mask_quality import figure_of, video_mask_quality
 from evclip_ray.metrics.multi_view import EvaluationViews
@@ -47,13 +45,11 @@ from evclip_ray.models.methods.base import Method
 from evclip_ray.models.video_encoder import IMAGENET_MEAN
 from evclip_ray.training.build import autocast_dtype, build_method, pick_device, zero_shot_of
 from evclip_ray.training.checkpoint import ADAPTER, read_record
-from evclip_ray.training.datamodule import VideoPlan, Videos, is_prepared, prepare, resolve_manifest
-from evclip_ray.training.experiment import DataConfig, ExperimentConfig
+from evclip_ray.training.datamodule import VideoPlan, Videos, is_prepared, prepare
+from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.tensorboard.mask_stats import mask_coverage, mask_entropy
 from evclip_ray.training.zero_shot import videos_key
 from evclip_ray.tuning.study_folder import StudyFolder
-
-log = logging.getLogger(__name__)
 
 FOLDER, RECORD, ARRAYS = "masks", "masks.json", "masks.npz"
 SIDE = 128
@@ -85,9 +81,9 @@ def save_best_masks(study: Path, out: Path, *, max_videos: int, seed: int) -> Pa
     experiment = ExperimentConfig.load(record["experiment"])
     identity = {"checkpoint": file_digest(checkpoint / ADAPTER), "videos": max_videos, "seed": seed}
     videos_file = _videos_file(folder, experiment)
-    cache = _cache_of(videos_file)
-    manifest = _list_of(experiment.data, cache) if cache else None
-    identity |= _true_masks_key(manifest)
+    cache = cache_of(videos_file)
+    manifest = list_of(experiment.data, cache) if cache else None
+    identity |= true_masks_key(manifest)
     if has_masks(out, identity):
         return out
     videos = Videos.load(videos_file)
@@ -107,31 +103,6 @@ def save_best_masks(study: Path, out: Path, *, max_videos: int, seed: int) -> Pa
     evaluate_checkpoint(plan, {"val": videos}, out=out)
     save_masks(plan, videos, out, identity, manifest)
     return out
-
-
-def _cache_of(videos_file: Path) -> Path | None:
-    """Return the cache that holds the decoded validation videos; None if they are gone."""
-    folders = read_json(videos_file)["folders"] if videos_file.is_file() else {}
-    shards = Path(folders.get("val", ""))
-    # A data set that is made on demand is in the same cache. Without the shards it is not made again.
-    return shards.parents[1] if (shards / LEDGER).is_file() else None
-
-
-def _list_of(data: DataConfig, cache: Path) -> Manifest | None:
-    """Return a list of videos as it is now; None if it cannot be read."""
-    try:
-        return resolve_manifest(data, cache=cache)
-    except (ValueError, OSError) as problem:
-        log.info("true masks are not shown, because the list of videos cannot be read: %s", problem)
-        return None
-
-
-def _true_masks_key(manifest: Manifest | None) -> dict[str, str]:
-    """Return a digest of the files of true masks, by name; empty if the list names none."""
-    names = set() if manifest is None else {name for name in manifest.column("mask") if name is not None}
-    if manifest is None or not names:
-        return {}
-    return {"true_masks": digest(sorted(storage.identities(manifest.root, names).items()))}
 
 
 def _videos_file(folder: StudyFolder, experiment: ExperimentConfig) -> Path:
@@ -159,7 +130,7 @@ def add_masks(evaluation: Path, *, cache: Path, max_videos: int, seed: int) -> N
     identity = {"checkpoint": file_digest(checkpoint / ADAPTER), "videos": max_videos, "seed": seed}
     data = ExperimentConfig.load(inputs["experiment"]).data
     # The masks of a data set that is made on demand never change, so it is not made here.
-    identity |= _true_masks_key(_list_of(data, cache) if data.manifest else None)
+    identity |= true_masks_key(list_of(data, cache) if data.manifest else None)
     if has_masks(evaluation, identity):
         return
     plan = plan_evaluation(
@@ -233,7 +204,7 @@ def save_masks(
     # Arrays go into the npz; the remaining facts of each video go into the JSON.
     frames = np.stack([video.pop("frames") for video in chosen])
     masks = np.stack([video.pop("mask") for video in chosen])
-    arrays: dict[str, npt.NDArray[Any]] = {"frames": frames, "masks": masks.astype(np.float16)}
+    arrays: dict[str, Any] = {"frames": frames, "masks": masks.astype(np.float16)}
     true = [video.pop("true_mask", None) for video in chosen]
     if any(mask is not None for mask in true):
         empty = np.zeros(frames.shape[1:4], np.uint8)

@@ -33,7 +33,7 @@ from evclip_ray.data.manifest.manifest import Manifest
 from evclip_ray.data.masks import Mask, MaskError
 from evclip_ray.data.shards.dataset import ShardSet
 from evclip_ray.data.shards.true_masks import TrueMasks
-from evclip_ray.data.transforms import crop_batch
+from evclip_ray.data.transforms import CROP_FRACTION, crop_batch
 from evclip_ray.formatting import sample_size
 from evclip_ray.metrics.intervals import mean_interval
 from evclip_ray.metrics.multi_view import EvaluationViews, ScoredView, score_views
@@ -42,6 +42,8 @@ from evclip_ray.models.methods.base import Method
 
 Values = NDArray[np.float32]
 Figure = NDArray[np.bool_]
+
+_CENTRE = ScoredView(0, 0.5, CROP_FRACTION)
 
 COLUMNS = ("mask_average_precision", "mask_base_share", "mask_pointing_game")
 """Columns of a table with one row per video, in the order of `VideoMaskQuality`."""
@@ -104,7 +106,7 @@ def video_mask_quality(mask: Values, figure: Figure) -> VideoMaskQuality:
     )
 
 
-def figure_of(true_masks: Mask, size: int, view: ScoredView | None = None) -> Figure:
+def figure_of(true_masks: Mask, size: int, view: ScoredView = _CENTRE) -> Figure:
     """Return the figure in a crop of the stored frames, (T, size, size).
 
     Args:
@@ -114,8 +116,8 @@ def figure_of(true_masks: Mask, size: int, view: ScoredView | None = None) -> Fi
     """
     # The crop of pixels is reused, so that a mask and its frames cannot be cut differently.
     planes = torch.from_numpy(np.repeat(true_masks[None, ..., None], 3, axis=-1))
-    crop = {} if view is None else {"position": view.position, "share": view.share}
-    figure: Figure = (crop_batch(planes, size=size, **crop)[0, :, 0] >= 0.5).numpy()
+    cropped = crop_batch(planes, size=size, position=view.position, share=view.share)
+    figure: Figure = (cropped[0, :, 0] >= 0.5).numpy()
     return figure
 
 
@@ -136,7 +138,7 @@ class MaskQuality:
     @property
     def is_scored(self) -> NDArray[np.bool_]:
         """(V,) whether each video was compared with its true mask."""
-        return ~np.isnan(self.by_video).any(axis=1)
+        return np.isfinite(self.by_video.sum(axis=1))
 
     @property
     def mean(self) -> VideoMaskQuality:
