@@ -48,17 +48,19 @@ class ClipTask:
         device: Device of the training.
     """
 
+    model: Any
+
     def __init__(self, name: str, training: Training, corpus: Path, device: torch.device) -> None:
         self.name, self.training, self.device = name, training, device
         self.tokenizer = WorldTokenizer(caption_words())
-        self.model: Any = world_model(name, self.tokenizer.vocab_size).to(device)
+        self.model = world_model(name, self.tokenizer.vocab_size).to(device)
         # Convolutions in bfloat16 are 1.5 times as fast with channels last.
         self.model.visual.to(memory_format=torch.channels_last)
         arrays = open_corpus(corpus)
         self._frames = FrameStore(arrays.frames, device)
         self._labels = np.array(arrays.labels, np.int64)
         texts = _all_captions()
-        self._tokens = self.tokenizer(texts, int(self.model.context_length)).to(device)
+        self._tokens = self.tokenizer(texts, self.model.context_length).to(device)
         self._keys = torch.from_numpy(caption_keys(texts)).to(device)
 
     @property
@@ -114,7 +116,8 @@ class ClipTask:
         images = self._prepared(scaled(frames.to(self.device)))
         with torch.autocast(self.device.type, torch.bfloat16):
             features: Tensor = self.model.encode_image(images)
-        return features.float().unflatten(0, frames.shape[:2])
+        per_video: Tensor = features.float().unflatten(0, frames.shape[:2])
+        return per_video
 
     def _encode_texts(self, texts: Sequence[str]) -> Tensor:
         tokens = self.tokenizer(texts, self.model.context_length).to(self.device)

@@ -111,6 +111,8 @@ def fit(
         terms = task.loss(step, np.random.default_rng([training.seed, step]))
         optimizer.zero_grad(set_to_none=True)
         terms["loss"].backward()
+        if training.clip_norm is not None:
+            nn.utils.clip_grad_norm_(task.module.parameters(), training.clip_norm)
         optimizer.step()
         task.after_step()
         step += 1

@@ -42,6 +42,7 @@ class Training:
         warmup: Share of the steps with rising learning rate.
         seed: Seed of initial weights, order, captions and augmentation.
         plain_share: Share of the steps, the first ones, that see the corpus's first domain only.
+        clip_norm: Largest norm of the gradient; None for no limit.
         mask_weight: Weight of the loss on the acting figure's share of each cell; 0 uses no masks.
     """
 
@@ -53,6 +54,7 @@ class Training:
     warmup: float = 0.05
     seed: int = 0
     plain_share: float = 0.0
+    clip_norm: float | None = None
     mask_weight: float = 0.0
 
     @property
@@ -78,7 +80,7 @@ SCORE_SETS = {
 """Sets of the scores in the model card. No seed is shared with a corpus."""
 
 _CLIP = Training("stills", 900_000, batch=256, lr=1.5e-3, weight_decay=0.1)
-_VIDEO = Training("clips", 300_000, batch=64, lr=1e-3, weight_decay=0.05, plain_share=0.4)
+_VIDEO = Training("clips", 300_000, batch=64, lr=1e-3, weight_decay=0.05, plain_share=0.4, clip_norm=1.0)
 
 TRAININGS = {
     "swin3d_world": _VIDEO,
