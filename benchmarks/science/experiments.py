@@ -112,7 +112,7 @@ class Experiment:
         # Runs on cached features share them with others on the same videos.
         if settings.get("data.bank"):
             return _CACHED_RUN
-        train = self.world.num_classes * settings.get("data.shots", SHOTS // 2)
+        train = self.world.num_classes * settings.get("data.shots", SHOTS)
         return _START + (train * settings["optim.epochs"] * _STEP + 3 * tests * _VIEW) * scale
 
 

@@ -61,8 +61,10 @@ def _summary(rows: Sequence[Row], results: Results) -> list[str]:
     return [
         f"{counts['holds']} conditions hold, {counts['fails']} fail, "
         f"{counts['not measured']} are not measured. "
-        f"{len(records)} experiments, {seconds / 3600:.1f} core hours; {', '.join(devices) or 'no device'}; "
-        f"revisions {', '.join(revisions) or 'none'}; page of {date}.",
+        f"{len(records)} experiments, {seconds / 3600:.1f} hours of single processes"
+        + (f" ({', '.join(devices)})" if devices else "")
+        + f"; page of {date}"
+        + (f", revisions {', '.join(revisions)}." if revisions else "."),
         "",
     ]
 

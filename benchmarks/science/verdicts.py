@@ -75,10 +75,8 @@ def _row(
     return Row(claim, text, expected, str(value), state, value.seeds)
 
 
-def _runs(
-    results: Results, method: str, domain: str, *, dial: float = 1.0, shots: int = SHOTS
-) -> list[Experiment]:
-    return [trained(method, world_set(domain, dial), seed, shots=shots) for seed in results.seeds]
+def _runs(results: Results, method: str, domain: str, *, shots: int = SHOTS) -> list[Experiment]:
+    return [trained(method, world_set(domain), seed, shots=shots) for seed in results.seeds]
 
 
 def _pretraining(results: Results) -> Iterator[Row]:
