@@ -6,7 +6,9 @@ Leaks are found by path and group only. Comparing contents would report files of
 The record of rows reads 192 KiB of each file once (0.25 ms of one CPU each, so less than 200 s on two CPUs,
 without the time of a disk). Comparing the videos with the record later reads no file (less than 40 s).
 
-Run: python benchmarks/manifest.py [--rows 650000]
+With `--objects`, only the record of rows is measured, for objects of a local S3 server (`object_storage.py`).
+
+Run: python benchmarks/manifest.py [--rows 650000] [--objects classes]
 """
 
 import argparse
@@ -15,6 +17,8 @@ import resource
 import tempfile
 import time
 from pathlib import Path
+
+from object_storage import LAYOUTS, measure
 
 from evclip_ray.data.importers import import_dataset
 from evclip_ray.data.manifest.leaks import refuse_leaks
@@ -44,7 +48,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rows", type=int, default=650_000)
-    rows = parser.parse_args().rows
+    parser.add_argument("--objects", choices=list(LAYOUTS), help="layout of objects in a storage")
+    arguments = parser.parse_args()
+    rows = arguments.rows
+    if arguments.objects is not None:
+        measure(rows, arguments.objects)
+        return
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "videos"
         make(root, rows)

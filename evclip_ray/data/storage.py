@@ -31,8 +31,11 @@ _BLOCK_BYTES, _BLOCKS = 2**20, 32
 # Threads for round trips, which mostly wait.
 _NUM_THREADS = 16
 _FILES_PER_TASK = 200
-# One listing returns a thousand objects: from this number on it is cheaper than one request per object.
+# One listing returns a thousand objects: above this number it is cheaper than one request per object.
 _WORTH_LISTING = 50
+# Above this number, objects in small folders are listed with their parent folders. Fewer take half a minute
+# with one request each, and the parent may contain far more objects than are wanted.
+_WORTH_MERGING = 10_000
 # Names of the version of an object in several storages.
 _VERSIONS = ("ETag", "etag", "generation", "md5Hash", "mtime", "LastModified", "last_modified", "updated")
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
@@ -149,6 +152,7 @@ def identities(root: Place, paths: Iterable[str]) -> dict[str, Identity | None]:
         parts = [paths[start : start + _FILES_PER_TASK] for start in range(0, len(paths), _FILES_PER_TASK)]
         facts_of_files = itertools.chain.from_iterable(pool.map(_of_files, parts))
         found = dict(zip(local, facts_of_files, strict=True))
+        remote = _merge_small(remote)
         for names, facts in zip(remote.values(), pool.map(_of_objects, remote, remote.values()), strict=True):
             found |= {path: facts[name] for name, path in names.items()}
     return found
@@ -250,8 +254,36 @@ def _of_file(path: str) -> Identity | None:
     return _together((name, Identity(facts.st_size, facts.st_mtime_ns)) for name, facts in frames)
 
 
+def _merge_small(folders: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
+    """Merge folders with few wanted objects into their parents, until a listing of these is worth it.
+
+    Args:
+        folders: Folder -> name in the folder -> path.
+
+    Returns:
+        Folder -> name -> path. Names of merged folders have slashes.
+    """
+    merged = dict(folders)
+    small = [folder for folder, names in folders.items() if len(names) <= _WORTH_LISTING]
+    if sum(len(folders[folder]) for folder in small) <= _WORTH_MERGING:
+        return merged
+    parts = [folder.split("/") for folder in small]
+    # Above the folder that all of them share, there are only other objects. Of lists, `commonprefix` returns
+    # the common elements.
+    shared = len(os.path.commonprefix(parts))  # noqa: RUF071
+    for depth in range(max(map(len, parts)), shared, -1):
+        for folder in [each for each in merged if each.count("/") == depth - 1]:
+            if len(merged[folder]) <= _WORTH_LISTING:
+                parent, _, last = folder.rpartition("/")
+                names = {f"{last}/{name}": path for name, path in merged.pop(folder).items()}
+                merged.setdefault(parent, {}).update(names)
+    return merged
+
+
 def _of_objects(folder: str, names: Iterable[str]) -> dict[str, Identity | None]:
     names = list(names)
+    if len(names) > _WORTH_LISTING and any("/" in name for name in names):
+        return _of_tree(folder, names)
     listed = _listing(folder) if len(names) > _WORTH_LISTING else None
     identities: dict[str, Identity | None] = {}
     for name in names:
@@ -266,6 +298,26 @@ def _of_objects(folder: str, names: Iterable[str]) -> dict[str, Identity | None]
         else:
             identities[name] = _identity(facts)
     return identities
+
+
+def _of_tree(folder: str, names: Iterable[str]) -> dict[str, Identity | None]:
+    """Return the identities of objects and folders of frames from one listing of all that is in a folder."""
+    with _storage_errors(folder):
+        system, path = _system(folder)
+        entries = system.find(path, detail=True)
+    files = {
+        str(name).removeprefix(path).lstrip("/"): _identity(facts)
+        for name, facts in entries.items()
+        if facts["type"] == "file"
+    }
+    frames: dict[str, list[tuple[str, Identity]]] = {}
+    for name, identity in files.items():
+        parent, _, frame = name.rpartition("/")
+        frames.setdefault(parent, []).append((frame, identity))
+    return {
+        name: files[name] if name in files else _together(frames[name]) if name in frames else None
+        for name in names
+    }
 
 
 def _facts(uri: str) -> dict[str, Any] | None:

@@ -130,6 +130,27 @@ def test_many_objects_of_a_folder_need_one_listing(remote, monkeypatch):
     assert listed["a/absent.mp4"] is None
 
 
+def test_objects_of_small_folders_are_listed_together(remote, monkeypatch):
+    root, put = remote
+    names = [f"{label}/{number}/clip.mp4" for label in "ab" for number in range(60)]
+    names += [f"c/{number}.mp4" for number in range(3)]
+    for name in names:
+        put(name, name.encode())
+    put("a/frames/1.jpg", b"x")
+    put("a/frames/2.jpg", b"y")
+    names += ["a/frames", "b/0/absent.mp4"]
+    one_by_one = identities(root, names)
+    listed = []
+    system = type(storage._system(root)[0])
+    find = system.find
+    monkeypatch.setattr(
+        system, "find", lambda self, path, **options: listed.append(path) or find(self, path, **options)
+    )
+    monkeypatch.setattr(storage, "_WORTH_MERGING", 100)
+    assert identities(root, names) == one_by_one
+    assert sorted(path.rpartition("/")[2] for path in listed) == ["a", "b"], "c has few objects"
+
+
 def test_find_videos_is_the_same_for_storage_and_folder(remote, tmp_path):
     root, put = remote
     for name in ("a/b/1.mp4", "a/2.mp4", "a.x/3.mp4", "4.mp4", "b/v/1.jpg", "b/v/2.jpg"):
