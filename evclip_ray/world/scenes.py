@@ -300,14 +300,14 @@ def _darken(frames: Array, random: np.random.Generator, dial: float) -> Array:
 
     electrons = full * gain * cast * (frame / 255) ** gamma, plus shot noise (its root) and read noise.
     """
-    gamma = 1 + dial * random.uniform(0.4, 1.0)
-    gain = np.exp(dial * np.log(random.uniform(0.05, 0.13)))
+    gamma = 1 + dial * random.uniform(0.3, 0.7)
+    gain = np.exp(dial * np.log(random.uniform(0.12, 0.26)))
     cast = 1 - dial * random.uniform(0, 0.5, 3).astype(np.float32)
     table = np.linspace(0, 1, 256, dtype=np.float32)[:, None] ** gamma * (gain * cast * 255)
     # Each channel looks up its light and its noise by the value of the pixel.
     light = np.empty(frames.shape, np.float32)
     noise = random.standard_normal(frames.shape, np.float32)
-    deviation = np.sqrt((dial * 3.0) ** 2 + dial * 0.9 * table).astype(np.float32)
+    deviation = np.sqrt((dial * 2.2) ** 2 + dial * 0.9 * table).astype(np.float32)
     for channel in range(3):
         light[..., channel] = np.take(table[:, channel].astype(np.float32), frames[..., channel])
         noise[..., channel] *= np.take(deviation[:, channel], frames[..., channel])
