@@ -74,6 +74,7 @@ def evaluate(
     """Score checkpoints on a split, and zero-shot CLIP on the same views.
 
     For several checkpoints of runs that differ in their seed, the mean and its interval are printed too.
+    Where the manifest has a column `mask` with true masks, masks of the method are compared with them.
     """
     with bars() as progress:
         result = api.evaluate(

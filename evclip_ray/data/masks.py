@@ -259,7 +259,8 @@ def _checked(path: Place, array: NDArray[Any]) -> Mask:
         # NaN fails both comparisons.
         if not ((array >= 0) & (array <= 1)).all():
             raise MaskError(path, "masks of floats must be 0 to 1; divide them by their largest value")
-        return np.rint(array * 255).astype(np.uint8)
+        soft: Mask = np.rint(array * 255).astype(np.uint8)
+        return soft
     if array.dtype.kind not in "iu" or array.min() < 0 or array.max() > 255:
         raise MaskError(path, f"masks must be bool, 0 to 255 or floats from 0 to 1, got {array.dtype}")
     mask: Mask = array.astype(np.uint8)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evclip_ray.metrics.effect_size import Estimate, area_under_curve
+from evclip_ray.metrics.mask_quality import COLUMNS
 
 Rows = list[dict[str, str]]
 
@@ -56,7 +57,7 @@ def read_predictions(path: Path) -> Rows:
 
 def predictors(predictions: Rows) -> list[str]:
     """Return the columns that contain predictions, such as adapted and zero_shot."""
-    return [name for name in predictions[0] if name and name not in _ABOUT_THE_VIDEO]
+    return [name for name in predictions[0] if name and name not in (*_ABOUT_THE_VIDEO, *COLUMNS)]
 
 
 def matched(predictions: Rows, paths: Sequence[str]) -> list[tuple[int, int]]:

@@ -138,7 +138,9 @@ class MaskQuality:
     @property
     def is_scored(self) -> NDArray[np.bool_]:
         """(V,) whether each video was compared with its true mask."""
-        return np.isfinite(self.by_video.sum(axis=1))
+        # The sum is NaN if one value is.
+        scored: NDArray[np.bool_] = np.isfinite(self.by_video.sum(axis=1))
+        return scored
 
     @property
     def mean(self) -> VideoMaskQuality:

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from evclip_ray.domain_shift.association import associate, matched, read_predictions
+from evclip_ray.domain_shift.association import associate, matched, predictors, read_predictions
+from evclip_ray.metrics.mask_quality import COLUMNS
 
 
 def rows(paths, adapted, zero_shot=None):
@@ -43,6 +44,12 @@ def test_zero_shot_predictions_alone_suffice(tmp_path):
         predictions, [(0, 0), (1, 1)], {"light": np.array([1.0, 0.0])}, ["x", "y"], seed=0
     )
     assert [(row.predictor, row.right, row.area.value) for row in associations] == [("zero_shot", 1, 1.0)]
+
+
+def test_mask_quality_is_no_prediction(tmp_path):
+    path = tmp_path / "predictions.csv"
+    path.write_text(",".join(["path,label,zero_shot,adapted", *COLUMNS]) + "\nx,a,a,b,0.4,0.2,1\n")
+    assert predictors(read_predictions(path)) == ["zero_shot", "adapted"]
 
 
 def test_file_without_predictions_is_refused(tmp_path):
