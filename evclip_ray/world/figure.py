@@ -294,6 +294,12 @@ def capsule_polygons(begin: Array, end: Array, radius: Array) -> Array:
     return np.round((points - 0.5) * (1 << _SHIFT)).astype(np.int32)
 
 
+def fill_polygons(image: Array, polygons: Array, colours: list[Any]) -> None:
+    """Fill polygons (P, V, 2) from `capsule_polygons` with antialiased edges."""
+    for polygon, colour in zip(polygons, colours, strict=True):
+        cv2.fillConvexPoly(image, polygon, colour, cv2.LINE_AA, _SHIFT)
+
+
 def draw_figure(image: Array, figure: Figure, frame: int) -> None:
     """Draw one frame of a figure. A darker edge keeps an arm visible in front of the chest."""
     for fill, edge, colour in zip(figure.fills[frame], figure.edges[frame], figure.colours, strict=True):

@@ -27,6 +27,7 @@ from evclip_ray.world.figure import (
     draw_look,
     draw_masks,
     erase,
+    fill_polygons,
 )
 
 Array = NDArray[Any]
@@ -133,9 +134,9 @@ def _draw(
     masks = np.zeros((2, count, size, size), np.uint8)
     frames = np.empty((count, size, size, 3), np.uint8)
     others = _people(seed, action, x, height, count, strength, size) if domain == "clutter" else []
-    discs = _discs(seed, time, strength, size) if domain == "clutter" else []
+    occluders = _discs(seed, time, strength, size) if domain == "clutter" else []
     if is_shaken:
-        discs = [_hands(seed, count, strength, size)]
+        occluders = [_hands(seed, count, strength, size)]
     for frame in range(count):
         image = frames[frame]
         actor, limb = masks[:, frame]
@@ -154,9 +155,8 @@ def _draw(
             if is_in_front:
                 draw_figure(image, person, frame)
                 erase(masks[:, frame], person.edges[frame])
-        for polygons, colours in discs:
-            for polygon, colour in zip(polygons[frame], colours, strict=True):
-                cv2.fillConvexPoly(image, polygon, colour, cv2.LINE_AA, 4)
+        for polygons, colours in occluders:
+            fill_polygons(image, polygons[frame], colours)
             erase(masks[:, frame], polygons[frame])
     if not action.limbs:
         masks[1] = masks[0]
