@@ -36,7 +36,7 @@ def main() -> None:
             seed=(4, row // 4),
             look_seed=(11, row // 4),
             domain=domain,
-            dial=0.6 if domain == "dark" else 1,
+            dial=1,
             num_frames=24,
             size=SIZE,
         )
