@@ -35,7 +35,7 @@ from evclip_ray.data.masks import MaskError
 from evclip_ray.data.shards.true_masks import TrueMasks
 from evclip_ray.data.transforms import crop_batch, to_device
 from evclip_ray.evaluation.evaluate import evaluate_checkpoint, load_trained
-from evclip_ray.evaluation.listed_masks import cache_of, list_of, true_masks_key
+from evclip_ray.evaluation.listed_masks import cache_of, list_of, true_masks_key, with_unchanged_masks
 from evclip_ray.evaluation.plan import EvaluationPlan, plan_evaluation
 from evclip_ray.metrics.mask_quality import figure_of, video_mask_quality
 from evclip_ray.metrics.multi_view import EvaluationViews
@@ -44,7 +44,7 @@ from evclip_ray.models.batch import VideoBatch
 from evclip_ray.models.methods.base import Method
 from evclip_ray.models.video_encoder import IMAGENET_MEAN
 from evclip_ray.training.build import autocast_dtype, build_method, pick_device, zero_shot_of
-from evclip_ray.training.checkpoint import ADAPTER, read_record
+from evclip_ray.training.checkpoint import ADAPTER, ROWS, read_record
 from evclip_ray.training.datamodule import VideoPlan, Videos, is_prepared, prepare
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.tensorboard.mask_stats import mask_coverage, mask_entropy
@@ -83,6 +83,7 @@ def save_best_masks(study: Path, out: Path, *, max_videos: int, seed: int) -> Pa
     videos_file = _videos_file(folder, experiment)
     cache = cache_of(videos_file)
     manifest = list_of(experiment.data, cache) if cache else None
+    manifest = with_unchanged_masks(manifest, checkpoint / ROWS) if manifest else None
     identity |= true_masks_key(manifest)
     if has_masks(out, identity):
         return out
