@@ -30,8 +30,10 @@ def list_of(data: DataConfig, cache: Path) -> Manifest | None:
     if data.world is not None:
         from evclip_ray.world.data_set import world_folder
 
+        folder = world_folder(data.world, cache)
         # Another version draws other videos under the same settings, of which nothing was decoded.
-        if not (world_folder(data.world, cache) / LEDGER).is_file():
+        if not (folder / LEDGER).is_file():
+            log.warning("true masks are not shown: %s is gone, or another version drew the videos", folder)
             return None
     try:
         return resolve_manifest(data, cache=cache)

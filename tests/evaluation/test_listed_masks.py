@@ -48,10 +48,11 @@ def test_nothing_is_compared_without_a_record(listed, tmp_path):
     assert with_unchanged_masks(manifest, tmp_path / "absent.parquet") is manifest
 
 
-def test_world_that_is_not_drawn_yet_is_not_drawn(tmp_path):
+def test_world_that_is_not_drawn_yet_is_not_drawn(tmp_path, caplog):
     data = DataConfig.load({"world": {"domain": "plain"}})
     assert list_of(data, tmp_path) is None
     assert not any(tmp_path.iterdir())
+    assert "true masks are not shown" in caplog.text
     assert list_of(DataConfig.load({"manifest": str(tmp_path / "gone.csv")}), tmp_path) is None
 
 
