@@ -50,7 +50,8 @@ def test_report_writes_page_markdown_and_tables(tmp_path, report):
     assert {"history", "curves_top1", "gains_val", "confusion_val"} <= set(
         embedded(study / "report.html", "charts")
     )
-    assert page.count("data:image/webp;base64,") == 2 * 3
+    # Two videos, each with its frames and the panels of the middle frame.
+    assert page.count("data:image/webp;base64,") == 2 * 2
     for name in ("leaderboard", "history", "confusion_val", "conditions"):
         assert (study / "report" / f"{name}.csv").is_file()
     links = re.findall(r"\((report/[^)]+)\)", notes)
