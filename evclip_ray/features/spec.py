@@ -16,7 +16,9 @@ from evclip_ray.models.activation import Activation, ActivationSetting
 from evclip_ray.models.backbones import find_backbone
 from evclip_ray.models.clip_weights import find_weights
 from evclip_ray.models.layers.frames import Normalization
+from evclip_ray.models.video_encoder import VIDEO_ENCODERS
 from evclip_ray.models.weight_files import file_origin, find_weight_file
+from evclip_ray.models.world_weights import WORLD, world_origin
 from evclip_ray.records import is_random
 
 Kind = Literal["frame_features", "video_map", "video_mean", "class_text"]
@@ -131,7 +133,7 @@ def video_map(
     """
     kind: Kind = "video_mean" if mean else "video_map"
     size = find_backbone(backbone).image_size
-    return FeatureSpec(kind, encoder, weights, _origin(weights), precision, size, augment)
+    return FeatureSpec(kind, encoder, weights, _origin(encoder, weights), precision, size, augment)
 
 
 def class_text(backbone: str, weights: str | None, *, activation: ActivationSetting = "auto") -> FeatureSpec:
@@ -160,8 +162,11 @@ def _of_clip(kind: Kind, backbone: str, weights: str | None, activation: Activat
     return FeatureSpec(kind, backbone, weights, found.identity, activation=found.activation)
 
 
-def _origin(weights: str) -> str:
+def _origin(encoder: str, weights: str) -> str:
     """Return the identity of weights; of a file it is the digest, which does not depend on its path."""
+    row = VIDEO_ENCODERS.get(encoder)
+    if row is not None and weights == WORLD and WORLD in row.tags:
+        return world_origin(encoder)
     file = find_weight_file(weights)
     return weights if file is None else file_origin(file)
 

@@ -9,6 +9,7 @@ from evclip_ray.artifacts import ArtifactError, file_digest
 from evclip_ray.config import ConfigError
 from evclip_ray.features.format import is_sound, map_features, write_features
 from evclip_ray.features.spec import class_text, frame_features, video_map, view_key
+from evclip_ray.models.video_encoder import load_video_encoder
 
 VALUES = torch.randn(3, 4, 8, generator=torch.Generator().manual_seed(0))
 
@@ -137,3 +138,10 @@ def test_activation_changes_a_key_where_it_is_unusual(tmp_path):
     assert usual.key != other.key
     with pytest.raises(ConfigError, match="does not state the activation"):
         frame_features("ViT-B-32", str(path), **settings)
+
+
+def test_spec_of_world_weights_names_their_digest():
+    encoder = load_video_encoder("swin3d_world", "world")
+    spec = video_map("swin3d_world", "world", backbone="world-s", precision="float32", augment=None)
+    assert spec.origin == encoder.weights
+    assert spec.origin.startswith("world:")
