@@ -207,9 +207,9 @@ def _walk(random: np.random.Generator, count: int, cycles: float) -> Array:
 
 def _camera(random: np.random.Generator, count: int, dial: float, size: int) -> Array:
     """Return the transforms (T, 2, 3) of a camera that walks, zooms and rolls."""
-    zoom = np.exp(dial * (random.uniform(-0.15, 0.55) + 0.3 * _walk(random, count, 1.2)))
+    zoom = np.exp(dial * (random.uniform(-0.1, 0.65) + 0.35 * _walk(random, count, 1.2)))
     roll = np.radians(dial * (random.uniform(-22, 22) + 18 * _walk(random, count, 1.0)))
-    shift = dial * size * (random.uniform(-0.16, 0.16, 2)[:, None] + 0.14 * np.stack(
+    shift = dial * size * (random.uniform(-0.24, 0.24, 2)[:, None] + 0.16 * np.stack(
         [_walk(random, count, 1.4), _walk(random, count, 1.4)]))  # fmt: skip
     cosine, sine = zoom * np.cos(roll), zoom * np.sin(roll)
     centre = size / 2
