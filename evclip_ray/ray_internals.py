@@ -6,6 +6,7 @@ package imports a private name of Ray (`tests/test_architecture.py`).
 """
 
 import copy
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,15 @@ def check_launcher_config(config: dict[str, Any]) -> None:
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     validate_config(prepare_config(config))
+
+
+def wait_for_ended_trials(seconds: int) -> None:
+    """Let Tune wait for the thread of the last trial before it reuses this process for the next one.
+
+    After 2 s by default, Tune drops the next trial without telling the searcher, which then waits for it
+    forever. On a busy machine the end of a trial takes longer.
+    """
+    os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = str(seconds)
 
 
 def repeat_brackets(scheduler: Any, times: int) -> None:

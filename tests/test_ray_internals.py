@@ -5,10 +5,12 @@ import json
 import os
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
 import ray
+from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler
 
 from evclip_ray import ray_internals
@@ -152,3 +154,21 @@ def test_assign_bracket():
         action = scheduler.on_trial_result(None, trial, {"epoch": 1, "score": -number})
         assert action == scheduler.CONTINUE, "the second bracket stops no trial in the first epoch"
     assert given == [[3, 2]] * 6
+
+
+@pytest.mark.slow
+def test_wait_for_ended_trials(local_ray, tmp_path):
+    def train(config):
+        ray_internals.wait_for_ended_trials(60)
+        try:
+            for epoch in range(2):
+                tune.report({"epoch": epoch})
+        finally:
+            time.sleep(3)
+
+    results = tune.Tuner(
+        train,
+        tune_config=tune.TuneConfig(num_samples=2, max_concurrent_trials=1, reuse_actors=True),
+        run_config=tune.RunConfig(storage_path=str(tmp_path), stop={"training_iteration": 1}, verbose=0),
+    ).fit()
+    assert (results.num_terminated, results.num_errors) == (2, 0)

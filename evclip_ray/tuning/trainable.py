@@ -12,6 +12,7 @@ from ray import tune
 
 from evclip_ray.artifacts import read_json, write_text
 from evclip_ray.objective import OBJECTIVE
+from evclip_ray.ray_internals import wait_for_ended_trials
 from evclip_ray.records import objective_of
 from evclip_ray.training.cross_validation import start_run
 from evclip_ray.training.datamodule import Videos
@@ -22,6 +23,8 @@ from evclip_ray.training.run_registry import register_run
 from evclip_ray.training.zero_shot import videos_key, zero_shot_key
 from evclip_ray.tuning.study_folder import StudyFolder
 from evclip_ray.tuning.study_view import trial_experiment
+
+_LONGEST_END_SECONDS = 600
 
 
 def run_trial(config: dict[str, Any]) -> None:
@@ -34,6 +37,7 @@ def run_trial(config: dict[str, Any]) -> None:
     Args:
         config: Paths and numbers of the trial, see `Tuner` in tuner.py.
     """
+    wait_for_ended_trials(_LONGEST_END_SECONDS)
     # The process serves many trials, so the record is replaced at each start and removed at the end.
     register_run(_folder(config))
     try:
