@@ -12,6 +12,7 @@ from evclip_ray.world.captions import (
     caption_keys,
     captions,
     fill_form,
+    forms_of,
     scene_keys,
     true_pairs,
     vocabulary,
@@ -51,7 +52,7 @@ def test_caption_survives_pickling(looks):
 def test_vocabulary_covers_every_caption(looks):
     words = set(vocabulary())
     for action in ACTIONS:
-        for form in CAPTION_FORMS:
+        for form in forms_of(action):
             text = fill_form(form, action, looks[0]).lower().replace(".", " .")
             assert set(text.split()) <= words
     assert set(CLOTHES) <= words
@@ -61,6 +62,23 @@ def test_caption_of_the_reverse_action_is_true_of_a_still(looks):
     caption = fill_form("a person {action}", "standing up", looks[0])
     assert caption_is_true(caption, "sitting down", looks[1])
     assert not caption_is_true(caption, "bowing", looks[1])
+
+
+def test_half_forms_are_true_of_every_action_with_that_half(looks):
+    part = fill_form("a person moving {part}", "bending the left arm", looks[0])
+    assert part == "a person moving the left arm"
+    assert caption_is_true(part, "raising the left arm", looks[1])
+    assert not caption_is_true(part, "bending both arms", looks[1])
+    assert not caption_is_true(part, "jumping", looks[1])
+    motion = fill_form("a person {motion} a limb", "lowering both arms", looks[0])
+    assert motion == "a person lowering a limb"
+    assert caption_is_true(motion, "raising the left leg", looks[1])
+    assert not caption_is_true(motion, "bending both arms", looks[1])
+
+
+def test_action_of_the_whole_body_has_no_halves(looks):
+    assert forms_of("jumping") == CAPTION_FORMS
+    assert len(forms_of("raising both arms")) > len(CAPTION_FORMS)
 
 
 def test_caption_with_another_shirt_is_false(looks):

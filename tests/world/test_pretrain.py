@@ -133,7 +133,7 @@ def test_words_of_the_captions_are_those_of_the_package() -> None:
 
 
 def test_first_layer_of_the_video_network_starts_with_differences() -> None:
-    weight = VideoClassifier("swin3d_world", has_mask_head=False).trunk.patch_embed.proj.weight
+    weight = VideoClassifier(recipe.VARIANTS["change"]).trunk.patch_embed.proj.weight
     assert torch.equal(weight[:12, :, 0], -weight[:12, :, 1])
     assert not torch.equal(weight[12:, :, 0], -weight[12:, :, 1])
 

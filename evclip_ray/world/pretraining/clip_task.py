@@ -9,6 +9,7 @@ where
            over the stills of a caption
     CE   cross entropy, mean over rows
 
+A quarter of the captions of a limb's action name only its part or only its motion.
 CLIP (Radford et al. 2021, section 2.3) has P = identity. A caption that names no shirt is true of every still
 with its action, and an identity would punish the right answer.
 """
@@ -24,17 +25,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evclip_ray.models.backbones import world_model
-from evclip_ray.models.preprocess import prepare
 from evclip_ray.models.world_weights import WorldTokenizer
 from evclip_ray.world.actions import ACTIONS
-from evclip_ray.world.captions import CAPTION_FORMS, Caption, caption_keys, fill_form, true_pairs
+from evclip_ray.world.captions import (
+    CAPTION_FORMS,
+    HALF_FORMS,
+    Caption,
+    caption_keys,
+    fill_form,
+    forms_of,
+    true_pairs,
+)
 from evclip_ray.world.figure import CLOTHES, Look
 from evclip_ray.world.pretraining.corpus import action_names, open_corpus
-from evclip_ray.world.pretraining.frames import Augmentation, FrameStore, scaled
+from evclip_ray.world.pretraining.frames import Augmentation, FrameStore, Normalisation, scaled, sent
 from evclip_ray.world.pretraining.recipe import Training
 from evclip_ray.world.pretraining.scores import ScoreSet, zero_shot_scores
 from evclip_ray.world.pretraining.words import caption_words
 
+_NUM_FORMS = len(CAPTION_FORMS) + len(HALF_FORMS)
 _MAX_LOGIT_SCALE = float(np.log(100))
 
 
@@ -58,7 +67,9 @@ class ClipTask:
         self.model.visual.to(memory_format=torch.channels_last)
         arrays = open_corpus(corpus)
         self._frames = FrameStore(arrays.frames, device)
-        self._labels = np.array(arrays.labels, np.int64)
+        self._labels = torch.from_numpy(np.array(arrays.labels, np.int64)).to(device)
+        cfg = self.model.visual.preprocess_cfg
+        self._normalised = Normalisation(cfg["mean"], cfg["std"], device)
         texts = _all_captions()
         self._tokens = self.tokenizer(texts, self.model.context_length).to(device)
         self._keys = torch.from_numpy(caption_keys(texts)).to(device)
@@ -72,16 +83,16 @@ class ClipTask:
     def loss(self, _step: int, random: np.random.Generator) -> dict[str, Tensor]:
         """Return the loss of one random batch under "loss"."""
         indices = random.integers(len(self._labels), size=self.training.batch)
-        labels = self._labels[indices]
-        forms = random.integers(len(CAPTION_FORMS), size=len(indices))
-        rows = torch.from_numpy(_caption_row(forms, labels)).to(self.device)
+        labels = self._labels[sent(indices, self.device)]
+        forms = random.integers(_NUM_FORMS, size=len(indices))
+        rows = _caption_row(sent(forms, self.device), labels)
         augmentation = Augmentation(len(indices), random, self.device)
         images = self._prepared(augmentation.frames(self._frames[indices]))
         with torch.autocast(self.device.type, torch.bfloat16):
             image_features = self.model.encode_image(images, normalize=True)
             text_features = self.model.encode_text(self._tokens[rows], normalize=True)
         logits = self.model.logit_scale.exp() * image_features.float() @ text_features.float().T
-        pairs = true_pairs(torch.from_numpy(labels[:, 1:]).to(self.device), self._keys[rows]).float()
+        pairs = true_pairs(labels[:, 1:], self._keys[rows]).float()
         return {"loss": (_cross_entropy(logits, pairs) + _cross_entropy(logits.T, pairs.T)) / 2}
 
     def package_state(self) -> dict[str, Tensor]:
@@ -108,8 +119,7 @@ class ClipTask:
         return result
 
     def _prepared(self, frames: Tensor) -> Tensor:
-        cfg = self.model.visual.preprocess_cfg
-        images: Tensor = prepare(frames, frames.shape[-1], mean=cfg["mean"], std=cfg["std"]).flatten(0, 1)
+        images = self._normalised(frames).flatten(0, 1)
         return images.contiguous(memory_format=torch.channels_last)
 
     def _encode_frames(self, frames: Tensor) -> Tensor:
@@ -131,13 +141,19 @@ def _cross_entropy(logits: Tensor, pairs: Tensor) -> Tensor:
 
 
 def _all_captions() -> list[Caption]:
-    # All captions of all forms, 25,000: drawing a caption is then one index, also on a GPU.
+    # All captions of all forms, 40,000: drawing a caption is then one index, also on a GPU.
     looks = [
         cast(Look, types.SimpleNamespace(shirt=shirt, trousers=trousers))
         for shirt in CLOTHES
         for trousers in CLOTHES
     ]
-    return [fill_form(form, action, look) for form in CAPTION_FORMS for action in ACTIONS for look in looks]
+    # An action of the whole body has fewer forms: some of them fill the places of the others.
+    return [
+        fill_form(forms_of(action)[form % len(forms_of(action))], action, look)
+        for form in range(_NUM_FORMS)
+        for action in ACTIONS
+        for look in looks
+    ]
 
 
 def _caption_row(forms: Any, labels: Any) -> Any:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from evclip_ray.artifacts import ArtifactError, digest, file_digest, read_json, write_json
 from evclip_ray.world.actions import ACTIONS
+from evclip_ray.world.figure import JOINTS
 from evclip_ray.world.pretraining.recipe import CELL, SIZE, Corpus
 
 _PART_FRAMES = 1024
@@ -27,7 +28,7 @@ _WORLD = Path(__file__).parents[1]
 _DRAWING = ("actions", "backgrounds", "captions", "domains", "figure", "scenes")
 """Modules that decide how a scene looks and what its labels are."""
 
-_LABELS = 4
+_LABELS = 6
 _IDENTITY = "corpus.json"
 
 
@@ -37,15 +38,16 @@ class CorpusArrays:
 
     Attributes:
         frames: (N, T, S, S, 3) uint8.
-        labels: (N, 4) int16: index into ACTIONS, then `scene_keys` (number of the action that is shared by
-            actions of equal stills, shirt, trousers).
+        labels: (N, 6) int16: index into ACTIONS, then the five `scene_keys`.
         shares: (N, T / 2, h, w) uint8: share of each cell of 2 x 32 x 32 pixels that the acting figure
             covers, times 255. Empty for stills.
+        poses: (N, T, J, 2) float16: joints relative to the hips, in lengths of a leg. Empty for stills.
     """
 
     frames: NDArray[np.uint8]
     labels: NDArray[np.int16]
     shares: NDArray[np.uint8]
+    poses: NDArray[np.float16]
 
 
 def action_names(held_out: bool) -> tuple[str, ...]:
@@ -132,12 +134,15 @@ def _create(corpus: Corpus, folder: Path) -> NDArray[np.uint8]:
             raise ArtifactError(f"{folder}: holds another corpus; remove the folder or give another --work")
     else:
         folder.mkdir(parents=True, exist_ok=True)
-        cells = (corpus.num_frames // 2, SIZE // CELL, SIZE // CELL) if corpus.num_frames > 1 else (0,)
+        is_clip = corpus.num_frames > 1
+        cells = (corpus.num_frames // 2, SIZE // CELL, SIZE // CELL) if is_clip else (0,)
+        joints = (corpus.num_frames, len(JOINTS), 2) if is_clip else (0,)
         parts = -(-corpus.count // _per_part(corpus))
         for name, shape, dtype in (
             ("frames", (corpus.count, corpus.num_frames, SIZE, SIZE, 3), np.uint8),
             ("labels", (corpus.count, _LABELS), np.int16),
             ("shares", (corpus.count, *cells), np.uint8),
+            ("poses", (corpus.count, *joints), np.float16),
             ("done", (parts,), np.uint8),
         ):
             open_memmap(folder / f"{name}.npy", "w+", dtype, shape).flush()
@@ -168,6 +173,7 @@ def _draw_part(corpus: Corpus, folder: Path, part: int) -> None:
         else:
             scene = draw_scene(action, seed=seed, domain=domain, size=SIZE, num_frames=corpus.num_frames)
             maps["shares"][index] = cell_shares(scene.actor_mask)
+            maps["poses"][index] = relative_poses(scene.joints)
         maps["frames"][index] = scene.frames
         maps["labels"][index] = [order.index(action), *scene_keys([action], [scene.look])[0]]
     for array in maps.values():
@@ -183,3 +189,11 @@ def cell_shares(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
     cells = mask.reshape(frames // 2, 2, side, CELL, side, CELL).mean((1, 3, 5))
     result: NDArray[np.uint8] = np.round(cells).astype(np.uint8)
     return result
+
+
+def relative_poses(joints: NDArray[np.float32]) -> NDArray[np.float16]:
+    """Return joints (T, J, 2) relative to the hips, in lengths of a leg: free of place and size."""
+    relative = joints - joints[:, :1]
+    feet = relative[:, [JOINTS.index("left foot"), JOINTS.index("right foot")]]
+    # A leg is seen in its full length in at least one frame of most actions.
+    return (relative / np.linalg.norm(feet, axis=-1).max()).astype(np.float16)

@@ -1,5 +1,6 @@
 """Frames of a corpus as training input: random access, random crops and brightness."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ class FrameStore:
     def __getitem__(self, indices: NDArray[np.int64]) -> Tensor:
         """Return the frames (B, T, S, S, 3) uint8 of B stills or clips."""
         if isinstance(self._frames, Tensor):
-            return self._frames[torch.from_numpy(indices).to(self.device)]
+            return self._frames[sent(indices, self.device)]
         return torch.from_numpy(self._frames[indices])
 
 
@@ -39,6 +40,29 @@ def _to_device(frames: NDArray[np.uint8], device: torch.device) -> Tensor:
     for start in range(0, len(frames), step):
         result[start : start + step] = torch.from_numpy(np.array(frames[start : start + step])).to(device)
     return result
+
+
+def sent(values: NDArray[Any], device: torch.device) -> Tensor:
+    """Return a small array on a device. The host does not wait for the work before it."""
+    return torch.from_numpy(values).to(device, non_blocking=True)
+
+
+class Normalisation:
+    """Normalisation of each colour as `preprocess.prepare` does it, with the numbers kept on the device.
+
+    Args:
+        mean: Mean of each colour.
+        std: Standard deviation of each colour.
+        device: Device of the frames.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], device: torch.device) -> None:
+        self._mean = torch.tensor(mean, device=device).view(3, 1, 1)
+        self._std = torch.tensor(std, device=device).view(3, 1, 1)
+
+    def __call__(self, frames: Tensor) -> Tensor:
+        """Return frames (B, T, 3, S, S) in [0, 1] in the numbers that a network reads."""
+        return (frames - self._mean) / self._std
 
 
 def scaled(frames: Tensor) -> Tensor:
@@ -66,8 +90,8 @@ class Augmentation:
         maps[:, 0, 0] = maps[:, 1, 1] = side_share
         maps[:, :, 2] = random.uniform(-1, 1, (count, 2)) * reach[:, None]
         bright = random.uniform(1 - _BRIGHTNESS, 1 + _BRIGHTNESS, count).astype(np.float32)
-        self._maps = torch.from_numpy(maps).to(device)
-        self._bright = torch.from_numpy(bright).to(device).view(-1, 1, 1, 1)
+        self._maps = sent(maps, device)
+        self._bright = sent(bright, device).view(-1, 1, 1, 1)
 
     def frames(self, frames: Tensor) -> Tensor:
         """Return the changed frames (B, T, 3, S, S) in [0, 1] of frames (B, T, S, S, 3) uint8."""

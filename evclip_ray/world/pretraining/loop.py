@@ -4,11 +4,12 @@ The random choices of a step depend on the seed and the number of the step alone
 the same ones.
 """
 
+import contextlib
 import json
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,7 +25,7 @@ from evclip_ray.world.pretraining.scores import ScoreSet
 
 _CALIBRATION_STEPS = 30
 _LOG_EVERY = 50
-NUM_SCORES = 12
+NUM_SCORES = 6
 """Number of times that the scores are computed during a training."""
 _SETS_ON_THE_WAY = ("held-out plain", "seen plain", "seen clutter")
 _VIDEOS_ON_THE_WAY = 240
@@ -98,7 +99,8 @@ def fit(
     """
     training, steps = task.training, task.training.steps
     optimizer = _optimizer(task.module, training)
-    step, seconds = _resume(task.module, optimizer, checkpoint)
+    average = MovingAverage(task.module, training.average)
+    step, seconds = _resume(task.module, average, optimizer, checkpoint)
     score_every = max(1, math.ceil(steps / NUM_SCORES))
     started = time.monotonic() - seconds
     calibration: float | None = None
@@ -116,6 +118,7 @@ def fit(
         optimizer.step()
         task.after_step()
         step += 1
+        average.update(step)
         bar.update()
         if step - first == 5:
             calibration = time.monotonic()
@@ -135,10 +138,11 @@ def fit(
         is_late = time.monotonic() > deadline
         if step % score_every == 0 or step == steps or is_late:
             chosen = list(sets) if step == steps else _fewer(sets)
-            log.write(step=step, seen=step * training.batch, scores=_rounded(task.scores(chosen)))
             seconds = time.monotonic() - started
-            _save(task.module, optimizer, checkpoint, step, seconds)
-            save_weights(task, weights, step, seconds)
+            _save(task.module, average, optimizer, checkpoint, step, seconds)
+            with average.in_place():
+                log.write(step=step, seen=step * training.batch, scores=_rounded(task.scores(chosen)))
+                save_weights(task, weights, step, time.monotonic() - started)
             since, logged = time.monotonic(), step
         if is_late:
             break
@@ -171,18 +175,66 @@ def _optimizer(module: nn.Module, training: Training) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=training.lr, betas=(0.9, 0.98), fused=fused)
 
 
-def _resume(module: nn.Module, optimizer: torch.optim.Optimizer, path: Path) -> tuple[int, float]:
+class MovingAverage:
+    """Exponential moving average of a module's parameters and statistics, which is scored and saved.
+
+    average <- d average + (1 - d) value, where d = min(decay, (1 + step) / (10 + step)), so that the initial
+    weights are soon forgotten.
+
+    Args:
+        module: Trained module.
+        decay: Share of the old average that a step keeps.
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self._decay = decay
+        tensors = [*module.parameters(), *module.buffers()]
+        self._live = [tensor.data for tensor in tensors if tensor.is_floating_point()]
+        self.values = [tensor.clone() for tensor in self._live]
+
+    def update(self, step: int) -> None:
+        """Take in the values after `step` steps."""
+        decay = min(self._decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(self.values, self._live, 1 - decay)
+
+    def load(self, values: Sequence[Tensor]) -> None:
+        """Continue from saved values."""
+        torch._foreach_copy_(self.values, list(values))
+
+    @contextlib.contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Give the module the averages for a while."""
+        kept = [tensor.clone() for tensor in self._live]
+        torch._foreach_copy_(self._live, self.values)
+        try:
+            yield
+        finally:
+            torch._foreach_copy_(self._live, kept)
+
+
+def _resume(
+    module: nn.Module, average: MovingAverage, optimizer: torch.optim.Optimizer, path: Path
+) -> tuple[int, float]:
     if not path.exists():
         return 0, 0.0
     state = torch.load(path, map_location=next(module.parameters()).device, weights_only=True)
     module.load_state_dict(state["module"])
+    average.load(state["average"])
     optimizer.load_state_dict(state["optimizer"])
     return int(state["step"]), float(state["seconds"])
 
 
-def _save(module: nn.Module, optimizer: torch.optim.Optimizer, path: Path, step: int, seconds: float) -> None:
+def _save(
+    module: nn.Module,
+    average: MovingAverage,
+    optimizer: torch.optim.Optimizer,
+    path: Path,
+    step: int,
+    seconds: float,
+) -> None:
     state = {
         "module": module.state_dict(),
+        "average": average.values,
         "optimizer": optimizer.state_dict(),
         "step": step,
         "seconds": seconds,
@@ -216,6 +268,3 @@ def _fewer(sets: Sequence[ScoreSet]) -> list[ScoreSet]:
 
 def _rounded(scores: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
     return {name: {key: round(value, 4) for key, value in values.items()} for name, values in scores.items()}
-
-
-BuildTask = Callable[[str, Training, Path, torch.device], Task]

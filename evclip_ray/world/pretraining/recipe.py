@@ -43,7 +43,13 @@ class Training:
         seed: Seed of initial weights, order, captions and augmentation.
         plain_share: Share of the steps, the first ones, that see the corpus's first domain only.
         clip_norm: Largest norm of the gradient; None for no limit.
+        average: Share of the old average that a step keeps in the moving average of the weights, which is
+            what is scored and saved.
         mask_weight: Weight of the loss on the acting figure's share of each cell; 0 uses no masks.
+        change_weight: Weight of the loss on the share of each cell that changes, in plain scenes.
+        pose_weight: Weight of the loss on the figure's joints.
+        teacher: Training of the CLIP whose features the video network repeats in plain scenes.
+        teacher_weight: Weight of that loss.
     """
 
     corpus: str
@@ -55,7 +61,12 @@ class Training:
     seed: int = 0
     plain_share: float = 0.0
     clip_norm: float | None = None
+    average: float = 0.999
     mask_weight: float = 0.0
+    change_weight: float = 0.0
+    pose_weight: float = 0.0
+    teacher: str | None = None
+    teacher_weight: float = 3.0
 
     @property
     def steps(self) -> int:
@@ -79,11 +90,18 @@ SCORE_SETS = {
 }
 """Sets of the scores in the model card. No seed is shared with a corpus."""
 
-_CLIP = Training("stills", 900_000, batch=256, lr=1.5e-3, weight_decay=0.1)
-_VIDEO = Training("clips", 300_000, batch=64, lr=1e-3, weight_decay=0.05, plain_share=0.4, clip_norm=1.0)
+_CLIP = Training("stills", 800_000, batch=256, lr=1.5e-3, weight_decay=0.1)
+_VIDEO = Training("clips", 240_000, batch=64, lr=1e-3, weight_decay=0.05, plain_share=0.4, clip_norm=1.0)
+
+VARIANTS = {
+    "change": dataclasses.replace(_VIDEO, change_weight=3.0),
+    "pose": dataclasses.replace(_VIDEO, change_weight=3.0, pose_weight=10.0),
+    "teacher": dataclasses.replace(_VIDEO, teacher="world-m"),
+}
+"""Trainings of `swin3d_world` without true masks, one of which is chosen."""
 
 TRAININGS = {
-    "swin3d_world": _VIDEO,
+    **{f"swin3d_world_{name}": training for name, training in VARIANTS.items()},
     "swin3d_world_masks": dataclasses.replace(_VIDEO, mask_weight=3.0),
     "world-m": _CLIP,
     "world-s": _CLIP,

@@ -43,8 +43,8 @@ class ScoreSet:
 
     def first(self, count: int) -> "ScoreSet":
         """Return the set of the first videos. Actions take turns, so all are in it."""
-        arrays = (self.arrays.frames[:count], self.arrays.labels[:count], self.arrays.shares[:count])
-        return ScoreSet(self.name, self.corpus, CorpusArrays(*arrays))
+        arrays = {key: value[:count] for key, value in vars(self.arrays).items()}
+        return ScoreSet(self.name, self.corpus, CorpusArrays(**arrays))
 
     def batches(self) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
         """Yield frames (B, T, S, S, 3) uint8 and indices into ACTIONS (B,)."""
