@@ -196,4 +196,5 @@ def relative_poses(joints: NDArray[np.float32]) -> NDArray[np.float16]:
     relative = joints - joints[:, :1]
     feet = relative[:, [JOINTS.index("left foot"), JOINTS.index("right foot")]]
     # A leg is seen in its full length in at least one frame of most actions.
-    return (relative / np.linalg.norm(feet, axis=-1).max()).astype(np.float16)
+    result: NDArray[np.float16] = (relative / np.linalg.norm(feet, axis=-1).max()).astype(np.float16)
+    return result
