@@ -315,7 +315,8 @@ class Run:
         each = self.validate.of_each_video(scores)
         # Renamed videos, or other skipped ones, give other bits: the earlier answers do not belong to them.
         if self.answers is None or self.answers.videos != each.videos:
-            self.answers = EpochAnswers.empty(each.videos, len(each.right), each.groups)
+            labels = self.videos.sets["val"].labels
+            self.answers = EpochAnswers.empty(each.videos, len(each.right), each.groups, labels)
         self.answers = self.answers.with_epoch(epoch + 1, each.right)
         return self._finish_epoch({**trained, **scored}, board, started, is_best=is_best, each=each)
 

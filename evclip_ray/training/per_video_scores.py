@@ -11,7 +11,8 @@ The checkpoint to resume from has the answers of all epochs instead. They allow 
 best trial and epoch on samples of the videos (`metrics.choice`).
 
     validation_epochs.npz    `right` (E, ceil(V / 8)) uint8, one bit per epoch and video;
-                             `epochs` (E,) their numbers from 1; `count` V; `videos`, `groups` as above
+                             `epochs` (E,) their numbers from 1; `count` V; `videos`, `groups` as above;
+                             `classes` (V,) int32, absent in older versions
 """
 
 import contextlib
@@ -53,7 +54,7 @@ class VideoScores:
         if not path.is_file():
             return None
         with _reading(path) as saved:
-            return cls(str(saved["videos"]), saved["right"], saved["log_loss"], _groups(saved))
+            return cls(str(saved["videos"]), saved["right"], saved["log_loss"], _numbers(saved, "groups"))
 
     def write(self, checkpoint: Path) -> None:
         """Write the scores into a checkpoint's folder."""
@@ -62,7 +63,7 @@ class VideoScores:
             videos=self.videos,
             right=self.right,
             log_loss=self.log_loss,
-            **_saved_groups(self.groups),
+            **_saved_numbers(groups=self.groups),
         )
 
 
@@ -78,6 +79,7 @@ class EpochAnswers:
             are missing.
         packed: (E, ceil(V / 8)) uint8.
         groups: (V,) number of each video's group; None if every video is a group of its own.
+        classes: (V,) class of each video; None for runs of older versions.
     """
 
     videos: str
@@ -85,12 +87,19 @@ class EpochAnswers:
     epochs: NDArray[np.int64]
     packed: NDArray[np.uint8]
     groups: NDArray[np.int64] | None = None
+    classes: NDArray[np.int64] | None = None
 
     @classmethod
-    def empty(cls, videos: str, count: int, groups: NDArray[np.int64] | None) -> Self:
+    def empty(
+        cls,
+        videos: str,
+        count: int,
+        groups: NDArray[np.int64] | None,
+        classes: NDArray[np.int64] | None = None,
+    ) -> Self:
         """Return the answers of a run before its first epoch."""
         packed = np.empty((0, len(np.packbits(np.empty(count, bool)))), np.uint8)
-        return cls(videos, count, np.empty(0, np.int64), packed, groups)
+        return cls(videos, count, np.empty(0, np.int64), packed, groups, classes)
 
     def with_epoch(self, epoch: int, right: NDArray[np.bool_]) -> Self:
         """Return the answers with those of one more epoch, (V,)."""
@@ -121,7 +130,8 @@ class EpochAnswers:
             return None
         with _reading(path) as saved:
             videos, count = str(saved["videos"]), int(saved["count"])
-            return cls(videos, count, saved["epochs"], saved["right"], _groups(saved))
+            groups, classes = (_numbers(saved, name) for name in ("groups", "classes"))
+            return cls(videos, count, saved["epochs"], saved["right"], groups, classes)
 
     def write(self, checkpoint: Path) -> None:
         """Write the answers into a checkpoint's folder."""
@@ -132,7 +142,7 @@ class EpochAnswers:
             count=self.count,
             epochs=self.epochs,
             right=self.packed,
-            **_saved_groups(self.groups),
+            **_saved_numbers(groups=self.groups, classes=self.classes),
         )
 
 
@@ -145,9 +155,9 @@ def _reading(path: Path) -> Iterator[Mapping[str, NDArray[Any]]]:
         raise ArtifactError(f"{path}: cannot be read ({error}). The file is damaged; remove it.") from None
 
 
-def _groups(saved: Mapping[str, NDArray[Any]]) -> NDArray[np.int64] | None:
-    return saved["groups"].astype(np.int64) if "groups" in saved else None
+def _numbers(saved: Mapping[str, NDArray[Any]], name: str) -> NDArray[np.int64] | None:
+    return saved[name].astype(np.int64) if name in saved else None
 
 
-def _saved_groups(groups: NDArray[np.int64] | None) -> dict[str, Any]:
-    return {} if groups is None else {"groups": groups.astype(np.int32)}
+def _saved_numbers(**numbers: NDArray[np.int64] | None) -> dict[str, Any]:
+    return {name: values.astype(np.int32) for name, values in numbers.items() if values is not None}

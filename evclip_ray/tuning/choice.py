@@ -76,13 +76,20 @@ def correction(trials: Sequence[TrialRecord], points: Sequence[object], best: in
     if len({each.videos for each in known}) > 1:
         return fields | {"corrected_note": "the trials were scored on different validation videos"}
     objective = trials[best].objective
+    # The digest of the videos contains their labels. Runs of older versions kept the digest only.
+    classes = next((each.classes for each in known if each.classes is not None), None)
     candidates = [
         Candidate(
-            point, functools.partial(_right, each), _in_bag(each, objective), trial.state.has_final_score
+            point,
+            functools.partial(_right, each),
+            _in_bag(each, objective, classes),
+            trial.state.has_final_score,
         )
         for trial, point, each in zip(trials, points, known, strict=True)
     ]
-    corrected = corrected_for_choice(candidates, rule=_rule(objective), best=best, groups=known[best].groups)
+    corrected = corrected_for_choice(
+        candidates, rule=_rule(objective), best=best, groups=known[best].groups, classes=classes
+    )
     if corrected is None:
         is_one = known[best].count == 1
         note = "there is only one validation video" if is_one else "all validation videos are of one group"
@@ -122,12 +129,12 @@ def _shares(answers: EpochAnswers, first: int, last: int) -> NDArray[np.float64]
     return _cached(answers, (first, last), compute)
 
 
-def _in_bag(answers: EpochAnswers, objective: str) -> NDArray[np.float64]:
+def _in_bag(answers: EpochAnswers, objective: str, classes: NDArray[np.int64] | None) -> NDArray[np.float64]:
     def compute() -> NDArray[np.float64]:
-        samples = resampling(answers.count, answers.groups)
+        samples = resampling(answers.count, answers.groups, classes)
         return objective_in_bag(answers.right, _rule(objective), samples)
 
-    return _cached(answers, objective, compute)
+    return _cached(answers, (objective, classes is None), compute)
 
 
 # The leaderboard is written after each trial, and most trials have not changed since then. The answers of a

@@ -12,9 +12,9 @@ from evclip_ray.objective import objective_weights
 best_epoch = functools.partial(objective_weights, objective="best")
 
 
-def corrected(right, *, rule=best_epoch, points=None, counts=None, groups=None, best=None):
+def corrected(right, *, rule=best_epoch, points=None, counts=None, groups=None, best=None, classes=None):
     """Correct the best of trials whose answers are (T, E, V)."""
-    samples = resampling(right.shape[2], groups)
+    samples = resampling(right.shape[2], groups, classes)
     candidates = [
         Candidate(
             number if points is None else points[number],
@@ -26,7 +26,7 @@ def corrected(right, *, rule=best_epoch, points=None, counts=None, groups=None, 
     ]
     if best is None:
         best = int(right.mean(2).max(1).argmax())
-    return corrected_for_choice(candidates, rule=rule, best=best, groups=groups)
+    return corrected_for_choice(candidates, rule=rule, best=best, groups=groups, classes=classes)
 
 
 def test_single_candidate_keeps_its_accuracy_and_interval():
@@ -96,6 +96,25 @@ def test_each_division_leaves_out_every_video_once(videos, parts):
     assert (is_out.reshape(-1, parts, videos).sum(1) == 1).all()
     assert is_out.sum(1).max() - is_out.sum(1).min() <= 1, "parts are equally large"
     assert len(np.unique(is_out[:50], axis=0)) > 1, "divisions differ"
+
+
+def test_parts_have_equal_shares_of_each_class():
+    classes = np.random.default_rng(0).permutation(np.repeat(np.arange(6), 12))
+    is_out = resampling(72, None, classes).is_out
+    assert all((is_out[:, classes == label].sum(1) == 3).all() for label in range(6))
+    # Groups of one class are divided as a whole.
+    groups, classes = np.arange(72) // 3, np.arange(72) // 12
+    is_out = resampling(72, groups, classes).is_out
+    assert (is_out[:, ::3] == is_out[:, 2::3]).all()
+    assert all((is_out[:, classes == label].sum(1) == 3).all() for label in range(6))
+
+
+def test_constant_answers_are_chance_with_classes():
+    # Each trial prefers one class and is right on all of its videos: exactly chance on balanced videos.
+    classes = np.arange(48) % 6
+    right = (classes == np.arange(6)[:, None])[:, None]
+    assert corrected(right, classes=classes).top1 == pytest.approx(1 / 6)
+    assert corrected(right).top1 < 1 / 6 - 0.03, "without classes, the class that is left out is rare"
 
 
 def test_videos_of_one_group_have_no_correction():

@@ -65,6 +65,7 @@ def test_answers_of_every_epoch_are_stored_as_bits(run_folder, tiny_videos):
     assert answers.right.shape == (3, len(val))
     assert answers.right.mean(1) == pytest.approx([epoch["val_top1"] for epoch in history])
     assert answers.videos == val.key
+    assert answers.classes.tolist() == val.labels.tolist()
     best, last = (VideoScores.read(run_folder / name) for name in ("best", "last"))
     assert (answers.right[history[-1]["best_epoch"] - 1] == best.right).all()
     # The checkpoint of a study is the last one of a trial if its objective is another one than `best`.
