@@ -283,12 +283,14 @@ _REVERSED = {
 }  # fmt: skip
 """Action -> action that it shows in reverse order."""
 
+# The other side of each combination is seen. With both one-sided combinations of a motion held out, the towers
+# took "stretching the left arm" for "waving the left arm".
 _HELD_OUT = (
     "bending both arms",
     "bending the left leg",
     "crossing both arms",
+    "crossing the right leg",
     "shaking the right arm",
-    "stretching the left arm",
     "stretching the right arm",
     "waving the left arm",
     "waving the right leg",
