@@ -283,8 +283,8 @@ _REVERSED = {
 }  # fmt: skip
 """Action -> action that it shows in reverse order."""
 
-# The other side of each combination is seen. With both one-sided combinations of a motion held out, the towers
-# took "stretching the left arm" for "waving the left arm".
+# The mirror image of each combination is seen, or both of its sides. With both one-armed stretches held out,
+# the towers took "stretching the left arm" for "waving the left arm".
 _HELD_OUT = (
     "bending both arms",
     "bending the left leg",
