@@ -207,7 +207,7 @@ def no_cached_networks():
 
 @pytest.mark.slow
 def test_pretraining_is_deterministic_and_can_be_resumed(tmp_path, monkeypatch, no_cached_networks) -> None:
-    options = ["--scale", "0.0006", "--jobs", "1", "--device", "cpu", "--work", str(tmp_path / "work")]
+    options = ["--scale", "0.0007", "--jobs", "1", "--device", "cpu", "--work", str(tmp_path / "work")]
     stages = ["draw", "world-xs", "swin3d_world_change"]
     outs = [tmp_path / name for name in ("first", "second")]
     for out in outs:
@@ -228,7 +228,7 @@ def test_pretraining_is_deterministic_and_can_be_resumed(tmp_path, monkeypatch, 
     folder = tmp_path / "package"
     monkeypatch.setattr(world_weights, "WEIGHTS_FOLDER", folder)
     rows = ["world-xs", "swin3d_world"]
-    small = recipe.Recipe(scale=0.0006)
+    small = recipe.Recipe(scale=0.0007)
     install.install(outs[0], folder, rows=rows, work=tmp_path / "scores", recipe=small, variant="change")
     card = read_json(folder / "card.json")
     page = render(card)
