@@ -39,10 +39,10 @@ ALL_SHOTS = (1, 2, 4, 8, 16)
 SIZES = ("world-xs", "world-s", "world-m")
 STUDIES = 24
 
-# Expected seconds on one core, measured on two cores of an AMD EPYC at 2.6 GHz.
-_DRAW, _VIEW, _STEP, _START = 0.14, 0.013, 0.030, 6.0
+# Expected seconds on one quiet core of an AMD EPYC.
+_DRAW, _VIEW, _STEP, _START = 0.06, 0.013, 0.026, 6.0
 _STUDY, _CACHED_RUN = 35.0, 30.0
-_SIZE_COST = {"world-xs": 0.7, "world-s": 1.0, "world-m": 1.5}
+_SIZE_COST = {"world-xs": 0.7, "world-s": 1.0, "world-m": 1.3}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,8 +8,8 @@ DOMAINS = ("plain", "egocentric", "temporal", "long_tail", "clutter", "dark")
 
 SHOTS = 8
 TEST_VIDEOS = 8
-STANDARD_DIAL = {"dark": 0.6}
-"""Dial of a domain where it is not 1. Dark pictures of dial 1 are hardly visible to a person."""
+STANDARD_DIAL = {"dark": 0.7}
+"""Dial of a domain where it is not 1. At dial 1 of the dark, zero-shot CLIP is at chance."""
 CLASSES = 30
 
 
@@ -87,18 +87,21 @@ BASE: dict[str, Any] = {
     "data.augment.flip": 0.0,
     "data.augment.brightness": 0.15,
     "view.num_frames": 8,
-    "backbone.name": "world-s",
+    "backbone.name": "world-m",
     "backbone.pretrained": "world",
+    # A mask generator that is trained on the true masks themselves needs 300 to 450 steps before it leaves
+    # the average precision of noise, so batches are small: 600 steps of 240 videos.
     "optim.epochs": 20,
-    "optim.batch_size": 16,
-    "optim.lr": 1e-3,
+    "optim.batch_size": 8,
+    "optim.lr": 2e-3,
 }
 _EV_CLIP = {
     "method.name": "ev_clip",
     "method.mask.start": "open",
     "method.video_encoder.name": "swin3d_world",
     "method.video_encoder.weights": "world",
-    "optim.scalar_lr_factor": 30.0,
+    # At 30 the sharpness of the mask crosses 0, and bright and dark exchange their roles.
+    "optim.scalar_lr_factor": 10.0,
 }
 # Features of fixed views are computed once, and epochs cost next to nothing.
 _CACHED = {"data.bank": 4, "optim.epochs": 40}
