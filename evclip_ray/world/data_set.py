@@ -40,7 +40,7 @@ _FRAMES_PER_SECOND = 12
 _VIDEOS_PER_FIGURE = 4
 _SPLITS = ("train", "val", "test")
 # Raise it when the same settings would give other videos, also because scenes are drawn in another way.
-_FORMAT = 3
+_FORMAT = 4
 # Largest size of a video with its masks, in bytes per pixel of a frame.
 _BYTES_PER_PIXEL = 0.2
 

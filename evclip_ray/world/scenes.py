@@ -59,6 +59,12 @@ class Scene:
     look: Look
 
 
+_ASIDE = (0.17, 0.27)
+"""Distance of the two persons of clutter from the middle, as a share of the width."""
+_SMALLER = 0.12
+"""Share of the height that the actor loses there, so that arms and legs stay inside at the side."""
+
+
 def draw_scene(
     action: str,
     *,
@@ -126,7 +132,7 @@ def _draw(
     background = draw_background(_stream(look_seed, _BACKGROUND), size)
     pose = pose_over_time(action, time, _stream(seed, _MOTION))
     count = len(pose.limbs)
-    place, x, height = _place(_stream(seed, _POSITION), size)
+    place, x, height = _place(_stream(seed, _POSITION), size, strength if domain == "clutter" else 0.0)
     is_shaken = domain == "egocentric" and strength > 0
     camera = _camera(_stream(seed, _CAMERA), count, strength, size) if is_shaken else None
     figure = build_figure(pose, look, _through(camera, place, count), action.limbs)
@@ -173,13 +179,24 @@ def _stream(seed: Sequence[int], purpose: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64([purpose, len(seed), *seed]))
 
 
-def _place(random: np.random.Generator, size: int) -> tuple[Array, float, float]:
-    """Return the transform from a figure's coordinates to pixels, its position and its height as shares."""
+def _place(random: np.random.Generator, size: int, aside: float) -> tuple[Array, float, float]:
+    """Return the transform from a figure's coordinates to pixels, its position and its height as shares.
+
+    Args:
+        random: source of the draws.
+        size: side of a frame in pixels.
+        aside: from 0 (anywhere that keeps arms and legs inside) to 1 (smaller, at the left or at the right). A
+            figure in the middle would be found without looking at it.
+    """
     height = random.uniform(0.5, 0.8)
     # Arms and legs stay inside, since a limb beyond the edge would leave nothing to recognise.
     reach = 0.5 - 0.49 * height
     x = 0.5 + random.uniform(-1, 1) * reach
-    y = min(0.97, 0.5 + 0.55 * height + random.uniform(-0.02, 0.12))
+    down = random.uniform(-0.02, 0.12)
+    side = 1 if random.random() < 0.5 else -1
+    x += aside * (0.5 + side * random.uniform(*_ASIDE) - x)
+    height *= 1 - _SMALLER * aside
+    y = min(0.97, 0.5 + 0.55 * height + down)
     return _to_pixels(x, y, height, size), x, height
 
 
@@ -265,11 +282,11 @@ def _people(
     pose = pose_over_time(ACTIONS[others[random.integers(len(others))]], None, random)
     pose.limbs = pose.limbs + np.zeros((count, 1, 1))
     pose.lean = pose.lean + 1.0 * _walk(random, count, 0.6)
-    tall = float(np.clip(height * random.uniform(1.0, 1.35), 0.55, 0.9))
-    # The person stands on the side with more space.
-    side = 1 if x < random.uniform(0.35, 0.65) else -1
+    tall = float(np.clip(height * random.uniform(1.0, 1.3), 0.5, 0.85))
+    # The person stands on the other side, so that the place does not reveal who acts.
+    side = 1 if x < 0.5 else -1
     place = _to_pixels(
-        float(np.clip(x + side * random.uniform(0.2, 0.36), 0.16, 0.84)),
+        0.5 + side * random.uniform(*_ASIDE),
         min(0.98, 0.5 + 0.55 * tall + random.uniform(-0.02, 0.12)), tall, size,
     )  # fmt: skip
     person = build_figure(pose, draw_look(random), _through(None, place, count))

@@ -82,9 +82,20 @@ def test_clutter_hides_parts_of_some_actors():
     for seed in range(12):
         plain = draw_still("raising both arms", seed=[seed])
         clutter = draw_still("raising both arms", seed=[seed], domain="clutter")
-        assert (clutter.actor_mask <= plain.actor_mask).all()
-        shares.append(clutter.actor_mask.sum() / plain.actor_mask.sum())
+        # The actor of clutter is smaller by 12 %.
+        shares.append(clutter.actor_mask.sum() / plain.actor_mask.sum() / 0.88**2)
     assert 0.3 < np.mean(shares) < 0.98
+
+
+def test_clutter_actor_stands_at_either_side():
+    # With an actor in the middle a map of 3 x 3 cells would not have to say who acts.
+    columns = []
+    for seed in range(24):
+        mask = draw_still("squatting", seed=[seed], domain="clutter").actor_mask[0].astype(float)
+        columns.append((mask.sum(0) * np.arange(96)).sum() / mask.sum() / 96)
+    left = np.array(columns) < 0.5
+    assert 6 <= left.sum() <= 18
+    assert abs(np.array(columns) - 0.5).min() > 0.1
 
 
 def test_masks_and_joints_follow_the_camera():
