@@ -129,6 +129,15 @@ def test_moving_average_is_in_place_only_for_a_while() -> None:
     assert module.weight.item() == 3.0
 
 
+def test_moving_average_leaves_an_attention_mask_alone() -> None:
+    module = torch.nn.Linear(1, 1, bias=False)
+    module.register_buffer("attn_mask", torch.tensor([0.0, -torch.inf]), persistent=False)
+    average = loop.MovingAverage(module, 0.5)
+    average.update(100)
+    with average.in_place():
+        assert module.attn_mask.tolist() == [0.0, -torch.inf]
+
+
 def test_variants_of_the_video_network_see_no_masks() -> None:
     assert not any(training.mask_weight for training in recipe.VARIANTS.values())
 
@@ -179,10 +188,14 @@ def test_words_of_the_captions_are_those_of_the_package() -> None:
     assert world_weights.world_words() == words.caption_words()
 
 
-def test_first_layer_of_the_video_network_starts_with_differences() -> None:
-    weight = VideoClassifier(recipe.VARIANTS["change"]).trunk.patch_embed.proj.weight
-    assert torch.equal(weight[:12, :, 0], -weight[:12, :, 1])
-    assert not torch.equal(weight[12:, :, 0], -weight[12:, :, 1])
+@pytest.mark.parametrize(("share", "channels"), [(0.5, 12), (1.0, 24)])
+def test_first_layer_of_the_video_network_starts_with_differences(share: float, channels: int) -> None:
+    training = dataclasses.replace(recipe.VARIANTS["change"], difference_share=share)
+    weight = VideoClassifier(training).trunk.patch_embed.proj.weight
+    is_difference = [
+        torch.equal(after, -before) for before, after in zip(weight[:, :, 0], weight[:, :, 1], strict=True)
+    ]
+    assert sum(is_difference) == channels
 
 
 def test_interval_of_a_score_contains_it() -> None:

@@ -188,7 +188,9 @@ class MovingAverage:
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self._decay = decay
-        tensors = [*module.parameters(), *module.buffers()]
+        # Not all buffers: the text tower's attention mask has -inf, and -inf minus -inf is no number. It is
+        # not part of the state.
+        tensors = module.state_dict().values()
         self._live = [tensor.data for tensor in tensors if tensor.is_floating_point()]
         self.values = [tensor.clone() for tensor in self._live]
 

@@ -45,6 +45,8 @@ class Training:
         clip_norm: Largest norm of the gradient; None for no limit.
         average: Share of the old average that a step keeps in the moving average of the weights, which is
             what is scored and saved.
+        difference_share: Share of the first layer's channels of a video network that begin as differences of the
+            two frames of a patch.
         mask_weight: Weight of the loss on the acting figure's share of each cell; 0 uses no masks.
         change_weight: Weight of the loss on the share of each cell that changes, in plain scenes.
         pose_weight: Weight of the loss on the figure's joints.
@@ -62,6 +64,7 @@ class Training:
     plain_share: float = 0.0
     clip_norm: float | None = None
     average: float = 0.999
+    difference_share: float = 0.5
     mask_weight: float = 0.0
     change_weight: float = 0.0
     pose_weight: float = 0.0
@@ -94,7 +97,9 @@ _CLIP = Training("stills", 800_000, batch=256, lr=1.5e-3, weight_decay=0.1)
 _VIDEO = Training("clips", 240_000, batch=64, lr=1e-3, weight_decay=0.05, plain_share=0.4, clip_norm=1.0)
 
 VARIANTS = {
-    "change": dataclasses.replace(_VIDEO, change_weight=3.0),
+    # With all channels a still background gives equal tokens, so that colours do not outweigh motion at first.
+    "differences": dataclasses.replace(_VIDEO, difference_share=1.0),
+    "change": dataclasses.replace(_VIDEO, difference_share=1.0, change_weight=3.0),
     "pose": dataclasses.replace(_VIDEO, change_weight=3.0, pose_weight=10.0),
     "teacher": dataclasses.replace(_VIDEO, teacher="world-m"),
 }

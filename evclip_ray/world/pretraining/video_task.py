@@ -52,7 +52,7 @@ class VideoClassifier(nn.Module):
         # All rows of the world have the same sizes.
         row = VIDEO_ENCODERS["swin3d_world"]
         self.trunk = row.build()
-        _start_with_differences(self.trunk)
+        _start_with_differences(self.trunk, training.difference_share)
         clip = {
             "action": len(MOTION_LABELS),
             "motion": int(MOTION_LABELS.max()) + 1,
@@ -200,9 +200,9 @@ def _cell_loss(outputs: Tensor, shares: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(outputs.squeeze(-1).float(), shares)
 
 
-def _start_with_differences(trunk: Any) -> None:
+def _start_with_differences(trunk: Any, share: float) -> None:
     weight = trunk.patch_embed.proj.weight
-    half = weight.shape[0] // 2
+    count = round(share * weight.shape[0])
     with torch.no_grad():
         # A patch spans two frames: opposite weights give w (x_2 - x_1).
-        weight[:half, :, 0] = -weight[:half, :, 1]
+        weight[:count, :, 0] = -weight[:count, :, 1]
