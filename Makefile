@@ -15,6 +15,8 @@ $(VENV)/.installed: setup.py
 
 quickstart: install
 	$(BIN)/evclip-ray tune search_spaces/quickstart.yaml
+	$(BIN)/evclip-ray evaluate studies/quickstart/best --split test
+	$(BIN)/evclip-ray report studies/quickstart
 
 # A file's tests stay together: they share its Ray. Each process has some 1.5 GB.
 test: install
