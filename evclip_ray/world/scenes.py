@@ -185,8 +185,8 @@ def _place(random: np.random.Generator, size: int, aside: float) -> tuple[Array,
     Args:
         random: source of the draws.
         size: side of a frame in pixels.
-        aside: from 0 (anywhere that keeps arms and legs inside) to 1 (smaller, at the left or at the right). A
-            figure in the middle would be found without looking at it.
+        aside: from 0 (anywhere that keeps arms and legs inside) to 1 (smaller, at the left or at the right).
+            A figure in the middle would be found without looking at it.
     """
     height = random.uniform(0.5, 0.8)
     # Arms and legs stay inside, since a limb beyond the edge would leave nothing to recognise.
