@@ -18,7 +18,7 @@ from pathlib import Path
 
 from evclip_ray.artifacts import write_text
 from evclip_ray.world.pretraining.corpus import draw_corpus, drawing_pool
-from evclip_ray.world.pretraining.recipe import CORPORA, SCORE_SETS, TRAININGS, Recipe, Training
+from evclip_ray.world.pretraining.recipe import CORPORA, SCORE_SETS, TRAININGS, Recipe
 
 _DRAW = "draw"
 """Stage that draws the corpora and the sets of the scores."""
@@ -63,7 +63,7 @@ def train(name: str, recipe: Recipe, options: argparse.Namespace, work: Path, de
         if training.corpus == "stills":
             task = ClipTask(name, training, corpus, device)
         else:
-            task = VideoTask(name, training, corpus, device, _teacher_file(training, options))
+            task = VideoTask(name, training, corpus, device)
     sets = [
         ScoreSet.open(set_name, recipe.corpus(set_name), _set_folder(work, set_name))
         for set_name in SCORE_SETS
@@ -95,18 +95,9 @@ def _run_all(recipe: Recipe, options: argparse.Namespace, work: Path, deadline: 
                 is_drawn = False
                 break
             for name in (name for name in trainings if TRAININGS[name].corpus == corpus):
-                if _waits_for_teacher(name, trainings, options):
-                    continue
                 while len(running) - len(codes) >= parallel:
                     _wait_for_one(running, codes)
                 running[name] = _start(name, options, work, deadline)
-        for name in (name for name in trainings if is_drawn and name not in running):
-            teacher = str(TRAININGS[name].teacher)
-            while teacher in running and teacher not in codes:
-                _wait_for_one(running, codes)
-            while len(running) - len(codes) >= parallel:
-                _wait_for_one(running, codes)
-            running[name] = _start(name, options, work, deadline)
         # Trainings have the same deadline and end by themselves, with a checkpoint.
         while len(codes) < len(running):
             _wait_for_one(running, codes)
@@ -119,19 +110,6 @@ def _run_all(recipe: Recipe, options: argparse.Namespace, work: Path, deadline: 
     if failed:
         raise SystemExit(f"{', '.join(failed)}: the training failed, see the messages above")
     return is_drawn and all(code == 0 for code in codes.values())
-
-
-def _teacher_file(training: Training, options: argparse.Namespace) -> Path | None:
-    if training.teacher is None:
-        return None
-    path: Path = options.teacher or options.out / f"{training.teacher}.safetensors"
-    if not path.exists():
-        raise SystemExit(f"{path}: missing; run the stage {training.teacher} first, or give --teacher")
-    return path
-
-
-def _waits_for_teacher(name: str, trainings: Sequence[str], options: argparse.Namespace) -> bool:
-    return TRAININGS[name].teacher in trainings and options.teacher is None
 
 
 def _wait_for_one(running: dict[str, subprocess.Popen[bytes]], codes: dict[str, int]) -> None:
@@ -150,7 +128,6 @@ def _start(name: str, options: argparse.Namespace, work: Path, deadline: float) 
     command += ["--jobs", str(options.jobs)]
     command += ["--max-minutes", str(max(0.0, deadline - time.monotonic()) / 60)]
     command += ["--device", options.device] if options.device else []
-    command += ["--teacher", str(options.teacher)] if options.teacher else []
     return subprocess.Popen(command)
 
 
@@ -201,7 +178,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--work", type=Path, help="folder of the corpora (18 GB) and checkpoints; OUT/work if not given")
     add("--stages", nargs="+", choices=stages, default=stages, metavar="STAGE", help=", ".join(stages))
     add("--device", help="cpu or cuda; cuda if there is a GPU")
-    add("--teacher", type=Path, help="weights of a CLIP to learn from; those of its training if not given")
     add("--jobs", type=int, default=os.cpu_count() or 1, help="processes or threads on the CPU")
     add("--parallel", type=int, help="networks that train at once: all on a GPU, 1 on a CPU")
     add("--scale", type=float, default=1.0, help="factor of all numbers of scenes, for trials")

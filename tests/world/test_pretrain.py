@@ -11,16 +11,13 @@ import torch
 
 from evclip_ray.artifacts import ArtifactError, read_json
 from evclip_ray.models import clip, video_encoder, world_weights
-from evclip_ray.models.backbones import world_model
 from evclip_ray.world import pretrain
 from evclip_ray.world.actions import HELD_OUT
 from evclip_ray.world.captions import CAPTION_FORMS
 from evclip_ray.world.pretraining import clip_task, corpus, install, loop, recipe, scores, words
 from evclip_ray.world.pretraining.card import render
 from evclip_ray.world.pretraining.frames import Augmentation
-from evclip_ray.world.pretraining.targets import Teacher, change_shares, likeness_loss
 from evclip_ray.world.pretraining.video_task import VideoClassifier
-from evclip_ray.world.scenes import draw_scene
 
 
 class ThisProcess:
@@ -89,35 +86,6 @@ def test_cell_shares_are_means_over_pairs_of_frames() -> None:
     assert shares.sum() == 128
 
 
-def test_relative_poses_do_not_depend_on_place_and_size() -> None:
-    joints = draw_scene("raising the left arm", seed=(1, 2)).joints
-    poses = corpus.relative_poses(joints)
-    np.testing.assert_allclose(corpus.relative_poses(3 * joints + 20), poses, atol=2e-3)
-    assert np.abs(poses[:, 0]).max() == 0
-
-
-def test_change_is_the_share_of_pixels_that_differ_in_a_pair() -> None:
-    frames = torch.zeros(1, 4, 3, 64, 64)
-    frames[0, 1, 0, :32, :16] = 0.5
-    frames[0, 2:] = 0.7
-    assert change_shares(frames, 32)[0].tolist() == [[[0.5, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]]
-
-
-def test_teacher_gives_features_of_pairs_without_their_mean(tmp_path) -> None:
-    model = world_model("world-xs", 10)
-    safetensors.torch.save_file(model.state_dict(), tmp_path / "teacher.safetensors")
-    teacher = Teacher("world-xs", tmp_path / "teacher.safetensors", torch.device("cpu"))
-    cells, features = teacher(torch.rand(3, 4, 3, 96, 96))
-    assert cells.shape == (3, 2, 3, 3, teacher.map_dim)
-    assert features.shape == (3, 2, teacher.dim)
-    assert features.flatten(0, 1).mean(0).abs().max() < 1e-5
-
-
-def test_likeness_loss_is_zero_for_equal_directions() -> None:
-    values = torch.randn(5, 4)
-    assert likeness_loss(2 * values, values) == pytest.approx(0, abs=1e-6)
-
-
 def test_moving_average_is_in_place_only_for_a_while() -> None:
     module = torch.nn.Linear(1, 1, bias=False)
     module.weight.data.fill_(1.0)
@@ -138,8 +106,10 @@ def test_moving_average_leaves_an_attention_mask_alone() -> None:
         assert module.attn_mask.tolist() == [0.0, -torch.inf]
 
 
-def test_variants_of_the_video_network_see_no_masks() -> None:
-    assert not any(training.mask_weight for training in recipe.VARIANTS.values())
+def test_only_the_training_named_after_masks_sees_them() -> None:
+    assert [name for name, training in recipe.TRAININGS.items() if training.mask_weight] == [
+        "swin3d_world_masks"
+    ]
 
 
 def test_augmentation_moves_frames_and_shares_alike() -> None:
@@ -190,7 +160,7 @@ def test_words_of_the_captions_are_those_of_the_package() -> None:
 
 @pytest.mark.parametrize(("share", "channels"), [(0.5, 12), (1.0, 24)])
 def test_first_layer_of_the_video_network_starts_with_differences(share: float, channels: int) -> None:
-    training = dataclasses.replace(recipe.VARIANTS["change"], difference_share=share)
+    training = dataclasses.replace(recipe.TRAININGS["swin3d_world"], difference_share=share)
     weight = VideoClassifier(training).trunk.patch_embed.proj.weight
     is_difference = [
         torch.equal(after, -before) for before, after in zip(weight[:, :, 0], weight[:, :, 1], strict=True)
@@ -221,7 +191,7 @@ def no_cached_networks():
 @pytest.mark.slow
 def test_pretraining_is_deterministic_and_can_be_resumed(tmp_path, monkeypatch, no_cached_networks) -> None:
     options = ["--scale", "0.0007", "--jobs", "1", "--device", "cpu", "--work", str(tmp_path / "work")]
-    stages = ["draw", "world-xs", "swin3d_world_change"]
+    stages = ["draw", "world-xs", "swin3d_world"]
     outs = [tmp_path / name for name in ("first", "second")]
     for out in outs:
         assert pretrain.main(["--out", str(out), *options, "--stages", *stages]) == 0
@@ -231,7 +201,7 @@ def test_pretraining_is_deterministic_and_can_be_resumed(tmp_path, monkeypatch, 
     resumed = ["--out", str(tmp_path / "resumed"), *options, "--stages", "world-xs"]
     assert pretrain.main([*resumed, "--max-minutes", "0"]) == 3
     assert pretrain.main(resumed) == 0
-    for name in ("world-xs", "swin3d_world_change"):
+    for name in ("world-xs", "swin3d_world"):
         first, second = (safetensors.torch.load_file(out / f"{name}.safetensors") for out in outs)
         assert all(torch.equal(first[key], second[key]) for key in first)
     again = safetensors.torch.load_file(tmp_path / "resumed" / "world-xs.safetensors")
@@ -241,12 +211,13 @@ def test_pretraining_is_deterministic_and_can_be_resumed(tmp_path, monkeypatch, 
     folder = tmp_path / "package"
     monkeypatch.setattr(world_weights, "WEIGHTS_FOLDER", folder)
     rows = ["world-xs", "swin3d_world"]
+    (outs[0] / install.NOTES).write_text(json.dumps(["Trained on a train."]))
     small = recipe.Recipe(scale=0.0007)
-    install.install(outs[0], folder, rows=rows, work=tmp_path / "scores", recipe=small, variant="change")
+    install.install(outs[0], folder, rows=rows, work=tmp_path / "scores", recipe=small)
     card = read_json(folder / "card.json")
     page = render(card)
     assert card["files"]["swin3d_world.safetensors"] in page
-    assert "pixels that change" in page
+    assert "- Trained on a train.\n" in page
     assert json.loads((folder / "log.jsonl").read_text().splitlines()[0])["count"] > 0
     assert set(card["networks"]["world-xs"]["scores"]) == set(recipe.SCORE_SETS)
 

@@ -55,7 +55,7 @@ def render(card: Mapping[str, Any]) -> str:
         "## Training",
         "",
         *_table(
-            ("network", "parameters", "samples", "batch", "learning rate", "also learned", "seconds", "on"),
+            ("network", "parameters", "samples", "batch", "learning rate", "seconds", "on"),
             [_training(name, networks[name], recipe["trainings"][name]) for name in networks],
         ),
         "",
@@ -69,6 +69,8 @@ def render(card: Mapping[str, Any]) -> str:
         + ". Nothing dark or egocentric is in them, and the CLIPs see no clutter either. Never shown: "
         + ", ".join(action_names(True))
         + ".",
+        "",
+        *(f"- {note}" for note in card["notes"]),
         "",
         "## Digests (SHA-256)",
         "",
@@ -103,21 +105,9 @@ def _training(name: str, network: Mapping[str, Any], training: Mapping[str, Any]
         f"{training['samples']:,}",
         training["batch"],
         training["lr"],
-        _also(training),
         network["seconds"],
         network["device"],
     )
-
-
-def _also(training: Mapping[str, Any]) -> str:
-    """Return what a network learned beside captions or classes."""
-    learned = {
-        "true masks": training["mask_weight"],
-        "pixels that change": training["change_weight"],
-        "joints": training["pose_weight"],
-        f"features of `{training['teacher']}`": training["teacher"],
-    }
-    return ", ".join(name for name, used in learned.items() if used) or "nothing"
 
 
 def _masks(videos: Sequence[str], recipe: Mapping[str, Any]) -> str:

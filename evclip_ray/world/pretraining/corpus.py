@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from evclip_ray.artifacts import ArtifactError, digest, file_digest, read_json, write_json
 from evclip_ray.world.actions import ACTIONS
-from evclip_ray.world.figure import JOINTS
 from evclip_ray.world.pretraining.recipe import CELL, SIZE, Corpus
 
 _PART_FRAMES = 1024
@@ -41,13 +40,11 @@ class CorpusArrays:
         labels: (N, 6) int16: index into ACTIONS, then the five `scene_keys`.
         shares: (N, T / 2, h, w) uint8: share of each cell of 2 x 32 x 32 pixels that the acting figure
             covers, times 255. Empty for stills.
-        poses: (N, T, J, 2) float16: joints relative to the hips, in lengths of a leg. Empty for stills.
     """
 
     frames: NDArray[np.uint8]
     labels: NDArray[np.int16]
     shares: NDArray[np.uint8]
-    poses: NDArray[np.float16]
 
 
 def action_names(held_out: bool) -> tuple[str, ...]:
@@ -136,13 +133,11 @@ def _create(corpus: Corpus, folder: Path) -> NDArray[np.uint8]:
         folder.mkdir(parents=True, exist_ok=True)
         is_clip = corpus.num_frames > 1
         cells = (corpus.num_frames // 2, SIZE // CELL, SIZE // CELL) if is_clip else (0,)
-        joints = (corpus.num_frames, len(JOINTS), 2) if is_clip else (0,)
         parts = -(-corpus.count // _per_part(corpus))
         for name, shape, dtype in (
             ("frames", (corpus.count, corpus.num_frames, SIZE, SIZE, 3), np.uint8),
             ("labels", (corpus.count, _LABELS), np.int16),
             ("shares", (corpus.count, *cells), np.uint8),
-            ("poses", (corpus.count, *joints), np.float16),
             ("done", (parts,), np.uint8),
         ):
             open_memmap(folder / f"{name}.npy", "w+", dtype, shape).flush()
@@ -173,7 +168,6 @@ def _draw_part(corpus: Corpus, folder: Path, part: int) -> None:
         else:
             scene = draw_scene(action, seed=seed, domain=domain, size=SIZE, num_frames=corpus.num_frames)
             maps["shares"][index] = cell_shares(scene.actor_mask)
-            maps["poses"][index] = relative_poses(scene.joints)
         maps["frames"][index] = scene.frames
         maps["labels"][index] = [order.index(action), *scene_keys([action], [scene.look])[0]]
     for array in maps.values():
@@ -188,13 +182,4 @@ def cell_shares(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
     frames, side = mask.shape[0], mask.shape[1] // CELL
     cells = mask.reshape(frames // 2, 2, side, CELL, side, CELL).mean((1, 3, 5))
     result: NDArray[np.uint8] = np.round(cells).astype(np.uint8)
-    return result
-
-
-def relative_poses(joints: NDArray[np.float32]) -> NDArray[np.float16]:
-    """Return joints (T, J, 2) relative to the hips, in lengths of a leg: free of place and size."""
-    relative = joints - joints[:, :1]
-    feet = relative[:, [JOINTS.index("left foot"), JOINTS.index("right foot")]]
-    # A leg is seen in its full length in at least one frame of most actions.
-    result: NDArray[np.float16] = (relative / np.linalg.norm(feet, axis=-1).max()).astype(np.float16)
     return result

@@ -1,7 +1,8 @@
 """Package data from the result of a pretraining: `python -m evclip_ray.world.pretraining.install OUT`.
 
 Copies the weights, the words and the log, computes the scores from the copied files on newly drawn scenes,
-and writes the digests and the model card.
+and writes the digests and the model card. `notes.json` in OUT, a list of sentences, adds remarks on this
+pretraining to the card.
 """
 
 import argparse
@@ -24,14 +25,14 @@ from evclip_ray.models import world_weights
 from evclip_ray.models.world_weights import CARD, HEADS, WORDS
 from evclip_ray.world.pretraining.card import render
 from evclip_ray.world.pretraining.corpus import draw_corpus, drawing_pool
-from evclip_ray.world.pretraining.recipe import SCORE_SETS, TRAININGS, VARIANTS, Recipe
+from evclip_ray.world.pretraining.recipe import SCORE_SETS, TRAININGS, Recipe
 from evclip_ray.world.pretraining.scores import ScoreSet, intervals
 from evclip_ray.world.pretraining.words import caption_words
 
 MAX_BYTES = 10_000_000
 LOG = "log.jsonl"
-VIDEO_ROW = "swin3d_world"
-ROWS = [VIDEO_ROW, *(name for name in TRAININGS if name.removeprefix(f"{VIDEO_ROW}_") not in VARIANTS)]
+NOTES = "notes.json"
+ROWS = list(TRAININGS)
 DOCS_PAGE = Path(__file__).parents[3] / "docs" / "world" / "model_card.md"
 
 
@@ -40,7 +41,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m evclip_ray.world.pretraining.install", description=__doc__)
     parser.add_argument("out", type=Path, help="folder that the pretraining wrote, or a tar archive of it")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS, metavar="ROW", help=", ".join(ROWS))
-    parser.add_argument("--variant", choices=list(VARIANTS), help="training that becomes swin3d_world")
     parser.add_argument("--jobs", type=int, default=1, help="processes that draw the scenes of the scores")
     parser.add_argument("--work", type=Path, help="folder of the drawn scenes, kept; else a temporary one")
     options = parser.parse_args(arguments)
@@ -50,14 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with tarfile.open(out) as archive:
                 archive.extractall(Path(temporary) / "out", filter="data")
             out = Path(temporary) / "out"
-        install(
-            out,
-            world_weights.WEIGHTS_FOLDER,
-            rows=options.rows,
-            work=work,
-            jobs=options.jobs,
-            variant=options.variant,
-        )
+        install(out, world_weights.WEIGHTS_FOLDER, rows=options.rows, work=work, jobs=options.jobs)
     write_text(DOCS_PAGE, render(read_json(world_weights.WEIGHTS_FOLDER / CARD)))
     return 0
 
@@ -70,7 +63,6 @@ def install(
     work: Path,
     jobs: int = 1,
     recipe: Recipe | None = None,
-    variant: str | None = None,
 ) -> None:
     """Write the package data.
 
@@ -81,33 +73,28 @@ def install(
         work: Folder of the scenes of the scores.
         jobs: Processes that draw them.
         recipe: Recipe of the pretraining; the full one by default.
-        variant: Key of VARIANTS, whose training becomes the row `swin3d_world`.
 
     Raises:
         ArtifactError: A network is missing or incomplete, the words differ from those of the captions, or the
             files are larger than `MAX_BYTES`.
     """
     recipe = recipe or Recipe()
-    # Row -> name of its training.
-    names = {row: f"{row}_{variant}" if row == VIDEO_ROW and variant else row for row in rows}
-    files = {f"{row}.safetensors": f"{name}.safetensors" for row, name in names.items()}
-    files |= {WORDS: WORDS, LOG: LOG}
-    progress = {row: _progress(out / f"{name}.safetensors") for row, name in names.items()}
+    files = [*(f"{row}.safetensors" for row in rows), WORDS, LOG]
+    progress = {row: _progress(out / f"{row}.safetensors") for row in rows}
     if tuple(read_json(out / WORDS)) != caption_words():
         raise ArtifactError(f"{out / WORDS}: the captions have other words now; run the pretraining again")
-    size = sum((out / name).stat().st_size for name in files.values())
+    size = sum((out / name).stat().st_size for name in files)
     if size > MAX_BYTES:
         raise ArtifactError(f"{out}: the files have {size:,} bytes; at most {MAX_BYTES:,} may be shipped")
     folder.mkdir(parents=True, exist_ok=True)
-    for name, source in files.items():
-        shutil.copyfile(out / source, folder / name)
-    described = recipe.describe()
-    described["trainings"] |= {row: described["trainings"][name] for row, name in names.items()}
+    for name in files:
+        shutil.copyfile(out / name, folder / name)
     card: dict[str, Any] = {
         "files": {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in files},
         "bytes": size,
         "date": datetime.date.today().isoformat(),
-        "recipe": described,
+        "recipe": recipe.describe(),
+        "notes": read_json(out / NOTES) if (out / NOTES).exists() else [],
         **provenance(),
         "drawing": [line for line in _lines(out / LOG) if "count" in line],
         "networks": progress,
