@@ -9,19 +9,19 @@ version: dict[str, str] = {}
 exec((here / "evclip_ray" / "version.py").read_text(encoding="utf-8"), version)
 
 # What only some commands need. `all` is every extra that a user may want; `dev` adds the tools.
-EXTRAS = {
+EXTRAS: dict[str, list[str]] = {
     "report": ["altair>=6.3", "vl-convert-python>=1.9", "matplotlib>=3.11", "jinja2>=3.1.6"],
     # ray[default] installs these too; the project imports them itself.
     "cluster": ["grpcio>=1.85", "jsonschema>=4.26", "requests>=2.34"],
-    # Global camera motion, for `evclip-ray shift`.
-    "shift": ["opencv-python-headless>=5.0"],
+    # Empty since OpenCV is a base dependency; kept for commands that name it.
+    "shift": [],
     "s3": ["s3fs>=2026.9"],
     "gcs": ["gcsfs>=2026.9"],
     "torchcodec": ["torchcodec"],
     # Energy of a GPU in joules; without it the cost tables have no energy and give the reason.
     "energy": ["nvidia-ml-py>=13.0"],
 }
-BASE_EXTRAS = [*EXTRAS["report"], *EXTRAS["cluster"], *EXTRAS["shift"]]
+BASE_EXTRAS = [*EXTRAS["report"], *EXTRAS["cluster"]]
 
 setup(
     name="evclip-ray",
@@ -56,6 +56,8 @@ setup(
         "pydantic>=2.14",
         "safetensors>=0.8",
         "numpy>=2.4",
+        # Draws the small world; camera motion of `evclip-ray shift`.
+        "opencv-python-headless>=5.0",
         "scipy>=1.17",
         "PyYAML>=6.0.3",
         "rich>=15.0",

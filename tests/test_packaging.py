@@ -25,7 +25,11 @@ def test_wheel_has_the_command_and_package_data(tmp_path):
         entry = next(name for name in archive.namelist() if name.endswith("entry_points.txt"))
         assert "evclip-ray = evclip_ray.cli:main" in archive.read(entry).decode()
         page = {f"evclip_ray/reports/render/page/report.{kind}" for kind in ("html.j2", "css", "js")}
-        assert page <= {*archive.namelist()}
+        weights = {
+            f"evclip_ray/world/weights/{path.name}" for path in (ROOT / "evclip_ray/world/weights").iterdir()
+        }
+        assert any(name.endswith(".safetensors") for name in weights)
+        assert page | weights <= {*archive.namelist()}
         archive.extractall(site)
     code = (
         "import evclip_ray; from evclip_ray.tuning.search_space import *;"
