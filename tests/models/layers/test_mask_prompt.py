@@ -125,6 +125,17 @@ def test_open_mask_with_full_strength_is_published() -> None:
     assert opened(video_map).eq(1).all()
 
 
+def test_constant_extremes_change_gradients_only() -> None:
+    scores = torch.randn(1, 8, 8, dtype=torch.float64, requires_grad=True)
+    masks = [rescaled(scores, constant_extremes=constant) for constant in (False, True)]
+    assert torch.equal(*masks)
+    # The lowest and the highest value of a mask are 0 and 1 whatever the scores are.
+    extremes = [torch.stack([mask.min(), mask.max()]).sum() for mask in masks]
+    gradients = [torch.autograd.grad(value, scores)[0] for value in extremes]
+    torch.testing.assert_close(gradients[0], torch.zeros_like(scores), atol=1e-5, rtol=0)
+    assert gradients[1].abs().max() > 0.1
+
+
 def test_published_start_has_no_tensor_of_the_open_one() -> None:
     published, opened, _ = generators()
     assert opened.state_dict().keys() - published.state_dict().keys() == {"strength_logit"}
