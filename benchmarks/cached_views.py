@@ -40,24 +40,26 @@ from evclip_ray.training.loop import Run
 Settings = dict[str, Any]
 """Dotted path -> value."""
 
+
+def _towers(encoder: str, weights: str) -> Settings:
+    return {
+        "backbone.name": "world-s",
+        "backbone.pretrained": weights,
+        "method.video_encoder.name": encoder,
+        "method.video_encoder.weights": weights,
+    }
+
+
 SETS: dict[str, Settings] = {
     "8x32": {"data.world.held_out_only": True, "data.world.train_videos": 32, "data.world.test_videos": 30},
     "30x8": {"data.world.train_videos": 8, "data.world.test_videos": 8},
 }
 TOWERS: dict[str, Settings] = {
-    "world": {
-        "backbone.name": "world-s",
-        "backbone.pretrained": "world",
-        "method.video_encoder.name": "swin3d_world",
-        "method.video_encoder.weights": "world",
-    },
+    "world": _towers("swin3d_world", "world"),
+    # Video network whose pretraining saw true masks.
+    "masks": _towers("swin3d_world_masks", "world"),
     # The same sizes before their training, for a test of this script.
-    "random": {
-        "backbone.name": "world-s",
-        "backbone.pretrained": "random",
-        "method.video_encoder.name": "swin3d_world",
-        "method.video_encoder.weights": "random",
-    },
+    "random": _towers("swin3d_world", "random"),
 }
 BASE: Settings = {
     "data.world.domain": "clutter",
@@ -155,6 +157,7 @@ def one_run(run: Settings, arguments: argparse.Namespace) -> Settings:
     quality = masks.result()
     return {
         **run,
+        "towers": arguments.towers,
         "epochs": arguments.epochs,
         "test_top1": scores.state.top1,
         "test_videos": len(test),
@@ -187,7 +190,7 @@ def _run_jobs(jobs: Iterable[Job], *, device: torch.device, **_: Any) -> None:
 def main() -> None:
     arguments = parse()
     rows = read_rows(arguments.out)
-    done = {key_of(row) for row in rows if row["epochs"] == arguments.epochs}
+    done = {key_of(row) for row in rows if belongs(row, arguments)}
     runs = [run for run in list_runs(arguments) if key_of(run) not in done]
     # Each process has its own CUDA context, which a forked one could not use.
     with ProcessPoolExecutor(arguments.jobs, multiprocessing.get_context("spawn")) as pool:
@@ -201,13 +204,18 @@ def main() -> None:
             with arguments.out.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(row) + "\n")
     for name in arguments.sets:
-        show(name, [row for row in rows if row["set"] == name and row["epochs"] == arguments.epochs])
+        show(name, [row for row in rows if row["set"] == name and belongs(row, arguments)])
 
 
 def read_rows(path: Path) -> list[Settings]:
     if not path.is_file():
         return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def belongs(row: Settings, arguments: argparse.Namespace) -> bool:
+    """Return whether a row was measured with these epochs and towers."""
+    return bool(row["epochs"] == arguments.epochs and row["towers"] == arguments.towers)
 
 
 def key_of(run: Settings) -> tuple[Any, ...]:

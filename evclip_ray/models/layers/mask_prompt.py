@@ -21,9 +21,9 @@ where
     strength_logit  trained scalar, 0 at the start, so that g starts at 0.5
 
 The applied mask is in [1 - g, 1]. It ranks the pixels as the mask does, so average precision is the same.
-With the open start, the gradient takes min p and max p as constants. A generator that was trained on true masks of
-the small world (256 videos, squared error) stayed at the average precision of the base share, 0.13, with the
-published gradient; with constants it reached 0.46 after 120 steps (2026-11-27).
+With the open start, the gradient takes min p and max p as constants. A generator that was trained on true
+masks of the small world (256 videos, squared error) stayed at the average precision of the base share, 0.13,
+with the published gradient; with constants it reached 0.46 after 120 steps (2026-11-27).
 """
 
 from typing import Literal
