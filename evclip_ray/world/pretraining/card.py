@@ -28,8 +28,8 @@ def render(card: Mapping[str, Any]) -> str:
         "",
         "<!-- Written by `python -m evclip_ray.world.pretraining.install`; do not edit. -->",
         "",
-        "Small CLIPs (`world-xs`, `world-s`, `world-m`) and a small video network (`swin3d_world`), trained "
-        "from scratch on drawn scenes. They know the small world and nothing else: their accuracy says how a "
+        "Small CLIPs (`world-xs`, `world-s`, `world-m`) and video networks (`swin3d_world`, "
+        "`swin3d_world_masks`), trained from scratch on drawn scenes. They know the small world and nothing else: their accuracy says how a "
         "method works, and nothing about real videos. Licence: MIT, like the code.",
         "",
         f"Made on {card['date']} by `python -m evclip_ray.world.pretrain`. All files together have "
@@ -45,9 +45,9 @@ def render(card: Mapping[str, Any]) -> str:
         "",
         *_scores(networks, clips),
         "",
-        "## Accuracy of the video network",
+        "## Accuracy of the video networks",
         "",
-        "The classifiers of the pretraining, on the mean of the last map. They are in the file, but the "
+        "The classifiers of the pretraining, on the mean of the last map. They are in the files, but the "
         "product does not use them. The held-out classes were never trained; there, motion and part count.",
         "",
         *_scores(networks, videos),
