@@ -15,7 +15,7 @@ from evclip_ray.domain_shift.visual_factors import VISUAL_FACTORS
 from evclip_ray.evaluation.domain_shift import DEFAULTS
 from evclip_ray.evaluation.evaluate import load_trained
 from evclip_ray.evaluation.plan import EvaluationPlan
-from evclip_ray.metrics.mask_quality import MaskScorer, VideoMaskQuality, figure_of
+from evclip_ray.metrics.mask_quality import MaskScorer, VideoMaskQuality, figure_of, video_mask_quality
 from evclip_ray.metrics.multi_view import EvaluationViews, ScoredView, score_views
 from evclip_ray.metrics.scoring import autocast
 from evclip_ray.models.batch import MethodOutput, VideoBatch
@@ -51,9 +51,11 @@ def untrained(experiment: Experiment, place: Place) -> Record:
 def true_mask(experiment: Experiment, place: Place) -> Record:
     """Return the zero-shot accuracy on frames that are multiplied by the true mask of the acting figure."""
     config = zero_shot_of(config_of(experiment))
-    plan = plan_videos(config, cache=place.cache, splits=("test",))
+    plan = plan_videos(config, cache=place.cache, splits=("train", "test"))
     decoded = decode(plan, place.cache)
     videos, method = decoded.sets["test"], build_method(config, decoded.classes)
+    prior = _mean_mask(decoded.sets["train"], plan.manifest, method.frozen.clip.image_size)
+    quality = []
     masks = TrueMasks(videos.shards, plan.manifest)
     right: dict[str, list[bool]] = {"zero_shot": [], "true_mask": []}
     shares = []
@@ -62,13 +64,27 @@ def true_mask(experiment: Experiment, place: Place) -> Record:
         figures = [figure_of(masks.read(position), pixels.shape[-1]) for position in positions.tolist()]
         figure = torch.from_numpy(np.stack(figures)).to(pixels.device)[:, :, None]
         shares += [float(each.mean()) for each in figures]
+        quality += [video_mask_quality(prior, each) for each in figures]
         # The mask prompt multiplies normalised pixels, so what it hides has CLIP's mean colour.
         mean = torch.tensor(method.frozen.clip.mean, device=pixels.device).view(1, 1, 3, 1, 1)
         for name, shown in (("zero_shot", pixels), ("true_mask", torch.where(figure, pixels, mean))):
             logits = _forward(method, config, shown).logits
             right[name] += (logits.argmax(-1).cpu().numpy() == videos.labels[positions]).tolist()
     bits = {name: np.array(flags) for name, flags in right.items()}
-    return {"test": answers(videos, **bits), "share": float(np.mean(shares))}
+    columns = dict(zip(VideoMaskQuality._fields, np.transpose(quality), strict=True))
+    return {
+        "test": answers(videos, **bits),
+        "share": float(np.mean(shares)),
+        "masks": {name: np.round(values, 5).tolist() for name, values in columns.items()},
+        "mask_groups": _group_numbers(videos),
+    }
+
+
+def _mean_mask(videos: VideoSet, manifest: Manifest, size: int) -> NDArray[np.float32]:
+    """Return the mean true mask of the training videos, (S, S): where figures usually are."""
+    masks = TrueMasks(videos.shards, manifest)
+    means = [figure_of(masks.read(position), size).mean(0) for position in range(len(videos))]
+    return np.mean(means, axis=0, dtype=np.float32)
 
 
 def factors(experiment: Experiment, place: Place) -> Record:

@@ -138,6 +138,9 @@ def _masks(results: Results) -> Iterator[Row]:
         gain = _mask_gain(results, name)
         text = f"{words}, trained minus untrained"
         yield _row("d", text, "above 0 in 95 % (paired)", gain, lambda gain: gain.low > 0)
+        prior = mask_value(results, name, [Experiment("true_mask", world)])
+        text = f"{words} of the mean true mask of the training videos, the same for every video"
+        yield _row("d", text, "", prior and dataclasses.replace(prior, seeds=0), None)
         supervised = mask_value(results, name, [with_mask_supervision(seed) for seed in results.seeds])
         yield _row(
             "d", f"{words} on the video network that was pretrained with true masks", "", supervised, None
