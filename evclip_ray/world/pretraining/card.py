@@ -29,8 +29,9 @@ def render(card: Mapping[str, Any]) -> str:
         "<!-- Written by `python -m evclip_ray.world.pretraining.install`; do not edit. -->",
         "",
         "Small CLIPs (`world-xs`, `world-s`, `world-m`) and video networks (`swin3d_world`, "
-        "`swin3d_world_masks`), trained from scratch on drawn scenes. They know the small world and nothing else: their accuracy says how a "
-        "method works, and nothing about real videos. Licence: MIT, like the code.",
+        "`swin3d_world_masks`), trained from scratch on drawn scenes. They know the small world and nothing "
+        "else: their accuracy says how a method works, and nothing about real videos. Licence: MIT, like the "
+        "code.",
         "",
         f"Made on {card['date']} by `python -m evclip_ray.world.pretrain`. All files together have "
         f"{card['bytes']:,} bytes. The scores were computed from these files, in float32 on a CPU, on scenes "
