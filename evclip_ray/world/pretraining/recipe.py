@@ -1,7 +1,7 @@
 """Recipe of the pretraining: corpora, sizes and optimisation. The model card records it."""
 
 import dataclasses
-from typing import Any, Self
+from typing import Any
 
 SIZE = 96
 """Side of a frame in pixels."""
@@ -127,8 +127,3 @@ class Recipe:
             "corpora": {name: dataclasses.asdict(self.corpus(name)) for name in CORPORA},
             "trainings": {name: dataclasses.asdict(self.training(name)) for name in TRAININGS},
         }
-
-    @classmethod
-    def full(cls) -> Self:
-        """Return the recipe of the shipped weights."""
-        return cls()
