@@ -1,4 +1,7 @@
-"""Data sets of the small world and settings of the runs. All are fixed before a test video is scored."""
+"""Data sets of the small world and settings of the runs, equal for all runs.
+
+The documentation says how they were chosen: docs/science/index.md.
+"""
 
 import dataclasses
 from typing import Any
