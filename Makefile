@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
 
-.PHONY: install quickstart test slow gpu weights cluster check lint benchmarks science docs doctest
+.PHONY: install quickstart test slow gpu weights cluster chaos check lint benchmarks science docs doctest
 
 install: $(VENV)/.installed
 
@@ -24,6 +24,10 @@ test: install
 
 slow gpu weights cluster: install
 	$(BIN)/python -m pytest -m $@
+
+# A small study under kills and damaged files, at most 30 minutes. CHAOS="--seed 1 --minutes 10" takes options.
+chaos: install
+	cd benchmarks && $(abspath $(BIN))/python -m chaos $(CHAOS)
 
 lint: install
 	$(BIN)/ruff check .
