@@ -105,9 +105,9 @@ def parse_assignments(assignments: tuple[str, ...]) -> dict[str, Any]:
         try:
             # PyYAML reads 3e-4 as text, because a float of YAML 1.1 needs a dot. Pydantic converts the text
             # where the setting is a number.
-            parsed[path.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise ConfigError(f"--set {path}: {value!r} is not a YAML value") from None
+            parsed[path.strip()] = parse_yaml(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {path}: {value!r} is not a YAML value ({yaml_fault(error)})") from None
     return parsed
 
 
@@ -115,22 +115,84 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Read a mapping from a YAML file.
 
     Raises:
-        ConfigError: the file is missing or unreadable, not YAML (with the line), or not a mapping.
+        ConfigError: the file is missing or unreadable, not YAML (with the line), or not a mapping; or a
+            setting is given twice, as in `optim: {lr: 1}` and `optim.lr: 2`.
     """
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = parse_yaml(path.read_text(encoding="utf-8"), dotted=True)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); check the path") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: must be UTF-8 text; save it as UTF-8") from None
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "broken"
-        raise ConfigError(f"{path}{where}: not valid YAML ({problem})") from None
+        raise ConfigError(f"{path}, {yaml_fault(error)}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: must hold a mapping of settings, got {type(data).__name__}")
     return data
+
+
+def parse_yaml(text: str, *, dotted: bool = False) -> Any:
+    """Parse one YAML document. PyYAML alone keeps the last of equal keys and drops the others.
+
+    Args:
+        text: The document.
+        dotted: Treat `a.b` as the key `b` of the mapping `a`.
+
+    Raises:
+        yaml.YAMLError: The text is not YAML, or a key is given twice in one mapping.
+    """
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        check_keys(node, dotted=dotted)
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def check_keys(node: yaml.Node, *, dotted: bool = False) -> None:
+    """Check that no mapping of a YAML document has a key twice. See `parse_yaml`.
+
+    Raises:
+        yaml.MarkedYAMLError: A key is given twice. The error has its line.
+    """
+    # The parsed nodes are checked and not the mappings: `<<` may repeat a key, which overrides it on purpose.
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            check_keys(item, dotted=dotted)
+    elif isinstance(node, yaml.MappingNode):
+        # The inner mappings come first, so that the message has the shortest path.
+        for _, value in node.value:
+            check_keys(value, dotted=dotted)
+        lines: dict[tuple[str, str], int] = {}
+        for tag, key, mark in _keys(node, dotted):
+            if (tag, key) in lines:
+                first = lines[tag, key]
+                raise yaml.MarkedYAMLError(
+                    problem=f"{key!r} is given twice, first in line {first}; keep one", problem_mark=mark
+                )
+            lines[tag, key] = mark.line + 1
+
+
+def _keys(node: yaml.MappingNode, dotted: bool, prefix: str = "") -> Iterator[tuple[str, str, Any]]:
+    """Yield the tag, the path and the place of the keys of a mapping; if `dotted`, also those below them."""
+    for key, value in node.value:
+        # A complex key, such as a list, cannot be a setting.
+        if isinstance(key, yaml.ScalarNode):
+            is_group = dotted and isinstance(value, yaml.MappingNode)
+            # A group may be spread over `optim: {...}` and `optim.lr`, but not over two groups.
+            yield "" if dotted else key.tag, f"{prefix}{key.value}", key.start_mark
+            if is_group:
+                yield from _keys(value, dotted, f"{prefix}{key.value}.")
+
+
+def yaml_fault(error: yaml.YAMLError) -> str:
+    """Return the line and the fault of an error of YAML."""
+    mark = getattr(error, "problem_mark", None)
+    where = f"line {mark.line + 1}: " if mark else ""
+    return f"{where}not valid YAML ({getattr(error, 'problem', None) or 'broken'})"
 
 
 def paths(model: type[Config], tree: Mapping[str, Any] | None = None) -> Iterator[str]:

@@ -74,3 +74,31 @@ def test_a_broken_yaml_file_is_named_with_the_reason(tmp_path, content, message)
 def test_a_missing_yaml_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match="No such file"):
         read_yaml(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("seed: 1\noptim: {lr: 1}\nseed: 2\n", "line 3: .*'seed' is given twice, first in line 1; keep one"),
+        ("fixed:\n  seed: 1\nfixed:\n  seed: 1\n", "line 3: .*'fixed' is given twice, first in line 1"),
+        ("search:\n  a.b: {x: 1}\n  a.b: {x: 2}\n", "line 3: .*'a.b' is given twice, first in line 2"),
+        ("a: [{b: 1,\n b: 2}]\n", "line 2: .*'b' is given twice"),
+        ("optim:\n  lr: 1\noptim.lr: 2\n", "line 3: .*'optim.lr' is given twice, first in line 2"),
+    ],
+)
+def test_key_given_twice_is_refused_with_its_lines(tmp_path, content, message):
+    path = tmp_path / "space.yaml"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        read_yaml(path)
+
+
+def test_merge_key_and_spread_group_are_no_duplicates(tmp_path):
+    path = tmp_path / "space.yaml"
+    path.write_text("base: &base {lr: 1, kind: sgd}\noptim: {<<: *base, lr: 2}\noptim.epochs: 3\n")
+    assert read_yaml(path)["optim"] == {"lr": 2, "kind": "sgd"}
+
+
+def test_assignment_with_a_key_given_twice_is_refused():
+    with pytest.raises(ConfigError, match="'lr' is given twice"):
+        parse_assignments(("optim={lr: 1, lr: 2}",))

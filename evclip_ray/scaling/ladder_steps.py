@@ -20,7 +20,7 @@ from typing import Any, Self
 
 import yaml
 
-from evclip_ray.config import ConfigError, Overrides, flatten, nearest, read_yaml
+from evclip_ray.config import ConfigError, Overrides, flatten, nearest, parse_yaml, read_yaml
 from evclip_ray.tuning.search_space import SearchSpace
 
 BACKBONE = "backbone.name"
@@ -132,7 +132,7 @@ def parse_over(text: str) -> dict[str, list[Any]]:
 
 def _value(text: str) -> Any:
     try:
-        return yaml.safe_load(text)
+        return parse_yaml(text)
     except yaml.YAMLError:
         raise ConfigError(f"--over: {text!r} is not a YAML value") from None
 

@@ -94,8 +94,13 @@ class Distribution:
             raise ConfigError(
                 f"search.{path}: distribution {kind!r} is unknown; {nearest(kind, list(DISTRIBUTIONS))}"
             )
+        given = spec.get("when", {})
+        if not isinstance(given, Mapping):
+            raise ConfigError(
+                f"search.{path}: `when` must be like {{method.prompts: [both, mask]}}, got {given!r}"
+            )
         # A single value is accepted in place of a list of one.
-        when = {key: tuple(v if isinstance(v, list) else [v]) for key, v in spec.get("when", {}).items()}
+        when = {key: tuple(v if isinstance(v, list) else [v]) for key, v in given.items()}
         balanced = spec.get("balanced", False)
         if balanced not in (True, False) or (balanced and (kind != "choice" or when)):
             raise ConfigError(

@@ -32,7 +32,7 @@ parameters of the sampler.
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -42,11 +42,14 @@ from evclip_ray.config import Config, ConfigError, Overrides, flatten, nearest, 
 from evclip_ray.objective import BEST, check_objective
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.resources import GIB, ResourceRequest
+from evclip_ray.tuning.conditions import check_choices, check_conditions, conditions_of, setting_of
 from evclip_ray.tuning.distributions import Distribution, Domain, Suggests
 from evclip_ray.tuning.method_settings import with_conditions
 
 _DECODED = ("data.", "view.")
 """Paths that change the decoded pixels. They must be choices, so that each variant is decoded once."""
+_NAMES = ("method.name", "backbone.name")
+"""Settings that decide which other settings exist and which values these have."""
 
 PACKING_REMOVED = (
     "trial packing was removed. Let trials share a GPU with --gpus-per-worker 0.25 (four trials per GPU)."
@@ -157,9 +160,14 @@ class SearchSpace:
         known = ["fixed", "search", "study", "ladder"]
         for key in data:
             if key not in known:
-                raise ConfigError(f"{name}: unknown section {key!r}; {nearest(key, known)}")
+                raise ConfigError(f"{name}: unknown section {key!r}; {nearest(str(key), known)}")
+            if not isinstance(data[key] or {}, Mapping):
+                raise ConfigError(f"{name}: {key} must be a mapping of settings, got {data[key]!r}")
         pinned = dict(overrides or {})
-        fixed = _without_unset_world(override({}, {**(data.get("fixed") or {}), **pinned}))
+        given = data.get("fixed") or {}
+        # Groups come first: `optim: {lr: 1}` after `optim.epochs: 5` would replace the whole group.
+        grouped = dict(sorted(given.items(), key=lambda item: not isinstance(item[1], Mapping)))
+        fixed = _without_unset_world(override(override({}, grouped), pinned))
         if "study.pack" in flatten(fixed):
             raise ConfigError(f"`study.pack`: {PACKING_REMOVED}")
         listed = data.get("search") or {}
@@ -170,7 +178,10 @@ class SearchSpace:
             for distribution in Distribution.parse_all(path, spec)
         )
         settings = StudyConfig.load(data.get("study") or {}, study)
-        return cls(name, *with_conditions(fixed, search), settings)._checked()
+        free = {*pinned, *_ladder_paths(data.get("ladder"))}
+        space = cls(name, *with_conditions(fixed, search), settings)._checked(free)
+        check_conditions(space.search, flatten(space.fixed), space._experiment_with, free=free)
+        return space
 
     def replace(self, overrides: Overrides | None = None, *, study: Mapping[str, Any] | None = None) -> Self:
         """Return this space with settings pinned by `overrides` and with study settings replaced.
@@ -283,9 +294,9 @@ class SearchSpace:
         """Return the settings that conditions may refer to; drawn values replace fixed ones."""
         return {**flatten(self.fixed), **drawn}
 
-    def _checked(self) -> Self:
+    def _checked(self, free: Collection[str] = ()) -> Self:
         for position, distribution in enumerate(self.search):
-            self._check_conditions(distribution, position)
+            self._check_order(distribution, position)
             if distribution.path.startswith(_DECODED) and distribution.kind != "choice":
                 raise ConfigError(
                     f"search.{distribution.path}: this setting changes the decoded pixels, so it must be a "
@@ -296,24 +307,33 @@ class SearchSpace:
         for distribution in self.search:
             # Each edge is tried with its conditions fulfilled. Errors appear on load instead of hours later
             # in a trial.
-            needed = self._conditions_of(distribution)
-            for value in distribution.edges:
-                try:
-                    self._check_point(self._completed({**needed, distribution.path: value}))
-                except ConfigError as error:
-                    raise ConfigError(f"search.{distribution.path} = {value!r}: {error}") from None
+            needed = conditions_of(distribution, self.search, flatten(self.fixed), free=free)
+            # None: an override excludes the setting, or `check_conditions` reports it.
+            if needed is not None:
+                self._check_edges(distribution, needed)
         return self
 
-    def _conditions_of(self, distribution: Distribution) -> dict[str, Any]:
-        """Return settings under which a distribution applies, with the conditions of these settings."""
-        needed: dict[str, Any] = {}
-        pending = [distribution]
-        while pending:
-            for path, allowed in pending.pop().when.items():
-                if path not in needed:
-                    needed[path] = allowed[0]
-                    pending += [other for other in self.search if other.path == path][:1]
-        return needed
+    def _check_edges(self, distribution: Distribution, needed: Overrides) -> None:
+        settings = []
+        for value in distribution.edges:
+            try:
+                experiment = self._check_point(self._completed({**needed, distribution.path: value}))
+            except ConfigError as error:
+                raise ConfigError(f"search.{distribution.path} = {value!r}: {error}") from None
+            settings.append(setting_of(experiment, distribution.path, value))
+        if distribution.kind == "choice":
+            check_choices(distribution, settings)
+
+    def _experiment_with(self, distribution: Distribution, path: str, value: Any) -> ExperimentConfig:
+        """Return an experiment with one value of a condition, see `check_conditions`."""
+        needed = {name: allowed[0] for name, allowed in distribution.when.items()}
+        point = self._completed({**needed, path: value})
+        try:
+            return self.experiment(point)
+        except ConfigError:
+            # Other settings of the space may exclude the value; alone it may be valid.
+            named = {name: v for name, v in self._settings(point).items() if name in _NAMES}
+            return ExperimentConfig.load({"data": {"manifest": "."}}, {**named, path: value})
 
     def first_point(self) -> dict[str, Any]:
         """Return the point with the first value of every setting that exists."""
@@ -338,14 +358,16 @@ class SearchSpace:
                     "'choice' and not a list of distributions"
                 )
 
-    def _check_point(self, overrides: Overrides) -> None:
-        method = self.experiment(overrides).method
+    def _check_point(self, overrides: Overrides) -> ExperimentConfig:
+        experiment = self.experiment(overrides)
+        method = experiment.method
         if not method.trains:
             raise ConfigError(
                 f"method {method.name!r} has nothing to train. Its score is listed with every study anyway."
             )
+        return experiment
 
-    def _check_conditions(self, distribution: Distribution, position: int) -> None:
+    def _check_order(self, distribution: Distribution, position: int) -> None:
         earlier = [d.path for d in self.search[:position]]
         for path in distribution.when:
             if path not in earlier and path not in flatten(self.fixed):
@@ -395,6 +417,14 @@ def read_space(
         study: Settings that replace those of the section `study`.
     """
     return SearchSpace.load(path.stem, read_yaml(path), overrides, study=study)
+
+
+def _ladder_paths(ladder: Any) -> set[str]:
+    """Return the paths that the steps of a ladder set. `Ladder` validates the section."""
+    steps = ladder.get("rungs") if isinstance(ladder, Mapping) else None
+    if isinstance(steps, Mapping):
+        return {path for chosen in steps.values() if isinstance(chosen, Mapping) for path in flatten(chosen)}
+    return {str(ladder.get("over", "backbone.name"))} if isinstance(ladder, Mapping) else set()
 
 
 def _without_unset_world(fixed: dict[str, Any]) -> dict[str, Any]:

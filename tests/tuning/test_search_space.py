@@ -241,3 +241,109 @@ def test_invalid_lists_and_balances_are_refused(search, message):
 def test_unknown_objective_of_a_study_is_refused(objective):
     with pytest.raises(ConfigError, match="mean_of_last_3"):
         space({}, objective=objective)
+
+
+PROMPTS = {"choice": ["both", "context"]}
+DEPTH = {"int": [1, 3]}
+
+
+@pytest.mark.parametrize(
+    ("search", "message"),
+    [
+        (
+            {"method.prompts": PROMPTS, "method.mask.depth": {**DEPTH, "when": {"method.prompts": "mask"}}},
+            "method.mask.depth: `when` never holds.* method.prompts is 'both' or 'context'",
+        ),
+        (
+            {"method.mask.depth": {**DEPTH, "when": {"backbone.name": "ViT-B-16"}}},
+            "`when` never holds.* backbone.name is 'debug'",
+        ),
+        (
+            {"optim.lr": {"uniform": [0.1, 1]}, "method.mask.depth": {**DEPTH, "when": {"optim.lr": 0.5}}},
+            "`when` never holds.* optim.lr is uniform",
+        ),
+        (
+            {
+                "method.prompts": PROMPTS,
+                "method.mask.depth": {**DEPTH, "when": {"method.prompts": "both"}},
+                "optim.clip_norm": {
+                    "uniform": [1, 2],
+                    "when": {"method.mask.depth": 2, "method.prompts": "context"},
+                },
+            },
+            "optim.clip_norm: `when` never holds",
+        ),
+        (
+            {
+                "method.prompts": PROMPTS,
+                "method.mask.depth": {**DEPTH, "when": {"method.prompts": ["both", "maks"]}},
+            },
+            "`when` has method.prompts = 'maks': .*'both', 'mask' or 'context'",
+        ),
+        (
+            {
+                "backbone.activation_checkpointing": {"choice": [True, False]},
+                "optim.clip_norm": {
+                    "uniform": [1, 2],
+                    "when": {"backbone.activation_checkpointing": [False, "true"]},
+                },
+            },
+            "'true', which is another value than true",
+        ),
+        ({"method.mask.depth": {**DEPTH, "when": "mask"}}, "`when` must be like"),
+    ],
+)
+def test_condition_that_never_holds_is_refused(search, message):
+    with pytest.raises(ConfigError, match=message):
+        space(search)
+
+
+def test_condition_on_a_valid_value_beyond_the_choices_is_kept():
+    """The value stays behind where a space is narrowed; its text is part of a study's identity."""
+    when = {"method.prompts": ["mask", "both"]}
+    mine = space({"method.prompts": PROMPTS, "method.mask.depth": {**DEPTH, "when": when}})
+    assert mine.describe()["search"]["method.mask.depth"].endswith("in ['mask', 'both']")
+
+
+def test_condition_excluded_by_an_override_is_accepted():
+    search = {"method.prompts": PROMPTS, "method.mask.depth": {**DEPTH, "when": {"method.prompts": "both"}}}
+    data = {"fixed": FIXED, "search": search}
+    mine = SearchSpace.load("mine", data, {"method.prompts": "context"})
+    assert mine.sample(optuna.create_study().ask()) == {}
+
+
+def test_condition_on_a_setting_of_the_ladder_is_accepted():
+    rungs = {"small": {"method.prompts": "context"}, "large": {"method.prompts": "mask"}}
+    search = {"method.mask.depth": {**DEPTH, "when": {"method.prompts": "mask"}}}
+    fixed = {**FIXED, "method.prompts": "context"}
+    mine = SearchSpace.load("mine", {"fixed": fixed, "search": search, "ladder": {"rungs": rungs}})
+    assert mine.sample(optuna.create_study().ask()) == {}
+
+
+@pytest.mark.parametrize(
+    ("path", "choices"),
+    [
+        ("view.num_frames", [8, 8.0]),
+        ("optim.weight_decay", [1, True]),
+        ("optim.lr", [0.05, "0.05"]),
+        ("optim.lr", ["1e-3", 0.001]),
+        ("backbone.activation_checkpointing", [True, "yes"]),
+    ],
+)
+def test_choices_that_mean_one_value_are_refused(path, choices):
+    with pytest.raises(ConfigError, match=f"{path}: choices must differ, but .* both mean"):
+        space({path: {"choice": choices}})
+
+
+def test_null_is_another_choice_than_the_default_it_selects():
+    assert space({"view.short_side": {"choice": [None, 73]}}, fixed={**FIXED}).search
+
+
+def test_group_of_fixed_settings_keeps_dotted_ones_before_it():
+    mine = space({}, fixed={**FIXED, "optim.epochs": 5, "optim": {"lr": 0.1}})
+    assert (mine.experiment().optim.epochs, mine.experiment().optim.lr) == (5, 0.1)
+
+
+def test_section_that_is_no_mapping_is_refused():
+    with pytest.raises(ConfigError, match="search must be a mapping"):
+        SearchSpace.load("mine", {"fixed": FIXED, "search": ["optim.lr"]})

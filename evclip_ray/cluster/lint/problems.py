@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from evclip_ray.config import ConfigError, nearest
+from evclip_ray.config import ConfigError, check_keys, nearest, yaml_fault
 from evclip_ray.optional import require
 
 Where = tuple[str | int, ...]
@@ -63,17 +63,17 @@ def read_documents(path: Path) -> list[Document]:
     """Return the YAML documents of a file without the empty ones.
 
     Raises:
-        ConfigError: The file is not valid YAML, or a document is not a mapping.
+        ConfigError: The file is not valid YAML, a key is given twice, or a document is not a mapping.
     """
     text = read_text(path)
     try:
         # Nodes have the line numbers and plain loading has the values, so the text is parsed twice.
         nodes = [node for node in yaml.compose_all(text, Loader=yaml.SafeLoader) if node is not None]
+        for node in nodes:
+            check_keys(node)
         values = [value for value in yaml.safe_load_all(text) if value is not None]
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', error)})") from None
+        raise ConfigError(f"{path}, {yaml_fault(error)}") from None
     if not values or not all(isinstance(value, dict) for value in values):
         raise ConfigError(f"{path}: must contain a mapping of settings")
     return [Document(value, dict(_lines(node))) for value, node in zip(values, nodes, strict=True)]
@@ -138,8 +138,7 @@ def _lines(node: yaml.Node, where: Where = ()) -> Iterator[tuple[Where, int]]:
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             yield from _lines(value, (*where, key.value))
-            # After the lines of the value: the later entry wins in the mapping, and a value may start below
-            # its key.
+            # After the lines of the value, because the later entry wins and a value may start below its key.
             yield (*where, key.value), key.start_mark.line + 1
     elif isinstance(node, yaml.SequenceNode):
         for position, value in enumerate(node.value):
