@@ -21,6 +21,8 @@ _ROUNDS = 7
 """Calls with faults before an episode is left in peace."""
 _CALLS_IN_PEACE = 3
 _LONGEST_CALL_SECONDS = 300.0
+"""A call that takes longer hangs, unless the undisturbed study takes more than a quarter of it."""
+_LONGEST_UNDISTURBED_SECONDS = 1800.0
 _ROOM = (0, 20 * 1024, 100 * 1024, 400 * 1024)
 _STACKS = re.compile(
     r"Traceback \(most recent call last\)|^\s*@\s+0x|\*\*\* SIG|^\[.*\] C .*Check failed", re.M
@@ -80,9 +82,9 @@ class Chaos:
             "OMP_NUM_THREADS": "1",
             "CUDA_VISIBLE_DEVICES": "",
         }
-        self._drivers: list[int] = []
         self._usual: set[str] = set()
         self._first_trial_seconds = self._trial_seconds = 0.0
+        self._longest_seconds = _LONGEST_CALL_SECONDS
         self.has_disk = False
 
     @contextlib.contextmanager
@@ -107,16 +109,16 @@ class Chaos:
             RuntimeError: It did not end as it should.
         """
         study = self._study(self.work / "undisturbed")
-        command = Command(
-            study.command(), log=self.work / "logs" / "undisturbed.log", environment=self._environment
-        )
-        self._drivers.append(command.pid)
+        command = self._call(study, "undisturbed")
         began = time.monotonic()
-        command.wait(_LONGEST_CALL_SECONDS, until=lambda: any(study.root.glob("trials/*/history.jsonl")))
+        command.wait(
+            _LONGEST_UNDISTURBED_SECONDS, until=lambda: any(study.root.glob("trials/*/history.jsonl"))
+        )
         self._first_trial_seconds = time.monotonic() - began
-        ended = command.finish(_LONGEST_CALL_SECONDS)
+        ended = command.finish(_LONGEST_UNDISTURBED_SECONDS)
         self._trial_seconds = (time.monotonic() - began - self._first_trial_seconds) / TRIALS
-        again = self._call(study, "undisturbed-again").finish(_LONGEST_CALL_SECONDS)
+        self._longest_seconds = max(_LONGEST_CALL_SECONDS, 4 * ended.seconds)
+        again = self._call(study, "undisturbed-again").finish(self._longest_seconds)
         for one in (ended, again):
             if one.status or one.left:
                 raise RuntimeError(
@@ -130,9 +132,7 @@ class Chaos:
 
     def _call(self, study: ChaosStudy, name: str) -> Command:
         log = self.work / "logs" / f"{name}.log"
-        command = Command(study.command(), log=log, environment=self._environment)
-        self._drivers.append(command.pid)
-        return command
+        return Command(study.command(), log=log, environment=self._environment)
 
     def episode(self, number: int, expected: Result) -> Episode:
         """Run the study once with faults until it is complete, and compare it."""
@@ -148,7 +148,7 @@ class Chaos:
             events = self._damage(study, episode, draw) if is_whole and draw.random() < 0.7 else []
             ended, hit, kill = self._disturbed_call(study, episode, draw, is_quiet=draw.random() < 0.15)
             events += hit
-            self._record(ended, events, previous, kill)
+            self._record(study, episode, ended, events, previous, kill)
             previous = hit
             is_whole = ended.status == 0 or (bool(hit) and "trial-" in ended.output)
             if ended.status == 0 and _missing(study) == 0:
@@ -183,7 +183,7 @@ class Chaos:
         try:
             if not is_quiet and command.wait(delay):
                 detail = ballast.fill(room) if kill is None else kill.strike(command, draw)
-            ended = command.finish(_LONGEST_CALL_SECONDS)
+            ended = command.finish(self._longest_seconds)
         finally:
             ballast.remove()
         if detail is None:
@@ -194,14 +194,34 @@ class Chaos:
         return ended, [event], kill
 
     def _record(
-        self, ended: Ended, events: Sequence[Event], previous: Sequence[Event], kill: Kill | None
+        self,
+        study: ChaosStudy,
+        episode: Episode,
+        ended: Ended,
+        events: Sequence[Event],
+        previous: Sequence[Event],
+        kill: Kill | None,
     ) -> None:
+        """Note how a call ended with the faults before and during it.
+
+        Args:
+            study: The study.
+            episode: Episode of the call, to which problems without any fault belong.
+            ended: How the call ended.
+            events: Damage before the call, and the fault during it.
+            previous: Fault during the call before.
+            kill: Signal during the call.
+        """
         said = self._said(ended)
         is_full = any(event.fault == FULL_DISK for event in events)
         allowed = kill.statuses if kill else (0, 1) if is_full else (0,)
         problems = self._problems(ended, allowed)
+        if ended.status == 0 and (missing := _missing(study)):
+            problems.append(f"exit status 0 with {missing} trials missing")
         for event in events or previous:
             event.problems += problems
+        if not events and not previous:
+            episode.problems += problems
         for event in events:
             event.status, event.said = ended.status, said
         for event in previous:
@@ -220,16 +240,14 @@ class Chaos:
         for _ in range(_CALLS_IN_PEACE):
             command = self._call(study, f"{episode.number}-{episode.calls}")
             episode.calls += 1
-            ended = command.finish(_LONGEST_CALL_SECONDS)
-            self._record(ended, [], previous, None)
-            if ended.status:
-                lines = ended.output.strip().splitlines()
-                episode.problems.append(f"exit status {ended.status} without a fault: {lines[-1:]}")
-            elif not _missing(study):
+            ended = command.finish(self._longest_seconds)
+            self._record(study, episode, ended, [], previous, None)
+            if not _missing(study):
                 return
-            else:
-                episode.problems.append(f"exit status 0 with {_missing(study)} trials missing")
             previous = []
+        episode.problems.append(
+            f"{_missing(study)} trials are missing after {_CALLS_IN_PEACE} calls without faults"
+        )
 
     def _check(self, study: ChaosStudy, episode: Episode, expected: Result, before: set[str]) -> None:
         """Compare the complete study, and look for what was left behind."""
@@ -240,9 +258,10 @@ class Chaos:
             episode.problems.append(f"the study cannot be read: {type(error).__name__}: {error}")
         episode.problems += [f"left in the study: {name}" for name in study.temporary_files()]
         episode.problems += [f"left in shared memory: {name}" for name in sorted(shared_memory() - before)]
-        sessions = (path for pid in self._drivers for path in Path("/tmp/ray").glob(f"session_*_{pid}"))
-        left = [path for path in self.tmp.rglob("*") if not path.is_dir()][:3] + list(sessions)
-        episode.problems += [f"left in the temporary folder: {path}" for path in left]
+        # Ray keeps a folder with the logs of every start, below `ray` in the temporary folder.
+        left = (path for path in self.tmp.rglob("*") if "ray" not in path.relative_to(self.tmp).parts[:1])
+        files = sorted(str(path.relative_to(self.tmp)) for path in left if not path.is_dir())
+        episode.problems += [f"left in the temporary folder: {name}" for name in files[:3]]
 
     def _said(self, ended: Ended) -> list[str]:
         lines = (_normal(line) for line in ended.output.replace(str(self.work), "WORK").splitlines())
