@@ -6,10 +6,9 @@ A listed file that is absent is not an error here. Decoding counts it as skipped
 
 import dataclasses
 import hashlib
-import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -20,13 +19,13 @@ from pyarrow import csv, parquet
 from evclip_ray.artifacts import replacing
 from evclip_ray.data import storage
 from evclip_ray.data.manifest import validation
-from evclip_ray.data.manifest.discovery import find_videos
+from evclip_ray.data.manifest.class_folders import read_folder
+from evclip_ray.data.manifest.located_files import fit_paths
+from evclip_ray.data.manifest.table_files import ENDINGS, read_table
 from evclip_ray.data.manifest.validation import SCHEMA, SPLITS, ManifestError
 from evclip_ray.data.storage import Place
 
 __all__ = ["SCHEMA", "SPLITS", "Manifest", "ManifestError", "read_manifest", "write_manifest"]
-
-_SPLIT_FOLDERS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,14 +107,21 @@ class Manifest:
         return cast(list[Any], self.table[name].to_pylist())
 
 
-def read_manifest(path: Place, *, root: Place | None = None, allow_leaks: bool = False) -> Manifest:
-    """Read a manifest from a CSV or Parquet file, or from a folder of class folders.
+def read_manifest(
+    path: Place,
+    *,
+    root: Place | None = None,
+    allow_leaks: bool = False,
+    columns: Mapping[str, str] | None = None,
+) -> Manifest:
+    """Read a manifest from a CSV, TSV, text or Parquet file, or from a folder of class folders.
 
     Args:
         path: Local path or URI. A folder is read as `<class>/<video>`, or as `<split>/<class>/<video>` if its
-            folders are named train, val (or validation) and test.
+            folders are named like splits (train, Valid, testing).
         root: Folder that the paths are relative to; by default the folder of the manifest.
         allow_leaks: See `Manifest`.
+        columns: Column -> its name in the file, see `columns.CHOSEN`. Usual names need no entry.
 
     Raises:
         ManifestError: See `Manifest`; or the file is missing or has another format.
@@ -123,25 +129,28 @@ def read_manifest(path: Place, *, root: Place | None = None, allow_leaks: bool =
     """
     path = storage.place(path)
     source, suffix = str(path), PurePosixPath(str(path)).suffix.lower()
-    reader = {".csv": _read_csv, ".parquet": _read_parquet}.get(suffix)
-    if reader is None or storage.is_folder(path):
-        if not storage.is_folder(path):
-            if isinstance(path, Path) and path.exists():
-                raise ManifestError(f"{path}: must be a .csv, a .parquet or a folder, got {suffix!r}")
-            raise ManifestError(f"{path}: no such manifest; check the path")
-        return Manifest(_read_folder(path), path, source, allow_leaks)
+    if storage.is_folder(path):
+        return Manifest(read_folder(path), path, source, allow_leaks)
+    if suffix not in ENDINGS:
+        if isinstance(path, Path) and path.exists():
+            known = ", ".join(f"a {ending}" for ending in ENDINGS)
+            raise ManifestError(f"{path}: must be {known} or a folder, got {suffix!r}")
+        raise ManifestError(f"{path}: no such manifest; check the path")
     try:
         with storage.open_binary(path) as stream:
-            table = reader(stream, source)
+            table = read_table(stream, source, columns)
     except FileNotFoundError:
         raise ManifestError(f"{path}: no such manifest; check the path") from None
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise ManifestError(f"{path}: {_explain(str(error))}") from None
+        raise ManifestError(f"{path}: {str(error).splitlines()[0]}") from None
     except storage.StorageError:
         raise
     except OSError as error:
         raise ManifestError(f"{path}: cannot be read ({error.strerror or error})") from None
-    return Manifest(table, _parent(path) if root is None else root, source, allow_leaks)
+    is_chosen, root = root is not None, storage.place(_parent(path) if root is None else root)
+    if isinstance(root, Path):
+        table = fit_paths(table, root.absolute(), source, is_chosen=is_chosen)
+    return Manifest(table, root, source, allow_leaks)
 
 
 def _parent(path: Place) -> Place:
@@ -160,39 +169,3 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
             parquet.write_table(table.drop_columns(empty), temporary)
         else:
             csv.write_csv(table.drop_columns(empty), temporary)
-
-
-def _read_csv(stream: BinaryIO, source: str) -> pa.Table:
-    data = stream.read()
-    if not data:
-        raise ManifestError(f"{source}: is empty; it needs at least the columns path,label and one row")
-    # Column types are given: if Arrow guessed, labels such as 001 would become numbers.
-    options = csv.ConvertOptions(
-        column_types=SCHEMA, null_values=[""], strings_can_be_null=True, quoted_strings_can_be_null=True
-    )
-    return csv.read_csv(io.BytesIO(data), convert_options=options)
-
-
-def _read_parquet(stream: BinaryIO, _source: str) -> pa.Table:
-    return parquet.ParquetFile(stream).read()
-
-
-def _explain(error: str) -> str:
-    if "UTF8" in error or "UTF-8" in error:
-        return "must be UTF-8 text; save it as UTF-8"
-    return error.splitlines()[0].removeprefix("CSV parse error: ").removeprefix("CSV conversion error ")
-
-
-def _read_folder(folder: Place) -> pa.Table:
-    paths = sorted(path for path, _, _ in find_videos(folder))
-    if not paths:
-        raise ManifestError(f"{folder}: holds no video; it needs folders named by class, with videos in them")
-    parts = [path.split("/") for path in paths]
-    has_splits = {part[0] for part in parts} <= set(_SPLIT_FOLDERS)
-    loose = next((path for path, part in zip(paths, parts, strict=True) if len(part) < 2 + has_splits), None)
-    if loose is not None:
-        raise ManifestError(f"{folder}: {loose} is not in a class folder; move it into one")
-    columns = {"path": paths, "label": [part[1 if has_splits else 0] for part in parts]}
-    if has_splits:
-        columns["split"] = [_SPLIT_FOLDERS[part[0]] for part in parts]
-    return pa.table(columns)

@@ -182,6 +182,22 @@ def published_shots(manifest: Manifest) -> int | None:
     return shots.pop() if len(shots) == 1 and shots <= set(_PUBLISHED_SHOTS) else None
 
 
+def whole(target: Manifest, *, classes: Sequence[str] | None = None) -> EvalSet:
+    """Return all rows of a manifest, with its own classes.
+
+    Args:
+        target: Videos.
+        classes: Classes in the order of their indices, all by default.
+
+    Raises:
+        ValueError: A class has no video, or there are fewer than two classes.
+    """
+    manifest, names = (target, target.classes) if classes is None else of_classes(target, classes)
+    if len(names) < 2:
+        raise ValueError(f"{target.source}: needs at least two labels, got {list(names)}")
+    return EvalSet(manifest, np.arange(len(manifest)), names)
+
+
 def zero_shot(target: Manifest, *, split: str = "test") -> Protocol:
     """Return a protocol without training that evaluates on `target` with its own classes."""
     return Protocol("zero_shot", (), None, None, {"test": _own_classes(target, split)})

@@ -174,6 +174,10 @@ class RowRecord:
             facts = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
             # `select` fails if a column is missing.
             table = table.select(_SCHEMA.names).replace_schema_metadata(None)
+            # A manifest has this form since version 0.2, and labels and groups are compared with it.
+            for name in ("label", "group"):
+                position = table.column_names.index(name)
+                table = table.set_column(position, name, pc.utf8_normalize(table[name], form="NFC"))
             return cls(table, storage.place(facts["root"]), facts["source"], "legacy" in facts)
         except (OSError, pa.ArrowException, KeyError) as error:
             raise ArtifactError(

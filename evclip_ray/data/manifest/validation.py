@@ -10,6 +10,16 @@ from evclip_ray.config import nearest
 from evclip_ray.data.storage import Place
 
 SPLITS = ("train", "val", "test")
+_SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
 SCHEMA = pa.schema(
     {
         "path": pa.string(),
@@ -25,6 +35,8 @@ SCHEMA = pa.schema(
     }
 )
 _REQUIRED = ("path", "label")
+# Characters without width, at the ends of labels copied from web pages and spreadsheets.
+_INVISIBLE = "\u200b\u200c\u200d\u200e\u200f\u2060\ufeff\u00ad"
 
 
 class ManifestError(ValueError):
@@ -33,6 +45,9 @@ class ManifestError(ValueError):
 
 def checked(table: pa.Table, *, root: Place, source: str, allow_leaks: bool = False) -> pa.Table:
     """Return a valid table with every column of `SCHEMA`, texts trimmed and paths relative to `root`.
+
+    Labels and groups are in Unicode's form NFC, so that a composed and a decomposed accent are one label.
+    Paths are left in the form that the disk has. Names of splits may be synonyms in any case, such as Valid.
 
     Args:
         table: Columns that the manifest has.
@@ -57,6 +72,11 @@ def checked(table: pa.Table, *, root: Place, source: str, allow_leaks: bool = Fa
         _check_leaks(table, "group", source)
         _check_leaks(table, "path", source)
     return table
+
+
+def split_names(name: str) -> str | None:
+    """Return the split that a name stands for, in any case, or None: "Training" is "train"."""
+    return _SPLIT_NAMES.get(name.strip().lower())
 
 
 def shared_between_splits(table: pa.Table, column: str) -> pa.Table:
@@ -94,6 +114,12 @@ def _tidied(table: pa.Table, root: Place) -> pa.Table:
     # An empty cell means no value, in a Parquet file too.
     for name in ("split", "group", "mask"):
         table = _with(table, name, pc.if_else(pc.equal(table[name], ""), None, table[name]))
+    # Without characters beyond ASCII there is nothing to normalise, which saves two passes.
+    for name in ("label", "group"):
+        if not pc.all(pc.string_is_ascii(table[name])).as_py():
+            visible = pc.utf8_trim(table[name], characters=_INVISIBLE + " \t\u00a0")
+            table = _with(table, name, pc.utf8_normalize(visible, form="NFC"))
+    table = _with(table, "split", _standard_splits(table["split"]))
     prefix = f"{str(root).rstrip('/')}/"
     # One file must have one path, because duplicates and leaks are found by comparing paths.
     for name in ("path", "mask"):
@@ -104,6 +130,14 @@ def _tidied(table: pa.Table, root: Place) -> pa.Table:
             paths = pc.replace_substring_regex(paths, r"^(\./+)+", "")
         table = _with(table, name, paths)
     return table
+
+
+def _standard_splits(splits: pa.ChunkedArray) -> pa.ChunkedArray:
+    for value in pc.unique(splits).to_pylist():
+        standard = split_names(value) if value else None
+        if standard not in (None, value):
+            splits = pc.if_else(pc.equal(splits, value), standard, splits)
+    return splits
 
 
 def _with(table: pa.Table, name: str, values: Any) -> pa.Table:
@@ -190,10 +224,24 @@ def _check_duplicates(table: pa.Table, source: str) -> None:
     repeated = counted.filter(pc.greater(counted["row_count"], 1))
     if repeated.num_rows:
         first = repeated.sort_by("row_min").slice(0, 1).to_pylist()[0]
+        _refuse_contradiction(table, first, source)
+        rows = f"{first['row_min'] + 1} {'and' if first['row_count'] == 2 else 'to'} {first['row_max'] + 1}"
         raise ManifestError(
             f"{source}: {repeated.num_rows} videos are listed more than once; the first is"
-            f" {first['path']!r}, {first['row_count']} times, in rows {first['row_min'] + 1} to"
-            f" {first['row_max'] + 1}; keep one row"
+            f" {first['path']!r}, {first['row_count']} times, in rows {rows}; keep one row"
+        )
+
+
+def _refuse_contradiction(table: pa.Table, repeated: dict[str, Any], source: str) -> None:
+    """Raise an error if a video that is listed more than once has two labels."""
+    first = repeated["row_min"]
+    same = pc.equal(table["path"], repeated["path"])
+    row = _first(pc.and_(same, pc.not_equal(table["label"], table["label"][first])))
+    if row is not None:
+        labels = [table["label"][k].as_py() for k in (first, row)]
+        raise ManifestError(
+            f"{source}: {repeated['path']!r} has two labels, {labels[0]!r} in row {first + 1} and"
+            f" {labels[1]!r} in row {row + 1}; keep the right row"
         )
 
 
