@@ -22,6 +22,7 @@ from evclip_ray.data.shards.crash_guard import CrashGuard
 from evclip_ray.data.shards.planning import decoding_work
 from evclip_ray.data.storage import Place
 from evclip_ray.data.video.decode import VideoError, decode_views, decoder_name, part_in
+from evclip_ray.data.video.opening import one_video
 from evclip_ray.data.video.sampling import spread_offsets
 from evclip_ray.data.video.view import ViewConfig
 
@@ -190,7 +191,7 @@ def _decode(
     offsets = spread_offsets(job.num_views) if job.seed is None else None
     path = storage.locate(root, video["path"])
     try:
-        with guard:
+        with one_video(path), guard:
             return decode_views(path, view=job.view, seeds=seeds, offsets=offsets, **part_in(video)), None
     except VideoError as error:
         reason = error.reason

@@ -7,8 +7,8 @@ from evclip_ray.data.manifest.manifest import Manifest
 from evclip_ray.data.masks import Mask, MaskError, masks_of_view
 from evclip_ray.data.shards.dataset import ShardSet
 from evclip_ray.data.shards.format import view_seed
-from evclip_ray.data.storage import StorageError
-from evclip_ray.data.video.decode import VideoError, part_in
+from evclip_ray.data.storage import Place, StorageError
+from evclip_ray.data.video.decode import VideoError, open_video, part_in
 from evclip_ray.data.video.sampling import spread_offsets
 
 
@@ -55,6 +55,8 @@ class TrueMasks:
         offsets = spread_offsets(inputs["num_views"]) if inputs["seed"] is None else [0.5] * (view + 1)
         height, width = self._shards.sizes[position].tolist()
         try:
+            if self._shards.view.pixels == "display":
+                self._require_square_pixels(masks, path, video["fps"])
             return masks_of_view(
                 masks,
                 path,
@@ -68,6 +70,12 @@ class TrueMasks:
             raise MaskError(masks, f"its video cannot be read now ({error})") from None
         except StorageError as error:
             raise MaskError(masks, str(error)) from None
+
+    @staticmethod
+    def _require_square_pixels(masks: Place, path: Place, fps: float | None) -> None:
+        with open_video(path, fps=fps) as video:
+            if video.pixel_aspect != 1:
+                raise MaskError(masks, "the pixels of its video are not square; set view.pixels=stored")
 
     @functools.cached_property
     def _names(self) -> list[str | None]:

@@ -7,7 +7,8 @@ shrinking, so it is antialiased. Exact rounding and bit-exact code paths give th
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypedDict, Unpack, cast
 
@@ -22,6 +23,8 @@ from evclip_ray.data import storage
 from evclip_ray.data.storage import Place
 from evclip_ray.data.video import torchcodec_backend
 from evclip_ray.data.video.frame_folder import FrameFolder
+from evclip_ray.data.video.opening import one_video
+from evclip_ray.data.video.orientation import orientation_of
 from evclip_ray.data.video.reader import VideoError, VideoReader, WrongIndexError
 from evclip_ray.data.video.sampling import frame_indices
 from evclip_ray.data.video.view import Decoder, Fit, ViewConfig
@@ -63,7 +66,19 @@ _SECONDS_TOLERANCE = 1e-4
 
 @dataclasses.dataclass(frozen=True)
 class VideoInfo:
-    """Facts of a video. `width`, `height`: upright size in pixels; `rotation`: clockwise degrees for that."""
+    """Facts of a video.
+
+    Attributes:
+        num_frames: Number of frames.
+        fps: Mean frames per second.
+        width: Upright width in pixels.
+        height: Upright height in pixels.
+        rotation: Clockwise degrees that make the coded picture upright.
+        codec: Name of the codec, such as "h264".
+        duration_seconds: End of the last frame.
+        mirrored: Whether left and right are exchanged after the rotation.
+        pixel_aspect: Width of an upright pixel by its height; 1 if pixels are square.
+    """
 
     num_frames: int
     fps: float
@@ -72,6 +87,8 @@ class VideoInfo:
     rotation: int
     codec: str
     duration_seconds: float
+    mirrored: bool = False
+    pixel_aspect: Fraction = Fraction(1)
 
 
 @functools.cache
@@ -92,14 +109,15 @@ def part_in(row: dict[str, Any]) -> Part:
     return cast(Part, {name: row[name] for name in Part.__annotations__})
 
 
+@contextlib.contextmanager
 def open_video(
     path: Place,
     *,
     fps: float | None = None,
     start_seconds: float | None = None,
     end_seconds: float | None = None,
-) -> Video:
-    """Open a file or a folder of frames.
+) -> Iterator[Video]:
+    """Open a file or a folder of frames for the time of the block, whose errors are those of this video.
 
     Args:
         path: Path or URI.
@@ -108,9 +126,13 @@ def open_video(
         end_seconds: As in `VideoReader`.
 
     Raises:
-        VideoError, StorageError: see `VideoReader` and `FrameFolder`.
+        VideoError, StorageError: see `one_video`.
     """
-    where = storage.place(path)
+    with one_video(path), _opened(storage.place(path), fps, start_seconds, end_seconds) as video:
+        yield video
+
+
+def _opened(where: Place, fps: float | None, start_seconds: float | None, end_seconds: float | None) -> Video:
     # Object storage has no folders: a name that is not an object may be a prefix of objects.
     if isinstance(where, Path) and where.is_dir():
         return FrameFolder(where, fps=fps)
@@ -133,24 +155,20 @@ def probe(path: Place, *, fps: float | None = None) -> VideoInfo:
 
 
 def describe(video: Video) -> VideoInfo:
-    """Return the facts of an open video; only a decoded frame carries the rotation."""
-    turns: list[int] = []
-
-    def read_rotation(frame: VideoFrame) -> Frames:
-        turns.append(_quarter_turns(frame))
-        return np.empty(0, dtype=np.uint8)
-
-    video.read([0], read_rotation)
-    # The container has the coded size. An odd number of quarter turns exchanges width and height.
-    sideways = turns[-1] % 2
+    """Return the facts of an open video; its first frame is decoded."""
+    orientation = video.orientation()
+    # The container has the coded size and the shape of coded pixels.
+    sideways = orientation.is_sideways
     return VideoInfo(
         num_frames=len(video.index.seconds),
         fps=video.fps,
         width=video.height if sideways else video.width,
         height=video.width if sideways else video.height,
-        rotation=-90 * turns[-1] % 360,
+        rotation=-90 * orientation.turns % 360,
         codec=video.codec,
         duration_seconds=float(video.index.seconds[-1]) + 1 / video.fps,
+        mirrored=orientation.mirrored,
+        pixel_aspect=1 / video.pixel_aspect if sideways else video.pixel_aspect,
     )
 
 
@@ -273,9 +291,9 @@ def part_of(video: Video, part: Part) -> tuple[int, int]:
 
 
 def _read(video: Video, indices: NDArray[np.int64], view: ViewConfig) -> Frames:
-    fitting, wanted = Fitting(view), indices.ravel().tolist()
+    fitting, wanted = Fitting(view, pixel_aspect=video.pixel_aspect), indices.ravel().tolist()
     # Frame folders are decoded by Pillow with either decoder.
-    if view.decoder == "torchcodec" and isinstance(video, VideoReader):
+    if view.decoder == "torchcodec" and isinstance(video, VideoReader) and torchcodec_backend.suits(video):
         images = torchcodec_backend.read(video, wanted, fitting)
     else:
         images = video.read(wanted, fitting)
@@ -288,38 +306,38 @@ class Fitting:
     """Conversion of the decoded frames of one video to upright (H, W, 3) uint8 RGB of one size.
 
     The resizer is kept between frames, because its set-up costs more than one small frame.
+
+    Args:
+        view: Size of the stored frames.
+        pixel_aspect: Width of a coded pixel by its height; without effect unless `view.pixels` is "display".
     """
 
-    def __init__(self, view: ViewConfig) -> None:
+    def __init__(self, view: ViewConfig, *, pixel_aspect: Fraction | int = 1) -> None:
         self.view, self.size = view, view.fixed_size
+        self._stretch = float(pixel_aspect) if view.pixels == "display" else 1
         self._resizer = VideoReformatter()
 
     def __call__(self, frame: VideoFrame) -> Frames:
-        turns = _quarter_turns(frame)
-        upright = (frame.width, frame.height) if turns % 2 else (frame.height, frame.width)
+        orientation = orientation_of(frame)
+        shown_width = frame.width * self._stretch
+        upright = (shown_width, frame.height) if orientation.is_sideways else (frame.height, shown_width)
         # The first frame sets the size, because the resolution may change within a video.
         self.size = self.size or self.view.size_of(*upright)
         height, width = self._resized(*upright, self.size)
         # The frame is resized as it is coded and turned afterwards, when it has fewer pixels.
-        coded_height, coded_width = (width, height) if turns % 2 else (height, width)
+        coded_height, coded_width = (width, height) if orientation.is_sideways else (height, width)
         rgb = self._resizer.reformat(
             frame, width=coded_width, height=coded_height, format="rgb24", interpolation=_BICUBIC, threads=1
         )
-        # `rot90` and the crop are views. The pixels are copied once, at the end.
-        image = np.rot90(rgb.to_ndarray(), turns)
+        # The orientation and the crop are views. The pixels are copied once, at the end.
+        image = orientation.apply(rgb.to_ndarray())
         top, left = (height - self.size[0]) // 2, (width - self.size[1]) // 2
         return np.ascontiguousarray(image[top : top + self.size[0], left : left + self.size[1]])
 
-    def _resized(self, height: int, width: int, size: tuple[int, int]) -> tuple[int, int]:
+    def _resized(self, height: float, width: float, size: tuple[int, int]) -> tuple[int, int]:
         """Return the size before the crop: except for "stretch", the smallest of one aspect that covers."""
         if self.view.fit == "stretch":
             return size
         scale = max(size[0] / height, size[1] / width)
         # Rounding can give one pixel less than the crop needs.
         return max(round(height * scale), size[0]), max(round(width * scale), size[1])
-
-
-def _quarter_turns(frame: VideoFrame) -> int:
-    """Return the counterclockwise quarter turns, 0 to 3, that make the frame upright."""
-    # Phones store frames as the sensor reads them and add a display matrix, which every frame carries.
-    return round(frame.rotation / 90) % 4

@@ -8,6 +8,7 @@ import functools
 import io
 import re
 from collections.abc import Iterable, Sequence
+from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -19,6 +20,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from evclip_ray.data import storage
 from evclip_ray.data.storage import Place
+from evclip_ray.data.video.orientation import Orientation
 from evclip_ray.data.video.packet_index import FrameIndex
 from evclip_ray.data.video.reader import DEFAULT_FPS, Convert, VideoError
 
@@ -94,6 +96,8 @@ class FrameFolder:
     """
 
     declared_seconds: float | None = None
+    pixel_aspect = Fraction(1)
+    is_decoded = False
 
     def __init__(self, path: Place, *, fps: float | None = None) -> None:
         self.path, self.timed = path, fps is not None
@@ -127,15 +131,21 @@ class FrameFolder:
         """Size in pixels, upright."""
         return self._first_size[1]
 
-    def count(self) -> int:
-        """Decode every frame and return their number.
+    def orientation(self) -> Orientation:
+        """Return the orientation of the frames, which are read upright."""
+        return Orientation(0, mirrored=False)
+
+    def decode_all(
+        self, indices: Sequence[int], convert: Convert
+    ) -> tuple[int, dict[int, NDArray[np.uint8]]]:
+        """Decode every frame, as `VideoReader.decode_all` does.
 
         Raises:
             VideoError: a frame does not decode, or its size differs from that of the first.
         """
         for name in self._names:
             self._image(name)
-        return len(self._names)
+        return len(self._names), self.read(indices, convert)
 
     def read(self, indices: Sequence[int], convert: Convert) -> dict[int, NDArray[np.uint8]]:
         """Return index -> `convert(frame)` for the given frames; only their images are read.

@@ -17,6 +17,24 @@ from numpy.typing import NDArray
 _TIMED_CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
 # VP8's alternate reference frames are packets that are decoded but never shown.
 _CODECS_WITH_INVISIBLE_FRAMES = ("vp8",)
+# Codecs whose decoders can start at a key frame of the file. Each returns no frame before a real key frame,
+# so a false key flag is noticed, and its key frames need nothing from the packets before them. All others
+# are decoded from the beginning of the file. Decoders of MPEG-4 part 2, H.263, MSMPEG4, Cinepak and
+# QuickTime Animation start anywhere and return grey pictures. QuickTime files store a palette with the first
+# packet only, and MPEG-4 files the encoder's name, which selects the inverse transform.
+SEEKABLE_CODECS = {
+    "h264": "starts at an IDR picture or a recovery point; its parser corrects false flags",
+    "hevc": "starts at an intra random access picture",
+    "vp9": "starts at a key frame; other frames have missing references, which is an error",
+    "av1": "starts at a key frame, which has the sequence header",
+    "ffv1": "starts at a key frame by the flag inside the frame; other frames are an error before it",
+    "mjpeg": "each packet is a whole image",
+    "jpeg2000": "each packet is a whole image",
+    "png": "each packet is a whole image, with its palette",
+    "prores": "each packet is a whole image",
+    "dnxhd": "each packet is a whole image",
+    "dvvideo": "each packet is a whole image",
+}
 # Enough packets to include the first frame that is shown: codecs reorder at most 16 frames.
 _HEAD = 64
 # A part is read with this margin, because the bounds in manifests are rounded.
@@ -30,7 +48,7 @@ class FrameIndex:
     Attributes:
         seconds: (N,) time of each frame in seconds; the first frame of the file is at 0.
         times: (N,) the same in the stream's integer units; None if frames can only be read in sequence.
-        keys: Indices of the frames at which decoding can start.
+        keys: Indices of the frames at which decoding can start; 0 alone if it can start only there.
     """
 
     seconds: NDArray[np.float64]
@@ -46,8 +64,11 @@ def index_of_all(container: Any, stream: Any) -> FrameIndex | None:
         shown = _shown_frames([_packet_facts(packet) for packet in _demux(container, stream)])
     except av.error.FFmpegError:
         return None
+    if not shown:
+        return None
     # The first time of a stream is not always 0.
-    return _index_of(shown, shown[0][0], float(stream.time_base)) if shown else None
+    index = _index_of(shown, shown[0][0], float(stream.time_base))
+    return index if can_seek(stream) else dataclasses.replace(index, keys=index.keys[:1])
 
 
 def index_of_part(
@@ -59,33 +80,48 @@ def index_of_part(
     after it, and no frame is shown before it is decoded. The run therefore ends at the first packet whose
     decoding time is after the part's end. `seconds` count from the first frame of the file.
 
+    An edit list with several cuts repeats packets as hidden ones, whose times overlap those of shown packets.
+    A run that touches a hidden packet does not determine the frames, unless this is the start of the file.
+
     Args:
         container: Open container, positioned at its beginning.
         stream: Its video stream.
         start_seconds: Start of the part; None for the beginning of the file.
         end_seconds: End of the part; None for the end of the file.
     """
-    if not _has_exact_times(container, stream):
+    if not _has_exact_times(container, stream) or not can_seek(stream):
         return None
     try:
-        head = itertools.islice(_demux(container, stream), _HEAD)
-        shown = _shown_frames([_packet_facts(packet) for packet in head])
+        packets = _demux(container, stream)
+        head = [(packet.dts, _packet_facts(packet)) for packet in itertools.islice(packets, _HEAD)]
+        shown = _shown_frames([facts for _, facts in head])
         if not shown:
             return None
         zero, base = shown[0][0], float(stream.time_base)
         first = max(zero + int(((start_seconds or 0.0) - _MARGIN_SECONDS) / base), zero)
         last = np.inf if end_seconds is None else zero + (end_seconds + _MARGIN_SECONDS) / base
-        run = itertools.takewhile(
-            lambda packet: packet.dts is None or packet.dts <= last, _from_key(container, stream, first, zero)
-        )
-        packets = [_packet_facts(packet) for packet in run]
+        run: list[tuple[int | None, bool, bool]] = []
+        # Hidden packets at the start of the file precede the first frame that is shown.
+        may_hide = False
+        for packet in _from_key(container, stream, first, zero):
+            may_hide = may_hide and run[-1][2] if run else packet.dts == head[0][0]
+            if packet.is_discard and not may_hide:
+                return None
+            if packet.dts is not None and packet.dts > last:
+                break
+            run.append(_packet_facts(packet))
     except av.error.FFmpegError:
         return None
     # Frames of an open group follow the key frame but are shown before it. They refer to frames before the
     # key frame, which were not read.
-    key_time = packets[0][0] if packets else None
-    frames = _shown_frames([packet for packet in packets if not _is_before(packet[0], key_time)])
+    key_time = run[0][0] if run else None
+    frames = _shown_frames([packet for packet in run if not _is_before(packet[0], key_time)])
     return _index_of(frames, zero, base) if frames else None
+
+
+def can_seek(stream: Any) -> bool:
+    """Return whether frames after a seek to a key frame equal those of a full decode."""
+    return stream.codec_context.codec.canonical_name in SEEKABLE_CODECS
 
 
 def _has_exact_times(container: Any, stream: Any) -> bool:

@@ -3,21 +3,26 @@
 The packets determine which frames exist, when each is shown and where decoding can start (`packet_index`).
 Reading seeks where that saves work and decodes up to the last requested frame. Some packets are not
 reliable: AVI stores no presentation times, and some streams hold invisible frames. The frames of such files
-are counted by decoding them and are read in sequence.
+are counted by decoding them and are read in sequence. So are those of a file in which a seek fails.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 import av
 import numpy as np
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
-from evclip_ray.data import storage
-from evclip_ray.data.storage import Place, StorageError
-from evclip_ray.data.video.packet_index import FrameIndex, index_of_all, index_of_part
+from evclip_ray.data.storage import Place
+from evclip_ray.data.video.opening import STORAGE_IS_LOST, VideoError, open_source, open_stream
+from evclip_ray.data.video.orientation import Orientation, orientation_of
+from evclip_ray.data.video.packet_index import FrameIndex, can_seek, index_of_all, index_of_part
+
+__all__ = ["DEFAULT_FPS", "Convert", "VideoError", "VideoReader", "WrongIndexError"]
 
 Convert = Callable[[VideoFrame], NDArray[np.uint8]]
 
@@ -29,17 +34,6 @@ _KEPT_BYTES = 64 * 2**20
 _SEEK_SAVES = 4
 # For files and frame folders without a frame rate.
 DEFAULT_FPS = 25.0
-
-
-class VideoError(ValueError):
-    """A video that cannot be used; `reason` is one line."""
-
-    def __init__(self, path: Place, reason: str) -> None:
-        super().__init__(path, reason)
-        self.path, self.reason = path, reason
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
 
 
 class WrongIndexError(Exception):
@@ -68,11 +62,11 @@ class VideoReader:
     def __init__(
         self, path: Place, *, start_seconds: float | None = None, end_seconds: float | None = None
     ) -> None:
-        self.path, self._object = path, _source(path)
+        self.path, self._object = path, open_source(path)
         self._container: Any = None
         self._kept: list[VideoFrame] = []
         try:
-            self._container, self._stream = _open(path, self._object)
+            self._container, self._stream = open_stream(path, self._object)
             part = None
             if start_seconds is not None or end_seconds is not None:
                 part = index_of_part(self._container, self._stream, start_seconds, end_seconds)
@@ -119,8 +113,24 @@ class VideoReader:
 
     @property
     def stream_index(self) -> int:
-        """Index of the file's first video stream, which is read."""
+        """Index of the video stream that is read."""
         return int(self._stream.index)
+
+    @property
+    def seekable(self) -> bool:
+        """Whether frames after a seek equal those of a full decode."""
+        return not self.is_decoded and can_seek(self._stream)
+
+    @property
+    def is_decoded(self) -> bool:
+        """Whether every frame was decoded to make the index, because packets do not determine it."""
+        return self.index.times is None
+
+    @property
+    def pixel_aspect(self) -> Fraction:
+        """Width of a pixel by its height; 1 if the file does not give it."""
+        aspect = Fraction(self._stream.sample_aspect_ratio or 1)
+        return aspect if aspect > 0 else Fraction(1)
 
     @property
     def declared_seconds(self) -> float | None:
@@ -132,14 +142,39 @@ class VideoReader:
             return float(self._container.duration / av.time_base)
         return None
 
-    def count(self) -> int:
-        """Count the frames by a full decode; `index` may come from the packets only.
+    def orientation(self) -> Orientation:
+        """Return what makes the first frame upright; only a decoded frame carries it."""
+        found: list[Orientation] = []
+
+        def read_orientation(frame: VideoFrame) -> NDArray[np.uint8]:
+            found.append(orientation_of(frame))
+            return np.empty(0, dtype=np.uint8)
+
+        self.read([0], read_orientation)
+        return found[-1]
+
+    def decode_all(
+        self, indices: Sequence[int], convert: Convert
+    ) -> tuple[int, dict[int, NDArray[np.uint8]]]:
+        """Decode every frame in sequence; `index` may come from the packets only.
+
+        Args:
+            indices: Frames of the whole file to return.
+            convert: As in `read`.
+
+        Returns:
+            The number of frames, and index -> `convert(frame)` for those of `indices` that exist.
 
         Raises:
             VideoError: a packet in the middle does not decode.
         """
         self._rewind()
-        return sum(1 for _ in self._decode())
+        count, images, wanted = 0, {}, set(indices)
+        for index, frame in enumerate(self._decode()):
+            count = index + 1
+            if index in wanted:
+                images[index] = convert(frame)
+        return count, images
 
     def read(self, indices: Sequence[int], convert: Convert) -> dict[int, NDArray[np.uint8]]:
         """Return index -> `convert(frame)` for the given frames.
@@ -156,10 +191,11 @@ class VideoReader:
         if self.index.times is not None:
             try:
                 return self._read_by_seeking(wanted, self.index.times, convert)
-            except WrongIndexError:
+            # Some files cannot seek, and some decoders report an error at a false key frame.
+            except (WrongIndexError, VideoError, av.error.FFmpegError):
                 # A recount would number the frames from the beginning of the file, not from that of the part.
                 if self.windowed:
-                    raise
+                    raise WrongIndexError from None
                 self.index = self._index_by_decoding()
         return self._read_in_sequence(wanted, convert)
 
@@ -237,51 +273,30 @@ class VideoReader:
                 failed = failed or error.strerror
                 continue
             # An error that is followed by a packet that decodes is a hole. Errors up to the end are a
-            # truncated tail. The packet that flushes the decoder has size 0 and decides nothing.
-            if failed and packet.size:
+            # truncated tail.
+            if failed:
                 raise VideoError(self.path, f"damaged in the middle ({failed})")
             yield from frames
+        # The decoder still holds frames that it reorders.
+        with contextlib.suppress(av.error.FFmpegError):
+            yield from self._stream.decode(None)
 
     def _packets(self) -> Iterator[Any]:
+        """Yield the packets that are not empty.
+
+        An empty sample stands for a dropped frame, but an empty packet tells the decoder that the video ends.
+        """
         try:
-            yield from self._container.demux(self._stream)
-        except av.error.FFmpegError:
-            return
+            yield from (packet for packet in self._container.demux(self._stream) if packet.size)
+        except av.error.FFmpegError as error:
+            # Otherwise the file ends here.
+            if error.errno in STORAGE_IS_LOST:
+                raise
 
     def _rewind(self) -> None:
         """Return to the beginning by reopening the file: some formats cannot seek to their first packet."""
         self._container.close()
-        self._container, self._stream = _open(self.path, self._object)
-
-
-def _source(path: Place) -> BinaryIO | None:
-    """Return the open object of a URI; None for a file, which FFmpeg opens itself."""
-    try:
-        return storage.open_binary(path) if isinstance(path, str) else None
-    except FileNotFoundError as error:
-        raise VideoError(path, f"cannot be opened ({error.strerror})") from None
-
-
-def _open(path: Place, source: BinaryIO | None) -> tuple[Any, Any]:
-    """Open a container; return it and its first video stream."""
-    # With "file:", a colon in a name does not start a protocol. The whitelist keeps a playlist from opening
-    # network addresses.
-    if source is not None:
-        source.seek(0)
-    try:
-        container = av.open(source or f"file:{path}", options={"protocol_whitelist": "file"})
-    except StorageError:
-        raise
-    except (av.error.FFmpegError, OSError) as error:
-        raise VideoError(path, f"cannot be opened ({error.strerror})") from None
-    if not container.streams.video:
-        container.close()
-        raise VideoError(path, "has no video stream")
-    stream = container.streams.video[0]
-    # Ray decodes many files in parallel; threads inside one decoder would only compete for the same cores.
-    stream.thread_type = "NONE"
-    stream.codec_context.thread_count = 1
-    return container, stream
+        self._container, self._stream = open_stream(self.path, self._object)
 
 
 def _advance(frames: Iterator[VideoFrame], time: int) -> VideoFrame:

@@ -36,10 +36,22 @@ def name() -> str:
     return f"torchcodec {importlib.metadata.version('torchcodec')}"
 
 
+def suits(video: VideoReader) -> bool:
+    """Return whether torchcodec reads the right frames of a file.
+
+    It trusts the flags of key frames, does not mirror, and its frames lose the shape of their pixels.
+    """
+    return video.seekable and video.pixel_aspect == 1 and not video.orientation().mirrored
+
+
 def read(video: VideoReader, indices: Sequence[int], convert: Convert) -> dict[int, NDArray[np.uint8]]:
-    """Read frames as `VideoReader.read` does, in one torchcodec thread; torchcodec returns upright frames."""
-    if video.index.times is None:
-        return video.read(indices, convert)
+    """Read frames as `VideoReader.read` does, in one torchcodec thread; torchcodec returns upright frames.
+
+    Args:
+        video: A file that `suits`.
+        indices: As in `VideoReader.read`.
+        convert: As in `VideoReader.read`.
+    """
     from torchcodec.decoders import VideoDecoder
 
     wanted = sorted(set(indices))

@@ -40,6 +40,10 @@ class ViewConfig(Config):
             aspect ratio, resizes until `height` x `width` is covered and stores the centre. "stretch"
             ignores the aspect ratio, as EV-CLIP's released code does (to 256 x 340). The default is "crop"
             if `height` or `width` is given, otherwise "short_side".
+        pixels: "display" gives pixels that are not square the shape that players show: a PAL video of
+            720 x 576 pixels becomes 1024 x 576 before it is resized. "stored" takes every pixel as square, as
+            decord, torchcodec and OpenCV do. Many copies of Kinetics have such pixels (340 x 256, shown as
+            16:9), and published numbers were measured with "stored".
         decoder: "torchcodec" is faster if most frames of a video are needed, "pyav" if few are.
     """
 
@@ -50,6 +54,8 @@ class ViewConfig(Config):
     height: int | None = Field(default=None, ge=16)
     width: int | None = Field(default=None, ge=16)
     fit: Fit = "short_side"
+    # Left out of dumps at the default, so that keys of caches are those of versions without the setting.
+    pixels: Literal["stored", "display"] = Field(default="stored", exclude_if=lambda value: value == "stored")
     decoder: Decoder = "pyav"
 
     @model_validator(mode="before")
@@ -109,12 +115,12 @@ class ViewConfig(Config):
         height, width = self.fixed_size or (self.shortest, round(self.shortest * _TYPICAL_ASPECT))
         return self.num_frames * height * width * 3
 
-    def size_of(self, height: int, width: int) -> tuple[int, int]:
+    def size_of(self, height: float, width: float) -> tuple[int, int]:
         """Return the stored (H, W) of a video.
 
         Args:
-            height: Height of its upright picture in pixels.
-            width: Width of its upright picture in pixels.
+            height: Height of its upright picture in pixels, or in units of its pixels' width or height.
+            width: Width of its upright picture in the same unit.
         """
         if self.fixed_size:
             return self.fixed_size
