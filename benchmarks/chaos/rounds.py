@@ -124,7 +124,7 @@ class Chaos:
                 raise RuntimeError(
                     f"the undisturbed study ended with {one.status}, {one.left}:\n{one.output}"
                 )
-            self._usual |= {_normal(line) for line in one.output.splitlines()}
+            self._usual |= set(self._lines(study, one))
         return study.result()
 
     def _study(self, root: Path) -> ChaosStudy:
@@ -212,7 +212,7 @@ class Chaos:
             previous: Fault during the call before.
             kill: Signal during the call.
         """
-        said = self._said(ended)
+        said = self._said(study, ended)
         is_full = any(event.fault == FULL_DISK for event in events)
         allowed = kill.statuses if kill else (0, 1) if is_full else (0,)
         problems = self._problems(ended, allowed)
@@ -263,9 +263,13 @@ class Chaos:
         files = sorted(str(path.relative_to(self.tmp)) for path in left if not path.is_dir())
         episode.problems += [f"left in the temporary folder: {name}" for name in files[:3]]
 
-    def _said(self, ended: Ended) -> list[str]:
-        lines = (_normal(line) for line in ended.output.replace(str(self.work), "WORK").splitlines())
-        return [line for line in dict.fromkeys(lines) if line and line not in self._usual][:20]
+    def _said(self, study: ChaosStudy, ended: Ended) -> list[str]:
+        lines = dict.fromkeys(self._lines(study, ended))
+        return [line for line in lines if line and line not in self._usual][:20]
+
+    def _lines(self, study: ChaosStudy, ended: Ended) -> list[str]:
+        output = ended.output.replace(str(study.root), "STUDY").replace(str(self.work), "WORK")
+        return [_normal(line) for line in output.splitlines()]
 
 
 def _missing(study: ChaosStudy) -> int:

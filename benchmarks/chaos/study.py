@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,8 @@ _SPACE = {
 }
 _MEASURED_TIMES = {"seconds", "step_seconds", "train_seconds", "pid"}
 """Numbers of an epoch that differ between two equal runs."""
-_LOCKS = {".lock", ".owner.json"}
+_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}")
+"""Names that `tempfile` makes of a prefix such as `.result.json.`"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,10 +87,9 @@ class ChaosStudy:
         return optuna.load_study(study_name="evclip-ray", storage=storage)
 
     def temporary_files(self) -> list[str]:
-        """Return the hidden files and folders that a complete study should not have."""
-        hidden = (path for path in self.root.rglob(".*") if path.name not in _LOCKS)
-        # A run keeps the file of its lock, `.trial-0000.lock`.
-        return sorted(str(path.relative_to(self.root)) for path in hidden if path.suffix != ".lock")
+        """Return the files and folders with a temporary name, which a complete study should not have."""
+        found = (path for path in self.root.rglob(".*") if _TEMPORARY.fullmatch(path.name))
+        return sorted(str(path.relative_to(self.root)) for path in found)
 
 
 @dataclasses.dataclass(frozen=True)
