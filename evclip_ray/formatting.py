@@ -1,13 +1,42 @@
-"""Formatting of numbers, sizes, durations and dotted paths for people."""
+"""Formatting of numbers, sizes, durations, dotted paths and commands for people."""
 
 import math
+import re
+import shlex
 from collections.abc import Collection
 from typing import Any
 
+# Control characters except tab and newline, and the bytes of file names that are not UTF-8.
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 # Tails of dotted paths that are ambiguous without the name in front of them: `mask.depth`, `adapter.depth`.
 _AMBIGUOUS = {"depth", "heads", "width", "name", "window", "tokens"}
 # Sections of an experiment whose settings are recognised by their last name alone.
 _PLAIN_SECTIONS = {"optim", "data", "view"}
+
+
+def printable(text: str) -> str:
+    r"""Replace the characters that a terminal would execute or cannot encode by their escapes.
+
+    >>> print(printable("a\x1b[2J.mp4"), printable("\udce9.mp4"))
+    a\x1b[2J.mp4 \xe9.mp4
+    """
+    return _UNPRINTABLE.sub(_escape, text)
+
+
+def _escape(match: re.Match[str]) -> str:
+    # Python reads the byte 0xE9 of a file name as the character U+DCE9.
+    code = ord(match[0])
+    is_byte = code <= 0xFF or 0xDC80 <= code <= 0xDCFF
+    return f"\\x{code & 0xFF:02x}" if is_byte else f"\\u{code:04x}"
+
+
+def shell(*words: object) -> str:
+    """Return a command line with its words quoted for a shell.
+
+    >>> shell("evclip-ray", "report", "my studies/first")
+    "evclip-ray report 'my studies/first'"
+    """
+    return shlex.join(map(str, words))
 
 
 def short(value: Any, missing: str | None = None) -> str:

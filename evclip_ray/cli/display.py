@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
-from evclip_ray.formatting import short, unique_tail, with_interval
+from evclip_ray.formatting import printable, short, unique_tail, with_interval
 from evclip_ray.objective import OBJECTIVE
 from evclip_ray.records import (
     METRICS,
@@ -24,16 +24,37 @@ from evclip_ray.records import (
     selection_ratio,
 )
 
-console = Console(highlight=False)
+
+class PlainConsole(Console):
+    """Console that prints every text as it is: brackets and `:smile:` have no meaning.
+
+    Paths, labels, settings and errors may contain anything. The whole package prints through this class, so
+    that no place has to remember to escape a text.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Return a text for the terminal, with control characters escaped; also the cells of tables."""
+        return super().render_str(printable(text), **options)
+
+
+console = PlainConsole()
 if not console.is_terminal:
     # A file or a pipe has no width, and rich would cut tables at 80 columns.
-    console = Console(highlight=False, width=140)
+    console = PlainConsole(width=140)
 
 
 @contextmanager
 def bars() -> Iterator[Progress]:
     """Show progress bars in a terminal. If the output is a file or a pipe, nothing is shown."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         yield progress
 
@@ -84,7 +105,6 @@ class StudyView:
         console.print(
             f"{trial}  {record.state:<9} epoch {last.epoch:>3}  {result}",
             soft_wrap=True,
-            markup=False,
         )
 
 
@@ -118,7 +138,7 @@ def leaderboard_table(
             *([_mean_of_seeds(row)] if has_seeds else []),
             f"{row.val_loss:.2f}" if math.isfinite(row.val_loss) else "-",
             f"{row.epochs}{state}",
-            *(escape(short(row.overrides.get(path, "-"))) for path in searched),
+            *(short(row.overrides.get(path, "-")) for path in searched),
         )
     return table
 
@@ -140,7 +160,7 @@ def best_of_each_table(rows: Sequence[LeaderboardRow], path: str) -> Table:
         scored = with_interval(row["val_top1"], row["val_top1_low"], row["val_top1_high"], missing="-")
         failed = f", {row['failed']} failed" if row["failed"] else ""
         trial = row["best_trial"].removeprefix("trial-")
-        table.add_row(escape(short(row[path])), scored, trial, f"{row['trials']}{failed}")
+        table.add_row(short(row[path]), scored, trial, f"{row['trials']}{failed}")
     return table
 
 
@@ -164,7 +184,7 @@ def print_choice(rows: Sequence[LeaderboardRow]) -> None:
     lines = choice_lines(rows[0].columns())
     width = max(map(len, lines), default=0)
     for name, score in lines.items():
-        console.print(f"{name:<{width}}  {score}", soft_wrap=True, markup=False)
+        console.print(f"{name:<{width}}  {score}", soft_wrap=True)
 
 
 def zero_shot_line(rows: Sequence[LeaderboardRow]) -> str:
@@ -187,5 +207,5 @@ def rows_table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
         justify: Literal["left", "right"] = "left" if isinstance(value, str) else "right"
         table.add_column(name.replace("_", " "), justify=justify)
     for row in rows:
-        table.add_row(*("-" if value is None else escape(short(value)) for value in row.values()))
+        table.add_row(*("-" if value is None else short(value) for value in row.values()))
     return table

@@ -11,8 +11,9 @@ import click
 
 from evclip_ray.cli.display import console
 from evclip_ray.cli.job_command import JobCommand
-from evclip_ray.cli.options import INTERRUPTED
 from evclip_ray.config import ConfigError
+from evclip_ray.formatting import shell
+from evclip_ray.termination import exit_status
 
 if TYPE_CHECKING:
     from evclip_ray.cluster.jobs.client import Jobs, JobState
@@ -100,18 +101,16 @@ def run_as_job(
 
 def follow_job(context: click.Context, jobs: "Jobs", job: str) -> None:
     """Print the log of a job until it ends, then exit with its status. Ctrl-C leaves the job running."""
-    option = f"--address {jobs.address}"
+    submit = ("evclip-ray", "submit", "--address", jobs.address)
     try:
         state = jobs.follow(job, lambda text: click.echo(text, nl=False))
     except KeyboardInterrupt:
-        console.print(
-            f"\nthe job continues. Follow its log: evclip-ray submit {option} logs {job}", soft_wrap=True
-        )
-        console.print(f"end it: evclip-ray submit {option} stop {job}", soft_wrap=True)
-        context.exit(INTERRUPTED)
+        console.print(f"\nthe job continues. Follow its log: {shell(*submit, 'logs', job)}", soft_wrap=True)
+        console.print(f"end it: {shell(*submit, 'stop', job)}", soft_wrap=True)
+        context.exit(exit_status())
     print_state(state)
     if state.state == "SUCCEEDED" and state.out:
-        console.print(f"copy its folder: evclip-ray submit {option} fetch {job} FOLDER", soft_wrap=True)
+        console.print(f"copy its folder: {shell(*submit, 'fetch', job)} FOLDER", soft_wrap=True)
     # The status of the job becomes that of the command, so that scripts see a failure.
     context.exit(0 if state.state == "SUCCEEDED" else 1)
 

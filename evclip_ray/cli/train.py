@@ -9,6 +9,7 @@ from evclip_ray import api
 from evclip_ray.cli.display import DecodeView, bars, console
 from evclip_ray.cli.options import cache_option, data_options, example, overrides_of, settings
 from evclip_ray.cli.remote import address_option
+from evclip_ray.formatting import shell
 from evclip_ray.records import EpochMetrics
 
 
@@ -68,7 +69,8 @@ def train(
         )
     last = run.metrics
     console.print(
-        f"{describe_selected(last)}\nscore it:  evclip-ray evaluate {run.checkpoint} --split test",
+        f"{describe_selected(last)}\n"
+        f"score it:  {shell('evclip-ray', 'evaluate', run.checkpoint, '--split', 'test')}",
         soft_wrap=True,
     )
 

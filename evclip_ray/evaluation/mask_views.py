@@ -37,6 +37,7 @@ from evclip_ray.data.transforms import crop_batch, to_device
 from evclip_ray.evaluation.evaluate import evaluate_checkpoint, load_trained
 from evclip_ray.evaluation.listed_masks import cache_of, list_of, true_masks_key, with_unchanged_masks
 from evclip_ray.evaluation.plan import EvaluationPlan, plan_evaluation
+from evclip_ray.formatting import shell
 from evclip_ray.metrics.mask_quality import figure_of, video_mask_quality
 from evclip_ray.metrics.multi_view import EvaluationViews
 from evclip_ray.metrics.scoring import autocast
@@ -91,7 +92,7 @@ def save_best_masks(study: Path, out: Path, *, max_videos: int, seed: int) -> Pa
     if videos.folds:
         raise ArtifactError(
             "it trained on all videos that scored it, each in the fold that held it out. Add the test split "
-            f"with `evclip-ray evaluate {checkpoint} --split test`"
+            f"with `{shell('evclip-ray', 'evaluate', checkpoint, '--split', 'test')}`"
         )
     plan = EvaluationPlan(
         checkpoint, experiment, tuple(record["classes"]), "closed_set", "val", EvaluationViews(), {}

@@ -1,10 +1,9 @@
 import io
 
 import pytest
-from rich.console import Console
 
 from evclip_ray.cli import display
-from evclip_ray.cli.display import StudyView, bars
+from evclip_ray.cli.display import PlainConsole, StudyView, bars
 from evclip_ray.records import EpochMetrics, TrialRecord, TrialState
 
 
@@ -12,7 +11,7 @@ from evclip_ray.records import EpochMetrics, TrialRecord, TrialState
 def printed(monkeypatch):
     """Return a function that returns the text printed so far."""
     stream = io.StringIO()
-    monkeypatch.setattr(display, "console", Console(file=stream, width=140, highlight=False))
+    monkeypatch.setattr(display, "console", PlainConsole(file=stream, width=140))
     return stream.getvalue
 
 

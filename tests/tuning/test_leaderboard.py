@@ -5,9 +5,8 @@ import io
 import math
 
 import pytest
-from rich.console import Console
 
-from evclip_ray.cli.display import best_of_each_table, leaderboard_table
+from evclip_ray.cli.display import PlainConsole, best_of_each_table, leaderboard_table
 from evclip_ray.records import EpochMetrics, TrialRecord, TrialState
 from evclip_ray.tuning.leaderboard import SCORES, as_csv, best_of_each, leaderboard
 
@@ -90,7 +89,7 @@ def test_trial_without_epochs_has_empty_cells():
         assert {cells[name] for name in SCORES} == {""}
         assert cells["best_epoch"] == "0"
     assert dict(zip(header, scored, strict=True))["val_top1"] == "0.6"
-    console = Console(width=140, record=True, file=io.StringIO())
+    console = PlainConsole(width=140, record=True, file=io.StringIO())
     console.print(leaderboard_table(rows))
     text = console.export_text()
     assert "0.600 (0.50 to 0.69)" in text
@@ -112,7 +111,7 @@ def test_trial_without_epochs_has_empty_cells():
     ],
 )
 def test_title_says_what_scores_the_trials(selection, title):
-    console = Console(width=140, record=True, file=io.StringIO())
+    console = PlainConsole(width=140, record=True, file=io.StringIO())
     console.print(leaderboard_table(leaderboard([trial("a", 0.6, lr=1.0)]), selection))
     # The title is wrapped to the width of the table.
     assert title in " ".join(console.export_text().split())
@@ -154,7 +153,7 @@ def test_best_of_each_value_has_the_number_of_its_trials():
     assert [(row["trials"], row["failed"]) for row in best.values()] == [(2, 1), (2, 0), (1, 1)]
     assert math.isnan(best["ez_clip"]["val_top1"])
     stream = io.StringIO()
-    Console(file=stream, width=100).print(best_of_each_table(rows, "method.name"))
+    PlainConsole(file=stream, width=100).print(best_of_each_table(rows, "method.name"))
     lines = [" ".join(line.split()) for line in stream.getvalue().splitlines()]
     assert "aim 0.700 (0.60 to 0.78) 0001 2, 1 failed" in lines
     assert "ez_clip - 0004 1, 1 failed" in lines
