@@ -23,6 +23,7 @@ from evclip_ray.models.frozen import RANDOM
 from evclip_ray.models.world_weights import WORLD, WorldTokenizer, world_words
 
 _LITERAL = "open_clip:"
+_CONTEXT, _WORLD_CONTEXT = 77, 24
 _QUICKGELU = "-quickgelu"
 
 
@@ -51,6 +52,14 @@ class Backbone:
     def is_world(self) -> bool:
         """Whether the backbone belongs to the small pretrained world, whose weights are package data."""
         return self.open_clip in _WORLD_SIZES
+
+    @property
+    def context_length(self) -> int:
+        """Longest text in tokens."""
+        if self.is_world:
+            return _WORLD_CONTEXT
+        config = open_clip.get_model_config(self.open_clip) or {}
+        return int(config.get("text_cfg", {}).get("context_length", _CONTEXT))
 
     @property
     def tags(self) -> list[str]:
@@ -105,7 +114,7 @@ def _debug_config(width: int, layers: int) -> dict[str, Any]:
             "layers": layers,
             "head_width": 32,
         },
-        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2},
+        "text_cfg": {"context_length": _CONTEXT, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2},
         # The value of a trained CLIP. With open_clip's initial value, 14.3, learning rates that work on the
         # debug towers would not carry over to trained ones.
         "init_logit_scale": math.log(100),
@@ -133,7 +142,7 @@ def world_model(name: str, vocab_size: int) -> nn.Module:
         # A ResNet trains on a CPU in bfloat16 twice as fast as a ViT of the same accuracy.
         "vision_cfg": {"image_size": BACKBONES[name].image_size, "width": width, "layers": list(layers)},
         "text_cfg": {
-            "context_length": 24,
+            "context_length": _WORLD_CONTEXT,
             "vocab_size": vocab_size,
             "width": text_width,
             "heads": text_width // 32,

@@ -156,10 +156,19 @@ class FrozenCLIP(FrozenNetwork):
         longer = self.tokenizer(list(texts), context_length=self.context_length + 1)[:, :-1]
         cut = (longer != tokens).any(dim=1).nonzero().flatten().tolist()
         if cut:
+            first = texts[cut[0]]
             raise ValueError(
                 f"{len(cut)} of {len(texts)} texts are longer than the {self.context_length} tokens of "
-                f"{self.name}, the first: {texts[cut[0]][:80]!r}. Shorten the class name or the template."
+                f"{self.name}, the first: {first[:80]!r} ({self.count_tokens(first)} tokens). "
+                "Shorten the class name or the template."
             )
+
+    def count_tokens(self, text: str) -> int:
+        """Return the number of tokens of a text, with its start and its end, however long it is."""
+        # A token has at least one byte of its text.
+        length = len(text.encode()) + 3
+        padding = self.tokenizer(["."], context_length=self.context_length)[0, -1]
+        return int((self.tokenizer([text], context_length=length)[0] != padding).sum())
 
 
 def load_clip(
@@ -207,7 +216,7 @@ def _load(
         fold_batch_norms(model.get_submodule("visual"))
     clip = FrozenCLIP(
         model,
-        _tokenizer(backbone),
+        tokenizer_of(backbone),
         name=name,
         embed_dim=backbone.embed_dim,
         weights=weights,
@@ -305,7 +314,13 @@ def _openai_state(path: Path) -> dict[str, Tensor]:
     return {key: value for key, value in state.items() if key not in _ARCHIVE_EXTRAS}
 
 
-def _tokenizer(backbone: Backbone) -> Tokenizer:
+@functools.lru_cache(maxsize=4)
+def tokenizer_of(backbone: Backbone) -> Tokenizer:
+    """Return the tokenizer of a backbone. The process keeps it.
+
+    Raises:
+        ConfigError: It must be downloaded, and that fails.
+    """
     if backbone.is_world:
         return WorldTokenizer(world_words())
     architecture = backbone.open_clip

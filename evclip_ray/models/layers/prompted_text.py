@@ -36,7 +36,8 @@ def prompted_tokens(clip: FrozenCLIP, class_names: Sequence[str], num_vectors: i
         name = class_names[overflowing[0]] if overflowing else class_names[0]
         raise ConfigError(
             f"{name!r} and {num_vectors} learned vectors must fit in {clip.name}'s context of "
-            f"{clip.context_length} tokens; shorten the name or learn fewer vectors"
+            f"{clip.context_length} tokens, got {clip.count_tokens(f'{name}.') + num_vectors}; shorten the "
+            "name or learn fewer vectors"
         )
     # The placeholders' embeddings are replaced by `with_vectors`. The tokens also locate the end of the text,
     # so the placeholder must not be the end token.
