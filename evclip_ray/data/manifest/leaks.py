@@ -19,6 +19,8 @@ from evclip_ray.data.storage import Place
 
 logger = logging.getLogger(__name__)
 
+_MAX_NAMED = 3
+
 
 @dataclasses.dataclass(frozen=True)
 class Leak:
@@ -62,12 +64,12 @@ def refuse_leaks(manifest: Manifest, *, allow: bool = False, content: bool = Tru
         content: See `find_leaks`.
 
     Raises:
-        ManifestError: There are leaks; the message has their number.
+        ManifestError: There are leaks; the message has their number and the paths of the first ones.
     """
     leaks = find_leaks(manifest, content=content)
     if not leaks:
         return leaks
-    summary = f"{manifest.source}: {_summary(leaks)}"
+    summary = f"{manifest.source}: {_summary(leaks, manifest)}"
     if not allow:
         raise ManifestError(
             f"{summary}; put each in one split, or allow leaks to reproduce a published protocol that has"
@@ -77,15 +79,25 @@ def refuse_leaks(manifest: Manifest, *, allow: bool = False, content: bool = Tru
     return leaks
 
 
-def _summary(leaks: list[Leak]) -> str:
+def _summary(leaks: list[Leak], manifest: Manifest) -> str:
     counts = collections.Counter(leak.kind for leak in leaks)
     listed = ", ".join(f"{count} by {kind}" for kind, count in counts.items())
-    first = leaks[0]
     rows = len({row for leak in leaks for row in leak.rows})
-    return (
-        f"{len(leaks)} leaks between splits ({listed}) reach {rows} rows; the first is the {first.kind}"
-        f" {first.value!r}, in {' and '.join(first.splits)}"
-    )
+    named = "; ".join(_described(leak, manifest) for leak in leaks[:_MAX_NAMED])
+    more = f"; and {len(leaks) - _MAX_NAMED} more" if len(leaks) > _MAX_NAMED else ""
+    return f"{len(leaks)} leaks between splits ({listed}) reach {rows} rows: {named}{more}"
+
+
+def _described(leak: Leak, manifest: Manifest) -> str:
+    """Return the kind of a leak with one path of each split: equal content of 'a.mp4' (train) and ..."""
+    if leak.kind == "path":
+        return f"{leak.value!r} in {' and '.join(leak.splits)}"
+    paths: dict[str, str] = {}
+    for row in leak.rows:
+        # The row belongs to a leak, so it has a split.
+        paths.setdefault(manifest.table["split"][row].as_py(), manifest.table["path"][row].as_py())
+    listed = " and ".join(f"{paths[split]!r} ({split})" for split in leak.splits)
+    return f"equal content of {listed}" if leak.kind == "content" else f"group {leak.value!r} of {listed}"
 
 
 def _leaks(table: pa.Table, column: str) -> list[Leak]:

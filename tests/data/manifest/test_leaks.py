@@ -79,7 +79,11 @@ def test_file_of_unique_size_is_not_read(leaky, tmp_path):
 def test_leaks_are_refused_with_their_count(leaky):
     rows = [("a", "train", "g"), ("a", "test", "g"), ("b", "test", None), ("c", "train", None)]
     manifest = leaky(rows, a=b"1", b=b"22", c=b"22")
-    message = r"protocol.csv: 3 leaks between splits \(1 by path, 1 by group, 1 by content\) reach 4 rows;"
+    message = (
+        r"protocol.csv: 3 leaks between splits \(1 by path, 1 by group, 1 by content\) reach 4 rows: "
+        r"'a.mp4' in train and test; group 'g' of 'a.mp4' \(train\) and 'a.mp4' \(test\); "
+        r"equal content of 'c.mp4' \(train\) and 'b.mp4' \(test\); put each"
+    )
     with pytest.raises(ManifestError, match=message):
         refuse_leaks(manifest)
 
@@ -110,3 +114,9 @@ def test_allowed_leaks_survive_selection_and_splitting(leaky):
 def test_repeated_row_is_refused_even_if_leaks_are_allowed(leaky):
     with pytest.raises(ManifestError, match="listed more than once"):
         leaky([("a", "train", None), ("a", "train", None)])
+
+
+def test_only_the_first_leaks_are_named(leaky):
+    rows = [(name, split, None) for name in "abcde" for split in ("train", "test")]
+    with pytest.raises(ManifestError, match=r"'a.mp4' in train and test; 'b.mp4' .*; and 2 more;"):
+        refuse_leaks(leaky(rows), content=False)
