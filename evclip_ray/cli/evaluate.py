@@ -9,7 +9,7 @@ from evclip_ray import api
 from evclip_ray.cli.display import DecodeView, bars, console, print_random_weights, rows_table
 from evclip_ray.cli.options import cache_option, data_options, example, overrides_of, settings
 from evclip_ray.cli.remote import address_option
-from evclip_ray.formatting import sample_size
+from evclip_ray.formatting import sample_size, shell
 
 if TYPE_CHECKING:
     from evclip_ray.api import ScoredCheckpoint
@@ -24,7 +24,12 @@ _SCORED = {"adapted": "adapted", "zero_shot": "zero-shot CLIP"}
 )
 @click.argument("checkpoints", nargs=-1, required=True, type=click.Path(path_type=Path))
 @data_options
-@click.option("--split", default="test", show_default=True, help="Split to score.")
+@click.option(
+    "--split",
+    default="test",
+    show_default=True,
+    help="Split to score. A list of other videos without splits is scored whole.",
+)
 @click.option(
     "--protocol",
     default="closed_set",
@@ -119,7 +124,8 @@ def import_checkpoint(
     method = record["experiment"]["method"]
     console.print(
         f"{method['prompts']} prompts, {record['num_trainable']:,} parameters, "
-        f"{len(record['classes'])} classes, in {out}\nscore it:  evclip-ray evaluate {out} --split test",
+        f"{len(record['classes'])} classes, in {out}\n"
+        f"score it:  {shell('evclip-ray', 'evaluate', out, '--split', 'test')}",
         soft_wrap=True,
     )
 
@@ -134,6 +140,8 @@ def _show_scores(scored: "ScoredCheckpoint") -> None:
             console.print(f"LEAKS affect {scores.leaking_rows} videos: these numbers are too high")
         if len(scored.sets) > 1:
             console.print(f"{name}: {len(scores.classes)} classes")
+        if scores.extent:
+            console.print(scores.extent, soft_wrap=True, markup=False)
         for method, numbers in reversed(scores.numbers.items()):
             low, high = numbers["top1_interval"]
             sample = sample_size(numbers["videos"], numbers["groups"])

@@ -31,7 +31,7 @@ class SetPlan:
     Attributes:
         name: Name of the set.
         split: Split that is read.
-        total: Videos in the split.
+        total: Videos in the split, or in the list if it has no splits.
         experiment: Settings of the set.
         plan: Videos that are read.
     """
@@ -41,6 +41,13 @@ class SetPlan:
     total: int
     experiment: ExperimentConfig
     plan: VideoPlan
+
+    @property
+    def extent(self) -> str:
+        """One line about how many videos are read."""
+        marked = f" of the {self.split!r} split" if self.plan.manifest.splits() else ""
+        whole = "" if marked else " (the list has no splits)"
+        return f"{self.name}: {self.num_videos} of {self.total} videos{marked}{whole}"
 
     @property
     def num_videos(self) -> int:
@@ -75,7 +82,7 @@ def plan_sets(
         experiment = ExperimentConfig.load(DEFAULTS, settings)
         if not isinstance(experiment.method, ZeroShotConfig):
             raise ConfigError(f"method.name must be zero_shot for a shift, got {experiment.method.name!r}")
-        plan = plan_videos(experiment, cache=cache, splits=(split,))
+        plan = plan_videos(experiment, cache=cache, splits=(split,), whole_if_unmarked=True)
         rows = plan.rows[split]
         random = np.random.default_rng(experiment.seed)
         # In the order of the manifest: with all rows, this is the folder of the whole split, which may exist.

@@ -47,6 +47,7 @@ class EvaluationResult:
         conditions: Precision, device and activation of the forward passes.
         mask_quality: Quality of the adapted model's masks, see `MaskQuality.record`; None if the manifest
             names no masks or the method has none.
+        extent: One line about how many of the listed videos were read.
     """
 
     classes: tuple[str, ...]
@@ -59,6 +60,7 @@ class EvaluationResult:
     views: str
     conditions: dict[str, str] = dataclasses.field(default_factory=dict)
     mask_quality: dict[str, Any] | None = None
+    extent: str = ""
 
 
 def evaluate_checkpoint(
@@ -126,6 +128,7 @@ def _evaluate_set(plan: EvaluationPlan, name: str, videos: Videos, out: Path) ->
         coverage_line(coverage, view, plan.views),
         conditions_of(baseline.frozen, plan.experiment, pick_device()),
         quality.record(chosen.groups) if quality else None,
+        plan.extent(name) if name in plan.plans else "",
     )
     _write_tables(result, scored, chosen, quality, out)
     _write_opening(result, plan, name, out)

@@ -7,8 +7,13 @@ set, which requires that no trained tensor belongs to a class.
 
 import dataclasses
 import logging
+import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
 
 from evclip_ray.artifacts import ArtifactError
 from evclip_ray.config import ConfigError, nearest
@@ -17,11 +22,15 @@ from evclip_ray.data.manifest.protocols import TRANSFERS, EvalSet, already_train
 from evclip_ray.data.manifest.row_record import USES, RowRecord, refuse_used
 from evclip_ray.data.manifest.splits import assign_splits
 from evclip_ray.metrics.multi_view import EvaluationViews
+from evclip_ray.training.build import zero_shot_of
 from evclip_ray.training.checkpoint import ROWS, read_record
+from evclip_ray.training.class_text_check import check_class_texts
 from evclip_ray.training.datamodule import (
     VideoPlan,
+    check_videos,
     find_protocol,
     find_selection,
+    list_videos,
     plan_videos,
     resolve_manifest,
 )
@@ -45,6 +54,8 @@ class EvaluationPlan:
         split: Split that is evaluated.
         views: Temporal and spatial views of a video.
         plans: Videos of each evaluation set.
+        num_listed: Number of videos in the list.
+        is_whole: Whether the list has no splits and was not the training's, so that all videos are read.
     """
 
     checkpoint: Path
@@ -54,6 +65,14 @@ class EvaluationPlan:
     split: str
     views: EvaluationViews
     plans: dict[str, VideoPlan]
+    num_listed: int = 0
+    is_whole: bool = False
+
+    def extent(self, name: str) -> str:
+        """Return one line about how many of the listed videos an evaluation set reads."""
+        plan = self.plans[name]
+        kind = "the list has no splits" if self.is_whole else f"the {self.split!r} split"
+        return f"{len(plan.rows[self.split])} of {self.num_listed} videos of {plan.manifest.source} ({kind})"
 
 
 def plan_evaluation(
@@ -91,8 +110,9 @@ def plan_evaluation(
     recorded = ExperimentConfig.load(record["experiment"])
     # `recorded` has the videos of the training, `experiment` those of the evaluation.
     experiment = ExperimentConfig.load(record["experiment"], overrides)
-    trained = tuple(record["classes"])
-    is_same_list = _source_of(recorded.data) == _source_of(experiment.data)
+    trained = _composed(record["classes"])
+    listed = list_videos(experiment, cache=cache, allow_same_labels=True)
+    is_same_list = _is_same_list(checkpoint, recorded.data, experiment.data, listed)
     # The zero-shot protocol scores no checkpoint; it needs the splits of the training alone.
     needs_rows = protocol != "zero_shot" or is_same_list
     used = _training_rows(checkpoint, recorded.data, cache) if needs_rows else None
@@ -102,12 +122,7 @@ def plan_evaluation(
     known = used if is_same_draw and has_record else None
     trained_on_all = used is not None and not used.has_validation
     # A list may have got validation videos later, which the checkpoint has not seen.
-    if (
-        is_same_draw
-        and trained_on_all
-        and split == "val"
-        and "val" not in resolve_manifest(experiment.data, cache=cache).splits()
-    ):
+    if is_same_draw and trained_on_all and split == "val" and "val" not in listed.splits():
         raise ArtifactError(
             f"{checkpoint}: has no validation videos, because it trained on all of them "
             "(data.selection=last_epoch). A study scores such a run by cross-validation, in its "
@@ -115,19 +130,27 @@ def plan_evaluation(
         )
     legacy = is_same_draw and not has_record
     if protocol == "closed_set":
-        plan = plan_videos(experiment, cache=cache, splits=(split,), recorded=known, legacy=legacy)
+        plan = plan_videos(
+            experiment,
+            cache=cache,
+            splits=(split,),
+            recorded=known,
+            legacy=legacy,
+            # A split drawn from other videos than the training's would leave most of them out.
+            whole_if_unmarked=not is_same_list,
+        )
         _refuse_unknown(checkpoint, plan.classes, trained)
         # With the classes of the checkpoint: a split may lack some of them, and the columns must stay the
         # same.
         eval_sets = {split: EvalSet(plan.manifest, plan.rows[split], trained)}
     else:
-        manifest = resolve_manifest(experiment.data, cache=cache)
-        if is_same_draw:
-            manifest = _split_as_trained(manifest, experiment.data, known)
+        manifest = _split_as_trained(listed, experiment.data, known) if is_same_draw else listed
         if protocol == "zero_shot":
             eval_sets = zero_shot(manifest, split=split).eval_sets
         else:
             eval_sets = TRANSFERS[protocol](already_trained(trained), manifest, split=split).eval_sets
+        for eval_set in eval_sets.values():
+            check_videos(experiment, eval_set.manifest, {split: eval_set.rows})
     if protocol == "zero_shot":
         used = None
     # The validation and training splits are scored on request only, and every video of them was used.
@@ -147,7 +170,14 @@ def plan_evaluation(
         )
         for name, eval_set in eval_sets.items()
     }
-    return EvaluationPlan(checkpoint, experiment, trained, protocol, split, views, plans)
+    # Only zero-shot CLIP is scored where no checkpoint is.
+    scored = zero_shot_of(experiment) if protocol == "zero_shot" else experiment
+    for plan in plans.values():
+        check_class_texts([scored], plan.classes)
+    is_whole = not listed.splits() and not is_same_list
+    return EvaluationPlan(
+        checkpoint, experiment, trained, protocol, split, views, plans, len(listed), is_whole
+    )
 
 
 def _refuse_unknown(checkpoint: Path, classes: tuple[str, ...], trained: tuple[str, ...]) -> None:
@@ -178,6 +208,33 @@ def _trained_on(used: RowRecord | None, eval_set: EvalSet) -> frozenset[int]:
     if used is None:
         return frozenset()
     return refuse_used(used, eval_set.manifest, eval_set.rows, allow=eval_set.manifest.allow_leaks)
+
+
+def _composed(classes: Sequence[str]) -> tuple[str, ...]:
+    """Return class names in Unicode's form NFC, as labels of a manifest are.
+
+    Versions before 0.2 kept the form of the list. If two classes differed in nothing else, they stay apart.
+    """
+    composed = tuple(unicodedata.normalize("NFC", name) for name in classes)
+    return composed if len(set(composed)) == len(composed) else tuple(classes)
+
+
+def _is_same_list(checkpoint: Path, recorded: DataConfig, given: DataConfig, listed: Manifest) -> bool:
+    """Return whether the videos are those of the training, also after they were moved to another folder."""
+    if _source_of(recorded) == _source_of(given):
+        return True
+    if listed.splits() or not (checkpoint / ROWS).is_file():
+        return False
+    record = RowRecord.read(checkpoint / ROWS)
+    used = record.table.filter(pc.is_valid(record.table["use"]))
+    paths = set(listed.column("path"))
+    # The names are compared first: contents of a few thousand files take seconds to read.
+    if not paths.issuperset(used["path"].to_pylist()):
+        return False
+    wanted = set(used["path"].to_pylist())
+    rows = np.array([row for row, path in enumerate(listed.column("path")) if path in wanted], np.int64)
+    same = record.overlap(listed, rows)
+    return all(row in same and same[row][1] == listed.table["path"][row].as_py() for row in rows.tolist())
 
 
 def _source_of(data: DataConfig) -> tuple[Any, ...]:

@@ -16,12 +16,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from evclip_ray.artifacts import LEDGER, digest, read_json, write_json
 from evclip_ray.config import ConfigError
 from evclip_ray.data.importers.class_names import read_class_names
 from evclip_ray.data.manifest import folds, protocols
 from evclip_ray.data.manifest.leaks import find_leaks, refuse_leaks
+from evclip_ray.data.manifest.located_files import check_files
 from evclip_ray.data.manifest.manifest import Manifest, read_manifest
 from evclip_ray.data.manifest.row_record import RowRecord
 from evclip_ray.data.shards.prepare import ShardSet, open_shards, prepare_shards, videos_digest
@@ -29,6 +32,7 @@ from evclip_ray.data.storage import Place, is_uri
 from evclip_ray.data.video.view import ViewConfig
 from evclip_ray.locking import building
 from evclip_ray.training.experiment import DataConfig, ExperimentConfig, Selection, SyntheticConfig
+from evclip_ray.training.same_labels import resolve_same_labels
 
 log = logging.getLogger(__name__)
 
@@ -274,7 +278,38 @@ def resolve_manifest(data: DataConfig, *, cache: Path, progress: Progress | None
         return _synthetic_manifest(data.synthetic, cache)
     assert data.manifest is not None
     root = _expanded(data.root) if data.root else None
-    return read_manifest(_expanded(data.manifest), root=root, allow_leaks=data.allow_leaks)
+    return read_manifest(
+        _expanded(data.manifest), root=root, allow_leaks=data.allow_leaks, columns=data.columns
+    )
+
+
+def list_videos(
+    experiment: ExperimentConfig,
+    *,
+    cache: Path,
+    allow_same_labels: bool = False,
+    progress: Progress | None = None,
+) -> Manifest:
+    """Read the manifest of an experiment, with `data.merge_labels` applied, see `resolve_same_labels`.
+
+    Args:
+        experiment: Settings of the run.
+        cache: Folder of the small world's videos.
+        allow_same_labels: Whether labels that CLIP reads as the same text are logged instead of refused.
+        progress: Progress of drawing missing videos of the small world.
+    """
+    data = experiment.data
+    listed = resolve_manifest(data, cache=cache, progress=progress)
+    if not allow_same_labels and all(label.isdigit() for label in listed.classes):
+        log.warning(
+            "%s: all labels are numbers, such as %r, but CLIP reads the words of class names. Give a column "
+            "with names: --set data.label_column=NAME",
+            listed.source,
+            listed.classes[0],
+        )
+    return resolve_same_labels(
+        listed, merge=data.merge_labels, backbone=experiment.backbone.name, allow=allow_same_labels
+    )
 
 
 def _synthetic_manifest(settings: SyntheticConfig, cache: Path) -> Manifest:
@@ -388,9 +423,12 @@ def plan_videos(
     recorded: RowRecord | None = None,
     legacy: bool = False,
     cross_validate: bool = False,
+    whole_if_unmarked: bool = False,
     progress: Progress | None = None,
 ) -> VideoPlan:
     """Choose the rows of each split. Without validation videos, there is no split "val" in the plan.
+
+    A sample of the chosen files is looked for, so that wrong paths are found before anything starts.
 
     Args:
         experiment: Settings of the run.
@@ -400,14 +438,21 @@ def plan_videos(
         legacy: See `find_protocol`.
         cross_validate: Whether a run must have a score. Where 'last_epoch' leaves no validation videos, it is
             measured by cross-validation over the training videos.
+        whole_if_unmarked: Whether a list without splits is read whole, as the only split of `splits`. Its
+            videos are then in no split of the manifest.
         progress: Progress of drawing missing videos of the small world.
 
     Raises:
         ValueError: A split is empty, a label has fewer videos than `data.shots`, there are fewer than two
-            labels, or a class has too few training videos for cross-validation.
+            labels, a class has too few training videos for cross-validation, CLIP reads two labels as the
+            same text, or all of a sample of the files are missing.
     """
     data = experiment.data
-    listed = resolve_manifest(data, cache=cache, progress=progress)
+    # Evaluations predict the classes of a checkpoint, and a begun run goes on with the classes that it has.
+    is_new = "train" in splits and recorded is None and not legacy
+    listed = list_videos(experiment, cache=cache, allow_same_labels=not is_new, progress=progress)
+    if whole_if_unmarked and not listed.splits():
+        return _whole_plan(experiment, listed, splits)
     protocol = find_protocol(data, listed, with_shots="train" in splits, recorded=recorded, legacy=legacy)
     eval_sets = {"train": protocol.train, "val": protocol.val, **protocol.eval_sets}
     # The protocol may have assigned missing splits, so its manifest replaces the one that was read.
@@ -430,6 +475,8 @@ def plan_videos(
             "data.selection=last_epoch, or mark these videos as 'train'."
         )
     for split, split_rows in rows.items():
+        if len(split_rows) == 0 and not marked_splits:
+            raise ValueError(_too_few(listed, data, split))
         if len(split_rows) == 0:
             marked = ", ".join(manifest.splits()) or "none"
             instead = (
@@ -441,6 +488,7 @@ def plan_videos(
                 f"{manifest.source}: the {split!r} split is empty (splits in the list: {marked}). "
                 f"Mark some rows as {split!r} in the column `split`{instead}."
             )
+    check_videos(experiment, manifest, rows)
     views = {split: data.train_views if split == "train" else 1 for split in rows}
     return VideoPlan(
         manifest,
@@ -455,6 +503,63 @@ def plan_videos(
         reason="" if data.selection == selection else _reason(data, listed, selection),
         legacy=legacy or (recorded is not None and recorded.legacy),
     )
+
+
+def _too_few(listed: Manifest, data: DataConfig, split: str) -> str:
+    """Return the message about a drawn split that is empty."""
+    groups = pc.coalesce(listed.table["group"], listed.table["path"])
+    table = pa.table({"label": listed.table["label"], "group": groups})
+    counted = table.group_by("label").aggregate([("group", "count_distinct")])
+    least = pc.min(counted["group_count_distinct"]).as_py()
+    needed = 2 + (data.test_fraction > 0)
+    kind = "videos" if listed.table["group"].null_count == len(listed) else "groups"
+    fixes = ["data.test_fraction=0, which needs 2"] * (needed == 3 and split != "test")
+    fixes += ["data.selection=last_epoch, which holds no video out of train"] * (split == "val")
+    instead = "".join(f", or set {fix}" for fix in fixes)
+    return (
+        f"{listed.source}: no video is left for the {split!r} split: of {len(listed.classes)} classes, the"
+        f" smallest has {least} {kind}, and {needed} per class are needed. Add videos{instead}."
+    )
+
+
+def _whole_plan(experiment: ExperimentConfig, listed: Manifest, splits: Sequence[str]) -> VideoPlan:
+    (split,) = splits
+    chosen = protocols.whole(listed, classes=_find_classes(experiment.data.classes, listed))
+    rows = {split: chosen.rows}
+    check_videos(experiment, chosen.manifest, rows)
+    seconds = experiment.data.seconds_per_video
+    return VideoPlan(
+        chosen.manifest, rows, chosen.classes, experiment.view, {split: 1}, seconds_per_video=seconds
+    )
+
+
+def check_videos(
+    experiment: ExperimentConfig, manifest: Manifest, rows: Mapping[str, npt.NDArray[np.int64]]
+) -> None:
+    """Check that a sample of the files of some rows exists, see `check_files`.
+
+    Raises:
+        ManifestError: All of the sample are missing.
+    """
+    # The other sources have just been written to the cache.
+    if experiment.data.manifest is not None:
+        chosen = np.unique(np.concatenate(list(rows.values())))
+        check_files(manifest.column("path"), chosen, manifest.root, manifest.source)
+
+
+def check_source(experiment: ExperimentConfig, *, cache: Path) -> None:
+    """Read the manifest of an experiment and look for a sample of its files, before Ray is started.
+
+    Args:
+        experiment: Settings of the run.
+        cache: Folder of the small world's videos, which are not drawn yet and not checked.
+
+    Raises:
+        ManifestError: The manifest is invalid, or all of the sample are missing.
+    """
+    if experiment.data.manifest is not None:
+        listed = resolve_manifest(experiment.data, cache=cache)
+        check_videos(experiment, listed, {"all": np.arange(len(listed))})
 
 
 def _reason(data: DataConfig, listed: Manifest, selection: Selection) -> str:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from evclip_ray.config import Config, ConfigError, nearest, override, read_yaml
+from evclip_ray.data.manifest.columns import CHOSEN
 from evclip_ray.data.transforms import CROP_FRACTION, AugmentConfig
 from evclip_ray.data.video.view import ViewConfig
 from evclip_ray.models.activation import ActivationSetting
@@ -71,6 +72,31 @@ class DataConfig(Config):
         None, description="CSV or Parquet list, or a folder with one folder per class"
     )
     root: str | None = Field(None, description="folder that relative paths of the manifest start from")
+    # Names of columns and the next setting are left out of dumps at their defaults, for the reason below.
+    path_column: str | None = Field(
+        None,
+        exclude_if=_is_unset,
+        description="column with the videos; None is 'path' or a usual name such as 'filename'",
+    )
+    label_column: str | None = Field(
+        None,
+        exclude_if=_is_unset,
+        description="column with the labels; None is 'label' or a usual name such as 'class'",
+    )
+    split_column: str | None = Field(
+        None,
+        exclude_if=_is_unset,
+        description="column with the splits; None is 'split' or a usual name such as 'subset'",
+    )
+    group_column: str | None = Field(
+        None, exclude_if=_is_unset, description="column with the groups; None is 'group'"
+    )
+    merge_labels: bool = Field(
+        False,
+        exclude_if=lambda value: value is False,
+        description="give labels that CLIP reads as the same text ('Kick' and 'kick') one label; False "
+        "refuses them",
+    )
     # It is left out of dumps where it is not set, for the reason given below.
     world: WorldConfig | None = Field(
         None,
@@ -124,7 +150,7 @@ class DataConfig(Config):
         description="share of the training videos held out for validation, if no split is given",
     )
     test_fraction: float = Field(
-        0.2, gt=0, lt=1, description="share of all videos held out for the test, if no split is given"
+        0.2, ge=0, lt=1, description="share of all videos held out for the test, if no split is given"
     )
     split_seed: int = Field(0, description="seed of the splits and of the shots")
     train_views: int = Field(1, ge=1, description="decoded temporal views of a training video")
@@ -142,6 +168,12 @@ class DataConfig(Config):
         None,
         description="features read from the cache, with data.bank; None reads all that the method declares",
     )
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Column of the manifest -> its name in the file, for those that are set."""
+        chosen = {name: getattr(self, f"{name}_column") for name in CHOSEN}
+        return {name: column for name, column in chosen.items() if column is not None}
 
     @model_validator(mode="before")
     @classmethod

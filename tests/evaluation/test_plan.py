@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from evclip_ray.artifacts import ArtifactError, write_json
+from evclip_ray.artifacts import ArtifactError, read_json, write_json
 from evclip_ray.config import ConfigError
 from evclip_ray.data.manifest.manifest import ManifestError
 from evclip_ray.evaluation.plan import plan_evaluation
@@ -199,3 +199,52 @@ def test_checkpoint_without_record_is_checked_by_its_list(checkpoint, tmp_path, 
     plan = plan_evaluation(checkpoint, {}, split="test", cache=tmp_path / "cache").plans["test"]
     assert len(plan.rows["test"]) > 0
     assert "no record of its videos" in caplog.text
+
+
+def test_list_of_other_videos_without_splits_is_read_whole(checkpoint, other, tmp_path):
+    overrides = {"data.manifest": str(other(copies=0)), "data.synthetic": None}
+    plan = plan_evaluation(checkpoint, overrides, split="test", cache=tmp_path / "cache")
+    assert len(plan.plans["test"].rows["test"]) == 6
+    assert plan.extent("test").startswith("6 of 6 videos of ")
+    assert plan.extent("test").endswith("(the list has no splits)")
+
+
+def test_moved_folder_keeps_the_splits_of_the_training(trained_on_clips, folder_of_clips, tmp_path):
+    checkpoint, _ = trained_on_clips
+    before = plan_evaluation(checkpoint, {}, split="test", cache=tmp_path)
+    folder_of_clips([]).rename(tmp_path / "moved")
+    overrides = {"data.manifest": str(tmp_path / "moved")}
+    after = plan_evaluation(checkpoint, overrides, split="test", cache=tmp_path)
+    assert paths(after.plans["test"], "test") == paths(before.plans["test"], "test")
+    assert after.extent("test").endswith("(the 'test' split)")
+
+
+def test_other_folder_with_the_same_names_is_read_whole(trained_on_clips, folder_of_clips, tmp_path):
+    checkpoint, _ = trained_on_clips
+    shutil.copytree(folder_of_clips([]), tmp_path / "night")
+    for video in (tmp_path / "night").rglob("*.mp4"):
+        video.write_bytes(video.read_bytes() + b" at night")
+    plan = plan_evaluation(
+        checkpoint, {"data.manifest": str(tmp_path / "night")}, split="test", cache=tmp_path
+    )
+    assert len(plan.plans["test"].rows["test"]) == 16
+
+
+def test_missing_videos_are_refused_before_decoding(checkpoint, tmp_path):
+    (tmp_path / "new.csv").write_text("path,label\na.mp4,growing\nb.mp4,moving\n")
+    overrides = {"data.manifest": str(tmp_path / "new.csv"), "data.synthetic": None}
+    for protocol in ("closed_set", "cross_dataset"):
+        with pytest.raises(ManifestError, match="2 of 2 videos are missing"):
+            plan_evaluation(checkpoint, overrides, split="test", cache=tmp_path, protocol=protocol)
+
+
+def test_decomposed_classes_of_an_old_checkpoint_are_known(checkpoint, tmp_path):
+    record = read_json(checkpoint / CONFIG)
+    write_json(checkpoint / CONFIG, record | {"classes": ["cafe\u0301", "hug"]})
+    lines = [f"{label}{k}.mp4,{label}" for label in ("caf\u00e9", "hug") for k in range(2)]
+    for line in lines:
+        (tmp_path / line.partition(",")[0]).touch()
+    (tmp_path / "new.csv").write_text("\n".join(["path,label", *lines, ""]))
+    overrides = {"data.manifest": str(tmp_path / "new.csv"), "data.synthetic": None}
+    plan = plan_evaluation(checkpoint, overrides, split="test", cache=tmp_path)
+    assert plan.trained == ("caf\u00e9", "hug")

@@ -9,8 +9,9 @@ SPLITS = {"train": "train", "val": "val", "test": "test"}
 
 
 @pytest.fixture
-def plan(tmp_path):
+def plan(tmp_path, monkeypatch):
     """Return a function that plans a list without videos: `counts` is split -> videos per class."""
+    monkeypatch.setattr("evclip_ray.training.datamodule.check_files", lambda *_: None)
 
     def make(counts, *, classes=5, group=False, options=None, **overrides):
         lines = ["path,label,split,group" if group else "path,label,split"]
@@ -146,6 +147,22 @@ def test_folds_keep_groups_and_count_them(plan):
 def test_single_video_and_validation_names_the_fix(plan):
     with pytest.raises(ValueError, match=r"'val' split is empty .* data\.selection=last_epoch"):
         plan({"train": 1, "test": 5}, data__selection="validation")
+
+
+@pytest.mark.parametrize("settings", [{}, {"data.test_fraction": 0}])
+def test_too_few_videos_name_what_is_needed(tmp_path, settings):
+    for name in ("hug/1.mp4", "hug/2.mp4", "kick/1.mp4", "kick/2.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    experiment = ExperimentConfig.load({"data": {"manifest": str(tmp_path)}}, settings)
+    if settings:
+        rows = plan_videos(experiment, cache=tmp_path).rows
+        assert [len(rows[split]) for split in ("train", "val")] == [2, 2]
+    else:
+        with pytest.raises(
+            ValueError, match=r"of 2 classes, the smallest has 2 videos, and 3 .*test_fraction=0"
+        ):
+            plan_videos(experiment, cache=tmp_path)
 
 
 def test_unset_selection_keeps_keys_of_earlier_versions():

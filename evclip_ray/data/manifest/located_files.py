@@ -7,6 +7,7 @@ read, and `check_files` before anything is decoded. Both open no file and look a
 import itertools
 import logging
 import os
+import shlex
 import time
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -125,7 +126,9 @@ def check_files(
     relative = f"Relative paths are relative to {root}"
     wanted = [paths[row] for row in missing.rows]
     if found := find_root(wanted, root, source):
-        raise ManifestError(f"{summary}. {relative}; the videos exist with {option} {found}")
+        raise ManifestError(
+            f"{summary}. {relative}; the videos exist with {option} {shlex.quote(str(found))}"
+        )
     backslashes = [path.replace("\\", "/") for path in wanted]
     if backslashes != wanted and all(_exist([storage.locate(root, path) for path in backslashes[:8]])):
         raise ManifestError(f"{summary}. The paths have backslashes; write / instead of \\")
