@@ -1,0 +1,83 @@
+"""Presence of the weights of an experiment on this machine, without loading or downloading them."""
+
+import dataclasses
+import os
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import huggingface_hub
+import open_clip
+import torch
+from torchvision.models import get_model_weights
+
+from evclip_ray.models.backbones import find_backbone
+from evclip_ray.models.frozen import RANDOM
+from evclip_ray.models.video_encoder import VIDEO_ENCODERS
+from evclip_ray.models.weight_files import find_weight_file
+from evclip_ray.models.world_weights import WORLD
+
+_HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightStatus:
+    """Weights of one network.
+
+    Attributes:
+        origin: Tag or file, as set or by default.
+        file: Local file, None if there is none or none is needed.
+        host: Host from which missing weights are downloaded, None if nothing is missing or known.
+        is_present: Whether the weights can be loaded without a network.
+    """
+
+    origin: str
+    file: Path | None
+    host: str | None
+    is_present: bool
+
+
+def clip_weight_status(name: str, pretrained: str | None) -> WeightStatus:
+    """Return the status of the weights of a backbone.
+
+    Args:
+        name: Row of BACKBONES, or an open_clip architecture.
+        pretrained: As for `load_clip`.
+    """
+    backbone = find_backbone(name)
+    origin = pretrained or backbone.pretrained or ""
+    if origin == RANDOM or (backbone.is_world and origin == WORLD):
+        return WeightStatus(origin, None, None, True)
+    if origin not in backbone.tags:
+        return _local(origin)
+    tag = open_clip.get_pretrained_cfg(backbone.open_clip, origin)
+    repository, file = os.path.split(tag.get("hf_hub") or "")
+    for candidate in (file,) if file else _HUB_FILES:
+        cached = huggingface_hub.try_to_load_from_cache(repository, candidate) if repository else None
+        if isinstance(cached, str):
+            return WeightStatus(origin, Path(cached), None, True)
+    endpoint = huggingface_hub.constants.ENDPOINT if repository else tag.get("url", "")
+    return WeightStatus(origin, None, urlsplit(endpoint).hostname, False)
+
+
+def encoder_weight_status(name: str, weights: str) -> WeightStatus:
+    """Return the status of the weights of a video encoder.
+
+    Args:
+        name: Row of VIDEO_ENCODERS.
+        weights: As for `load_video_encoder`.
+    """
+    row = VIDEO_ENCODERS[name]
+    if weights in (RANDOM, WORLD):
+        return WeightStatus(weights, None, None, True)
+    if weights not in row.tags:
+        return _local(weights)
+    url = get_model_weights(name)[row.tags[weights]].url
+    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlsplit(url).path).name
+    if file.is_file():
+        return WeightStatus(weights, file, None, True)
+    return WeightStatus(weights, None, urlsplit(url).hostname, False)
+
+
+def _local(origin: str) -> WeightStatus:
+    file = find_weight_file(origin)
+    return WeightStatus(origin, file, None, file is not None)
