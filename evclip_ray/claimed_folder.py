@@ -1,13 +1,11 @@
 """Base of the folders that a study or a ladder claims: identity in the ledger, and a lock while it runs."""
 
 import contextlib
-import os
-import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from evclip_ray.artifacts import (
     LEDGER,
@@ -19,8 +17,11 @@ from evclip_ray.artifacts import (
     write_json,
     write_ledger,
 )
+from evclip_ray.locking import holder, holding
 
-_LOCK, _OWNER = ".lock", ".owner.json"
+_LOCK = ".lock"
+_OWNER = ".owner.json"
+"""Holder of the lock as earlier versions wrote it."""
 
 
 class ClaimedFolder:
@@ -57,7 +58,7 @@ class ClaimedFolder:
         if self.root.is_file() or names - {_LOCK, _OWNER}:
             raise ArtifactError(
                 f"{self.root}: must be a new folder or the folder of a {self.STAGE}, but holds other files; "
-                "choose another --out"
+                f"choose another --out, or restore {LEDGER} from a copy if this is a {self.STAGE}"
             )
         return False
 
@@ -75,6 +76,14 @@ class ClaimedFolder:
         with self.lock():
             if not is_claimed:
                 write_ledger(self.root, self.STAGE, inputs=identity, **facts)
+
+    @property
+    def has_ledger(self) -> bool:
+        """Whether the folder has a ledger that can be read."""
+        try:
+            return isinstance(read_json(self.root / LEDGER), dict)
+        except ArtifactError:
+            return False
 
     def ledger(self) -> dict[str, Any]:
         """Return the ledger with all notes.
@@ -104,20 +113,14 @@ class ClaimedFolder:
             ArtifactError: The folder is not writable, or another process holds the lock.
         """
         self.check_writable()
-        owner, lock = self.root / _OWNER, FileLock(self.root / _LOCK)
+        path = self.root / _LOCK
         try:
-            # An operating-system lock: the kernel releases it when the process ends, so none can be left
-            # over.
-            lock.acquire(blocking=False)
+            lock = contextlib.ExitStack()
+            lock.enter_context(holding(path, f"{self.root} is in use", wait=False))
         except Timeout:
-            holder = read_json(owner) if owner.is_file() else {"pid": "?", "host": "?"}
             raise ArtifactError(
-                f"{self.root}: process {holder['pid']} on {holder['host']} is running this {self.STAGE}; "
+                f"{self.root}: {holder(path)} is running this {self.STAGE}; "
                 "wait for it, end it, or choose another --out"
             ) from None
-        try:
-            # For the message of another process only; the lock alone decides.
-            write_json(owner, {"pid": os.getpid(), "host": socket.gethostname()})
+        with lock:
             yield
-        finally:
-            lock.release()

@@ -1,11 +1,15 @@
 """Two processes that build the same folder at once, with real processes and SIGKILL."""
 
+import errno
+import fcntl
+import os
 import signal
 import subprocess
 import sys
 
 import pytest
 
+from evclip_ray import locking
 from evclip_ray.locking import building, lock_file
 
 HOLD = """
@@ -25,14 +29,23 @@ def hold(folder, seconds):
     )
 
 
-def test_second_process_waits_and_sees_the_built_folder(tmp_path, caplog):
+def test_second_process_waits_and_names_the_holder(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(locking, "_SILENT_SECONDS", 0.1)
     folder = tmp_path / "made"
     with hold(folder, 0.5) as process:
         assert process.stdout.readline() == "held\n"
         with building([folder]):
             assert folder.is_dir()
     assert process.returncode == 0
-    assert f"{folder}: another process is building it" in caplog.text
+    assert f"{folder} is in use by process {process.pid} on {os.uname().nodename}; waiting" in caplog.text
+
+
+def test_short_wait_is_silent(tmp_path, caplog):
+    with hold(tmp_path / "made", 0.1) as process:
+        assert process.stdout.readline() == "held\n"
+        with building([tmp_path / "made"]):
+            pass
+    assert not caplog.text
 
 
 def test_killed_holder_leaves_no_lock(tmp_path, caplog):
@@ -63,3 +76,26 @@ def test_unwritable_parent_takes_no_lock(tmp_path):
     with building([tmp_path / "file" / "folder"]):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.filterwarnings("ignore:flock not supported")
+def test_file_system_without_flock_uses_a_file_as_lock(tmp_path, monkeypatch):
+    def missing(stream, operation):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", missing)
+    with building([tmp_path / "a"]):
+        assert lock_file(tmp_path / "a").is_file()
+    assert not lock_file(tmp_path / "a").exists()
+    with building([tmp_path / "a"]):
+        pass
+
+
+def test_file_system_whose_locks_fail_is_an_error(tmp_path, monkeypatch):
+    def refused(stream, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    message = r"No locks available; its file system does not support locks.*a\.lock"
+    with pytest.raises(OSError, match=message), building([tmp_path / "a"]):
+        pass

@@ -19,9 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from filelock import FileLock
-
 from evclip_ray.artifacts import ArtifactError, digest, file_digest, replacing
+from evclip_ray.locking import holding
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +96,7 @@ def _lease(copy: Path, num_bytes: int) -> bool:
         return True
 
 
-def _lock(folder: Path) -> FileLock:
+def _lock(folder: Path) -> contextlib.AbstractContextManager[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # Not the trial write of `artifacts.probe_writable`: a full disk must not raise, see `_fetch`.
@@ -107,7 +106,7 @@ def _lock(folder: Path) -> FileLock:
         message = f"{error.strerror}; {LOCAL} must name a writable folder for copies"
         raise OSError(error.errno, message, str(folder)) from None
     # One lock per folder: fetches share one network link anyway, and evictions must see all copies.
-    return FileLock(folder / ".lock", mode=0o666)
+    return holding(folder / ".lock", f"{folder} is in use")
 
 
 def _fetch(path: Path, copy: Path, num_bytes: int, is_sound: Callable[[Path], bool] | None) -> bool:
