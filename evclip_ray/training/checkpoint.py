@@ -7,33 +7,48 @@
     validation.npz          its result on each validation video, if there are any
     validation_epochs.npz   only in a checkpoint to resume from: right or wrong per epoch and video
     rows.parquet            the videos that trained and selected it, see `RowRecord`
+    checksums.json          size and CRC-32 of each file but rows.parquet, which checkpoints share
 
-A checkpoint is written to a temporary folder and renamed, so a crash leaves either the old or the new one.
+A checkpoint is written to a temporary folder and renamed, so a crash leaves either the old or the new one. A
+checkpoint to resume from keeps its predecessor as `.last.old` until the run has ended. A disk that damages
+the newest one then costs one epoch.
 """
 
+import contextlib
+import dataclasses
 import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from evclip_ray.artifacts import ArtifactError, read_history, read_json, write_json, write_text
+from evclip_ray.artifacts import ArtifactError, read_history, read_json, replacing, write_json, write_text
 from evclip_ray.data.manifest import row_record
 from evclip_ray.models.backbones import find_backbone
 from evclip_ray.models.methods.base import Method
 from evclip_ray.records import EpochMetrics
-from evclip_ray.training.per_video_scores import EpochAnswers, VideoScores
+from evclip_ray.training.checksums import (
+    ADAPTER,
+    CHECKSUMS,
+    CONFIG,
+    DamagedFile,
+    check_checkpoint,
+    check_content,
+    read_checksums,
+    write_checksums,
+)
+from evclip_ray.training.per_video_scores import EPOCHS_FILE, EpochAnswers, VideoScores
 
-ADAPTER = "adapter.safetensors"
 OPTIMIZER = "optimizer.safetensors"
-CONFIG = "config.json"
 HISTORY = "history.jsonl"
 ROWS = row_record.FILE
+DAMAGED = "damaged"
+"""Folder in a run's folder with the files that could not be read."""
 
 
 def save_checkpoint(
@@ -46,6 +61,7 @@ def save_checkpoint(
     history: str | None = None,
     rows: Path | None = None,
     answers: EpochAnswers | None = None,
+    keep_previous: bool = False,
 ) -> None:
     """Write a checkpoint atomically.
 
@@ -58,6 +74,7 @@ def save_checkpoint(
         history: Text of `history.jsonl`.
         rows: File of the record of rows.
         answers: Answers of every epoch on each validation video.
+        keep_previous: Whether to keep the checkpoint that is replaced, see `previous_of`.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     # In the same parent folder: a rename is atomic only within one file system.
@@ -75,11 +92,13 @@ def save_checkpoint(
         if rows is not None:
             _link(rows, temporary / ROWS)
         write_json(temporary / CONFIG, dict(record))
+        # Checkpoints share the record of rows, which is large: 20 MB for a large data set.
+        write_checksums(temporary, left_out=[ROWS])
         # mkdtemp gives access to the owner only, but other users may read a checkpoint.
         temporary.chmod(0o755)
         for file in temporary.iterdir():
             file.chmod(0o644)
-        _swap(temporary, folder)
+        _swap(temporary, folder, keep_previous=keep_previous)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -116,22 +135,111 @@ def without_activation(experiment: Mapping[str, Any]) -> dict[str, Any]:
     return {**experiment, "backbone": backbone}
 
 
-def resumed_history(folder: Path, epochs: int) -> list[EpochMetrics]:
-    """Return the metrics of the `epochs` epochs of a checkpoint to resume from.
+@dataclasses.dataclass(frozen=True)
+class SavedState:
+    """Content of a checkpoint to resume from, read and checked as a whole.
+
+    Attributes:
+        checkpoint: Its folder.
+        record: Content of its `config.json`.
+        history: Metrics of its epochs.
+        answers: Answers of every epoch; None for a run of an earlier version.
+        tensors: Trained tensors.
+        moments: Moments of the optimiser; empty for a run that has ended.
+    """
+
+    checkpoint: Path
+    record: dict[str, Any]
+    history: list[EpochMetrics]
+    answers: EpochAnswers | None
+    tensors: dict[str, Tensor]
+    moments: dict[str, Tensor]
+
+    @classmethod
+    def read(cls, checkpoint: Path) -> Self:
+        """Read a checkpoint to resume from.
+
+        Raises:
+            DamagedFile: One of its files is missing, cut or changed.
+        """
+        check_checkpoint(checkpoint)
+        path = checkpoint / HISTORY
+        try:
+            record = read_record(checkpoint)
+            epoch = int(record["progress"]["epoch"])
+            history = [EpochMetrics.from_record(line) for line in read_history(path)]
+            # A wrong number of lines means a damaged file: the best epoch would not match the progress.
+            if len(history) != epoch or not history:
+                raise DamagedFile(f"{path}: must have {epoch} epochs, got {len(history)}")
+            # A finished run has no optimiser file, see `Run`.
+            is_done = history[-1].diverged or epoch >= record["experiment"]["optim"]["epochs"]
+            moments = {} if is_done else _read_tensors(checkpoint / OPTIMIZER)
+            tensors, answers = _read_tensors(checkpoint / ADAPTER), EpochAnswers.read(checkpoint)
+        except DamagedFile:
+            raise
+        # Files of earlier versions have no checksums: text that is JSON may still hold something else.
+        except (ArtifactError, KeyError, TypeError, AttributeError) as error:
+            raise DamagedFile(f"{checkpoint}: cannot be read ({error})") from None
+        return cls(checkpoint, record, history, answers, tensors, moments)
+
+
+def copy_checkpoint(source: Path, target: Path) -> None:
+    """Copy a checkpoint file by file, each one atomically, without the files that a resumed run alone needs.
 
     Raises:
-        ArtifactError: The history is missing, damaged or of another length.
+        DamagedFile: A file of `source` is damaged. Then nothing is copied.
     """
-    path = folder / HISTORY
-    hint = f"so the run cannot be resumed; remove {folder.parent} to start it again"
+    inode = -1
+    while True:
+        before, inode = inode, _inode(source)
+        try:
+            check_checkpoint(source)
+            _copy_files(source, target)
+            return
+        except (DamagedFile, FileNotFoundError) as problem:
+            # A running trial replaces its checkpoint, also while it is read.
+            if inode == before:
+                raise DamagedFile(str(problem)) from None
+
+
+def _inode(folder: Path) -> int:
     try:
-        history = [EpochMetrics.from_record(record) for record in read_history(path)]
-    except ArtifactError as error:
-        raise ArtifactError(f"{error}, {hint}") from None
-    # A wrong number of lines means a damaged or edited file: the best epoch would not match the progress.
-    if len(history) != epochs:
-        raise ArtifactError(f"{path}: must have {epochs} epochs, got {len(history)}, {hint}")
-    return history
+        return folder.stat().st_ino
+    except FileNotFoundError:
+        return -1
+
+
+def _copy_files(source: Path, target: Path) -> None:
+    left_out = (OPTIMIZER, HISTORY, EPOCHS_FILE)
+    written = read_checksums(source)
+    for item in sorted(source.iterdir()):
+        if item.name not in (*left_out, CHECKSUMS):
+            with replacing(target / item.name) as temporary:
+                shutil.copyfile(item, temporary)
+    if written is None:
+        # Those of an earlier checkpoint must not describe this one.
+        (target / CHECKSUMS).unlink(missing_ok=True)
+    else:
+        write_json(target / CHECKSUMS, {name: sums for name, sums in written.items() if name not in left_out})
+
+
+def set_aside(folder: Path, usable: Path | None) -> None:
+    """Move the damaged checkpoints of a run to its folder `damaged`, and its usable one to `last`.
+
+    Args:
+        folder: Folder of the run.
+        usable: Checkpoint to go on from; None if the run starts again.
+    """
+    damaged, last = folder / DAMAGED, folder / "last"
+    # Only the newest damage is kept.
+    shutil.rmtree(damaged, ignore_errors=True)
+    damaged.mkdir(parents=True)
+    names = ["last"] if usable is not None else ["last", ".last.old", "best", ".best.old", HISTORY]
+    for name in names:
+        if (folder / name).exists():
+            (folder / name).rename(damaged / name.lstrip("."))
+    if usable is not None:
+        usable.rename(last)
 
 
 def load_adapter(folder: Path, method: Method) -> None:
@@ -141,7 +249,15 @@ def load_adapter(folder: Path, method: Method) -> None:
         ArtifactError: The file is damaged, or its tensors are of another method, size or frame count. The
             first differences are named.
     """
-    state = _read_tensors(folder / ADAPTER)
+    set_tensors(method, _read_tensors(folder / ADAPTER, checked=True), folder)
+
+
+def set_tensors(method: Method, state: Mapping[str, Tensor], folder: Path) -> None:
+    """Set the trained tensors of `method` to those of the checkpoint in `folder`.
+
+    Raises:
+        ArtifactError: The tensors are of another method, size or frame count.
+    """
     expected = method.state_dict()
     problems = [f"{name} is missing" for name in expected.keys() - state.keys()]
     problems += [f"{name} is unknown" for name in state.keys() - expected.keys()]
@@ -156,9 +272,8 @@ def load_adapter(folder: Path, method: Method) -> None:
     method.load_state_dict(state)
 
 
-def load_optimizer(folder: Path, method: Method, optimizer: torch.optim.Optimizer) -> None:
+def set_moments(method: Method, optimizer: torch.optim.Optimizer, moments: Mapping[str, Tensor]) -> None:
     """Restore AdamW's moments for the parameters of `method`."""
-    moments = _read_tensors(folder / OPTIMIZER)
     for name, parameter in method.named_parameters():
         # AdamW creates the state of a parameter at its first gradient, so a parameter may have none yet. The
         # step count stays on the CPU, where AdamW keeps it.
@@ -185,12 +300,25 @@ def _on_cpu(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
+def _read_tensors(path: Path, *, checked: bool = False) -> dict[str, Tensor]:
+    """Read a safetensors file.
+
+    Args:
+        path: The file.
+        checked: Whether to compare the file with its checksum, if there is one.
+
+    Raises:
+        DamagedFile: The file is missing, cut or changed.
+    """
     try:
         tensors: dict[str, Tensor] = load_file(path)
-        return tensors
-    except (OSError, SafetensorError) as error:
-        raise ArtifactError(f"{path}: cannot be read as safetensors ({error}); the file is damaged") from None
+    # Other errors, such as a lost disk, are no damage: the same file may be readable later.
+    except (FileNotFoundError, SafetensorError) as error:
+        raise DamagedFile(f"{path}: cannot be read as safetensors ({error}); the file is damaged") from None
+    written = read_checksums(path.parent) if checked else None
+    if written and path.name in written:
+        check_content(path, written[path.name][1])
+    return tensors
 
 
 def _link(source: Path, target: Path) -> None:
@@ -201,22 +329,40 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _swap(temporary: Path, folder: Path) -> None:
-    if not folder.exists():
-        temporary.rename(folder)
-        return
-    # A folder cannot replace another in one step. The old one is renamed first, and `latest_checkpoint` finds
-    # it there if the process is killed between the two renames.
-    aside = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(aside, ignore_errors=True)
-    folder.rename(aside)
+def _swap(temporary: Path, folder: Path, *, keep_previous: bool) -> None:
+    aside = previous_of(folder)
+    if folder.exists():
+        # A folder cannot replace another in one step. The old one is renamed first, and `latest_checkpoint`
+        # finds it there if the process is killed between the two renames.
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
     temporary.rename(folder)
-    shutil.rmtree(aside, ignore_errors=True)
+    if not keep_previous:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def previous_of(folder: Path) -> Path:
+    """Return the folder of the predecessor of a checkpoint."""
+    return folder.with_name(f".{folder.name}.old")
+
+
+def kept_checkpoints(folder: Path) -> list[Path]:
+    """Return `folder` and its predecessor, those that exist."""
+    return [path for path in (folder, previous_of(folder)) if path.is_dir()]
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
     """Return `folder` if it holds a checkpoint, else the old one that a killed write left, else None."""
-    for candidate in (folder, folder.with_name(f".{folder.name}.old")):
+    for candidate in (folder, previous_of(folder)):
         if (candidate / CONFIG).is_file() and (candidate / ADAPTER).is_file():
+            return candidate
+    return None
+
+
+def latest_readable(folder: Path) -> Path | None:
+    """Return the newest checkpoint at `folder` whose record can be read, or None."""
+    for candidate in kept_checkpoints(folder):
+        with contextlib.suppress(ArtifactError):
+            read_record(candidate)
             return candidate
     return None

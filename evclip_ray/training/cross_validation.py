@@ -105,7 +105,8 @@ class Fold:
         """
         run = self.run
         if not run.history:
-            run.resume()
+            # The whole run may have gone back to an earlier epoch than its folds, or start again.
+            run.resume(until=epoch)
         # A kill may have ended the process after some folds saved this epoch: they are scored again.
         while run.progress.epoch < epoch and not run.is_done:
             run.next_epoch()

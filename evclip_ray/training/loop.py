@@ -25,17 +25,20 @@ from evclip_ray.models.methods.base import Method
 from evclip_ray.records import EpochMetrics, random_weights_warning
 from evclip_ray.training.build import autocast_dtype, build_method, conditions_of, pick_device, weights_of
 from evclip_ray.training.checkpoint import (
+    DAMAGED,
     HISTORY,
+    SavedState,
+    kept_checkpoints,
     latest_checkpoint,
-    load_adapter,
-    load_optimizer,
-    read_record,
-    resumed_history,
     save_checkpoint,
+    set_aside,
+    set_moments,
+    set_tensors,
     without_activation,
 )
+from evclip_ray.training.checksums import DamagedFile, check_checkpoint
 from evclip_ray.training.datamodule import Videos
-from evclip_ray.training.distributed import Diverged, Workers
+from evclip_ray.training.distributed import Diverged, Workers, summed
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.frozen_cache import Cached, feature_specs, open_cached
 from evclip_ray.training.loader import Batches
@@ -205,6 +208,7 @@ class Run:
 
     def _fit(self, report: Report) -> EpochMetrics:
         self.resume()
+        self._restore_history()
         # Only rank 0 writes files and events, so only it needs the baseline. The scoring has no collective
         # operation; the other workers wait for rank 0 at their first gradient.
         if self.workers.rank == 0 and self.validate is not None:
@@ -227,16 +231,51 @@ class Run:
         diverged = bool(self.history) and self.history[-1].diverged
         return diverged or self.progress.epoch >= self.experiment.optim.epochs
 
-    def resume(self) -> None:
-        """Load the state of `last/`, if there is one.
+    def resume(self, *, until: int | None = None) -> None:
+        """Load the newest whole state of `last/`, if there is one.
+
+        A damaged checkpoint is moved to the folder `damaged`. The run then goes on from the one before it, or
+        starts again.
+
+        Args:
+            until: Latest epoch to go on from; None for any. A fold must not be ahead of its run.
 
         Raises:
-            ArtifactError: The folder holds a run of another experiment, or the checkpoint is damaged.
+            ArtifactError: The folder holds a run of another experiment.
         """
-        checkpoint = latest_checkpoint(self.folder / "last")
-        if checkpoint is None:
+        state, problems = self._newest_state(until)
+        if state is not None:
+            self._load(state)
+        self._check_agreement()
+        if not problems:
             return
-        record = read_record(checkpoint)
+        # After the collective operation above: no worker reads the files any more.
+        if self.workers.rank == 0:
+            set_aside(self.folder, None if state is None else state.checkpoint)
+        action = f"goes on after epoch {state.history[-1].epoch}" if state else "starts again"
+        log.warning("%s: the run %s; the damaged files are in %s", "; ".join(problems), action, DAMAGED)
+
+    def _newest_state(self, until: int | None) -> tuple[SavedState | None, list[str]]:
+        """Return the newest whole state, and the damage of those that are newer."""
+        problems: list[str] = []
+        checkpoints = kept_checkpoints(self.folder / "last")
+        if not checkpoints and (self.folder / HISTORY).is_file():
+            problems.append(f"{self.folder / 'last'}: is missing")
+        for checkpoint in checkpoints:
+            try:
+                state = SavedState.read(checkpoint)
+                # The best epoch so far is not trained again, so its checkpoint must be whole too.
+                if self.keeps_best and state.record["progress"]["best_epoch"]:
+                    check_checkpoint(latest_checkpoint(self.folder / "best") or self.folder / "best")
+            except DamagedFile as problem:
+                problems.append(str(problem))
+                continue
+            if until is None or state.history[-1].epoch <= until:
+                return state, problems
+        return None, problems
+
+    def _load(self, state: SavedState) -> None:
+        record = state.record
         if without_activation(record["experiment"]) != without_activation(
             self.experiment.model_dump(mode="json")
         ):
@@ -258,16 +297,31 @@ class Run:
             )
         # The history comes from the checkpoint, not from the run's own file. The run's file is written after
         # the checkpoint and may lack the last epoch if the process was killed between the two writes.
-        self.history = resumed_history(checkpoint, record["progress"]["epoch"])
+        self.history = state.history
         self._lines = [json.dumps(metrics.to_record()) for metrics in self.history]
-        self.answers = EpochAnswers.read(checkpoint)
-        load_adapter(checkpoint, self.method)
+        self.answers = state.answers
+        set_tensors(self.method, state.tensors, state.checkpoint)
         self.progress = Progress(**record["progress"])
-        # A finished run has no optimiser file, see `_save`.
         if not self.is_done:
-            load_optimizer(checkpoint, self.method, self.step.optimizer)
+            set_moments(self.method, self.step.optimizer, state.moments)
             self._restore_masks()
         log.info("%s: resuming after epoch %d", self.folder, self.progress.epoch)
+
+    def _check_agreement(self) -> None:
+        """Check that all workers go on from the same epoch. A shared folder may be read in different states.
+
+        Raises:
+            RuntimeError: They do not.
+        """
+        epochs = summed(torch.tensor([float(self.progress.epoch)])).item()
+        if epochs != self.progress.epoch * self.workers.count:
+            raise RuntimeError(f"{self.folder}: its workers read different epochs; they start once more")
+
+    def _restore_history(self) -> None:
+        """Write `history.jsonl` again if it is not that of the checkpoint, after a kill or damage."""
+        path, text = self.folder / HISTORY, "".join(f"{line}\n" for line in self._lines)
+        if self.workers.rank == 0 and text and not (path.is_file() and path.read_bytes() == text.encode()):
+            write_text(path, text)
 
     def _restore_masks(self) -> None:
         """Compute the masks of the last epoch again: the next epoch's drift is measured from them."""
@@ -424,6 +478,7 @@ class Run:
             history=history,
             rows=self.videos.rows,
             answers=self.answers,
+            keep_previous=not self.is_done,
         )
         write_text(self.folder / HISTORY, history)
 

@@ -12,8 +12,10 @@ import torch
 from evclip_ray.artifacts import ArtifactError, read_history
 from evclip_ray.data.manifest.row_record import RowRecord
 from evclip_ray.data.video.view import ViewConfig
+from evclip_ray.formatting import shell
 from evclip_ray.records import EpochMetrics
-from evclip_ray.training.checkpoint import HISTORY, ROWS, latest_checkpoint, read_record
+from evclip_ray.training.checkpoint import HISTORY, ROWS, latest_checkpoint, latest_readable, read_record
+from evclip_ray.training.class_text_check import check_class_texts
 from evclip_ray.training.datamodule import Progress, VideoPlan, Videos, plan_videos, prepare, record_rows
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.frozen_cache import prepare_cached
@@ -83,6 +85,7 @@ def train_experiment(
     plan, record = _plan_rows(experiment, folder, cache=cache, splits_of=splits_of, progress=decoding)
     if plan.selection_warning:
         log.warning("%s", plan.selection_warning)
+    check_class_texts([experiment], plan.classes)
     videos = prepare(plan, cache=cache, progress=decoding)
     # Written after the first check that videos exist, and before the first epoch.
     record.write(folder / ROWS)
@@ -104,7 +107,7 @@ def _with_begun_view(experiment: ExperimentConfig, folders: Sequence[Path]) -> E
         experiment: Settings of the run.
         folders: Folders of the run and of the run that it forks. The first with a checkpoint counts.
     """
-    checkpoints = (latest_checkpoint(folder.expanduser() / "last") for folder in folders)
+    checkpoints = (latest_readable(folder.expanduser() / "last") for folder in folders)
     checkpoint = next((path for path in checkpoints if path is not None), None)
     if checkpoint is None:
         return experiment
@@ -150,8 +153,8 @@ def _plan_rows(
     if recorded is not None and (difference := recorded.difference(record)):
         raise ArtifactError(
             f"{folder}: its videos are not those that it began with ({difference}). Restore the list, or add "
-            f"--fork NEW_OUT to --out {folder}: this trains a new run on the new videos and moves no old "
-            "video to another split."
+            f"--fork NEW_OUT to {shell('--out', folder)}: this trains a new run on the new videos and moves "
+            "no old video to another split."
         )
     return plan, record
 
@@ -205,4 +208,8 @@ def _following(folder: Path, on_epoch: Report) -> Iterator[None]:
 
 
 def _history(folder: Path) -> list[EpochMetrics]:
-    return [EpochMetrics.from_record(record) for record in read_history(folder / HISTORY)]
+    try:
+        return [EpochMetrics.from_record(record) for record in read_history(folder / HISTORY)]
+    # The run writes the file again, from its checkpoint.
+    except ArtifactError:
+        return []

@@ -1,18 +1,21 @@
 """Zero-shot CLIP on the views of a run: the baseline of its scores."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from evclip_ray.artifacts import digest, read_json, write_json
+from evclip_ray.artifacts import ArtifactError, digest, read_json, write_json
 from evclip_ray.metrics.scoring import Scores, score, summary
 from evclip_ray.training.build import autocast_dtype, build_method, computed_in, weights_of, zero_shot_of
 from evclip_ray.training.datamodule import Videos
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.frozen_cache import open_cached
 from evclip_ray.training.loader import Batches
+
+log = logging.getLogger(__name__)
 
 
 def videos_key(experiment: ExperimentConfig) -> str:
@@ -82,7 +85,7 @@ def zero_shot_numbers(
     # shards cannot replace it: their digest is of paths and labels.
     rows = videos.row_keys.get("val")
     conditions = computed_in(experiment, device)
-    stored = dict(read_json(path)) if path.is_file() else None
+    stored = _stored(path)
     if (
         stored is not None
         and (rows is None or stored.get("rows") == rows)
@@ -95,6 +98,18 @@ def zero_shot_numbers(
     numbers = summary(scores, videos.sets["val"].groups)
     write_json(path, {**numbers, "weights": weights, "conditions": conditions, "rows": rows})
     return dict(read_json(path))
+
+
+def _stored(path: Path) -> dict[str, Any] | None:
+    """Return the stored scores; None if there are none or the file is damaged."""
+    if not path.is_file():
+        return None
+    try:
+        stored = read_json(path)
+    except ArtifactError as problem:
+        log.warning("%s; it is computed again", problem)
+        return None
+    return stored if isinstance(stored, dict) else None
 
 
 def _are_alike(stored: Mapping[str, str] | None, conditions: Mapping[str, str]) -> bool:

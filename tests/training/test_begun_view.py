@@ -15,7 +15,7 @@ def begun(monkeypatch, tmp_path):
     """Return a function that resumes a run with one experiment in the folder of another."""
 
     def resume(recorded, experiment):
-        monkeypatch.setattr(train, "latest_checkpoint", lambda folder: folder)
+        monkeypatch.setattr(train, "latest_readable", lambda folder: folder)
         monkeypatch.setattr(
             train, "read_record", lambda folder: {"experiment": recorded.model_dump(mode="json")}
         )

@@ -109,6 +109,23 @@ def test_interrupted_folds_resume_identically(moment, whole, experiment, videos,
     assert_equal_runs(whole, tmp_path)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("damaged", [["."], ["fold-0"], ["fold-1", "."]])
+def test_damaged_folds_resume_identically(damaged, whole, experiment, videos, tmp_path):
+    def kill(metrics):
+        if metrics.epoch == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        fit(experiment, videos, tmp_path, kill)
+    # Both states that a run keeps. The other runs are then ahead of it.
+    for folder in damaged:
+        for name in ("last", ".last.old"):
+            (tmp_path / folder / name / "adapter.safetensors").write_bytes(b"")
+    fit(experiment, videos, tmp_path)
+    assert_equal_runs(whole, tmp_path)
+
+
 def assert_equal_runs(whole, resumed):
     assert history(resumed) == history(whole)
     best, same = (load_file(folder / "best" / "adapter.safetensors") for folder in (whole, resumed))

@@ -1,18 +1,20 @@
+import datetime
 import json
 import os
 import signal
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from evclip_ray.artifacts import ArtifactError
 from evclip_ray.training.build import build_method
+from evclip_ray.training.datamodule import Videos
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.loop import Run
 
@@ -95,23 +97,11 @@ def test_run_on_other_frozen_weights_is_refused(make_experiment, tiny_videos, tm
     record = json.loads(config.read_text())
     record["weights"]["clip"] = "file:0123456789abcdef (gelu)"
     config.write_text(json.dumps(record))
+    (tmp_path / "last" / "checksums.json").unlink()
     with pytest.raises(
         ArtifactError, match=r"on the frozen weights .*\(gelu\).*, got .*backbone\.activation"
     ):
         start(experiment, tiny_videos, tmp_path).resume()
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [Path.unlink, lambda file: file.write_text("{"), lambda file: file.write_text("")],
-    ids=["missing", "cut", "empty"],
-)
-def test_checkpoint_without_epochs_is_refused_with_the_fix(damage, make_experiment, tiny_videos, tmp_path):
-    experiment = make_experiment(optim__epochs=1)
-    start(experiment, tiny_videos, tmp_path).fit(lambda metrics: None)
-    damage(tmp_path / "last" / "history.jsonl")
-    with pytest.raises(ArtifactError, match=f"history.jsonl: .* remove {tmp_path} to start it again"):
-        start(experiment, tiny_videos, tmp_path).fit(lambda metrics: None)
 
 
 def test_nan_loss_ends_the_run_with_a_finite_report(make_experiment, tiny_videos, tmp_path):
@@ -171,18 +161,18 @@ def test_tensorboard_has_settings_and_scalars_per_epoch(make_experiment, tiny_vi
     assert "RANDOM WEIGHTS" in str(events.Tensors("weights/text_summary")[0].tensor_proto.string_val)
 
 
+_FILES = ("experiment.json", "videos.json")
 WORKER = """
-import sys, time
+import json, sys, time
 from pathlib import Path
 from evclip_ray.training.build import build_method
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.loop import Run
 from evclip_ray.training.datamodule import Videos
-import json
 experiment = ExperimentConfig.load(json.loads(Path(sys.argv[1]).read_text()))
 videos = Videos.load(Path(sys.argv[2]))
 Run(experiment, videos, build_method(experiment, videos.classes), folder=Path(sys.argv[3])).fit(
-    lambda metrics: (print("epoch", metrics["epoch"], flush=True), time.sleep(float(sys.argv[4])))
+    lambda metrics: (print("epoch", metrics["epoch"], flush=True), time.sleep(60))
 )
 """
 
@@ -193,36 +183,31 @@ def test_killed_run_resumes_after_its_last_epoch(make_experiment, tiny_videos, t
     tiny_videos.save(tmp_path / "videos.json")
     script = tmp_path / "worker.py"
     script.write_text(textwrap.dedent(WORKER))
-    command = [sys.executable, str(script), str(tmp_path / "experiment.json"), str(tmp_path / "videos.json")]
+    command = [sys.executable, str(script), *(str(tmp_path / name) for name in _FILES), str(tmp_path / "run")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        [*command, str(tmp_path / "run"), "60"], stdout=subprocess.PIPE, text=True, env=environment
-    ) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout.readline().strip() == "epoch 1"
         process.send_signal(signal.SIGKILL)
-    again = subprocess.run(
-        [*command, str(tmp_path / "run"), "0"], capture_output=True, text=True, check=True, env=environment
-    )
-    assert again.stdout.split("\n")[:2] == ["epoch 2", "epoch 3"]
-    subprocess.run([*command, str(tmp_path / "whole"), "0"], check=True, env=environment, capture_output=True)
+    epochs = []
+    start(experiment, tiny_videos, tmp_path / "run").fit(lambda metrics: epochs.append(metrics["epoch"]))
+    assert epochs == [2, 3]
+    start(experiment, tiny_videos, tmp_path / "whole").fit(lambda metrics: None)
     killed = load_file(tmp_path / "run" / "last" / "adapter.safetensors")
     whole = load_file(tmp_path / "whole" / "last" / "adapter.safetensors")
     assert all(torch.equal(killed[name], whole[name]) for name in whole)
 
 
-def _train_as_rank(rank, world, meeting, files):
-    import torch.distributed as dist
-
-    from evclip_ray.training.datamodule import Videos
-    from evclip_ray.training.experiment import ExperimentConfig
-
+def _train_as_other_rank(process, folder):
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world)
-    experiment = ExperimentConfig.load(json.loads(files["experiment"].read_text()))
-    videos = Videos.load(files["videos"])
-    Run(experiment, videos, build_method(experiment, videos.classes), folder=files["folder"]).fit(
-        lambda m: None
-    )
+    _train_as_rank(1, folder)
+
+
+def _train_as_rank(rank, folder):
+    # If one worker fails, the other one must not wait for the default of 30 minutes.
+    meeting = {"init_method": f"file://{folder / 'meeting'}", "timeout": datetime.timedelta(minutes=2)}
+    dist.init_process_group("gloo", rank=rank, world_size=2, **meeting)
+    experiment = ExperimentConfig.load(json.loads((folder / "experiment.json").read_text()))
+    start(experiment, Videos.load(folder / "videos.json"), folder / "two").fit(lambda metrics: None)
     dist.destroy_process_group()
 
 
@@ -238,12 +223,11 @@ def test_two_workers_train_as_one(make_experiment, tiny_videos, tmp_path):
     )
     (tmp_path / "experiment.json").write_text(experiment.model_dump_json())
     tiny_videos.save(tmp_path / "videos.json")
-    files = {
-        "experiment": tmp_path / "experiment.json",
-        "videos": tmp_path / "videos.json",
-        "folder": tmp_path / "two",
-    }
-    torch.multiprocessing.spawn(_train_as_rank, args=(2, str(tmp_path / "meeting"), files), nprocs=2)
+    # This process is rank 0: a second one would spend seconds on its imports.
+    other = torch.multiprocessing.spawn(_train_as_other_rank, args=(tmp_path,), join=False)
+    _train_as_rank(0, tmp_path)
+    while not other.join():
+        pass
     start(experiment, tiny_videos, tmp_path / "one").fit(lambda metrics: None)
     one, two = history(tmp_path / "one"), history(tmp_path / "two")
     for a, b in zip(one, two, strict=True):

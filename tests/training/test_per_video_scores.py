@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from evclip_ray.artifacts import ArtifactError
+from evclip_ray.training.checksums import CHECKSUMS
 from evclip_ray.training.loop import Run
 from evclip_ray.training.per_video_scores import EPOCHS_FILE, FILE, EpochAnswers, VideoScores
 
@@ -92,7 +93,8 @@ def test_answers_go_on_after_a_resume(run_folder, make_experiment, tiny_videos, 
 
 def test_old_run_goes_on_without_earlier_answers(run_folder, make_experiment, tiny_videos, tmp_path):
     shutil.copytree(run_folder, tmp_path, dirs_exist_ok=True)
-    (tmp_path / "last" / EPOCHS_FILE).unlink()
+    for name in (EPOCHS_FILE, CHECKSUMS):
+        (tmp_path / "last" / name).unlink()
     run = Run.start(make_experiment(optim__epochs=3), tiny_videos, folder=tmp_path)
     run.resume()
     assert run.answers is None
