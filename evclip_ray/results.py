@@ -25,6 +25,7 @@ from evclip_ray.records import TrialRecord
 from evclip_ray.tuning.importance import recorded_importance
 from evclip_ray.tuning.leaderboard import SCORES, best_of_each, leaderboard
 from evclip_ray.tuning.study_folder import StudyFolder
+from evclip_ray.tuning.trial_folder import warn_once
 
 if TYPE_CHECKING:
     from evclip_ray.tuning.tuner import Outcome
@@ -61,7 +62,7 @@ class Study:
             ArtifactError: It is not the folder of a study.
         """
         root = Path(path).expanduser()
-        return cls(root, read_ledger(root, "study"))
+        return cls(root, StudyFolder(root).ledger())
 
     @property
     def name(self) -> str:
@@ -136,20 +137,28 @@ class Study:
     def best_record(self) -> dict[str, Any]:
         """Content of `best/config.json`; empty if there is no best checkpoint."""
         path = self.root / "best" / "config.json"
-        return dict(read_json(path)) if path.is_file() else {}
+        return _readable(path) if path.is_file() else {}
 
     @functools.cached_property
     def zero_shot(self) -> pd.DataFrame:
         """Scores of zero-shot CLIP: one row per set of conditions, with its file."""
         files = sorted((self.root / "zero_shot").glob("*.json"))
-        return pd.DataFrame(
-            [{"file": path.relative_to(self.root).as_posix(), **read_json(path)} for path in files]
-        )
+        scores = {path.relative_to(self.root).as_posix(): _readable(path) for path in files}
+        return pd.DataFrame([{"file": file, **numbers} for file, numbers in scores.items() if numbers])
 
     @functools.cached_property
     def importance(self) -> pd.DataFrame:
         """Importance of each searched setting by Optuna; `status` has the reason where it is missing."""
         return pd.DataFrame(recorded_importance(StudyFolder(self.root).journal, leaderboard(self._records)))
+
+
+def _readable(path: Path) -> dict[str, Any]:
+    """Return a JSON file that a study writes again; empty if it is damaged."""
+    try:
+        return dict(read_json(path))
+    except (ArtifactError, TypeError, ValueError) as problem:
+        warn_once(f"{problem}. The `evclip-ray tune` command of this study writes it again.")
+        return {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,7 +215,7 @@ class Ladder:
     def fits(self) -> Mapping[str, Any]:
         """Content of `fits.json`, the fits over the steps; empty if there are none."""
         path = self.root / "fits.json"
-        return dict(read_json(path)) if path.is_file() else {}
+        return _readable(path) if path.is_file() else {}
 
     @functools.cached_property
     def trials(self) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evclip_ray.artifacts import LEDGER, write_json
+from evclip_ray.artifacts import LEDGER, ArtifactError, write_json
 from evclip_ray.records import LeaderboardRow, TrialRecord, random_weights_warning
 from evclip_ray.scaling.bootstrap import Score, how_drawn, interval_of_difference, is_number
 from evclip_ray.scaling.fit import fit_costs
@@ -37,6 +37,7 @@ from evclip_ray.tuning.choice import right_shares
 from evclip_ray.tuning.importance import parameter_importance
 from evclip_ray.tuning.leaderboard import leaderboard
 from evclip_ray.tuning.study_folder import StudyFolder
+from evclip_ray.tuning.trial_folder import warn_once
 
 COSTS = ("inference_gmac", "total_parameters", "trainable_parameters", "latency_seconds", "train_videos")
 """Costs that accuracy is fitted over, by priority for the slopes of settings."""
@@ -98,7 +99,11 @@ def _score(folder: StudyFolder, row: LeaderboardRow, trial: TrialRecord) -> Scor
         return Score(top1, videos, _Shares(known[0].videos, known[1], known[0].groups))
     # Earlier versions kept the answers of the best epoch only.
     checkpoint = latest_checkpoint(folder.trial(row.trial) / "best")
-    each = VideoScores.read(checkpoint) if checkpoint is not None else None
+    try:
+        each = VideoScores.read(checkpoint) if checkpoint is not None else None
+    except ArtifactError as problem:
+        warn_once(str(problem))
+        each = None
     # A process that was killed between the two writes may have left a better checkpoint than its history.
     matches = each is not None and math.isclose(each.right.mean(), top1, abs_tol=0.5 / videos)
     return Score(top1, videos, each if matches else None)

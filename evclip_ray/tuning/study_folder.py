@@ -11,11 +11,12 @@
     best.yaml, best/     experiment of the best trial, and its checkpoint: that of its best epoch, or of its
                          last one if the objective is another one than `best`
 
-The leaderboard and the best trial are derived from the trial folders and can be written again from them.
+The leaderboard, the best trial and the journal are derived from the trial folders and can be written again
+from them, see `recovery`. A damaged file of a trial is read from its copy: the history from `last/`, the
+point and the state from the journal.
 """
 
 import dataclasses
-import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,24 +24,22 @@ from typing import Any, ClassVar
 
 import yaml
 
-from evclip_ray.artifacts import (
-    LEDGER,
-    ArtifactError,
-    read_history,
-    read_json,
-    replacing,
-    write_json,
-    write_text,
-)
+from evclip_ray.artifacts import ArtifactError, write_json, write_text
 from evclip_ray.claimed_folder import ClaimedFolder
+from evclip_ray.formatting import shell
 from evclip_ray.objective import BEST, LAST, OBJECTIVE, OF_OLD_STUDIES
-from evclip_ray.records import EpochMetrics, LeaderboardRow, TrialRecord, TrialState, choice_lines
-from evclip_ray.training.checkpoint import HISTORY, OPTIMIZER, latest_checkpoint, read_record
-from evclip_ray.training.per_video_scores import EPOCHS_FILE, EpochAnswers
-from evclip_ray.tuning.choice import AnsweredTrial
+from evclip_ray.records import LeaderboardRow, TrialRecord, TrialState, choice_lines
+from evclip_ray.training.checkpoint import (
+    HISTORY,
+    copy_checkpoint,
+    latest_checkpoint,
+    previous_of,
+    read_record,
+)
+from evclip_ray.tuning.journal import JournalNotes
 from evclip_ray.tuning.leaderboard import as_csv, leaderboard
-
-log = logging.getLogger(__name__)
+from evclip_ray.tuning.lost_ledger import check_trials, written_objectives
+from evclip_ray.tuning.trial_folder import POINT, RESULT, read_trial, warn_once
 
 
 class StudyFolder(ClaimedFolder):
@@ -52,7 +51,8 @@ class StudyFolder(ClaimedFolder):
         super().__init__(root)
         # The leaderboard is written after each trial: without this, a study of a thousand trials would read
         # half a million histories.
-        self._ended: dict[str, tuple[tuple[int, ...], TrialRecord]] = {}
+        self._ended: dict[str, tuple[tuple[int, ...], TrialRecord | None]] = {}
+        self.notes = JournalNotes(self.journal)
 
     def trial(self, name: str) -> Path:
         """Return the folder of a trial."""
@@ -76,11 +76,42 @@ class StudyFolder(ClaimedFolder):
         """Return the file of the zero-shot scores under one set of conditions."""
         return self.root / "zero_shot" / f"{key}.json"
 
+    def ledger(self) -> dict[str, Any]:
+        """Return the ledger with all notes.
+
+        Raises:
+            ArtifactError: The folder has no ledger of a study, or it is damaged.
+        """
+        try:
+            return super().ledger()
+        except ArtifactError as problem:
+            if self.has_ledger or not (self.root / "trials").is_dir():
+                raise
+            raise ArtifactError(
+                f"{problem}. The `evclip-ray tune` command of this study writes it again."
+            ) from None
+
+    def check(self, identity: Mapping[str, Any]) -> bool:
+        """Return whether the folder was claimed before with this identity, as `ClaimedFolder.check`.
+
+        A lost ledger counts as none if the trials belong to this identity. `claim` then writes it again.
+
+        Raises:
+            ArtifactError: The folder belongs to another study or holds other files.
+        """
+        if self.has_ledger or not any((self.root / "trials").glob("trial-*")):
+            return super().check(identity)
+        check_trials(self.root, identity)
+        return False
+
     @property
     def objective(self) -> str:
         """Objective of the study. Earlier versions did not record it and took the best epoch."""
-        is_claimed = (self.root / LEDGER).is_file()
-        return str(self.ledger().get(OBJECTIVE, OF_OLD_STUDIES)) if is_claimed else OF_OLD_STUDIES
+        if self.has_ledger:
+            return str(self.ledger().get(OBJECTIVE, OF_OLD_STUDIES))
+        # The ledger of a study with trials is lost.
+        written = written_objectives(self.root)
+        return written.pop() if len(written) == 1 else OF_OLD_STUDIES
 
     def check_objective(self, objective: str) -> None:
         """Check that a study that was begun has this objective.
@@ -88,46 +119,71 @@ class StudyFolder(ClaimedFolder):
         Raises:
             ArtifactError: It has another one.
         """
-        if self.objective != objective and (self.root / LEDGER).is_file():
+        is_known = self.has_ledger or bool(written_objectives(self.root))
+        if is_known and self.objective != objective:
             raise ArtifactError(
                 f"{self.root}: its trials were compared by the objective {self.objective!r}, got "
                 f"{objective!r}. Continue with `objective: {self.objective}` in the section `study`, or "
                 f"--objective {self.objective} of `tune`, or begin a study with another --out and "
-                f"--warm-start {self.root}."
+                f"{shell('--warm-start', self.root)}."
             )
 
     def trials(self) -> Iterator[TrialRecord]:
-        """Yield the record of every trial that has begun, in order."""
+        """Yield the record of every trial that has begun, in order. Damaged files are logged."""
         objective = self.objective
         for folder in sorted((self.root / "trials").glob("trial-*")):
-            if (folder / "point.json").is_file():
-                record = self._read_trial(folder)
+            record = self._read_trial(folder)
+            if record is not None:
                 # The best epoch of a run with `data.selection=last_epoch` is the last one by definition, so
                 # that its score needs no correction for a choice among epochs.
                 is_last = objective == BEST and record.last.values.get("selection") == "last_epoch"
                 yield dataclasses.replace(record, objective=LAST if is_last else objective)
 
-    def _read_trial(self, folder: Path) -> TrialRecord:
+    def _read_trial(self, folder: Path) -> TrialRecord | None:
         """Return the record of one trial. An ended one is only read again if its files have changed."""
-        result = folder / "result.json"
+        result = folder / RESULT
         if not result.is_file():
-            return _record(folder, {})
-        files = (result, folder / HISTORY)
-        # A continued trial changes both files again, which invalidates the stored record.
+            return read_trial(folder, self.notes)
+        files = (result, folder / HISTORY, folder / POINT)
+        # A continued trial changes these files again, which invalidates the stored record.
         modified = tuple(path.stat().st_mtime_ns for path in files if path.is_file())
         if folder.name not in self._ended or self._ended[folder.name][0] != modified:
-            self._ended[folder.name] = modified, _record(folder, read_json(result))
+            self._ended[folder.name] = modified, read_trial(folder, self.notes)
         return self._ended[folder.name][1]
 
-    def begin(self, name: str, overrides: Mapping[str, Any]) -> None:
-        """Write the point of a trial before it starts; the state of a paused trial becomes running."""
+    def begin(
+        self,
+        name: str,
+        overrides: Mapping[str, Any],
+        *,
+        params: Mapping[str, Any] | None = None,
+        attributes: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write the point of a trial before it starts; the state of a paused trial becomes running.
+
+        Args:
+            name: Folder of the trial.
+            overrides: Its point.
+            params: The point as Optuna drew it, from which a lost journal is written again.
+            attributes: User attributes of its Optuna trial.
+        """
         # Removed before the point is written: a trial without this file counts as running.
-        (self.trial(name) / "result.json").unlink(missing_ok=True)
-        write_json(self.trial(name) / "point.json", {"overrides": dict(overrides)})
+        (self.trial(name) / RESULT).unlink(missing_ok=True)
+        point: dict[str, Any] = {"overrides": dict(overrides)}
+        if params is not None:
+            point |= {"params": dict(params), "attributes": dict(attributes or {})}
+        if self.has_ledger:
+            # A lost ledger is written again only for the study that these trials belong to.
+            ledger = self.ledger()
+            point["study"] = {"key": ledger["key"], OBJECTIVE: ledger.get(OBJECTIVE, OF_OLD_STUDIES)}
+        write_json(self.trial(name) / POINT, point)
 
     def finish(self, name: str, state: TrialState, error: str | None = None) -> None:
         """Write the state of a trial that ended or is paused, then the leaderboard and the best trial."""
-        write_json(self.trial(name) / "result.json", {"state": str(state), "error": error})
+        write_json(self.trial(name) / RESULT, {"state": str(state), "error": error})
+        if TrialState(state).has_ended:
+            # A stopped run keeps the checkpoint before its last one, which nothing resumes from any more.
+            shutil.rmtree(previous_of(self.trial(name) / "last"), ignore_errors=True)
         self.write_leaderboard()
 
     def write_leaderboard(self) -> list[LeaderboardRow]:
@@ -141,10 +197,16 @@ class StudyFolder(ClaimedFolder):
 
     def _write_best(self, rows: Sequence[LeaderboardRow]) -> None:
         for row in rows:
-            checkpoint = self._checkpoint(row)
+            checkpoint = self.checkpoint(row)
             if checkpoint is None:
                 continue
-            record = read_record(checkpoint)
+            try:
+                copy_checkpoint(checkpoint, self.root / "best")
+                record = read_record(checkpoint)
+            except ArtifactError as problem:
+                # The next best trial must not pass for the best one.
+                warn_once(f"{problem}; `best/` and `best.yaml` are not written. Run the study again.")
+                return
             seeds = row.point_seeds
             mean = f" (mean of {seeds} seeds {row.point_top1:.3f})" if seeds > 1 else ""
             lines = [
@@ -154,50 +216,15 @@ class StudyFolder(ClaimedFolder):
             lines += ["Train it again:  evclip-ray train best.yaml"]
             head = "".join(f"# {line}\n" for line in lines)
             write_text(self.root / "best.yaml", head + yaml.safe_dump(record["experiment"], sort_keys=False))
-            _copy_folder(checkpoint, self.root / "best")
             return
 
-    def _checkpoint(self, row: LeaderboardRow) -> Path | None:
+    def checkpoint(self, row: LeaderboardRow) -> Path | None:
         """Return the checkpoint that the row's scores describe, or None."""
+        trial = self.trial(row.trial)
         # A trial that diverged in its first epoch has none.
         if self.objective == BEST:
-            return latest_checkpoint(self.trial(row.trial) / "best")
+            return latest_checkpoint(trial / "best")
         # A running trial replaces `last/` in every epoch. The last checkpoint of a diverged trial is useless;
         # its row has no score.
         is_usable = row.state.has_final_score and row.best_epoch
-        return latest_checkpoint(self.trial(row.trial) / "last") if is_usable else None
-
-
-def _copy_folder(source: Path, target: Path) -> None:
-    """Copy a checkpoint file by file, each one atomically."""
-    for item in sorted(source.iterdir()):
-        # A resumed run alone needs these files of `last/`.
-        if item.name in (OPTIMIZER, HISTORY, EPOCHS_FILE):
-            continue
-        with replacing(target / item.name) as temporary:
-            shutil.copyfile(item, temporary)
-
-
-def _record(folder: Path, result: Mapping[str, Any]) -> TrialRecord:
-    state = result.get("state", TrialState.RUNNING)
-    if state not in set(TrialState):
-        raise ArtifactError(f"{folder / 'result.json'}: unknown state {state!r}; use a newer evclip-ray")
-    return AnsweredTrial(
-        folder.name,
-        read_json(folder / "point.json")["overrides"],
-        TrialState(state),
-        result.get("error"),
-        # Read before the answers, which are written first: every epoch of the history then has its answers.
-        tuple(EpochMetrics.from_record(record) for record in read_history(folder / HISTORY)),
-        answers=_read_answers(folder),
-    )
-
-
-def _read_answers(folder: Path) -> EpochAnswers | None:
-    checkpoint = latest_checkpoint(folder / "last")
-    try:
-        return None if checkpoint is None else EpochAnswers.read(checkpoint)
-    except ArtifactError as problem:
-        # A running trial replaces the checkpoint, also while it is read. The leaderboard goes without.
-        log.warning("%s", problem)
-        return None
+        return latest_checkpoint(trial / "last") if is_usable else None

@@ -12,10 +12,12 @@ from pathlib import Path
 
 from evclip_ray.artifacts import ArtifactError
 from evclip_ray.data.manifest.row_record import RowRecord
+from evclip_ray.formatting import shell
 from evclip_ray.training.datamodule import Progress, VideoPlan, plan_videos, record_rows
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.zero_shot import videos_key
 from evclip_ray.tuning.study_folder import StudyFolder
+from evclip_ray.tuning.trial_folder import warn_once
 from evclip_ray.tuning.warm_start import measured_on
 
 
@@ -31,9 +33,9 @@ class VideosChanged(ArtifactError):
         self.difference = difference
         super().__init__(
             f"{root}: its videos are not those that it began with ({difference}). Trials on different videos "
-            f"cannot be compared. Restore the list, or add --fork NEW_OUT to --out {root}: this begins a new "
-            "study on the new videos, which starts with the best points of this one and moves no old video "
-            "to another split."
+            f"cannot be compared. Restore the list, or add --fork NEW_OUT to {shell('--out', root)}: this "
+            "begins a new study on the new videos, which starts with the best points of this one and moves "
+            "no old video to another split."
         )
 
 
@@ -65,16 +67,29 @@ class StudyRows:
         """
         key = videos_key(experiment)
         if key not in self._plans:
-            recorded = self._recorded(key) or self._forked(key)
-            self._plans[key] = plan_videos(
+            self._plans[key] = self._draw(experiment, key, progress)
+        return self._plans[key]
+
+    def _draw(self, experiment: ExperimentConfig, key: str, progress: Progress | None) -> VideoPlan:
+        recorded = self._recorded(key) or self._forked(key)
+        is_legacy = recorded is None and self._is_legacy(key)
+
+        def plan(legacy: bool) -> VideoPlan:
+            return plan_videos(
                 experiment,
                 cache=self._cache,
                 recorded=recorded,
-                legacy=recorded is None and self._is_legacy(key),
+                legacy=legacy,
                 cross_validate=True,
                 progress=progress,
             )
-        return self._plans[key]
+
+        drawn, measured = plan(is_legacy), self._measured.get(key)
+        if recorded is None and measured not in (None, measured_on(drawn)):
+            # A damaged record does not tell which version drew the splits.
+            other = plan(not is_legacy)
+            drawn = other if measured_on(other) == measured else drawn
+        return drawn
 
     def check(self, progress: Progress | None = None) -> None:
         """Compare all planned variants with the record of the study.
@@ -106,8 +121,9 @@ class StudyRows:
 
     @property
     def _measured(self) -> Mapping[str, str]:
-        is_claimed = (self.folder.root / "ledger.json").is_file()
-        measured: Mapping[str, str] = self.folder.ledger().get("measured", {}) if is_claimed else {}
+        measured: Mapping[str, str] = (
+            self.folder.ledger().get("measured", {}) if self.folder.has_ledger else {}
+        )
         return measured
 
     def _is_legacy(self, key: str) -> bool:
@@ -125,8 +141,16 @@ class StudyRows:
         return self._records[key]
 
     def _recorded(self, key: str) -> RowRecord | None:
+        """Return the record of a variant; None if there is none or it is damaged.
+
+        A damaged one is written again, if the videos have the digest in the ledger.
+        """
         file = self._file(self.folder, key)
-        return RowRecord.read(file) if file.is_file() else None
+        try:
+            return RowRecord.read(file) if file.is_file() else None
+        except ArtifactError as problem:
+            warn_once(f"{problem}; the videos are compared by the digest in the ledger")
+            return None
 
     def _forked(self, key: str) -> RowRecord | None:
         """Return the record of the forked study: that of the same settings, or of the same splits."""
@@ -146,7 +170,7 @@ class StudyRows:
         )
         raise ArtifactError(
             f"--fork: the study {self._fork_of.root} {problem}. Begin a new study, whose splits are drawn "
-            f"again, with --out NEW_OUT --warm-start {self._fork_of.root}."
+            f"again, with --out NEW_OUT {shell('--warm-start', self._fork_of.root)}."
         )
 
     @staticmethod

@@ -7,15 +7,18 @@ it is from one of those versions, and the study keeps their default.
 The preset `published` of those versions had no `data.selection`. It is written and kept in the same way.
 """
 
+import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from evclip_ray.artifacts import read_json
+from evclip_ray.artifacts import ArtifactError, read_json
 from evclip_ray.config import Overrides, flatten
+from evclip_ray.training.checksums import CONFIG
 from evclip_ray.training.experiment import PRESETS, ExperimentConfig
 from evclip_ray.tuning.search_space import SearchSpace
 
+log = logging.getLogger(__name__)
 _FIT = "view.fit"
 _BEFORE = {_FIT: "crop"}
 _PRESET, _SELECTION = "preset", "data.selection"
@@ -45,7 +48,7 @@ def with_own_view(space: SearchSpace, studies: Iterable[Path]) -> SearchSpace:
     """
     fixed = flatten(space.fixed)
     named = {**fixed, **{axis.path: None for axis in space.search}}
-    written = next((read_json(path) for path in studies if path.is_file()), None)
+    written = next(filter(None, map(_settings_of, studies)), None)
     if _needs_selection(named):
         preset = PRESETS.get(str(fixed.get(_PRESET)), {}) if written is None else flatten(written)
         return space.replace({_SELECTION: preset.get(_SELECTION)})
@@ -56,6 +59,27 @@ def with_own_view(space: SearchSpace, studies: Iterable[Path]) -> SearchSpace:
         return space.replace({_FIT: earlier.get(_FIT, _BEFORE[_FIT])})
     sized = {"view.height", "view.width"} & named.keys()
     return space.replace({_FIT: "crop" if sized else "short_side"})
+
+
+def _settings_of(fixed: Path) -> dict[str, Any] | None:
+    """Return the settings that all trials of a study share; None for a study that has not begun.
+
+    A trial's checkpoint has them too, for a study whose file is damaged or missing.
+    """
+    problem = f"{fixed}: is missing"
+    if fixed.is_file():
+        try:
+            return dict(read_json(fixed))
+        except (ArtifactError, TypeError, ValueError) as error:
+            problem = str(error)
+    for path in sorted(fixed.parent.glob(f"trials/trial-*/*/{CONFIG}")):
+        try:
+            settings = dict(read_json(path)["experiment"])
+        except (ArtifactError, KeyError, TypeError, ValueError):
+            continue
+        log.warning("%s; its settings are read from %s", problem, path)
+        return settings
+    return None
 
 
 def _names_fit(settings: Mapping[str, Any]) -> bool:

@@ -1,12 +1,15 @@
 """Repeated reading of the trials in a study's folder."""
 
 import json
+import os
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from evclip_ray.artifacts import ArtifactError
 from evclip_ray.records import TrialState
-from evclip_ray.tuning import study_folder
+from evclip_ray.tuning import trial_folder
 from evclip_ray.tuning.study_folder import StudyFolder
 
 
@@ -36,9 +39,9 @@ def test_ended_trial_is_read_once(folder, monkeypatch):
     folder.finish("trial-0000", "complete")
     folder.finish("trial-0001", "stopped")
     read = []
-    history = study_folder.read_history
+    history = trial_folder.read_history
     monkeypatch.setattr(
-        study_folder, "read_history", lambda path: read.append(path.parent.name) or history(path)
+        trial_folder, "read_history", lambda path: read.append(path.parent.name) or history(path)
     )
     for _ in range(3):
         assert states(folder)["trial-0000"] == ("complete", 2)
@@ -56,12 +59,20 @@ def test_later_writes_are_read(folder):
     assert states(folder)["trial-0000"] == ("failed", 3)
 
 
+def test_writes_after_the_clock_was_set_back_are_read(folder):
+    folder.finish("trial-0000", "stopped")
+    assert states(folder)["trial-0000"] == ("stopped", 2)
+    write_history(folder, "trial-0000", epochs=3)
+    os.utime(folder.trial("trial-0000") / "history.jsonl", (1, 1))
+    assert states(folder)["trial-0000"] == ("stopped", 3)
+
+
 def checkpoint(folder, name, text):
-    """Write the files of a checkpoint with a text as its tensors."""
+    """Write the files of a checkpoint with a text in its tensors."""
     folder = folder / name
     folder.mkdir()
-    (folder / "adapter.safetensors").write_text(text)
-    (folder / "optimizer.safetensors").write_text("moments")
+    save_file({"a": np.frombuffer(text.encode(), np.uint8)}, folder / "adapter.safetensors")
+    save_file({"a": np.zeros(1)}, folder / "optimizer.safetensors")
     (folder / "config.json").write_text('{"experiment": {}}')
 
 
@@ -84,7 +95,8 @@ def test_delivered_checkpoint_belongs_to_the_objective(tmp_path, objective, deli
     first = {"best": ("trial-0000", 0.5), "last": ("trial-0001", 0.375)}[delivered]
     row = folder.write_leaderboard()[0]
     assert (row.trial, row.val_top1) == first
-    assert (tmp_path / "best/adapter.safetensors").read_text() == f"{first[0]} {delivered}"
+    copied = load_file(tmp_path / "best/adapter.safetensors")["a"].tobytes().decode()
+    assert copied == f"{first[0]} {delivered}"
     assert not (tmp_path / "best/optimizer.safetensors").exists()
     folder.check_objective(objective or "best")
     with pytest.raises(ArtifactError, match=r"mean_of_last_3.*--objective"):
