@@ -366,3 +366,31 @@ def latest_readable(folder: Path) -> Path | None:
             read_record(candidate)
             return candidate
     return None
+
+
+def newest_state(
+    folder: Path, *, has_best: bool = True, until: int | None = None
+) -> tuple[SavedState | None, list[str]]:
+    """Return the newest whole state of a run, and the damage of those that are newer.
+
+    Args:
+        folder: Folder of the run.
+        has_best: Whether the run keeps its best checkpoint.
+        until: Latest epoch of the state; None for any.
+    """
+    problems: list[str] = []
+    checkpoints = kept_checkpoints(folder / "last")
+    if not checkpoints and (folder / HISTORY).is_file():
+        problems.append(f"{folder / 'last'}: is missing")
+    for checkpoint in checkpoints:
+        try:
+            state = SavedState.read(checkpoint)
+            # The best epoch so far is not trained again, so its checkpoint must be whole too.
+            if has_best and state.record["progress"]["best_epoch"]:
+                check_checkpoint(latest_checkpoint(folder / "best") or folder / "best")
+        except DamagedFile as problem:
+            problems.append(str(problem))
+            continue
+        if until is None or state.history[-1].epoch <= until:
+            return state, problems
+    return None, problems

@@ -28,15 +28,13 @@ from evclip_ray.training.checkpoint import (
     DAMAGED,
     HISTORY,
     SavedState,
-    kept_checkpoints,
-    latest_checkpoint,
+    newest_state,
     save_checkpoint,
     set_aside,
     set_moments,
     set_tensors,
     without_activation,
 )
-from evclip_ray.training.checksums import DamagedFile, check_checkpoint
 from evclip_ray.training.datamodule import Videos
 from evclip_ray.training.distributed import Diverged, Workers, summed
 from evclip_ray.training.experiment import ExperimentConfig
@@ -243,7 +241,7 @@ class Run:
         Raises:
             ArtifactError: The folder holds a run of another experiment.
         """
-        state, problems = self._newest_state(until)
+        state, problems = newest_state(self.folder, has_best=self.keeps_best, until=until)
         if state is not None:
             self._load(state)
         self._check_agreement()
@@ -254,25 +252,6 @@ class Run:
             set_aside(self.folder, None if state is None else state.checkpoint)
         action = f"goes on after epoch {state.history[-1].epoch}" if state else "starts again"
         log.warning("%s: the run %s; the damaged files are in %s", "; ".join(problems), action, DAMAGED)
-
-    def _newest_state(self, until: int | None) -> tuple[SavedState | None, list[str]]:
-        """Return the newest whole state, and the damage of those that are newer."""
-        problems: list[str] = []
-        checkpoints = kept_checkpoints(self.folder / "last")
-        if not checkpoints and (self.folder / HISTORY).is_file():
-            problems.append(f"{self.folder / 'last'}: is missing")
-        for checkpoint in checkpoints:
-            try:
-                state = SavedState.read(checkpoint)
-                # The best epoch so far is not trained again, so its checkpoint must be whole too.
-                if self.keeps_best and state.record["progress"]["best_epoch"]:
-                    check_checkpoint(latest_checkpoint(self.folder / "best") or self.folder / "best")
-            except DamagedFile as problem:
-                problems.append(str(problem))
-                continue
-            if until is None or state.history[-1].epoch <= until:
-                return state, problems
-        return None, problems
 
     def _load(self, state: SavedState) -> None:
         record = state.record

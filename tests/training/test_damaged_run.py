@@ -9,7 +9,15 @@ from safetensors.torch import load_file
 
 from evclip_ray.artifacts import ArtifactError
 from evclip_ray.training.build import build_method
-from evclip_ray.training.checkpoint import ADAPTER, CHECKSUMS, CONFIG, HISTORY, OPTIMIZER, load_adapter
+from evclip_ray.training.checkpoint import (
+    ADAPTER,
+    CHECKSUMS,
+    CONFIG,
+    HISTORY,
+    OPTIMIZER,
+    load_adapter,
+    newest_state,
+)
 from evclip_ray.training.loop import Run
 from evclip_ray.training.per_video_scores import EPOCHS_FILE
 
@@ -58,21 +66,16 @@ def killed(experiment, tiny_videos, tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def run(experiment, tiny_videos, tmp_path_factory):
-    return start(experiment, tiny_videos, tmp_path_factory.mktemp("run"))
-
-
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("file", FILES)
-def test_damaged_checkpoint_is_replaced_by_the_one_before(run, killed, file, damage, tmp_path):
-    run.folder = shutil.copytree(killed, tmp_path / "run")
-    DAMAGES[damage](run.folder / "last" / file)
-    state, problems = run._newest_state(None)
+def test_damaged_checkpoint_is_replaced_by_the_one_before(killed, file, damage, tmp_path):
+    folder = shutil.copytree(killed, tmp_path / "run")
+    DAMAGES[damage](folder / "last" / file)
+    state, problems = newest_state(folder)
     # Without checksums, the files themselves are read, as those of an earlier version.
     is_whole = (file, damage) == (CHECKSUMS, "deleted")
     assert (state.history[-1].epoch, len(problems)) == ((3, 0) if is_whole else (2, 1))
-    assert is_whole or str(run.folder / "last") in problems[0]
+    assert is_whole or str(folder / "last") in problems[0]
 
 
 @pytest.mark.parametrize(
@@ -120,8 +123,8 @@ def test_missing_checkpoints_are_named_and_the_run_starts_again(
     assert f"{folder / 'last'}: is missing: the run starts again" in caplog.text
 
 
-def test_checkpoint_with_a_changed_tensor_is_not_loaded(killed, run, tmp_path):
+def test_checkpoint_with_a_changed_tensor_is_not_loaded(experiment, tiny_videos, killed, tmp_path):
     best = shutil.copytree(killed / "best", tmp_path / "best")
     DAMAGES["one bit"](best / ADAPTER)
     with pytest.raises(ArtifactError, match=r"adapter\.safetensors: its content has changed"):
-        load_adapter(best, run.method)
+        load_adapter(best, start(experiment, tiny_videos, tmp_path).method)

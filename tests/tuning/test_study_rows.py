@@ -135,6 +135,26 @@ def test_study_without_record_is_refused_on_other_rows(old_study, rows_of, clips
         rows.check()
 
 
+@pytest.mark.parametrize("content", [None, b"", b"PAR1 cut"], ids=["deleted", "emptied", "cut"])
+def test_damaged_record_is_drawn_again_and_compared(content, rows_of, clips, tmp_path):
+    folder = StudyFolder(tmp_path / "study")
+    folder.claim({})
+    rows, before, key = rows_of()
+    file, record = rows.write(key)
+    folder.note(measured={key: measured_on(before)})
+    file.unlink() if content is None else file.write_bytes(content)
+    rows, plan, _ = rows_of()
+    rows.check()
+    assert splits(plan) == splits(before)
+    rows.write(key)
+    assert RowRecord.read(file).keys() == record.keys()
+    file.write_bytes(content or b"")
+    clips([8])
+    rows, _, _ = rows_of()
+    with pytest.raises(ArtifactError, match="the digest of its rows is another one"):
+        rows.check()
+
+
 @pytest.fixture
 def two_variants(make_experiment, clips, tmp_path):
     """Return a function that plans two sizes of validation over the clips in a folder of a study."""
