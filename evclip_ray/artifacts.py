@@ -6,6 +6,7 @@ versions. The next stage reads it, refuses a mismatch and skips finished work.
 
 import contextlib
 import csv
+import errno
 import functools
 import hashlib
 import importlib.metadata
@@ -18,6 +19,8 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from evclip_ray.machine_faults import MachineFault, find_fault
 
 LEDGER = "ledger.json"
 # Packages whose version can change a result.
@@ -69,6 +72,11 @@ def replacing(path: Path) -> Iterator[Path]:
         # `mkstemp` gives the mode 0600, which other users of shared storage could not read.
         temporary.chmod(0o644)
         temporary.replace(path)
+    except OSError as error:
+        # `write` does not know the name of its file.
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
     finally:
         # After the rename this name no longer exists.
         temporary.unlink(missing_ok=True)
@@ -140,6 +148,8 @@ def read_history(path: Path) -> list[dict[str, Any]]:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return []
+    except UnicodeDecodeError:
+        raise ArtifactError(f"{path}: is not text; the file is damaged") from None
     lines, records = text.splitlines(), []
     for number, line in enumerate(lines, start=1):
         try:
@@ -161,10 +171,13 @@ def check_writable(folder: Path, hint: str) -> None:
 
     Raises:
         ArtifactError: The folder cannot be written to.
+        MachineFault: Its disk is full.
     """
     try:
         probe_writable(folder)
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) and (fault := find_fault(error)):
+            raise MachineFault(fault.describe(folder)) from None
         raise ArtifactError(f"{folder}: cannot be written to ({error.strerror}); {hint}") from None
 
 

@@ -6,10 +6,14 @@ package imports a private name of Ray (`tests/test_architecture.py`).
 """
 
 import copy
+import functools
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+log = logging.getLogger(__name__)
 
 HEAD_RESOURCE = "node:__internal_head__"
 """Resource that only the head node of a cluster has, with the amount 1."""
@@ -50,6 +54,27 @@ def auth_headers() -> dict[str, str]:
 
     authentication_token_setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
     return dict(http_token_authentication.get_auth_headers_if_auth_enabled({}))
+
+
+def log_dead_raylet() -> None:
+    """Log Ray's message about a dead raylet instead of printing it.
+
+    It is 20 lines of the raylet's log. `cluster.ray_watch` reports the death in one line.
+    """
+    from ray._private import worker
+
+    printed = worker.print_to_stdstream
+
+    @functools.wraps(printed)
+    def show(data: dict[str, Any], ignore_prefix: bool) -> None:
+        if data["lines"] and str(data["lines"][0]).startswith("Raylet is terminated."):
+            log.info("%s", data["lines"][0])
+        else:
+            printed(data, ignore_prefix)
+
+    # `wraps` marks the replacement, which must not be wrapped again by a second start of Ray.
+    if not hasattr(printed, "__wrapped__"):
+        worker.print_to_stdstream = show
 
 
 def free_resources() -> Mapping[str, Mapping[str, float]]:

@@ -8,8 +8,8 @@ import evclip_ray
 PACKAGE = Path(evclip_ray.__file__).parent
 LAYERS = {
     "config": 0, "optional": 0, "artifacts": 0, "ray_internals": 0,
-    "locking": 0, "claimed_folder": 0, "records": 0, "objective": 0,
-    "class_names": 0, "formatting": 0, "version": 0,
+    "locking": 0, "claimed_folder": 0, "machine_faults": 0, "records": 0, "objective": 0,
+    "class_names": 0, "formatting": 0, "termination": 0, "version": 0,
     "data": 1, "models": 1,
     "features": 2, "metrics": 2, "world": 2,
     "training": 3, "domain_shift": 3,
@@ -38,6 +38,7 @@ MAY_IMPORT_RAY = {
     "tuning/tuner.py",
     "cluster/address.py",
     "cluster/connection.py",
+    "cluster/doctor.py",
     "cluster/jobs/client.py",
     "cluster/jobs/fetch.py",
     "cluster/lint/launcher.py",

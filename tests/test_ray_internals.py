@@ -45,6 +45,23 @@ def test_bootstrap_address(tmp_path, monkeypatch):
     assert call(ray_internals.bootstrap_address) == "10.0.0.1:6379"
 
 
+def test_log_dead_raylet(monkeypatch, capsys, caplog):
+    from ray._private import worker
+
+    # Restored after the test.
+    monkeypatch.setattr(worker, "print_to_stdstream", worker.print_to_stdstream)
+    caplog.set_level("INFO")
+    for _ in range(2):
+        call(ray_internals.log_dead_raylet)
+    for text in ("Raylet is terminated. Termination is unexpected.", "A worker died."):
+        message = {"lines": [text], "pid": "raylet", "is_err": False}
+        call(worker.print_to_stdstream, message, ignore_prefix=False)
+    printed = "".join(capsys.readouterr())
+    assert "A worker died." in printed
+    assert "Raylet is terminated." not in printed
+    assert "Raylet is terminated." in caplog.text
+
+
 def test_canonical_address():
     host, _, port = call(ray_internals.canonical_address, "localhost:6379").rpartition(":")
     assert (host.replace(".", "").isdigit(), port) == (True, "6379")

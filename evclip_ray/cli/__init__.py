@@ -1,6 +1,8 @@
 """The command line: each command parses its options, calls one function and prints the result."""
 
+import io
 import logging
+import os
 import sys
 from typing import Any
 
@@ -11,22 +13,38 @@ from evclip_ray.cli.check import check
 from evclip_ray.cli.cluster import cluster_group
 from evclip_ray.cli.cost import cost
 from evclip_ray.cli.data import manifest, shards
+from evclip_ray.cli.doctor import doctor
 from evclip_ray.cli.evaluate import evaluate, import_checkpoint
 from evclip_ray.cli.options import exit_interrupted
 from evclip_ray.cli.report import report
+from evclip_ray.cli.restart import RestartOnce
 from evclip_ray.cli.scale import scale
 from evclip_ray.cli.shift import shift
 from evclip_ray.cli.submit import submit
 from evclip_ray.cli.train import train
 from evclip_ray.cli.tune import tune
+from evclip_ray.formatting import printable
+from evclip_ray.machine_faults import find_fault
+from evclip_ray.termination import raise_on_sigterm, set_ray_death_handler
 from evclip_ray.version import __version__
 
 _SECTIONS = {
     "Search, train and score": (tune, train, evaluate, import_checkpoint, report, scale),
     "Videos": (manifest, shards, shift),
-    "Machine, costs and cache": (check, cost, cache_group),
+    "Machine, costs and cache": (doctor, check, cost, cache_group),
     "Clusters": (cluster_group, submit),
 }
+
+
+_QUICK = {"cache", "cluster", "submit"}
+"""Commands that import neither PyTorch nor OpenCLIP."""
+
+
+def _announce(arguments: list[str]) -> None:
+    """Say in a terminal that PyTorch is loading, which takes seconds before the first output."""
+    is_slow = bool(arguments) and arguments[0] not in _QUICK
+    if is_slow and not {"-h", "--help"} & set(arguments) and sys.stderr.isatty():
+        click.echo("loading PyTorch ...", err=True)
 
 
 class _Main(click.Group):
@@ -34,16 +52,25 @@ class _Main(click.Group):
 
     def invoke(self, context: click.Context) -> Any:
         """Run the command."""
+        _announce([*context._protected_args, *context.args])
         try:
             return super().invoke(context)
         except KeyboardInterrupt:
             exit_interrupted(context)
-        # ConfigError and ArtifactError are ValueErrors: mistakes of the user. Any other exception is a bug
-        # and keeps its traceback.
-        except (ValueError, OSError) as error:
-            if context.params.get("verbose"):
+        except (click.ClickException, click.Abort, click.exceptions.Exit):
+            raise
+        except Exception as error:
+            line = _line(error)
+            if line is None or context.params.get("verbose"):
                 raise
-            raise click.ClickException(str(error)) from None
+            raise click.ClickException(printable(line)) from None
+
+    def main(self, args: Any = None, *others: Any, **options: Any) -> Any:
+        """Run the command of this process, or one that another program gives by `args`."""
+        if args is None:
+            raise_on_sigterm()
+            set_ray_death_handler(RestartOnce())
+        return super().main(args, *others, **options)
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """Write one section of the help text for each group of related commands."""
@@ -54,6 +81,18 @@ class _Main(click.Group):
                 formatter.write_dl(rows)
 
 
+def _line(error: Exception) -> str | None:
+    """Return the line to print for an error; None for a bug, which keeps its traceback."""
+    # Errors of this package have a text of their own. ConfigError and ArtifactError are ValueErrors.
+    is_plain = isinstance(error, OSError) and error.errno and error.strerror == os.strerror(error.errno)
+    if isinstance(error, ValueError | OSError) and not is_plain:
+        return str(error)
+    fault = find_fault(error)
+    if fault is not None:
+        return fault.describe()
+    return str(error) if isinstance(error, OSError) else None
+
+
 @click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 @click.option("--verbose", is_flag=True, help="Show the log of Ray, and tracebacks of errors.")
@@ -61,6 +100,10 @@ class _Main(click.Group):
 def main(context: click.Context, verbose: bool) -> None:
     """Find the EV-CLIP prompts that work best on your own videos."""
     context.obj = verbose
+    for stream in (sys.stdout, sys.stderr):
+        # Names of files may have characters that the terminal's encoding lacks, as in LANG=C.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING,
         format="%(levelname)s %(message)s",

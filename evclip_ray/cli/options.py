@@ -12,9 +12,11 @@ import click
 from evclip_ray.api import source_overrides
 from evclip_ray.cli.display import console
 from evclip_ray.config import ConfigError, parse_assignments
+from evclip_ray.termination import exit_status
 
-INTERRUPTED = 130
-"""Exit status of an interrupted command, as shells have it for SIGINT."""
+# `data.manifest.columns.CHOSEN`, whose import would slow `--help` down.
+_COLUMNS = ("path", "label", "split", "group")
+_META = "evclip_ray.columns"
 _UNIT_SECONDS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 
 
@@ -48,21 +50,53 @@ def cache_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add `--data` and `--root` to a command."""
+    """Add `--data`, `--root` and `--columns` to a command. `overrides_of` reads the last one itself."""
     data = click.option(
         "--data",
         default=None,
-        help="Manifest (CSV or Parquet), or a folder with one folder of videos per class.",
+        help="Manifest (CSV, TSV, text or Parquet), or a folder with one folder of videos per class.",
     )
     root = click.option(
         "--root", default=None, help="Folder or URI that the paths in the manifest are relative to."
     )
-    return data(root(command))
+    return data(root(columns_option(command)))
+
+
+def columns_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--columns` to a command, whose values are those of `chosen_columns`."""
+    return click.option(
+        "--columns",
+        multiple=True,
+        metavar="COLUMN=NAME",
+        expose_value=False,
+        callback=_note_columns,
+        help="Name of a column in the manifest, if it is not a usual one: label=target. Also of path, split "
+        "and group. Repeatable.",
+    )(command)
+
+
+def _note_columns(context: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> None:
+    names = dict(value.partition("=")[::2] for value in values)
+    for column, name in names.items():
+        if column not in _COLUMNS or not name:
+            given = f"{column}={name}"
+            raise ConfigError(
+                f"--columns {given}: must be COLUMN=NAME, where COLUMN is {', '.join(_COLUMNS[:-1])} or"
+                f" {_COLUMNS[-1]}"
+            )
+    context.meta[_META] = names
+
+
+def chosen_columns() -> dict[str, str]:
+    """Return column -> name in the manifest, as `--columns` of the running command gives them."""
+    context = click.get_current_context(silent=True)
+    return dict(context.meta.get(_META, {})) if context else {}
 
 
 def overrides_of(data: str | None, root: str | None, assignments: tuple[str, ...]) -> dict[str, Any]:
-    """Return the overrides that `--data`, `--root` and `--set` stand for."""
-    return {**source_overrides(data, root), **parse_assignments(assignments)}
+    """Return the overrides that `--data`, `--root`, `--columns` and `--set` stand for."""
+    columns = {f"data.{column}_column": name for column, name in chosen_columns().items()}
+    return {**source_overrides(data, root), **columns, **parse_assignments(assignments)}
 
 
 def one_per_set(option: str, values: Sequence[Any], count: int) -> list[Any]:
@@ -97,12 +131,16 @@ class Duration(click.ParamType[float]):
 
 def print_resume() -> None:
     """Print the command that resumes the work: the one that was typed."""
-    command = shlex.join(["evclip-ray", *sys.argv[1:]])
-    console.print(f"  {command}", soft_wrap=True, markup=False)
+    console.print(f"  {resume_command()}", soft_wrap=True, markup=False)
+
+
+def resume_command() -> str:
+    """Return the command that was typed, quoted for a shell."""
+    return shlex.join(["evclip-ray", *sys.argv[1:]])
 
 
 def exit_interrupted(context: click.Context) -> NoReturn:
-    """Print how to resume after Ctrl-C and exit."""
+    """Print how to resume after Ctrl-C or SIGTERM and exit."""
     console.print("\nInterrupted. Finished work is on disk. Resume with:")
     print_resume()
-    context.exit(INTERRUPTED)
+    context.exit(exit_status())

@@ -3,6 +3,8 @@
 import contextlib
 import logging
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,12 @@ import ray
 
 from evclip_ray.cluster.address import check_answers
 from evclip_ray.cluster.autoscaler import possible_machines
+from evclip_ray.cluster.local_ray import local_options
 from evclip_ray.cluster.nodes import check_nodes
+from evclip_ray.cluster.ray_watch import RayWatch
 from evclip_ray.config import ConfigError
-from evclip_ray.ray_internals import HEAD_RESOURCE
+from evclip_ray.ray_internals import HEAD_RESOURCE, log_dead_raylet
+from evclip_ray.termination import Terminated, note_signal
 
 # Ray reads these in this process and in the processes that it starts. Variables set by the user win.
 _DEFAULTS = {
@@ -29,6 +34,10 @@ _DEFAULTS = {
     # Tune's newer output ignores the verbosity and always prints its tables.
     "RAY_AIR_NEW_OUTPUT": "0",
 }
+_GCS_SECONDS = 15
+"""Seconds after which processes of a local Ray end without its GCS. Ray waits 60 s for one that moves to
+another machine. A local one that died does not come back, and one that is only slow keeps its connections."""
+_STARTING = "starting Ray"
 _NOISY = ("ray", "ray.data", "ray.tune", "ray.train", "ray._private")
 
 
@@ -40,6 +49,7 @@ def connect(
     dashboard: bool = False,
     num_cpus: int | None = None,
     storage: Sequence[Path] = (),
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> Iterator[list[Mapping[str, float]]]:
     """Connect to Ray for the duration of a `with` block.
 
@@ -52,19 +62,36 @@ def connect(
             through it.
         num_cpus: CPUs that a local Ray offers. Default: all.
         storage: Folders that every node of a running cluster must be able to read and write.
+        progress: Called with (description, done, total) before and after a local Ray starts, which takes
+            seconds.
 
     Yields:
         The Ray resources of each machine. For an autoscaling cluster, of each machine that it may start.
 
     Raises:
-        ConfigError: Nothing answers at `address`, or a node of the cluster is unusable.
+        ConfigError: Nothing answers at `address`, a node of the cluster is unusable, or this machine lacks
+            what a local Ray needs.
     """
     if ray.is_initialized():
         yield machines() if address else alive()
     elif address is None:
+        if progress is not None:
+            progress(_STARTING, 0, 1)
         # The object store only holds rows of numbers here, never frames or features, so it can be small.
-        options = {"include_dashboard": dashboard, "object_store_memory": 300 * 1024**2, "num_cpus": num_cpus}
-        with _session(verbose, lambda log: ray.init(address="local", **options, **log)):
+        options = {
+            "include_dashboard": dashboard,
+            "object_store_memory": 300 * 1024**2,
+            "num_cpus": num_cpus,
+            "_system_config": {"gcs_rpc_server_reconnect_timeout_s": _GCS_SECONDS},
+        }
+        log_dead_raylet()
+        with (
+            local_options() as local,
+            RayWatch() as watch,
+            _session(verbose, lambda log: ray.init(address="local", **options, **local, **log), watch),
+        ):
+            if progress is not None:
+                progress(_STARTING, 1, 1)
             yield alive()
     else:
         with joined(address, verbose=verbose):
@@ -107,20 +134,53 @@ def dashboard_of(address: str) -> str:
 
 
 @contextlib.contextmanager
-def _session(verbose: bool, start: Callable[[dict[str, Any]], Any]) -> Iterator[Any]:
+def _session(
+    verbose: bool, start: Callable[[dict[str, Any]], Any], watch: RayWatch | None = None
+) -> Iterator[Any]:
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
     if not verbose:
         os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")
     level = logging.INFO if verbose else logging.ERROR
-    context = start({"log_to_driver": verbose, "logging_level": level})
+    with _keeping_sigterm():
+        try:
+            context = start({"log_to_driver": verbose, "logging_level": level})
+        except Exception:
+            if watch is not None:
+                watch.report()
+            raise
     # After the start, because `ray.init` sets up its loggers itself.
     for name in _NOISY:
         logging.getLogger(name).setLevel(level)
     try:
         yield context
     finally:
+        if watch is not None:
+            watch.end()
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _keeping_sigterm() -> Iterator[None]:
+    """Keep the handler of SIGTERM while Ray starts in the block.
+
+    Ray replaces it by one that exits, and then by one in C++ that prints a stack and aborts.
+    """
+    # Python allows signal handlers in the main thread only.
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit:
+        # Ray's handler has ended the processes that had started.
+        note_signal(signal.SIGTERM)
+        raise Terminated from None
+    finally:
+        # Without a handler of this process, Ray's own one in Python is registered again instead of that in
+        # C++.
+        signal.signal(signal.SIGTERM, before if callable(before) else signal.getsignal(signal.SIGTERM))
 
 
 def _join(address: str, options: Mapping[str, Any]) -> Any:

@@ -1,0 +1,70 @@
+"""Early end of a command: by Ctrl-C, by SIGTERM, or because a process of the local Ray died."""
+
+import logging
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+
+log = logging.getLogger(__name__)
+
+RayDeathHandler = Callable[[str], None]
+"""Called in a thread with the name of the process of Ray that died, after all others were ended."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM. It ends a command as Ctrl-C does."""
+
+
+class _State:
+    """State of this process. A signal reaches the process as a whole, so there is one."""
+
+    received: signal.Signals | None = None
+    on_ray_death: RayDeathHandler | None = None
+
+
+def note_signal(number: int) -> None:
+    """Record that a signal ends this process. A dead Ray is then expected, and not started again."""
+    _State.received = signal.Signals(number)
+
+
+def received_signal() -> signal.Signals | None:
+    """Return the signal that ends this process, None without one."""
+    return _State.received
+
+
+def exit_status() -> int:
+    """Return the exit status of an interrupted command as shells have it.
+
+    It is 130 for Ctrl-C and 143 for SIGTERM.
+    """
+    return 128 + (_State.received or signal.SIGINT)
+
+
+def raise_on_sigterm() -> None:
+    """Let SIGTERM raise `Terminated` in the main thread. Does nothing in another thread."""
+    # Python allows signal handlers in the main thread only.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _raise_terminated)
+
+
+def _raise_terminated(number: int, frame: FrameType | None) -> None:
+    note_signal(number)
+    raise Terminated
+
+
+def set_ray_death_handler(handler: RayDeathHandler) -> None:
+    """Set what happens when a process of the local Ray dies. By default one line is logged."""
+    _State.on_ray_death = handler
+
+
+def ray_died(process: str) -> None:
+    """Report that a process of the local Ray died."""
+    if _State.on_ray_death is not None:
+        _State.on_ray_death(process)
+        return
+    log.error(
+        "Ray's process %s died. Everything finished is kept, and the same call continues it. Ray ends this "
+        "process soon.",
+        process,
+    )

@@ -1,0 +1,76 @@
+"""The watch over the processes of a local Ray, with other processes in their place."""
+
+import shutil
+import subprocess
+import threading
+
+import pytest
+
+from evclip_ray import termination
+from evclip_ray.cluster import ray_watch
+from evclip_ray.cluster.ray_watch import RayWatch
+
+
+@pytest.fixture
+def died(monkeypatch):
+    """Return the names that were reported, and an event that is set by each report."""
+    reported, event = [], threading.Event()
+
+    def note(name):
+        reported.append(name)
+        event.set()
+
+    monkeypatch.setattr(termination._State, "on_ray_death", staticmethod(note))
+    monkeypatch.setattr(termination._State, "received", None)
+    monkeypatch.setattr(ray_watch, "_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(ray_watch, "_GRACE_SECONDS", 0.02)
+    return reported, event
+
+
+@pytest.fixture
+def processes(tmp_path, monkeypatch):
+    """Start two programs with the names of Ray's and return them by name."""
+    monkeypatch.setattr(ray_watch, "_is_ray", lambda pid: pid in {p.pid for p in started.values()})
+    started = {}
+    for name in ("gcs_server", "raylet"):
+        shutil.copy(shutil.which("sleep"), tmp_path / name)
+        started[name] = subprocess.Popen([tmp_path / name, "600"])
+    yield started
+    for process in started.values():
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("name", ["gcs_server", "raylet"])
+def test_dead_process_is_reported_and_the_other_ended(died, processes, name):
+    reported, event = died
+    with RayWatch():
+        processes[name].kill()
+        assert event.wait(20)
+    assert reported == [name]
+    assert {process.wait(20) for process in processes.values()} <= {0, -9}
+
+
+def test_end_of_the_watch_and_sigterm_are_expected(died, processes, monkeypatch):
+    reported, _ = died
+    with RayWatch() as watch:
+        assert watch._dead() is None
+        watch.end()
+        processes["raylet"].kill()
+        processes["raylet"].wait()
+    with RayWatch() as watch:
+        termination.note_signal(15)
+        processes["gcs_server"].kill()
+        watch._thread.join(20)
+    assert reported == []
+
+
+def test_death_while_ray_starts_is_reported(died, processes):
+    reported, _ = died
+    with RayWatch() as watch:
+        assert watch._dead() is None
+        watch._ended.set()
+        processes["raylet"].kill()
+        processes["raylet"].wait()
+        watch.report()
+    assert reported == ["raylet"]
