@@ -1,6 +1,7 @@
 """Videos whose frames carry their numbers, and edits of their containers."""
 
 import struct
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -24,25 +25,32 @@ def number_of(frame):
 
 
 def write_numbered(
-    path, codec, *, numbers=range(60), options=None, pixels="yuv420p", container=None, size=(WIDTH, HEIGHT)
+    path,
+    codec,
+    *,
+    numbers=range(60),
+    options=None,
+    pixels="yuv420p",
+    container=None,
+    size=(WIDTH, HEIGHT),
+    pixel_aspect=None,
 ):
     """Write a video that shows `numbers` at 25 frames per second, and return its path."""
     with av.open(str(path), "w", format=container) as output:
-        add_stream(output, codec, numbers=numbers, options=options, pixels=pixels, size=size)
+        stream = output.add_stream(codec, rate=25)
+        if pixel_aspect is not None:
+            stream.codec_context.sample_aspect_ratio = Fraction(pixel_aspect)
+        encode(output, stream, numbers=numbers, options=options, pixels=pixels, size=size)
     return path
 
 
-def add_stream(output, codec, *, numbers, options=None, pixels="yuv420p", size=(WIDTH, HEIGHT), default=None):
-    """Add a stream that shows `numbers`; return it."""
-    stream = output.add_stream(codec, rate=25)
+def encode(output, stream, *, numbers, options=None, pixels="yuv420p", size=(WIDTH, HEIGHT)):
+    """Write frames that show `numbers` to a stream."""
     (stream.width, stream.height), stream.pix_fmt, stream.options = size, pixels, options or {}
-    if default is not None:
-        stream.disposition = int(default)
     for number in numbers:
         frame = av.VideoFrame.from_ndarray(picture(number, *size), format="rgb24")
         output.mux(stream.encode(frame.reformat(format=pixels)))
     output.mux(stream.encode())
-    return stream
 
 
 def remux(source, target, change, *, options=None):

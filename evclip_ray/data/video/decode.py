@@ -90,6 +90,11 @@ class VideoInfo:
     mirrored: bool = False
     pixel_aspect: Fraction = Fraction(1)
 
+    @property
+    def has_other_shape(self) -> bool:
+        """Whether players show another shape: by more than 1 %, which is how far sizes are rounded."""
+        return abs(self.pixel_aspect - 1) > Fraction(1, 100)
+
 
 @functools.cache
 def decoder_name(decoder: Decoder = "pyav") -> str:

@@ -5,7 +5,7 @@ import errno
 import av
 import numpy as np
 import pytest
-from numbered_videos import add_stream, number_of, write_numbered
+from numbered_videos import encode, number_of, write_numbered
 
 from evclip_ray.data.manifest.integrity import verify_manifest
 from evclip_ray.data.masks import MaskError
@@ -74,7 +74,7 @@ def test_tags_in_another_encoding_do_not_matter(tmp_path, suffix):
     path = tmp_path / f"v.{suffix}"
     with av.open(str(path), "w") as output:
         output.metadata["title"] = "A" * 16
-        add_stream(output, "mpeg4", numbers=range(12))
+        encode(output, output.add_stream("mpeg4", rate=25), numbers=range(12))
     data = path.read_bytes()
     assert b"A" * 16 in data
     path.write_bytes(data.replace(b"A" * 16, "Straße".encode("latin-1") + b"\x93\xfa" * 5))
