@@ -8,9 +8,18 @@ import click
 
 from evclip_ray.api import cache_folder
 from evclip_ray.cli.display import DecodeView, bars, console, rows_table
-from evclip_ray.cli.options import cache_option, data_options, example, overrides_of, settings
+from evclip_ray.cli.options import (
+    cache_option,
+    chosen_columns,
+    columns_option,
+    data_options,
+    example,
+    overrides_of,
+    settings,
+)
 from evclip_ray.cli.remote import address_option
 from evclip_ray.config import parse_assignments
+from evclip_ray.formatting import shell
 
 if TYPE_CHECKING:
     from evclip_ray.data.manifest.manifest import Manifest
@@ -24,20 +33,36 @@ def manifest() -> None:
 @manifest.command(epilog=example("evclip-ray manifest verify videos/manifest.csv"))
 @click.argument("file")
 @click.option("--root", default=None, help="Folder or URI (s3://...) that the paths are relative to.")
+@columns_option
 @click.option("--workers", default=os.cpu_count(), show_default=True, help="Videos decoded at the same time.")
 @click.pass_context
 def verify(context: click.Context, file: str, root: str | None, workers: int) -> None:
     """Decode every video of FILE and list the broken ones. The exit status is 1 if there are any.
 
-    True masks that FILE names are read too, and compared with the size and the frames of their videos. Also
-    prints the videos, groups and classes of each split; `evclip-ray --verbose` adds those of each class.
-    """
-    from evclip_ray.data.manifest.integrity import verify_manifest
-    from evclip_ray.data.manifest.manifest import read_manifest
+    Before that, labels that CLIP reads as the same text are listed, and a sample of the files is looked for.
 
-    listed = read_manifest(file, root=root)
-    _print_splits(listed, by_class=context.obj)
+    True masks that FILE names are read too, and compared with the size and the frames of their videos. Also
+    prints the videos, groups and classes of each split, and the videos of each class, of all classes with
+    `evclip-ray --verbose`.
+    """
+    from evclip_ray.data.manifest.class_table import MAX_CLASSES
+    from evclip_ray.data.manifest.integrity import verify_manifest
+    from evclip_ray.data.manifest.located_files import check_files
+    from evclip_ray.data.manifest.manifest import read_manifest
+    from evclip_ray.training.same_labels import describe_same_labels, find_same_labels
+
+    listed = read_manifest(file, root=root, columns=chosen_columns())
+    _print_splits(listed, max_classes=None if context.obj else MAX_CLASSES)
+    check_files(listed.column("path"), None, listed.root, listed.source)
+    same = find_same_labels(listed.classes)
+    if same:
+        pairs = describe_same_labels(listed, same)
+        line = (
+            f"same labels  CLIP reads as the same text: {pairs}; rename them, or set data.merge_labels=true"
+        )
+        console.print(line, soft_wrap=True, markup=False)
     broken = broken_masks = 0
+    reshaped: list[str] = []
     with bars() as progress:
         task = progress.add_task("verifying", total=len(listed))
         for report in verify_manifest(listed, workers=workers):
@@ -45,6 +70,8 @@ def verify(context: click.Context, file: str, root: str | None, workers: int) ->
             if not report.ok:
                 broken += 1
                 console.print(f"broken  {report.path}: {report.reason}", soft_wrap=True, markup=False)
+            if report.info is not None and report.info.has_other_shape:
+                reshaped.append(f"{report.path}, {report.info.pixel_aspect}")
             if report.mask_reason:
                 broken_masks += 1
                 line = f"broken mask  row {report.row + 1}, {report.path}: {report.mask_reason}"
@@ -52,8 +79,15 @@ def verify(context: click.Context, file: str, root: str | None, workers: int) ->
     click.echo(f"{len(listed)} videos, {len(listed.classes)} labels, {broken} broken")
     if named := len(listed) - listed.table["mask"].null_count:
         click.echo(f"masks for {named} of {len(listed)} videos, {broken_masks} broken")
+    if reshaped:
+        line = (
+            f"{len(reshaped)} videos have pixels that are not square (the first: {reshaped[0]}). "
+            "view.pixels=stored, the default, takes them as square; view.pixels=display gives them the shape "
+            "that players show"
+        )
+        console.print(line, soft_wrap=True, markup=False)
     # The exit status lets a script stop before a study.
-    if broken or broken_masks:
+    if broken or broken_masks or same:
         context.exit(1)
 
 
@@ -110,7 +144,7 @@ def import_manifest(
     report = import_dataset(dataset, root, **options, **parse_assignments(assignments))
     listed = report.manifest
     click.echo(f"{listed.source}: {len(listed)} videos, {len(report.classes)} classes")
-    _print_splits(listed, by_class=verbose)
+    _print_splits(listed, max_classes=None if verbose else 0)
     for name in ("missing", "unlisted", "duplicates", "mislabelled", "miscounted"):
         rows = getattr(report, name)
         click.echo(f"{name:<12} {len(rows)}")
@@ -131,7 +165,7 @@ def import_manifest(
             "(data.selection=last_epoch; a study is scored by cross-validation). With "
             "data.selection=validation, data.val_fraction of them are held out and choose the epoch"
         )
-    click.echo(f"wrote {out}; use it with --data {out} --root {listed.root}{setting}")
+    click.echo(f"wrote {out}; use it with {shell('--data', out, '--root', listed.root)}{setting}")
 
 
 @click.command(
@@ -173,9 +207,11 @@ def shards(
     cache = cache_folder(cache)
     experiment = ExperimentConfig.load({}, overrides_of(data, root, assignments))
     plan = plan_videos(experiment, cache=cache, splits=splits)
-    _print_splits(plan.manifest, by_class=verbose)
-    with connect(address, verbose=verbose), bars() as progress:
-        videos = prepare(plan, cache=cache, progress=DecodeView(progress))
+    _print_splits(plan.manifest, max_classes=None if verbose else 0)
+    with bars() as progress:
+        shown = DecodeView(progress)
+        with connect(address, verbose=verbose, progress=shown):
+            videos = prepare(plan, cache=cache, progress=shown)
     for split, decoded in videos.sets.items():
         skipped = len(decoded.shards.skipped)
         views, view = EvaluationViews(), decoded.shards.view
@@ -184,7 +220,8 @@ def shards(
         click.echo(f"{split}: {len(decoded)} videos, {skipped} skipped, in {decoded.shards.folder}")
 
 
-def _print_splits(listed: "Manifest", *, by_class: bool) -> None:
+def _print_splits(listed: "Manifest", *, max_classes: int | None) -> None:
+    from evclip_ray.data.manifest.class_table import class_table
     from evclip_ray.data.manifest.splits import summarize_splits
 
     summaries = summarize_splits(listed)
@@ -201,9 +238,6 @@ def _print_splits(listed: "Manifest", *, by_class: bool) -> None:
         for summary in summaries
     ]
     console.print(rows_table("Splits", rows))
-    if by_class:
-        counts = [
-            {"class": label} | {summary.split: summary.classes[label] for summary in summaries}
-            for label in listed.classes
-        ]
-        console.print(rows_table("Videos of each class", counts))
+    if max_classes != 0:
+        table = class_table(listed, max_classes=max_classes)
+        console.print(rows_table("Videos of each class", table))
