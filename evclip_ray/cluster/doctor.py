@@ -137,7 +137,7 @@ def _driver() -> str | None:
         result = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
-    return (result.stdout.splitlines() or [None])[0]
+    return result.stdout.partition("\n")[0] or None
 
 
 def _decoder() -> Check:
@@ -146,7 +146,9 @@ def _decoder() -> Check:
         path = Path(folder) / "tiny.mp4"
         codec = _write_tiny_video(path)
         with VideoReader(path) as video:
-            frames = video.read(range(_FRAMES), lambda frame: frame.to_ndarray(format="gray"))
+            frames = video.read(
+                range(_FRAMES), lambda frame: np.asarray(frame.to_ndarray(format="gray"), np.uint8)
+            )
     right = sum(abs(float(np.mean(frames[index])) - _grey(index)) < 8 for index in frames)
     text = f"{decoder_name()}: {right} of {_FRAMES} frames of a tiny {codec} video are right"
     fix = "Install PyAV's wheel, which contains FFmpeg: pip install --force-reinstall av"

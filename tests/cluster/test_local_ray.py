@@ -1,3 +1,4 @@
+import contextlib
 import os
 import socket
 import subprocess
@@ -6,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from evclip_ray.cluster import local_ray
+from evclip_ray.cluster import connection, local_ray
 from evclip_ray.cluster.local_ray import check_loopback, local_options, provide_token, temporary_base
 from evclip_ray.config import ConfigError
 
@@ -118,3 +119,13 @@ with connect(num_cpus=1) as machines:
     command = [sys.executable, "-c", code]
     result = subprocess.run(command, capture_output=True, text=True, env=variables, timeout=300, check=False)
     assert result.stdout.strip() == "42", result.stderr
+
+
+def test_start_of_ray_is_reported_before_and_after(monkeypatch):
+    events = []
+    monkeypatch.setattr(connection.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(connection, "alive", list)
+    monkeypatch.setattr(connection, "_session", lambda *_: contextlib.nullcontext(events.append("start")))
+    with connection.connect(progress=lambda *event: events.append(event)):
+        pass
+    assert events == [("starting Ray", 0, 1), "start", ("starting Ray", 1, 1)]
