@@ -20,8 +20,8 @@ from evclip_ray.artifacts import (
 from evclip_ray.locking import holder, holding
 
 _LOCK = ".lock"
-_OWNER = ".owner.json"
-"""Holder of the lock as earlier versions wrote it."""
+# Earlier versions wrote the holder of the lock to a file of its own.
+_LOCK_FILES = (_LOCK, ".owner.json")
 
 
 class ClaimedFolder:
@@ -55,7 +55,7 @@ class ClaimedFolder:
             return True
         names = {path.name for path in self.root.iterdir()} if self.root.is_dir() else set()
         # A process that was killed between the lock and the ledger leaves these two files in a new folder.
-        if self.root.is_file() or names - {_LOCK, _OWNER}:
+        if self.root.is_file() or names - set(_LOCK_FILES):
             raise ArtifactError(
                 f"{self.root}: must be a new folder or the folder of a {self.STAGE}, but holds other files; "
                 f"choose another --out, or restore {LEDGER} from a copy if this is a {self.STAGE}"

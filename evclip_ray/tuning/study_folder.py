@@ -24,7 +24,7 @@ from typing import Any, ClassVar
 
 import yaml
 
-from evclip_ray.artifacts import ArtifactError, write_json, write_text
+from evclip_ray.artifacts import LEDGER, ArtifactError, write_json, write_text
 from evclip_ray.claimed_folder import ClaimedFolder
 from evclip_ray.formatting import shell
 from evclip_ray.objective import BEST, LAST, OBJECTIVE, OF_OLD_STUDIES
@@ -40,6 +40,11 @@ from evclip_ray.tuning.journal import JournalNotes
 from evclip_ray.tuning.leaderboard import as_csv, leaderboard
 from evclip_ray.tuning.lost_ledger import check_trials, written_objectives
 from evclip_ray.tuning.trial_folder import POINT, RESULT, read_trial, warn_once
+
+_JOURNAL = "study.journal"
+_BEFORE_TRIALS = {LEDGER, _JOURNAL, "fixed.json", "videos", "rows", "zero_shot", "trials"}
+_PREFIXES = (".", f"{_JOURNAL}.", "events.out.tfevents.")
+"""Files of a study in which no trial has begun, and the beginnings of the names of others."""
 
 
 class StudyFolder(ClaimedFolder):
@@ -61,7 +66,7 @@ class StudyFolder(ClaimedFolder):
     @property
     def journal(self) -> Path:
         """Path of the Optuna journal."""
-        return self.root / "study.journal"
+        return self.root / _JOURNAL
 
     @property
     def fixed(self) -> Path:
@@ -99,9 +104,16 @@ class StudyFolder(ClaimedFolder):
         Raises:
             ArtifactError: The folder belongs to another study or holds other files.
         """
-        if self.has_ledger or not any((self.root / "trials").glob("trial-*")):
+        if self.has_ledger:
             return super().check(identity)
-        check_trials(self.root, identity)
+        if any((self.root / "trials").glob("trial-*")):
+            check_trials(self.root, identity)
+            return False
+        names = {path.name for path in self.root.iterdir()} if self.root.is_dir() else set()
+        others = {name for name in names - _BEFORE_TRIALS if not name.startswith(_PREFIXES)}
+        if not names & {LEDGER, _JOURNAL} or others:
+            return super().check(identity)
+        warn_once(f"{self.root / LEDGER}: is lost, and no trial has begun; the study begins again")
         return False
 
     @property
