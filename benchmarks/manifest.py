@@ -6,9 +6,10 @@ Leaks are found by path and group only. Comparing contents would report files of
 The record of rows reads 192 KiB of each file once (0.25 ms of one CPU each, so less than 200 s on two CPUs,
 without the time of a disk). Comparing the videos with the record later reads no file (less than 40 s).
 
-With `--objects`, only the record of rows is measured, for objects of a local S3 server (`object_storage.py`).
+With `--objects`, only the record of rows is measured, for objects of a local S3 server that answers each
+request after `--delays` (`object_storage.py`).
 
-Run: python benchmarks/manifest.py [--rows 650000] [--objects classes]
+Run: python benchmarks/manifest.py [--rows 650000] [--objects classes --delays 0 50 100]
 """
 
 import argparse
@@ -49,10 +50,11 @@ def main() -> None:
     )
     parser.add_argument("--rows", type=int, default=650_000)
     parser.add_argument("--objects", choices=list(LAYOUTS), help="layout of objects in a storage")
+    parser.add_argument("--delays", type=float, nargs="+", default=[0, 50, 100], help="ms of each request")
     arguments = parser.parse_args()
     rows = arguments.rows
     if arguments.objects is not None:
-        measure(rows, arguments.objects)
+        measure(rows, arguments.objects, arguments.delays)
         return
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "videos"
