@@ -70,7 +70,7 @@ def test_errors_of_a_point_are_no_faults():
 
 
 def test_memory_monitor_of_ray_is_a_fault():
-    text = "Task was killed due to the node running low on memory.\nMemory on the node was 15.2GB / 16GB."
+    text = "1 worker(s) were killed due to the node running low on memory. Memory on the node was 15.2GB"
     assert fault_in_text(text).kind == "memory"
 
 

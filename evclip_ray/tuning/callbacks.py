@@ -8,7 +8,7 @@ from ray import tune
 
 from evclip_ray.records import EpochMetrics, TrialRecord, TrialState
 from evclip_ray.training.ray_trainer import release_places
-from evclip_ray.tuning.stopper import Stops
+from evclip_ray.tuning.stopper import FAULT, Stops
 from evclip_ray.tuning.study_folder import StudyFolder
 
 OnEvent = Callable[[str, TrialRecord], None]
@@ -30,7 +30,7 @@ class Recorder(tune.Callback):
         self, iteration: int, trials: Iterable[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """Report an epoch."""
-        if "error" not in result:
+        if "error" not in result and FAULT not in result:
             self._on_event("epoch", _record(trial, result))
 
     def on_trial_complete(self, iteration: int, trials: Iterable[Any], trial: Any, **info: Any) -> None:
@@ -50,14 +50,18 @@ class Recorder(tune.Callback):
         self._end(trial, state, last.get("error"))
 
     def on_trial_error(self, iteration: int, trials: Iterable[Any], trial: Any, **info: Any) -> None:
-        """Write that a trial's process died more often than it may."""
-        self._end(trial, TrialState.FAILED, _last_line(trial.error_file))
+        """Write that a trial's process died more often than it may, or pause it after a fault."""
+        if self._stops.is_paused(trial.trial_id, {}):
+            self._end(trial, TrialState.PAUSED, None)
+        else:
+            self._end(trial, TrialState.FAILED, _last_line(trial.error_file))
 
     def _end(self, trial: Any, state: TrialState, error: str | None) -> None:
         name = trial.config["folder"]
-        # A driver that Tune killed cannot release the workers of its group.
-        release_places(self._folder.trial(name))
-        self._folder.finish(name, state, error)
+        with self._stops.pausing():
+            # A driver that Tune killed cannot release the workers of its group.
+            release_places(self._folder.trial(name))
+            self._folder.finish(name, state, error)
         self._on_event("ended", _record(trial, trial.last_result, state, error))
 
 

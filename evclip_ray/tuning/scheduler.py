@@ -8,6 +8,7 @@ last bracket has two rungs.
 import math
 import random
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,21 +20,27 @@ from evclip_ray.ray_internals import assign_bracket, repeat_brackets
 from evclip_ray.records import TrialRecord
 from evclip_ray.tuning.distributions import Distribution
 from evclip_ray.tuning.search_space import SearchSpace
+from evclip_ray.tuning.stopper import Stops
 from evclip_ray.tuning.study_folder import StudyFolder
 
 
-def make_scheduler(space: SearchSpace, folder: StudyFolder, *, max_epochs: int) -> TrialScheduler:
+def make_scheduler(
+    space: SearchSpace, folder: StudyFolder, *, max_epochs: int, stops: Stops | None = None
+) -> TrialScheduler:
     """Return the scheduler of a study. It knows the results of earlier trials at each rung.
 
     Args:
         space: Search space with the scheduler's settings.
         folder: Folder of the study.
         max_epochs: Epochs of a complete trial.
+        stops: Stopper of the study; None if no process of a trial is watched.
     """
+    stops = stops or Stops(None, max_epochs=max_epochs)
     # With at most `grace_epochs` epochs there is no rung before the end of a trial.
     if space.study.scheduler == "none" or max_epochs <= space.study.grace_epochs:
-        return FIFOScheduler()
+        return _NoStopping(stops)
     return RememberingASHA(
+        stops,
         folder,
         space.balanced,
         brackets=_num_brackets(space, max_epochs) if space.study.scheduler == "hyperband" else 1,
@@ -47,20 +54,44 @@ def make_scheduler(space: SearchSpace, folder: StudyFolder, *, max_epochs: int) 
     )
 
 
-class RememberingASHA(AsyncHyperBandScheduler):
+class _NotesDeaths(TrialScheduler):
+    """Scheduler that tells the stopper why a process died. Tune calls it before the searcher."""
+
+    _stops: Stops
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """Note the last death of a trial. Tune also calls this before it restarts a process."""
+        if trial.error_file and not trial.should_recover():
+            self._stops.note_death(trial.trial_id, Path(trial.error_file).read_text(encoding="utf-8"))
+        super().on_trial_error(tune_controller, trial)
+
+
+class _NoStopping(_NotesDeaths, FIFOScheduler):
+    """Scheduler that stops no trial."""
+
+    def __init__(self, stops: Stops) -> None:
+        super().__init__()
+        self._stops = stops
+
+
+class RememberingASHA(_NotesDeaths, AsyncHyperBandScheduler):
     """ASHA that replays the epochs of all earlier trials in the study's folder before it judges new ones.
 
     A continued trial is replayed under its own name, so that no rung judges it twice.
 
     Args:
+        stops: Stopper of the study.
         folder: Folder of the study.
         balanced: Balanced choice of the space. Trials are compared within each of its values: a method that
             learns slowly at first would otherwise be stopped in all its trials.
         **options: Options of `AsyncHyperBandScheduler`.
     """
 
-    def __init__(self, folder: StudyFolder, balanced: Distribution | None = None, **options: Any) -> None:
+    def __init__(
+        self, stops: Stops, folder: StudyFolder, balanced: Distribution | None = None, **options: Any
+    ) -> None:
         super().__init__(**options)
+        self._stops = stops
         self._balanced = balanced
         if balanced is not None:
             repeat_brackets(self, len(balanced.values))

@@ -1,7 +1,9 @@
 """Tune's trainable: one trial in a reused process, or on a Ray Train group of workers."""
 
 import ctypes
+import dataclasses
 import gc
+import json
 import math
 import traceback
 from pathlib import Path
@@ -11,6 +13,7 @@ import torch
 from ray import tune
 
 from evclip_ray.artifacts import read_json, write_text
+from evclip_ray.machine_faults import find_fault
 from evclip_ray.objective import OBJECTIVE
 from evclip_ray.ray_internals import wait_for_ended_trials
 from evclip_ray.records import objective_of
@@ -21,10 +24,12 @@ from evclip_ray.training.ray_trainer import train_distributed
 from evclip_ray.training.resources import ResourceRequest
 from evclip_ray.training.run_registry import register_run
 from evclip_ray.training.zero_shot import videos_key, zero_shot_key
+from evclip_ray.tuning.stopper import FAULT
 from evclip_ray.tuning.study_folder import StudyFolder
 from evclip_ray.tuning.study_view import trial_experiment
 
 _LONGEST_END_SECONDS = 600
+_ERROR = "error.txt"
 
 
 def run_trial(config: dict[str, Any]) -> None:
@@ -32,7 +37,8 @@ def run_trial(config: dict[str, Any]) -> None:
 
     The videos are memory-mapped, and the frozen networks stay loaded in this process between trials. A trial
     that raises an error is reported as failed, with its traceback in `error.txt`, because the same error
-    would occur again. Tune restarts a process that dies; the trial then continues after its last epoch.
+    would occur again. After a fault of the machine it is paused. Tune restarts a process that dies; the trial
+    then continues after its last epoch.
 
     Args:
         config: Paths and numbers of the trial, see `Tuner` in tuner.py.
@@ -41,6 +47,8 @@ def run_trial(config: dict[str, Any]) -> None:
     # The process serves many trials, so the record is replaced at each start and removed at the end.
     register_run(_folder(config))
     try:
+        # Left by an earlier attempt, before --retry-failed.
+        (_folder(config) / _ERROR).unlink(missing_ok=True)
         _train(config)
     except Exception as error:
         # Reported instead of raised: Tune would restart the trial and end the reused process.
@@ -52,11 +60,20 @@ def run_trial(config: dict[str, Any]) -> None:
 
 def _failure(config: dict[str, Any], error: Exception) -> dict[str, Any]:
     """Write the traceback of a failed trial to its folder and return the metrics to report."""
-    write_text(_folder(config) / "error.txt", "".join(traceback.format_exception(error)))
-    message = " ".join(f"{type(error).__name__}: {error}".split())
     # NaN: Tune needs the metric in every result, and the searcher records a trial without a finite value as
     # failed.
-    return {"epoch": 0, OBJECTIVE: math.nan, "error": message}
+    metrics: dict[str, Any] = {"epoch": 0, OBJECTIVE: math.nan}
+    fault = find_fault(error)
+    if fault is None:
+        try:
+            write_text(_folder(config) / _ERROR, "".join(traceback.format_exception(error)))
+        except OSError as problem:
+            fault = find_fault(problem)
+            if fault is None:
+                raise
+    if fault is not None:
+        return {**metrics, FAULT: json.dumps(dataclasses.asdict(fault))}
+    return {**metrics, "error": " ".join(f"{type(error).__name__}: {error}".split())}
 
 
 def _folder(config: dict[str, Any]) -> Path:

@@ -1,7 +1,9 @@
 """Studies that end early and resume. In a separate file because each trial takes both CPUs."""
 
+import errno
 import functools
 import json
+import math
 import os
 import signal
 import subprocess
@@ -10,9 +12,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from evclip_ray import termination
 from evclip_ray.artifacts import ArtifactError
 from evclip_ray.training.resources import GIB
-from evclip_ray.tuning import stopper
+from evclip_ray.tuning import stopper, trainable
 from evclip_ray.tuning.stopper import Stops
 from evclip_ray.tuning.study_folder import StudyFolder
 
@@ -105,8 +108,9 @@ def test_resumed_study_compares_with_finished_trials(study, tmp_path):
 def test_folder_in_use_is_refused_until_its_owner_ends(tmp_path):
     folder = StudyFolder(tmp_path)
     code = (
-        "import pathlib, sys, time; from evclip_ray.tuning.study_folder import StudyFolder\n"
-        "with StudyFolder(pathlib.Path(sys.argv[1])).lock(): print('held', flush=True); time.sleep(600)"
+        # The base class: importing the study's own folder takes seconds.
+        "import pathlib, sys, time; from evclip_ray.claimed_folder import ClaimedFolder\n"
+        "with ClaimedFolder(pathlib.Path(sys.argv[1])).lock(): print('held', flush=True); time.sleep(600)"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, text=True
@@ -130,15 +134,63 @@ def test_trial_that_ends_by_itself_is_not_paused():
     assert not stops.is_paused("b", {"epoch": 4})
 
 
-def test_first_ctrl_c_ends_the_study_second_interrupts(request):
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_first_signal_ends_the_study_second_interrupts(request, monkeypatch, number, status):
     # A shell that starts the tests in the background makes them ignore SIGINT.
-    request.addfinalizer(functools.partial(signal.signal, signal.SIGINT, signal.getsignal(signal.SIGINT)))
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(functools.partial(signal.signal, number, signal.getsignal(number)))
+    monkeypatch.setattr(termination._State, "received", None)
+    signal.signal(number, signal.default_int_handler)
     stops = Stops(None, max_epochs=4)
     with stops.on_interrupt():
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(number)
         assert stops.stop_all()
         assert stops.is_paused("a", {"epoch": 3})
+        assert termination.exit_status() == status
         with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+            signal.raise_signal(number)
+    assert signal.getsignal(number) is signal.default_int_handler
+
+
+FULL = {"reason": "the disk is full", "fix": "Free some space.", "kind": "disk", "path": "/out/last"}
+
+
+def test_fault_in_a_trial_pauses_all_trials():
+    stops = Stops(None, max_epochs=4)
+    assert not stops("a", {"epoch": 2})
+    assert stops("a", {"epoch": 0, "objective": math.nan, "fault": json.dumps(FULL)})
+    assert stops.is_over
+    assert stops("b", {"epoch": 2})
+    assert not stops("c", {"epoch": 4}), "its last epoch is on disk"
+    assert [stops.is_paused(name, {"epoch": 2}) for name in "abc"] == [True, True, False]
+    assert stops.fault.describe().startswith("/out/last: the disk is full")
+
+
+def test_trial_reports_a_fault_and_writes_no_error(tmp_path, monkeypatch):
+    def fill(config):
+        raise OSError(errno.ENOSPC, "No space left on device", "/out/last")
+
+    reported = []
+    monkeypatch.setattr(trainable, "_train", fill)
+    monkeypatch.setattr(trainable.tune, "report", reported.append)
+    trial = StudyFolder(tmp_path).trial("trial-0000")
+    trial.mkdir(parents=True)
+    (trial / "error.txt").write_text("of an earlier attempt")
+    trainable.run_trial({"study": str(tmp_path), "folder": "trial-0000"})
+    assert [json.loads(result["fault"]) for result in reported] == [FULL]
+    assert "error" not in reported[0]
+    assert list(trial.iterdir()) == []
+
+
+def test_only_faults_of_the_machine_pause_the_study():
+    stops = Stops(None, max_epochs=4)
+    with pytest.raises(ValueError, match="a bug"), stops.pausing():
+        raise ValueError("a bug")
+    assert not stops.is_over
+    with stops.pausing():
+        raise OSError(errno.ENOSPC, "No space left on device", "/out/study.journal")
+    assert stops.fault.path == "/out/study.journal"
+    stops.note_death("a", "1 worker(s) were killed due to the node running low on memory.")
+    assert stops.is_paused("a", {})
+    assert stops.fault.kind == "disk", "the first fault is reported"
+    stops.note_death("b", "The actor died: SIGKILL")
+    assert not stops.is_paused("b", {})

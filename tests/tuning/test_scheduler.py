@@ -10,6 +10,7 @@ from evclip_ray.artifacts import write_json
 from evclip_ray.objective import OBJECTIVE
 from evclip_ray.tuning.scheduler import make_scheduler
 from evclip_ray.tuning.search_space import SearchSpace
+from evclip_ray.tuning.stopper import Stops
 from evclip_ray.tuning.study_folder import StudyFolder
 
 EPOCHS = 9
@@ -118,3 +119,21 @@ def test_balanced_values_are_not_compared(tiny_manifest, debug_settings, tmp_pat
     assert len(live(scheduler, "trial-0001", constant(0.2), slow)) == EPOCHS, "the first one of its method"
     assert live(scheduler, "trial-0002", constant(0.1), slow) == [TrialScheduler.STOP]
     assert live(scheduler, "trial-0003", constant(0.8), {"method.name": "coop"}) == [TrialScheduler.STOP]
+
+
+@pytest.mark.parametrize("kind", ["none", "asha"])
+def test_death_for_lack_of_memory_is_no_failure(space, tmp_path, kind):
+    stops = Stops(None, max_epochs=EPOCHS)
+    scheduler = make_scheduler(
+        space.replace(study={"scheduler": kind}), StudyFolder(tmp_path), max_epochs=EPOCHS, stops=stops
+    )
+    error = tmp_path / "error.txt"
+    error.write_text("Failure # 3\n1 worker(s) were killed due to the node running low on memory.")
+    trial = SimpleNamespace(trial_id="a", error_file=str(error), should_recover=lambda: True)
+    trial.config = {"folder": "trial-0000", "overrides": {}}
+    scheduler.on_trial_add(None, trial)
+    scheduler.on_trial_error(None, trial)
+    assert not stops.is_over, "Tune starts the process again"
+    trial.should_recover = lambda: False
+    scheduler.on_trial_error(None, trial)
+    assert stops.is_paused("a", {})
