@@ -73,9 +73,18 @@ def test_history_cut_in_a_line_has_earlier_epochs(tmp_path):
     assert part.best is not None
     (study / "trials" / "trial-0002").mkdir()
     assert len(Study.load(study).trials) == 2, "a trial without its point has not started"
+
+
+def test_damaged_history_leaves_the_other_trials(tmp_path, caplog):
+    study = write_study(tmp_path, trials=2, epochs=4)
+    history = study / "trials" / "trial-0000" / "history.jsonl"
+    text = history.read_text()
     history.write_text(text[:20] + "\n" + text[20:])
-    with pytest.raises(ArtifactError, match=r"history\.jsonl: line 1 is not JSON"):
-        _ = Study.load(study).epochs
+    damaged = Study.load(study)
+    assert damaged.epochs["trial"].unique().tolist() == ["trial-0001"]
+    assert sorted(damaged.trials["state"]) == ["complete", "running"]
+    assert "history.jsonl: line 1 is not JSON; the file is damaged" in caplog.text
+    assert "is lost, so that the trial counts as not finished" in caplog.text
 
 
 def test_tables_can_be_read_while_the_study_writes(tmp_path):

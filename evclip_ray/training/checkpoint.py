@@ -33,9 +33,7 @@ from evclip_ray.models.backbones import find_backbone
 from evclip_ray.models.methods.base import Method
 from evclip_ray.records import EpochMetrics
 from evclip_ray.training.checksums import (
-    ADAPTER,
     CHECKSUMS,
-    CONFIG,
     DamagedFile,
     check_checkpoint,
     check_content,
@@ -44,7 +42,9 @@ from evclip_ray.training.checksums import (
 )
 from evclip_ray.training.per_video_scores import EPOCHS_FILE, EpochAnswers, VideoScores
 
+ADAPTER = "adapter.safetensors"
 OPTIMIZER = "optimizer.safetensors"
+CONFIG = "config.json"
 HISTORY = "history.jsonl"
 ROWS = row_record.FILE
 DAMAGED = "damaged"

@@ -15,8 +15,7 @@ from safetensors import SafetensorError, safe_open
 from evclip_ray.artifacts import ArtifactError, read_json, write_json
 
 CHECKSUMS = "checksums.json"
-ADAPTER = "adapter.safetensors"
-CONFIG = "config.json"
+_NEEDED = ("adapter.safetensors", "config.json")
 
 
 class DamagedFile(ArtifactError):
@@ -77,7 +76,7 @@ def read_checksums(folder: Path) -> dict[str, tuple[int, int]] | None:
 
 def _check_unlisted(folder: Path) -> None:
     """Check a checkpoint of an earlier version, which has no checksums."""
-    for name in (ADAPTER, CONFIG):
+    for name in _NEEDED:
         if not (folder / name).is_file():
             raise DamagedFile(f"{folder / name}: is missing")
     for path in sorted(folder.glob("*.json")):

@@ -14,7 +14,7 @@ from typing import Any
 
 from evclip_ray.artifacts import ArtifactError, read_json
 from evclip_ray.config import Overrides, flatten
-from evclip_ray.training.checksums import CONFIG
+from evclip_ray.training.checkpoint import CONFIG
 from evclip_ray.training.experiment import PRESETS, ExperimentConfig
 from evclip_ray.tuning.search_space import SearchSpace
 
@@ -48,7 +48,8 @@ def with_own_view(space: SearchSpace, studies: Iterable[Path]) -> SearchSpace:
     """
     fixed = flatten(space.fixed)
     named = {**fixed, **{axis.path: None for axis in space.search}}
-    written = next(filter(None, map(_settings_of, studies)), None)
+    found = (_settings_of(path) for path in studies)
+    written = next((settings for settings in found if settings is not None), None)
     if _needs_selection(named):
         preset = PRESETS.get(str(fixed.get(_PRESET)), {}) if written is None else flatten(written)
         return space.replace({_SELECTION: preset.get(_SELECTION)})

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from evclip_ray import locking
 from evclip_ray.training.loop import Run
 
 HOLD = """
@@ -22,6 +23,7 @@ with building([folder]):
 def test_run_waits_for_the_process_writing_its_folder(
     make_experiment, tiny_videos, tmp_path, caplog, monkeypatch
 ):
+    monkeypatch.setattr(locking, "_SILENT_SECONDS", 0.1)
     folder = tmp_path / "run"
     folder.mkdir()
     run = Run.start(make_experiment(optim__epochs=1), tiny_videos, folder=folder)
@@ -38,7 +40,7 @@ def test_run_waits_for_the_process_writing_its_folder(
         monkeypatch.setattr(run, "resume", look)
         run.fit(lambda metrics: None)
         assert was_written == [True], "the run must read its folder after the other process has ended"
-        assert f"{folder}: another process is building it" in caplog.text
+        assert f"{folder} is in use by process {other.pid} on " in caplog.text
 
 
 def test_abandoned_run_releases_its_folder(make_experiment, tiny_videos, tmp_path, caplog):

@@ -11,13 +11,13 @@ from evclip_ray.artifacts import ArtifactError
 from evclip_ray.training.build import build_method
 from evclip_ray.training.checkpoint import (
     ADAPTER,
-    CHECKSUMS,
     CONFIG,
     HISTORY,
     OPTIMIZER,
     load_adapter,
     newest_state,
 )
+from evclip_ray.training.checksums import CHECKSUMS
 from evclip_ray.training.loop import Run
 from evclip_ray.training.per_video_scores import EPOCHS_FILE
 
