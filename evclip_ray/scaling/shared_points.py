@@ -18,6 +18,7 @@ from evclip_ray.config import ConfigError, flatten
 from evclip_ray.scaling.ladder_steps import LadderStep
 from evclip_ray.tuning.leaderboard import leaderboard
 from evclip_ray.tuning.optuna_storage import open_optuna
+from evclip_ray.tuning.recovery import recover_study
 from evclip_ray.tuning.search_space import SearchSpace, without_seed
 from evclip_ray.tuning.study_folder import StudyFolder
 
@@ -92,9 +93,9 @@ def enqueue_points(folder: StudyFolder, space: SearchSpace) -> None:
     points = added_points(folder)
     if not points:
         return
-    config = space.study
     with folder.lock():
-        study = open_optuna(folder, seed=config.seed, sampler=config.sampler, trials=len(points))
+        recover_study(folder, space)
+        study = open_optuna(folder)
         # An interrupted trial stays in the journal with its attribute, and its point is enqueued again by
         # `optuna_storage.recover`.
         known = {trial.user_attrs.get(SHARED) for trial in study.trials}

@@ -19,8 +19,7 @@ in up to a third of the cases. Settings are standardised because the importance 
 more by chance than that of a choice, which would hide the choices. `benchmarks/noise.py` has the simulation.
 """
 
-import shutil
-import tempfile
+import logging
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -31,15 +30,15 @@ import optuna
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution
 from optuna.importance import PedAnovaImportanceEvaluator
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FixedTrial
 
 from evclip_ray.config import flatten
 from evclip_ray.records import LeaderboardRow
-from evclip_ray.tuning.optuna_storage import EVIDENCE, STUDY_NAME
+from evclip_ray.tuning.journal import read_journal
+from evclip_ray.tuning.optuna_storage import EVIDENCE, replay
 from evclip_ray.tuning.search_space import SearchSpace, without_seed
 
+log = logging.getLogger(__name__)
 EVALUATOR = "PED-ANOVA, best quarter against all"
 NEEDED_TRIALS = 8
 """Smallest number of trials, so that the best quarter has at least two."""
@@ -71,13 +70,13 @@ def recorded_importance(journal: Path, rows: Iterable[LeaderboardRow]) -> list[d
 
     Returns an empty list if there is no journal. The journal is only read.
     """
-    if not journal.is_file():
+    # Read as text: Optuna opens a journal for writing, which fails in a read-only folder.
+    content = read_journal(journal)
+    if content.damage == "middle":
+        log.warning("%s: %s; the trials before it count. Run the study again", journal, content.reason)
+    if not content.operations:
         return []
-    with tempfile.TemporaryDirectory() as folder:
-        # Optuna opens a journal for writing, which fails in a read-only folder.
-        copy = shutil.copy(journal, folder)
-        study = optuna.load_study(study_name=STUDY_NAME, storage=JournalStorage(JournalFileBackend(copy)))
-        own_trials = [trial for trial in study.trials if EVIDENCE not in trial.user_attrs]
+    own_trials = [trial for trial in replay(content.operations).trials if EVIDENCE not in trial.user_attrs]
     points = {
         str(trial.user_attrs.get("folder")): (trial.params, trial.distributions) for trial in own_trials
     }

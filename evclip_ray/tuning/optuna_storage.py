@@ -1,15 +1,19 @@
 """The Optuna record of a study: open it, count its trials, repair it after a kill."""
 
+import json
 import logging
 import math
 import warnings
+from collections.abc import Generator, Iterable
+from typing import Any
 
 import optuna
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import BaseJournalBackend, JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, TrialState
 
 from evclip_ray.tuning.study_folder import StudyFolder
+from evclip_ray.tuning.trial_folder import RESULT
 
 log = logging.getLogger(__name__)
 STUDY_NAME = "evclip-ray"
@@ -17,25 +21,24 @@ EVIDENCE = "evidence"
 """User attribute of a trial of another study: the sampler learns from it, and it is not counted."""
 
 
-def open_optuna(folder: StudyFolder, *, seed: int, sampler: str, trials: float) -> optuna.Study:
+def open_optuna(folder: StudyFolder) -> optuna.Study:
     """Open the Optuna record of a study, or create it.
 
-    The sampler's seed is `seed` plus the number of recorded trials: the same seed in a resumed study would
-    propose the same random points again.
+    Its sampler is never used: `searcher` draws each point elsewhere and enqueues it.
 
     Args:
         folder: The study's folder.
-        seed: The study's seed.
-        sampler: "tpe" or "random".
-        trials: Trials of the whole study, `inf` without a limit.
     """
     # Optuna logs a line per trial, which would tear the progress view apart.
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(
-        storage=_open_journal(folder), study_name=STUDY_NAME, direction="maximize", load_if_exists=True
+    return optuna.create_study(
+        storage=_open_journal(folder),
+        study_name=STUDY_NAME,
+        direction="maximize",
+        load_if_exists=True,
+        # Optuna's default would compute a point for every trial, also for those with a given one.
+        sampler=optuna.samplers.RandomSampler(seed=0),
     )
-    study.sampler = make_sampler(sampler, seed=seed + len(study.trials), trials=trials)
-    return study
 
 
 def make_sampler(kind: str, *, seed: int, trials: float) -> optuna.samplers.BaseSampler:
@@ -70,12 +73,27 @@ def count_missing(study: optuna.Study, trials: float) -> float:
 
 
 def own_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """Return the trials of a study without evidence, and without interrupted ones, which run again."""
+    """Return the trials of a study without evidence, and without those that run again in their folders."""
+    trials = study.get_trials(deepcopy=False)
+    # Of several trials in one folder the last one counts.
+    latest = {t.user_attrs["folder"]: t.number for t in trials if "folder" in t.user_attrs}
     return [
         trial
-        for trial in study.trials
-        if EVIDENCE not in trial.user_attrs and not trial.user_attrs.get("interrupted", False)
+        for trial in trials
+        if EVIDENCE not in trial.user_attrs
+        and not trial.user_attrs.get("interrupted", False)
+        and latest.get(trial.user_attrs.get("folder"), trial.number) == trial.number
     ]
+
+
+def enqueue_failed(study: optuna.Study, folder: StudyFolder) -> None:
+    """Enqueue the points of failed trials again; each continues in the folder that it began in."""
+    for trial in own_trials(study):
+        if trial.state is TrialState.FAIL and "folder" in trial.user_attrs:
+            name = trial.user_attrs["folder"]
+            # First: a folder that has ended without an end in the journal would count as damage.
+            (folder.trial(name) / RESULT).unlink(missing_ok=True)
+            study.enqueue_trial(trial.params, user_attrs={"folder": name})
 
 
 def recover(study: optuna.Study, folder: StudyFolder) -> None:
@@ -93,15 +111,69 @@ def recover(study: optuna.Study, folder: StudyFolder) -> None:
     storage = _open_journal(folder)
     study_id = storage.get_study_id_from_name(STUDY_NAME)
     for trial in interrupted:
-        trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, trial.number)
-        storage.set_trial_user_attr(trial_id, "interrupted", True)
-        study.tell(trial.number, state=TrialState.FAIL)
         name = trial.user_attrs.get("folder")
         # A point that was requested but not drawn in full has no folder and nothing to continue.
+        # It is enqueued first: a kill between the two steps repeats them, and the point is not lost.
         if name is not None and name not in waiting:
             study.enqueue_trial(trial.params, user_attrs={"folder": name})
             log.info("%s: was interrupted before and continues", folder.trial(name))
+        trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, trial.number)
+        storage.set_trial_user_attr(trial_id, "interrupted", True)
+        study.tell(trial.number, state=TrialState.FAIL)
+
+
+class _LockedFolder(JournalFileSymlinkLock):
+    """No lock of its own: the lock of the study's folder excludes other writers, and ends with its process.
+
+    Optuna's symbolic link stays behind after a kill.
+    """
+
+    def acquire(self) -> bool:
+        """Return True."""
+        return True
+
+    def release(self) -> None:
+        """Do nothing."""
 
 
 def _open_journal(folder: StudyFolder) -> JournalStorage:
-    return JournalStorage(JournalFileBackend(str(folder.journal)))
+    path = str(folder.journal)
+    return JournalStorage(JournalFileBackend(path, lock_obj=_LockedFolder(path)))
+
+
+class Operations(BaseJournalBackend):
+    """Journal in memory, for reading one without writing to it, and for composing one.
+
+    Args:
+        operations: Operations to begin with.
+    """
+
+    def __init__(self, operations: Iterable[dict[str, Any]]) -> None:
+        self.operations = list(operations)
+
+    def read_logs(self, log_number_from: int) -> Generator[dict[str, Any]]:
+        """Yield the operations from a number on."""
+        yield from self.operations[log_number_from:]
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Append operations."""
+        # As a file would return them: with plain numbers for Optuna's enumerations.
+        self.operations += json.loads(json.dumps(logs))
+
+    def storage(self) -> JournalStorage:
+        """Return an Optuna storage on these operations."""
+        return JournalStorage(self)
+
+
+def replay(operations: Iterable[dict[str, Any]]) -> optuna.Study:
+    """Return the study that the operations of a journal describe.
+
+    Raises:
+        KeyError: They do not have the study.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna.load_study(
+        study_name=STUDY_NAME,
+        storage=Operations(operations).storage(),
+        sampler=optuna.samplers.RandomSampler(seed=0),
+    )
