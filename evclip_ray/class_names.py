@@ -2,6 +2,7 @@
 
 import functools
 import re
+import unicodedata
 
 _SIGNS = re.compile(r"[\W_]+")
 
@@ -23,7 +24,8 @@ def split_words(name: str) -> str:
 def normalized_name(name: str) -> str:
     """Return the letters and digits of a name, case folded. Two names are the same class if these are equal.
 
-    A name without letters and digits is returned unchanged, because it would equal every other such name.
+    An accent may be composed or decomposed. A name without letters and digits is returned unchanged, because
+    it would equal every other such name.
 
     >>> normalized_name("HandStandPushups"), normalized_name("Handstand_Pushups"), normalized_name("-")
     ('handstandpushups', 'handstandpushups', '-')
@@ -34,4 +36,5 @@ def normalized_name(name: str) -> str:
 
 @functools.lru_cache(maxsize=1 << 16)
 def _without_signs(name: str) -> str:
-    return _SIGNS.sub("", name).casefold() or name
+    # A decomposed accent is a sign of its own, and would be removed.
+    return _SIGNS.sub("", unicodedata.normalize("NFC", name)).casefold() or name

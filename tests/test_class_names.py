@@ -26,5 +26,9 @@ def test_normalized_name_ignores_case_and_signs(name):
     assert normalized_name(name) == "handstandpushups"
 
 
+def test_normalized_name_is_equal_for_both_unicode_forms():
+    assert normalized_name("Cafe\u0301") == normalized_name("caf\u00e9") != normalized_name("cafe")
+
+
 def test_normalized_name_of_signs_only_is_unchanged():
     assert [normalized_name(name) for name in ("-", "+", "")] == ["-", "+", ""]

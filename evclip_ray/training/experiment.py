@@ -69,7 +69,7 @@ class DataConfig(Config):
     """
 
     manifest: str | None = Field(
-        None, description="CSV or Parquet list, or a folder with one folder per class"
+        None, description="CSV, TSV, text or Parquet list, or a folder with one folder per class"
     )
     root: str | None = Field(None, description="folder that relative paths of the manifest start from")
     # Names of columns and the next setting are left out of dumps at their defaults, for the reason below.

@@ -1,6 +1,7 @@
 """Index of the videos under a folder, and search for the video of a list entry."""
 
 import collections
+import unicodedata
 
 from evclip_ray.class_names import normalized_name
 from evclip_ray.data import storage
@@ -41,7 +42,7 @@ class VideoFiles:
             if num_frames is not None:
                 self.num_frames[path] = num_frames
             # By the name without its suffix, because copies of a data set differ in their container.
-            self._by_name[name].append(path)
+            self._by_name[_composed(name)].append(path)
 
     def find(self, listed: str, *, frames: bool = False) -> str | None:
         """Return the path of a listed video, None if there is none.
@@ -60,7 +61,7 @@ class VideoFiles:
         if listed in self.paths:
             return listed
         folder, _, name = listed.rstrip("/").rpartition("/")
-        named = self._by_name.get(stem(name), [])
+        named = self._by_name.get(_composed(stem(name)), [])
         if not folder and len(named) == 1:
             return named[0]
         wanted = [normalized_name(part) for part in reversed(folder.split("/"))] if folder else []
@@ -89,6 +90,11 @@ def _common(wanted: list[str], path: str) -> int:
             break
         count += 1
     return count
+
+
+def _composed(name: str) -> str:
+    """Return a name in the form NFC, because a Mac writes decomposed accents."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def _is_utf8(path: str) -> bool:

@@ -85,10 +85,11 @@ def _folders(folder: Path) -> list[Path]:
 def _refuse_names(paths: list[str], folder: Place) -> None:
     wrong = [path for path in paths if not _is_utf8(path)]
     if wrong:
-        shown = wrong[0].encode("utf-8", "backslashreplace").decode()
+        # The bytes that are not UTF-8 as \xe9, as `ls` shows them too.
+        shown = wrong[0].encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
         raise ManifestError(
             f"{folder}: {len(wrong)} of {len(paths)} videos have names that are not UTF-8, the first is"
-            f" {shown!r}; rename them, for example with convmv -f latin1 -t utf8"
+            f" '{shown}'; rename them, for example with convmv -f latin1 -t utf8"
         )
 
 

@@ -120,6 +120,14 @@ def test_same_name_in_another_folder_is_another_video(write):
     assert report.unlisted == ("punch/001.mp4",)
 
 
+def test_name_in_the_other_unicode_form_is_found(write):
+    root = write(
+        {"l.csv": "id,name\n0,kick\n", "t.txt": "caf\u00e9/caf\u00e9.mp4 0\n"}, ["cafe\u0301/cafe\u0301.mp4"]
+    )
+    report = import_dataset("path_label", root, lists=root.parent, labels="l.csv", train="t.txt")
+    assert report.manifest.column("path") == ["cafe\u0301/cafe\u0301.mp4"]
+
+
 def test_two_equally_good_matches_are_refused(write):
     root = write({"l.csv": "id,name\n0,kick\n", "t.txt": "001.mp4 0\n"}, ["a/001.mp4", "b/001.mp4"])
     with pytest.raises(AnnotationError, match=r"'001.mp4' may be 'a/001.mp4' or 'b/001.mp4'"):
