@@ -41,6 +41,7 @@ def tune(
     time_budget: float | None = None,
     warm_start: Sequence[str | Path] = (),
     fork: str | Path | None = None,
+    retry_failed: bool = False,
     seed: int | None = None,
     overrides: Mapping[str, Any] | None = None,
     study: Mapping[str, Any] | None = None,
@@ -70,6 +71,7 @@ def tune(
         warm_start: Folders of earlier studies, whose best points are run first.
         fork: Folder of a new study that goes on from the study in `out` after its videos have changed. It
             keeps the split of every old video and starts with the best points of `out`.
+        retry_failed: Run failed trials again, with their points.
         seed: Seed of the sampler.
         overrides: Settings of all trials by dotted path: `{"optim.epochs": 10}`.
         study: Further settings of the `study` section: `{"gpus": 0.25}` lets four trials share a GPU.
@@ -81,6 +83,8 @@ def tune(
     Raises:
         ValueError: A setting is invalid, videos cannot be read, a trial fits on no machine, or `out` is the
             folder of another study.
+        MachineFault: A fault of the machine, such as a full disk, paused the study. The same call continues
+            it.
     """
     from evclip_ray.results import Study
 
@@ -94,6 +98,7 @@ def tune(
         warm_start=warm_start,
         fork=fork,
         time_budget=time_budget,
+        retry_failed=retry_failed,
     )
     outcome = run_study(run, address=address, progress=progress, watch=lambda plan: on_trial or _ignore)
     assert outcome is not None
@@ -114,6 +119,7 @@ def open_study(
     warm_start: Sequence[str | Path] = (),
     fork: str | Path | None = None,
     time_budget: float | None = None,
+    retry_failed: bool = False,
 ) -> "StudyRun":
     """Return a study that has not started: its space with overrides, and its folder. See `tune`."""
     from evclip_ray.tuning.search_space import SearchSpace, find_space, read_space
@@ -132,6 +138,7 @@ def open_study(
         warm_start=[Path(folder) for folder in warm_start],
         time_budget=time_budget,
         fork_of=None if fork is None else root,
+        retry_failed=retry_failed,
     )
 
 
@@ -162,22 +169,27 @@ def run_study(
         watch: Called with the plan; returns the receiver of the trials' events.
     """
     from evclip_ray.cluster import connect
-    from evclip_ray.tuning.tuner import Outcome
 
     _refuse_job_address(address)
     # Nothing to run: Ray is not started, which would take seconds.
     if run.missing() == 0:
-        return Outcome(run.folder.write_leaderboard(), missing=0)
+        return run.finished()
+    # Starting Ray takes seconds too, and wrong paths are found without it.
+    run.check_videos(progress)
     # A group of several workers frees the processes of a stopped trial through the dashboard.
     has_groups = run.space.study.workers > 1
     # The folders that all nodes of a cluster must see. A dry run writes nothing and needs no check.
     shared = () if dry_run else (run.folder.root, run.cache)
-    with connect(address, verbose=verbose, dashboard=has_groups, storage=shared) as machines:
+    with connect(
+        address, verbose=verbose, dashboard=has_groups, storage=shared, progress=progress
+    ) as machines:
         # Planned after the connection: concurrency depends on the machines. Measuring a step is worth its
         # time only in a dry run.
         plan = run.plan(machines, measure=dry_run, progress=progress)
         on_trial = watch(plan)
         if dry_run:
+            # A real call finds leaks by content before it decodes.
+            plan.check_leaks()
             return None
         run.claim()
         run.prepare(progress)
@@ -196,7 +208,10 @@ def shortfall(run: "StudyRun", outcome: "Outcome") -> str | None:
             "study. Run it again; --verbose shows the log of Ray"
         )
     if outcome.rows and all(row.state == "failed" for row in outcome.rows):
-        return f"every trial failed. The first error: {outcome.rows[0].error}"
+        return (
+            f"every trial failed. The first error: {outcome.rows[0].error}. After a fix, --retry-failed runs "
+            "them again"
+        )
     return None
 
 
@@ -262,6 +277,7 @@ def train(
     from evclip_ray.cluster import connect
     from evclip_ray.config import ConfigError
     from evclip_ray.training.checkpoint import ROWS
+    from evclip_ray.training.datamodule import check_source
     from evclip_ray.training.experiment import ExperimentConfig, read_experiment
     from evclip_ray.training.train import train_experiment
 
@@ -282,8 +298,11 @@ def train(
             "--out instead."
         )
     folder, cache = Path(fork or out).expanduser(), cache_folder(cache)
+    check_source(config, cache=cache)
     storage = (folder.resolve(), cache)
-    with connect(address, verbose=verbose, dashboard=workers > 1, storage=storage) as machines:
+    with connect(
+        address, verbose=verbose, dashboard=workers > 1, storage=storage, progress=progress
+    ) as machines:
         metrics = train_experiment(
             config,
             folder=folder,
@@ -429,7 +448,9 @@ def evaluate(
         plan = plan_evaluation(
             checkpoint, settings, split=split, cache=cache, protocol=protocol, views=parsed_views
         )
-        with ray_if_needed(plan.plans.values(), cache=cache, address=address, verbose=verbose):
+        with ray_if_needed(
+            plan.plans.values(), cache=cache, address=address, verbose=verbose, progress=progress
+        ):
             videos = {
                 name: prepare(video_plan, cache=cache, progress=progress)
                 for name, video_plan in plan.plans.items()
@@ -452,7 +473,12 @@ def evaluate(
 
 @contextlib.contextmanager
 def ray_if_needed(
-    plans: "Iterable[VideoPlan]", *, cache: Path, address: str | None, verbose: bool
+    plans: "Iterable[VideoPlan]",
+    *,
+    cache: Path,
+    address: str | None,
+    verbose: bool,
+    progress: "Progress | None" = None,
 ) -> Iterator[None]:
     """Connect to Ray if a plan has videos that are not decoded yet: starting Ray takes seconds."""
     from evclip_ray.cluster import connect
@@ -461,7 +487,7 @@ def ray_if_needed(
     if all(is_prepared(plan, cache) for plan in plans):
         yield
     else:
-        with connect(address, verbose=verbose):
+        with connect(address, verbose=verbose, progress=progress):
             yield
 
 
@@ -471,9 +497,26 @@ def cache_folder(cache: str | Path | None = None) -> Path:
     Args:
         cache: The folder. Default: `$EVCLIP_RAY_CACHE`, then `$XDG_CACHE_HOME/evclip-ray`, then
             `~/.cache/evclip-ray`.
+
+    Raises:
+        ConfigError: None of them is given, and the user has no home folder.
     """
-    user = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "evclip-ray"
-    return Path(cache or os.environ.get("EVCLIP_RAY_CACHE") or user).expanduser().resolve()
+    folder = cache or os.environ.get("EVCLIP_RAY_CACHE")
+    if not folder:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or _home() / ".cache") / "evclip-ray"
+    return Path(folder).expanduser().resolve()
+
+
+def _home() -> Path:
+    from evclip_ray.config import ConfigError
+
+    try:
+        return Path.home()
+    except RuntimeError:
+        raise ConfigError(
+            "no folder for the cache: this user has no home folder. Give --cache FOLDER, or set "
+            "EVCLIP_RAY_CACHE or HOME."
+        ) from None
 
 
 def source_overrides(data: str | Path | None, root: str | Path | None) -> dict[str, Any]:

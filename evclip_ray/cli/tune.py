@@ -29,7 +29,9 @@ from evclip_ray.cli.options import (
     settings,
 )
 from evclip_ray.cli.remote import address_option
-from evclip_ray.records import LeaderboardRow
+from evclip_ray.cli.restart import remaining
+from evclip_ray.formatting import counted, shell
+from evclip_ray.records import LeaderboardRow, TrialState
 
 if TYPE_CHECKING:
     from evclip_ray.tuning.plan import StudyPlan
@@ -82,6 +84,11 @@ def _refuse_pack(context: click.Context, option: click.Parameter, value: str | N
     default=None,
     help="Begin a new study in this folder after the videos of --out have changed. Old videos keep their "
     "split, and the best points of --out are run first.",
+)
+@click.option(
+    "--retry-failed",
+    is_flag=True,
+    help="Run failed trials again, with their points, for example after their cause was fixed.",
 )
 @click.option(
     "--objective",
@@ -143,6 +150,7 @@ def tune(
     time_budget: float | None,
     warm_start: tuple[Path, ...],
     fork: Path | None,
+    retry_failed: bool,
     dry_run: bool,
     assignments: tuple[str, ...],
     cache: Path | None,
@@ -161,10 +169,11 @@ def tune(
         cache=cache,
         warm_start=warm_start,
         fork=fork,
-        time_budget=time_budget,
+        time_budget=remaining(time_budget),
+        retry_failed=retry_failed,
     )
     if run.missing() == 0:
-        console.print(f"all {run.trials:.0f} trials are finished; a larger --trials adds some\n")
+        console.print(f"all {run.trials:.0f} trials have ended; a larger --trials adds some\n")
     with bars() as progress:
 
         def show_plan(plan: "StudyPlan") -> StudyView:
@@ -187,6 +196,14 @@ def tune(
     if outcome.interrupted:
         exit_interrupted(context)
     _show_study(run, outcome.rows)
+    failed = [row for row in outcome.rows if row.state == TrialState.FAILED]
+    if 0 < len(failed) < len(outcome.rows):
+        console.print(
+            f"\n{counted(len(failed), 'trial')} failed; --retry-failed runs them again. "
+            f"The first error: {failed[0].error}",
+            soft_wrap=True,
+            markup=False,
+        )
     # The end of the time budget is expected, so the exit status is 0; missing trials are an error.
     problem = shortfall(run, outcome)
     if problem and not outcome.out_of_time:
@@ -211,8 +228,8 @@ def _show_study(run: "StudyRun", rows: Sequence[LeaderboardRow]) -> None:
         print_random_weights(read_record(root / "best")["weights"])
     console.print(
         f"\nleaderboard        {root / 'leaderboard.csv'}\n"
-        f"learning curves    tensorboard --logdir {root}\n"
-        f"train the best     evclip-ray train {root / 'best.yaml'}\n"
-        f"score the best     evclip-ray evaluate {root / 'best'} --split test",
+        f"learning curves    {shell('tensorboard', '--logdir', root)}\n"
+        f"train the best     {shell('evclip-ray', 'train', root / 'best.yaml')}\n"
+        f"score the best     {shell('evclip-ray', 'evaluate', root / 'best', '--split', 'test')}",
         soft_wrap=True,
     )

@@ -17,6 +17,7 @@ from typing import Any
 
 from evclip_ray.artifacts import ArtifactError
 from evclip_ray.config import ConfigError
+from evclip_ray.machine_faults import MachineFault, find_fault
 from evclip_ray.scaling.ladder_folder import NOTED_STEPS, LadderFolder
 from evclip_ray.scaling.ladder_steps import Ladder, LadderStep
 from evclip_ray.scaling.shared_points import add_points, added_points, enqueue_points, lacking_points
@@ -24,6 +25,7 @@ from evclip_ray.scaling.tables import best_trial, device_seconds, write_tables
 from evclip_ray.training.datamodule import Progress
 from evclip_ray.training.tensorboard.hparams import declare_domains
 from evclip_ray.tuning.cost import StudyCost
+from evclip_ray.tuning.equal_settings import as_recorded
 from evclip_ray.tuning.leaderboard import leaderboard
 from evclip_ray.tuning.plan import StudyPlan
 from evclip_ray.tuning.study_folder import StudyFolder
@@ -105,7 +107,7 @@ class LadderRun:
             ValueError: a trial can never be placed, the folder belongs to another ladder, or its videos have
                 changed.
         """
-        self.folder.check(self.ladder.identity())
+        self.folder.check(as_recorded(self.ladder.identity(), self.folder))
         try:
             return self._plans(machines, measure=measure, progress=progress)
         except VideosChanged as change:
@@ -141,8 +143,9 @@ class LadderRun:
 
         Raises:
             ArtifactError: the folder belongs to another ladder, or another process runs this one.
+            OSError: a fault of the machine, such as a full disk, paused the ladder.
         """
-        self.folder.claim(self.ladder.identity())
+        self.folder.claim(as_recorded(self.ladder.identity(), self.folder))
         with self.folder.lock():
             declare_domains(self.folder.root, self.ladder.domains())
             states: dict[str, StepState] = {}
@@ -204,6 +207,9 @@ class LadderRun:
             )
             outcome = self._search(step, study, plan, machines, prepare, search)
         except Exception as error:
+            # A full disk would end the next steps too.
+            if isinstance(error, MachineFault) or find_fault(error) is not None:
+                raise
             # The next steps run nevertheless; the reason is printed and written to the ledger.
             log.info("step %s failed", step.name, exc_info=True)
             return dataclasses.replace(state, error=" ".join(f"{type(error).__name__}: {error}".split()))

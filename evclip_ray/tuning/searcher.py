@@ -1,19 +1,21 @@
 """The search algorithm of a study: a Tune searcher over an Optuna study whose record is on disk."""
 
+import contextlib
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 
 from evclip_ray.config import ConfigError
 from evclip_ray.objective import OBJECTIVE
 from evclip_ray.training.zero_shot import videos_key
-from evclip_ray.tuning.distributions import Distribution
+from evclip_ray.tuning.journal import OVERRIDES
 from evclip_ray.tuning.optuna_storage import EVIDENCE, make_sampler, own_trials
 from evclip_ray.tuning.search_space import SearchSpace, without_seed
 from evclip_ray.tuning.stopper import Stops
@@ -57,6 +59,10 @@ class StudySearch(Searcher):
     - RUNNING: the trial is paused, as after a kill. `optuna_storage.recover` enqueues its point again, with
       the folder in the attribute `folder`, so that the run continues in the folder that it began in.
 
+    A new point follows from the seed of the study, the number of its trial and, for TPE, the earlier trials
+    in the order of their numbers. It does not depend on how often the study was interrupted. Each point is
+    drawn by a new sampler in a copy of the study, and is put into the queue of the journal.
+
     With a balanced choice, a new point has the value with the fewest trials so far, the first one of several.
     A sampler draws its other settings from the trials of this value alone: with all trials, TPE would
     learn little about the learning rate of a method that is never among the best. Failed trials count, so
@@ -67,12 +73,13 @@ class StudySearch(Searcher):
 
     Args:
         space: The search space.
-        study: The Optuna study, with its sampler.
+        study: The Optuna study.
         folder: The study's folder, where the points of trials are written.
         max_epochs: Epochs of a trial that is not stopped.
         stops: Ends the requests when the time is up, on Ctrl-C or after an error.
         num_slots: Returns the number of trials that fit on the machines that are up now. A node that joins
             can raise the number of trials above the bound of `set_max_concurrency`.
+        trials: Trials of the whole study, `inf` without a limit. TPE draws a part of them at random.
         missing: Number of points to draw at most.
         is_ready: Returns whether the videos with this key are prepared.
     """
@@ -86,14 +93,16 @@ class StudySearch(Searcher):
         max_epochs: int,
         stops: Stops,
         num_slots: Callable[[], int],
+        trials: float = math.inf,
         missing: float = math.inf,
         is_ready: Callable[[str], bool] = lambda videos: True,
     ) -> None:
         super().__init__(metric=OBJECTIVE, mode="max")
         self._space, self._study, self._folder = space, study, folder
         self._max_epochs, self._stops, self._num_slots = max_epochs, stops, num_slots
-        self._missing, self._is_ready = missing, is_ready
+        self._trials, self._missing, self._is_ready = trials, missing, is_ready
         self._max_concurrent = 0
+        self._is_torn = False
         self._running: dict[str, optuna.Trial] = {}
         self._held: list[_Point] = []
         self._begun = {trial.trial: trial.overrides for trial in folder.trials()}
@@ -118,6 +127,12 @@ class StudySearch(Searcher):
             FINISHED if no trial may start any more. None if as many trials run as were planned and as have a
             slot now, or if no point has its videos ready.
         """
+        with self._writing_journal():
+            return self._suggest(trial_id)
+        # The journal cannot be written: a fault of the machine ends the study.
+        return str(self.FINISHED)
+
+    def _suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if self._stops.is_over:
             return str(self.FINISHED)
         # None makes Tune ask again at its next step, when a slot may be free.
@@ -129,7 +144,8 @@ class StudySearch(Searcher):
         # The point is written before Tune starts the process, so that a kill leaves a folder that can be
         # continued.
         self._running[trial_id] = point.trial
-        self._folder.begin(point.folder, point.overrides)
+        trial = point.trial
+        self._folder.begin(point.folder, point.overrides, params=trial.params, attributes=trial.user_attrs)
         return {"folder": point.folder, "overrides": point.overrides}
 
     def _next_ready(self) -> _Point | None:
@@ -148,45 +164,55 @@ class StudySearch(Searcher):
 
     def _draw(self) -> _Point:
         # Points in the queue come first: interrupted ones, and those of a warm start.
-        if self._space.balanced and not self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-            self._enqueue_balanced(self._space.balanced)
+        if not self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            self._enqueue_new()
         trial = self._study.ask()
         drawn = self._space.sample(trial)
         # An interrupted point that was enqueued again has its folder already.
-        name = trial.user_attrs.get("folder", self._next_name())
+        name = trial.user_attrs.get("folder", _name(self._next_number()))
         # A continued trial keeps the overrides of its folder, including the seed that it was given at its
         # start.
         if name not in self._begun:
-            self._begun[name] = self._with_new_seed(drawn)
+            self._begun[name] = self._with_new_seed(name, drawn)
         overrides = self._begun[name]
         # Stored in the journal: `recover` finds the folder of an interrupted trial by it.
         trial.set_user_attr("folder", name)
+        # The journal and the folder each have the whole point: either can be written again from the other.
+        trial.set_user_attr(OVERRIDES, overrides)
         self._missing -= 1
         return _Point(trial, name, overrides, self._videos_of(overrides))
 
-    def _enqueue_balanced(self, choice: Distribution) -> None:
-        """Draw a point with the rarest value of the balanced choice, and put it into the queue.
+    def _enqueue_new(self) -> None:
+        """Draw the point of the next trial and put it into the queue.
 
         It is in the journal at once: after a kill it is still in the queue.
         """
-        settings, trials = self._space.study, own_trials(self._study)
-        values = [trial.params.get(choice.name) for trial in trials]
-        value = min(choice.values, key=values.count)
-        samples = settings.trials / len(choice.values) if settings.trials else math.inf
-        # The number of trials in the seed: the same seed in each call would draw the same point again.
-        seed = settings.seed + len(self._study.trials)
-        of_value = optuna.create_study(
-            direction="maximize", sampler=make_sampler(settings.sampler, seed=seed, trials=samples)
+        settings, choice = self._space.study, self._space.balanced
+        # A hash of the two numbers: seed 0 of trial 1 is unrelated to seed 1 of trial 0.
+        seed = int(np.random.SeedSequence((settings.seed, self._next_number())).generate_state(1)[0])
+        trials, earlier = self._trials, self._in_order()
+        if choice is not None:
+            drawn = [trial.params.get(choice.name) for trial in own_trials(self._study)]
+            value = min(choice.values, key=drawn.count)
+            trials /= len(choice.values)
+            earlier = [trial for trial in earlier if trial.params.get(choice.name) == value]
+        # In a copy: the numbers of the journal also count interrupted trials, and TPE depends on the order.
+        copy = optuna.create_study(
+            direction="maximize", sampler=make_sampler(settings.sampler, seed=seed, trials=trials)
         )
-        of_value.add_trials(
-            trial
-            for trial in self._study.trials
-            if trial.params.get(choice.name) == value and trial.state in _INFORMATIVE
-        )
-        of_value.enqueue_trial({choice.name: value})
-        trial = of_value.ask()
+        copy.add_trials(earlier)
+        if choice is not None:
+            copy.enqueue_trial({choice.name: value})
+        trial = copy.ask()
         self._space.sample(trial)
         self._study.enqueue_trial(trial.params)
+
+    def _in_order(self) -> list[FrozenTrial]:
+        """Return the trials that a sampler reads: evidence, then own trials by their numbers."""
+        read = self._study.get_trials(deepcopy=False, states=_INFORMATIVE)
+        evidence = [trial for trial in read if EVIDENCE in trial.user_attrs]
+        own = [trial for trial in read if "folder" in trial.user_attrs]
+        return [*evidence, *sorted(own, key=lambda trial: _number(trial.user_attrs["folder"]))]
 
     def _videos_of(self, overrides: dict[str, Any]) -> str | None:
         try:
@@ -195,15 +221,19 @@ class StudySearch(Searcher):
             # The trial starts nevertheless, fails and writes the reason to its folder.
             return None
 
-    def _next_name(self) -> str:
+    def _next_number(self) -> int:
         # One more than the largest number, not the count: folders may have been removed by the user.
-        last = max((int(name.removeprefix("trial-")) for name in self._begun), default=-1)
-        return f"trial-{last + 1:04d}"
+        trials = self._study.get_trials(deepcopy=False)
+        recorded = {trial.user_attrs["folder"] for trial in trials if "folder" in trial.user_attrs}
+        return 1 + max(map(_number, recorded | self._begun.keys()), default=-1)
 
-    def _with_new_seed(self, drawn: dict[str, Any]) -> dict[str, Any]:
+    def _with_new_seed(self, name: str, drawn: dict[str, Any]) -> dict[str, Any]:
         """Return the point with the first seed, counted from its own, that it was not run with."""
         seed_of, point = self._space.seed_of, without_seed(drawn)
-        earlier = [*self._begun.values(), *self._run_elsewhere]
+        # A point that was held may be drawn again after later ones have begun, which must not change its
+        # seed.
+        before = [overrides for other, overrides in self._begun.items() if _number(other) < _number(name)]
+        earlier = [*before, *self._run_elsewhere]
         used = {seed_of(other) for other in earlier if without_seed(other) == point}
         first = seed_of(drawn)
         seed = next(seed for seed in itertools.count(first) if seed not in used)
@@ -215,8 +245,9 @@ class StudySearch(Searcher):
         The step is our epoch: Tune's count of iterations begins again in a trial that was resumed.
         """
         # A trial that diverged keeps its last finite value for the sampler.
-        if math.isfinite(result[OBJECTIVE]):
-            self._running[trial_id].report(result[OBJECTIVE], result["epoch"])
+        if math.isfinite(result[OBJECTIVE]) and not self._is_torn:
+            with self._writing_journal():
+                self._running[trial_id].report(result[OBJECTIVE], result["epoch"])
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -224,10 +255,14 @@ class StudySearch(Searcher):
         """Record in the Optuna study how the trial ended; see the class for the states."""
         trial = self._running.pop(trial_id, None)
         last = result or {}
-        value = last.get(OBJECTIVE)
         # Tune may call twice for one trial. A paused trial stays RUNNING in the journal, see the class.
-        if trial is None or (self._stops.is_paused(trial_id, last) and not error):
+        if trial is None or self._is_torn or self._stops.is_paused(trial_id, last):
             return
+        with self._writing_journal():
+            self._record_end(trial, last, error=error)
+
+    def _record_end(self, trial: optuna.Trial, last: Mapping[str, Any], *, error: bool) -> None:
+        value = last.get(OBJECTIVE)
         # Optuna rejects NaN as the value of a complete trial. TPE ignores failed trials.
         if error or value is None or not math.isfinite(value):
             self._study.tell(trial, state=TrialState.FAIL)
@@ -237,8 +272,31 @@ class StudySearch(Searcher):
         else:
             self._study.tell(trial, value)
 
+    @contextlib.contextmanager
+    def _writing_journal(self) -> Iterator[None]:
+        """Run a block that writes to the journal. A fault of the machine ends the study.
+
+        A trial whose end could not be written stays RUNNING, as after a kill. The next call asks for its
+        result, which its folder has.
+        """
+        is_written = False
+        with self._stops.pausing():
+            yield
+            is_written = True
+        # A full disk may have cut the last line. A further line would be appended to this one.
+        self._is_torn = not is_written
+
     def save(self, checkpoint_path: str) -> None:
         """Write nothing: the journal of the Optuna study is the state."""
 
     def restore(self, checkpoint_path: str) -> None:
         """Read nothing, as `save` writes nothing."""
+
+
+def _name(number: int) -> str:
+    """Return the folder of the trial with this number."""
+    return f"trial-{number:04d}"
+
+
+def _number(name: str) -> int:
+    return int(name.removeprefix("trial-"))

@@ -20,17 +20,26 @@ import ray
 from ray import tune
 
 from evclip_ray.artifacts import LEDGER, ArtifactError, write_json
+from evclip_ray.formatting import binary_size, counted
+from evclip_ray.machine_faults import Fault, MachineFault
 from evclip_ray.ray_internals import HEAD_RESOURCE
-from evclip_ray.records import LeaderboardRow
+from evclip_ray.records import LeaderboardRow, TrialRecord, TrialState
 from evclip_ray.training.datamodule import Progress, check_space
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.resources import ResourceRequest, trial_slots
 from evclip_ray.training.tensorboard.hparams import declare_domains
 from evclip_ray.training.zero_shot import videos_key
 from evclip_ray.tuning.callbacks import OnEvent, Recorder
-from evclip_ray.tuning.optuna_storage import count_missing, open_optuna, recover
+from evclip_ray.tuning.equal_settings import as_recorded
+from evclip_ray.tuning.optuna_storage import (
+    count_missing,
+    enqueue_failed,
+    open_optuna,
+    recover,
+)
 from evclip_ray.tuning.plan import StudyPlan, frozen_variants, plan_study
 from evclip_ray.tuning.preparation import Preparation, Variant, make_ready, may_wait
+from evclip_ray.tuning.recovery import num_ended, recover_study
 from evclip_ray.tuning.scheduler import make_scheduler
 from evclip_ray.tuning.search_space import SearchSpace
 from evclip_ray.tuning.searcher import StudySearch
@@ -89,6 +98,7 @@ class StudyRun:
             for that.
         fork_of: Folder of an earlier study on fewer or other videos. Its splits and points are taken over.
         like: Folder of a study whose default size of the frames a new study takes over.
+        retry_failed: Whether trials that failed run again.
     """
 
     def __init__(
@@ -102,9 +112,11 @@ class StudyRun:
         in_background: bool = True,
         fork_of: Path | None = None,
         like: Path | None = None,
+        retry_failed: bool = False,
     ) -> None:
         self.folder, self.cache = StudyFolder(root.expanduser().resolve()), cache
         self.time_budget, self.in_background = time_budget, in_background
+        self._retry_failed = retry_failed
         # The clock starts with the call: decoding and features count towards the time budget.
         self._deadline = None if time_budget is None else time.monotonic() + time_budget
         self.fork_of = self._begun_fork() if fork_of is None else fork_of.expanduser().resolve()
@@ -120,8 +132,7 @@ class StudyRun:
 
     def _begun_fork(self) -> Path | None:
         """Return the study that this one forks, if it exists. A later call need not name it again."""
-        is_claimed = (self.folder.root / LEDGER).is_file()
-        noted = self.folder.ledger().get("fork_of") if is_claimed else None
+        noted = self.folder.ledger().get("fork_of") if self.folder.has_ledger else None
         return Path(noted) if noted and (Path(noted) / LEDGER).is_file() else None
 
     @property
@@ -133,7 +144,7 @@ class StudyRun:
 
     def _check_folder(self) -> bool:
         """Return whether the study was begun before, see `ClaimedFolder.check`."""
-        begun = self.folder.check(self._identity)
+        begun = self.folder.check(as_recorded(self._identity, self.folder))
         self.folder.check_objective(self.space.study.objective)
         return begun
 
@@ -144,9 +155,23 @@ class StudyRun:
             ValueError: The folder belongs to another study or contains other files.
         """
         self._check_folder()
-        if not self.folder.journal.is_file():
-            return self.trials
-        return count_missing(self._optuna(), self.trials)
+        retried = self._failed() if self._retry_failed else []
+        return max(0, self.trials - num_ended(self.folder) + len(retried))
+
+    def _failed(self) -> list[TrialRecord]:
+        return [trial for trial in self.folder.trials() if trial.state is TrialState.FAILED]
+
+    def check_videos(self, progress: Progress | None = None) -> None:
+        """Choose the videos of all variants. It needs no Ray, so that a wrong list is found at once.
+
+        Args:
+            progress: Progress of drawing missing videos of the small world.
+
+        Raises:
+            ValueError: The videos cannot be planned, see `plan_videos`.
+        """
+        for settings in self.space.decoded_variants():
+            self._rows.plan(self.space.experiment(settings), progress)
 
     def plan(
         self,
@@ -217,7 +242,8 @@ class StudyRun:
         # Noted before anything else is written: a killed fork that is resumed by its own folder keeps its
         # splits and its points.
         forked = {} if self.fork_of is None else {"fork_of": str(self.fork_of)}
-        self.folder.claim(self._identity, objective=self.space.study.objective, **forked)
+        identity = as_recorded(self._identity, self.folder)
+        self.folder.claim(identity, objective=self.space.study.objective, **forked)
         write_json(self.folder.fixed, dict(self.space.fixed))
         declare_domains(self.folder.root, self.space.domains)
 
@@ -258,10 +284,22 @@ class StudyRun:
             variants[key] = Variant(plan, tuple(same), self.folder.videos(key), file, record.keys())
         return variants
 
+    def finished(self) -> Outcome:
+        """Return the outcome of a study without missing trials, after repairing its files.
+
+        Raises:
+            ArtifactError: The folder belongs to another study, or another process runs this study.
+        """
+        self.claim()
+        with self.folder.lock():
+            recover_study(self.folder, self.space)
+            return Outcome(self.folder.write_leaderboard(), missing=0)
+
     def run(self, plan: StudyPlan, on_event: OnEvent, progress: Progress | None = None) -> Outcome:
         """Run the missing trials.
 
-        Ctrl-C, the end of the time and a failed preparation end the call early. Finished work is on disk.
+        Ctrl-C, the end of the time, a fault of the machine and a failed preparation end the call early.
+        Finished work is on disk.
 
         Args:
             plan: Result of `plan`.
@@ -270,24 +308,54 @@ class StudyRun:
 
         Raises:
             ArtifactError: Another process runs this study.
+            MachineFault: A fault of the machine, such as a full disk, paused the study.
             ValueError, OSError: The preparation failed.
         """
         with self.folder.lock():
+            recover_study(self.folder, self.space)
             study = self._optuna()
             self._take_in(study)
+            if self._retry_failed:
+                enqueue_failed(study, self.folder)
+                self._retry_failed = False
             stops = Stops(self._deadline, max_epochs=plan.epochs)
             preparation = Preparation(
                 self._left, cache=self.cache, request=plan.request, stops=stops, progress=progress
             )
             with preparation:
                 self._run_missing(study, plan, stops, preparation, on_event)
-            rows = self.folder.write_leaderboard()
+            rows: list[LeaderboardRow] = []
+            with stops.pausing():
+                rows = self.folder.write_leaderboard()
             # Raised after the leaderboard is written, so that the finished trials are not lost with the
             # error.
+            if stops.fault is not None:
+                raise self._paused_by(stops.fault)
             if stops.error is not None:
                 raise stops.error
             missing = count_missing(study, self.trials)
             return Outcome(rows, missing, stops.interrupted, stops.out_of_time)
+
+    def _paused_by(self, fault: Fault) -> MachineFault:
+        """Return the error of a study that a fault of the machine paused, with the space that it needs."""
+        needed = self._needed_space() if fault.kind == "disk" else ""
+        line = fault.describe(self.folder.root, needed=needed)
+        return MachineFault(
+            f"{line} The study is paused and keeps all finished epochs. The same command continues it."
+        )
+
+    def _needed_space(self) -> str:
+        """Return the space that the remaining trials need; empty if no trial has written anything."""
+        # From the folders: a full disk may have cut the last line of the journal.
+        trials = list(self.folder.trials())
+        sizes = [_num_bytes(self.folder.trial(trial.trial)) for trial in trials]
+        ended = [size for size, trial in zip(sizes, trials, strict=True) if trial.state.has_ended]
+        missing = self.trials - len(ended)
+        if missing <= 0 or not any(sizes):
+            return ""
+        if ended and math.isfinite(missing):
+            return f"about {binary_size(max(ended) * missing)} for {counted(int(missing), 'trial')}"
+        return f"more than {binary_size(max(sizes))} per trial"
 
     def _run_missing(
         self, study: optuna.Study, plan: StudyPlan, stops: Stops, preparation: Preparation, on_event: OnEvent
@@ -306,6 +374,7 @@ class StudyRun:
                 self.folder,
                 study,
                 plan=plan,
+                trials=self.trials,
                 missing=missing,
                 stops=stops,
                 preparation=preparation,
@@ -320,8 +389,7 @@ class StudyRun:
             self.folder.note(warm_start=[*self.folder.ledger().get("warm_start", []), warm_start.record()])
 
     def _optuna(self) -> optuna.Study:
-        study = self.space.study
-        return open_optuna(self.folder, seed=study.seed, sampler=study.sampler, trials=self.trials)
+        return open_optuna(self.folder)
 
 
 def _fit(
@@ -330,6 +398,7 @@ def _fit(
     study: optuna.Study,
     *,
     plan: StudyPlan,
+    trials: float,
     missing: float,
     stops: Stops,
     preparation: Preparation,
@@ -342,6 +411,7 @@ def _fit(
         folder,
         max_epochs=epochs,
         stops=stops,
+        trials=trials,
         missing=missing,
         is_ready=preparation.is_ready,
         # A callable: nodes may join or leave while the study runs.
@@ -358,7 +428,7 @@ def _fit(
         },
         tune_config=tune.TuneConfig(
             search_alg=search,
-            scheduler=make_scheduler(space, folder, max_epochs=epochs),
+            scheduler=make_scheduler(space, folder, max_epochs=epochs, stops=stops),
             # -1 lets Tune request points until the searcher returns FINISHED.
             num_samples=-1 if math.isinf(missing) else int(missing),
             max_concurrent_trials=plan.concurrent,
@@ -380,11 +450,15 @@ def _fit(
         ),
     )
     try:
-        with stops.on_interrupt():
+        with stops.on_interrupt(), stops.pausing():
             tuner.fit()
     finally:
         # Tune's own state, which serves its own restore only.
         shutil.rmtree(folder.root / _TUNE, ignore_errors=True)
+
+
+def _num_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _slots_now(request: ResourceRequest) -> int:

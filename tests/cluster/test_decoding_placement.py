@@ -23,6 +23,8 @@ from evclip_ray.training.zero_shot import videos_key
 from evclip_ray.tuning import stopper
 from evclip_ray.tuning.optuna_storage import open_optuna
 from evclip_ray.tuning.search_space import SearchSpace
+from evclip_ray.tuning.searcher import StudySearch
+from evclip_ray.tuning.stopper import Stops
 from evclip_ray.tuning.study_folder import StudyFolder
 from evclip_ray.tuning.tuner import StudyRun
 from tests.cluster.conftest import free_port
@@ -90,9 +92,14 @@ def study(nodes, tiny_manifest, debug_settings, tmp_path):
     def frames_of(seed):
         folder = StudyFolder(tmp_path / f"seed-{seed}")
         folder.root.mkdir()
-        space = SearchSpace.load("placed", {"fixed": fixed, "search": SEARCH})
-        sampled = open_optuna(folder, seed=seed, sampler="random", trials=3)
-        return [space.sample(sampled.ask())["view.num_frames"] for _ in range(3)]
+        settings = {"sampler": "random", "seed": seed}
+        space = SearchSpace.load("placed", {"fixed": fixed, "search": SEARCH, "study": settings})
+        stops = Stops(None, max_epochs=1)
+        search = StudySearch(
+            space, open_optuna(folder), folder, max_epochs=1, stops=stops, num_slots=lambda: 3
+        )
+        points = [search.suggest(f"t{number}") for number in range(3)]
+        return [point["overrides"]["view.num_frames"] for point in points]
 
     seed = next(seed for seed in range(100) if frames_of(seed) == [4, 6, 6])
     return make

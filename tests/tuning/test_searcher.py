@@ -1,14 +1,16 @@
 """The searcher without Tune: concurrency, held points, states and seeds."""
 
+import errno
 import math
 
 import optuna
 import pytest
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from evclip_ray.training.zero_shot import videos_key
 from evclip_ray.tuning import searcher
-from evclip_ray.tuning.optuna_storage import count_missing, open_optuna, recover
+from evclip_ray.tuning.optuna_storage import count_missing, enqueue_failed, open_optuna, recover
 from evclip_ray.tuning.search_space import SearchSpace
 from evclip_ray.tuning.searcher import StudySearch
 from evclip_ray.tuning.stopper import Stops
@@ -20,7 +22,8 @@ SEARCH = {"view.num_frames": {"choice": [4, 8]}, "optim.lr": {"loguniform": [1e-
 @pytest.fixture
 def space(tiny_manifest, debug_settings):
     fixed = {"data.manifest": str(tiny_manifest), **debug_settings}
-    return SearchSpace.load("held", {"fixed": fixed, "search": SEARCH})
+    study = {"sampler": "random", "seed": 5}
+    return SearchSpace.load("held", {"fixed": fixed, "search": SEARCH, "study": study})
 
 
 @pytest.fixture
@@ -34,7 +37,7 @@ def search(space, tmp_path):
         folder.root.mkdir(exist_ok=True)
         search = StudySearch(
             space,
-            open_optuna(folder, seed=5, sampler="random", trials=6),
+            open_optuna(folder),
             folder,
             max_epochs=max_epochs,
             stops=stops or Stops(None, max_epochs=max_epochs),
@@ -58,7 +61,7 @@ def suggest(search, count):
 
 
 def states(root):
-    return [t.state for t in open_optuna(StudyFolder(root), seed=5, sampler="random", trials=6).trials]
+    return [t.state for t in open_optuna(StudyFolder(root)).trials]
 
 
 def test_more_slots_than_planned_are_used(search):
@@ -105,7 +108,7 @@ def test_paused_point_continues_in_its_folder(search, tmp_path):
     paused.on_trial_complete("a", {"objective": 0.25, "epoch": 1})
     assert states(tmp_path / "paused") == [TrialState.RUNNING]
     folder = StudyFolder(tmp_path / "paused")
-    study = open_optuna(folder, seed=5, sampler="random", trials=6)
+    study = open_optuna(folder)
     recover(study, folder)
     assert states(tmp_path / "paused") == [TrialState.FAIL, TrialState.WAITING]
     assert study.trials[0].user_attrs["interrupted"]
@@ -118,7 +121,7 @@ def test_interrupted_point_without_search_keeps_its_seed(search, space, tmp_path
     pinned = space.replace({"view.num_frames": 4, "optim.lr": 1e-2})
     assert search("pinned", space=pinned).suggest("a") == {"folder": "trial-0000", "overrides": {}}
     folder = StudyFolder(tmp_path / "pinned")
-    recover(open_optuna(folder, seed=5, sampler="random", trials=6), folder)
+    recover(open_optuna(folder), folder)
     again = search("pinned", space=pinned)
     assert again.suggest("a") == {"folder": "trial-0000", "overrides": {}}
     again.on_trial_complete("a", {"objective": 0.5, "epoch": 1})
@@ -128,7 +131,7 @@ def test_interrupted_point_without_search_keeps_its_seed(search, space, tmp_path
 def test_repeated_point_gets_the_next_seed(search, space, tmp_path):
     repeated = search("repeated")
     folder = StudyFolder(tmp_path / "repeated")
-    study = open_optuna(folder, seed=5, sampler="random", trials=6)
+    study = open_optuna(folder)
     for _ in range(2):
         study.enqueue_trial({"view.num_frames": 4, "optim.lr": 0.002})
     configs = suggest(repeated, 2)
@@ -187,7 +190,7 @@ def balanced(request, tmp_path):
     folder.root.mkdir()
 
     def make(missing=12):
-        optuna_study = open_optuna(folder, seed=3, sampler=request.param, trials=12)
+        optuna_study = open_optuna(folder)
         recover(optuna_study, folder)
         stops = Stops(None, max_epochs=1)
         search = StudySearch(
@@ -256,3 +259,95 @@ def test_sampler_reads_trials_of_the_value_alone(balanced, monkeypatch):
             search.on_trial_complete(f"t{number}", {"objective": 0.1 * number, "epoch": 1})
     running = ("linear_probe", None)
     assert read == [[], [], [], [("coop", 0.0)], [running], [("prototype", pytest.approx(0.2))]]
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: no code of the package handles it."""
+
+
+def run_alone(space, folder):
+    """Run the missing trials one after the other and return the points by folder."""
+    study = open_optuna(folder)
+    recover(study, folder)
+    missing = count_missing(study, 6)
+    stops = Stops(None, max_epochs=1)
+    search = StudySearch(
+        space, study, folder, max_epochs=1, stops=stops, trials=6, missing=missing, num_slots=lambda: 1
+    )
+    search.set_max_concurrency(1)
+    while point := search.suggest("t"):
+        value = -abs(math.log(point["overrides"]["optim.lr"] / 3e-3))
+        search.on_trial_complete("t", {"objective": value, "epoch": 1})
+    return {trial.trial: trial.overrides for trial in folder.trials()}
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_points_do_not_depend_on_kills(space, tmp_path, monkeypatch, sampler):
+    space = space.replace(study={"sampler": sampler})
+    append, writes, killed_at = JournalFileBackend.append_logs, 0, -1
+
+    def append_or_die(self, logs):
+        nonlocal writes
+        writes += 1
+        if writes == killed_at:
+            raise Killed
+        append(self, logs)
+
+    monkeypatch.setattr(JournalFileBackend, "append_logs", append_or_die)
+    folder = StudyFolder(tmp_path / "undisturbed")
+    folder.root.mkdir()
+    expected = run_alone(space, folder)
+    assert list(expected) == [f"trial-000{number}" for number in range(6)]
+    assert len({point["optim.lr"] for point in expected.values()}) == 6
+    # A trial has about seven writes. The step is coprime to that, so that several kinds are met.
+    for number in range(1, writes, 11):
+        folder, writes, killed_at = StudyFolder(tmp_path / f"killed-{number}"), 0, number
+        folder.root.mkdir()
+        with pytest.raises(Killed):
+            run_alone(space, folder)
+        assert run_alone(space, StudyFolder(folder.root)) == expected
+
+
+def test_full_disk_keeps_the_point_of_an_ended_trial(search, tmp_path, monkeypatch):
+    stops = Stops(None, max_epochs=1)
+    full = search("full", stops=stops, num_slots=lambda: 2)
+    point = full.suggest("a")
+    full.suggest("b")
+    appended = []
+
+    def refuse(self, logs):
+        appended.append(logs)
+        raise OSError(errno.ENOSPC, "No space left on device", "study.journal")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(JournalFileBackend, "append_logs", refuse)
+        full.on_trial_complete("a", {"objective": 0.5, "epoch": 1})
+        assert stops.fault.reason == "the disk is full"
+        # The last line may be cut: nothing may be written behind it.
+        full.on_trial_result("b", {"objective": 0.5, "epoch": 1})
+        full.on_trial_complete("b", {"objective": 0.5, "epoch": 1})
+        assert full.suggest("c") == full.FINISHED
+    assert len(appended) == 1
+    folder = StudyFolder(tmp_path / "full")
+    recover(open_optuna(folder), folder)
+    assert search("full").suggest("a") == point
+
+
+def test_failed_trials_run_again_with_their_points(search, tmp_path):
+    failing = search("failed")
+    points = suggest(failing, 2)
+    failing.on_trial_complete("t0", {"objective": math.nan, "epoch": 0, "error": "e"})
+    failing.on_trial_complete("t1", {"objective": 0.5, "epoch": 1})
+    folder = StudyFolder(tmp_path / "failed")
+    folder.finish("trial-0000", "failed", "e")
+    folder.finish("trial-0001", "complete")
+    study = open_optuna(folder)
+    assert count_missing(study, 2) == 0
+    enqueue_failed(study, folder)
+    assert count_missing(study, 2) == 1
+    assert next(folder.trials()).state == "running"
+    again = search("failed")
+    assert again.suggest("a") == points[0]
+    again.on_trial_complete("a", {"objective": 0.25, "epoch": 1})
+    assert count_missing(open_optuna(folder), 2) == 0
+    assert search("failed").suggest("b")["folder"] == "trial-0002"
