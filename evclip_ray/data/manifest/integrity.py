@@ -121,7 +121,7 @@ def _fault(video: Video, info: VideoInfo, part: Part) -> str:
     views = decode_views(video.path, view=_VIEW, seeds=_SEEDS, **part)
     # Frames of views are reached by seeks, where that saves time.
     if frames and not all(
-        np.array_equal(views[place], frames[index]) for place, index in np.ndenumerate(indices)
+        np.array_equal(views[place], frames[int(index)]) for place, index in np.ndenumerate(indices)
     ):
         return "its frames after a seek differ from those of a full decode; convert it with ffmpeg"
     return ""

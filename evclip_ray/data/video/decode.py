@@ -325,7 +325,9 @@ class Fitting:
     def __call__(self, frame: VideoFrame) -> Frames:
         orientation = orientation_of(frame)
         shown_width = frame.width * self._stretch
-        upright = (shown_width, frame.height) if orientation.is_sideways else (frame.height, shown_width)
+        upright: tuple[float, float] = (frame.height, shown_width)
+        if orientation.is_sideways:
+            upright = (shown_width, frame.height)
         # The first frame sets the size, because the resolution may change within a video.
         self.size = self.size or self.view.size_of(*upright)
         height, width = self._resized(*upright, self.size)
@@ -335,7 +337,7 @@ class Fitting:
             frame, width=coded_width, height=coded_height, format="rgb24", interpolation=_BICUBIC, threads=1
         )
         # The orientation and the crop are views. The pixels are copied once, at the end.
-        image = orientation.apply(rgb.to_ndarray())
+        image = orientation.apply(cast(Frames, rgb.to_ndarray()))
         top, left = (height - self.size[0]) // 2, (width - self.size[1]) // 2
         return np.ascontiguousarray(image[top : top + self.size[0], left : left + self.size[1]])
 

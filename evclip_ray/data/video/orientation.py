@@ -1,10 +1,9 @@
 """Orientation of recorded frames: phones store them as the sensor reads them and add a display matrix."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from av.sidedata.sidedata import Type
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
@@ -36,7 +35,7 @@ def orientation_of(frame: VideoFrame) -> Orientation:
 
     FFmpeg applies the same of the 8 orientations. Other angles are rounded to quarter turns.
     """
-    side_data = frame.side_data.get(Type.DISPLAYMATRIX)
+    side_data: Any = frame.side_data.get("DISPLAYMATRIX")
     return Orientation(0, False) if side_data is None else _orientation(np.frombuffer(side_data, np.int32))
 
 
