@@ -182,7 +182,7 @@ def _outcome(
     final = values.get(record.last.epoch, math.nan)
     if record.state is State.FAILED or not math.isfinite(final):
         return TrialState.FAIL, None, values
-    if not (every_epoch and record.state is State.COMPLETE):
+    if not (every_epoch and record.state in (State.COMPLETE, State.DIVERGED)):
         values.pop(record.last.epoch)
     if record.state is State.STOPPED:
         # Optuna gives a pruned trial its last value.

@@ -9,8 +9,12 @@ import time
 
 import pytest
 import yaml
+from optuna.trial import TrialState
 
 from evclip_ray.results import Study
+from evclip_ray.training.resources import GIB
+from evclip_ray.tuning.journal import read_journal
+from evclip_ray.tuning.optuna_storage import replay
 
 pytestmark = pytest.mark.slow
 
@@ -87,3 +91,35 @@ def test_killed_and_damaged_study_ends_as_an_undisturbed_one(tune, tmp_path):
     journal.unlink()
     assert "it is written again from 4 trial folders" in finish(tune("study"))
     assert numbers(root) == numbers(tmp_path / "whole")
+
+
+def sampled(root):
+    """Return what a sampler reads of each trial: values by epoch only of those that were stopped."""
+    return [
+        (
+            trial.state,
+            trial.values,
+            trial.params,
+            trial.distributions,
+            trial.intermediate_values if trial.state is TrialState.PRUNED else None,
+        )
+        for trial in replay(read_journal(root / "study.journal").operations).trials
+        if trial.state.is_finished()
+    ]
+
+
+@pytest.mark.parametrize("scheduler", ["none", "asha"])
+def test_rebuilt_journal_has_the_history_of_a_real_search(study, tmp_path, scheduler):
+    root = tmp_path / "study"
+    search = {"optim.lr": {"choice": [1e-4, 1e-2, 1e30]}}
+    options = {"grace_epochs": 1, "reduction_factor": 2, "scheduler": scheduler, "seed": 3}
+    tuned = study(root, trials=6, search=search, fixed={"optim.epochs": 3}, **options)
+    plan = tuned.plan([{"CPU": 2.0, "memory": 8.0 * GIB}])
+    tuned.claim()
+    tuned.prepare()
+    rows = tuned.run(plan, lambda *event: None).rows
+    before = sampled(root)
+    assert len({trial[0] for trial in before}) == (1 if scheduler == "none" else 2)
+    (root / "study.journal").unlink()
+    assert tuned.finished().rows == rows
+    assert sampled(root) == before
