@@ -173,7 +173,9 @@ def tune(
         retry_failed=retry_failed,
     )
     if run.missing() == 0:
-        console.print(f"all {run.trials:.0f} trials have ended; a larger --trials adds some\n")
+        from evclip_ray.tuning.trial_repair import num_ended
+
+        console.print(f"{ended_trials(num_ended(run.folder), run.trials)}\n")
     with bars() as progress:
 
         def show_plan(plan: "StudyPlan") -> StudyView:
@@ -211,6 +213,15 @@ def tune(
     if problem:
         console.print(f"\n{problem}. Resume with:")
         print_resume()
+
+
+def ended_trials(ended: int, requested: float) -> str:
+    """Return the line about a study in which no trial is left to run."""
+    if ended > requested:
+        return (
+            f"{ended} trials have ended, more than the {requested:.0f} requested; a larger --trials adds some"
+        )
+    return f"all {requested:.0f} trials have ended; a larger --trials adds some"
 
 
 def _show_study(run: "StudyRun", rows: Sequence[LeaderboardRow]) -> None:
