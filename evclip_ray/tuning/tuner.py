@@ -39,7 +39,7 @@ from evclip_ray.tuning.optuna_storage import (
 )
 from evclip_ray.tuning.plan import StudyPlan, frozen_variants, plan_study
 from evclip_ray.tuning.preparation import Preparation, Variant, make_ready, may_wait
-from evclip_ray.tuning.recovery import num_ended, recover_study
+from evclip_ray.tuning.recovery import recover_study
 from evclip_ray.tuning.scheduler import make_scheduler
 from evclip_ray.tuning.search_space import SearchSpace
 from evclip_ray.tuning.searcher import StudySearch
@@ -48,6 +48,7 @@ from evclip_ray.tuning.study_folder import StudyFolder
 from evclip_ray.tuning.study_rows import StudyRows
 from evclip_ray.tuning.study_view import with_own_view
 from evclip_ray.tuning.trainable import run_trial
+from evclip_ray.tuning.trial_repair import num_ended
 from evclip_ray.tuning.warm_start import WarmStart, apply_warm_start, measured_on, read_warm_start
 
 _TUNE = ".ray"
@@ -156,7 +157,8 @@ class StudyRun:
         """
         self._check_folder()
         retried = self._failed() if self._retry_failed else []
-        return max(0, self.trials - num_ended(self.folder) + len(retried))
+        ended: int = num_ended(self.folder)
+        return max(0.0, self.trials - ended + len(retried))
 
     def _failed(self) -> list[TrialRecord]:
         return [trial for trial in self.folder.trials() if trial.state is TrialState.FAILED]

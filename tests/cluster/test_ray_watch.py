@@ -29,10 +29,13 @@ def died(monkeypatch):
 
 @pytest.fixture
 def processes(tmp_path, monkeypatch):
-    """Start two programs with the names of Ray's and return them by name."""
+    """Start two programs in the place of Ray's and return them by name."""
+    # Not Ray's names: the test process may have a Ray of its own.
+    names = ("watched_gcs", "watched_raylet")
+    monkeypatch.setattr(ray_watch, "_NAMES", names)
     monkeypatch.setattr(ray_watch, "_is_ray", lambda pid: pid in {p.pid for p in started.values()})
     started = {}
-    for name in ("gcs_server", "raylet"):
+    for name in names:
         shutil.copy(shutil.which("sleep"), tmp_path / name)
         started[name] = subprocess.Popen([tmp_path / name, "600"])
     yield started
@@ -41,7 +44,7 @@ def processes(tmp_path, monkeypatch):
         process.wait()
 
 
-@pytest.mark.parametrize("name", ["gcs_server", "raylet"])
+@pytest.mark.parametrize("name", ["watched_gcs", "watched_raylet"])
 def test_dead_process_is_reported_and_the_other_ended(died, processes, name):
     reported, event = died
     with RayWatch():
@@ -56,11 +59,11 @@ def test_end_of_the_watch_and_sigterm_are_expected(died, processes, monkeypatch)
     with RayWatch() as watch:
         assert watch._dead() is None
         watch.end()
-        processes["raylet"].kill()
-        processes["raylet"].wait()
+        processes["watched_raylet"].kill()
+        processes["watched_raylet"].wait()
     with RayWatch() as watch:
         termination.note_signal(15)
-        processes["gcs_server"].kill()
+        processes["watched_gcs"].kill()
         watch._thread.join(20)
     assert reported == []
 
@@ -70,7 +73,7 @@ def test_death_while_ray_starts_is_reported(died, processes):
     with RayWatch() as watch:
         assert watch._dead() is None
         watch._ended.set()
-        processes["raylet"].kill()
-        processes["raylet"].wait()
+        processes["watched_raylet"].kill()
+        processes["watched_raylet"].wait()
         watch.report()
-    assert reported == ["raylet"]
+    assert reported == ["watched_raylet"]
