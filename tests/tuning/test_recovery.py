@@ -18,11 +18,12 @@ from evclip_ray.training.checksums import write_checksums
 from evclip_ray.tuning import trial_folder
 from evclip_ray.tuning.journal import read_journal
 from evclip_ray.tuning.optuna_storage import count_missing, open_optuna, own_trials, recover, replay
-from evclip_ray.tuning.recovery import num_ended, recover_study
+from evclip_ray.tuning.recovery import recover_study
 from evclip_ray.tuning.search_space import SearchSpace, read_space
 from evclip_ray.tuning.searcher import StudySearch
 from evclip_ray.tuning.stopper import Stops
 from evclip_ray.tuning.study_folder import StudyFolder
+from evclip_ray.tuning.trial_repair import num_ended
 from evclip_ray.tuning.tuner import StudyRun, identity
 
 EPOCHS = 3
