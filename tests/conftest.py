@@ -35,17 +35,18 @@ def shared() -> Path:
     return folder.resolve()
 
 
-def _start_ray():
+def _start_ray(attempts=3):
     import ray
 
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        object_store_memory=200_000_000,
-        log_to_driver=False,
-        logging_level="WARNING",
-    )
+    options = {"num_cpus": 2, "include_dashboard": False, "object_store_memory": 200_000_000}
+    try:
+        ray.init(address="local", log_to_driver=False, logging_level="WARNING", **options)
+    # Ray gives its processes 30 s to start, which a busy machine exceeds. It has no exception of its own.
+    except Exception as error:
+        ray.shutdown()
+        if attempts == 1 or "timed out during startup" not in str(error):
+            raise
+        return _start_ray(attempts - 1)
     return ray
 
 
@@ -137,6 +138,35 @@ def tiny_videos(make_experiment, tiny_cache, local_ray):
 
     plan = plan_videos(make_experiment(), cache=tiny_cache)
     return prepare(plan, cache=tiny_cache)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ray_decoding():
+    """Decode videos in the test process: Ray Data takes seconds to start for each set of videos.
+
+    Yields the function that decodes on Ray, for `decode_on_ray`.
+    """
+    from evclip_ray.data.shards import prepare
+
+    on_ray = prepare._run_all
+
+    def run_all(jobs, root, folder, seconds_per_video, nodes):
+        writing = prepare.Writing(None, root, folder, seconds_per_video, run="tests")
+        for job in jobs:
+            writing.write(job)
+            yield len(job.videos)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepare, "_run_all", run_all)
+        yield on_ray
+
+
+@pytest.fixture(scope="module")
+def decode_on_ray(ray_decoding):
+    """Decode videos on Ray as a user does, for tests of the decoding itself and of the commands."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("evclip_ray.data.shards.prepare._run_all", ray_decoding)
+        yield
 
 
 @pytest.fixture

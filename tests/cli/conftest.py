@@ -5,6 +5,11 @@ from click.testing import CliRunner
 from evclip_ray.cli import main
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _decode_on_ray(decode_on_ray):
+    """Use Ray for the decoding in all tests of this folder."""
+
+
 @pytest.fixture
 def call(tiny_cache):
     """Run a command in this process; returns click's result."""

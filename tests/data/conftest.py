@@ -6,6 +6,11 @@ import pytest
 from evclip_ray.data.manifest.manifest import Manifest
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _decode_on_ray(decode_on_ray):
+    """Use Ray for the decoding in all tests of this folder."""
+
+
 @pytest.fixture(scope="session")
 def write_video():
     """Return a function that writes a video and returns its path.
