@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -32,6 +33,7 @@ from evclip_ray.features.extract import (
 from evclip_ray.features.format import feature_file
 from evclip_ray.features.spec import class_text, frame_features, video_map
 from evclip_ray.features.view_cache import crop_views, read_frames
+from evclip_ray.locking import building
 from evclip_ray.models.clip import load_clip
 
 CPU = torch.device("cpu")
@@ -108,7 +110,18 @@ def test_ray_writes_the_same_bytes_as_one_process(shards, computed, tmp_path, lo
     assert contents(tmp_path) == computed[1]
 
 
-def test_more_views_compute_only_the_new_files(shards, computed, monkeypatch, local_ray):
+@pytest.fixture
+def one_process(monkeypatch, local_ray):
+    """Run jobs in this process instead of actors, each of which spends seconds on its imports."""
+
+    def run(jobs, pool):
+        encoder = _Encoder(threads=1, device="cpu")
+        return (encoder.encode(job) for job in jobs)
+
+    monkeypatch.setattr("evclip_ray.features.extract._run_on_actors", run)
+
+
+def test_more_views_compute_only_the_new_files(shards, computed, monkeypatch, one_process):
     store, before = computed
     times = {path: path.stat().st_mtime_ns for path in store.rglob("*.arrow")}
     with monkeypatch.context() as patched:
@@ -124,7 +137,7 @@ def test_more_views_compute_only_the_new_files(shards, computed, monkeypatch, lo
     assert len(reported) == 6
 
 
-def test_only_damaged_or_foreign_files_are_computed_again(shards, computed, local_ray):
+def test_only_damaged_or_foreign_files_are_computed_again(shards, computed, one_process):
     store, _ = computed
     jobs = jobs_of(store, shards)
     paths = [feature_file(job.store, job.spec.key, job.key) for job in jobs[:4]]
@@ -141,52 +154,49 @@ def test_only_damaged_or_foreign_files_are_computed_again(shards, computed, loca
     assert {path: path.stat().st_mtime_ns for path in times} == times
 
 
-WRITER = """
-import pickle, sys, torch
-from pathlib import Path
-from evclip_ray.locking import building
-from evclip_ray.features.encode import run_job
-torch.set_num_threads(1)
-jobs = pickle.loads(Path(sys.argv[1]).read_bytes())
-with building(job.store / job.spec.key for job in jobs):
-    for job in jobs:
-        run_job(job, torch.device("cpu"))
-        print("one", flush=True)
-"""
+FORK = multiprocessing.get_context("fork")
+"""Processes that need not import anything. One thread each, because threads do not survive a fork."""
+
+
+def write_under_lock(jobs, has_written):
+    torch.set_num_threads(1)
+    with building(job.store / job.spec.key for job in jobs):
+        for job in jobs:
+            run_job(job, CPU)
+            has_written.set()
 
 
 @pytest.fixture
-def start_writer(tmp_path):
+def start_writer():
     """Start another process that holds the lock and writes features; return once it has written one."""
 
     def start(jobs):
-        (tmp_path / "jobs").write_bytes(pickle.dumps(jobs))
-        command = [sys.executable, "-c", WRITER, str(tmp_path / "jobs")]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert process.stdout.readline() == "one\n"
+        has_written = FORK.Event()
+        process = FORK.Process(target=write_under_lock, args=(jobs, has_written))
+        process.start()
+        assert has_written.wait(60)
         return process
 
     return start
 
 
-def test_killed_extraction_leaves_no_lock_and_resumes(shards, computed, start_writer, tmp_path, local_ray):
+def test_killed_extraction_leaves_no_lock_and_resumes(shards, computed, start_writer, tmp_path, one_process):
     jobs = jobs_of(tmp_path / "store", shards)
-    with start_writer(jobs) as process:
-        process.send_signal(signal.SIGKILL)
+    process = start_writer(jobs)
+    process.kill()
+    process.join()
     assert 1 <= sum(is_done(job) for job in jobs) < len(jobs)
     prepare_features(jobs)
     assert contents(tmp_path / "store") == {str(p): computed[1][str(p)] for p in files_of(jobs)}
 
 
-def test_second_process_waits_and_reuses_the_files(
-    shards, computed, start_writer, tmp_path, monkeypatch, caplog
-):
+def test_second_process_waits_and_reuses_the_files(shards, computed, start_writer, tmp_path, monkeypatch):
     jobs = jobs_of(tmp_path / "store", shards)
     monkeypatch.setattr("evclip_ray.features.extract._extract", lambda *a: pytest.fail("computed twice"))
-    with start_writer(jobs) as process:
-        prepare_features(jobs)
-    assert process.returncode == 0
-    assert "another process is building it" in caplog.text
+    process = start_writer(jobs)
+    prepare_features(jobs)
+    process.join()
+    assert process.exitcode == 0
     assert contents(tmp_path / "store") == {str(p): computed[1][str(p)] for p in files_of(jobs)}
 
 
@@ -203,8 +213,7 @@ def run_all(jobs):
 def test_two_processes_may_write_the_same_files(shards, tmp_path):
     store = tmp_path / "store"
     jobs = view_jobs(store, MAPS, shards, 2)
-    spawn = multiprocessing.get_context("spawn")
-    both = [spawn.Process(target=run_all, args=(jobs,)) for _ in range(2)]
+    both = [FORK.Process(target=run_all, args=(jobs,)) for _ in range(2)]
     for process in both:
         process.start()
     for process in both:
@@ -260,12 +269,6 @@ def test_full_and_read_only_disks_are_reported_in_one_line(shards, tmp_path):
     assert str(still) in lines[-1]
 
 
-def test_unavailable_weights_are_a_config_error(shards, tmp_path, local_ray):
-    spec = frame_features("ViT-B-32", "nowhere", normalization="own", **SETTINGS)
-    with pytest.raises(ConfigError, match=r"ViT-B-32.*'nowhere'"):
-        prepare_features(view_jobs(tmp_path, spec, shards, 1))
-
-
 def test_batch_that_does_not_fit_is_halved():
     batches = []
 
@@ -297,9 +300,23 @@ def test_pool_fills_every_node():
     assert plan_pool([gpus], 0.0) == (2, 8, 0.0, 8), "features of runs on CPUs are computed on CPUs"
 
 
-def test_idle_actors_do_not_wait_for_one_that_cannot_start(shards, tmp_path, local_ray):
+def test_actors_do_not_wait_for_one_that_cannot_start(shards, tmp_path, local_ray):
     pool = Pool(actors=2, cpus=2, gpus=0.0, threads=1)
-    assert list(_run_on_actors(view_jobs(tmp_path, MAPS, shards, 1), pool)) == [None] * 3
+    unavailable = frame_features("ViT-B-32", "nowhere", normalization="own", **SETTINGS)
+    jobs = [*view_jobs(tmp_path, MAPS, shards, 1), *view_jobs(tmp_path, unavailable, shards, 1)[:1]]
+    *written, error = _run_on_actors(jobs, pool)
+    assert written == [None] * 3
+    assert isinstance(error, ConfigError)
+    assert re.search(r"ViT-B-32.*'nowhere'", str(error))
+
+
+def test_error_of_an_actor_is_raised(shards, tmp_path, monkeypatch, local_ray):
+    problem = ConfigError("no weights")
+    monkeypatch.setattr(
+        "evclip_ray.features.extract._run_on_actors", lambda jobs, pool: iter([None, problem])
+    )
+    with pytest.raises(ConfigError, match="no weights"):
+        prepare_features(view_jobs(tmp_path, MAPS, shards, 1))
 
 
 @pytest.mark.slow
