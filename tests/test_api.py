@@ -11,6 +11,7 @@ import yaml
 import evclip_ray
 from evclip_ray.api import _study_checkpoint
 from evclip_ray.config import ConfigError
+from evclip_ray.data.manifest.manifest import ManifestError
 
 
 @pytest.fixture
@@ -42,6 +43,22 @@ def test_import_loads_no_heavy_library(module):
     assert json.loads(result.stdout) == []
 
 
+@pytest.mark.parametrize("command", ["tune", "train"])
+def test_missing_videos_are_found_before_ray_starts(space, tmp_path, monkeypatch, command):
+    def connect(*_, **__):
+        raise AssertionError("Ray must not start")
+
+    monkeypatch.setattr("evclip_ray.cluster.connect", connect)
+    lines = [f"{label}{k}.mp4,{label}" for label in ("hug", "kick") for k in range(5)]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label", *lines, ""]))
+    given = space if command == "tune" else space.experiment({"optim.lr": 1e-3})
+    with pytest.raises(ManifestError, match=r"\d+ of \d+ videos are missing; .* --root FOLDER"):
+        getattr(evclip_ray, command)(
+            given, data=tmp_path / "list.csv", out=tmp_path / "out", cache=tmp_path / "cache"
+        )
+    assert not (tmp_path / "out").exists()
+
+
 def test_tune_train_and_evaluate(space, tmp_path, tiny_cache, local_ray):
     ended = []
     study = evclip_ray.tune(
@@ -50,6 +67,8 @@ def test_tune_train_and_evaluate(space, tmp_path, tiny_cache, local_ray):
         out=tmp_path / "study",
         cache=tiny_cache,
         overrides={"optim.batch_size": 6},
+        # One trial at a time, in one process: its imports take seconds.
+        study={"cpus": 2},
         on_trial=lambda event, trial: ended.append(trial.trial) if event == "ended" else None,
     )
     assert sorted(ended) == ["trial-0000", "trial-0001"] == sorted(study.trials["trial"])

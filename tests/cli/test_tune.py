@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from evclip_ray.cli.tune import ended_trials
 from evclip_ray.data.shards.prepare import open_shards
 from evclip_ray.tuning.tuner import Outcome, StudyRun
 
@@ -44,9 +45,11 @@ def test_duration_without_unit_is_refused(call):
 
 
 def test_study_can_be_trained_and_evaluated(call, space, tmp_path, local_ray):
-    study = tmp_path / "study"
-    tuned = call("tune", space, "--out", study)
+    study, cache = tmp_path / "study", tmp_path / "cache"
+    tuned = call("tune", space, "--out", study, "--cache", cache)
     assert tuned.exit_code == 0, tuned.output
+    decoded = [set(open_shards(ledger.parent).splits) for ledger in cache.glob("shards/*/ledger.json")]
+    assert set().union(*decoded) == {"train", "val"}, "the test split is not decoded"
     assert "Leaderboard" in tuned.output
     assert "optimistic  top-1" in tuned.output
     # The tiny validation split has one video per class, all with the same figure and background.
@@ -55,11 +58,13 @@ def test_study_can_be_trained_and_evaluated(call, space, tmp_path, local_ray):
     assert f"# corrected for the choice: {reason}" in (study / "best.yaml").read_text()
     assert "RANDOM WEIGHTS" in tuned.output
     assert f"tensorboard --logdir {study}" in tuned.output
-    trained = call("train", study / "best.yaml", "--set", "optim.epochs=1", "--out", tmp_path / "run")
+    options = ("--set", "optim.epochs=1", "--cache", cache)
+    trained = call("train", study / "best.yaml", *options, "--out", tmp_path / "run")
     assert trained.exit_code == 0, trained.output
     assert "best epoch 1" in trained.output
     for openings in (1, 2):
-        scored = call("evaluate", study / "best", "--split", "test", "--out", tmp_path / "scores")
+        options = ("--split", "test", "--cache", cache)
+        scored = call("evaluate", study / "best", *options, "--out", tmp_path / "scores")
         assert scored.exit_code == 0, scored.output
         assert "zero-shot CLIP" in scored.output
         ledger = json.loads((tmp_path / "scores" / "ledger.json").read_text())
@@ -74,14 +79,9 @@ def test_study_can_be_trained_and_evaluated(call, space, tmp_path, local_ray):
     assert sum(int(cell) for row in table[1:] for cell in row[1:]) == 6
 
 
-def test_study_does_not_decode_the_test_split(call, space, tmp_path, tmp_path_factory, local_ray):
-    cache = tmp_path_factory.mktemp("own-cache")
-    tuned = call("tune", space, "--out", tmp_path / "study", "--trials", "1", "--cache", cache)
-    assert tuned.exit_code == 0, tuned.output
-    splits = set()
-    for ledger in cache.glob("shards/*/ledger.json"):
-        splits |= set(open_shards(ledger.parent).splits)
-    assert splits == {"train", "val"}
+def test_fewer_trials_than_have_ended_are_said():
+    assert ended_trials(3, 3) == "all 3 trials have ended; a larger --trials adds some"
+    assert ended_trials(3, 1).startswith("3 trials have ended, more than the 1 requested; a larger --trials")
 
 
 def test_exhausted_time_budget_exits_with_0(call, space, tmp_path, local_ray):
