@@ -25,12 +25,8 @@ from evclip_ray.models.methods.base import Method
 from evclip_ray.records import EpochMetrics, random_weights_warning
 from evclip_ray.training.build import autocast_dtype, build_method, conditions_of, pick_device, weights_of
 from evclip_ray.training.checkpoint import (
-    DAMAGED,
     HISTORY,
-    SavedState,
-    newest_state,
     save_checkpoint,
-    set_aside,
     set_moments,
     set_tensors,
     without_activation,
@@ -42,6 +38,7 @@ from evclip_ray.training.frozen_cache import Cached, feature_specs, open_cached
 from evclip_ray.training.loader import Batches
 from evclip_ray.training.optim import learning_rate
 from evclip_ray.training.per_video_scores import EpochAnswers, VideoScores
+from evclip_ray.training.saved_state import DAMAGED, SavedState, newest_state, set_aside
 from evclip_ray.training.step import TrainingStep
 from evclip_ray.training.tensorboard.writer import BoardWriter
 from evclip_ray.training.validation import Validation, Validator

@@ -13,15 +13,9 @@ from evclip_ray.data.manifest.row_record import RowRecord
 from evclip_ray.formatting import counted
 from evclip_ray.objective import BEST
 from evclip_ray.records import LeaderboardRow, TrialRecord, TrialState
-from evclip_ray.training.checkpoint import (
-    HISTORY,
-    ROWS,
-    copy_checkpoint,
-    newest_state,
-    read_record,
-    set_aside,
-)
+from evclip_ray.training.checkpoint import HISTORY, ROWS, copy_checkpoint, read_record
 from evclip_ray.training.checksums import check_checkpoint
+from evclip_ray.training.saved_state import newest_state, set_aside
 from evclip_ray.training.zero_shot import videos_key
 from evclip_ray.tuning.leaderboard import leaderboard
 from evclip_ray.tuning.search_space import SearchSpace

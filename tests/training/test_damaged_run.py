@@ -15,11 +15,11 @@ from evclip_ray.training.checkpoint import (
     HISTORY,
     OPTIMIZER,
     load_adapter,
-    newest_state,
 )
 from evclip_ray.training.checksums import CHECKSUMS
 from evclip_ray.training.loop import Run
 from evclip_ray.training.per_video_scores import EPOCHS_FILE
+from evclip_ray.training.saved_state import newest_state
 
 DAMAGES = {
     "deleted": lambda path: path.unlink(),
