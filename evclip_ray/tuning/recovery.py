@@ -198,4 +198,4 @@ def _has_all(operations: list[dict[str, Any]], warm_start: Mapping[str, Any]) ->
     num_evidence, num_points = (
         sum(one["study"] == warm_start["folder"] for one in marks) for marks in (evidence, points)
     )
-    return num_evidence >= warm_start["evidence"] and num_points >= len(warm_start["points"])
+    return bool(num_evidence >= warm_start["evidence"] and num_points >= len(warm_start["points"]))

@@ -403,7 +403,7 @@ def test_lost_ledger_of_another_study_is_refused(folder, space):
         folder.check_objective("last")
 
 
-def test_lost_ledger_of_an_earlier_version_is_compared_by_settings(folder, space):
+def test_lost_ledger_of_an_earlier_version_is_compared(folder, space):
     for path in folder.root.glob("trials/*/point.json"):
         write_json(path, {"overrides": json.loads(path.read_text())["overrides"]})
     (folder.root / "ledger.json").unlink()
