@@ -1,5 +1,6 @@
 """The command `scale`."""
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from evclip_ray.cli.options import (
 )
 from evclip_ray.cli.remote import address_option
 from evclip_ray.config import ConfigError
-from evclip_ray.formatting import counted, duration
+from evclip_ray.formatting import counted, duration, shell
 
 if TYPE_CHECKING:
     from evclip_ray.scaling.ladder import LadderRun, StepState
@@ -101,6 +102,7 @@ def scale(
     from evclip_ray.cluster import connect
     from evclip_ray.scaling.ladder import LadderRun
     from evclip_ray.scaling.ladder_steps import Ladder
+    from evclip_ray.training.datamodule import check_source
     from evclip_ray.tuning.search_space import find_space
 
     ladder = Ladder.read(
@@ -121,12 +123,23 @@ def scale(
     # One connection serves all steps; the dashboard is needed if any step has groups of workers.
     workers = max(step.space.study.workers for step in ladder.steps)
     shared = () if dry_run else (run.folder.root, run.cache)
-    with connect(address, verbose=context.obj, dashboard=workers > 1, storage=shared) as machines:
+    # All steps usually read one list. Starting Ray takes seconds, and wrong paths are found without it.
+    first = ladder.steps[0].space
+    check_source(first.experiment(first.first_point()), cache=run.cache)
+    with contextlib.ExitStack() as stack:
         with bars() as progress:
-            plans = run.plan(machines, measure=dry_run, progress=DecodeView(progress))
+            view = DecodeView(progress)
+            connection = connect(
+                address, verbose=context.obj, dashboard=workers > 1, storage=shared, progress=view
+            )
+            # The connection outlives the bars of the plan.
+            machines = stack.enter_context(connection)
+            plans = run.plan(machines, measure=dry_run, progress=view)
         _show_plans(run, plans, whole=dry_run)
         if dry_run:
             _show_cost(run, plans)
+            for plan in plans.values():
+                plan.check_leaks()
             return
         states = run.run(machines, prepare=_prepare, search=_search, on_step=_print_state)
     _show_ladder(context, run, states)
@@ -210,7 +223,7 @@ def _show_ladder(context: click.Context, run: "LadderRun", states: "list[StepSta
     console.print(
         f"tables   {run.folder.root / 'ladder.csv'}, costs, fits, transfer, importance", soft_wrap=True
     )
-    console.print(f"report   evclip-ray report {run.folder.root}", soft_wrap=True)
+    console.print(f"report   {shell('evclip-ray', 'report', run.folder.root)}", soft_wrap=True)
     if any(state.state == "interrupted" for state in states):
         exit_interrupted(context)
     failed = [state for state in states if state.state == "failed"]

@@ -24,7 +24,8 @@ from evclip_ray.optional import require
     multiple=True,
     default=("train",),
     show_default=True,
-    help="Split of all sets. Or give it once for each set, in their order.",
+    help="Split of all sets. Or give it once for each set, in their order. A list without splits is read "
+    "whole.",
 )
 @click.option(
     "--root",
@@ -93,7 +94,7 @@ def shift(
     with bars() as progress:
         view = DecodeView(progress)
         plans_of_videos = [chosen.plan for chosen in plans]
-        with ray_if_needed(plans_of_videos, cache=cache, address=address, verbose=verbose):
+        with ray_if_needed(plans_of_videos, cache=cache, address=address, verbose=verbose, progress=view):
             decoded = [prepare(plan, cache=cache, progress=view) for plan in plans_of_videos]
         domains, weights = measure_sets(plans, decoded, progress=view)
     tables = compare(domains, seed=plans[0].experiment.seed)
@@ -103,9 +104,7 @@ def shift(
     draw_shift(out, domains, tables)
     print_random_weights(weights)
     for chosen in plans:
-        console.print(
-            f"{chosen.name}: {chosen.num_videos} of {chosen.total} {chosen.split} videos", markup=False
-        )
+        console.print(chosen.extent, soft_wrap=True, markup=False)
     for name, title in TITLES.items():
         if name in tables:
             console.print(rows_table(title, tables[name]))

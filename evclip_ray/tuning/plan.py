@@ -9,10 +9,13 @@ from typing import Any
 import torch
 
 from evclip_ray.config import ConfigError, flatten
+from evclip_ray.data.manifest.class_table import class_lines, class_table
+from evclip_ray.data.manifest.leaks import refuse_leaks
 from evclip_ray.data.transforms import view_summary
 from evclip_ray.formatting import duration
 from evclip_ray.objective import BEST, LAST, describe
 from evclip_ray.profiling.step_time import measure_step
+from evclip_ray.training.class_text_check import TEXT_SETTINGS, check_class_texts
 from evclip_ray.training.datamodule import VideoPlan, is_prepared
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.frozen_cache import feature_specs
@@ -64,6 +67,16 @@ class StudyPlan:
         """Optimiser steps of an epoch of all runs of a trial, on the first variant of the videos."""
         return _steps_per_epoch(self.space, self.variants[0])
 
+    def check_leaks(self) -> None:
+        """Compare the bytes of videos that are not decoded yet, as their preparation will do.
+
+        Raises:
+            ManifestError: Two splits contain the same video, and leaks are not allowed.
+        """
+        manifests = {id(variant.manifest): variant.manifest for variant in self.variants}
+        for manifest in manifests.values():
+            refuse_leaks(manifest, allow=manifest.allow_leaks)
+
     @property
     def _runs(self) -> str:
         """Runs of a trial, if it has several."""
@@ -84,6 +97,7 @@ class StudyPlan:
         )
         rows = [
             ("videos", f"{counts}; {len(first.classes)} classes; {several}{decoding}"),
+            *(("classes" if i == 0 else "", line) for i, line in enumerate(self._classes())),
             *(("selection" if i == 0 else "", line) for i, line in enumerate(self._selection())),
             *(("frames" if i == 0 else "", line) for i, line in enumerate(self._frames())),
             ("trials", f"{self._trials()}{self._balance()}, {study.sampler} sampler, seed {study.seed}"),
@@ -98,6 +112,10 @@ class StudyPlan:
             ("resources", self._resources()),
         ]
         return rows + (self.cost.lines(self.time_budget) if self.cost else [])
+
+    def _classes(self) -> list[str]:
+        first = self.variants[0]
+        return class_lines(class_table(first.manifest, first.rows))
 
     def _selection(self) -> Iterator[str]:
         # Variants may differ in the shots, and so in the videos that select.
@@ -219,6 +237,7 @@ def plan_study(
         experiment = space.experiment(settings)
         # The key removes duplicates: two combinations may have the same data and view.
         variants[videos_key(experiment)] = rows_of(experiment)
+    _check_texts(space, variants)
     planned = list(variants.values())
     undecoded = sum(
         sum(len(rows) for rows in variant.rows.values())
@@ -238,6 +257,24 @@ def plan_study(
         time_budget,
         cost,
     )
+
+
+def _check_texts(space: SearchSpace, variants: Mapping[str, VideoPlan]) -> None:
+    """Check that the class texts of all trials fit, see `check_class_texts`."""
+    by_classes: dict[tuple[str, ...], list[ExperimentConfig]] = {}
+    axes = [axis for axis in space.search if axis.path.rpartition(".")[2] in TEXT_SETTINGS]
+    fixed = flatten(space.fixed)
+    for settings in frozen_variants(space):
+        points = [settings]
+        for axis in axes:
+            # The longest text has the largest number of learned vectors.
+            if axis.path not in settings and axis.applies({**fixed, **settings}):
+                points = [{**point, axis.path: value} for point in points for value in axis.edges]
+        for point in points:
+            if _is_allowed(space, point) and (key := videos_key(space.experiment(point))) in variants:
+                by_classes.setdefault(variants[key].classes, []).append(space.experiment(point))
+    for classes, experiments in by_classes.items():
+        check_class_texts(experiments, classes)
 
 
 def _measure_cost(

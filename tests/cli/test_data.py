@@ -31,6 +31,35 @@ def test_verify_prints_splits_groups_and_classes(call, tiny_manifest):
     assert ["growing", "bigger", "3", "1", "1"] in rows
 
 
+def test_verify_lists_labels_that_are_the_same(call, tiny_manifest, tmp_path):
+    with tiny_manifest.open() as stream:
+        rows = list(csv.DictReader(stream))[:3]
+    lines = [f"{row['path']};{label}" for row, label in zip(rows, ("Kick", "kick", "hug"), strict=True)]
+    (tmp_path / "list.csv").write_text("\n".join(["Video;Kind", *lines, ""]))
+    arguments = (tmp_path / "list.csv", "--root", tiny_manifest.parent, "--columns", "label=Kind")
+    result = call("manifest", "verify", *arguments)
+    assert result.exit_code == 1
+    assert "'kick' (1 videos) = 'Kick' (1 videos)" in result.output
+    assert "3 videos, 3 labels, 0 broken" in result.output
+
+
+def test_verify_names_a_root_before_it_decodes(call, tiny_manifest, tmp_path):
+    shutil.copytree(tiny_manifest.parent, tmp_path / "videos")
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "videos" / "manifest.csv").rename(tmp_path / "lists" / "manifest.csv")
+    result = call("manifest", "verify", tmp_path / "lists" / "manifest.csv")
+    assert result.exit_code == 1
+    assert "30 of 30 videos are missing" in result.output
+    assert f"--root {tmp_path / 'videos'}" in result.output
+    assert "broken" not in result.output
+
+
+def test_unknown_column_option_is_refused(call, tiny_manifest):
+    result = call("manifest", "verify", tiny_manifest, "--columns", "lable=kind")
+    assert result.exit_code != 0
+    assert "must be COLUMN=NAME, where COLUMN is path, label, split or group" in str(result.output)
+
+
 def test_shards_prints_its_folder_and_can_run_again(call, tiny_manifest, local_ray):
     settings = ("--set", "view.num_frames=2", "--set", "view.height=32")
     arguments = ("shards", "--data", tiny_manifest, "--split", "val", *settings)

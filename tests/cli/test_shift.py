@@ -5,6 +5,7 @@ import pytest
 from click.testing import CliRunner
 
 from evclip_ray.cli import main
+from evclip_ray.evaluation.domain_shift import plan_sets
 
 SETTINGS = [
     *("--set", "backbone.name=debug", "--set", "backbone.pretrained=random"),
@@ -32,7 +33,7 @@ def test_two_sets_are_compared_with_predictions(shift, tiny_manifest, tmp_path):
     result = shift(*arguments)
     assert result.exit_code == 0, result.output
     out = tmp_path / "out"
-    sizes = ("18 of 18 train videos", "6 of 6 test videos")
+    sizes = ("18 of 18 videos of the 'train' split", "6 of 6 videos of the 'test' split")
     measures = ("Cliff's delta", "classifier_error", "above chance", "class_similarity")
     for words in ("RANDOM WEIGHTS", *sizes, *measures, str(out)):
         assert words in result.output
@@ -51,9 +52,20 @@ def test_two_sets_are_compared_with_predictions(shift, tiny_manifest, tmp_path):
 def test_large_set_is_sampled(shift, tiny_manifest, tmp_path):
     result = shift(tiny_manifest, tiny_manifest, "--videos", "7")
     assert result.exit_code == 0, result.output
-    assert "7 of 18 train videos" in result.output
+    assert "7 of 18 videos of the 'train' split" in result.output
     with (tmp_path / "out" / "videos.csv").open() as stream:
         assert len(list(csv.DictReader(stream))) == 14
+
+
+def test_list_without_splits_is_read_whole(tiny_manifest, tmp_path):
+    with tiny_manifest.open() as stream:
+        lines = [f"{row['path']},{row['label']}" for row in csv.DictReader(stream)]
+    (tmp_path / "night.csv").write_text("\n".join(["path,label", *lines, ""]))
+    names = [str(tmp_path / "night.csv"), str(tiny_manifest)]
+    overrides = [{"data.manifest": name, "data.root": str(tiny_manifest.parent)} for name in names]
+    whole, marked = plan_sets(names, ["train", "train"], overrides, max_videos=100, cache=tmp_path)
+    assert whole.extent == "night: 30 of 30 videos (the list has no splits)"
+    assert marked.extent.endswith("18 of 18 videos of the 'train' split")
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def class_table(
         chosen["none"] = unmarked
     counts = {split: _counted(labels, indices) for split, indices in chosen.items() if len(indices)}
     first = next(iter(counts), None)
-    table = [
+    table: list[dict[str, Any]] = [
         {"class": label, **{split: count.get(label, 0) for split, count in counts.items()}}
         for label in manifest.classes
     ]

@@ -141,9 +141,8 @@ def find_missing(paths: Sequence[str], rows: NDArray[np.int64], root: Place) -> 
     """Return the missing files of a sample that is spread evenly over the rows."""
     is_remote = is_uri(root) or (len(rows) and is_uri(paths[int(rows[0])]))
     size = _REMOTE_SAMPLE if is_remote else _SAMPLE
-    spread = np.unique(np.linspace(0, max(0, len(rows) - 1), num=size).astype(int)) if len(rows) else []
     # One file can have several rows, as parts.
-    first_rows = {paths[row]: row for row in reversed([int(rows[k]) for k in spread])}
+    first_rows = {paths[row]: row for row in reversed([int(rows[k]) for k in _spread(len(rows), size)])}
     sample = sorted(first_rows.values())
     total = len(rows)
     if total <= size:
@@ -151,6 +150,12 @@ def find_missing(paths: Sequence[str], rows: NDArray[np.int64], root: Place) -> 
         total = len(sample)
     exists = _exist([storage.locate(root, paths[row]) for row in sample])
     return Missing([row for row, there in zip(sample, exists, strict=True) if not there], len(sample), total)
+
+
+def _spread(count: int, size: int) -> list[int]:
+    """Return at most `size` numbers below `count`, evenly spread."""
+    numbers: list[int] = np.linspace(0, max(0, count - 1), num=size).astype(int).tolist()
+    return sorted(set(numbers)) if count else []
 
 
 def find_root(paths: Sequence[str], root: Place, source: str) -> Place | None:
@@ -211,9 +216,7 @@ def _foreign_prefix(paths: pa.ChunkedArray, root: Path) -> str:
     """Return the start of all paths that belongs to another machine, or an empty text."""
     if pc.any(pc.match_substring_regex(paths, r"^[A-Za-z][A-Za-z0-9+.-]*://")).as_py():
         return ""
-    count = len(paths)
-    spread = np.unique(np.linspace(0, max(0, count - 1), num=_SAMPLE).astype(int)) if count else []
-    sample = [path for k in spread if (path := paths[int(k)].as_py())]
+    sample = [path for k in _spread(len(paths), _SAMPLE) if (path := paths[k].as_py())]
     if not sample or any(os.path.exists(root / path) for path in sample):  # noqa: PTH110
         return ""
     start = _common_start(sample, root)
