@@ -94,7 +94,9 @@ def _reason_to_rebuild(
         if trial is None:
             return f"does not have {record.trial}"
         params = read_fields(folder.trial(record.trial)).get("params")
-        if params is not None and trial.params and trial.params != params:
+        # Compared as the file has them.
+        drawn = json.loads(json.dumps(trial.params, default=str))
+        if params is not None and drawn and drawn != params:
             return f"has another point for {record.trial}"
         is_ended = trial.state.is_finished() and not trial.user_attrs.get(INTERRUPTED)
         if record.state.has_ended and not is_ended:
