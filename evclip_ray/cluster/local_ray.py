@@ -5,12 +5,14 @@ in the home folder. Batch systems set a long `TMPDIR` for each job. Containers r
 """
 
 import contextlib
+import fcntl
 import logging
 import os
 import secrets
 import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ log = logging.getLogger(__name__)
 # 107 bytes without "/ray/session_2026-11-27_19-40-00_123456_1234567/sockets/plasma_store" and a spare of 3.
 _MAX_FOLDER_BYTES = 36
 _SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
+_PREFIX = "evr-"
+_NEW_SECONDS = 60
 _TOKEN_VARIABLES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
@@ -29,7 +33,8 @@ _TOKEN_VARIABLES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 def local_options() -> Iterator[dict[str, Any]]:
     """Prepare this process for a local Ray. Yields options of `ray.init`.
 
-    A temporary folder that this function creates is removed after the block.
+    A temporary folder that this function creates is removed after the block. Those of killed processes are
+    removed by the next call.
 
     Raises:
         ConfigError: The machine has no loopback interface, or no temporary folder fits.
@@ -41,11 +46,32 @@ def local_options() -> Iterator[dict[str, Any]]:
         yield {}
         return
     log.warning("%s; Ray uses %s", problem, base)
-    folder = tempfile.mkdtemp(prefix="evr-", dir=base)
+    _remove_abandoned(base)
+    folder = tempfile.mkdtemp(prefix=_PREFIX, dir=base)
+    # The kernel releases the lock with its owner, which may die without leaving the block.
+    lock = os.open(folder, os.O_RDONLY)
     try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         yield {"_temp_dir": folder}
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _remove_abandoned(base: Path) -> None:
+    """Remove the folders of this user whose owner is dead."""
+    for folder in base.glob(f"{_PREFIX}*"):
+        # Another process may remove the folder, or may not have locked a new one yet.
+        with contextlib.suppress(OSError):
+            status = folder.stat()
+            if status.st_uid != os.getuid() or time.time() - status.st_ctime < _NEW_SECONDS:
+                continue
+            lock = os.open(folder, os.O_RDONLY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(lock)
 
 
 def check_loopback() -> None:

@@ -97,6 +97,23 @@ def test_replacement_folder_is_removed(monkeypatch, caplog):
     assert "Ray uses /tmp" in caplog.text
 
 
+def test_folder_of_a_dead_process_is_removed_by_the_next(monkeypatch, tmp_path):
+    monkeypatch.setenv("TMPDIR", f"/tmp/{LONG}")
+    monkeypatch.setattr(local_ray, "_MAX_FOLDER_BYTES", 90)
+    monkeypatch.setattr(local_ray, "_SHORT_FOLDERS", (str(tmp_path),))
+    dead, new = tmp_path / "evr-dead", tmp_path / "evr-new"
+    (dead / "session").mkdir(parents=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(local_ray, "_NEW_SECONDS", 0)
+        with local_options() as first, local_options() as second:
+            assert Path(first["_temp_dir"]).is_dir()
+            assert Path(second["_temp_dir"]).is_dir()
+            assert not dead.exists()
+    new.mkdir()
+    with local_options():
+        assert new.is_dir()
+
+
 def test_missing_loopback_names_the_fix(monkeypatch):
     def refuse(*arguments, **options):
         raise OSError(101, "Network is unreachable")
