@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from evclip_ray.class_names import normalized_name, split_words
 from evclip_ray.data.manifest.manifest import Manifest, ManifestError
+from evclip_ray.formatting import counted
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +92,10 @@ def describe_same_labels(manifest: Manifest, groups: list[tuple[str, ...]]) -> s
     counts = {
         row["values"].as_py(): row["counts"].as_py() for row in pc.value_counts(manifest.table["label"])
     }
-    texts = [" = ".join(f"{_shown(label)} ({counts[label]} videos)" for label in group) for group in groups]
+    texts = [
+        " = ".join(f"{_shown(label)} ({counted(counts[label], 'video')})" for label in group)
+        for group in groups
+    ]
     rest = f"; and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
     return "; ".join(texts[:_SHOWN]) + rest
 

@@ -39,7 +39,7 @@ def test_verify_lists_labels_that_are_the_same(call, tiny_manifest, tmp_path):
     arguments = (tmp_path / "list.csv", "--root", tiny_manifest.parent, "--columns", "label=Kind")
     result = call("manifest", "verify", *arguments)
     assert result.exit_code == 1
-    assert "'kick' (1 videos) = 'Kick' (1 videos)" in result.output
+    assert "'kick' (1 video) = 'Kick' (1 video)" in result.output
     assert "3 videos, 3 labels, 0 broken" in result.output
 
 

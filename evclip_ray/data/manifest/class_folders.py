@@ -9,10 +9,12 @@ import pyarrow as pa
 from evclip_ray.data.manifest.discovery import find_videos, is_system
 from evclip_ray.data.manifest.validation import ManifestError, split_names
 from evclip_ray.data.storage import Place
+from evclip_ray.formatting import counted
 
 logger = logging.getLogger(__name__)
 
 _MAX_KINDS = 8
+_FOLDERS = "system folder"
 
 
 def read_folder(folder: Place) -> pa.Table:
@@ -106,7 +108,8 @@ def _listed(left_out: dict[str, int], before: str, after: str) -> str:
     if not kinds:
         return ""
     texts = [
-        f"{count} {kind}{'' if kind == 'system folders' else ' files'}" for kind, count in kinds[:_MAX_KINDS]
+        counted(count, kind if kind == _FOLDERS else f"{kind} file") for kind, count in kinds[:_MAX_KINDS]
     ]
-    rest = sum(count for _, count in kinds[_MAX_KINDS:])
-    return f"{before}{', '.join(texts)}{f', {rest} other files' if rest else ''}{after}"
+    if rest := sum(count for _, count in kinds[_MAX_KINDS:]):
+        texts.append(counted(rest, "other file"))
+    return f"{before}{', '.join(texts)}{after}"

@@ -100,7 +100,7 @@ def _walk_objects(root: str, left_out: collections.Counter[str]) -> Iterator[tup
     inside = sorted(name.rpartition("/") for name in storage.find_objects(root))
     for folder, names in itertools.groupby(inside, key=lambda parts: parts[0]):
         if any(is_system(part) for part in folder.split("/")):
-            left_out["system folders"] += 1
+            left_out["system folder"] += 1
             continue
         yield folder, [name for _, _, name in names if name]
 
@@ -115,7 +115,7 @@ def _walk_folders(root: Path, left_out: collections.Counter[str]) -> Iterator[tu
             continue
         entered.add((status.st_dev, status.st_ino))
         visible = [name for name in folders if not is_system(name)]
-        left_out["system folders"] += len(folders) - len(visible)
+        left_out["system folder"] += len(folders) - len(visible)
         folders[:] = sorted(visible)
         relative = os.path.relpath(parent, root).replace(os.sep, "/")
         if names:

@@ -16,6 +16,7 @@ from pyarrow import parquet
 from evclip_ray.data.manifest.columns import Columns, count_known, find_columns, typed_column, without_folds
 from evclip_ray.data.manifest.discovery import VIDEO_ENDINGS
 from evclip_ray.data.manifest.validation import SCHEMA, ManifestError
+from evclip_ray.formatting import counted
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +157,7 @@ def _cells(body: str, count: int, separator: str, source: str) -> pa.Table:
             number, cells, text = wrong[-1]
             hint = "; quote a cell that holds the separator" if cells > count else ""
             raise ManifestError(
-                f"{source}: row {number} has {cells} cells, but the header has {count}{hint}:"
+                f"{source}: row {number} has {counted(cells, 'cell')}, but the header has {count}{hint}:"
                 f" {text.strip()[:80]!r}"
             ) from None
     raise ManifestError(f"{source}: {str(problem).splitlines()[0].removeprefix('CSV parse error: ')}")

@@ -40,7 +40,7 @@ def test_hidden_and_system_folders_are_no_classes(tree, caplog):
     with caplog.at_level(logging.WARNING):
         manifest = read_manifest(root)
     assert manifest.column("path") == ["hug/1.mp4", "kick/1.mp4"]
-    assert "left out 5 system folders, 1 hidden files, 1 .txt files" in caplog.text
+    assert "left out 5 system folders, 1 hidden file, 1 .txt file" in caplog.text
 
 
 @pytest.mark.parametrize("ending", ["MTS", "m2ts", "vob", "ogv", "mxf", "3g2", "divx", "y4m", "m4v"])
@@ -64,11 +64,11 @@ def test_split_folders_above_class_folders_give_splits(tree, names):
     ("names", "message"),
     [
         ((), "holds no video"),
-        (("run/a.xyz",), r"holds no video.*\(left out: 1 .xyz files\)"),
+        (("run/a.xyz",), r"holds no video.*\(left out: 1 .xyz file\)"),
         (("loose.mp4",), "loose.mp4 is not in a class folder"),
         (("Train/run/a.mp4", "run/b.mp4"), "Train is a split, but run is not"),
         (("run/a.mp4", "wave/"), "1 of 2 class folders hold no video: wave"),
-        (("run/a.mp4", "wave/b.xyz"), r"hold no video: wave; .*\(left out: 1 .xyz files\)"),
+        (("run/a.mp4", "wave/b.xyz"), r"hold no video: wave; .*\(left out: 1 .xyz file\)"),
         (("train/run/a.mp4", "test/wave/"), "hold no video: wave"),
         ((b"caf\xe9/b.mp4".decode("utf-8", "surrogateescape"),), r"not UTF-8, the first is 'caf\\xe9/b.mp4'"),
     ],

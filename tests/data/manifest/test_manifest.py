@@ -116,7 +116,7 @@ def test_one_video_may_have_several_parts(write):
         ("path,split\na,train\n", "column 'label' is missing; it has path, split"),
         ("path,lable\na,x\n", "column 'label' is missing; .* did you mean 'lable'.* data.label_column=lable"),
         ("path,label,label\na,x,y\n", "appears 2 times"),
-        ("path,label\na,x\nb\n", "row 2 has 1 cells, but the header has 2: 'b'"),
+        ("path,label\na,x\nb\n", "row 2 has 1 cell, but the header has 2: 'b'"),
         ("path,label\na,x\nb,  \n", "row 2 has a blank label"),
         ("path,label\n,x\n", "row 1 has a blank path"),
         ("path,label\na,x\nb,y\na,x\na,x\n", r"1 videos are listed .* 'a', 3 times, in rows 1 to 4"),
