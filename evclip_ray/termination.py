@@ -1,9 +1,10 @@
 """Early end of a command: by Ctrl-C, by SIGTERM, or because a process of the local Ray died."""
 
+import contextlib
 import logging
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,17 @@ def _raise_terminated(number: int, frame: FrameType | None) -> None:
 def set_ray_death_handler(handler: RayDeathHandler) -> None:
     """Set what happens when a process of the local Ray dies. By default one line is logged."""
     _State.on_ray_death = handler
+
+
+@contextlib.contextmanager
+def ray_may_die() -> Iterator[None]:
+    """Neither report nor restart a Ray that dies in the block, because the caller reports its error."""
+    before = _State.on_ray_death
+    _State.on_ray_death = lambda process: None
+    try:
+        yield
+    finally:
+        _State.on_ray_death = before
 
 
 def ray_died(process: str) -> None:

@@ -27,6 +27,7 @@ from evclip_ray.data.video.decode import decoder_name
 from evclip_ray.data.video.reader import VideoReader
 from evclip_ray.formatting import binary_size, duration
 from evclip_ray.models.weight_status import WeightStatus, clip_weight_status, encoder_weight_status
+from evclip_ray.termination import ray_may_die
 from evclip_ray.training.experiment import ExperimentConfig
 
 State = Literal["ok", "warning", "failed"]
@@ -282,7 +283,8 @@ def _weight_check(name: str, status: WeightStatus, setting: str) -> Check:
 def _ray() -> Check:
     begun = time.monotonic()
     try:
-        with connect(None, num_cpus=1):
+        # Otherwise the command line would start the command again, instead of printing the failure.
+        with ray_may_die(), connect(None, num_cpus=1):
             started = time.monotonic() - begun
             ray.get(ray.remote(os.getpid).remote(), timeout=120)
     # Ray raises bare exceptions where a process of its own fails.

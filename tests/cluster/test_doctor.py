@@ -1,5 +1,6 @@
 import pytest
 
+from evclip_ray import termination
 from evclip_ray.cluster import doctor
 from evclip_ray.cluster.doctor import Check, check_machine
 from evclip_ray.models.weight_status import clip_weight_status, encoder_weight_status
@@ -85,11 +86,18 @@ def test_gpu_that_pytorch_cannot_use_is_a_warning(monkeypatch, driver, cuda, sta
 
 def test_failed_start_of_ray_is_a_failure_with_logs(monkeypatch):
     def refuse(*arguments, **options):
+        termination.ray_died("raylet")
         raise RuntimeError("The current node timed out during startup.")
 
+    died = []
+    monkeypatch.setattr(termination._State, "on_ray_death", died.append)
     monkeypatch.setattr(doctor, "connect", refuse)
     check = doctor._ray()
     assert check.state == "failed"
+    # The command line's own handler would start the command again.
+    assert died == []
+    termination.ray_died("raylet")
+    assert died == ["raylet"]
     assert "session_latest/logs" in check.fix
 
 
