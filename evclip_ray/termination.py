@@ -77,6 +77,6 @@ def ray_died(process: str) -> None:
         return
     log.error(
         "Ray's process %s died. Everything finished is kept, and the same call continues it. Ray ends this "
-        "process soon.",
+        "process within a minute.",
         process,
     )

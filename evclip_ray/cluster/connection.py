@@ -34,9 +34,6 @@ _DEFAULTS = {
     # Tune's newer output ignores the verbosity and always prints its tables.
     "RAY_AIR_NEW_OUTPUT": "0",
 }
-_GCS_SECONDS = 15
-"""Seconds after which processes of a local Ray end without its GCS. Ray waits 60 s for one that moves to
-another machine. A local one that died does not come back, and one that is only slow keeps its connections."""
 _STARTING = "starting Ray"
 _NOISY = ("ray", "ray.data", "ray.tune", "ray.train", "ray._private")
 
@@ -82,7 +79,6 @@ def connect(
             "include_dashboard": dashboard,
             "object_store_memory": 300 * 1024**2,
             "num_cpus": num_cpus,
-            "_system_config": {"gcs_rpc_server_reconnect_timeout_s": _GCS_SECONDS},
         }
         log_dead_raylet()
         with (

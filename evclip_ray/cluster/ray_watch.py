@@ -20,7 +20,8 @@ _NAMES = ("gcs_server", "raylet")
 _POLL_SECONDS = 0.25
 _GRACE_SECONDS = 1.0
 """A job scheduler sends SIGTERM to this process and to those of Ray at the same moment."""
-_REAP_SECONDS = 5.0
+_REAP_SECONDS = 30.0
+"""On a machine with many waiting processes, one needs seconds to die of SIGKILL."""
 
 
 class _Process(NamedTuple):
