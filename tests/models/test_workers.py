@@ -1,5 +1,6 @@
 """Gradients of two workers that share a batch, compared with those of one worker (all methods)."""
 
+import datetime
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -42,14 +43,25 @@ def features() -> tuple[Tensor, Tensor]:
 def worker_gradients(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Gradients]:
     """Gradients of each case and loss on two workers with three and two videos."""
     folder = tmp_path_factory.mktemp("workers")
-    torch.multiprocessing.spawn(_worker, args=(2, str(folder)), nprocs=2)
+    # This process is worker 0: a second one would spend seconds on its imports.
+    other = torch.multiprocessing.spawn(_other_worker, args=(str(folder),), join=False)
+    _work(0, str(folder))
+    while not other.join():
+        pass
     gradients: dict[str, Gradients] = torch.load(folder / "gradients.pt", weights_only=True)
     return gradients
 
 
-def _worker(rank: int, world: int, folder: str) -> None:
+def _other_worker(process: int, folder: str) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world)
+    _work(1, folder)
+
+
+def _work(rank: int, folder: str) -> None:
+    world = 2
+    # If one worker fails, the other one must not wait for the default of 30 minutes.
+    meeting = {"init_method": f"file://{folder}/meeting", "timeout": datetime.timedelta(minutes=2)}
+    dist.init_process_group("gloo", rank=rank, world_size=world, **meeting)
     batch, frozen = random_videos(NUM_VIDEOS), load_networks()
     mine = torch.from_numpy(np.array_split(np.arange(NUM_VIDEOS), world)[rank])
     # The training loop weights the parts of a batch in the same way.
