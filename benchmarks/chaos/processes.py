@@ -47,6 +47,8 @@ class Command:
 
     def __init__(self, arguments: Sequence[str], *, log: Path, environment: Mapping[str, str]) -> None:
         self.log, self._began = log, time.monotonic()
+        # Such as a Ray that the tests share. They and their children are not of this command.
+        self._others = frozenset(_family())
         with log.open("wb") as stream:
             self._process = subprocess.Popen(
                 arguments,
@@ -84,7 +86,7 @@ class Command:
 
     def find(self, *titles: str) -> list[int]:
         """Return the processes of this command whose command line contains one of `titles`."""
-        return [pid for pid in _family() if any(title in _title(pid) for title in titles)]
+        return [pid for pid in _family(self._others) if any(title in _title(pid) for title in titles)]
 
     def finish(self, seconds: float) -> Ended:
         """Wait for the end of the command and of all its processes, and end those that remain.
@@ -98,7 +100,7 @@ class Command:
         status = self._process.wait()
         taken = time.monotonic() - self._began
         deadline = time.monotonic() + _ENDING_SECONDS
-        while (left := _family()) and time.monotonic() < deadline:
+        while (left := _family(self._others)) and time.monotonic() < deadline:
             _reap()
             time.sleep(0.2)
         named = tuple(_title(pid).strip()[:120] or f"zombie {name}" for pid, name in left.items())
@@ -118,8 +120,8 @@ def adopt_orphans() -> None:
     ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0)
 
 
-def _family() -> dict[int, str]:
-    """Return all processes below this one by id, with their names."""
+def _family(others: frozenset[int] = frozenset()) -> dict[int, str]:
+    """Return all processes below this one by id, with their names, without `others` and those below them."""
     parents, names = {}, {}
     for file in Path("/proc").glob("[0-9]*/stat"):
         # A process may end while it is read.
@@ -128,7 +130,7 @@ def _family() -> dict[int, str]:
             pid = int(file.parent.name)
             parents[pid], names[pid] = int(tail.split()[1]), head.partition("(")[2]
     own = {os.getpid()}
-    while more := {pid for pid, parent in parents.items() if parent in own} - own:
+    while more := {pid for pid, parent in parents.items() if parent in own} - own - others:
         own |= more
     return {pid: names[pid] for pid in own - {os.getpid()}}
 
