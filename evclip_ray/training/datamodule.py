@@ -542,7 +542,8 @@ def check_videos(
         ManifestError: All of the sample are missing.
     """
     # The other sources have just been written to the cache.
-    if experiment.data.manifest is not None:
+    # No rows are needed to import a checkpoint.
+    if experiment.data.manifest is not None and rows:
         chosen = np.unique(np.concatenate(list(rows.values())))
         check_files(manifest.column("path"), chosen, manifest.root, manifest.source)
 
