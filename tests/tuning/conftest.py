@@ -20,6 +20,6 @@ def study(tiny_manifest, tiny_cache, tiny_videos, local_ray, debug_settings):
             "search": search,
             "study": {"memory_gb": 0.5, **options},
         }
-        return StudyRun(SearchSpace.load("tiny", data), root, cache=tiny_cache, **(call or {}))
+        return StudyRun(SearchSpace.load("tiny", data), root, **{"cache": tiny_cache, **(call or {})})
 
     return make

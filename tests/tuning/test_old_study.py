@@ -66,7 +66,9 @@ def test_old_study_is_resumed(old_study, local_ray, tmp_path):
     finished = old_study / "trials" / "trial-0001"
     before = {path: path.read_bytes() for path in (finished / "result.json", finished / "history.jsonl")}
     interrupted = epochs(old_study, "trial-0002")
-    run = StudyRun(read_space(DATA / "old_study.yaml"), old_study, cache=tmp_path / "cache")
+    # Trials of two CPUs run one at a time, in one process: its imports take seconds.
+    space = read_space(DATA / "old_study.yaml", study={"cpus": 2})
+    run = StudyRun(space, old_study, cache=tmp_path / "cache")
     plan = run.plan(MACHINES)
     assert plan.missing == 3
     run.claim()

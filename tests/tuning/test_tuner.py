@@ -1,6 +1,7 @@
 """Small studies on real Ray: files on disk, failures and resuming."""
 
 import csv
+import functools
 import json
 import os
 import shutil
@@ -25,6 +26,16 @@ from evclip_ray.tuning.optuna_storage import STUDY_NAME
 from evclip_ray.tuning.study_folder import StudyFolder
 
 MACHINES = [{"CPU": 2.0, "memory": 8.0 * GIB}]
+ONE_EPOCH = {"optim.epochs": 1}
+
+
+@pytest.fixture
+def study(study):
+    """Return the factory of studies whose trials run one at a time, in one process.
+
+    A process spends seconds on its imports. `tests/cli/test_tune.py` runs two trials at once.
+    """
+    return functools.partial(study, cpus=2)
 
 
 def run(study, on_event=None):
@@ -86,17 +97,27 @@ def test_lost_trial_is_run_again_in_the_same_call(study, tmp_path, monkeypatch):
     assert outcome.missing == 2
 
 
-def test_finished_study_runs_only_added_trials(study, tmp_path):
-    root = tmp_path / "study"
-    first, _ = run(study(root, trials=2, scheduler="none"))
-    again, events = run(study(root, trials=2, scheduler="none"))
-    assert events == []
-    assert again.rows == first.rows
-    more, events = run(study(root, trials=3, scheduler="none"))
-    assert sum(kind == "ended" for kind, _ in events) == 1
-    assert len(more.rows) == 3
+def test_finished_and_moved_study_runs_only_added_trials(study, tiny_cache, tmp_path):
+    options = {"scheduler": "none", "fixed": ONE_EPOCH}
+    first, _ = run(study(tmp_path / "study", trials=2, **options))
+    for fewer in (2, 1):
+        again, events = run(study(tmp_path / "study", trials=fewer, **options))
+        assert (again.missing, again.rows, events) == (0, first.rows, [])
+    # The cache is shared with other tests, so it is copied. All of its paths differ nevertheless.
+    root, cache = tmp_path / "moved" / "study", tmp_path / "moved" / "cache"
+    shutil.copytree(tiny_cache, cache)
+    shutil.move(tmp_path / "study", root)
+    moved = study(root, trials=3, call={"cache": cache}, **options)
+    plan = moved.plan(MACHINES)
+    assert (plan.missing, plan.undecoded) == (1, 0)
+    more, events = run(moved)
+    assert [record.trial for kind, record in events if kind == "ended"] == ["trial-0002"]
+    before, after = ({row.trial: row.val_top1 for row in rows} for rows in (first.rows, more.rows))
+    assert before.items() < after.items()
     points = [json.dumps(row.overrides, sort_keys=True) for row in more.rows]
     assert len(set(points)) == 3, "the sampler must not propose its first points again"
+    assert not (tmp_path / "study").exists()
+    assert str(tiny_cache) not in next((root / "videos").iterdir()).read_text()
 
 
 def test_folder_of_another_study_is_refused(study, tmp_path):
@@ -153,7 +174,7 @@ def test_unwritable_folder_is_refused(study, tmp_path):
 
 
 def test_trial_that_never_fits_fails_before_the_start(study, tmp_path):
-    with pytest.raises(ValueError, match=r"a trial needs 1 CPU, 4 GPU.*but the cluster has 2 CPU"):
+    with pytest.raises(ValueError, match=r"a trial needs 2 CPU, 4 GPU.*but the cluster has 2 CPU"):
         study(tmp_path / "study", trials=1, gpus=4).plan(MACHINES)
     assert not (tmp_path / "study").exists()
 
@@ -161,9 +182,8 @@ def test_trial_that_never_fits_fails_before_the_start(study, tmp_path):
 def test_failed_trial_is_recorded_and_others_continue(study, tmp_path):
     # Seven heads do not divide the channels of the mask generator, so these trials fail.
     search = {"method.mask.heads": {"choice": [8, 7]}}
-    outcome, _ = run(
-        study(tmp_path / "study", trials=4, search=search, scheduler="none", sampler="random", seed=1)
-    )
+    options = {"trials": 4, "scheduler": "none", "sampler": "random", "seed": 1, "fixed": ONE_EPOCH}
+    outcome, _ = run(study(tmp_path / "study", search=search, **options))
     states = {row.overrides["method.mask.heads"]: row.state for row in outcome.rows}
     assert states == {8: "complete", 7: "failed"}
     failed = next(row for row in outcome.rows if row.state == "failed")
@@ -207,17 +227,17 @@ def test_killed_trial_resumes_after_its_last_epoch(study, tmp_path):
     killed = []
 
     def kill_once(kind, record):
-        if kind == "epoch" and record.last.epoch == 2 and not killed:
+        if kind == "epoch" and record.last.epoch == 1 and not killed:
             killed.append(record.last["pid"])
             os.kill(record.last["pid"], signal.SIGKILL)
 
-    fixed = {"optim.epochs": 5}
+    fixed = {"optim.epochs": 3}
     outcome, events = run(study(root, trials=1, scheduler="none", fixed=fixed), kill_once)
     assert killed
     assert [row.state for row in outcome.rows] == ["complete"]
     lines = (root / "trials" / "trial-0000" / "history.jsonl").read_text().splitlines()
     history = [json.loads(line) for line in lines]
-    assert [metrics["epoch"] for metrics in history] == [1, 2, 3, 4, 5]
+    assert [metrics["epoch"] for metrics in history] == [1, 2, 3]
     processes = {record.last["pid"] for kind, record in events if kind == "epoch"}
     assert len(processes) == 2
 

@@ -14,9 +14,15 @@ FILES = ("hug/1.mp4", "hug/2.mp4", "kick/1.mp4")
 
 
 @pytest.fixture
-def videos(tmp_path):
+def place(tmp_path):
+    """Return a folder so deep that the search above it finds no files of other tests."""
+    return tmp_path / "a" / "b" / "c"
+
+
+@pytest.fixture
+def videos(place):
     """Make three empty videos in a folder three levels below that of the lists."""
-    folder = tmp_path / "data" / "ours" / "videos"
+    folder = place / "data" / "ours" / "videos"
     for name in FILES:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
@@ -24,12 +30,12 @@ def videos(tmp_path):
 
 
 @pytest.fixture
-def listed(tmp_path):
+def listed(place):
     """Return a function that writes a list of paths and reads it."""
 
     def listed(paths, **options):
-        file = tmp_path / "lists" / "m.csv"
-        file.parent.mkdir(exist_ok=True)
+        file = place / "lists" / "m.csv"
+        file.parent.mkdir(parents=True, exist_ok=True)
         lines = [f"{path},{path.split('/')[-2]}" for path in paths]
         file.write_text("\n".join(["path,label", *lines, ""]))
         return read_manifest(file, **options)
