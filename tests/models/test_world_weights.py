@@ -34,11 +34,12 @@ def weights(tmp_path, monkeypatch):
     digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in tmp_path.iterdir()}
     (tmp_path / "card.json").write_text(json.dumps({"files": digests}))
     monkeypatch.setattr(world_weights, "WEIGHTS_FOLDER", tmp_path)
-    for module in (clip, video_encoder):
-        module._load.cache_clear()
+    cached = (clip._load, clip.tokenizer_of, video_encoder._load)
+    for each in cached:
+        each.cache_clear()
     yield tmp_path
-    for module in (clip, video_encoder):
-        module._load.cache_clear()
+    for each in cached:
+        each.cache_clear()
 
 
 def test_default_weights_of_a_world_row_are_the_package_file(weights) -> None:

@@ -222,6 +222,7 @@ def test_stopped_trial_is_pruned_and_diverged_one_ends(study, tmp_path):
         assert row.state != "stopped" or row.epochs < 4
 
 
+@pytest.mark.slow
 def test_killed_trial_resumes_after_its_last_epoch(study, tmp_path):
     root = tmp_path / "study"
     killed = []
