@@ -88,7 +88,7 @@ def check_machine(
             yield check()
         # One check that crashes must not hide the results of the others.
         except Exception as error:
-            reason = " ".join(str(error).split())[:300]
+            reason = " ".join(str(error).split())[:300].rstrip(".")
             yield Check(name, "failed", f"{type(error).__name__}: {reason}", "Report this as a bug.")
 
 
@@ -280,16 +280,21 @@ def _weight_check(name: str, status: WeightStatus, setting: str) -> Check:
     return Check(name, "ok", f"{status.origin}: will be downloaded from {status.host}")
 
 
+def _pid() -> int:
+    # Ray runs no built-in functions.
+    return os.getpid()
+
+
 def _ray() -> Check:
     begun = time.monotonic()
     try:
         # Otherwise the command line would start the command again, instead of printing the failure.
         with ray_may_die(), connect(None, num_cpus=1):
             started = time.monotonic() - begun
-            ray.get(ray.remote(os.getpid).remote(), timeout=120)
+            ray.get(ray.remote(_pid).remote(), timeout=120)
     # Ray raises bare exceptions where a process of its own fails.
     except Exception as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = " ".join(str(error).split())[:300].rstrip(".")
         logs = temporary_base()[0] / "ray" / "session_latest" / "logs"
         fix = f"Look into {logs}. On a busy machine Ray's processes may start too late: try again."
         return Check("Ray", "failed", reason, fix)

@@ -28,6 +28,8 @@ def originals(tmp_path):
 def folder(tmp_path, monkeypatch):
     """Return the empty folder of copies; the leases of this process are released after the test."""
     monkeypatch.setenv(LOCAL, str(tmp_path / "folder"))
+    # Copies are made also where the disk of the tests is nearly full.
+    monkeypatch.setattr(node_cache, "_SPARE", 0.0)
     leases = collections.OrderedDict()
     monkeypatch.setattr(node_cache, "_leases", leases)
     yield tmp_path / "folder"
