@@ -20,8 +20,10 @@ EXTRAS: dict[str, list[str]] = {
     "torchcodec": ["torchcodec"],
     # Energy of a GPU in joules; without it the cost tables have no energy and give the reason.
     "energy": ["nvidia-ml-py>=13.0"],
+    "onnx": ["onnx>=1.23", "onnxruntime>=1.32", "onnxscript>=0.7"],
+    "serve": ["ray[serve]>=2.60", "fastapi>=0.165", "python-multipart>=0.0.34", "uvicorn>=0.54"],
 }
-BASE_EXTRAS = [*EXTRAS["report"], *EXTRAS["cluster"]]
+BASE_EXTRAS = [*EXTRAS["report"], *EXTRAS["cluster"], *EXTRAS["onnx"], *EXTRAS["serve"]]
 
 setup(
     name="evclip-ray",
@@ -55,6 +57,8 @@ setup(
         "av>=18.0",
         "pydantic>=2.14",
         "safetensors>=0.8",
+        # Shares checkpoints; open_clip downloads weights with it.
+        "huggingface_hub>=2.4",
         "numpy>=2.4",
         # Draws the small world; camera motion of `evclip-ray shift`.
         "opencv-python-headless>=5.0",
@@ -72,6 +76,8 @@ setup(
             "pytest>=9.0",
             "pytest-timeout>=2.4",
             "pytest-xdist>=3.8",
+            # The test client of FastAPI.
+            "httpx>=0.28",
             "ruff>=0.17",
             "mypy>=2.4",
             "types-PyYAML",

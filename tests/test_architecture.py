@@ -16,7 +16,7 @@ LAYERS = {
     "profiling": 4,
     "tuning": 5,
     "scaling": 6, "evaluation": 6, "results": 6,
-    "reports": 7, "cluster": 7, "testing": 7,
+    "reports": 7, "cluster": 7, "deploy": 7, "testing": 7,
     "api": 8,
     "cli": 9,
 }  # fmt: skip
@@ -44,6 +44,8 @@ MAY_IMPORT_RAY = {
     "cluster/lint/launcher.py",
     "cluster/nodes.py",
     "cluster/status.py",
+    "deploy/server/app.py",
+    "deploy/server/replica.py",
 }
 ONLY_IN = {"click": {"cli"}, "rich": {"cli"}, "optuna": {"tuning"}, "matplotlib": {"reports"}}
 STRANGERS = [
@@ -51,7 +53,7 @@ STRANGERS = [
     {"features", "metrics"},
     {"training", "domain_shift"},
     {"scaling", "evaluation"},
-    {"reports", "cluster"},
+    {"reports", "cluster", "deploy"},
 ]
 
 
