@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -91,7 +92,7 @@ class Chaos:
     def prepared(self) -> Iterator[None]:
         """Make the folders and mount a small disk, if this user may, during the block."""
         adopt_orphans()
-        for folder in (self.tmp, self.disk, self.work / "logs"):
+        for folder in (self.tmp, self.disk, self.work / "logs", self.work / "failed"):
             folder.mkdir()
         command = ["mount", "-t", "tmpfs", "-o", f"size={_DISK_MB}m", "tmpfs", str(self.disk)]
         with contextlib.suppress(OSError):
@@ -156,6 +157,11 @@ class Chaos:
         if _missing(study):
             self._finish(study, episode, previous)
         self._check(study, episode, expected, before)
+        # The small disk holds the studies of four episodes. A failed one is kept for its reader.
+        if episode.problems or any(event.problems for event in episode.events):
+            shutil.move(study.root, self.work / "failed" / study.root.name)
+        else:
+            shutil.rmtree(study.root)
         return episode
 
     def _damage(self, study: ChaosStudy, episode: Episode, draw: random.Random) -> list[Event]:
