@@ -77,6 +77,23 @@ def log_dead_raylet() -> None:
         worker.print_to_stdstream = show
 
 
+_SLOW_STARTS = (
+    # `Node.__init__`: 30 s for the raylet, in the code.
+    "The current node timed out during startup",
+    # `Node.start_gcs_server`: 30 s for its port, and then a few connections.
+    "Timed out waiting for file",
+    "Failed to start GCS",
+)
+
+
+def is_slow_start(error: Exception) -> bool:
+    """Return whether `ray.init` gave up because the processes of a local Ray did not answer in time.
+
+    Ray raises bare exceptions, so their text must be matched.
+    """
+    return isinstance(error, Exception) and str(error).startswith(_SLOW_STARTS)
+
+
 def free_resources() -> Mapping[str, Mapping[str, float]]:
     """Return the free resources of every node by its id; `ray.available_resources` returns their sum."""
     from ray._private.state import available_resources_per_node

@@ -1,6 +1,7 @@
 """One test per private name of Ray: a failure here means that a Ray upgrade moved or changed that name."""
 
 import functools
+import inspect
 import json
 import os
 import subprocess
@@ -189,3 +190,15 @@ def test_wait_for_ended_trials(local_ray, tmp_path):
         run_config=tune.RunConfig(storage_path=str(tmp_path), stop={"training_iteration": 1}, verbose=0),
     ).fit()
     assert (results.num_terminated, results.num_errors) == (2, 0)
+
+
+def test_is_slow_start(tmp_path):
+    from ray._private import node
+
+    with pytest.raises(RuntimeError) as caught:
+        node.wait_for_persisted_port(str(tmp_path), "ab" * 28, node.GCS_SERVER_PORT_NAME, timeout_ms=10)
+    assert ray_internals.is_slow_start(caught.value)
+    assert not ray_internals.is_slow_start(RuntimeError("another"))
+    source = inspect.getsource(node)
+    assert '"The current node timed out during startup.' in source
+    assert "Failed to {'start' if self.head" in source

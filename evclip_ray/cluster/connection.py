@@ -16,10 +16,12 @@ from evclip_ray.cluster.address import check_answers
 from evclip_ray.cluster.autoscaler import possible_machines
 from evclip_ray.cluster.local_ray import local_options
 from evclip_ray.cluster.nodes import check_nodes
-from evclip_ray.cluster.ray_watch import RayWatch
+from evclip_ray.cluster.ray_watch import RayWatch, end_ray_processes
 from evclip_ray.config import ConfigError
-from evclip_ray.ray_internals import HEAD_RESOURCE, log_dead_raylet
+from evclip_ray.ray_internals import HEAD_RESOURCE, is_slow_start, log_dead_raylet
 from evclip_ray.termination import Terminated, note_signal
+
+log = logging.getLogger(__name__)
 
 # Ray reads these in this process and in the processes that it starts. Variables set by the user win.
 _DEFAULTS = {
@@ -81,11 +83,7 @@ def connect(
             "num_cpus": num_cpus,
         }
         log_dead_raylet()
-        with (
-            local_options() as local,
-            RayWatch() as watch,
-            _session(verbose, lambda log: ray.init(address="local", **options, **local, **log), watch),
-        ):
+        with local_options() as local, _local_session(verbose, {**options, **local}):
             if progress is not None:
                 progress(_STARTING, 1, 1)
             yield alive()
@@ -130,6 +128,46 @@ def dashboard_of(address: str) -> str:
 
 
 @contextlib.contextmanager
+def _local_session(verbose: bool, options: Mapping[str, Any]) -> Iterator[None]:
+    """Start Ray on this machine, a second time if its processes take longer than Ray waits for them."""
+
+    def start(logging_options: dict[str, Any]) -> Any:
+        try:
+            return ray.init(address="local", **options, **logging_options)
+        except Exception as error:
+            if is_slow_start(error):
+                raise _SlowStart from error
+            raise
+
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(_watched_session(verbose, start))
+        except _SlowStart:
+            log.warning(
+                "Ray's processes did not start in time on this busy machine. Starting them once more."
+            )
+            try:
+                stack.enter_context(_watched_session(verbose, start))
+            except _SlowStart:
+                raise ConfigError(
+                    "Ray's processes did not start in time, twice. This machine is too busy "
+                    f"({os.getloadavg()[0]:.1f} processes want one of its {os.cpu_count()} CPUs). Give the "
+                    "same command again when other programs have ended"
+                ) from None
+        yield
+
+
+@contextlib.contextmanager
+def _watched_session(verbose: bool, start: Callable[[dict[str, Any]], Any]) -> Iterator[None]:
+    with RayWatch() as watch, _session(verbose, start, watch):
+        yield
+
+
+class _SlowStart(Exception):
+    """The processes of a local Ray did not answer in the time that Ray gives them."""
+
+
+@contextlib.contextmanager
 def _session(
     verbose: bool, start: Callable[[dict[str, Any]], Any], watch: RayWatch | None = None
 ) -> Iterator[Any]:
@@ -144,6 +182,8 @@ def _session(
         except Exception:
             if watch is not None:
                 watch.report()
+                # `ray.init` leaves them running where it fails.
+                end_ray_processes()
             raise
     # After the start, because `ray.init` sets up its loggers itself.
     for name in _NOISY:

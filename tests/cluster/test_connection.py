@@ -110,3 +110,65 @@ def test_client_address_without_dashboard_is_one_line(port, message, monkeypatch
         ConfigError, match=f"--address ray://h:10001: commands run there as jobs, .*{message}"
     ):
         connection.dashboard_of("ray://h:10001")
+
+
+@pytest.fixture
+def slow_ray(monkeypatch):
+    """Return a function that lets the next starts of Ray fail, and the list of what happened."""
+    failures, happened = [], []
+
+    def init(**options):
+        happened.append("start")
+        if failures:
+            raise failures.pop()
+
+    fake = SimpleNamespace(
+        init=init,
+        shutdown=lambda: happened.append("shutdown"),
+        is_initialized=lambda: False,
+        nodes=lambda: [{"Alive": True, "Resources": {"CPU": 1.0}}],
+    )
+    monkeypatch.setattr(connection, "ray", fake)
+    monkeypatch.setattr(
+        connection,
+        "RayWatch",
+        lambda: contextlib.nullcontext(SimpleNamespace(report=lambda: None, end=lambda: None)),
+    )
+    monkeypatch.setattr(connection, "end_ray_processes", lambda: happened.append("leftovers ended"))
+    return failures.extend, happened
+
+
+# As `ray._private.node` raises it.
+SLOW = Exception(
+    "The current node timed out during startup. This could happen because some of the raylet ..."
+)
+
+
+def test_slow_start_of_ray_is_repeated_once(slow_ray, caplog):
+    fail, happened = slow_ray
+    fail([SLOW])
+    with connect() as machines:
+        assert machines == [{"CPU": 1.0}]
+    assert happened == ["start", "leftovers ended", "start", "shutdown"]
+    assert caplog.messages == [
+        "Ray's processes did not start in time on this busy machine. Starting them once more."
+    ]
+
+
+def test_second_slow_start_is_one_line(slow_ray):
+    fail, happened = slow_ray
+    fail([SLOW, SLOW])
+    with pytest.raises(
+        ConfigError, match=r"did not start in time, twice\. .* Give the same command"
+    ) as caught:
+        connect().__enter__()
+    assert "\n" not in str(caught.value)
+    assert happened == ["start", "leftovers ended"] * 2
+
+
+def test_other_error_at_the_start_of_ray_is_not_repeated(slow_ray):
+    fail, happened = slow_ray
+    fail([ValueError("no such option")])
+    with pytest.raises(ValueError, match="no such option"):
+        connect().__enter__()
+    assert happened == ["start", "leftovers ended"]
