@@ -8,10 +8,11 @@ import dataclasses
 import functools
 import logging
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from evclip_ray.artifacts import cache_folder as cache_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -438,6 +439,7 @@ def evaluate(
     from evclip_ray.evaluation.seed_means import means_over_checkpoints
     from evclip_ray.metrics.multi_view import EvaluationViews
     from evclip_ray.training.datamodule import prepare
+    from evclip_ray.tuning.study_folder import name_recovery
 
     _refuse_job_address(address)
     folders = [Path(c) for c in ([checkpoints] if isinstance(checkpoints, str | Path) else checkpoints)]
@@ -445,22 +447,24 @@ def evaluate(
     cache, parsed_views = cache_folder(cache), EvaluationViews.parse(views, average)
     results = []
     for number, checkpoint in enumerate(folders):
-        plan = plan_evaluation(
-            checkpoint, settings, split=split, cache=cache, protocol=protocol, views=parsed_views
-        )
-        with ray_if_needed(
-            plan.plans.values(), cache=cache, address=address, verbose=verbose, progress=progress
-        ):
-            videos = {
-                name: prepare(video_plan, cache=cache, progress=progress)
-                for name, video_plan in plan.plans.items()
-            }
         tables = Path(out) if out else checkpoint.with_name(f"{checkpoint.name}-{split}")
         if out and len(folders) > 1:
             # Numbered: checkpoints are often all called `best`, and parents of several studies can have one
             # name.
             tables = Path(out) / f"{number}-{checkpoint.parent.name}"
-        results.append(ScoredCheckpoint(checkpoint, tables, evaluate_checkpoint(plan, videos, out=tables)))
+        with name_recovery(checkpoint):
+            plan = plan_evaluation(
+                checkpoint, settings, split=split, cache=cache, protocol=protocol, views=parsed_views
+            )
+            with ray_if_needed(
+                plan.plans.values(), cache=cache, address=address, verbose=verbose, progress=progress
+            ):
+                videos = {
+                    name: prepare(video_plan, cache=cache, progress=progress)
+                    for name, video_plan in plan.plans.items()
+                }
+            scores = evaluate_checkpoint(plan, videos, out=tables)
+        results.append(ScoredCheckpoint(checkpoint, tables, scores))
         if on_checkpoint is not None:
             on_checkpoint(results[-1])
     means = means_over_checkpoints([each.sets for each in results], interval=interval)
@@ -489,34 +493,6 @@ def ray_if_needed(
     else:
         with connect(address, verbose=verbose, progress=progress):
             yield
-
-
-def cache_folder(cache: str | Path | None = None) -> Path:
-    """Return the folder of decoded videos and cached features, which all runs share.
-
-    Args:
-        cache: The folder. Default: `$EVCLIP_RAY_CACHE`, then `$XDG_CACHE_HOME/evclip-ray`, then
-            `~/.cache/evclip-ray`.
-
-    Raises:
-        ConfigError: None of them is given, and the user has no home folder.
-    """
-    folder = cache or os.environ.get("EVCLIP_RAY_CACHE")
-    if not folder:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or _home() / ".cache") / "evclip-ray"
-    return Path(folder).expanduser().resolve()
-
-
-def _home() -> Path:
-    from evclip_ray.config import ConfigError
-
-    try:
-        return Path.home()
-    except RuntimeError:
-        raise ConfigError(
-            "no folder for the cache: this user has no home folder. Give --cache FOLDER, or set "
-            "EVCLIP_RAY_CACHE or HOME."
-        ) from None
 
 
 def source_overrides(data: str | Path | None, root: str | Path | None) -> dict[str, Any]:

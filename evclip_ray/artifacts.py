@@ -41,6 +41,34 @@ class ArtifactError(ValueError):
     """Error of a stage folder or file that is missing, damaged, or was made from other inputs."""
 
 
+def cache_folder(cache: str | Path | None = None) -> Path:
+    """Return the folder of decoded videos and cached features, which all runs share.
+
+    Args:
+        cache: The folder. Default: `$EVCLIP_RAY_CACHE`, then `$XDG_CACHE_HOME/evclip-ray`, then
+            `~/.cache/evclip-ray`.
+
+    Raises:
+        ConfigError: None of them is given, and the user has no home folder.
+    """
+    folder = cache or os.environ.get("EVCLIP_RAY_CACHE")
+    if not folder:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or _home() / ".cache") / "evclip-ray"
+    return Path(folder).expanduser().resolve()
+
+
+def _home() -> Path:
+    from evclip_ray.config import ConfigError
+
+    try:
+        return Path.home()
+    except RuntimeError:
+        raise ConfigError(
+            "no folder for the cache: this user has no home folder. Give --cache FOLDER, or set "
+            "EVCLIP_RAY_CACHE or HOME."
+        ) from None
+
+
 def digest(value: Any) -> str:
     """Return the SHA-256 of a JSON-like value, 16 hex digits. The order of keys does not matter."""
     # These bytes must never change: names of cache folders and keys in ledgers on disk are digests of them.

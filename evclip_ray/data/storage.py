@@ -38,6 +38,7 @@ _WORTH_LISTING = 50
 _WORTH_MERGING = 10_000
 # Names of the version of an object in several storages.
 _VERSIONS = ("ETag", "etag", "generation", "md5Hash", "mtime", "LastModified", "last_modified", "updated")
+_RIGHTS = {"read": "read and list", "written": "write and list"}
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 
 
@@ -78,7 +79,7 @@ def open_binary(where: Place) -> BinaryIO:
     """
     if isinstance(where, Path):
         return where.open("rb")
-    with _storage_errors(where):
+    with storage_errors(where):
         system, path = _system(where)
         # The cache keeps the last blocks only, so that an open object takes at most 32 MiB of memory.
         options = {"cache_type": "blockcache", "cache_options": {"maxblocks": _BLOCKS}}
@@ -100,7 +101,7 @@ def is_folder(where: Place) -> bool:
     """Return whether a folder exists; a folder of a storage contains at least one object."""
     if isinstance(where, Path):
         return where.is_dir()
-    with _storage_errors(where):
+    with storage_errors(where):
         system, path = _system(where)
         return bool(system.isdir(path))
 
@@ -123,7 +124,7 @@ def find_objects(root: str) -> list[str]:
     Raises:
         StorageError: the storage cannot be read.
     """
-    with _storage_errors(root):
+    with storage_errors(root):
         system, path = _system(root)
         return sorted(str(name).removeprefix(path).lstrip("/") for name in system.find(path))
 
@@ -177,7 +178,7 @@ class _Object(io.RawIOBase):
         return int(self._stream.tell())
 
     def read(self, size: int = -1) -> bytes:
-        with _storage_errors(self.name):
+        with storage_errors(self.name):
             return bytes(self._stream.read(size))
 
     def readall(self) -> bytes:
@@ -200,8 +201,13 @@ def _system(uri: str) -> tuple[Any, str]:
 
 
 @contextlib.contextmanager
-def _storage_errors(uri: str) -> Iterator[None]:
-    """Convert all errors of a storage to FileNotFoundError or StorageError, of one line each."""
+def storage_errors(uri: str, doing: str = "read") -> Iterator[None]:
+    """Convert all errors of a storage to FileNotFoundError or StorageError, of one line each.
+
+    Args:
+        uri: Object or folder that is accessed.
+        doing: "read" or "written".
+    """
     try:
         yield
     except FileNotFoundError:
@@ -211,24 +217,24 @@ def _storage_errors(uri: str) -> Iterator[None]:
         package = f"'evclip-ray[{_EXTRAS[kind]}]'" if kind in _EXTRAS else "fsspec's package for it"
         raise StorageError(f"{uri}: {kind}:// needs another package: pip install {package}") from None
     except Exception as error:  # Each storage package has its own errors.
-        raise StorageError(f"{uri}: {_reason(error)}") from error
+        raise StorageError(f"{uri}: {_reason(error, doing)}") from error
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, doing: str) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, PermissionError) or "credential" in text.lower():
         return (
-            f"access denied ({text}); set credentials that may read and list it, for S3"
+            f"access denied ({text}); set credentials that may {_RIGHTS[doing]} it, for S3"
             " AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, for gs:// GOOGLE_APPLICATION_CREDENTIALS"
         )
     if isinstance(error, ValueError) and "rotocol" in text:
         return f"{text}; use s3://, gs://, or another kind of storage that fsspec knows"
-    return f"cannot be read ({text}); check the connection and run again, finished work is kept"
+    return f"cannot be {doing} ({text}); check the connection and run again, finished work is kept"
 
 
 def _listing(folder: str) -> dict[str, dict[str, Any]]:
     """Return name -> metadata of the objects and folders directly in a folder."""
-    with _storage_errors(folder):
+    with storage_errors(folder):
         system, path = _system(folder)
         try:
             entries = system.ls(path, detail=True)
@@ -302,7 +308,7 @@ def _of_objects(folder: str, names: Iterable[str]) -> dict[str, Identity | None]
 
 def _of_tree(folder: str, names: Iterable[str]) -> dict[str, Identity | None]:
     """Return the identities of objects and folders of frames from one listing of all that is in a folder."""
-    with _storage_errors(folder):
+    with storage_errors(folder):
         system, path = _system(folder)
         entries = system.find(path, detail=True)
     files = {
@@ -321,7 +327,7 @@ def _of_tree(folder: str, names: Iterable[str]) -> dict[str, Identity | None]:
 
 
 def _facts(uri: str) -> dict[str, Any] | None:
-    with _storage_errors(uri):
+    with storage_errors(uri):
         system, path = _system(uri)
         try:
             return dict(system.info(path))
