@@ -10,12 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from evclip_ray.artifacts import LEDGER, ArtifactError, read_ledger, write_csv, write_ledger
 from evclip_ray.evaluation.plan import EvaluationPlan
+from evclip_ray.metrics.calibration import Calibration
+from evclip_ray.metrics.calibration_measures import BIN_COLUMNS, CalibrationMeasures, measure_calibration
 from evclip_ray.metrics.intervals import accuracy_interval
 from evclip_ray.metrics.mask_quality import COLUMNS, MaskQuality, MaskScorer
 from evclip_ray.metrics.multi_view import Coverage, Watch, coverage_line, score_views, spatial_coverage
+from evclip_ray.metrics.rejection import COLUMNS as RISK_COLUMNS
 from evclip_ray.metrics.scoring import Scores, summary
 from evclip_ray.models.methods.base import Method
 from evclip_ray.training.build import (
@@ -48,6 +52,8 @@ class EvaluationResult:
         mask_quality: Quality of the adapted model's masks, see `MaskQuality.record`; None if the manifest
             names no masks or the method has none.
         extent: One line about how many of the listed videos were read.
+        calibration: Measures of the checkpoint's calibration, see `CalibrationMeasures.record`; None for a
+            checkpoint without one.
     """
 
     classes: tuple[str, ...]
@@ -61,10 +67,11 @@ class EvaluationResult:
     conditions: dict[str, str] = dataclasses.field(default_factory=dict)
     mask_quality: dict[str, Any] | None = None
     extent: str = ""
+    calibration: dict[str, Any] | None = None
 
 
 def evaluate_checkpoint(
-    plan: EvaluationPlan, videos: dict[str, Videos], *, out: Path
+    plan: EvaluationPlan, videos: dict[str, Videos], *, out: Path, calibration: Calibration | None = None
 ) -> dict[str, EvaluationResult]:
     """Score a checkpoint and zero-shot CLIP on each evaluation set.
 
@@ -72,29 +79,37 @@ def evaluate_checkpoint(
         plan: Checkpoint, protocol and views.
         videos: Decoded videos by evaluation set.
         out: Folder of the tables. With several sets, each has a folder in it.
+        calibration: Calibration of the checkpoint, which is measured on each set.
 
     Raises:
         ArtifactError: See `load_trained`.
     """
     return {
-        name: _evaluate_set(plan, name, decoded, out if len(videos) == 1 else out / name)
+        name: _evaluate_set(plan, name, decoded, out if len(videos) == 1 else out / name, calibration)
         for name, decoded in videos.items()
     }
 
 
-def load_trained(checkpoint: Path, experiment: ExperimentConfig, classes: Sequence[str]) -> Method:
+def load_trained(
+    checkpoint: Path,
+    experiment: ExperimentConfig,
+    classes: Sequence[str],
+    *,
+    device: torch.device | None = None,
+) -> Method:
     """Load the method of a checkpoint over the frozen weights that it was trained on.
 
     Args:
         checkpoint: Folder of the checkpoint.
         experiment: Settings of the run.
         classes: Class names that the method predicts.
+        device: Device of the method; by default the GPU, or else the CPU.
 
     Raises:
         ArtifactError: The frozen weights differ from those of the training, or tensors do not fit.
     """
     record = read_record(checkpoint)
-    method = build_method(experiment, classes)
+    method = build_method(experiment, classes, device=device)
     weights = weights_of(method.frozen)
     # A prompt is trained for the features of one network. On other weights it loads without error and is
     # useless.
@@ -107,14 +122,17 @@ def load_trained(checkpoint: Path, experiment: ExperimentConfig, classes: Sequen
     return method
 
 
-def _evaluate_set(plan: EvaluationPlan, name: str, videos: Videos, out: Path) -> EvaluationResult:
+def _evaluate_set(
+    plan: EvaluationPlan, name: str, videos: Videos, out: Path, calibration: Calibration | None
+) -> EvaluationResult:
     baseline = build_method(zero_shot_of(plan.experiment), videos.classes)
     chosen = videos.sets[plan.split]
     masks = MaskScorer(chosen.shards, plan.plans[name].manifest) if name in plan.plans else None
     scored = {"zero_shot": _score(baseline, videos, plan)}
     if plan.protocol != "zero_shot":
-        scored["adapted"] = _score_adapted(plan, videos, masks)
+        scored["adapted"] = score_checkpoint(plan, videos, masks)
     quality = masks.result() if masks else None
+    measures = _measure(calibration, scored, chosen, videos.classes)
     view = chosen.shards.view
     coverage = spatial_coverage(chosen.shards.sizes, view, plan.views)
     result = EvaluationResult(
@@ -129,10 +147,20 @@ def _evaluate_set(plan: EvaluationPlan, name: str, videos: Videos, out: Path) ->
         conditions_of(baseline.frozen, plan.experiment, pick_device()),
         quality.record(chosen.groups) if quality else None,
         plan.extent(name) if name in plan.plans else "",
+        measures and measures.record,
     )
     _write_tables(result, scored, chosen, quality, out)
+    _write_calibration(measures, out)
     _write_opening(result, plan, name, out)
     return result
+
+
+def _measure(
+    calibration: Calibration | None, scored: dict[str, Scores], chosen: VideoSet, classes: tuple[str, ...]
+) -> CalibrationMeasures | None:
+    if calibration is None or "adapted" not in scored or not len(chosen):
+        return None
+    return measure_calibration(calibration.for_classes(classes), scored["adapted"], chosen.groups)
 
 
 def _recorded_weights(plan: EvaluationPlan) -> dict[str, str]:
@@ -140,7 +168,17 @@ def _recorded_weights(plan: EvaluationPlan) -> dict[str, str]:
     return {} if plan.protocol == "zero_shot" else weights
 
 
-def _score_adapted(plan: EvaluationPlan, videos: Videos, watch: Watch | None) -> Scores:
+def score_checkpoint(plan: EvaluationPlan, videos: Videos, watch: Watch | None = None) -> Scores:
+    """Score the checkpoint of a plan.
+
+    Args:
+        plan: Checkpoint, split and views.
+        videos: Decoded videos of an evaluation set.
+        watch: Function that is called for every batch of every view.
+
+    Raises:
+        ArtifactError: See `load_trained`; or the classes are new, and the method has tensors for each class.
+    """
     trained, classes = plan.trained, videos.classes
     # Known classes: predictions compete among all trained classes, of which the columns of this set are
     # taken.
@@ -226,11 +264,24 @@ def _intervals_of_class(index: int, scored: dict[str, Scores], chosen: VideoSet)
     return bounds
 
 
+def _write_calibration(measures: CalibrationMeasures | None, out: Path) -> None:
+    tables = {"reliability.csv": BIN_COLUMNS, "risk_coverage.csv": RISK_COLUMNS}
+    rows = [measures.bins, measures.curve.rows()] if measures else [None, None]
+    for (name, columns), table in zip(tables.items(), rows, strict=True):
+        if table is None:
+            # Those of an earlier evaluation must not describe this one.
+            (out / name).unlink(missing_ok=True)
+        else:
+            write_csv(out / name, columns, table, digits=6)
+
+
 def _write_opening(result: EvaluationResult, plan: EvaluationPlan, name: str, out: Path) -> None:
     # The count shows how often the test split was looked at: choosing by it would make its score optimistic.
     openings = read_ledger(out, "evaluation")["openings"] if (out / LEDGER).is_file() else 0
     # Added only where it is known, so that the ledgers of other evaluations stay as they are.
-    more: dict[str, Any] = {"mask_quality": result.mask_quality} if result.mask_quality else {}
+    more: dict[str, Any] = {
+        name: value for name in ("mask_quality", "calibration") if (value := getattr(result, name))
+    }
     write_ledger(
         out,
         "evaluation",

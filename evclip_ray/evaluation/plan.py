@@ -111,9 +111,9 @@ def plan_evaluation(
     recorded = ExperimentConfig.load(record["experiment"])
     # `recorded` has the videos of the training, `experiment` those of the evaluation.
     experiment = ExperimentConfig.load(record["experiment"], overrides)
-    trained = _composed(record["classes"])
+    trained = composed_classes(record["classes"])
     listed = list_videos(experiment, cache=cache, allow_same_labels=True)
-    is_same_list = _is_same_list(checkpoint, recorded.data, experiment.data, listed)
+    is_same_list = is_training_list(checkpoint, recorded.data, experiment.data, listed)
     # The zero-shot protocol scores no checkpoint; it needs the splits of the training alone.
     needs_rows = protocol != "zero_shot" or is_same_list
     used = _training_rows(checkpoint, recorded.data, cache) if needs_rows else None
@@ -140,7 +140,7 @@ def plan_evaluation(
             # A split drawn from other videos than the training's would leave most of them out.
             whole_if_unmarked=not is_same_list,
         )
-        _refuse_unknown(checkpoint, plan.classes, trained)
+        refuse_unknown_classes(checkpoint, plan.classes, trained)
         # With the classes of the checkpoint: a split may lack some of them, and the columns must stay the
         # same.
         eval_sets = {split: EvalSet(plan.manifest, plan.rows[split], trained)}
@@ -181,7 +181,17 @@ def plan_evaluation(
     )
 
 
-def _refuse_unknown(checkpoint: Path, classes: tuple[str, ...], trained: tuple[str, ...]) -> None:
+def refuse_unknown_classes(checkpoint: Path, classes: tuple[str, ...], trained: tuple[str, ...]) -> None:
+    """Raise an error if videos have classes that a checkpoint was not trained on.
+
+    Args:
+        checkpoint: Folder of the checkpoint.
+        classes: Classes of the videos.
+        trained: Classes of the checkpoint.
+
+    Raises:
+        ArtifactError: There are such classes.
+    """
     unknown = sorted(set(classes) - set(trained))
     if unknown:
         raise ArtifactError(
@@ -211,7 +221,7 @@ def _trained_on(used: RowRecord | None, eval_set: EvalSet) -> frozenset[int]:
     return refuse_used(used, eval_set.manifest, eval_set.rows, allow=eval_set.manifest.allow_leaks)
 
 
-def _composed(classes: Sequence[str]) -> tuple[str, ...]:
+def composed_classes(classes: Sequence[str]) -> tuple[str, ...]:
     """Return class names in Unicode's form NFC, as labels of a manifest are.
 
     Versions before 0.2 kept the form of the list. If two classes differed in nothing else, they stay apart.
@@ -220,8 +230,15 @@ def _composed(classes: Sequence[str]) -> tuple[str, ...]:
     return composed if len(set(composed)) == len(composed) else tuple(classes)
 
 
-def _is_same_list(checkpoint: Path, recorded: DataConfig, given: DataConfig, listed: Manifest) -> bool:
-    """Return whether the videos are those of the training, also after they were moved to another folder."""
+def is_training_list(checkpoint: Path, recorded: DataConfig, given: DataConfig, listed: Manifest) -> bool:
+    """Return whether the videos are those of the training, also after they were moved to another folder.
+
+    Args:
+        checkpoint: Folder of the checkpoint.
+        recorded: Data section of the training.
+        given: Data section of the evaluation.
+        listed: List of videos of the evaluation.
+    """
     if _source_of(recorded) == _source_of(given):
         return True
     if listed.splits() or not (checkpoint / ROWS).is_file():

@@ -8,6 +8,7 @@ Source: Guo et al., ICML 2017, section 4.2. The temperature does not change whic
 A checkpoint's folder holds its calibration as `calibration.json`, which `evaluate --calibrate` writes.
 """
 
+import unicodedata
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -30,7 +31,7 @@ class ValidationFacts(Config):
     Attributes:
         num_videos: Number of videos.
         num_groups: Number of their groups; None if every video is a group of its own.
-        rows: Digest of the videos, see `RowRecord.keys`; None for a checkpoint without such a record.
+        videos: Digest of the paths and labels, the same as in `validation.npz`; None if it is not known.
         top1: Fraction of the videos whose best class is the true one.
         calibration_error: Expected calibration error before and after.
         log_loss: Mean log loss before and after, in nats.
@@ -45,7 +46,7 @@ class ValidationFacts(Config):
 
     num_videos: int
     num_groups: int | None = None
-    rows: str | None = None
+    videos: str | None = None
     top1: float
     calibration_error: tuple[float, float]
     log_loss: tuple[float, float]
@@ -149,7 +150,7 @@ class Calibration(Config):
         Args:
             classes: Class names that are predicted.
         """
-        if tuple(classes) == self.classes:
+        if _composed(classes) == _composed(self.classes):
             return self
         changes = {"unknown_below": None, "conformal_level": None, "conformal_quantile": None}
         return self.model_copy(update={"classes": tuple(classes), **changes})
@@ -157,7 +158,7 @@ class Calibration(Config):
     def _check_owner(self, checkpoint: Path) -> None:
         config = checkpoint / "config.json"
         classes = _classes_of(config)
-        if classes is not None and classes != self.classes:
+        if classes is not None and _composed(classes) != _composed(self.classes):
             raise ArtifactError(
                 f"{checkpoint / FILE}: is for {len(self.classes)} classes ({_shown(self.classes)}), but the "
                 f"checkpoint has {len(classes)} ({_shown(classes)}). {_CALIBRATE_AGAIN}"
@@ -260,6 +261,11 @@ def adapter_checksum(checkpoint: Path) -> tuple[int, int] | None:
 def _classes_of(config: Path) -> tuple[str, ...] | None:
     record: Any = read_json(config) if config.is_file() else None
     return tuple(record["classes"]) if isinstance(record, dict) and "classes" in record else None
+
+
+def _composed(classes: tuple[str, ...]) -> tuple[str, ...]:
+    # Names are compared in Unicode's form NFC, as labels of a manifest are.
+    return tuple(unicodedata.normalize("NFC", name) for name in classes)
 
 
 def _share_right(scores: NDArray[np.float64], labels: NDArray[np.integer]) -> str:

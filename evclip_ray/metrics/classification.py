@@ -71,9 +71,8 @@ class ClassificationState:
         state.log_loss_ticks = int(_ticks(best + log_sum - true).sum())
         # The softmax of the best class: exp(best - best) / sum_j exp(s_j - best).
         confidence = np.exp(-log_sum)
-        bins = np.clip(np.ceil(confidence * NUM_BINS).astype(np.int64) - 1, 0, NUM_BINS - 1)
         for row, values in enumerate((1, predicted == labels, _ticks(confidence))):
-            np.add.at(state.bins[row], bins, values)
+            np.add.at(state.bins[row], bin_of(confidence), values)
         return state
 
     def __add__(self, other: Self) -> Self:
@@ -146,6 +145,13 @@ class ClassificationState:
         """
         _, num_correct, confidence = self.bins
         return float(np.abs(num_correct - confidence / TICKS).sum()) / max(1, self.num_videos)
+
+
+def bin_of(confidence: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """Return the bin of each confidence, from 0 to 14; see `ClassificationState.calibration_error`."""
+    number = np.ceil(confidence * NUM_BINS).astype(np.int64) - 1
+    bins: npt.NDArray[np.int64] = np.clip(number, 0, NUM_BINS - 1)
+    return bins
 
 
 def harmonic_mean(base: float, novel: float) -> float:

@@ -118,7 +118,6 @@ def bootstrap_interval(
     Raises:
         ValueError: There are fewer than two values.
     """
-    from scipy.special import ndtri
     from scipy.stats import bootstrap
 
     _require_two(values)
@@ -128,8 +127,7 @@ def bootstrap_interval(
     result = bootstrap(
         (sample,), np.mean, n_resamples=resamples, confidence_level=confidence, method="percentile", rng=seed
     )
-    mean, n = float(sample.mean()), len(sample)
-    factor = math.sqrt(n / (n - 1)) * _student(n - 1, confidence) / float(ndtri((1 + confidence) / 2))
+    mean, factor = float(sample.mean()), small_sample_factor(len(sample), confidence)
     low, high = (mean + factor * (float(bound) - mean) for bound in result.confidence_interval)
     return _cut((low, high), videos)
 
@@ -191,7 +189,6 @@ def mean_interval(
         groups: (V,) number of each video's group; None if the videos are independent.
         resamples: Number of bootstrap samples.
     """
-    from scipy.special import ndtri
     from scipy.stats import bootstrap
 
     _, group = np.unique(np.arange(len(values)) if groups is None else groups, return_inverse=True)
@@ -211,9 +208,22 @@ def mean_interval(
         rng=0,
     )
     mean = float(values.mean())
-    factor = math.sqrt(count / (count - 1)) * _student(count - 1, 0.95) / float(ndtri(0.975))
+    factor = small_sample_factor(count)
     low, high = (mean + factor * (float(bound) - mean) for bound in result.confidence_interval)
     return max(0.0, low), min(1.0, high)
+
+
+def small_sample_factor(number: int, confidence: float = 0.95) -> float:
+    """Return the factor f of `bootstrap_interval`, which widens an interval over few values or groups.
+
+    Args:
+        number: Number of values or groups, at least 2.
+        confidence: Probability that the interval covers the value.
+    """
+    from scipy.special import ndtri
+
+    student, normal = _student(number - 1, confidence), float(ndtri((1 + confidence) / 2))
+    return math.sqrt(number / (number - 1)) * student / normal
 
 
 def effective_videos(right: NDArray[np.bool_ | np.float64], groups: NDArray[np.int64] | None) -> float:
