@@ -27,8 +27,8 @@ chosen candidate, because p varies more than the accuracy of one fixed candidate
 those that cover best in the simulation `benchmarks/selection.py`.
 
 The trials of a study depend on the videos in two more ways that are not repeated: the sampler draws points
-near good ones, and the scheduler stops bad trials early. In the simulation, a sampler that draws 24 of 32
-points next to the best one leaves a bias of 2 points of 13.
+near good ones, and the scheduler stops bad trials early. In the simulation `benchmarks/sampler.py`, the
+default of 16 trials with TPE and ASHA leaves +1.3 of +11.4 points of bias and a coverage of 0.95.
 """
 
 import dataclasses
