@@ -24,7 +24,7 @@ from evclip_ray.formatting import brief_path, short
 from evclip_ray.records import TrialRecord
 from evclip_ray.tuning.importance import recorded_importance
 from evclip_ray.tuning.leaderboard import SCORES, best_of_each, leaderboard
-from evclip_ray.tuning.study_folder import StudyFolder
+from evclip_ray.tuning.study_folder import WRITTEN_AGAIN, StudyFolder
 from evclip_ray.tuning.trial_folder import warn_once
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def _readable(path: Path) -> dict[str, Any]:
     try:
         return dict(read_json(path))
     except (ArtifactError, TypeError, ValueError) as problem:
-        warn_once(f"{problem}. The `evclip-ray tune` command of this study writes it again.")
+        warn_once(f"{problem}. {WRITTEN_AGAIN}")
         return {}
 
 
@@ -242,6 +242,9 @@ def open_results(path: str | Path) -> Study | Ladder:
     """
     root = Path(path).expanduser()
     kinds: dict[str, type[Study] | type[Ladder]] = {"study": Study, "ladder": Ladder}
+    if (root / "trials").is_dir() and not StudyFolder(root).has_ledger:
+        # A study whose ledger is lost or damaged: the error names the way to recover.
+        return Study.load(root)
     ledger = read_json(root / LEDGER) if (root / LEDGER).is_file() else {}
     stage = ledger.get("stage") if isinstance(ledger, dict) else None
     if stage not in kinds:

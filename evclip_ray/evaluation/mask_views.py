@@ -184,6 +184,9 @@ def save_masks(
         manifest: List of the videos, which may name true masks; None if it is not known.
     """
     path = evaluation / FOLDER / RECORD
+    if not identity["videos"]:
+        write_json(path, {"made": dict(identity), "reason": "no videos were requested"})
+        return
     trained, device = plan.trained, pick_device()
     among = trained if set(videos.classes) <= set(trained) else videos.classes
     adapted = load_trained(plan.checkpoint, plan.experiment, among)

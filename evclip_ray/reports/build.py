@@ -18,6 +18,7 @@ from evclip_ray.reports.sections.evaluation import Evaluation, anchor
 from evclip_ray.reports.sections.ladder import ladder_report
 from evclip_ray.reports.sections.study import study_report
 from evclip_ray.results import Ladder, Study, open_results
+from evclip_ray.tuning.study_folder import name_recovery
 
 REPORT = "report.html"
 BEST = "best-val"
@@ -99,7 +100,8 @@ class _BestTrialScorer:
         name = f"{BEST}-{anchor(step)}" if step else BEST
         out = self.folder / name
         try:
-            save_best_masks(study.root, out, max_videos=self.videos, seed=self.seed)
+            with name_recovery(study.root / "best"):
+                save_best_masks(study.root, out, max_videos=self.videos, seed=self.seed)
         except (ValueError, OSError) as problem:
             saved = [path for path in (out, self.default_folder / name) if path.is_dir()]
             fallback = "an earlier result is shown" if saved else "there is no earlier result"

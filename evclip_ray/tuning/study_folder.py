@@ -16,6 +16,7 @@ from them, see `recovery`. A damaged file of a trial is read from its copy: the 
 point and the state from the journal.
 """
 
+import contextlib
 import dataclasses
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,11 +37,13 @@ from evclip_ray.training.checkpoint import (
     previous_of,
     read_record,
 )
+from evclip_ray.training.checksums import DamagedFile, check_checkpoint
 from evclip_ray.tuning.journal import JournalNotes
 from evclip_ray.tuning.leaderboard import as_csv, leaderboard
 from evclip_ray.tuning.lost_ledger import check_trials, written_objectives
 from evclip_ray.tuning.trial_folder import POINT, RESULT, read_trial, warn_once
 
+WRITTEN_AGAIN = "The `evclip-ray tune` command of this study writes it again."
 _JOURNAL = "study.journal"
 _BEFORE_TRIALS = {LEDGER, _JOURNAL, "fixed.json", "videos", "rows", "zero_shot", "trials"}
 _PREFIXES = (".", f"{_JOURNAL}.", "events.out.tfevents.")
@@ -92,9 +95,7 @@ class StudyFolder(ClaimedFolder):
         except ArtifactError as problem:
             if self.has_ledger or not (self.root / "trials").is_dir():
                 raise
-            raise ArtifactError(
-                f"{problem}. The `evclip-ray tune` command of this study writes it again."
-            ) from None
+            raise ArtifactError(f"{problem}. {WRITTEN_AGAIN}") from None
 
     def check(self, identity: Mapping[str, Any]) -> bool:
         """Return whether the folder was claimed before with this identity, as `ClaimedFolder.check`.
@@ -240,3 +241,21 @@ class StudyFolder(ClaimedFolder):
         # its row has no score.
         is_usable = row.state.has_final_score and row.best_epoch
         return latest_checkpoint(trial / "last") if is_usable else None
+
+
+@contextlib.contextmanager
+def name_recovery(checkpoint: Path) -> Iterator[None]:
+    """Add the way to recover to errors of the block, if `checkpoint` is a damaged `best/` of a study.
+
+    Raises:
+        ArtifactError: As the block raises it, with the way to recover.
+    """
+    try:
+        yield
+    except ArtifactError as problem:
+        if (checkpoint.parent / "trials").is_dir():
+            try:
+                check_checkpoint(checkpoint)
+            except DamagedFile:
+                raise ArtifactError(f"{problem}. {WRITTEN_AGAIN}") from None
+        raise

@@ -48,7 +48,7 @@ def read_trial(folder: Path, notes: JournalNotes) -> TrialRecord | None:
         return None
     state, error = _read_state(folder, notes)
     # Read before the answers, which are written first: every epoch of the history then has its answers.
-    history = _read_epochs(folder)
+    history = _read_epochs(folder, has_ended=state.has_ended)
     if history and history[-1].diverged and state is TrialState.COMPLETE:
         state = TrialState.DIVERGED
     if state.has_final_score and not history:
@@ -120,16 +120,22 @@ def _last_error(folder: Path) -> str:
     return lines[-1] if lines else "the reason is lost"
 
 
-def _read_epochs(folder: Path) -> tuple[EpochMetrics, ...]:
+def _read_epochs(folder: Path, *, has_ended: bool) -> tuple[EpochMetrics, ...]:
     """Return the longest whole history. The run's own file may lack the last epoch after a kill."""
-    found: list[list[dict[str, Any]]] = [[]]
-    for checkpoint in kept_checkpoints(folder / "last"):
-        found.append(_saved_history(checkpoint))
+    path = folder / HISTORY
+    own: list[dict[str, Any]] = []
+    found = [_saved_history(checkpoint) for checkpoint in kept_checkpoints(folder / "last")]
     try:
-        found.append(_whole_history(folder / HISTORY))
+        own = _whole_history(path)
     except ArtifactError as problem:
         warn_once(f"{problem}; the copy in `last/` is read")
-    return tuple(EpochMetrics.from_record(record) for record in max(found, key=len))
+    else:
+        copied = max(map(len, found), default=0)
+        if has_ended and len(own) < copied:
+            warn_once(f"{path}: has {len(own)} of {copied} epochs; the copy in `last/` is read")
+        elif has_ended and own and not path.read_bytes().endswith(b"\n"):
+            warn_once(f"{path}: ends within a line, so that an epoch after its {len(own)} may be lost")
+    return tuple(EpochMetrics.from_record(record) for record in max([own, *found], key=len))
 
 
 def _saved_history(checkpoint: Path) -> list[dict[str, Any]]:
