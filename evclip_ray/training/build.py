@@ -2,6 +2,7 @@
 
 import functools
 import logging
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -92,7 +93,7 @@ def build_method(
     """
     device = device or pick_device()
     names = [split_words(label) for label in classes]
-    duplicates = sorted({name for name in names if names.count(name) > 1})
+    duplicates = sorted(name for name, count in Counter(names).items() if count > 1)
     if duplicates:
         raise ConfigError(
             f"class names must differ as words; several labels read: {', '.join(duplicates)}. "
@@ -111,6 +112,23 @@ def build_method(
             image_size=frozen.clip.image_size,
         )
     return method.to(device)
+
+
+def class_tensors(method: Method, experiment: ExperimentConfig, classes: Sequence[str]) -> list[str]:
+    """Return the names of the trained tensors that belong to classes, whose names cannot be changed then.
+
+    Their number is no sign of it: tensors for eight classes would fit eight other ones.
+
+    Args:
+        method: Method that predicts `classes`.
+        experiment: Settings of the run.
+        classes: Class names.
+    """
+    # Built again for another number of classes: tensors with a row per class then have another shape.
+    fewer = classes[:1] if len(classes) > 1 else [*classes, f"not {classes[0]}"]
+    device = method.frozen.clip.device
+    other = build_method(experiment, fewer, device=device, frozen=method.frozen).state_dict()
+    return [name for name, tensor in method.state_dict().items() if tensor.shape != other[name].shape]
 
 
 def zero_shot_of(experiment: ExperimentConfig) -> ExperimentConfig:

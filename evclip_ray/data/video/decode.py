@@ -1,8 +1,4 @@
-"""Decoding of video files and frame folders to upright uint8 frames of one size.
-
-Resizing and the conversion to RGB are one step of swscale. It is bicubic, and its filter widens when
-shrinking, so it is antialiased. Exact rounding and bit-exact code paths give the same bytes on every CPU.
-"""
+"""Decoding of video files and frame folders to upright uint8 frames of one size."""
 
 import contextlib
 import dataclasses
@@ -15,21 +11,20 @@ from typing import Any, TypedDict, Unpack, cast
 import av
 import numpy as np
 import PIL
-from av.video.frame import VideoFrame
-from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
 from evclip_ray.data import storage
 from evclip_ray.data.storage import Place
 from evclip_ray.data.video import torchcodec_backend
+from evclip_ray.data.video.fitting import Fitting, Frames
 from evclip_ray.data.video.frame_folder import FrameFolder
 from evclip_ray.data.video.opening import one_video
-from evclip_ray.data.video.orientation import orientation_of
 from evclip_ray.data.video.reader import VideoError, VideoReader, WrongIndexError
 from evclip_ray.data.video.sampling import frame_indices
 from evclip_ray.data.video.view import Decoder, Fit, ViewConfig
 
 __all__ = [
+    "Fitting",
     "Part",
     "VideoError",
     "VideoInfo",
@@ -39,9 +34,9 @@ __all__ = [
     "decoder_name",
     "open_video",
     "probe",
+    "read_frames",
 ]
 
-Frames = NDArray[np.uint8]
 Video = VideoReader | FrameFolder
 
 
@@ -59,7 +54,6 @@ class Part(TypedDict, total=False):
     fps: float | None
 
 
-_BICUBIC = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
 # Times in manifests are rounded, so a frame this close to a bound counts as shown at it.
 _SECONDS_TOLERANCE = 1e-4
 
@@ -232,7 +226,7 @@ def _views(
         indices = first + np.stack(
             [frame_indices(last - first, view=view, seed=seed, offset=offset) for seed, offset in draws]
         )
-        return _read(video, indices, view)
+        return read_frames(video, indices, view)
 
 
 def decode_frames(
@@ -263,7 +257,7 @@ def decode_frames(
         raise ValueError(f"frame indices must be 0 or more, got {wanted.min()}")
     with open_video(path) as video:
         wanted = np.minimum(wanted, len(video.index.seconds) - 1)
-        return _read(video, wanted, ViewConfig(height=height, width=width, fit=fit, decoder=decoder))
+        return read_frames(video, wanted, ViewConfig(height=height, width=width, fit=fit, decoder=decoder))
 
 
 def part_of(video: Video, part: Part) -> tuple[int, int]:
@@ -295,7 +289,17 @@ def part_of(video: Video, part: Part) -> tuple[int, int]:
     return first, last
 
 
-def _read(video: Video, indices: NDArray[np.int64], view: ViewConfig) -> Frames:
+def read_frames(video: Video, indices: NDArray[np.int64], view: ViewConfig) -> Frames:
+    """Return frames of an open video, (*indices.shape, H, W, 3) uint8, with H and W as in `size_of`.
+
+    Args:
+        video: Open video.
+        indices: Indices into `video.index`.
+        view: Size and decoder.
+
+    Raises:
+        VideoError: a requested frame does not decode.
+    """
     fitting, wanted = Fitting(view, pixel_aspect=video.pixel_aspect), indices.ravel().tolist()
     # Frame folders are decoded by Pillow with either decoder.
     if view.decoder == "torchcodec" and isinstance(video, VideoReader) and torchcodec_backend.suits(video):
@@ -305,46 +309,3 @@ def _read(video: Video, indices: NDArray[np.int64], view: ViewConfig) -> Frames:
     # An index that several views share was decoded and converted once.
     frames = np.stack([images[index] for index in wanted])
     return frames.reshape(*indices.shape, *frames.shape[1:])
-
-
-class Fitting:
-    """Conversion of the decoded frames of one video to upright (H, W, 3) uint8 RGB of one size.
-
-    The resizer is kept between frames, because its set-up costs more than one small frame.
-
-    Args:
-        view: Size of the stored frames.
-        pixel_aspect: Width of a coded pixel by its height; without effect unless `view.pixels` is "display".
-    """
-
-    def __init__(self, view: ViewConfig, *, pixel_aspect: Fraction | int = 1) -> None:
-        self.view, self.size = view, view.fixed_size
-        self._stretch = float(pixel_aspect) if view.pixels == "display" else 1
-        self._resizer = VideoReformatter()
-
-    def __call__(self, frame: VideoFrame) -> Frames:
-        orientation = orientation_of(frame)
-        shown_width = frame.width * self._stretch
-        upright: tuple[float, float] = (frame.height, shown_width)
-        if orientation.is_sideways:
-            upright = (shown_width, frame.height)
-        # The first frame sets the size, because the resolution may change within a video.
-        self.size = self.size or self.view.size_of(*upright)
-        height, width = self._resized(*upright, self.size)
-        # The frame is resized as it is coded and turned afterwards, when it has fewer pixels.
-        coded_height, coded_width = (width, height) if orientation.is_sideways else (height, width)
-        rgb = self._resizer.reformat(
-            frame, width=coded_width, height=coded_height, format="rgb24", interpolation=_BICUBIC, threads=1
-        )
-        # The orientation and the crop are views. The pixels are copied once, at the end.
-        image = orientation.apply(cast(Frames, rgb.to_ndarray()))
-        top, left = (height - self.size[0]) // 2, (width - self.size[1]) // 2
-        return np.ascontiguousarray(image[top : top + self.size[0], left : left + self.size[1]])
-
-    def _resized(self, height: float, width: float, size: tuple[int, int]) -> tuple[int, int]:
-        """Return the size before the crop: except for "stretch", the smallest of one aspect that covers."""
-        if self.view.fit == "stretch":
-            return size
-        scale = max(size[0] / height, size[1] / width)
-        # Rounding can give one pixel less than the crop needs.
-        return max(round(height * scale), size[0]), max(round(width * scale), size[1])

@@ -7,7 +7,7 @@ frames are read. A folder has no times of its own; its manifest row may give the
 import functools
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -153,10 +153,16 @@ class FrameFolder:
         Raises:
             VideoError: one of these frames does not decode or has another size.
         """
-        return {
-            index: convert(av.VideoFrame.from_ndarray(self._image(self._names[index]), format="rgb24"))
-            for index in sorted(set(indices))
-        }
+        return dict(self.stream(indices, convert))
+
+    def stream(self, indices: Sequence[int], convert: Convert) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        """Yield index and `convert(frame)` in increasing order, as `VideoReader.stream` does.
+
+        Raises:
+            VideoError: as in `read`.
+        """
+        for index in sorted(set(indices)):
+            yield index, convert(av.VideoFrame.from_ndarray(self._image(self._names[index]), format="rgb24"))
 
     @property
     def _first_size(self) -> tuple[int, int]:

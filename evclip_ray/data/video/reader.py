@@ -6,6 +6,7 @@ reliable: AVI stores no presentation times, and some streams hold invisible fram
 are counted by decoding them and are read in sequence. So are those of a file in which a seek fails.
 """
 
+import collections
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
@@ -38,6 +39,10 @@ DEFAULT_FPS = 25.0
 
 class WrongIndexError(Exception):
     """The decoder did not return a frame that the packets announced."""
+
+
+# Some files cannot seek, and some decoders report an error at a false key frame.
+_INDEX_IS_WRONG = (WrongIndexError, VideoError, av.error.FFmpegError)
 
 
 class VideoReader:
@@ -190,19 +195,45 @@ class VideoReader:
         wanted = sorted({int(index) for index in indices})
         if self.index.times is not None:
             try:
-                return self._read_by_seeking(wanted, self.index.times, convert)
-            # Some files cannot seek, and some decoders report an error at a false key frame.
-            except (WrongIndexError, VideoError, av.error.FFmpegError):
-                # A recount would number the frames from the beginning of the file, not from that of the part.
-                if self.windowed:
-                    raise WrongIndexError from None
-                self.index = self._index_by_decoding()
-        return self._read_in_sequence(wanted, convert)
+                return dict(self._read_by_seeking(wanted, self.index.times, convert))
+            except _INDEX_IS_WRONG:
+                self._recount()
+        return dict(self._read_in_sequence(wanted, convert))
+
+    def stream(self, indices: Sequence[int], convert: Convert) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        """Yield index and `convert(frame)` of the given frames in increasing order, in constant memory.
+
+        `read` starts again with recounted frames if the packets were wrong. Here the frames that were already
+        yielded stay, which were shown at the right times, and the frames after them are recounted ones.
+
+        Args:
+            indices: As in `read`.
+            convert: As in `read`.
+
+        Raises:
+            VideoError: as in `read`.
+            WrongIndexError: as in `read`.
+        """
+        wanted, done = sorted({int(index) for index in indices}), 0
+        if self.index.times is not None:
+            try:
+                for image in self._read_by_seeking(wanted, self.index.times, convert):
+                    yield image
+                    done += 1
+                return
+            except _INDEX_IS_WRONG:
+                self._recount()
+        yield from self._read_in_sequence(wanted[done:], convert)
+
+    def _recount(self) -> None:
+        # A recount would number the frames from the beginning of the file, not from that of the part.
+        if self.windowed:
+            raise WrongIndexError from None
+        self.index = self._index_by_decoding()
 
     def _read_by_seeking(
         self, wanted: list[int], times: NDArray[np.int64], convert: Convert
-    ) -> dict[int, NDArray[np.uint8]]:
-        images: dict[int, NDArray[np.uint8]] = {}
+    ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         # A part is always reached by a seek; a whole file is read from its beginning.
         # Every key is 0 or more, so the first position of a part makes the condition below true.
         position = -_SEEK_SAVES - 2 if self.windowed else -1
@@ -215,24 +246,24 @@ class VideoReader:
             if key > position + _SEEK_SAVES:
                 self._container.seek(int(times[key]), stream=self._stream)
                 frames = self._decode(needed)
-            images[target] = convert(_advance(frames, int(times[target])))
+            yield target, convert(_advance(frames, int(times[target])))
             position = target
-        return images
 
-    def _read_in_sequence(self, wanted: list[int], convert: Convert) -> dict[int, NDArray[np.uint8]]:
+    def _read_in_sequence(
+        self, wanted: list[int], convert: Convert
+    ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         # A recount by decoding may have found fewer frames than the packets announced.
-        last = len(self.index.seconds) - 1
-        clamped = {min(index, last) for index in wanted}
+        last, waiting = len(self.index.seconds) - 1, collections.deque(wanted)
         # Frames that were kept while they were counted need no second decode.
         if len(self._kept) <= last:
             self._rewind()
-        images = {}
         for position, frame in enumerate(self._kept if len(self._kept) > last else self._decode()):
-            if position in clamped:
-                images[position] = convert(frame)
-            if len(images) == len(clamped):
-                break
-        return {index: images[min(index, last)] for index in wanted}
+            if not waiting:
+                return
+            if position == min(waiting[0], last):
+                image = convert(frame)
+                while waiting and min(waiting[0], last) == position:
+                    yield waiting.popleft(), image
 
     def _index_by_decoding(self) -> FrameIndex:
         self._rewind()
