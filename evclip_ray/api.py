@@ -395,6 +395,10 @@ def evaluate(
     protocol: str = "closed_set",
     views: str = "1x1",
     average: str = "probability",
+    calibrate: bool = False,
+    reject_risk: float | None = None,
+    reject_below: float | None = None,
+    conformal: float | None = None,
     interval: "IntervalKind" = "t",
     out: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
@@ -420,6 +424,11 @@ def evaluate(
         protocol: `closed_set`, `cross_dataset`, `cross_domain`, `base_to_novel` or `zero_shot`.
         views: Views per video, TEMPORALxSPATIAL: `"4x3"`.
         average: Scores that are averaged over views: `"probability"` or `"logit"`.
+        calibrate: Whether to fit a calibration on the checkpoint's own validation videos and write it into
+            the checkpoint. A checkpoint that has one is measured with it in any case.
+        reject_risk: Choose the threshold of unknown videos: the largest tolerated error among the others.
+        reject_below: Set this threshold: the best probability below which a video is unknown.
+        conformal: Fit sets of classes that hold the true one for this share of videos.
         interval: Interval of the means over checkpoints: `"t"` (Student) or `"bootstrap"`.
         out: Folder of the tables, with several checkpoints a folder for each. Default: `CHECKPOINT-SPLIT`.
         overrides: Settings by dotted path.
@@ -431,9 +440,15 @@ def evaluate(
 
     Raises:
         ValueError: A checkpoint cannot be read, its classes do not fit the protocol, or its frozen weights
-            differ from those of the training.
+            differ from those of the training. Or it cannot be calibrated.
     """
     from evclip_ray.artifacts import write_csv
+    from evclip_ray.evaluation.calibrate import (
+        CalibrationSettings,
+        calibrate_checkpoint,
+        plan_calibration,
+        read_calibration,
+    )
     from evclip_ray.evaluation.evaluate import evaluate_checkpoint
     from evclip_ray.evaluation.plan import plan_evaluation
     from evclip_ray.evaluation.seed_means import means_over_checkpoints
@@ -445,6 +460,8 @@ def evaluate(
     folders = [Path(c) for c in ([checkpoints] if isinstance(checkpoints, str | Path) else checkpoints)]
     settings = {**source_overrides(data, root), **(overrides or {})}
     cache, parsed_views = cache_folder(cache), EvaluationViews.parse(views, average)
+    fit_options = {"reject_risk": reject_risk, "reject_below": reject_below, "conformal": conformal}
+    fit = CalibrationSettings.parse(calibrate, fit_options, protocol=protocol, views=parsed_views)
     results = []
     for number, checkpoint in enumerate(folders):
         tables = Path(out) if out else checkpoint.with_name(f"{checkpoint.name}-{split}")
@@ -456,14 +473,19 @@ def evaluate(
             plan = plan_evaluation(
                 checkpoint, settings, split=split, cache=cache, protocol=protocol, views=parsed_views
             )
-            with ray_if_needed(
-                plan.plans.values(), cache=cache, address=address, verbose=verbose, progress=progress
-            ):
-                videos = {
-                    name: prepare(video_plan, cache=cache, progress=progress)
-                    for name, video_plan in plan.plans.items()
-                }
-            scores = evaluate_checkpoint(plan, videos, out=tables)
+            fit_plan = plan_calibration(checkpoint, settings, cache=cache) if fit else None
+            both = [plan.plans, fit_plan.plans if fit_plan else {}]
+            needed = [video_plan for plans in both for video_plan in plans.values()]
+            with ray_if_needed(needed, cache=cache, address=address, verbose=verbose, progress=progress):
+                videos, validation = (
+                    {name: prepare(each, cache=cache, progress=progress) for name, each in plans.items()}
+                    for plans in both
+                )
+            if fit and fit_plan:
+                calibration = calibrate_checkpoint(fit_plan, validation["val"], fit)
+            else:
+                calibration = read_calibration(plan)
+            scores = evaluate_checkpoint(plan, videos, out=tables, calibration=calibration)
         results.append(ScoredCheckpoint(checkpoint, tables, scores))
         if on_checkpoint is not None:
             on_checkpoint(results[-1])
@@ -473,6 +495,62 @@ def evaluate(
         path = Path(out or folders[0].parent) / "means.csv"
         write_csv(path, list(rows[0]), (row.values() for row in rows))
     return Evaluation(tuple(results), means)
+
+
+def predict(
+    checkpoint: str | Path,
+    videos: "str | Path | Iterable[str | Path]",
+    *,
+    classes: Sequence[str] | None = None,
+    top_k: int = 5,
+    window_seconds: float | None = None,
+    stride_seconds: float | None = None,
+    masks: bool = False,
+    device: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    batch_size: int | None = None,
+    workers: int | None = None,
+) -> "Iterator[Prediction | FailedVideo]":
+    """Yield what a checkpoint predicts for each video, in order.
+
+    Load a `Recognizer` instead to predict more than once.
+
+    Example::
+
+        for result in evclip_ray.predict("studies/first/best", ["a.mp4", "b.mp4"]):
+            print(result.video, result.best.name, result.best.probability)
+
+    Args:
+        checkpoint: Folder of a checkpoint, or a URI such as `hf://user/name`.
+        videos: One video or several: files, folders of frames or URIs.
+        classes: Other class names than those of the training, see `Recognizer.with_classes`.
+        top_k: Number of classes in a prediction.
+        window_seconds: Length of a window; None for one view of the whole video.
+        stride_seconds: Seconds between the starts of two windows; by default a window.
+        masks: Whether to return the masks of a method that has some.
+        device: `"cpu"` or `"cuda"`; by default the GPU, or else the CPU.
+        overrides: Settings by dotted path.
+        batch_size: Views per forward pass; by default `optim.eval_batch_size` of the training.
+        workers: Number of decoding threads; by default the CPUs of this process, at most 8.
+
+    Yields:
+        A `Prediction` for each video, or a `FailedVideo` with the reason.
+
+    Raises:
+        ValueError: The checkpoint cannot be loaded, or a setting is out of range.
+    """
+    from evclip_ray.deploy.recognizer import Recognizer
+
+    recognizer = Recognizer.load(checkpoint, classes=classes, device=device, overrides=overrides)
+    return recognizer.predict_many(
+        [videos] if isinstance(videos, str | Path) else videos,
+        top_k=top_k,
+        window_seconds=window_seconds,
+        stride_seconds=stride_seconds,
+        masks=masks,
+        batch_size=batch_size,
+        workers=workers,
+    )
 
 
 @contextlib.contextmanager

@@ -48,6 +48,35 @@ _SCORED = {"adapted": "adapted", "zero_shot": "zero-shot CLIP"}
     help="Scores that are averaged over the views of a video: probability or logit.",
 )
 @click.option(
+    "--calibrate",
+    is_flag=True,
+    help="Fit a temperature on the checkpoint's own validation videos, never on test videos, and store it in "
+    "the checkpoint, where predict finds it.",
+)
+@click.option(
+    "--reject-risk",
+    type=float,
+    default=None,
+    metavar="RISK",
+    help="With --calibrate: choose the threshold below which a video is unknown, for at most this error, "
+    "such as 0.1, among the accepted validation videos.",
+)
+@click.option(
+    "--reject-below",
+    type=float,
+    default=None,
+    metavar="P",
+    help="With --calibrate: a video is unknown if its best probability is below P.",
+)
+@click.option(
+    "--conformal",
+    type=float,
+    default=None,
+    metavar="LEVEL",
+    help="With --calibrate: predict sets of classes that hold the true one for this share of videos, such as "
+    "0.9.",
+)
+@click.option(
     "--interval",
     type=click.Choice(["t", "bootstrap"]),
     default="t",
@@ -79,7 +108,8 @@ def evaluate(
     """Score checkpoints on a split, and zero-shot CLIP on the same views.
 
     For several checkpoints of runs that differ in their seed, the mean and its interval are printed too.
-    Where the manifest has a column `mask` with true masks, masks of the method are compared with them.
+    Where the manifest has a column `mask` with true masks, masks of the method are compared with them. Where
+    a checkpoint is calibrated, its calibration is measured on the split.
     """
     with bars() as progress:
         result = api.evaluate(
@@ -132,6 +162,7 @@ def import_checkpoint(
 
 def _show_scores(scored: "ScoredCheckpoint") -> None:
     from evclip_ray.evaluation.seed_means import harmonic
+    from evclip_ray.metrics.calibration_measures import calibration_lines
     from evclip_ray.metrics.mask_quality import mask_quality_lines
 
     for name, scores in scored.sets.items():
@@ -152,6 +183,9 @@ def _show_scores(scored: "ScoredCheckpoint") -> None:
                 f"  calibration error {numbers['calibration_error']:.3f}",
                 soft_wrap=True,
             )
+        if scores.calibration:
+            for line in calibration_lines(scores.calibration):
+                console.print(line, soft_wrap=True, markup=False)
         if scores.mask_quality:
             for line in mask_quality_lines(scores.mask_quality):
                 console.print(line, soft_wrap=True, markup=False)

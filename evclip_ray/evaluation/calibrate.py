@@ -206,6 +206,25 @@ def calibrate_checkpoint(plan: EvaluationPlan, videos: Videos, settings: Calibra
     return calibration
 
 
+def read_calibration(plan: EvaluationPlan) -> Calibration | None:
+    """Return the calibration of the checkpoint of an evaluation; None if there is none to measure.
+
+    Raises:
+        ArtifactError: The calibration is damaged or belongs to another checkpoint.
+    """
+    if plan.protocol == "zero_shot":
+        return None
+    calibration = Calibration.read(plan.checkpoint)
+    if calibration is not None and (plan.views.temporal, plan.views.spatial) != (1, 1):
+        log.warning(
+            "%s: its calibration is for one view, so that it is not measured on %s.",
+            plan.checkpoint,
+            plan.views,
+        )
+        return None
+    return calibration
+
+
 def fit_calibration(
     scores: Scores,
     classes: tuple[str, ...],

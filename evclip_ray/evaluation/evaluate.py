@@ -160,7 +160,7 @@ def _measure(
 ) -> CalibrationMeasures | None:
     if calibration is None or "adapted" not in scored or not len(chosen):
         return None
-    return measure_calibration(calibration.for_classes(classes), scored["adapted"], chosen.groups)
+    return measure_calibration(calibration, scored["adapted"], classes, chosen.groups, videos=chosen.key)
 
 
 def _recorded_weights(plan: EvaluationPlan) -> dict[str, str]:

@@ -150,10 +150,11 @@ class Calibration(Config):
         Args:
             classes: Class names that are predicted.
         """
-        if _composed(classes) == _composed(self.classes):
-            return self
-        changes = {"unknown_below": None, "conformal_level": None, "conformal_quantile": None}
-        return self.model_copy(update={"classes": tuple(classes), **changes})
+        changes: dict[str, Any] = {"classes": tuple(classes)}
+        # In any order: neither depends on it.
+        if sorted(_composed(classes)) != sorted(_composed(self.classes)):
+            changes |= {"unknown_below": None, "conformal_level": None, "conformal_quantile": None}
+        return self.model_copy(update=changes)
 
     def _check_owner(self, checkpoint: Path) -> None:
         config = checkpoint / "config.json"

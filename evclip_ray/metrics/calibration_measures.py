@@ -36,15 +36,24 @@ class CalibrationMeasures:
 
 
 def measure_calibration(
-    calibration: Calibration, scores: Scores, groups: NDArray[np.int64] | None = None
+    calibration: Calibration,
+    scores: Scores,
+    classes: tuple[str, ...],
+    groups: NDArray[np.int64] | None = None,
+    *,
+    videos: str | None = None,
 ) -> CalibrationMeasures:
     """Measure a calibration on evaluated videos.
 
     Args:
-        calibration: Calibration for the classes of the scores, see `Calibration.for_classes`.
+        calibration: Calibration of the checkpoint.
         scores: Scores of V videos.
+        classes: Class names of the scores; for others than the checkpoint's, see `Calibration.for_classes`.
         groups: (V,) number of each video's group; None if the videos are independent.
+        videos: Digest of the videos, to recognise those that the calibration was fitted on.
     """
+    whole, calibration = calibration, calibration.for_classes(classes)
+    validation = calibration.validation
     probabilities = calibration.probabilities(scores.logits)
     both = softmax(scores.logits), probabilities
     confidence = probabilities.max(axis=1)
@@ -68,7 +77,9 @@ def measure_calibration(
         "area_under_risk_coverage": curve.area,
         "rejection": _rejection(calibration, probabilities, scores, groups),
         "conformal": _conformal(calibration, probabilities, scores, groups),
-        "validation": calibration.validation and calibration.validation.model_dump(mode="json"),
+        "temperature_only": calibration != whole.model_copy(update={"classes": calibration.classes}),
+        "is_fit_data": validation is not None and videos is not None and validation.videos == videos,
+        "validation": validation and validation.model_dump(mode="json"),
     }
     bins = [row for name, each in zip(_SCORED, both, strict=True) for row in _bins(name, each, scores)]
     return CalibrationMeasures(calibration, bins, curve, record)
@@ -116,7 +127,9 @@ def sums_interval(
         values.append(statistic(drawn @ sums))
     low, high = np.quantile(np.concatenate(values), [0.025, 0.975]).tolist()
     factor = small_sample_factor(count)
-    return value, (value - factor * (high - value), value + factor * (value - low))
+    bounds = value - factor * (high - value), value + factor * (value - low)
+    # The mirrored percentiles can leave the value out, which would be hard to read.
+    return value, (min(value, bounds[0]), max(value, bounds[1]))
 
 
 def calibration_lines(record: dict[str, Any]) -> list[str]:
@@ -129,7 +142,7 @@ def calibration_lines(record: dict[str, Any]) -> list[str]:
     if record["validation"]:
         number, groups = record["validation"]["num_videos"], record["validation"]["num_groups"]
         fitted = f", fitted on validation data ({sample_size(number, groups)})"
-    lines = [f"temperature {record['temperature']:.3g}{fitted}"]
+    lines = [f"calibration     temperature {record['temperature']:.3g}{fitted}", *calibration_remarks(record)]
     for key, name in (("calibration_error", "calibration error"), ("log_loss", "log loss")):
         before, after = (
             _with_interval(value, interval)
@@ -154,6 +167,23 @@ def calibration_lines(record: dict[str, Any]) -> list[str]:
             f"videos, mean size {size} of {conformal['classes']} classes{every}"
         )
     return lines
+
+
+def calibration_remarks(record: dict[str, Any]) -> list[str]:
+    """Return restrictions of the measures of a calibration.
+
+    Args:
+        record: `CalibrationMeasures.record`.
+    """
+    remarks = []
+    if record["is_fit_data"]:
+        remarks.append("the calibration was fitted on these videos: its numbers are too good")
+    if record["temperature_only"]:
+        remarks.append(
+            "these are not the classes of the checkpoint: its temperature is used, its threshold and "
+            "conformal sets are not"
+        )
+    return remarks
 
 
 def _ece_parts(probabilities: NDArray[np.float64], scores: Scores) -> NDArray[np.float64]:

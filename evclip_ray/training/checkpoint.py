@@ -8,6 +8,7 @@
     validation_epochs.npz   only in a checkpoint to resume from: right or wrong per epoch and video
     rows.parquet            the videos that trained and selected it, see `RowRecord`
     checksums.json          size and CRC-32 of each file but rows.parquet, which checkpoints share
+    calibration.json        only in a calibrated checkpoint, added later, see `metrics.calibration`
 
 A checkpoint is written to a temporary folder and renamed, so a crash leaves either the old or the new one. A
 checkpoint to resume from keeps its predecessor as `.last.old` until the run has ended. A disk that damages
@@ -28,6 +29,7 @@ from torch import Tensor
 
 from evclip_ray.artifacts import ArtifactError, read_json, replacing, write_json, write_text
 from evclip_ray.data.manifest import row_record
+from evclip_ray.metrics.calibration import FILE as CALIBRATION
 from evclip_ray.models.backbones import find_backbone
 from evclip_ray.models.methods.base import Method
 from evclip_ray.training.checksums import (
@@ -160,6 +162,9 @@ def _inode(folder: Path) -> int:
 def _copy_files(source: Path, target: Path) -> None:
     left_out = (OPTIMIZER, HISTORY, EPOCHS_FILE)
     written = read_checksums(source)
+    if not _has_tensors(target, written):
+        # The calibration of an earlier checkpoint must not describe this one.
+        (target / CALIBRATION).unlink(missing_ok=True)
     for item in sorted(source.iterdir()):
         if item.name not in (*left_out, CHECKSUMS):
             with replacing(target / item.name) as temporary:
@@ -169,6 +174,15 @@ def _copy_files(source: Path, target: Path) -> None:
         (target / CHECKSUMS).unlink(missing_ok=True)
     else:
         write_json(target / CHECKSUMS, {name: sums for name, sums in written.items() if name not in left_out})
+
+
+def _has_tensors(folder: Path, written: Mapping[str, tuple[int, int]] | None) -> bool:
+    """Return whether a folder has the trained tensors with these checksums, as far as they are recorded."""
+    # A study copies its best checkpoint again after every trial, which must not remove the calibration.
+    with contextlib.suppress(DamagedFile):
+        recorded = read_checksums(folder)
+        return recorded is not None and written is not None and recorded[ADAPTER] == written[ADAPTER]
+    return False
 
 
 def load_adapter(folder: Path, method: Method) -> None:
