@@ -49,6 +49,7 @@ def verify(context: click.Context, file: str, root: str | None, workers: int) ->
     from evclip_ray.data.manifest.integrity import verify_manifest
     from evclip_ray.data.manifest.located_files import check_files
     from evclip_ray.data.manifest.manifest import read_manifest
+    from evclip_ray.data.video.view import describe_pixels
     from evclip_ray.training.same_labels import describe_same_labels, find_same_labels
 
     listed = read_manifest(file, root=root, columns=chosen_columns())
@@ -80,12 +81,7 @@ def verify(context: click.Context, file: str, root: str | None, workers: int) ->
     if named := len(listed) - listed.table["mask"].null_count:
         click.echo(f"masks for {named} of {len(listed)} videos, {broken_masks} broken")
     if reshaped:
-        line = (
-            f"{len(reshaped)} videos have pixels that are not square (the first: {reshaped[0]}). "
-            "view.pixels=stored, the default, takes them as square; view.pixels=display gives them the shape "
-            "that players show"
-        )
-        console.print(line, soft_wrap=True, markup=False)
+        console.print(describe_pixels(reshaped), soft_wrap=True, markup=False)
     # The exit status lets a script stop before a study.
     if broken or broken_masks or same:
         context.exit(1)

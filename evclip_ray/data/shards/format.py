@@ -1,7 +1,8 @@
 """Format of a shard: an uncompressed Arrow IPC file with one record batch per video and one row per view.
 
 The schema's metadata hold the key of the job that wrote it. A video that did not decode has an empty batch
-whose metadata hold the reason. The bytes depend on the job only, so a shard with the right key is valid.
+whose metadata hold the reason. The metadata of a video whose pixels are not square have their aspect. The
+bytes depend on the job only, so a shard with the right key is valid.
 """
 
 import dataclasses
@@ -10,7 +11,7 @@ import json
 import math
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
@@ -21,14 +22,21 @@ from evclip_ray.data import storage
 from evclip_ray.data.shards.crash_guard import CrashGuard
 from evclip_ray.data.shards.planning import decoding_work
 from evclip_ray.data.storage import Place
-from evclip_ray.data.video.decode import VideoError, decode_views, decoder_name, part_in
+from evclip_ray.data.video.decode import (
+    Video,
+    VideoError,
+    decode_views,
+    decoder_name,
+    has_other_shape,
+    part_in,
+)
 from evclip_ray.data.video.opening import one_video
 from evclip_ray.data.video.sampling import spread_offsets
 from evclip_ray.data.video.view import ViewConfig
 
 # Part of every key. Raise it when the same inputs would give other bytes.
 _FORMAT = 1
-_KEY, _SKIPPED = b"evclip_ray.key", b"evclip_ray.skipped"
+_KEY, _SKIPPED, _PIXELS = b"evclip_ray.key", b"evclip_ray.skipped", b"evclip_ray.pixels"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,9 +140,9 @@ def write_shard(job: ShardJob, *, root: Place, folder: Path, guard: CrashGuard) 
     columns = schema(job.view, job.key)
     with replacing(folder / job.file) as temporary, pa.ipc.new_file(str(temporary), columns) as writer:
         for index, video in enumerate(job.videos):
-            frames, reason = _decode(job, video, root, guard.decoding(index, video["path"]))
+            frames, metadata = _decode(job, video, root, guard.decoding(index, video["path"]))
             # A skipped video has an empty batch, so that batch k is always video k of the job.
-            writer.write_batch(_batch(columns, video, frames), reason and {_SKIPPED: reason})
+            writer.write_batch(_batch(columns, video, frames), metadata or None)
 
 
 # The footer at the end of an Arrow file has the schema and the positions of all batches. It is written last,
@@ -149,22 +157,34 @@ def is_finished(path: Path, job: ShardJob) -> bool:
         return False
 
 
-def read_outcomes(path: Path) -> list[str | tuple[int, int] | None]:
-    """Return the outcome of each video of a shard.
+class Outcome(NamedTuple):
+    """Outcome of one video.
 
-    It is the reason of a skipped video, (H, W) of a video that kept its aspect ratio, and None for a fixed
-    size.
+    Attributes:
+        reason: Why it is skipped; empty if it is not.
+        size: (H, W) of a video that kept its aspect ratio; None for a fixed size or a skipped video.
+        pixel_aspect: Width of a coded pixel by its height, if players show the video in another shape. None
+            if they do not, for a skipped video and in shards of earlier versions.
     """
-    outcomes: list[str | tuple[int, int] | None] = []
+
+    reason: str = ""
+    size: tuple[int, int] | None = None
+    pixel_aspect: str | None = None
+
+
+def read_outcomes(path: Path) -> list[Outcome]:
+    """Return the outcome of each video of a shard."""
+    outcomes: list[Outcome] = []
     with pa.ipc.open_file(pa.memory_map(str(path))) as reader:
         for index in range(reader.num_record_batches):
             batch, metadata = reader.get_batch_with_custom_metadata(index)
-            if metadata is not None and _SKIPPED in metadata:
-                outcomes.append(metadata[_SKIPPED].decode())
-            elif "height" in batch.schema.names:
-                outcomes.append((batch["height"][0].as_py(), batch["width"][0].as_py()))
-            else:
-                outcomes.append(None)
+            notes = dict(metadata or {})
+            if _SKIPPED in notes:
+                outcomes.append(Outcome(notes[_SKIPPED].decode()))
+                continue
+            is_sized = "height" in batch.schema.names
+            size = (batch["height"][0].as_py(), batch["width"][0].as_py()) if is_sized else None
+            outcomes.append(Outcome("", size, notes[_PIXELS].decode() if _PIXELS in notes else None))
     return outcomes
 
 
@@ -185,20 +205,30 @@ def frames_of(batch: pa.RecordBatch, num_frames: int) -> NDArray[np.uint8]:
 
 def _decode(
     job: ShardJob, video: dict[str, Any], root: Place, guard: AbstractContextManager[None]
-) -> tuple[NDArray[np.uint8], str | None]:
-    """Return the views of a video, (V, T, H, W, 3), or no view and the reason."""
+) -> tuple[NDArray[np.uint8], dict[bytes, str]]:
+    """Return the views of a video, (V, T, H, W, 3), with notes; of a skipped video no view and the reason."""
     seeds = [view_seed(job.seed, video, view) for view in range(job.num_views)]
     offsets = spread_offsets(job.num_views) if job.seed is None else None
     path = storage.locate(root, video["path"])
+    notes: dict[bytes, str] = {}
+
+    def note_pixels(opened: Video) -> None:
+        if has_other_shape(opened.pixel_aspect):
+            notes[_PIXELS] = str(opened.pixel_aspect)
+
     try:
         with one_video(path), guard:
-            return decode_views(path, view=job.view, seeds=seeds, offsets=offsets, **part_in(video)), None
+            frames = decode_views(
+                path, view=job.view, seeds=seeds, offsets=offsets, on_open=note_pixels, **part_in(video)
+            )
+            return frames, notes
     except VideoError as error:
         reason = error.reason
     # The size of the frames comes from the header, which a damaged file can get wrong by any factor.
     except MemoryError:
         reason = "needs more memory than there is"
-    return np.empty((0, job.view.num_frames, *(job.view.fixed_size or (0, 0)), 3), dtype=np.uint8), reason
+    nothing = np.empty((0, job.view.num_frames, *(job.view.fixed_size or (0, 0)), 3), dtype=np.uint8)
+    return nothing, {_SKIPPED: reason}
 
 
 def _batch(columns: pa.Schema, video: dict[str, Any], frames: NDArray[np.uint8]) -> pa.RecordBatch:

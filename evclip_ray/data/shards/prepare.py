@@ -38,7 +38,7 @@ from evclip_ray.data.shards.ray_nodes import count_cpus, require_mounted, requir
 from evclip_ray.data.shards.shard_queue import ShardQueue
 from evclip_ray.data.storage import Place, StorageError
 from evclip_ray.data.video.decode import decoder_name
-from evclip_ray.data.video.view import MAX_ASPECT, ViewConfig
+from evclip_ray.data.video.view import MAX_ASPECT, ViewConfig, describe_pixels
 from evclip_ray.formatting import binary_size
 
 __all__ = ["ShardSet", "open_shards", "prepare_shards"]
@@ -311,6 +311,7 @@ def _explain_full_disk(folder: Path, jobs: list[ShardJob]) -> Iterator[None]:
 def _finish(folder: Path, jobs: list[ShardJob], inputs: dict[str, Any]) -> None:
     rows: list[dict[str, Any]] = []
     skipped: list[dict[str, Any]] = []
+    reshaped: list[str] = []
     for job in jobs:
         # A folder that is not shared passes all checks of the workers, but their files are on other machines.
         if not is_finished(folder / job.file, job):
@@ -320,14 +321,18 @@ def _finish(folder: Path, jobs: list[ShardJob], inputs: dict[str, Any]) -> None:
             )
         outcomes = read_outcomes(folder / job.file)
         for batch, (video, outcome) in enumerate(zip(job.videos, outcomes, strict=True)):
-            if isinstance(outcome, str):
-                skipped.append({"row": video["row"], "path": video["path"], "reason": outcome})
+            if outcome.reason:
+                skipped.append({"row": video["row"], "path": video["path"], "reason": outcome.reason})
             else:
-                sizes = dict(zip(SIZE_COLUMNS, outcome, strict=True)) if outcome else {}
+                if outcome.pixel_aspect:
+                    reshaped.append(f"{video['path']}, {outcome.pixel_aspect}")
+                sizes = dict(zip(SIZE_COLUMNS, outcome.size, strict=True)) if outcome.size else {}
                 columns = {"file": job.file, "batch": batch, **sizes}
                 rows.append(columns | {name: video[name] for name in INDEX_SCHEMA.names if name in video})
     _quarantine(folder, skipped)
     _report_long(folder, rows)
+    if reshaped and jobs[0].view.pixels == "stored":
+        logger.warning("%s: %s", folder, describe_pixels(reshaped))
     if not rows:
         raise ValueError(
             f"none of {len(skipped)} videos decodes; the first is {skipped[0]['path']}"
@@ -338,6 +343,8 @@ def _finish(folder: Path, jobs: list[ShardJob], inputs: dict[str, Any]) -> None:
         stale.unlink()
     write_index(folder, rows, digest(inputs))
     counts = {"videos": len(rows), "skipped": len(skipped), "shards": len(jobs)}
+    if reshaped:
+        counts["pixels_not_square"] = len(reshaped)
     write_ledger(folder, STAGE, inputs=inputs, counts=counts, skipped=skipped)
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypedDict, Unpack, cast
@@ -86,8 +86,13 @@ class VideoInfo:
 
     @property
     def has_other_shape(self) -> bool:
-        """Whether players show another shape: by more than 1 %, which is how far sizes are rounded."""
-        return abs(self.pixel_aspect - 1) > Fraction(1, 100)
+        """Whether players show another shape."""
+        return has_other_shape(self.pixel_aspect)
+
+
+def has_other_shape(pixel_aspect: Fraction) -> bool:
+    """Return whether players show another shape: by more than 1 %, which is how far sizes are rounded."""
+    return abs(pixel_aspect - 1) > Fraction(1, 100)
 
 
 @functools.cache
@@ -193,6 +198,7 @@ def decode_views(
     view: ViewConfig,
     seeds: Sequence[int | None],
     offsets: Sequence[float] | None = None,
+    on_open: Callable[[Video], None] | None = None,
     **part: Unpack[Part],
 ) -> Frames:
     """Decode V views of a video to (V, T, H, W, 3) uint8; each frame is decoded once.
@@ -202,6 +208,7 @@ def decode_views(
         view: Sampling and size.
         seeds: V seeds, as in `frame_indices`.
         offsets: V offsets of the views without a seed, as in `frame_indices`; 0.5 by default.
+        on_open: Called with the open video, before its frames are read.
         **part: Part of the video; see `Part`.
 
     Raises:
@@ -212,16 +219,24 @@ def decode_views(
     windowed = view.decoder == "pyav" and part.get("start_frame") is None and part.get("end_frame") is None
     if windowed:
         with contextlib.suppress(WrongIndexError):
-            return _views(path, view, draws, part, windowed=True)
+            return _views(path, view, draws, part, on_open, windowed=True)
     # Also reached if the decoder contradicted the packets around the part: then the whole file is indexed.
-    return _views(path, view, draws, part, windowed=False)
+    return _views(path, view, draws, part, on_open, windowed=False)
 
 
 def _views(
-    path: Place, view: ViewConfig, draws: list[tuple[int | None, float]], part: Part, *, windowed: bool
+    path: Place,
+    view: ViewConfig,
+    draws: list[tuple[int | None, float]],
+    part: Part,
+    on_open: Callable[[Video], None] | None,
+    *,
+    windowed: bool,
 ) -> Frames:
     start, end = (part.get("start_seconds"), part.get("end_seconds")) if windowed else (None, None)
     with open_video(path, fps=part.get("fps"), start_seconds=start, end_seconds=end) as video:
+        if on_open is not None:
+            on_open(video)
         first, last = part_of(video, part)
         indices = first + np.stack(
             [frame_indices(last - first, view=view, seed=seed, offset=offset) for seed, offset in draws]

@@ -1,6 +1,6 @@
 """Configuration of a view of a video: number of frames, their sampling and their stored size."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
@@ -16,6 +16,15 @@ MAX_ASPECT = 3
 _DEFAULT_SIDE = 256
 _SIZES = ("short_side", "height", "width", "fit")
 _TYPICAL_ASPECT = 16 / 9
+
+
+def describe_pixels(videos: Sequence[str]) -> str:
+    """Return a line about videos whose pixels are not square, each given as "PATH, ASPECT"."""
+    have = "video has" if len(videos) == 1 else "videos have"
+    return (
+        f"{len(videos)} {have} pixels that are not square (the first: {videos[0]}). view.pixels=stored, the "
+        "default, takes them as square; view.pixels=display gives them the shape that players show"
+    )
 
 
 class ViewConfig(Config):

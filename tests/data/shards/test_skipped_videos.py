@@ -1,12 +1,16 @@
 """A shard of good and bad videos: the bad ones are skipped with their reasons, whatever error they raise."""
 
+import dataclasses
+
 import numpy as np
 import pytest
+from numbered_videos import write_numbered
 
+from evclip_ray.artifacts import read_json
 from evclip_ray.data.shards import format
 from evclip_ray.data.shards.crash_guard import CrashGuard
-from evclip_ray.data.shards.format import ShardJob, read_outcomes, write_shard
-from evclip_ray.data.shards.prepare import _videos
+from evclip_ray.data.shards.format import Outcome, ShardJob, read_outcomes, write_shard
+from evclip_ray.data.shards.prepare import _finish, _videos
 from evclip_ray.data.shards.ray_nodes import require_mounted
 from evclip_ray.data.video.decode import decoder_name
 from evclip_ray.data.video.view import ViewConfig
@@ -44,8 +48,8 @@ def test_any_error_of_a_video_is_its_reason(tmp_path, write_video, job_of, monke
 
     monkeypatch.setattr(format, "decode_views", decode_or_fail)
     first, second, third = outcomes_of(job_of("a.mp4", "b.mp4", "c.mp4"), tmp_path)
-    assert first is third is None
-    assert second.startswith("UnicodeDecodeError: 'utf-8' codec can't decode")
+    assert first == third == Outcome()
+    assert second.reason.startswith("UnicodeDecodeError: 'utf-8' codec can't decode")
 
 
 def test_name_that_is_too_long_is_skipped(tmp_path, write_video, job_of):
@@ -53,8 +57,8 @@ def test_name_that_is_too_long_is_skipped(tmp_path, write_video, job_of):
     job = job_of(LONG, "a.mp4")
     require_mounted(job, tmp_path)
     first, second = outcomes_of(job, tmp_path)
-    assert first == "OSError: File name too long"
-    assert second is None
+    assert first.reason == "OSError: File name too long"
+    assert second == Outcome()
 
 
 def test_interrupt_is_no_fault_of_a_video(tmp_path, write_video, job_of, monkeypatch):
@@ -66,3 +70,20 @@ def test_interrupt_is_no_fault_of_a_video(tmp_path, write_video, job_of, monkeyp
     monkeypatch.setattr(format, "decode_views", interrupt)
     with pytest.raises(KeyboardInterrupt):
         outcomes_of(job_of("a.mp4"), tmp_path)
+
+
+@pytest.mark.parametrize("pixels", ["stored", "display"])
+def test_pixels_that_are_not_square_are_counted(tmp_path, job_of, caplog, pixels):
+    for name, aspect in (("square.mp4", None), ("pal.mp4", "64/45")):
+        write_numbered(
+            tmp_path / name, "libx264", numbers=range(4), **({"pixel_aspect": aspect} if aspect else {})
+        )
+    job = dataclasses.replace(
+        job_of("square.mp4", "pal.mp4"), view=VIEW.model_copy(update={"pixels": pixels})
+    )
+    outcomes = outcomes_of(job, tmp_path)
+    assert [outcome.pixel_aspect for outcome in outcomes] == [None, "64/45"]
+    _finish(tmp_path, [job], {})
+    assert read_json(tmp_path / "ledger.json")["counts"]["pixels_not_square"] == 1
+    said = "1 video has pixels that are not square (the first: pal.mp4, 64/45). view.pixels=stored"
+    assert (said in caplog.text) == (pixels == "stored")
