@@ -67,6 +67,8 @@ setup(
         "rich>=15.0",
         "pandas>=3.1",
         "tqdm>=4.70",
+        # Descriptions of settings, for `evclip-ray settings`.
+        "docstring-parser>=0.18",
     ],
     extras_require={
         **EXTRAS,

@@ -15,7 +15,7 @@ LAYERS = {
     "training": 3, "domain_shift": 3,
     "profiling": 4,
     "tuning": 5,
-    "scaling": 6, "evaluation": 6, "results": 6,
+    "scaling": 6, "evaluation": 6, "results": 6, "settings": 6,
     "reports": 7, "cluster": 7, "deploy": 7, "testing": 7,
     "api": 8,
     "cli": 9,

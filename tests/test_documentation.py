@@ -113,6 +113,12 @@ def test_inventories_match_their_table(monkeypatch: pytest.MonkeyPatch) -> None:
         assert texts[0] == texts[1], name
 
 
+def test_page_of_settings_matches_the_configs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    page = importlib.import_module("make_settings").page()
+    assert (ROOT / "docs" / "settings.md").read_text() == page, "run docs/make_settings.py"
+
+
 def test_pictures_are_small() -> None:
     for path in (ROOT / "docs" / "images").iterdir():
         assert path.stat().st_size < 200_000, path.name

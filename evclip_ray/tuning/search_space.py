@@ -63,8 +63,12 @@ class StudyConfig(Config):
     trials: int | None = Field(
         None, ge=1, description="trials in total; None means 16, or with a time budget as many as fit"
     )
-    sampler: Literal["tpe", "random"] = "tpe"
-    scheduler: Literal["asha", "hyperband", "none"] = "asha"
+    sampler: Literal["tpe", "random"] = Field(
+        "tpe", description="how points are drawn: 'tpe' near the best points so far, or 'random'"
+    )
+    scheduler: Literal["asha", "hyperband", "none"] = Field(
+        "asha", description="how trials are stopped early; 'none' runs every trial to its last epoch"
+    )
     objective: str = Field(
         BEST,
         description="value of a trial: validation top-1 of its best epoch (best) or last epoch (last), or "
@@ -72,7 +76,7 @@ class StudyConfig(Config):
     )
     grace_epochs: int = Field(2, ge=1, description="epochs before a trial may be stopped")
     reduction_factor: int = Field(3, ge=2, description="at each rung one in this many trials continues")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="seed of the sampler")
     workers: int = Field(1, ge=1, description="training processes of one trial")
     min_workers: int | None = Field(
         None, ge=1, description="workers with which a trial continues after machines are lost; None waits"

@@ -24,7 +24,11 @@ from evclip_ray.models.methods.base import Cacheable, Method, MethodCase, Method
 
 
 class LinearProbeConfig(MethodConfig):
-    """Settings of the linear probe. It reads no class text, so it cannot recognise a class without videos."""
+    """Settings of the linear probe. It reads no class text, so it cannot recognise a class without videos.
+
+    Attributes:
+        normalization: "own" or "imagenet" statistics for the pixels.
+    """
 
     name: Literal["linear_probe"] = "linear_probe"
     normalization: Normalization = "own"
