@@ -14,14 +14,12 @@ from evclip_ray.version import __version__
 
 
 def local_checkpoint(source: str | Path) -> Path:
-    """Return the folder of a checkpoint; a URI is downloaded.
+    """Return the checked folder of a checkpoint; a URI is downloaded. See `hub.resolve`.
 
     Raises:
-        ValueError: The source cannot be reached or is not a checkpoint.
+        ValueError: The source cannot be reached, is not a checkpoint, or a file of it is damaged.
     """
-    if "://" not in str(source):
-        return Path(source).expanduser()
-    # Only here: the hub needs libraries that a local folder does not.
+    # Only here: it imports what pushing needs too.
     from evclip_ray.deploy.hub import resolve
 
     return resolve(source)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from evclip_ray.artifacts import LEDGER, ArtifactError, read_ledger, write_csv, write_ledger
+from evclip_ray.artifacts import LEDGER, ArtifactError, file_digest, read_ledger, write_csv, write_ledger
 from evclip_ray.evaluation.plan import EvaluationPlan
 from evclip_ray.metrics.calibration import Calibration
 from evclip_ray.metrics.calibration_measures import BIN_COLUMNS, CalibrationMeasures, measure_calibration
@@ -30,7 +30,7 @@ from evclip_ray.training.build import (
     weights_of,
     zero_shot_of,
 )
-from evclip_ray.training.checkpoint import load_adapter, read_record
+from evclip_ray.training.checkpoint import ADAPTER, load_adapter, read_record
 from evclip_ray.training.datamodule import Videos, VideoSet
 from evclip_ray.training.experiment import ExperimentConfig
 
@@ -302,5 +302,7 @@ def _write_opening(result: EvaluationResult, plan: EvaluationPlan, name: str, ou
         weights=result.weights,
         conditions=result.conditions,
         openings=openings + 1,
+        # A model card shows the scores of these tensors only.
+        adapter=file_digest(plan.checkpoint / ADAPTER),
         **more,
     )
