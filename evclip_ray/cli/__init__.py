@@ -13,12 +13,16 @@ from evclip_ray.cli.check import check
 from evclip_ray.cli.cluster import cluster_group
 from evclip_ray.cli.cost import cost
 from evclip_ray.cli.data import manifest, shards
+from evclip_ray.cli.display import announce_torch
 from evclip_ray.cli.doctor import doctor
 from evclip_ray.cli.evaluate import evaluate, import_checkpoint
 from evclip_ray.cli.options import exit_interrupted
+from evclip_ray.cli.predict import predict
+from evclip_ray.cli.push import push
 from evclip_ray.cli.report import report
 from evclip_ray.cli.restart import RestartOnce
 from evclip_ray.cli.scale import scale
+from evclip_ray.cli.serve import serve
 from evclip_ray.cli.shift import shift
 from evclip_ray.cli.submit import submit
 from evclip_ray.cli.train import train
@@ -30,21 +34,21 @@ from evclip_ray.version import __version__
 
 _SECTIONS = {
     "Search, train and score": (tune, train, evaluate, import_checkpoint, report, scale),
+    "Use a checkpoint": (predict, serve, push),
     "Videos": (manifest, shards, shift),
     "Machine, costs and cache": (doctor, check, cost, cache_group),
     "Clusters": (cluster_group, submit),
 }
 
 
-_QUICK = {"cache", "cluster", "submit"}
-"""Commands that import neither PyTorch nor OpenCLIP."""
+_QUICK = {"cache", "cluster", "submit", "predict"}
+"""Commands that import neither PyTorch nor OpenCLIP, or only after checks of their own."""
 
 
 def _announce(arguments: list[str]) -> None:
-    """Say in a terminal that PyTorch is loading, which takes seconds before the first output."""
     is_slow = bool(arguments) and arguments[0] not in _QUICK
-    if is_slow and not {"-h", "--help"} & set(arguments) and sys.stderr.isatty():
-        click.echo("loading PyTorch ...", err=True)
+    if is_slow and not {"-h", "--help"} & set(arguments):
+        announce_torch()
 
 
 class _Main(click.Group):

@@ -1,10 +1,12 @@
 """Terminal output: progress bars, one line per trial, tables and warnings."""
 
 import math
+import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
+import click
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -46,17 +48,38 @@ if not console.is_terminal:
     console = PlainConsole(width=140)
 
 
+error_console = PlainConsole(stderr=True)
+"""Standard error, for commands whose results on standard output are read by programs."""
+if not error_console.is_terminal:
+    error_console = PlainConsole(stderr=True, width=140)
+
+
 @contextmanager
-def bars() -> Iterator[Progress]:
-    """Show progress bars in a terminal. If the output is a file or a pipe, nothing is shown."""
+def bars(where: Console | None = None) -> Iterator[Progress]:
+    """Show progress bars in a terminal. If the output is a file or a pipe, nothing is shown.
+
+    Args:
+        where: Console of the bars; by default standard output.
+    """
+    shown = where or console
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    # Results in a file or a pipe must not be redirected to the bars on standard error.
+    redirected = where is None or console.is_terminal
+    with Progress(
+        *columns, console=shown, disable=not shown.is_terminal, redirect_stdout=redirected
+    ) as progress:
         yield progress
+
+
+def announce_torch() -> None:
+    """Say in a terminal that PyTorch is loading, which takes seconds before the first output."""
+    if sys.stderr.isatty():
+        click.echo("loading PyTorch ...", err=True)
 
 
 class DecodeView:
@@ -194,10 +217,15 @@ def zero_shot_line(rows: Sequence[LeaderboardRow]) -> str:
     return f"zero-shot CLIP on the same views: top-1 {listed}"
 
 
-def print_random_weights(weights: Mapping[str, str]) -> None:
-    """Print a warning if any of `weights`, {part: origin}, are random."""
+def print_random_weights(weights: Mapping[str, str], where: Console | None = None) -> None:
+    """Print a warning if any of `weights`, {part: origin}, are random.
+
+    Args:
+        weights: Origin of the weights of each part.
+        where: Console of the warning; by default standard output.
+    """
     if warning := random_weights_warning(weights):
-        console.print(warning, soft_wrap=True)
+        (where or console).print(warning, soft_wrap=True)
 
 
 def rows_table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
