@@ -189,8 +189,10 @@ def masks_of_view(
 def _open_folder(where: Place) -> Masks:
     try:
         names = frame_names(storage.file_names(where))
-    except ValueError as error:
-        raise MaskError(where, str(error)) from None
+    except storage.StorageError:
+        raise
+    except (OSError, ValueError) as error:
+        raise MaskError(where, getattr(error, "strerror", None) or str(error)) from None
     problem = missing_frame(names) if names else "is a folder without numbered images"
     if problem:
         raise MaskError(where, problem)

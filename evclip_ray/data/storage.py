@@ -24,6 +24,12 @@ from evclip_ray.artifacts import digest
 Place = Path | str
 """A local `Path`, or a URI as text."""
 
+# Errors of the machine, which every other file would have too. EIO is none of them, because FFmpeg also
+# reports damaged files by it.
+STORAGE_IS_LOST = (
+    *(errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ENOTCONN),
+    *(errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.EREMOTEIO),
+)
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 # Objects are read and cached in blocks: small compared with a long video, and large enough to be worth a
 # round trip.
@@ -130,7 +136,9 @@ def find_objects(root: str) -> list[str]:
 
 
 def identities(root: Place, paths: Iterable[str]) -> dict[str, Identity | None]:
-    """Return the identity of each file or folder of frames (of all its files); None if it is absent.
+    """Return the identity of each file or folder of frames (of all its files).
+
+    It is None if the file is absent or cannot be looked at. Decoding then skips it with the reason.
 
     Raises:
         StorageError: the storage cannot be read.
@@ -251,12 +259,14 @@ def _of_files(paths: list[str]) -> list[Identity | None]:
 def _of_file(path: str) -> Identity | None:
     try:
         status = os.stat(path)  # noqa: PTH116
-    except OSError:
+        if not stat.S_ISDIR(status.st_mode):
+            return Identity(status.st_size, status.st_mtime_ns)
+        with os.scandir(path) as entries:
+            frames = [(entry.name, entry.stat()) for entry in entries if entry.is_file()]
+    except OSError as error:
+        if error.errno in STORAGE_IS_LOST:
+            raise
         return None
-    if not stat.S_ISDIR(status.st_mode):
-        return Identity(status.st_size, status.st_mtime_ns)
-    with os.scandir(path) as entries:
-        frames = [(entry.name, entry.stat()) for entry in entries if entry.is_file()]
     return _together((name, Identity(facts.st_size, facts.st_mtime_ns)) for name, facts in frames)
 
 

@@ -1,46 +1,17 @@
 """Results in folders without write permission. It covers both `results` and the command `report`."""
 
 import contextlib
-import ctypes
-import os
 
 import pytest
 from click.testing import CliRunner
 from made_studies import write_evaluation, write_journal, write_ladder, write_study
+from permissions import no_override
 
 from evclip_ray.artifacts import ArtifactError
 from evclip_ray.cli import main
 from evclip_ray.reports.figures import study_figures
 from evclip_ray.results import Ladder, Study
 from evclip_ray.scaling.ladder_folder import LadderFolder
-
-CAPABILITY_VERSION_3 = 0x20080522
-CAP_DAC_OVERRIDE = 1
-
-
-@contextlib.contextmanager
-def no_override():
-    """Drop the capability that lets root ignore file modes, for this thread (capabilities(7)).
-
-    Switching to another user would not do: that user may not read the packages that are imported later.
-    """
-    libc = ctypes.CDLL(None, use_errno=True)
-    header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
-    # Effective, permitted and inheritable sets: the lower 32 capabilities, then the upper 32.
-    current = (ctypes.c_uint32 * 6)()
-
-    def call(name, sets):
-        if getattr(libc, name)(header, sets) != 0:
-            raise OSError(ctypes.get_errno(), f"{name} refused")
-
-    call("capget", current)
-    reduced = (ctypes.c_uint32 * 6)(*current)
-    reduced[0] &= ~(1 << CAP_DAC_OVERRIDE)
-    call("capset", reduced)
-    try:
-        yield
-    finally:
-        call("capset", current)
 
 
 @contextlib.contextmanager
@@ -49,7 +20,7 @@ def read_only(folder):
     for path in (folder, *folder.rglob("*")):
         path.chmod(0o555 if path.is_dir() else 0o444)
     try:
-        with no_override() if os.geteuid() == 0 else contextlib.nullcontext():
+        with no_override():
             with pytest.raises(PermissionError):
                 (folder / "probe").write_text("")
             yield

@@ -2,6 +2,7 @@
 
 import collections
 import itertools
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -9,6 +10,8 @@ from pathlib import Path, PurePosixPath
 from evclip_ray.data import storage
 from evclip_ray.data.storage import Place
 from evclip_ray.data.video.frame_folder import IMAGE_SUFFIXES, frame_names
+
+logger = logging.getLogger(__name__)
 
 VIDEO_ENDINGS = frozenset(
     (
@@ -107,7 +110,12 @@ def _walk_objects(root: str, left_out: collections.Counter[str]) -> Iterator[tup
 
 def _walk_folders(root: Path, left_out: collections.Counter[str]) -> Iterator[tuple[str, list[str]]]:
     entered = set()
-    for parent, folders, names in os.walk(root, followlinks=True):
+
+    def log_unreadable(error: OSError) -> None:
+        # `os.walk` would pass over it without a word.
+        logger.warning("%s: cannot be read (%s) and is left out", error.filename, error.strerror)
+
+    for parent, folders, names in os.walk(root, followlinks=True, onerror=log_unreadable):
         status = os.stat(parent)  # noqa: PTH116
         # A link to a parent folder would be followed forever.
         if (status.st_dev, status.st_ino) in entered:

@@ -16,6 +16,8 @@ from evclip_ray.data import storage
 from evclip_ray.data.manifest.manifest import Manifest, ManifestError
 from evclip_ray.data.manifest.validation import SPLITS, shared_between_splits
 from evclip_ray.data.storage import Place
+from evclip_ray.data.video.opening import VideoError, one_video
+from evclip_ray.formatting import counted
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +50,7 @@ def find_leaks(manifest: Manifest, *, content: bool = True) -> list[Leak]:
     Args:
         manifest: Rows without a split are ignored.
         content: Also compare bytes. Only files whose size occurs in two splits are read. Absent and empty
-            files never leak.
+            files never leak. Files that cannot be read are counted in a warning.
     """
     table = manifest.table.append_column("row", pa.array(range(len(manifest)), pa.int64()))
     leaks = _leaks(table, "path") + _leaks(table, "group")
@@ -125,7 +127,21 @@ def _with_content(table: pa.Table, root: Place) -> pa.Table:
     # A digest reads the whole file, so only files whose size occurs in two splits get one. The tags of an
     # object storage cannot be used: they depend on the parts in which an object was uploaded.
     shared = set(shared_between_splits(sized, "size")["size"].to_pylist())
-    digests = {path: _sha256(storage.locate(root, path)) for path, size in sizes.items() if size in shared}
+    digests: dict[str, str] = {}
+    unread: list[str] = []
+    for path in (path for path, size in sizes.items() if size in shared):
+        where = storage.locate(root, path)
+        try:
+            with one_video(where):
+                digests[path] = _sha256(where)
+        except VideoError as error:
+            unread.append(str(error))
+    if unread:
+        logger.warning(
+            "%s could not be read, so that leaks by content are not found in them; the first is %s",
+            counted(len(unread), "file"),
+            unread[0],
+        )
     # One file in two splits is already a leak by path, so content leaks are limited to copies.
     copies = collections.Counter(digests.values())
     content = {path: value for path, value in digests.items() if copies[value] > 1}

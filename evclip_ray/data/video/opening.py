@@ -10,15 +10,9 @@ import av
 from av.stream import Disposition
 
 from evclip_ray.data import storage
-from evclip_ray.data.storage import Place, StorageError
+from evclip_ray.data.storage import STORAGE_IS_LOST, Place, StorageError
 
-# Errors of the machine, which every other video would have too. EIO is none of them, because FFmpeg also
-# reports damaged files by it.
 _DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-STORAGE_IS_LOST = (
-    *(errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ENOTCONN),
-    *(errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.EREMOTEIO),
-)
 
 
 class VideoError(ValueError):

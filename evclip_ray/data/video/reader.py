@@ -18,8 +18,8 @@ import numpy as np
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
-from evclip_ray.data.storage import Place
-from evclip_ray.data.video.opening import STORAGE_IS_LOST, VideoError, open_source, open_stream
+from evclip_ray.data.storage import STORAGE_IS_LOST, Place
+from evclip_ray.data.video.opening import VideoError, open_source, open_stream
 from evclip_ray.data.video.orientation import Orientation, orientation_of
 from evclip_ray.data.video.packet_index import FrameIndex, can_seek, index_of_all, index_of_part
 
