@@ -9,6 +9,8 @@ Example::
 
     study = evclip_ray.tune("quickstart", trials=8, out="studies/first")
     result = evclip_ray.evaluate(study.root / "best", split="test")
+    for prediction in evclip_ray.predict(study.root / "best", ["first.mp4", "second.mp4"]):
+        print(prediction.video, prediction.best)
 
 Names are imported when they are first used, so `import evclip_ray` loads neither torch nor Ray.
 """
@@ -19,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 from evclip_ray.version import __version__
 
 if TYPE_CHECKING:
-    from evclip_ray.api import evaluate, train, tune
+    from evclip_ray.api import evaluate, predict, train, tune
+    from evclip_ray.deploy.recognizer import Recognizer
     from evclip_ray.results import Ladder, Study
     from evclip_ray.training.experiment import ExperimentConfig
     from evclip_ray.tuning.search_space import SearchSpace
@@ -27,10 +30,12 @@ if TYPE_CHECKING:
 __all__ = [
     "ExperimentConfig",
     "Ladder",
+    "Recognizer",
     "SearchSpace",
     "Study",
     "__version__",
     "evaluate",
+    "predict",
     "train",
     "tune",
 ]
@@ -38,9 +43,11 @@ __all__ = [
 _MODULES = {
     "ExperimentConfig": "training.experiment",
     "Ladder": "results",
+    "Recognizer": "deploy.recognizer",
     "SearchSpace": "tuning.search_space",
     "Study": "results",
     "evaluate": "api",
+    "predict": "api",
     "train": "api",
     "tune": "api",
 }

@@ -65,10 +65,11 @@ class Prediction:
 
     Attributes:
         video: Path or URI.
-        duration_seconds: End of the last frame.
-        num_frames: Frames of the video.
+        duration_seconds: End of the last frame of the video, or of its part if one was requested.
+        num_frames: Frames of the video or of its part.
         windows: Predictions for the windows in order of time; one, the training view, by default.
-        overall: The prediction for the whole video. With several windows, probabilities are their mean.
+        overall: The prediction for the whole video. With several windows, probabilities are their mean, and
+            there is no mask.
     """
 
     video: str
