@@ -1,8 +1,9 @@
 """Class texts: names in a template, and the logits of videos over them."""
 
+import dataclasses
 from collections import Counter
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Self
 
 import torch.nn.functional as F
 from pydantic import AfterValidator
@@ -36,6 +37,26 @@ def class_texts(class_names: Sequence[str], template: str) -> list[str]:
     if repeated:
         raise ValueError(f"class names must differ; given more than once: {', '.join(map(repr, repeated))}")
     return [template.replace(GAP, name) for name in class_names]
+
+
+@dataclasses.dataclass(frozen=True)
+class TextClassifier:
+    """Class texts as a classifier of video features: logits = scale v . features + bias, `scaled_cosines`.
+
+    Attributes:
+        features: (N, D), L2-normalised.
+        scale: Logit scale, not its logarithm.
+        bias: Logit bias; None for none.
+    """
+
+    features: Tensor
+    scale: float
+    bias: float | None
+
+    @classmethod
+    def of(cls, clip: FrozenCLIP, features: Tensor) -> Self:
+        """Return the classifier with CLIP's scale and bias."""
+        return cls(features, clip.logit_scale, clip.logit_bias)
 
 
 def class_logits(clip: FrozenCLIP, video_features: Tensor, text_features: Tensor) -> Tensor:

@@ -32,6 +32,9 @@ class TextFeatureCache:
         # With gradients the graph of each step is needed, so a stored result would be useless or stale.
         if torch.is_grad_enabled():
             return encode()
+        # torch.export cannot trace the comparison below. It stores the texts as a constant of its graph.
+        if torch.compiler.is_exporting() and self._texts is not None:
+            return self._texts
         current = [parameter.detach() for parameter in parameters]
         device = current[0].device.type
         autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)

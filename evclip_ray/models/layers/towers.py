@@ -128,7 +128,7 @@ class ImageTower:
         patches = visual.conv1(images.flatten(0, 1).to(visual.conv1.weight.dtype))
         patches = patches.flatten(2).transpose(1, 2)
         # The class token comes first: (B T, 1 + P, W).
-        first = visual.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
+        first = visual.class_embedding.to(patches.dtype).expand(patches.shape[0], 1, -1)
         tokens = torch.cat([first, patches], dim=1) + visual.positional_embedding.to(patches.dtype)
         if added is not None:
             tokens = tokens + added.to(tokens.dtype).repeat(num_videos, 1, 1)

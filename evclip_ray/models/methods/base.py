@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from evclip_ray.config import Config
 from evclip_ray.models.batch import Frozen, MethodOutput, VideoBatch
+from evclip_ray.models.layers.class_text import TextClassifier
 from evclip_ray.models.methods import find_method
 
 Cacheable = Literal["class_text", "frame_features", "video_map", "video_mean"]
@@ -58,6 +59,14 @@ class Method(nn.Module, abc.ABC):
             output: Result of `forward` on the same batch.
             labels: (B,) int64 class indices.
         """
+
+    def text_classifier(self) -> TextClassifier | None:
+        """Return the class texts whose scaled cosines with the video features are the logits.
+
+        An exported model then takes text features as an input, so that its classes stay open. None if the
+        logits are computed in another way, or if trained tensors belong to single classes.
+        """
+        return None
 
     def num_trainable(self) -> int:
         """Return the number of parameters that training changes."""

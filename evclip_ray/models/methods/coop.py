@@ -20,7 +20,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from evclip_ray.models.batch import Frozen, MethodOutput, VideoBatch
-from evclip_ray.models.layers.class_text import class_logits, mean_feature
+from evclip_ray.models.layers.class_text import TextClassifier, class_logits, mean_feature
 from evclip_ray.models.layers.frames import Normalization, read_frames
 from evclip_ray.models.layers.prompted_text import prompt_start, prompted_tokens, with_vectors
 from evclip_ray.models.layers.text_cache import TextFeatureCache
@@ -91,6 +91,7 @@ class CoOp(Method):
         # A buffer moves with the module. Not persistent: it follows from the class names.
         self.register_buffer("tokens", tokens, persistent=False)
         self.tokens: Tensor
+        self.class_specific = class_specific
         self.normalization = normalization
         self.text_cache = TextFeatureCache()
 
@@ -98,10 +99,8 @@ class CoOp(Method):
         """Return the logits of B videos. Cached frame features are used if the batch has them."""
         frames = read_frames(self.frozen.clip, batch, self.normalization)
         video_features = mean_feature(frames)
-        # Only the vectors change, so the texts are cached in evaluation until the next optimiser step.
-        text_features = self.text_cache([self.vectors], self._text_features)
         return MethodOutput(
-            logits=class_logits(self.frozen.clip, video_features, text_features),
+            logits=class_logits(self.frozen.clip, video_features, self._texts()),
             frame_features=frames,
             video_features=video_features,
         )
@@ -109,6 +108,14 @@ class CoOp(Method):
     def losses(self, output: MethodOutput, labels: Tensor) -> dict[str, Tensor]:
         """Return `cross_entropy` over all classes."""
         return {"cross_entropy": F.cross_entropy(output.logits, labels)}
+
+    def text_classifier(self) -> TextClassifier | None:
+        """Return the encoded class names; None with vectors for each class."""
+        return None if self.class_specific else TextClassifier.of(self.frozen.clip, self._texts())
+
+    def _texts(self) -> Tensor:
+        # Only the vectors change, so the texts are cached in evaluation until the next optimiser step.
+        return self.text_cache([self.vectors], self._text_features)
 
     def _text_features(self) -> Tensor:
         # (N, L, W), with the placeholders replaced by the vectors (N, P, W) below.

@@ -29,7 +29,13 @@ from torch import Tensor
 from evclip_ray.config import Config
 from evclip_ray.models.batch import Frozen, MethodOutput, VideoBatch
 from evclip_ray.models.frozen import without_autocast
-from evclip_ray.models.layers.class_text import Template, class_logits, class_texts, mean_feature
+from evclip_ray.models.layers.class_text import (
+    Template,
+    TextClassifier,
+    class_logits,
+    class_texts,
+    mean_feature,
+)
 from evclip_ray.models.layers.context_prompt import ContextGenerator
 from evclip_ray.models.layers.frames import Normalization, prepare_frames, read_frames
 from evclip_ray.models.layers.gather import gather_rows
@@ -248,6 +254,10 @@ class EVCLIP(Method):
             assert output.frame_features is not None
             terms["consistency"] = self.consistency_weight * consistency_loss(output.frame_features)
         return terms
+
+    def text_classifier(self) -> TextClassifier | None:
+        """Return the encoded class names."""
+        return TextClassifier.of(self.frozen.clip, self.text_features)
 
     def scalars(self) -> dict[str, float]:
         """Return the trained scalars, with the strength g of an open mask in place of its logit."""

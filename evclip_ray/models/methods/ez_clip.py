@@ -51,7 +51,13 @@ from torchvision.ops import stochastic_depth
 from evclip_ray.models.batch import Frozen, MethodOutput, VideoBatch
 from evclip_ray.models.layers.adapter import Adapter
 from evclip_ray.models.layers.class_descriptions import read_descriptions
-from evclip_ray.models.layers.class_text import Template, class_logits, class_texts, mean_feature
+from evclip_ray.models.layers.class_text import (
+    Template,
+    TextClassifier,
+    class_logits,
+    class_texts,
+    mean_feature,
+)
 from evclip_ray.models.layers.frames import Normalization, prepare_frames
 from evclip_ray.models.layers.gather import gather_rows
 from evclip_ray.models.layers.text_cache import TextFeatureCache
@@ -213,10 +219,13 @@ class EZCLIP(Method):
         video_features = mean_feature(frames)
         classes, text_features = self._texts(batch.labels)
         known = class_logits(self.frozen.clip, video_features, text_features)
-        # -inf leaves the other classes out of a softmax. They are not encoded, so they have no logit.
-        logits = known.new_full((len(known), len(self.tokens)), -torch.inf)
+        logits = known
+        if batch.labels is not None:
+            # -inf leaves the other classes out of a softmax. They are not encoded, so they have no logit.
+            every = known.new_full((len(known), len(self.tokens)), -torch.inf)
+            logits = every.index_copy(1, classes, known)
         return MethodOutput(
-            logits=logits.index_copy(1, classes, known),
+            logits=logits,
             frame_features=frames,
             video_features=video_features,
             extra={"text_features": text_features, "classes": classes},
@@ -233,6 +242,10 @@ class EZCLIP(Method):
         if self.motion_weight > 0:
             terms["motion"] = self.motion_weight * motion_loss(output.frame_features)
         return terms
+
+    def text_classifier(self) -> TextClassifier | None:
+        """Return the encoded class names."""
+        return TextClassifier.of(self.frozen.clip, self._texts(None)[1])
 
     def encode_frames(self, images: Tensor) -> Tensor:
         """Map prepared frames (B, T, 3, S, S) to frame features (B, T, D), un-normalised.

@@ -23,7 +23,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from evclip_ray.models.batch import Frozen, MethodOutput, VideoBatch
-from evclip_ray.models.layers.class_text import Template, class_texts, mean_feature, scaled_cosines
+from evclip_ray.models.layers.class_text import (
+    Template,
+    TextClassifier,
+    class_texts,
+    mean_feature,
+    scaled_cosines,
+)
 from evclip_ray.models.layers.frames import Normalization, prepare_frames
 from evclip_ray.models.layers.text_cache import TextFeatureCache
 from evclip_ray.models.layers.towers import TextTower
@@ -99,11 +105,12 @@ class FineTune(Method):
         """Return the logits of B videos over all classes."""
         images = prepare_frames(self.frozen.clip, batch.pixels, self.normalization)
         # The copy's own towers: `frozen.clip` would give features without gradients for the weights.
+        # Float32 while it is trained; an export may have an image tower in half precision.
+        images = images.to(next(self.model.visual.parameters()).dtype)
         frames = self.model.visual(images.flatten(0, 1)).unflatten(0, images.shape[:2])
         video_features = mean_feature(frames)
-        text_features = self.text_cache(self._text_parameters(), self._text_features)
         logits = scaled_cosines(
-            video_features, text_features, scale=self.model.logit_scale.exp(), bias=self.model.logit_bias
+            video_features, self._texts(), scale=self.model.logit_scale.exp(), bias=self.model.logit_bias
         )
         return MethodOutput(logits=logits, frame_features=frames, video_features=video_features)
 
@@ -111,6 +118,16 @@ class FineTune(Method):
         """Return `cross_entropy` over all classes, with smoothed labels if `label_smoothing` is positive."""
         loss = F.cross_entropy(output.logits.float(), labels, label_smoothing=self.label_smoothing)
         return {"cross_entropy": loss}
+
+    def text_classifier(self) -> TextClassifier | None:
+        """Return the encoded class names."""
+        bias = self.model.logit_bias
+        return TextClassifier(
+            self._texts(), float(self.model.logit_scale.exp()), None if bias is None else float(bias)
+        )
+
+    def _texts(self) -> Tensor:
+        return self.text_cache(self._text_parameters(), self._text_features)
 
     def _text_parameters(self) -> list[nn.Parameter]:
         # Everything but the image tower, which has two thirds of the weights and does not touch the texts.

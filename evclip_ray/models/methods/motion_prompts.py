@@ -168,7 +168,7 @@ class MotionPrompts(Method):
         tokens = frames + gates["space"] * space + gates["motion"] * motion
         video = tokens.mean(1)
         # (N, D) -> (B, N, D): each video gets texts of its own.
-        texts = self.text_features.expand(len(frames), -1, -1)
+        texts = self.text_features.expand(frames.shape[0], -1, -1)
         texts = texts + gates["text"] * self.text_change(motion.mean(1), self.text_features)
         # (B, 1 + T, D): a text attends to the video as a whole and to its frames.
         video_and_frames = torch.cat([video[:, None], tokens], dim=1)
@@ -238,17 +238,22 @@ class PromptedChange(nn.Module):
 
     def forward(self, motion: Tensor, text_features: Tensor) -> Tensor:
         """Return the change (B, N, D) for the motion (B, D) and the texts (N, D)."""
-        num_videos, num_classes = len(motion), len(self.tokens)
+        num_videos, num_classes = motion.shape[0], len(self.tokens)
         # (B, P W) -> (B, P, W)
         vectors = self.shared + self.learner(motion).unflatten(-1, self.shared.shape)
         pairs = torch.arange(num_videos * num_classes, device=motion.device)
-        parts = [
-            # The activations of B N texts would not fit in memory: the backward pass computes each chunk
-            # again.
-            checkpoint(self._encode, vectors, chunk, use_reentrant=False)
-            for chunk in pairs.split(self.texts_at_once)
-        ]
-        texts: Tensor = torch.cat(parts).float().unflatten(0, (num_videos, num_classes))
+        if torch.compiler.is_exporting():
+            # The number of chunks depends on the batch, so an exported graph has a single one.
+            encoded = self._encode(vectors, pairs)
+        else:
+            parts = [
+                # The activations of B N texts would not fit in memory: the backward pass computes each chunk
+                # again.
+                checkpoint(self._encode, vectors, chunk, use_reentrant=False)
+                for chunk in pairs.split(self.texts_at_once)
+            ]
+            encoded = torch.cat(parts)
+        texts: Tensor = encoded.float().unflatten(0, (num_videos, num_classes))
         return texts - text_features
 
     def _encode(self, vectors: Tensor, pairs: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from evclip_ray.models.batch import Frozen, MethodOutput, VideoBatch
-from evclip_ray.models.layers.class_text import Template, class_texts
+from evclip_ray.models.layers.class_text import Template, TextClassifier, class_texts
 from evclip_ray.models.layers.frames import Normalization, prepare_frames
 from evclip_ray.models.layers.heads import Head, LinearHead, TextHead
 from evclip_ray.models.layers.towers import Block, ImageTower, attention_branch, mlp_branch
@@ -126,6 +126,12 @@ class STAdapter(Method):
     def losses(self, output: MethodOutput, labels: Tensor) -> dict[str, Tensor]:
         """Return `cross_entropy` over all classes."""
         return {"cross_entropy": F.cross_entropy(output.logits.float(), labels)}
+
+    def text_classifier(self) -> TextClassifier | None:
+        """Return the encoded class names of a text head."""
+        if not isinstance(self.head, TextHead):
+            return None
+        return TextClassifier.of(self.frozen.clip, self.head.text_features)
 
     def _adapters(self, width: int) -> nn.ModuleList:
         return nn.ModuleList(SpatioTemporalAdapter(self.tower.width, width) for _ in range(self.tower.depth))

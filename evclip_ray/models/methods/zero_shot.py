@@ -16,7 +16,13 @@ from typing import Literal
 from torch import Tensor
 
 from evclip_ray.models.batch import Frozen, MethodOutput, VideoBatch
-from evclip_ray.models.layers.class_text import Template, class_logits, class_texts, mean_feature
+from evclip_ray.models.layers.class_text import (
+    Template,
+    TextClassifier,
+    class_logits,
+    class_texts,
+    mean_feature,
+)
 from evclip_ray.models.layers.frames import Normalization, read_frames
 from evclip_ray.models.methods.base import Cacheable, Method, MethodCase, MethodConfig
 
@@ -82,6 +88,10 @@ class ZeroShot(Method):
     def losses(self, output: MethodOutput, labels: Tensor) -> dict[str, Tensor]:
         """Return no terms: there is nothing to train."""
         return {}
+
+    def text_classifier(self) -> TextClassifier | None:
+        """Return the encoded class names."""
+        return TextClassifier.of(self.frozen.clip, self.text_features)
 
 
 METHOD_CASES = (MethodCase(num_trainable=0),)
