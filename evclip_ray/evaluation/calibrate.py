@@ -259,8 +259,6 @@ def fit_calibration(
         quantile = conformal_quantile(probabilities, scores.labels, settings.conformal)
         if rank_of(settings.conformal, len(right)) > len(right):
             warnings = (*warnings, _too_few(settings.conformal, len(right)))
-    for warning in warnings:
-        log.warning("calibration: %s", warning)
     accepted = confidence >= threshold if threshold is not None else None
     before = scores.state
     after = ClassificationState.of(scores.logits / temperature, scores.labels)

@@ -170,12 +170,12 @@ def calibration_lines(record: dict[str, Any]) -> list[str]:
 
 
 def calibration_remarks(record: dict[str, Any]) -> list[str]:
-    """Return restrictions of the measures of a calibration.
+    """Return reasons to doubt a calibration or its measures.
 
     Args:
         record: `CalibrationMeasures.record`.
     """
-    remarks = []
+    remarks = list(record["validation"]["warnings"]) if record["validation"] else []
     if record["is_fit_data"]:
         remarks.append("the calibration was fitted on these videos: its numbers are too good")
     if record["temperature_only"]:

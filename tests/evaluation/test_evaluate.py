@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from click.testing import CliRunner
 
 from evclip_ray.cli import main
 from evclip_ray.evaluation.evaluate import load_trained
+from evclip_ray.metrics.calibration import Calibration
 from evclip_ray.metrics.scoring import score
 from evclip_ray.training.checkpoint import read_record
 from evclip_ray.training.datamodule import plan_videos, prepare
@@ -89,6 +91,30 @@ def test_one_view_gives_the_numbers_of_its_logits(checkpoint, evaluate, tmp_path
     assert ledger["adapted"]["log_loss"] == pytest.approx(expected.log_loss, abs=1e-5)
     assert ledger["adapted"]["calibration_error"] == pytest.approx(expected.calibration_error, abs=1e-5)
     assert ledger["counts"] == {"videos": 6, "leaking_rows": 0}
+
+
+def test_calibration_is_stored_and_measured(checkpoint, evaluate, tmp_path, caplog):
+    calibrated = shutil.copytree(checkpoint, tmp_path / "best")
+    output = evaluate(calibrated, "--calibrate", "--reject-below", "0.2", "--conformal", "0.9")
+    assert "fitted on validation data (6 videos" in output
+    assert "6 validation videos are few" in output
+    stored = Calibration.read(calibrated)
+    record = json.loads((tmp_path / "out" / "ledger.json").read_text())["calibration"]
+    assert record["temperature"] == stored.temperature
+    assert record["validation"]["num_videos"] == 6
+    # 6 videos are too few for the level, so that every class is in the set.
+    assert (record["conformal"]["coverage"], record["conformal"]["mean_size"]) == (1, 6)
+    assert len(table(tmp_path / "out" / "risk_coverage.csv")) <= 6
+    assert {row["scored"] for row in table(tmp_path / "out" / "reliability.csv")} == {"before", "after"}
+    # A later evaluation measures the stored calibration, unless it averages views.
+    assert f"temperature {stored.temperature:.3g}" in evaluate(calibrated)
+    evaluate(calibrated, "--views", "2x1")
+    assert "is not measured on 2x1" in caplog.text
+    assert not (tmp_path / "out" / "reliability.csv").exists()
+    (calibrated / "calibration.json").write_text("{")
+    assert "Fit it again" in evaluate(calibrated, fails=True)
+    evaluate(calibrated, "--calibrate")
+    assert Calibration.read(calibrated).unknown_below is None
 
 
 def test_several_views_score_every_video_once(checkpoint, evaluate, tmp_path, tiny_manifest):
