@@ -531,7 +531,7 @@ def predict(
         device: `"cpu"` or `"cuda"`; by default the GPU, or else the CPU.
         overrides: Settings by dotted path.
         batch_size: Views per forward pass; by default `optim.eval_batch_size` of the training.
-        workers: Number of decoding threads; by default the CPUs of this process, at most 8.
+        workers: Number of decoding threads; by default the CPUs of this machine, at most 8.
 
     Yields:
         A `Prediction` for each video, or a `FailedVideo` with the reason.

@@ -1,6 +1,5 @@
 """Recognizer: a checkpoint that predicts what happens in videos."""
 
-import itertools
 import os
 import threading
 from collections import OrderedDict
@@ -9,31 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from evclip_ray.artifacts import ArtifactError
 from evclip_ray.config import ConfigError
 from evclip_ray.data.storage import Place
-from evclip_ray.data.transforms import crop_batch, to_device
 from evclip_ray.data.video.decode import Part, VideoError
 from evclip_ray.data.video.view import ViewConfig
 from evclip_ray.deploy.batches import Computed, End, predict_batches, predict_videos
 from evclip_ray.deploy.live import live_views
-from evclip_ray.deploy.loading import checked_names, find_device, local_checkpoint, recorded_experiment
+from evclip_ray.deploy.loading import checked_names, find_device, local_checkpoint
 from evclip_ray.deploy.predictions import FailedVideo, Prediction, WindowPrediction
 from evclip_ray.deploy.reading import View, read_views
+from evclip_ray.deploy.trained_model import TrainedModel
 from evclip_ray.deploy.window_scores import WindowScores
 from evclip_ray.deploy.windows import WindowLength
-from evclip_ray.evaluation.evaluate import load_trained
-from evclip_ray.evaluation.plan import composed_classes
-from evclip_ray.metrics.calibration import Calibration
-from evclip_ray.metrics.scoring import autocast
-from evclip_ray.models.batch import VideoBatch
-from evclip_ray.models.methods.base import Method
-from evclip_ray.training.build import autocast_dtype, build_method, class_tensors
-from evclip_ray.training.checkpoint import read_record, set_tensors
-from evclip_ray.training.experiment import ExperimentConfig
 
 # Class lists of `with_classes` that stay loaded.
 _CACHED_CLASS_LISTS = 8
@@ -59,25 +47,13 @@ class Recognizer:
         calibration: Calibration of the probabilities; None without one.
     """
 
-    def __init__(
-        self,
-        checkpoint: Path,
-        experiment: ExperimentConfig,
-        classes: Sequence[str],
-        method: Method,
-        *,
-        device: torch.device,
-        calibration: Calibration | None = None,
-    ) -> None:
-        self.checkpoint, self.experiment, self.device = checkpoint, experiment, device
-        self.classes, self.calibration = tuple(classes), calibration
-        # Once: switching the mode in `forward` would race with other threads.
-        self.method = method.eval()
-        self._dtype = autocast_dtype(experiment, device)
+    def __init__(self, model: TrainedModel) -> None:
+        self.checkpoint, self.experiment, self.device = model.checkpoint, model.experiment, model.device
+        self.classes, self.method, self.calibration = model.classes, model.method, model.calibration
+        self._model = model
         self._trained = self
         self._others: OrderedDict[tuple[str, ...], Recognizer] = OrderedDict()
         self._lock = threading.Lock()
-        self._class_tensors: list[str] | None = None
 
     @classmethod
     def load(
@@ -102,17 +78,13 @@ class Recognizer:
             ValueError: The folder is not a checkpoint or was written by another version, its frozen weights
                 are missing or differ from those of the training, or the device does not exist.
         """
-        target, checkpoint = find_device(device), local_checkpoint(source)
-        record = read_record(checkpoint)
-        recorded = recorded_experiment(checkpoint, record)
-        experiment = ExperimentConfig.load(record["experiment"], overrides)
-        trained = composed_classes(record["classes"])
-        method = load_trained(checkpoint, experiment, trained, device=target)
-        calibration = Calibration.read(checkpoint) if use_calibration else None
-        if calibration is not None and experiment.view != recorded.view:
-            # Threshold and sets hold for the views that they were fitted on.
-            calibration = calibration.for_classes(())
-        recognizer = cls(checkpoint, experiment, trained, method, device=target, calibration=calibration)
+        model = TrainedModel.load(
+            local_checkpoint(source),
+            device=find_device(device),
+            overrides=overrides or {},
+            use_calibration=use_calibration,
+        )
+        recognizer = cls(model)
         return recognizer if classes is None else recognizer.with_classes(classes)
 
     @property
@@ -145,30 +117,13 @@ class Recognizer:
             return trained
         with trained._lock:
             if names not in trained._others:
-                trained._others[names] = trained._build(names)
+                other = Recognizer(trained._model.with_classes(names))
+                other._trained = trained
+                trained._others[names] = other
             trained._others.move_to_end(names)
             if len(trained._others) > _CACHED_CLASS_LISTS:
                 trained._others.popitem(last=False)
             return trained._others[names]
-
-    def _build(self, names: tuple[str, ...]) -> "Recognizer":
-        if self._class_tensors is None:
-            self._class_tensors = class_tensors(self.method, self.experiment, self.classes)
-        if self._class_tensors:
-            raise ArtifactError(
-                f"{self.checkpoint}: the method {self.experiment.method.name} has trained tensors per class "
-                f"({', '.join(self._class_tensors[:3])}) and predicts the {len(self.classes)} classes of its "
-                "training only. Predict without classes, or train a method without such tensors, for example "
-                "ev_clip."
-            )
-        method = build_method(self.experiment, names, device=self.device, frozen=self.method.frozen)
-        set_tensors(method, self.method.state_dict(), self.checkpoint)
-        calibration = self.calibration.for_classes(names) if self.calibration else None
-        other = type(self)(
-            self.checkpoint, self.experiment, names, method, device=self.device, calibration=calibration
-        )
-        other._trained = self
-        return other
 
     def decode(
         self,
@@ -198,7 +153,7 @@ class Recognizer:
         Args:
             frames: B views (T, H, W, 3) uint8, whose sizes may differ.
         """
-        return self._forward(frames, masks=False)[0]
+        return self._model.forward(frames)[0]
 
     def predict_frames(
         self, frames: Sequence[NDArray[np.uint8]], *, top_k: int = 5, masks: bool = False
@@ -310,12 +265,11 @@ class Recognizer:
             stride_seconds: As in `predict`.
             masks: As in `predict`.
             batch_size: Views per forward pass; by default `optim.eval_batch_size` of the training.
-            workers: Number of decoding threads; by default the CPUs of this process, at most 8.
+            workers: Number of decoding threads; by default the CPUs of this machine, at most 8.
             fps: Frames per second of folders of frames.
 
         Raises:
             ConfigError: A length, `top_k`, `batch_size` or `workers` is out of range.
-            StorageError: The storage is lost.
         """
         windows = WindowLength.of(window_seconds, stride_seconds)
         scores = WindowScores(self.classes, self.calibration, top_k)
@@ -378,43 +332,17 @@ class Recognizer:
             read,
             lambda views: self._windows(views, scores, masks=masks),
             batch_size=_count("batch_size", batch_size, self.experiment.optim.eval_batch_size),
-            workers=_count("workers", workers, min(len(os.sched_getaffinity(0)), _MAX_WORKERS)),
+            workers=_count("workers", workers, min(os.cpu_count() or 1, _MAX_WORKERS)),
             is_windowed=windows is not None,
         )
 
     def _windows(self, views: Sequence[View], scores: WindowScores, *, masks: bool) -> list[WindowPrediction]:
-        logits, shown = self._forward([view.frames for view in views], masks=masks)
+        logits, computed = self._model.forward([view.frames for view in views], masks=masks)
+        shown = [None] * len(views) if computed is None else computed
         return [
             scores.window(row, view.start_seconds, view.end_seconds, mask=mask)
-            for view, row, mask in zip(views, logits, itertools.repeat(None) if shown is None else shown)  # noqa: B905
+            for view, row, mask in zip(views, logits, shown, strict=True)
         ]
-
-    def _forward(
-        self, frames: Sequence[NDArray[np.uint8]], *, masks: bool
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-        """Return logits (B, N), and masks (B, S, S) if they are requested and the method has some."""
-        for view in frames:
-            if view.ndim != 4 or view.dtype != np.uint8 or len(view) != self.view.num_frames:
-                raise ValueError(
-                    f"a view must be ({self.view.num_frames}, H, W, 3) uint8, got {view.shape} {view.dtype}"
-                )
-        # One array where sizes are equal, so that the crop is one operation.
-        batch = np.stack(frames) if len({view.shape for view in frames}) == 1 else frames
-        # Not `inference_mode`: some methods keep encoded class texts between calls, and inference tensors
-        # could not be used outside of it.
-        with torch.no_grad():
-            pixels = crop_batch(to_device(batch, self.device), size=self.image_size)
-            with autocast(self.device, self._dtype):
-                output = self.method(VideoBatch(pixels))
-        logits: NDArray[np.float32] = output.logits.float().cpu().numpy()
-        if not np.isfinite(logits).all():
-            raise ArtifactError(
-                f"{self.checkpoint}: gives logits that are NaN or infinite; train it again with a lower "
-                "optim.lr, or predict with --set precision=float32"
-            )
-        if not masks or output.mask is None:
-            return logits, None
-        return logits, output.mask.float().cpu().numpy()
 
 
 def _count(name: str, value: int | None, default: int) -> int:
