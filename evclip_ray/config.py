@@ -91,8 +91,12 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def parse_assignments(assignments: tuple[str, ...]) -> dict[str, Any]:
+def parse_assignments(assignments: tuple[str, ...], *, option: str = "--set") -> dict[str, Any]:
     """Parse `("optim.lr=3e-4", ...)` as overrides, with values in YAML.
+
+    Args:
+        assignments: Texts PATH=VALUE.
+        option: Option of the command line that they come from, for the error.
 
     Raises:
         ConfigError: a text without `=` or path, or a value that is not YAML.
@@ -101,13 +105,16 @@ def parse_assignments(assignments: tuple[str, ...]) -> dict[str, Any]:
     for text in assignments:
         path, equals, value = text.partition("=")
         if not equals or not path.strip():
-            raise ConfigError(f"--set needs PATH=VALUE, got {text!r}; for example optim.lr=3e-4")
+            example = "; for example optim.lr=3e-4" if option == "--set" else ""
+            raise ConfigError(f"{option} needs PATH=VALUE, got {text!r}{example}")
         try:
             # PyYAML reads 3e-4 as text, because a float of YAML 1.1 needs a dot. Pydantic converts the text
             # where the setting is a number.
             parsed[path.strip()] = parse_yaml(value)
         except yaml.YAMLError as error:
-            raise ConfigError(f"--set {path}: {value!r} is not a YAML value ({yaml_fault(error)})") from None
+            raise ConfigError(
+                f"{option} {path}: {value!r} is not a YAML value ({yaml_fault(error)})"
+            ) from None
     return parsed
 
 
