@@ -17,6 +17,7 @@ from evclip_ray.artifacts import cache_folder as cache_folder
 if TYPE_CHECKING:
     import pandas as pd
 
+    from evclip_ray.deploy.predictions import FailedVideo, Prediction
     from evclip_ray.evaluation.evaluate import EvaluationResult
     from evclip_ray.evaluation.seed_means import CheckpointMean
     from evclip_ray.metrics.intervals import IntervalKind

@@ -12,7 +12,7 @@ from evclip_ray.config import ConfigError
 from evclip_ray.data.video.decode import Fitting
 from evclip_ray.data.video.view import ViewConfig
 from evclip_ray.deploy.reading import View, memory_problem
-from evclip_ray.deploy.windows import WindowLength, full_windows, rest_window, view_indices, window_at
+from evclip_ray.deploy.windows import WindowLength, full_windows, rest_window, view_indices, windows_at
 
 
 def live_views(
@@ -48,8 +48,8 @@ def live_views(
 
     def view_of(start: float, end: float) -> View:
         first = count - len(held)
-        window = window_at(np.arange(first, count) / fps, start, end)
-        (indices,) = view_indices([window], view)
+        placed = windows_at(np.arange(first, count) / fps, [(start, end)])
+        (indices,) = view_indices(placed, view)
         return View(start, end, np.stack([held[index] for index in indices.tolist()]), count / fps, count)
 
     for frame in frames:

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
+from evclip_ray.config import ConfigError
 from evclip_ray.data.storage import Place
 from evclip_ray.data.video.decode import Fitting, Part, VideoError, open_video, part_of, read_frames
 from evclip_ray.data.video.reader import WrongIndexError
@@ -62,9 +63,8 @@ def read_views(
         windows: Windows over the video or its part; None for one view.
 
     Raises:
-        VideoError: The video does not decode, the part contains no frame, a folder of frames has no times, or
-            the frames of overlapping windows exceed `MAX_HELD_BYTES`.
-        ConfigError: There are too many windows.
+        VideoError: The video does not decode, the part contains no frame, a folder of frames has no times,
+            there are too many windows, or the frames of overlapping ones exceed `MAX_HELD_BYTES`.
     """
     part, done = part or Part(), 0
     has_bounds = part.get("start_seconds") is not None or part.get("end_seconds") is not None
@@ -99,13 +99,17 @@ def _views(
             return
         if not video.timed:
             raise VideoError(path, "a folder of frames has no times; give its frames per second (fps)")
-        placed = place_windows(
-            seconds[first:last],
-            finish,
-            length=windows.window_seconds,
-            stride=windows.stride_seconds,
-            start=begin,
-        )
+        try:
+            placed = place_windows(
+                seconds[first:last],
+                finish,
+                length=windows.window_seconds,
+                stride=windows.stride_seconds,
+                start=begin,
+            )
+        except ConfigError as error:
+            # Other videos may be shorter.
+            raise VideoError(path, str(error)) from None
         indices = first + view_indices(placed, view)
         problem = memory_problem(most_held(indices), view, windows)
         if problem is not None:

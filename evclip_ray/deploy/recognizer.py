@@ -256,7 +256,7 @@ class Recognizer:
     ) -> Iterator[Prediction | FailedVideo]:
         """Yield the predictions for videos, in order. Threads decode the next ones at the same time.
 
-        A video that cannot be used gives a `FailedVideo`. A lost storage or too little memory is raised.
+        A video that cannot be used gives a `FailedVideo`. Lost storage and used-up memory are raised.
 
         Args:
             videos: Paths or URIs.
@@ -307,8 +307,7 @@ class Recognizer:
         Raises:
             ConfigError: A rate, a length or `top_k` is out of range.
         """
-        windows = WindowLength.of(window_seconds, stride_seconds)
-        assert windows is not None
+        windows = WindowLength.checked(window_seconds, stride_seconds)
         scores = WindowScores(self.classes, self.calibration, top_k)
         for view in live_views(frames, self.view, fps=fps, windows=windows):
             yield from self._windows([view], scores, masks=masks)

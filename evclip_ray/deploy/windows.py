@@ -15,6 +15,7 @@ A video is described by the times of its frames, so the rate may vary. Windows o
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -46,17 +47,26 @@ class WindowLength(NamedTuple):
 
     @classmethod
     def of(cls, window_seconds: float | None, stride_seconds: float | None) -> "WindowLength | None":
-        """Return the checked lengths; None if neither is given. The stride is a window by default.
+        """Return the checked lengths; None if neither is given.
 
         Raises:
             ConfigError: A length is not a positive number, or there is a stride without a window.
         """
-        if window_seconds is None:
-            if stride_seconds is not None:
-                raise ConfigError(
-                    f"stride_seconds={stride_seconds:g} needs the length of a window; give window_seconds too"
-                )
-            return None
+        if window_seconds is not None:
+            return cls.checked(window_seconds, stride_seconds)
+        if stride_seconds is not None:
+            raise ConfigError(
+                f"stride_seconds={stride_seconds:g} needs the length of a window; give window_seconds too"
+            )
+        return None
+
+    @classmethod
+    def checked(cls, window_seconds: float, stride_seconds: float | None) -> "WindowLength":
+        """Return the checked lengths. The stride is a window by default.
+
+        Raises:
+            ConfigError: A length is not a positive number.
+        """
         stride = window_seconds if stride_seconds is None else stride_seconds
         for name, value in (("window_seconds", window_seconds), ("stride_seconds", stride)):
             if not (math.isfinite(value) and value > 0):
@@ -92,8 +102,23 @@ def place_windows(
         )
     # Multiplied, not added up, so that rounding errors do not grow.
     bounds = [(start + number * stride, start + number * stride + length) for number in range(count)]
-    rest = rest_window(seconds, end, count=count, length=length, stride=stride, start=start)
-    return [window_at(seconds, first, min(last, end)) for first, last in [*bounds, *rest]]
+    bounds += rest_window(seconds, end, count=count, length=length, stride=stride, start=start)
+    return windows_at(seconds, [(first, min(last, end)) for first, last in bounds])
+
+
+def windows_at(seconds: NDArray[np.float64], bounds: Sequence[tuple[float, float]]) -> list[Window]:
+    """Return the windows [start, end) with the frames that start in them, or the one that is shown then.
+
+    Args:
+        seconds: (N,) times of the frames, increasing.
+        bounds: Start and end of each window in seconds.
+    """
+    starts, ends = np.array(bounds).T
+    first, last = np.searchsorted(seconds, starts - _TOLERANCE), np.searchsorted(seconds, ends - _TOLERANCE)
+    # The frame before a window without a start is still shown. Before the first frame, that one is taken.
+    first = np.where(first == last, np.maximum(first - 1, 0), first)
+    columns = (starts, ends, first, np.maximum(last, first + 1))
+    return [Window(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
 
 
 def full_windows(duration: float, *, length: float, stride: float) -> int:
@@ -129,19 +154,8 @@ def rest_window(
     return []
 
 
-def window_at(seconds: NDArray[np.float64], start: float, end: float) -> Window:
-    """Return the window [start, end): the frames that start in it, or the one that is shown at its start."""
-    times = seconds + _TOLERANCE
-    first, last = np.searchsorted(times, [start, end]).tolist()
-    if first == last:
-        # The frame before it is still shown. Before the first frame, that one is taken.
-        first = max(first - 1, 0)
-        last = first + 1
-    return Window(start, end, first, last)
-
-
 def _has_frame(seconds: NDArray[np.float64], start: float, end: float) -> bool:
-    first, last = np.searchsorted(seconds + _TOLERANCE, [start, end])
+    first, last = np.searchsorted(seconds, np.array([start, end]) - _TOLERANCE)
     return bool(first < last)
 
 

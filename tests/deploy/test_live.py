@@ -21,7 +21,7 @@ def pictures(count):
 
 
 def views(count, *, fps, window, stride=None):
-    return list(live_views(pictures(count), VIEW, fps=fps, windows=WindowLength.of(window, stride)))
+    return list(live_views(pictures(count), VIEW, fps=fps, windows=WindowLength.checked(window, stride)))
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_window_is_given_as_soon_as_it_is_full():
             arrived.append(number)
             yield picture
 
-    given = live_views(source(), VIEW, fps=10, windows=WindowLength.of(1, 0.5))
+    given = live_views(source(), VIEW, fps=10, windows=WindowLength.checked(1, 0.5))
     next(given)
     assert arrived[-1] == 9
     next(given)
@@ -72,7 +72,7 @@ def test_frames_of_earlier_windows_are_released():
             # The view copies what it needs of a frame; two are in use here and in the loop.
             assert sum(each() is not None for each in arrived) <= 3
 
-    assert len(list(live_views(source(), VIEW, fps=10, windows=WindowLength.of(1, 1)))) == 20
+    assert len(list(live_views(source(), VIEW, fps=10, windows=WindowLength.checked(1, 1)))) == 20
 
 
 def test_source_without_frames_gives_no_window():
@@ -96,9 +96,9 @@ def test_rate_out_of_range_is_refused(fps):
 
 def test_window_that_exceeds_the_memory_is_refused():
     with pytest.raises(ConfigError, match=r"keep .* of frames in memory, more than 1.0 GiB"):
-        list(live_views(pictures(1), ViewConfig(), fps=30, windows=WindowLength.of(3600, None)))
+        list(live_views(pictures(1), ViewConfig(), fps=30, windows=WindowLength.checked(3600, None)))
 
 
 def test_frame_of_another_form_is_refused():
     with pytest.raises(ValueError, match=r"a frame must be \(H, W, 3\) uint8 RGB, got \(4, 4\)"):
-        list(live_views([np.zeros((4, 4), np.uint8)], VIEW, fps=1, windows=WindowLength.of(1, None)))
+        list(live_views([np.zeros((4, 4), np.uint8)], VIEW, fps=1, windows=WindowLength.checked(1, None)))

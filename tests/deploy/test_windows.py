@@ -13,7 +13,7 @@ from evclip_ray.deploy.windows import (
     most_held,
     place_windows,
     view_indices,
-    window_at,
+    windows_at,
 )
 
 
@@ -75,15 +75,15 @@ def test_gap_of_a_variable_rate_takes_the_shown_frame():
 
 
 def test_many_strides_add_no_rounding_error():
-    seconds = np.arange(36_000) / 10
-    placed = place_windows(seconds, 3600.0, length=0.1, stride=0.1)
-    assert len(placed) == 36_000
+    seconds = np.arange(9_000) / 10
+    placed = place_windows(seconds, 900.0, length=0.1, stride=0.1)
+    assert len(placed) == 9_000
     assert all(window.last - window.first == 1 for window in placed)
-    assert placed[-1].first == 35_999
+    assert placed[-1].first == 8_999
 
 
 def test_first_frames_of_a_window_are_those_of_its_start():
-    assert window_at(EVEN, 0.30001, 0.5) == (0.30001, 0.5, 3, 5)
+    assert windows_at(EVEN, [(0.30001, 0.5)]) == [(0.30001, 0.5, 3, 5)]
 
 
 def test_views_sample_windows_as_training_samples_videos():
@@ -101,7 +101,7 @@ def test_views_with_window_sampling_take_the_centre():
 
 def test_window_with_few_frames_repeats_them():
     view = ViewConfig(num_frames=4)
-    (indices,) = view_indices([window_at(np.arange(2.0), 0, 2)], view)
+    (indices,) = view_indices(windows_at(np.arange(2.0), [(0, 2)]), view)
     assert indices.tolist() == [0, 0, 1, 1]
 
 
