@@ -66,7 +66,7 @@ def verify(context: click.Context, file: str, root: str | None, workers: int) ->
     reshaped: list[str] = []
     with bars() as progress:
         task = progress.add_task("verifying", total=len(listed))
-        for report in verify_manifest(listed, workers=workers):
+        for report in verify_manifest(listed, workers=workers, guarded=True):
             progress.advance(task)
             if not report.ok:
                 broken += 1

@@ -4,15 +4,18 @@ Every frame of every video is decoded, and views are read as for shards. A video
 frames of a full decode.
 """
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from evclip_ray.data.manifest.guarded_workers import run_guarded
 from evclip_ray.data.manifest.manifest import Manifest
 from evclip_ray.data.masks import MaskError, open_masks
 from evclip_ray.data.video.decode import (
@@ -59,24 +62,46 @@ class VideoReport:
     mask_reason: str = ""
 
 
-def verify_manifest(manifest: Manifest, *, workers: int | None = None) -> Iterator[VideoReport]:
+def verify_manifest(
+    manifest: Manifest, *, workers: int | None = None, guarded: bool = False
+) -> Iterator[VideoReport]:
     """Yield a report for each row, in order.
 
     Args:
         manifest: Videos to decode.
-        workers: Number of threads, by default one per core. The decoder releases Python's global lock.
+        workers: Number of threads or processes, by default one per core. The decoder releases Python's
+            global lock.
+        guarded: Whether to decode in processes, which a decoder may crash or block. This process is forked,
+            so that it should have no other threads.
 
     Raises:
         StorageError: A storage fails, which is not a fault of the video.
     """
-    rows = manifest.rows()
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+    rows, count = manifest.rows(), workers or os.cpu_count() or 1
+
+    def verify(number: int, guard: AbstractContextManager[None]) -> VideoReport:
+        return _verify(manifest, number, rows[number], guard)
+
+    if guarded:
+        yield from run_guarded(verify, [row["path"] for row in rows], workers=count)
+        return
+    with ThreadPoolExecutor(count) as pool:
         for start in range(0, len(rows), _ROWS_PER_BATCH):
             numbers = range(start, min(start + _ROWS_PER_BATCH, len(rows)))
-            yield from pool.map(lambda row: _verify(manifest, row, rows[row]), numbers)
+            yield from pool.map(lambda number: verify(number, contextlib.nullcontext()), numbers)
 
 
-def _verify(manifest: Manifest, number: int, row: dict[str, Any]) -> VideoReport:
+def _verify(
+    manifest: Manifest, number: int, row: dict[str, Any], guard: AbstractContextManager[None]
+) -> VideoReport:
+    try:
+        with guard:
+            return _unguarded(manifest, number, row)
+    except VideoError as error:
+        return VideoReport(number, row["path"], False, error.reason, None)
+
+
+def _unguarded(manifest: Manifest, number: int, row: dict[str, Any]) -> VideoReport:
     info, mask_reason = None, ""
     try:
         with open_video(manifest.locate(row["path"]), fps=row["fps"]) as video:
