@@ -7,7 +7,7 @@ import click
 
 from evclip_ray.cli.display import console
 from evclip_ray.cli.options import example
-from evclip_ray.formatting import megabytes, shell
+from evclip_ray.formatting import shell
 
 if TYPE_CHECKING:
     from evclip_ray.deploy.hub import PushPlan
@@ -75,9 +75,9 @@ def _show_plan(plan: "PushPlan") -> None:
     console.print(f"{plan.checkpoint} -> {plan.target} ({plan.access})", soft_wrap=True)
     for name, size in plan.files.items():
         note = "  replaces the one there" if name in plan.replaced else ""
-        console.print(f"  {name:<22} {megabytes(size):>10}{note}", soft_wrap=True)
+        console.print(f"  {name:<22} {size:>13,} bytes{note}", soft_wrap=True)
     for name in plan.removed:
-        console.print(f"  {name:<22}    removed there", soft_wrap=True)
+        console.print(f"  {name:<22} removed there", soft_wrap=True)
     if plan.has_own_card:
         console.print("README.md is uploaded as it is: your own text, or that of a download", soft_wrap=True)
     if plan.hidden:

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from evclip_ray.artifacts import LEDGER, ArtifactError, file_digest, read_json, read_ledger
 from evclip_ray.data.manifest.row_record import USES, RowRecord
+from evclip_ray.formatting import counted
 from evclip_ray.metrics.intervals import accuracy_interval
 from evclip_ray.records import choice_lines
 from evclip_ray.training.checkpoint import ADAPTER, ROWS
@@ -171,7 +172,7 @@ def _read_evaluation(path: Path, checkpoint: Path, record: Mapping[str, Any]) ->
     notes = [
         "the data of the training" if same else "other videos than those of the training",
         f"{views.get('temporal', 1)} x {views.get('spatial', 1)} views",
-        f"opened {ledger.get('openings', 1)} times",
+        f"opened {counted(ledger.get('openings', 1), 'time')}",
     ]
     # Other videos than those of the training are refused if one of them was used.
     is_test = inputs["split"] == "test" or not same

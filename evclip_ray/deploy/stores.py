@@ -101,7 +101,7 @@ def open_store(uri: str, *, public: bool = False) -> Store:
     Raises:
         ConfigError: The address is invalid.
     """
-    return _HubStore(uri, public=public) if uri.startswith(HUB) else _FolderStore(uri)
+    return _HubStore(uri, public=public) if uri.startswith("hf:") else _FolderStore(uri)
 
 
 class _FolderStore(Store):
@@ -294,4 +294,6 @@ def _too_large(name: str, max_bytes: int) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [""])[0] or type(error).__name__
+    # The library's own text is general; the cause has the reason.
+    cause = error.__cause__ or error
+    return (str(cause).splitlines() or [""])[0] or type(cause).__name__
