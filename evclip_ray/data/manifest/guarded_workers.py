@@ -8,6 +8,7 @@ earlier processes died of it too.
 import collections
 import contextlib
 import multiprocessing
+import shutil
 import signal
 import tempfile
 from collections.abc import Callable, Iterator
@@ -112,7 +113,7 @@ def _serve(
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     # Otherwise the end of the parent would not close the pipe.
     parents.close()
-    with contextlib.suppress(EOFError, BrokenPipeError):
+    with contextlib.suppress(EOFError, ConnectionError):
         while True:
             row = pipe.recv()
             try:
@@ -121,3 +122,5 @@ def _serve(
             except Exception as error:
                 result = error, None
             pipe.send(result)
+    # The parent was killed.
+    shutil.rmtree(logs, ignore_errors=True)
