@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from made_studies import write_evaluation, write_ladder, write_study
+from made_studies import write_calibration, write_evaluation, write_ladder, write_study
 
 from evclip_ray.reports.render.write import write_report
 from evclip_ray.reports.sections.evaluation import Evaluation
@@ -42,6 +42,7 @@ def page_of_study(tmp_path_factory):
     classes = ("hug", "<b>kick</b>", "</script>", "a class with quite a long name indeed")
     write_study(root, trials=30, epochs=8, states=["stopped", "failed", "diverged"], classes=classes)
     write_evaluation(root / "best-test", split="test", classes=classes, masks=True)
+    write_calibration(root / "best-test", classes)
     report = study_report(Study.load(root), evaluations=Evaluation.load_all(root / "best-test"))
     return write_report(report, root / "report.html", root=root)[0]
 

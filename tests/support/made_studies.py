@@ -132,6 +132,28 @@ def write_evaluation(root, *, split="val", classes=CLASSES, videos=24, masks=Fal
     return root
 
 
+def write_calibration(root, classes=CLASSES, videos=60):
+    """Add a measured calibration to an evaluation, as `evaluate` does for a calibrated checkpoint."""
+    import numpy as np
+
+    from evclip_ray.artifacts import write_csv
+    from evclip_ray.evaluation.calibrate import CalibrationSettings, fit_calibration
+    from evclip_ray.metrics.calibration_measures import BIN_COLUMNS, measure_calibration
+    from evclip_ray.metrics.rejection import COLUMNS
+    from evclip_ray.metrics.scoring import Scores
+
+    draw = np.random.default_rng(0)
+    labels = draw.integers(len(classes), size=videos)
+    logits = 3 * draw.normal(size=(videos, len(classes))) + 4 * np.eye(len(classes))[labels]
+    scores = Scores(logits.astype(np.float32), labels)
+    settings = CalibrationSettings(reject_risk=0.1, conformal=0.9)
+    calibration = fit_calibration(scores, tuple(classes), settings)
+    measures = measure_calibration(calibration, scores, tuple(classes), np.arange(videos) // 3)
+    write_csv(root / "reliability.csv", BIN_COLUMNS, measures.bins)
+    write_csv(root / "risk_coverage.csv", COLUMNS, measures.curve.rows())
+    write_json(root / "ledger.json", {**read_json(root / "ledger.json"), "calibration": measures.record})
+
+
 def write_masks(folder, classes=CLASSES, count=2):
     """Write the masks of an evaluation as `evaluation.mask_views` does."""
     import numpy as np

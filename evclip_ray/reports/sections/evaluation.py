@@ -88,9 +88,6 @@ class Evaluation:
 def evaluation_section(evaluation: Evaluation) -> Section:
     """Return the section of an evaluation, with its masks."""
     split = evaluation.ledger["inputs"]["split"]
-    title = f"The best trial on the {_SPLITS.get(split, split)} split"
-    if evaluation.ledger["inputs"].get("side", split) != split:
-        title += f": {evaluation.ledger['inputs']['side']}"
     blocks: list[Block] = [numbers_table(evaluation)]
     if evaluation.ledger["counts"].get("leaking_rows"):
         rows = evaluation.ledger["counts"]["leaking_rows"]
@@ -99,7 +96,16 @@ def evaluation_section(evaluation: Evaluation) -> Section:
         blocks += [gains_chart(evaluation), confusion_chart(evaluation)]
     blocks += mask_quality_blocks(evaluation)
     blocks += mask_pictures(evaluation.root, evaluation.name, split=_SPLITS.get(split, split))
-    return Section(f"evaluation_{evaluation.name}", title, blocks, evaluation.brief)
+    return Section(f"evaluation_{evaluation.name}", evaluation_title(evaluation), blocks, evaluation.brief)
+
+
+def evaluation_title(evaluation: Evaluation) -> str:
+    """Return the title of the section of an evaluation."""
+    split = evaluation.ledger["inputs"]["split"]
+    title = f"The best trial on the {_SPLITS.get(split, split)} split"
+    if evaluation.ledger["inputs"].get("side", split) != split:
+        title += f": {evaluation.ledger['inputs']['side']}"
+    return title
 
 
 def numbers_table(evaluation: Evaluation) -> Table:

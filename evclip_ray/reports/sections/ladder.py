@@ -11,6 +11,7 @@ from evclip_ray.reports.charts import ladder_data
 from evclip_ray.reports.charts.ladder import ladder_charts
 from evclip_ray.reports.charts.study import study_charts
 from evclip_ray.reports.document import Block, Chart, Note, Report, Section, Table, with_interval
+from evclip_ray.reports.sections.calibration import calibration_sections
 from evclip_ray.reports.sections.conditions import (
     DIFFERS,
     brief_line,
@@ -44,8 +45,8 @@ def ladder_report(
     for name, study in ladder.steps.items():
         sections.append(step_section(name, study))
         for evaluation in (evaluations or {}).get(name, ()):
-            section = evaluation_section(evaluation)
-            sections.append(dataclasses.replace(section, title=f"{name}: {section.title.lower()}"))
+            for section in (evaluation_section(evaluation), *calibration_sections(evaluation)):
+                sections.append(dataclasses.replace(section, title=f"{name}: {section.title.lower()}"))
     sections += more
     if notes:
         sections.append(Section("missing", "Missing from this report", [Note(note) for note in notes]))

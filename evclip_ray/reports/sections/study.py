@@ -10,6 +10,7 @@ from evclip_ray.formatting import brief_path
 from evclip_ray.records import TrialState, choice_lines, scored_on
 from evclip_ray.reports.charts.study import TRIALS, study_charts, zero_files
 from evclip_ray.reports.document import Block, Note, Report, Section, Table, shown, with_interval
+from evclip_ray.reports.sections.calibration import calibration_sections
 from evclip_ray.reports.sections.conditions import (
     brief_line,
     conditions_table,
@@ -46,7 +47,8 @@ def study_report(
     tables = [*_balanced_table(study), leaderboard_table(study)]
     first = Section("leaderboard", "Leaderboard", [*tables, *_remarks(study)])
     sections = [first, *chart_sections(study)]
-    sections += [evaluation_section(evaluation) for evaluation in evaluations]
+    for evaluation in evaluations:
+        sections += [evaluation_section(evaluation), *calibration_sections(evaluation)]
     sections += more
     if notes:
         sections.append(Section("missing", "Missing from this report", [Note(note) for note in notes]))
