@@ -262,7 +262,9 @@ def _predict_all(plan: _Plan, recognizer: "Recognizer") -> Results:
     context = click.get_current_context()
     is_given = context.get_parameter_source("top_k") == click.core.ParameterSource.COMMANDLINE
     if is_given and plan.top_k > num_classes:
-        error_console.print(f"--top-k {plan.top_k}: there are {counted(num_classes, 'class')}; all are shown")
+        error_console.print(
+            f"--top-k {plan.top_k}: there are only {num_classes} classes, and all of them are listed"
+        )
     with (
         opened(plan.outputs.json_file, is_stdout=plan.json_stdout) as json_lines,
         opened(plan.outputs.csv_file, is_stdout=plan.csv_stdout) as csv_rows,

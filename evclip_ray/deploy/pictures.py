@@ -12,7 +12,7 @@ from evclip_ray.deploy.predictions import FailedVideo, Prediction
 from evclip_ray.deploy.recognizer import Recognizer
 from evclip_ray.deploy.sheet import MAX_ROWS, SheetRow, sheet_row, shown_window, write_sheet
 from evclip_ray.deploy.timeline import Segment
-from evclip_ray.machine_faults import find_fault
+from evclip_ray.machine_faults import MachineFault, find_fault
 
 OnFailure = Callable[[FailedVideo, str], None]
 """Called with a failed video and the output that could not be drawn."""
@@ -78,10 +78,15 @@ class Pictures:
         try:
             draw()
         except VideoError as error:
-            # A full disk is no fault of this video, and every other would fail too.
-            if find_fault(error) is not None:
-                raise
+            # The reader converts every error in its block, also one of writing. A full disk is no fault of
+            # this video, and every other would fail too.
+            fault = find_fault(error)
+            if fault is not None:
+                raise MachineFault(fault.describe(self._folder_of(what, prediction))) from None
             self.on_failure(FailedVideo(prediction.video, error.reason), what)
+
+    def _folder_of(self, what: str, prediction: Prediction) -> Path | None:
+        return self.overlays[prediction.video].parent if what == "overlay" else None
 
     def _write_overlay(self, prediction: Prediction, segments: Sequence[Segment]) -> None:
         windows = self.recognizer.predict_windows(
