@@ -102,7 +102,6 @@ def scale(
     from evclip_ray.cluster import connect
     from evclip_ray.scaling.ladder import LadderRun
     from evclip_ray.scaling.ladder_steps import Ladder
-    from evclip_ray.training.datamodule import check_source
     from evclip_ray.tuning.search_space import find_space
 
     ladder = Ladder.read(
@@ -123,9 +122,8 @@ def scale(
     # One connection serves all steps; the dashboard is needed if any step has groups of workers.
     workers = max(step.space.study.workers for step in ladder.steps)
     shared = () if dry_run else (run.folder.root, run.cache)
-    # All steps usually read one list. Starting Ray takes seconds, and wrong paths are found without it.
-    first = ladder.steps[0].space
-    check_source(first.experiment(first.first_point()), cache=run.cache)
+    # Starting Ray takes seconds, and wrong paths are found without it.
+    run.check_videos()
     with contextlib.ExitStack() as stack:
         with bars() as progress:
             view = DecodeView(progress)

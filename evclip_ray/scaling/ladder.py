@@ -17,12 +17,14 @@ from typing import Any
 
 from evclip_ray.artifacts import ArtifactError
 from evclip_ray.config import ConfigError
+from evclip_ray.data.manifest.manifest import ManifestError
 from evclip_ray.machine_faults import MachineFault, find_fault
 from evclip_ray.scaling.ladder_folder import NOTED_STEPS, LadderFolder
 from evclip_ray.scaling.ladder_steps import Ladder, LadderStep
 from evclip_ray.scaling.shared_points import add_points, added_points, enqueue_points, lacking_points
 from evclip_ray.scaling.tables import best_trial, device_seconds, write_tables
-from evclip_ray.training.datamodule import Progress
+from evclip_ray.training.datamodule import Progress, check_source
+from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.tensorboard.hparams import declare_domains
 from evclip_ray.tuning.cost import StudyCost
 from evclip_ray.tuning.equal_settings import as_recorded
@@ -92,6 +94,26 @@ class LadderRun:
         self.ladder, self.folder, self.cache = ladder, LadderFolder(root.expanduser().resolve()), cache
         self.device_hours, self.measure = device_hours, measure
         self.rows: list[dict[str, Any]] = []
+
+    def check_videos(self) -> None:
+        """Read every list of the steps and look for a sample of its files. It needs no Ray.
+
+        Raises:
+            ConfigError: A list is invalid, or none of its files exist. The message has the step if there are
+                several lists.
+        """
+        lists: dict[tuple[Any, ...], tuple[str, ExperimentConfig]] = {}
+        for step in self.ladder.steps:
+            for settings in step.space.decoded_variants():
+                experiment = step.space.experiment(settings)
+                data = experiment.data
+                read = data.manifest, data.root, data.allow_leaks, *sorted(data.columns.items())
+                lists.setdefault(read, (step.name, experiment))
+        for name, experiment in lists.values():
+            try:
+                check_source(experiment, cache=self.cache)
+            except ManifestError as problem:
+                raise ConfigError(f"step {name}: {problem}" if len(lists) > 1 else str(problem)) from None
 
     def plan(
         self, machines: Machines, *, measure: bool = False, progress: Progress | None = None

@@ -447,3 +447,21 @@ def test_ctrl_c_prints_the_command_to_continue(scale):
     result = scale(["finished"], ["interrupted"])
     assert result.exit_code == 130
     assert "Resume with:" in result.output
+
+
+def test_wrong_paths_of_every_step_are_found_before_it_starts(ladder, tiny_manifest, tmp_path):
+    lost = tmp_path / "lost.csv"
+    lost.write_text("path,label\nelsewhere/1.mp4,hug\nelsewhere/2.mp4,kick\n")
+    steps = ladder({"data.manifest": [str(tiny_manifest), str(lost)]})
+    run = LadderRun(steps, tmp_path / "ladder", cache=tmp_path)
+    name = steps.steps[1].name
+    with pytest.raises(ConfigError, match=rf"^step {name}: .*lost\.csv: 2 of 2 videos are missing"):
+        run.check_videos()
+    assert not (tmp_path / "ladder").exists()
+
+
+def test_one_list_of_all_steps_is_read_once(ladder, tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr("evclip_ray.scaling.ladder.check_source", lambda *given, **_: read.append(given))
+    LadderRun(ladder({"data.shots": [1, 2, 3]}), tmp_path / "ladder", cache=tmp_path).check_videos()
+    assert len(read) == 1
