@@ -62,8 +62,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _describe(episode: Episode, seconds: float) -> str:
     faults = ", ".join(event.fault for event in episode.events) or "no fault"
-    count = len(episode.problems) + sum(len(event.problems) for event in episode.events)
-    return f"run {episode.number}: {episode.calls} calls, {seconds:.0f} s, {count} problems: {faults}"
+    problems = [*(line for event in episode.events for line in event.problems), *episode.problems]
+    head = f"run {episode.number}: {episode.calls} calls, {seconds:.0f} s, {len(problems)} problems: {faults}"
+    return "\n    ".join([head, *dict.fromkeys(problems)])
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:

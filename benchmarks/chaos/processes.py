@@ -14,8 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 _SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER of prctl(2)
-_ENDING_SECONDS = 30.0
-"""Time in which the processes of a command that has ended must end."""
+_ENDING_SECONDS = 90.0
+"""Time in which the processes of a command that has ended must end.
+
+Two agents of Ray need a minute after their raylet was killed: they report it to a dead GCS, with a time limit
+of 60 s that is written in Ray 2.60 (`publish_error_to_driver`).
+"""
 _SHARED_MEMORY = Path("/dev/shm")
 
 
