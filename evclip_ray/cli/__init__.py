@@ -14,8 +14,10 @@ from evclip_ray.cli.cluster import cluster_group
 from evclip_ray.cli.cost import cost
 from evclip_ray.cli.data import manifest, shards
 from evclip_ray.cli.display import announce_torch
+from evclip_ray.cli.discover import settings_command, spaces_group
 from evclip_ray.cli.doctor import doctor
 from evclip_ray.cli.evaluate import evaluate, import_checkpoint
+from evclip_ray.cli.export import export
 from evclip_ray.cli.options import exit_interrupted
 from evclip_ray.cli.predict import predict
 from evclip_ray.cli.push import push
@@ -34,14 +36,15 @@ from evclip_ray.version import __version__
 
 _SECTIONS = {
     "Search, train and score": (tune, train, evaluate, import_checkpoint, report, scale),
-    "Use a checkpoint": (predict, serve, push),
+    "Use a checkpoint": (predict, serve, export, push),
+    "Settings": (settings_command, spaces_group),
     "Videos": (manifest, shards, shift),
     "Machine, costs and cache": (doctor, check, cost, cache_group),
     "Clusters": (cluster_group, submit),
 }
 
 
-_QUICK = {"cache", "cluster", "submit", "predict"}
+_QUICK = {"cache", "cluster", "submit", "predict", "export"}
 """Commands that import neither PyTorch nor OpenCLIP, or only after checks of their own."""
 
 
