@@ -13,8 +13,8 @@ from evclip_ray.cli.check import check
 from evclip_ray.cli.cluster import cluster_group
 from evclip_ray.cli.cost import cost
 from evclip_ray.cli.data import manifest, shards
-from evclip_ray.cli.display import announce_torch
 from evclip_ray.cli.discover import settings_command, spaces_group
+from evclip_ray.cli.display import announce_torch
 from evclip_ray.cli.doctor import doctor
 from evclip_ray.cli.evaluate import evaluate, import_checkpoint
 from evclip_ray.cli.export import export
