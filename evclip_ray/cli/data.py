@@ -54,7 +54,6 @@ def verify(context: click.Context, file: str, root: str | None, workers: int) ->
 
     listed = read_manifest(file, root=root, columns=chosen_columns())
     _print_splits(listed, max_classes=None if context.obj else MAX_CLASSES)
-    check_files(listed.column("path"), None, listed.root, listed.source)
     same = find_same_labels(listed.classes)
     if same:
         pairs = describe_same_labels(listed, same)
@@ -62,6 +61,7 @@ def verify(context: click.Context, file: str, root: str | None, workers: int) ->
             f"same labels  CLIP reads as the same text: {pairs}; rename them, or set data.merge_labels=true"
         )
         console.print(line, soft_wrap=True, markup=False)
+    check_files(listed.column("path"), None, listed.root, listed.source)
     broken = broken_masks = 0
     reshaped: list[str] = []
     with bars() as progress:

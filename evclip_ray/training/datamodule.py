@@ -30,6 +30,7 @@ from evclip_ray.data.manifest.row_record import RowRecord
 from evclip_ray.data.shards.prepare import ShardSet, open_shards, prepare_shards, videos_digest
 from evclip_ray.data.storage import Place, is_uri
 from evclip_ray.data.video.view import ViewConfig
+from evclip_ray.formatting import binary_size
 from evclip_ray.locking import building
 from evclip_ray.training.experiment import DataConfig, ExperimentConfig, Selection, SyntheticConfig
 from evclip_ray.training.same_labels import resolve_same_labels
@@ -684,8 +685,8 @@ def check_space(plans: Iterable[VideoPlan], *, cache: Path) -> None:
     if (unwritten := sum(missing.values()) - written) > free:
         raise OSError(
             errno.ENOSPC,
-            f"no space for the shards of {len(missing)} sets of videos ({unwritten / 2**30:.1f} GiB are "
-            f"needed, {free / 2**30:.1f} GiB are free). Free some space or name another folder by --cache.",
+            f"no space for the shards of {len(missing)} sets of videos ({binary_size(unwritten)} are "
+            f"needed, {binary_size(free)} are free). Free some space or name another folder by --cache.",
             str(cache),
         )
 

@@ -54,6 +54,14 @@ def test_verify_names_a_root_before_it_decodes(call, tiny_manifest, tmp_path):
     assert "broken" not in result.output
 
 
+def test_same_labels_are_listed_where_files_are_missing(call, tmp_path):
+    (tmp_path / "list.csv").write_text("path,label\na.mp4,Kick\nb.mp4,kick\n")
+    result = call("manifest", "verify", tmp_path / "list.csv")
+    assert result.exit_code == 1
+    assert "'kick' (1 video) = 'Kick' (1 video)" in result.output
+    assert "2 of 2 videos are missing" in result.output
+
+
 def test_unknown_column_option_is_refused(call, tiny_manifest):
     result = call("manifest", "verify", tiny_manifest, "--columns", "lable=kind")
     assert result.exit_code != 0

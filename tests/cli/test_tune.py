@@ -15,9 +15,12 @@ from evclip_ray.tuning.tuner import Outcome, StudyRun
 
 
 def test_dry_run_prints_the_plan_and_writes_nothing(call, space, tmp_path, local_ray):
-    result = call("tune", space, "--dry-run", "--out", tmp_path / "study", "--trials", "5")
+    # Brackets are neither markup nor lost.
+    out = tmp_path / "[x] run[/b]"
+    result = call("tune", space, "--dry-run", "--out", out, "--trials", "5")
     assert result.exit_code == 0, result.output
     plan = (
+        f"in {out}",
         "5 of 5 to run",
         "18 train, 6 val",
         "a trial; 2 at once",
@@ -27,7 +30,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(call, space, tmp_path, local
     )
     for words in plan:
         assert words in result.output
-    assert not (tmp_path / "study").exists()
+    assert not out.exists()
 
 
 def test_dry_run_prints_cost_and_trials_within_budget(call, space, tmp_path, local_ray):

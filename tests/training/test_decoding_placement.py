@@ -39,7 +39,7 @@ def test_space_for_all_shards_is_checked_before_decoding(make_experiment, tmp_pa
     free(needed)
     check_space(plans, cache=tmp_path)
     free(needed - 1)
-    with pytest.raises(OSError, match=r"no space for the shards of 4 sets of videos \(0.0 GiB are needed"):
+    with pytest.raises(OSError, match=r"4 sets of videos \(4\.3 MiB are needed, 4\.3 MiB are free\)"):
         check_space(plans, cache=tmp_path)
     check_space(plans[:1], cache=tmp_path)
     begun = plans[0].folder("train", tmp_path)
