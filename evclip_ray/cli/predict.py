@@ -1,37 +1,30 @@
 """The command `predict`."""
 
 import contextlib
-import dataclasses
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from evclip_ray.cli.display import announce_torch, bars, error_console, print_random_weights
 from evclip_ray.cli.options import example, settings
 from evclip_ray.cli.prediction_output import Results, opened
+from evclip_ray.cli.prediction_plan import PredictionPlan
 from evclip_ray.config import parse_assignments
-from evclip_ray.formatting import counted, printable
+from evclip_ray.formatting import counted
 from evclip_ray.termination import exit_status
 
 if TYPE_CHECKING:
-    from evclip_ray.deploy.inputs import Inputs, LiveSource
-    from evclip_ray.deploy.outputs import Outputs
+    from evclip_ray.deploy.inputs import LiveSource
+    from evclip_ray.deploy.predictions import FailedVideo, Prediction
     from evclip_ray.deploy.recognizer import Recognizer
 
-_STDOUT = "-"
 _LIVE_WINDOW_SECONDS = 2.0
 _TABLE_CLASSES = 3
-
-
-class _WrongUsage(click.ClickException):
-    """Arguments that cannot be used, in one line; exit status 2, as of click's own usage errors."""
-
-    exit_code = 2
 
 
 def _positive(context: click.Context, option: click.Parameter, value: float | None) -> float | None:
@@ -108,6 +101,7 @@ def _positive(context: click.Context, option: click.Parameter, value: float | No
 @click.pass_context
 def predict(
     context: click.Context,
+    /,
     checkpoint: str,
     videos: tuple[str, ...],
     classes: str | None,
@@ -124,7 +118,7 @@ def predict(
 
     The exit status is 1 if a video failed and 2 for wrong arguments.
     """
-    plan = _Plan.of(checkpoint, videos, classes, classes_file, options)
+    plan = PredictionPlan.of(checkpoint, videos, classes, classes_file, options)
     announce_torch()
     from evclip_ray.deploy.recognizer import Recognizer
     from evclip_ray.training.checkpoint import read_record
@@ -143,108 +137,6 @@ def predict(
         context.exit(1)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Plan:
-    """Checked arguments.
-
-    Attributes:
-        inputs: The videos.
-        outputs: Files to write.
-        classes: Other class names; None for those of the checkpoint.
-        json_stdout: Whether JSON lines go to standard output.
-        csv_stdout: Whether the CSV table goes to standard output.
-        window: Seconds of a window; None for the view of the training.
-        stride: Seconds between windows; None for a window.
-        top_k: Classes per prediction.
-        is_top_k_given: Whether the command line has `--top-k`.
-        max_seconds: End of a live source; None for none.
-        fps: Frames per second of folders of frames.
-    """
-
-    inputs: "Inputs"
-    outputs: "Outputs"
-    classes: tuple[str, ...] | None
-    json_stdout: bool
-    csv_stdout: bool
-    window: float | None
-    stride: float | None
-    top_k: int
-    max_seconds: float | None
-    fps: float | None
-
-    @classmethod
-    def of(
-        cls,
-        checkpoint: str,
-        videos: tuple[str, ...],
-        classes: str | None,
-        classes_file: Path | None,
-        options: dict[str, Any],
-    ) -> "_Plan":
-        """Check the arguments, without PyTorch.
-
-        Raises:
-            _WrongUsage: An argument cannot be used.
-        """
-        from evclip_ray.data.storage import is_uri
-        from evclip_ray.deploy.inputs import InputError, class_names, find_inputs
-
-        try:
-            if not is_uri(checkpoint) and not Path(checkpoint).is_dir():
-                raise InputError(f"{checkpoint}: must be the folder of a checkpoint; there is no such folder")
-            names = class_names(classes, classes_file)
-            inputs = find_inputs(videos, _standard_input)
-            return cls._with_outputs(inputs, names, options)
-        except InputError as error:
-            raise _WrongUsage(printable(str(error))) from None
-
-    @classmethod
-    def _with_outputs(
-        cls, inputs: "Inputs", classes: tuple[str, ...] | None, options: dict[str, Any]
-    ) -> "_Plan":
-        from evclip_ray.deploy.inputs import InputError
-        from evclip_ray.deploy.outputs import Outputs, check_outputs, overlay_files
-
-        window, stride = options["window"], options["stride"]
-        if inputs.live is None and options["max_seconds"] is not None:
-            raise InputError("--max-seconds is for a camera or stream, and the inputs are files")
-        if inputs.live is not None and (options["overlay"] or options["sheet"]):
-            raise InputError("--overlay and --sheet need files, and the input is a camera or stream")
-        if inputs.live is None and window is None and stride is not None:
-            raise InputError("--stride needs the length of a window; add --window SECONDS")
-        json_stdout = options["json_stdout"] or str(options["json_file"]) == _STDOUT
-        csv_stdout = str(options["csv_file"]) == _STDOUT
-        if json_stdout and csv_stdout:
-            raise InputError("JSON lines and CSV cannot share standard output; name a file for one of them")
-        if options["json_stdout"] and options["json_file"] is not None:
-            raise InputError("--json prints to standard output; leave it out with --json-file")
-        overlay = options["overlay"]
-        outputs = Outputs(
-            json_file=None if json_stdout else options["json_file"],
-            csv_file=None if csv_stdout else options["csv_file"],
-            sheet=options["sheet"],
-            overlays={} if overlay is None else overlay_files(overlay, inputs.videos),
-        )
-        check_outputs(outputs, inputs.videos)
-        return cls(
-            inputs,
-            outputs,
-            classes,
-            json_stdout=json_stdout,
-            csv_stdout=csv_stdout,
-            window=window,
-            stride=stride,
-            top_k=options["top_k"],
-            max_seconds=options["max_seconds"],
-            fps=options["fps"],
-        )
-
-
-def _standard_input() -> list[str]:
-    """Return the lines of standard input. Names of files need not be UTF-8."""
-    return [os.fsdecode(line) for line in sys.stdin.buffer.read().split(b"\n")]
-
-
 @contextlib.contextmanager
 def _quiet_pipe(context: click.Context) -> Iterator[None]:
     """End without a message if the reader of standard output ends, as `head` does."""
@@ -257,7 +149,7 @@ def _quiet_pipe(context: click.Context) -> Iterator[None]:
         context.exit(1)
 
 
-def _predict_all(plan: _Plan, recognizer: "Recognizer") -> Results:
+def _predict_all(plan: PredictionPlan, recognizer: "Recognizer") -> Results:
     num_classes = len(recognizer.classes)
     context = click.get_current_context()
     is_given = context.get_parameter_source("top_k") == click.core.ParameterSource.COMMANDLINE
@@ -284,7 +176,7 @@ def _predict_all(plan: _Plan, recognizer: "Recognizer") -> Results:
     return results
 
 
-def _predict_files(plan: _Plan, recognizer: "Recognizer", results: Results) -> None:
+def _predict_files(plan: PredictionPlan, recognizer: "Recognizer", results: Results) -> None:
     from evclip_ray.data.storage import place
     from evclip_ray.deploy.pictures import Pictures
     from evclip_ray.deploy.predictions import FailedVideo
@@ -292,8 +184,15 @@ def _predict_files(plan: _Plan, recognizer: "Recognizer", results: Results) -> N
     from evclip_ray.deploy.timeline import timeline
 
     videos, outputs = plan.inputs.videos, plan.outputs
-    lengths = {"window": plan.window, "stride": plan.stride, "fps": plan.fps}
-    pictures = Pictures(recognizer, outputs.overlays, outputs.sheet, **lengths, on_failure=results.fail)
+    pictures = Pictures(
+        recognizer,
+        outputs.overlays,
+        outputs.sheet,
+        window=plan.window,
+        stride=plan.stride,
+        fps=plan.fps,
+        on_failure=results.fail,
+    )
     interrupted = False
     try:
         with bars(error_console) as progress:
@@ -306,8 +205,9 @@ def _predict_files(plan: _Plan, recognizer: "Recognizer", results: Results) -> N
                 fps=plan.fps,
             )
             # Closed at once by an error or Ctrl-C, so that no decoding thread goes on.
-            with contextlib.closing(predictions):
-                for prediction in predictions:
+            running = cast("Generator[Prediction | FailedVideo, None, None]", predictions)
+            with contextlib.closing(running):
+                for prediction in running:
                     if isinstance(prediction, FailedVideo):
                         results.fail(prediction)
                     else:
@@ -329,7 +229,7 @@ def _predict_files(plan: _Plan, recognizer: "Recognizer", results: Results) -> N
         error_console.print(f"{counted(results.num_failed, 'failure')} in {counted(len(videos), 'video')}")
 
 
-def _follow(source: "LiveSource", plan: _Plan, recognizer: "Recognizer", results: Results) -> None:
+def _follow(source: "LiveSource", plan: PredictionPlan, recognizer: "Recognizer", results: Results) -> None:
     """Predict the windows of a camera or stream until it ends, `--max-seconds` or Ctrl-C."""
     from evclip_ray.data.video.opening import VideoError
     from evclip_ray.deploy.cameras import LiveReader, at_rate

@@ -41,7 +41,7 @@ class Results:
         self._json, self._top_k, self._table_k, self._has_table = json_lines, top_k, table_k, has_table
         self._csv_stream = csv_rows
         self._csv = None if csv_rows is None else csv.writer(csv_rows, lineterminator="\n")
-        self._rows: list[tuple[str, Prediction, tuple[Segment, ...]]] = []
+        self._rows: list[tuple[str, WindowPrediction, tuple[Segment, ...]]] = []
         self._last_name: str | None = None
         self.num_failed = self.num_done = 0
         ranks = [f"{name}_{rank}" for rank in range(1, top_k + 1) for name in ("class", "probability")]
@@ -64,7 +64,8 @@ class Results:
         for window in prediction.windows:
             self._write_window(prediction.video, window)
         if self._has_table:
-            self._rows.append((prediction.video, prediction, segments or ()))
+            # Without the windows: those of many long videos would fill the memory.
+            self._rows.append((prediction.video, prediction.overall, segments or ()))
 
     def add_window(self, source: str, window: "WindowPrediction") -> None:
         """Write a window of a camera or stream. In place of a table, each new class is printed at once."""
@@ -152,8 +153,8 @@ def _table() -> Table:
     return Table(box=SIMPLE, padding=(0, 1, 0, 0))
 
 
-def _videos(rows: "list[tuple[str, Prediction, tuple[Segment, ...]]]", top_k: int) -> Table:
-    has_sets = any(prediction.overall.prediction_set is not None for _, prediction, _ in rows)
+def _videos(rows: "list[tuple[str, WindowPrediction, tuple[Segment, ...]]]", top_k: int) -> Table:
+    has_sets = any(overall.prediction_set is not None for _, overall, _ in rows)
     table = _table()
     table.add_column("video", overflow="fold")
     table.add_column("class", overflow="fold")
@@ -161,8 +162,7 @@ def _videos(rows: "list[tuple[str, Prediction, tuple[Segment, ...]]]", top_k: in
     table.add_column("next classes", overflow="fold")
     if has_sets:
         table.add_column("prediction set", overflow="fold")
-    for video, prediction, _ in rows:
-        overall = prediction.overall
+    for video, overall, _ in rows:
         best = overall.best
         following = overall.scores[0 if overall.is_unknown else 1 : top_k]
         others = ", ".join(f"{score.name} {score.probability:.2f}" for score in following)
@@ -173,7 +173,7 @@ def _videos(rows: "list[tuple[str, Prediction, tuple[Segment, ...]]]", top_k: in
     return table
 
 
-def _timelines(rows: "list[tuple[str, Prediction, tuple[Segment, ...]]]") -> Table:
+def _timelines(rows: "list[tuple[str, WindowPrediction, tuple[Segment, ...]]]") -> Table:
     table = _table()
     table.add_column("video", overflow="fold")
     table.add_column("from (s)", justify="right")

@@ -10,7 +10,7 @@ import contextlib
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import Any, NamedTuple, Self
 
 import av
@@ -167,7 +167,7 @@ class _Stream:
         self._video = self._container.streams.video[0]
         self.fps = _usable_rate(float(self._video.average_rate or self._video.guessed_rate or 0))
 
-    def frames(self) -> Iterator[TimedFrame]:
+    def frames(self) -> Generator[TimedFrame, None, None]:
         """Yield the frames as they arrive. Closes the stream at the end."""
         fitting, first, number = Fitting(self._view), None, 0
         try:
@@ -190,13 +190,13 @@ class _Camera:
         import cv2
 
         self._name, self._view = source.name, view
-        self._capture: Any = cv2.VideoCapture(source.camera)
+        self._capture: Any = cv2.VideoCapture(source.camera or 0)
         if not self._capture.isOpened():
             hint = _CAMERA_HINT.get(sys.platform, "check that it is connected").format(source.camera)
             raise VideoError(source.name, f"this camera cannot be opened; {hint}")
         self.fps = _usable_rate(self._capture.get(cv2.CAP_PROP_FPS))
 
-    def frames(self) -> Iterator[TimedFrame]:
+    def frames(self) -> Generator[TimedFrame, None, None]:
         """Yield the frames as they arrive. Closes the camera at the end."""
         fitting, began = Fitting(self._view), time.monotonic()
         try:

@@ -2,13 +2,14 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 from evclip_ray.data import storage
 from evclip_ray.data.video.opening import VideoError
 from evclip_ray.deploy.overlay import write_overlay
-from evclip_ray.deploy.predictions import FailedVideo, Prediction
+from evclip_ray.deploy.predictions import FailedVideo, Prediction, WindowPrediction
 from evclip_ray.deploy.recognizer import Recognizer
 from evclip_ray.deploy.sheet import MAX_ROWS, SheetRow, sheet_row, shown_window, write_sheet
 from evclip_ray.deploy.timeline import Segment
@@ -89,14 +90,15 @@ class Pictures:
         return self.overlays[prediction.video].parent if what == "overlay" else None
 
     def _write_overlay(self, prediction: Prediction, segments: Sequence[Segment]) -> None:
-        windows = self.recognizer.predict_windows(
+        predicted = self.recognizer.predict_windows(
             storage.place(prediction.video),
             window_seconds=self.window,
             stride_seconds=self.stride,
             fps=self.fps,
             masks=True,
         )
-        with contextlib.closing(windows):
+        # Closed at once by an error, so that no decoding thread goes on.
+        with contextlib.closing(cast(Generator[WindowPrediction, None, None], predicted)) as windows:
             write_overlay(
                 prediction.video,
                 self.overlays[prediction.video],

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from evclip_ray.artifacts import replacing
 from evclip_ray.data.transforms import crop_box
-from evclip_ray.deploy.drawing import Pixels, blend, fitted, heat_map
+from evclip_ray.deploy.drawing import Font, Pixels, blend, fitted, heat_map
 from evclip_ray.deploy.predictions import ClassScore, Prediction, WindowPrediction
 
 MAX_ROWS = 100
@@ -142,7 +142,7 @@ def _write_text(draw: ImageDraw.ImageDraw, row: SheetRow, left: int, top: int) -
         top = bar + 10
 
 
-def _end_of(title: str) -> tuple[str, object]:
+def _end_of(title: str) -> tuple[str, Font]:
     text, font = fitted(title, size=12, width=10_000)
     shortened = text
     while len(shortened) > 1 and font.getlength("…" + shortened) > _TEXT_WIDTH:
