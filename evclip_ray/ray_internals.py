@@ -56,10 +56,14 @@ def auth_headers() -> dict[str, str]:
     return dict(http_token_authentication.get_auth_headers_if_auth_enabled({}))
 
 
-def log_dead_raylet() -> None:
-    """Log Ray's message about a dead raylet instead of printing it.
+_DEATHS = ("Raylet is terminated.", "A worker died or was killed")
 
-    It is 20 lines of the raylet's log. `cluster.ray_watch` reports the death in one line.
+
+def log_deaths() -> None:
+    """Log Ray's messages about a dead raylet or worker instead of printing them.
+
+    They are up to 20 lines. `cluster.ray_watch` reports a dead raylet in one line, and `tuning.callbacks` a
+    trial whose process died.
     """
     from ray._private import worker
 
@@ -67,7 +71,7 @@ def log_dead_raylet() -> None:
 
     @functools.wraps(printed)
     def show(data: dict[str, Any], ignore_prefix: bool) -> None:
-        if data["lines"] and str(data["lines"][0]).startswith("Raylet is terminated."):
+        if data["lines"] and str(data["lines"][0]).startswith(_DEATHS):
             log.info("%s", data["lines"][0])
         else:
             printed(data, ignore_prefix)

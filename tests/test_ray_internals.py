@@ -46,21 +46,22 @@ def test_bootstrap_address(tmp_path, monkeypatch):
     assert call(ray_internals.bootstrap_address) == "10.0.0.1:6379"
 
 
-def test_log_dead_raylet(monkeypatch, capsys, caplog):
+def test_log_deaths(monkeypatch, capsys, caplog):
     from ray._private import worker
 
     # Restored after the test.
     monkeypatch.setattr(worker, "print_to_stdstream", worker.print_to_stdstream)
     caplog.set_level("INFO")
     for _ in range(2):
-        call(ray_internals.log_dead_raylet)
-    for text in ("Raylet is terminated. Termination is unexpected.", "A worker died."):
+        call(ray_internals.log_deaths)
+    deaths = ("Raylet is terminated. Termination is unexpected.", "A worker died or was killed while ...")
+    for text in (*deaths, "Another message."):
         message = {"lines": [text], "pid": "raylet", "is_err": False}
         call(worker.print_to_stdstream, message, ignore_prefix=False)
     printed = "".join(capsys.readouterr())
-    assert "A worker died." in printed
-    assert "Raylet is terminated." not in printed
-    assert "Raylet is terminated." in caplog.text
+    assert "Another message." in printed
+    assert not [text for text in deaths if text in printed]
+    assert all(text in caplog.text for text in deaths)
 
 
 def test_canonical_address():

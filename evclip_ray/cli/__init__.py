@@ -1,10 +1,11 @@
 """The command line: each command parses its options, calls one function and prints the result."""
 
+import contextlib
 import io
 import logging
 import os
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -31,7 +32,7 @@ from evclip_ray.cli.train import train
 from evclip_ray.cli.tune import tune
 from evclip_ray.formatting import printable
 from evclip_ray.machine_faults import find_fault
-from evclip_ray.termination import raise_on_sigterm, set_ray_death_handler
+from evclip_ray.termination import exit_status, raise_on_sigterm, set_ray_death_handler
 from evclip_ray.version import __version__
 
 _SECTIONS = {
@@ -74,10 +75,16 @@ class _Main(click.Group):
 
     def main(self, args: Any = None, *others: Any, **options: Any) -> Any:
         """Run the command of this process, or one that another program gives by `args`."""
-        if args is None:
-            raise_on_sigterm()
-            set_ray_death_handler(RestartOnce())
-        return super().main(args, *others, **options)
+        if args is not None:
+            return super().main(args, *others, **options)
+        raise_on_sigterm()
+        set_ray_death_handler(RestartOnce())
+        try:
+            return super().main(args, *others, **options)
+        except SystemExit as end:
+            if end.code == exit_status():
+                _end_at_once(end.code)
+            raise
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """Write one section of the help text for each group of related commands."""
@@ -98,6 +105,20 @@ def _line(error: Exception) -> str | None:
     if fault is not None:
         return fault.describe()
     return str(error) if isinstance(error, OSError) else None
+
+
+def _end_at_once(status: int) -> NoReturn:
+    """End an interrupted command without the destructors of C++.
+
+    Ray and PyTorch have threads that an interrupted start leaves behind. They crash (SIGSEGV) when Python
+    takes the interpreter down around them. Ray itself has been ended by then.
+    """
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        # A closed pipe is no reason for another exit status.
+        with contextlib.suppress(OSError):
+            stream.flush()
+    os._exit(status)
 
 
 @click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"]})

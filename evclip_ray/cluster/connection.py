@@ -18,7 +18,7 @@ from evclip_ray.cluster.local_ray import local_options
 from evclip_ray.cluster.nodes import check_nodes
 from evclip_ray.cluster.ray_watch import RayWatch, end_ray_processes
 from evclip_ray.config import ConfigError
-from evclip_ray.ray_internals import HEAD_RESOURCE, is_slow_start, log_dead_raylet
+from evclip_ray.ray_internals import HEAD_RESOURCE, is_slow_start, log_deaths
 from evclip_ray.termination import Terminated, note_signal
 
 log = logging.getLogger(__name__)
@@ -38,6 +38,9 @@ _DEFAULTS = {
 }
 _STARTING = "starting Ray"
 _NOISY = ("ray", "ray.data", "ray.tune", "ray.train", "ray._private")
+_TRANSLATED = ("ray.tune.execution.tune_controller", "ray.tune.execution.experiment_state")
+"""Loggers whose errors have a traceback and are reported in a line of ours: a trial whose process died (see
+`tuning.callbacks`), and a disk on which Tune cannot write its own state, which is not read here."""
 
 
 @contextlib.contextmanager
@@ -82,7 +85,7 @@ def connect(
             "object_store_memory": 300 * 1024**2,
             "num_cpus": num_cpus,
         }
-        log_dead_raylet()
+        log_deaths()
         with local_options() as local, _local_session(verbose, {**options, **local}):
             if progress is not None:
                 progress(_STARTING, 1, 1)
@@ -179,21 +182,28 @@ def _session(
     with _keeping_sigterm():
         try:
             context = start({"log_to_driver": verbose, "logging_level": level})
-        except Exception:
+        except BaseException as error:
             if watch is not None:
-                watch.report()
-                # `ray.init` leaves them running where it fails.
+                if isinstance(error, Exception):
+                    watch.report()
+                watch.end()
+                # `ray.init` leaves them running where it fails or is interrupted.
                 end_ray_processes()
+                watch.end_leftovers(0)
             raise
     # After the start, because `ray.init` sets up its loggers itself.
     for name in _NOISY:
         logging.getLogger(name).setLevel(level)
+    for name in _TRANSLATED:
+        logging.getLogger(name).setLevel(logging.INFO if verbose else logging.CRITICAL)
     try:
         yield context
     finally:
         if watch is not None:
             watch.end()
         ray.shutdown()
+        if watch is not None:
+            watch.end_leftovers()
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ no Python code can report or clean up. A thread therefore looks at the processes
 
 import contextlib
 import importlib.util
+import math
 import os
 import signal
 import threading
@@ -22,23 +23,34 @@ _GRACE_SECONDS = 1.0
 """A job scheduler sends SIGTERM to this process and to those of Ray at the same moment."""
 _REAP_SECONDS = 30.0
 """On a machine with many waiting processes, one needs seconds to die of SIGKILL."""
+_NOTE_SECONDS = 2.0
+"""Time between two looks at the children of the raylet, which read all of /proc."""
+_LEAVING_SECONDS = 3.0
+"""Time in which the children of an orderly ended raylet end by themselves."""
 
 
 class _Process(NamedTuple):
     name: str
     parent: int
     is_alive: bool
+    start: int
 
 
 class RayWatch:
     """Thread that calls `ray_died` when the GCS or the raylet dies; a context manager around Ray's life.
 
     It ends the other processes of Ray first. Without /proc (not Linux) it does nothing.
+
+    It also knows the children of the raylet, workers and agents, to end those that outlive it. Ray's agents
+    do so by 60 s if the raylet was killed, because they report its death to a GCS that is dead as well.
     """
 
     def __init__(self) -> None:
         self._ended = threading.Event()
         self._watched: dict[str, int] = {}
+        # Start times by process id: the system uses ids again.
+        self._of_raylet: dict[int, int] = {}
+        self._noted = -math.inf
         self._thread = threading.Thread(target=self._run, name="ray-watch", daemon=True)
 
     def __enter__(self) -> Self:
@@ -52,6 +64,20 @@ class RayWatch:
         """Stop watching, before Ray's processes are ended."""
         self._ended.set()
         self._thread.join()
+        self._note_children()
+
+    def end_leftovers(self, grace_seconds: float = _LEAVING_SECONDS) -> None:
+        """Kill the children of the raylet that are still alive after a while. Call it after Ray was ended.
+
+        Args:
+            grace_seconds: Time in which they may end by themselves.
+        """
+        until = time.monotonic() + grace_seconds
+        while (left := self._alive_children()) and time.monotonic() < until:
+            time.sleep(0.05)
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def report(self) -> None:
         """Report a process that died while Ray started, if there is one. Stops watching."""
@@ -60,6 +86,8 @@ class RayWatch:
 
     def _run(self) -> None:
         while not self._ended.wait(_POLL_SECONDS):
+            if time.monotonic() > self._noted + _NOTE_SECONDS:
+                self._note_children()
             if self._dead() is not None:
                 if not self._ended.wait(_GRACE_SECONDS):
                     self._report()
@@ -69,7 +97,21 @@ class RayWatch:
         dead = self._dead()
         if dead is not None and received_signal() is None:
             end_ray_processes()
+            self.end_leftovers(0)
             ray_died(dead)
+
+    def _note_children(self) -> None:
+        self._noted = time.monotonic()
+        raylet = self._watched.get(_NAMES[1])
+        self._of_raylet |= {pid: process.start for pid, process in _processes() if process.parent == raylet}
+
+    def _alive_children(self) -> list[int]:
+        now = {pid: _read(pid) for pid in self._of_raylet}
+        return [
+            pid
+            for pid, process in now.items()
+            if process is not None and process.is_alive and process.start == self._of_raylet[pid]
+        ]
 
     def _dead(self) -> str | None:
         """Return the name of a watched process that died, None if all are alive."""
@@ -81,7 +123,7 @@ class RayWatch:
 
 
 def end_ray_processes() -> None:
-    """Kill the processes of Ray that this process started. Workers end by themselves with their raylet."""
+    """Kill the processes of Ray that this process started. `RayWatch.end_leftovers` ends their children."""
     ours = [pid for pid in _children() if _is_ray(pid)]
     for pid in ours:
         with contextlib.suppress(ProcessLookupError):
@@ -132,5 +174,6 @@ def _read(pid: int) -> _Process | None:
         return None
     # The name is in parentheses and may contain some itself: "12 (my (tool)) S 1 ...".
     head, _, tail = text.rpartition(")")
-    state, parent = tail.split()[:2]
-    return _Process(head.partition("(")[2], int(parent), state not in "ZX")
+    # The third field of the file and those after it; the start time is the 22nd.
+    fields = tail.split()
+    return _Process(head.partition("(")[2], int(fields[1]), fields[0] not in "ZX", int(fields[19]))

@@ -1,5 +1,6 @@
 """Tune callback of a study: writes how each trial ended and reports events of trials."""
 
+import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from evclip_ray.records import EpochMetrics, TrialRecord, TrialState
 from evclip_ray.training.ray_trainer import release_places
 from evclip_ray.tuning.stopper import FAULT, Stops
 from evclip_ray.tuning.study_folder import StudyFolder
+
+log = logging.getLogger(__name__)
 
 OnEvent = Callable[[str, TrialRecord], None]
 """Called with "epoch" or "ended" and the trial; its history has the last epoch as Tune received it."""
@@ -48,6 +51,13 @@ class Recorder(tune.Callback):
         elif last.get("epoch", 0) < self._epochs:
             state = TrialState.STOPPED
         self._end(trial, state, last.get("error"))
+
+    def on_trial_recover(self, iteration: int, trials: Iterable[Any], trial: Any, **info: Any) -> None:
+        """Log that a trial starts again after the death of its process."""
+        log.warning(
+            "%s: its process died (killed, or out of memory); it starts again from its last finished epoch",
+            trial.config["folder"],
+        )
 
     def on_trial_error(self, iteration: int, trials: Iterable[Any], trial: Any, **info: Any) -> None:
         """Write that a trial's process died more often than it may, or pause it after a fault."""

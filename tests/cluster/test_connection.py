@@ -129,11 +129,8 @@ def slow_ray(monkeypatch):
         nodes=lambda: [{"Alive": True, "Resources": {"CPU": 1.0}}],
     )
     monkeypatch.setattr(connection, "ray", fake)
-    monkeypatch.setattr(
-        connection,
-        "RayWatch",
-        lambda: contextlib.nullcontext(SimpleNamespace(report=lambda: None, end=lambda: None)),
-    )
+    watch = SimpleNamespace(report=lambda: None, end=lambda: None, end_leftovers=lambda seconds=3: None)
+    monkeypatch.setattr(connection, "RayWatch", lambda: contextlib.nullcontext(watch))
     monkeypatch.setattr(connection, "end_ray_processes", lambda: happened.append("leftovers ended"))
     return failures.extend, happened
 
@@ -170,5 +167,13 @@ def test_other_error_at_the_start_of_ray_is_not_repeated(slow_ray):
     fail, happened = slow_ray
     fail([ValueError("no such option")])
     with pytest.raises(ValueError, match="no such option"):
+        connect().__enter__()
+    assert happened == ["start", "leftovers ended"]
+
+
+def test_interrupted_start_of_ray_leaves_no_process(slow_ray):
+    fail, happened = slow_ray
+    fail([KeyboardInterrupt()])
+    with pytest.raises(KeyboardInterrupt):
         connect().__enter__()
     assert happened == ["start", "leftovers ended"]

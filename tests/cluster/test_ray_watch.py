@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import threading
+import time
 
 import pytest
 
@@ -77,3 +78,30 @@ def test_death_while_ray_starts_is_reported(died, processes):
         processes["watched_raylet"].wait()
         watch.report()
     assert reported == ["watched_raylet"]
+
+
+def test_children_of_a_killed_raylet_are_ended(died, processes, tmp_path, monkeypatch):
+    # A shell in the place of the raylet, with a child that outlives it.
+    shell = subprocess.Popen(["bash", "-c", "sleep 600 & echo $! ; wait"], stdout=subprocess.PIPE, text=True)
+    child = int(shell.stdout.readline())
+    monkeypatch.setattr(ray_watch, "_NAMES", ("watched_gcs", "bash"))
+    watch = RayWatch()
+    watch._watched = {"watched_gcs": processes["watched_gcs"].pid, "bash": shell.pid}
+    watch._note_children()
+    shell.kill()
+    shell.wait()
+    assert ray_watch._is_alive(child)
+    watch.end_leftovers(0)
+    for _ in range(400):
+        if not ray_watch._is_alive(child):
+            break
+        time.sleep(0.05)
+    assert not ray_watch._is_alive(child)
+
+
+def test_process_with_a_reused_id_is_not_ended(died, processes):
+    watch = RayWatch()
+    gcs = processes["watched_gcs"]
+    watch._of_raylet = {gcs.pid: ray_watch._read(gcs.pid).start - 1}
+    watch.end_leftovers(0)
+    assert ray_watch._is_alive(gcs.pid)
