@@ -109,6 +109,8 @@ def _rebuilt(
 ) -> list[dict[str, Any]]:
     """Return the operations of a journal with the trials of a study in the order of their folders."""
     operations = Operations([])
+    # Optuna logs the creation of a study.
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(storage=operations.storage(), study_name=STUDY_NAME, direction="maximize")
     for operation in (*journal.operations, *journal.behind):
         # Evidence is one operation with everything in it, and is in no trial folder.

@@ -24,6 +24,7 @@ from evclip_ray.formatting import binary_size, counted
 from evclip_ray.machine_faults import Fault, MachineFault
 from evclip_ray.ray_internals import HEAD_RESOURCE
 from evclip_ray.records import LeaderboardRow, TrialRecord, TrialState
+from evclip_ray.training.checkpoint import ADAPTER
 from evclip_ray.training.datamodule import Progress, check_space
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.resources import ResourceRequest, trial_slots
@@ -53,6 +54,7 @@ from evclip_ray.tuning.warm_start import WarmStart, apply_warm_start, measured_o
 
 _TUNE = ".ray"
 _TRIALS = 16
+_BLOCK_BYTES = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -332,32 +334,42 @@ class StudyRun:
             # Raised after the leaderboard is written, so that the finished trials are not lost with the
             # error.
             if stops.fault is not None:
-                raise self._paused_by(stops.fault)
+                raise self._paused_by(stops.fault, plan.concurrent)
             if stops.error is not None:
                 raise stops.error
             missing = count_missing(study, self.trials)
             return Outcome(rows, missing, stops.interrupted, stops.out_of_time)
 
-    def _paused_by(self, fault: Fault) -> MachineFault:
+    def _paused_by(self, fault: Fault, at_once: int) -> MachineFault:
         """Return the error of a study that a fault of the machine paused, with the space that it needs."""
-        needed = self._needed_space() if fault.kind == "disk" else ""
+        needed = self._needed_space(at_once) if fault.kind == "disk" else ""
         line = fault.describe(self.folder.root, needed=needed)
         return MachineFault(
             f"{line} The study is paused and keeps all finished epochs. The same command continues it."
         )
 
-    def _needed_space(self) -> str:
-        """Return the space that the remaining trials need; empty if no trial has written anything."""
+    def _needed_space(self, at_once: int) -> str:
+        """Return the space that the remaining trials need; empty if no trial has a checkpoint yet.
+
+        Args:
+            at_once: Number of trials that run at the same time.
+        """
         # From the folders: a full disk may have cut the last line of the journal.
         trials = list(self.folder.trials())
-        sizes = [_num_bytes(self.folder.trial(trial.trial)) for trial in trials]
-        ended = [size for size, trial in zip(sizes, trials, strict=True) if trial.state.has_ended]
+        sizes = {trial.trial: _num_bytes(self.folder.trial(trial.trial)) for trial in trials}
+        ended = [sizes.pop(trial.trial) for trial in trials if trial.state.has_ended]
         missing = self.trials - len(ended)
-        if missing <= 0 or not any(sizes):
+        adapters = [path.stat().st_size for path in self.folder.root.glob(f"trials/*/*/{ADAPTER}")]
+        if missing <= 0 or not adapters:
             return ""
-        if ended and math.isfinite(missing):
-            return f"about {binary_size(max(ended) * missing)} for {counted(int(missing), 'trial')}"
-        return f"more than {binary_size(max(sizes))} per trial"
+        # An ended trial keeps its best and its last adapter. While it runs, the last checkpoint has the two
+        # moments of AdamW too, the one before it is kept, and the next one is written: 1 + 3 x 3 adapters.
+        whole = max(ended, default=2 * max(adapters))
+        running = 8 * max(adapters)
+        if not math.isfinite(missing):
+            return f"about {binary_size(whole + running)} per trial"
+        needed = whole * missing + running * min(at_once, missing) - sum(sizes.values())
+        return f"about {binary_size(max(needed, running))} for {counted(int(missing), 'trial')}"
 
     def _run_missing(
         self, study: optuna.Study, plan: StudyPlan, stops: Stops, preparation: Preparation, on_event: OnEvent
@@ -460,7 +472,9 @@ def _fit(
 
 
 def _num_bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    """Return the space that a folder takes: files take whole blocks of a disk."""
+    sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+    return sum(-(-size // _BLOCK_BYTES) * _BLOCK_BYTES for size in sizes)
 
 
 def _slots_now(request: ResourceRequest) -> int:
