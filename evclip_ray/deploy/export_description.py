@@ -17,6 +17,7 @@ from evclip_ray.deploy.export_graph import (
     crop_side,
 )
 from evclip_ray.deploy.recognizer import Recognizer
+from evclip_ray.deploy.shared_copy import without_places
 from evclip_ray.metrics.calibration import Calibration
 from evclip_ray.models.layers.class_text import TextClassifier
 from evclip_ray.models.weight_licences import weight_licences
@@ -53,6 +54,8 @@ def describe(recognizer: Recognizer, plan: ExportPlan, texts: TextClassifier | N
         texts: Class texts of a model with open classes; None if they are inside.
     """
     experiment = recognizer.experiment.model_dump(mode="json")
+    # Weights may be local files, whose paths belong to this machine.
+    shared, _ = without_places({"experiment": experiment})
     weights = weights_of(recognizer.method.frozen)
     warning = random_weights_warning(weights)
     return {
@@ -64,7 +67,7 @@ def describe(recognizer: Recognizer, plan: ExportPlan, texts: TextClassifier | N
         **_signature(recognizer, texts),
         "preprocessing": _preprocessing(recognizer),
         "calibration": _calibration(recognizer.calibration),
-        "method": experiment["method"],
+        "method": shared["experiment"]["method"],
         "backbone": recognizer.experiment.backbone.name,
         "licences": [dataclasses.asdict(each) for each in weight_licences(experiment, weights)],
         "checkpoint": {"adapter": file_digest(recognizer.checkpoint / ADAPTER)},
