@@ -15,12 +15,12 @@ from evclip_ray.cli.options import example, settings
 from evclip_ray.cli.prediction_output import Results, opened
 from evclip_ray.cli.prediction_plan import PredictionPlan
 from evclip_ray.config import parse_assignments
-from evclip_ray.formatting import counted
+from evclip_ray.formatting import counted, duration
 from evclip_ray.termination import exit_status
 
 if TYPE_CHECKING:
     from evclip_ray.deploy.inputs import LiveSource
-    from evclip_ray.deploy.predictions import FailedVideo, Prediction
+    from evclip_ray.deploy.predictions import FailedVideo, Prediction, WindowPrediction
     from evclip_ray.deploy.recognizer import Recognizer
 
 _LIVE_WINDOW_SECONDS = 2.0
@@ -197,12 +197,19 @@ def _predict_files(plan: PredictionPlan, recognizer: "Recognizer", results: Resu
     try:
         with bars(error_console) as progress:
             task = progress.add_task("videos", total=len(videos))
+
+            def show_time(window: "WindowPrediction") -> None:
+                # Of a single long video, the bar alone would stay empty.
+                if plan.window is not None:
+                    progress.update(task, description=f"videos, at {duration(window.end_seconds)}")
+
             predictions = recognizer.predict_many(
                 [place(video) for video in videos],
                 top_k=plan.top_k,
                 window_seconds=plan.window,
                 stride_seconds=plan.stride,
                 fps=plan.fps,
+                on_window=show_time,
             )
             # Closed at once by an error or Ctrl-C, so that no decoding thread goes on.
             running = cast("Generator[Prediction | FailedVideo, None, None]", predictions)

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from evclip_ray.config import ConfigError
 from evclip_ray.data.storage import Place
 from evclip_ray.data.video.decode import VideoError
 from evclip_ray.deploy.predictions import Prediction, WindowPrediction
@@ -11,6 +12,9 @@ from evclip_ray.deploy.window_scores import WindowScores
 
 Predict = Callable[[Sequence[View]], Sequence[WindowPrediction]]
 """Function that predicts a batch of views."""
+
+OnWindow = Callable[[WindowPrediction], None]
+"""Called with a window as soon as it is computed."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -86,13 +90,15 @@ def _compute(waiting: list[View | End], predict: Predict) -> Iterator[Computed |
 
 
 def predict_videos(
-    events: Iterable[Computed | End], scores: WindowScores
+    events: Iterable[Computed | End], scores: WindowScores, on_window: OnWindow | None = None
 ) -> Iterator[Prediction | VideoError]:
     """Yield the prediction or the error of each video, in order, from the result of `predict_batches`."""
     computed: list[Computed] = []
     for event in events:
         if isinstance(event, Computed):
             computed.append(event)
+            if on_window is not None:
+                on_window(event.window)
             continue
         if event.error is not None:
             yield event.error
@@ -104,3 +110,14 @@ def predict_videos(
                 num_frames=computed[-1].num_frames,
             )
         computed = []
+
+
+def checked_count(name: str, value: int | None, default: int) -> int:
+    """Return a number of things, or the default if it is not given.
+
+    Raises:
+        ConfigError: The number is less than 1.
+    """
+    if value is not None and value < 1:
+        raise ConfigError(f"{name} must be at least 1, got {value}")
+    return default if value is None else value

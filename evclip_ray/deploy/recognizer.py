@@ -14,7 +14,7 @@ from evclip_ray.config import ConfigError
 from evclip_ray.data.storage import Place
 from evclip_ray.data.video.decode import Part, VideoError
 from evclip_ray.data.video.view import ViewConfig
-from evclip_ray.deploy.batches import Computed, End, predict_batches, predict_videos
+from evclip_ray.deploy.batches import Computed, End, OnWindow, checked_count, predict_batches, predict_videos
 from evclip_ray.deploy.live import live_views
 from evclip_ray.deploy.loading import checked_names, find_device, local_checkpoint
 from evclip_ray.deploy.predictions import FailedVideo, Prediction, WindowPrediction
@@ -253,6 +253,7 @@ class Recognizer:
         batch_size: int | None = None,
         workers: int | None = None,
         fps: float | None = None,
+        on_window: OnWindow | None = None,
     ) -> Iterator[Prediction | FailedVideo]:
         """Yield the predictions for videos, in order. Threads decode the next ones at the same time.
 
@@ -267,6 +268,7 @@ class Recognizer:
             batch_size: Views per forward pass; by default `optim.eval_batch_size` of the training.
             workers: Number of decoding threads; by default the CPUs of this machine, at most 8.
             fps: Frames per second of folders of frames.
+            on_window: Called with each window as soon as it is computed, as the progress in a long video.
 
         Raises:
             ConfigError: A length, `top_k`, `batch_size` or `workers` is out of range.
@@ -276,7 +278,7 @@ class Recognizer:
         events = self._events(
             videos, Part(fps=fps), windows, scores, masks=masks, batch_size=batch_size, workers=workers
         )
-        for result in predict_videos(events, scores):
+        for result in predict_videos(events, scores, on_window):
             if isinstance(result, VideoError):
                 yield FailedVideo(str(result.path), result.reason)
             else:
@@ -330,8 +332,8 @@ class Recognizer:
             videos,
             read,
             lambda views: self._windows(views, scores, masks=masks),
-            batch_size=_count("batch_size", batch_size, self.experiment.optim.eval_batch_size),
-            workers=_count("workers", workers, min(os.cpu_count() or 1, _MAX_WORKERS)),
+            batch_size=checked_count("batch_size", batch_size, self.experiment.optim.eval_batch_size),
+            workers=checked_count("workers", workers, min(os.cpuchecked_count() or 1, _MAX_WORKERS)),
             is_windowed=windows is not None,
         )
 
@@ -342,9 +344,3 @@ class Recognizer:
             scores.window(row, view.start_seconds, view.end_seconds, mask=mask)
             for view, row, mask in zip(views, logits, shown, strict=True)
         ]
-
-
-def _count(name: str, value: int | None, default: int) -> int:
-    if value is not None and value < 1:
-        raise ConfigError(f"{name} must be at least 1, got {value}")
-    return default if value is None else value
