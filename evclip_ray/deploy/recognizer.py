@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evclip_ray.config import ConfigError
 from evclip_ray.data.storage import Place
 from evclip_ray.data.video.decode import Part, VideoError
 from evclip_ray.data.video.view import ViewConfig
@@ -333,7 +332,7 @@ class Recognizer:
             read,
             lambda views: self._windows(views, scores, masks=masks),
             batch_size=checked_count("batch_size", batch_size, self.experiment.optim.eval_batch_size),
-            workers=checked_count("workers", workers, min(os.cpuchecked_count() or 1, _MAX_WORKERS)),
+            workers=checked_count("workers", workers, min(os.cpu_count() or 1, _MAX_WORKERS)),
             is_windowed=windows is not None,
         )
 
