@@ -10,7 +10,9 @@ from evclip_ray.api import cache_folder
 from evclip_ray.cli.display import DecodeView, bars, console, rows_table
 from evclip_ray.cli.options import (
     cache_option,
+    chosen_class_names,
     chosen_columns,
+    class_names_option,
     columns_option,
     data_options,
     example,
@@ -34,6 +36,7 @@ def manifest() -> None:
 @click.argument("file")
 @click.option("--root", default=None, help="Folder or URI (s3://...) that the paths are relative to.")
 @columns_option
+@class_names_option
 @click.option("--workers", default=os.cpu_count(), show_default=True, help="Videos decoded at the same time.")
 @click.pass_context
 def verify(context: click.Context, file: str, root: str | None, workers: int) -> None:
@@ -47,12 +50,15 @@ def verify(context: click.Context, file: str, root: str | None, workers: int) ->
     """
     from evclip_ray.data.manifest.class_table import MAX_CLASSES
     from evclip_ray.data.manifest.integrity import verify_manifest
+    from evclip_ray.data.manifest.label_names import name_labels, warn_of_numbers
     from evclip_ray.data.manifest.located_files import check_files
     from evclip_ray.data.manifest.manifest import read_manifest
     from evclip_ray.data.video.view import describe_pixels
     from evclip_ray.training.same_labels import describe_same_labels, find_same_labels
 
-    listed = read_manifest(file, root=root, columns=chosen_columns())
+    listed, names = read_manifest(file, root=root, columns=chosen_columns()), chosen_class_names()
+    listed = listed if names is None else name_labels(listed, names)
+    warn_of_numbers(listed)
     _print_splits(listed, max_classes=None if context.obj else MAX_CLASSES)
     same = find_same_labels(listed.classes)
     if same:

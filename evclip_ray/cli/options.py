@@ -16,7 +16,7 @@ from evclip_ray.termination import exit_status
 
 # `data.manifest.columns.CHOSEN`, whose import would slow `--help` down.
 _COLUMNS = ("path", "label", "split", "group")
-_META = "evclip_ray.columns"
+_META, _NAMES_META = "evclip_ray.columns", "evclip_ray.class_names"
 _UNIT_SECONDS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 
 
@@ -50,7 +50,10 @@ def cache_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add `--data`, `--root` and `--columns` to a command. `overrides_of` reads the last one itself."""
+    """Add `--data`, `--root`, `--columns` and `--class-names` to a command.
+
+    `overrides_of` reads the last two itself.
+    """
     data = click.option(
         "--data",
         default=None,
@@ -59,7 +62,7 @@ def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
     root = click.option(
         "--root", default=None, help="Folder or URI that the paths in the manifest are relative to."
     )
-    return data(root(columns_option(command)))
+    return data(root(columns_option(class_names_option(command))))
 
 
 def columns_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -73,6 +76,29 @@ def columns_option(command: Callable[..., Any]) -> Callable[..., Any]:
         help="Name of a column in the manifest, if it is not a usual one: label=target. Also of path, split "
         "and group. Repeatable.",
     )(command)
+
+
+def class_names_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--class-names` to a command, whose value is that of `chosen_class_names`."""
+    return click.option(
+        "--class-names",
+        type=click.Path(path_type=Path),
+        default=None,
+        metavar="FILE",
+        expose_value=False,
+        callback=_note_class_names,
+        help="File with the names of labels that are ids (0, 1, 2, ...): CSV with id,name, JSON, or text.",
+    )(command)
+
+
+def _note_class_names(context: click.Context, _option: click.Parameter, file: Path | None) -> None:
+    context.meta[_NAMES_META] = None if file is None else file.expanduser().absolute()
+
+
+def chosen_class_names() -> Path | None:
+    """Return the file that `--class-names` of the running command names, None without one."""
+    context = click.get_current_context(silent=True)
+    return context.meta.get(_NAMES_META) if context else None
 
 
 def _note_columns(context: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> None:
@@ -94,9 +120,11 @@ def chosen_columns() -> dict[str, str]:
 
 
 def overrides_of(data: str | None, root: str | None, assignments: tuple[str, ...]) -> dict[str, Any]:
-    """Return the overrides that `--data`, `--root`, `--columns` and `--set` stand for."""
+    """Return the overrides that `--data`, `--root`, `--columns`, `--class-names` and `--set` stand for."""
     columns = {f"data.{column}_column": name for column, name in chosen_columns().items()}
-    return {**source_overrides(data, root), **columns, **parse_assignments(assignments)}
+    file = chosen_class_names()
+    names = {} if file is None else {"data.class_names": str(file)}
+    return {**source_overrides(data, root), **columns, **names, **parse_assignments(assignments)}
 
 
 def one_per_set(option: str, values: Sequence[Any], count: int) -> list[Any]:

@@ -23,6 +23,7 @@ from evclip_ray.artifacts import LEDGER, digest, read_json, write_json
 from evclip_ray.config import ConfigError
 from evclip_ray.data.importers.class_names import read_class_names
 from evclip_ray.data.manifest import folds, protocols
+from evclip_ray.data.manifest.label_names import name_labels, warn_of_numbers
 from evclip_ray.data.manifest.leaks import find_leaks, refuse_leaks
 from evclip_ray.data.manifest.located_files import check_files
 from evclip_ray.data.manifest.manifest import Manifest, read_manifest
@@ -279,9 +280,10 @@ def resolve_manifest(data: DataConfig, *, cache: Path, progress: Progress | None
         return _synthetic_manifest(data.synthetic, cache)
     assert data.manifest is not None
     root = _expanded(data.root) if data.root else None
-    return read_manifest(
+    listed = read_manifest(
         _expanded(data.manifest), root=root, allow_leaks=data.allow_leaks, columns=data.columns
     )
+    return listed if data.class_names is None else name_labels(listed, Path(data.class_names))
 
 
 def list_videos(
@@ -301,13 +303,8 @@ def list_videos(
     """
     data = experiment.data
     listed = resolve_manifest(data, cache=cache, progress=progress)
-    if not allow_same_labels and all(label.isdigit() for label in listed.classes):
-        log.warning(
-            "%s: all labels are numbers, such as %r, but CLIP reads the words of class names. Give a column "
-            "with names: --set data.label_column=NAME",
-            listed.source,
-            listed.classes[0],
-        )
+    if not allow_same_labels:
+        warn_of_numbers(listed)
     return resolve_same_labels(
         listed, merge=data.merge_labels, backbone=experiment.backbone.name, allow=allow_same_labels
     )

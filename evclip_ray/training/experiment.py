@@ -91,6 +91,12 @@ class DataConfig(Config):
     group_column: str | None = Field(
         None, exclude_if=_is_unset, description="column with the groups; None is 'group'"
     )
+    class_names: str | None = Field(
+        None,
+        exclude_if=_is_unset,
+        description="file with the names of labels that are ids: CSV, JSON or text; None takes labels as "
+        "names",
+    )
     merge_labels: bool = Field(
         False,
         exclude_if=lambda value: value is False,

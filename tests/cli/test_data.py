@@ -62,6 +62,15 @@ def test_same_labels_are_listed_where_files_are_missing(call, tmp_path):
     assert "2 of 2 videos are missing" in result.output
 
 
+def test_class_names_option_names_labels(call, tmp_path):
+    (tmp_path / "list.csv").write_text("path,label\na.mp4,0\nb.mp4,1\n")
+    (tmp_path / "names.csv").write_text("id,name\n0,shake hands\n1,hug\n")
+    bare = call("manifest", "verify", tmp_path / "list.csv")
+    named = call("manifest", "verify", tmp_path / "list.csv", "--class-names", tmp_path / "names.csv")
+    assert "shake hands" not in bare.output
+    assert "shake hands" in named.output
+
+
 def test_unknown_column_option_is_refused(call, tiny_manifest):
     result = call("manifest", "verify", tiny_manifest, "--columns", "lable=kind")
     assert result.exit_code != 0

@@ -72,6 +72,12 @@ def test_labels_that_are_numbers_are_a_warning(make_experiment, tmp_path, caplog
     with caplog.at_level(logging.WARNING):
         plan_videos(make_experiment(data__manifest=str(tmp_path / "list.csv")), cache=tmp_path)
     assert "all labels are numbers, such as '1'" in caplog.text
+    (tmp_path / "names.txt").write_text("1 hug\n2 kick\n")
+    settings = {
+        "data__manifest": str(tmp_path / "list.csv"),
+        "data__class_names": str(tmp_path / "names.txt"),
+    }
+    assert plan_videos(make_experiment(**settings), cache=tmp_path).classes == ("hug", "kick")
 
 
 def test_begun_run_with_same_labels_goes_on(folder, make_experiment, tmp_path, caplog):
