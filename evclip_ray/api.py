@@ -488,6 +488,8 @@ def evaluate(
                 calibration = read_calibration(plan)
             scores = evaluate_checkpoint(plan, videos, out=tables, calibration=calibration)
         results.append(ScoredCheckpoint(checkpoint, tables, scores))
+        if protocol != "zero_shot":
+            _refresh_card(checkpoint, tables)
         if on_checkpoint is not None:
             on_checkpoint(results[-1])
     means = means_over_checkpoints([each.sets for each in results], interval=interval)
@@ -552,6 +554,17 @@ def predict(
         batch_size=batch_size,
         workers=workers,
     )
+
+
+def _refresh_card(checkpoint: Path, tables: Path) -> None:
+    """Write the model card of a checkpoint with the scores of an evaluation."""
+    from evclip_ray.deploy.model_card import write_model_card
+
+    try:
+        write_model_card(checkpoint, evaluations=[tables])
+    # Results may be read-only, and the scores are in the tables.
+    except OSError as error:
+        log.warning("%s: its model card cannot be written (%s)", checkpoint, error.strerror)
 
 
 @contextlib.contextmanager

@@ -94,6 +94,7 @@ def test_tune_train_and_evaluate(space, tmp_path, tiny_cache, local_ray):
     means = result.means.set_index(["scored", "metric"])["mean"]
     assert means["adapted", "top1"] == pytest.approx(top1)
     assert (tmp_path / "scores" / "means.csv").is_file()
+    assert "\n| test | 6 videos" in (study.root / "best" / "README.md").read_text()
 
 
 def test_tune_reports_an_exhausted_time_budget(space, tmp_path, tiny_cache, local_ray, caplog):

@@ -25,6 +25,8 @@ from evclip_ray.training.per_video_scores import VideoScores
 _SAME_RUN = ("method", "optim", "backbone", "seed", "view")
 """Settings that an evaluation and its checkpoint share, for ledgers without the digest of the tensors."""
 
+_SCORED = ("val_top1", "corrected_top1")
+
 
 @dataclasses.dataclass(frozen=True)
 class Score:
@@ -140,17 +142,13 @@ def _leaderboard_row(checkpoint: Path, record: Mapping[str, Any]) -> dict[str, A
         first = next(csv.DictReader(stream), None)
     if first is None or "chosen_from" not in first:
         return None
-    row = {name: _number(value) for name, value in first.items()}
+    # Missing numbers are empty.
+    row = {
+        name: float(first[name] or math.nan) if name.startswith(_SCORED) else first[name] for name in first
+    }
     best = record.get("progress", {}).get("best_top1", math.nan)
     # A running study may have replaced one of the two.
-    return row if isinstance(row["val_top1"], float) and abs(row["val_top1"] - best) < 1e-4 else None
-
-
-def _number(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text
+    return row if abs(row["val_top1"] - best) < 1e-4 else None
 
 
 def _ledgers(folder: Path) -> list[Path]:

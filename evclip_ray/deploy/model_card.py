@@ -143,7 +143,6 @@ def _front_matter(
     data_name: str | None,
 ) -> str:
     method = record["experiment"]["method"]["name"]
-    terms = {"license": licence} if licence else {"license": "other", "license_name": "not-stated"}
     results = [
         EvalResult(
             task_type="video-classification",
@@ -157,14 +156,16 @@ def _front_matter(
         if score.is_test
     ]
     model_ids = [each.model_id for each in licences if each.model_id]
+    # Entries that are None are left out. A model with results needs a name.
     data = ModelCardData(
-        **terms,
+        license=licence or "other",
+        license_name=None if licence else "not-stated",
         library_name="evclip-ray",
         pipeline_tag="video-classification",
         tags=["evclip-ray", "video-classification", "action-recognition", "clip", method],
-        # A model with results needs a name.
-        **({"model_name": title, "eval_results": results} if results else {}),
-        **({"base_model": model_ids[0]} if model_ids else {}),
+        model_name=title if results else None,
+        eval_results=results or None,
+        base_model=model_ids[0] if model_ids else None,
     )
     return f"---\n{data.to_yaml()}\n---"
 

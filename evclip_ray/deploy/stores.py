@@ -163,9 +163,8 @@ class _HubStore(Store):
     """Repository of Hugging Face. The token is that of its library: `hf auth login`, or HF_TOKEN."""
 
     def __init__(self, uri: str, *, public: bool) -> None:
-        from huggingface_hub import HfApi
+        from huggingface_hub import HfApi, parse_hf_uri
         from huggingface_hub.errors import HfUriError
-        from huggingface_hub.utils import parse_hf_uri
 
         try:
             parsed = parse_hf_uri(uri)
@@ -270,7 +269,7 @@ class _HubStore(Store):
             raise StorageError(
                 f"{self.uri}: cannot be {doing} at {endpoint} ({reason}); try again"
             ) from error
-        except (*_failed_connections(), ConnectionError, TimeoutError) as error:
+        except _failed_connections() as error:
             raise StorageError(
                 f"{self.uri}: {endpoint} cannot be reached ({_first_line(error)}). Check the connection, and "
                 "HF_ENDPOINT and HF_HUB_OFFLINE if they are set."
@@ -286,7 +285,7 @@ def _failed_connections() -> tuple[type[Exception], ...]:
 
     # The base class of the errors of the library's HTTP client, whichever that is.
     http_error: type[Exception] = errors.HfHubHTTPError.__mro__[1]
-    return http_error, errors.LocalEntryNotFoundError
+    return http_error, errors.LocalEntryNotFoundError, ConnectionError, TimeoutError
 
 
 def _too_large(name: str, max_bytes: int) -> str:

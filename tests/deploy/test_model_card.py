@@ -92,6 +92,17 @@ def test_front_matter_is_that_of_hugging_face(mine):
     assert result["metrics"] == [{"type": "accuracy", "value": 0.65, "name": "top-1"}]
 
 
+def test_choice_of_a_study_is_on_the_card(mine):
+    names = "val_top1,val_top1_low,val_top1_high,corrected_top1,corrected_top1_low,corrected_top1_high"
+    path = mine.parent / "leaderboard.csv"
+    path.write_text(f"rank,{names},chosen_from,corrected_note\n1,0.75,0.4,0.9,0.7,0.3,0.9,9 trials,\n")
+    change(mine, progress={"best_top1": 0.75})
+    assert "best of 9 trials, optimistic: top-1 0.750" in model_card(mine)
+    assert "corrected for the choice: top-1 0.700" in model_card(mine)
+    path.write_text(f"rank,{names},chosen_from,corrected_note\n1,0.75,,,,,,9 trials,one class\n")
+    assert "corrected for the choice: missing: one class" in model_card(mine)
+
+
 def test_scores_of_other_tensors_are_not_shown(mine):
     add_evaluation(mine, mine.with_name("best-test"), adapter="0" * 16)
     assert "not evaluated on test videos" in model_card(mine)
