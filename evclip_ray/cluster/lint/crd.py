@@ -7,7 +7,7 @@ from typing import Any
 from evclip_ray.cluster.lint.problems import read_documents
 from evclip_ray.config import ConfigError
 
-RAY_KINDS = ("RayCluster", "RayJob")
+RAY_KINDS = ("RayCluster", "RayJob", "RayService")
 Schema = dict[str, Any]
 _VERSION = "v1"
 # Keywords of a schema that allows other fields on purpose.
@@ -28,7 +28,7 @@ def read_schemas(paths: Sequence[Path]) -> dict[str, Schema]:
         if not kinds.keys() & set(RAY_KINDS):
             raise ConfigError(
                 f"{path}: defines none of {', '.join(RAY_KINDS)}. "
-                "Write it with: kubectl get crd rayclusters.ray.io rayjobs.ray.io -o yaml"
+                "Write it with: kubectl get crd rayclusters.ray.io rayjobs.ray.io rayservices.ray.io -o yaml"
             )
         schemas |= kinds
     return schemas

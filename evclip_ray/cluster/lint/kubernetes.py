@@ -1,4 +1,4 @@
-"""Checks of Kubernetes manifests of a RayCluster or RayJob against the requirements of a study.
+"""Checks of Kubernetes manifests of a RayCluster, RayJob or RayService against the requirements of a study.
 
 The fields of the manifests are not checked here: `kubectl apply --dry-run=server` does that with the
 definitions of the installed operator, or `evclip-ray cluster check --crd FILE` with a copy of them.
@@ -17,6 +17,11 @@ from evclip_ray.version import __version__
 KINDS = (*RAY_KINDS, "PersistentVolumeClaim", "ConfigMap", "NetworkPolicy")
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 _GPU = "nvidia.com/gpu"
+# Field of the specification that describes the cluster. A RayCluster is one itself.
+_CLUSTER: Mapping[str, Where] = {
+    "RayJob": ("spec", "rayClusterSpec"),
+    "RayService": ("spec", "rayClusterConfig"),
+}
 # The images of one version differ by device only: NAME:VERSION-cpu and NAME:VERSION-cuda.
 _DEVICE_SUFFIX = re.compile(r"-(?:cpu|cuda|gpu)$")
 
@@ -49,11 +54,11 @@ def manifest_problems(
 def _cluster_problems(
     document: Document, requirements: Requirements, claims: Sequence[str]
 ) -> Iterator[Problem]:
-    where: Where = ("spec",) if document.get("kind") == "RayCluster" else ("spec", "rayClusterSpec")
+    where = _CLUSTER.get(str(document.get("kind")), ("spec",))
     spec = document.get(*where)
     if not isinstance(spec, Mapping):
         if not document.get("spec", "clusterSelector"):
-            text = "spec: needs a rayClusterSpec, or the clusterSelector of a running cluster"
+            text = f"spec: needs a {where[-1]}, or the clusterSelector of a running cluster"
             yield document.problem(("spec",), text)
         return
     if document.get(*where, "authOptions", "mode") != "token":

@@ -88,7 +88,8 @@ def test_kubernetes_schema_accepts_the_pods(path):
         if "ray.io" not in document["apiVersion"]:
             validator.validate(document, "1.34", strict=True)
             continue
-        spec = document["spec"].get("rayClusterSpec", document["spec"])
+        names = ("rayClusterSpec", "rayClusterConfig")
+        spec = next((document["spec"][name] for name in names if name in document["spec"]), document["spec"])
         for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
             pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}, **group["template"]}
             validator.validate(pod, "1.34", strict=True)
@@ -106,6 +107,25 @@ def test_config_map_lists_the_worker_groups():
         assert resources["CPU"] == quantity(limits["cpu"])
         assert resources["memory"] == quantity(limits["memory"])
         assert resources.get("GPU", 0) == quantity(limits.get("nvidia.com/gpu", 0))
+
+
+def test_service_has_an_application_that_serve_accepts(monkeypatch):
+    from ray.serve.schema import ServeDeploySchema
+
+    from evclip_ray.deploy.server.limits import ServerSettings, token_of
+
+    (service,) = yaml.safe_load_all(filled(FOLDER / "kuberay_service.yaml"))
+    config = ServeDeploySchema.model_validate(yaml.safe_load(service["spec"]["serveConfigV2"]))
+    (application,) = config.applications
+    assert application.import_path == "evclip_ray.deploy.server.replica:application"
+    settings = ServerSettings.load(application.args)
+    monkeypatch.setenv("EVCLIP_RAY_TOKEN", "a-secret-token")
+    assert token_of(settings) == "a-secret-token"
+    # A worker must hold its replicas.
+    (group,) = service["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+    assert settings.replicas * settings.cpus <= group["maxReplicas"] * quantity(limits["cpu"])
+    assert settings.replicas * settings.gpus <= group["maxReplicas"] * quantity(limits["nvidia.com/gpu"])
 
 
 @pytest.mark.parametrize(
@@ -140,6 +160,8 @@ def test_config_map_lists_the_worker_groups():
         ("kuberay_cluster.yaml", "serviceType: ClusterIP", "serviceType: LoadBalancer", "must be ClusterIP"),
         ("kuberay_cluster.yaml", "claimName: evclip-ray-shared", "claimName: evclip-shared", "no claim"),
         ("kuberay_job.yaml", "kind: RayJob", "kind: RayJop", "did you mean 'RayJob'"),
+        ("kuberay_service.yaml", "mode: token", "mode: disabled", "rayClusterConfig.authOptions: must be {mode: token}"),
+        ("kuberay_service.yaml", "rayClusterConfig:", "rayCluster:", "spec: needs a rayClusterConfig"),
         ("slurm.sh", "#SBATCH --ntasks-per-node=1", "#SBATCH --ntasks-per-node=4", "must be 1, one Ray process tree per node"),
         ("slurm.sh", "#SBATCH --mem=64G\n", "", "#SBATCH --mem: is missing"),
     ],
