@@ -37,6 +37,7 @@ setup(
     # The spaces live at the top level, where a reader looks for them, and install inside the package.
     package_dir={"evclip_ray.search_spaces": "search_spaces"},
     package_data={
+        "evclip_ray.deploy.server": ["page/*"],
         "evclip_ray.search_spaces": ["*.yaml"],
         "evclip_ray.reports.render": ["page/*"],
         "evclip_ray.world": ["weights/*"],

@@ -25,6 +25,7 @@ def test_wheel_has_the_command_and_package_data(tmp_path):
         entry = next(name for name in archive.namelist() if name.endswith("entry_points.txt"))
         assert "evclip-ray = evclip_ray.cli:main" in archive.read(entry).decode()
         page = {f"evclip_ray/reports/render/page/report.{kind}" for kind in ("html.j2", "css", "js")}
+        page |= {f"evclip_ray/deploy/server/page/{name}" for name in ("index.html", "app.css", "app.js")}
         weights = {
             f"evclip_ray/world/weights/{path.name}" for path in (ROOT / "evclip_ray/world/weights").iterdir()
         }

@@ -289,5 +289,4 @@ def _type(facts: dict[str, Any]) -> str:
     names = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most"}
     words += [f"{text} {kinds[0][name]:g}" for name, text in names.items() if name in kinds[0]]
     words += [f"default {facts['default']}"] if facts.get("default") is not None else []
-    words += [facts["description"]] if "description" in facts else []
-    return html.escape(", ".join(words))
+    return html.escape(f"{facts.get('description', '')} ({', '.join(words)})")

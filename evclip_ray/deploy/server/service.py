@@ -29,21 +29,24 @@ _Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
 class Options(Config):
-    """Parameters of a request.
+    """Parameters of a request. The descriptions are those of the page /docs."""
 
-    Attributes:
-        top_k: Number of classes in each prediction, best first.
-        window: Length of a window in seconds; without it, one view of the whole video.
-        stride: Seconds between the starts of two windows; by default a window.
-        classes: Class names to recognise instead of those of the checkpoint, where the method allows it.
-        masks: Whether the answer has a picture of the mask of each window.
-    """
-
-    top_k: int = Field(default=5, ge=1, le=1000)
-    window: _Seconds | None = None
-    stride: _Seconds | None = None
-    classes: tuple[ClassName, ...] | None = Field(default=None, min_length=1)
-    masks: bool = False
+    top_k: int = Field(
+        default=5, ge=1, le=1000, description="Number of classes in each prediction, best first."
+    )
+    window: _Seconds | None = Field(
+        default=None, description="Length of a window in seconds. Without it, one view of the whole video."
+    )
+    stride: _Seconds | None = Field(
+        default=None, description="Seconds between the starts of two windows. By default a window."
+    )
+    classes: tuple[ClassName, ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="Class names instead of those of the checkpoint, where the method allows it. In a form, "
+        "one field per name.",
+    )
+    masks: bool = Field(default=False, description="Whether windows have a picture of their mask.")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

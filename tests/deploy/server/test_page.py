@@ -148,7 +148,7 @@ def test_errors_are_readable(open_page, address, tmp_path, videos):
     large.write_bytes(bytes(2_500_000))
     upload(page, large)
     assert "this server takes at most 1 MB" in page.inner_text("#error")
-    upload(page, videos[0], window="1", stride="0.0001")
+    upload(page, videos[2], window="1", stride="0.001")
     page.locator("#error", has_text="raise the stride").wait_for()
     page.screenshot(path=tmp_path / "error.png")
 
