@@ -18,6 +18,7 @@ from evclip_ray.deploy.predictions import FailedVideo
 from evclip_ray.deploy.recognizer import Recognizer
 from evclip_ray.metrics.calibration import Calibration
 from evclip_ray.models.methods import METHODS
+from evclip_ray.profiling.memory import peak_bytes
 
 
 @pytest.fixture(scope="module")
@@ -214,6 +215,33 @@ def test_new_classes_need_no_training(recognizer, videos):
     assert prediction.overall.logits[1:] == pytest.approx(trained[:2], abs=1e-4)
     assert recognizer.with_classes(["jump", *recognizer.classes[:2]]) is other
     assert other.with_classes(recognizer.classes) is recognizer
+
+
+@pytest.mark.parametrize("method", ["coop", "ez_clip", "fine_tune"])
+def test_many_class_names_are_encoded_in_chunks(method, make_checkpoint, videos):
+    recognizer = Recognizer.load(make_checkpoint(method), device="cpu")
+    names = [f"action {number}" for number in range(300)]
+    frames = [recognizer.decode(videos[0])]
+    logits = recognizer.with_classes(names).logits(frames)
+    assert logits.shape == (1, 300)
+    # The same texts in one chunk.
+    few = recognizer.with_classes(names[290:]).logits(frames)
+    assert logits[:, 290:] == pytest.approx(few, abs=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["ev_clip", "coop"])
+def test_ten_thousand_class_names_need_little_memory(method, make_checkpoint, videos):
+    recognizer = Recognizer.load(make_checkpoint(method), device="cpu")
+    names = [f"action {number}" for number in range(10_000)]
+
+    def run():
+        assert len(recognizer.with_classes(names).predict(videos[0]).overall.logits) == 10_000
+
+    recognizer.with_classes(names[:300]).predict(videos[0])
+    _, peak = peak_bytes(run, recognizer.device)
+    # All at once, one layer's activations would take 800 MB.
+    assert peak < 300 * 2**20
 
 
 @pytest.mark.parametrize("method", ["linear_probe", "prototype"])

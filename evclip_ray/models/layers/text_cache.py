@@ -5,6 +5,23 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
+_TEXTS_AT_ONCE = 256
+
+
+def encode_in_chunks(encode: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """Return `encode(*inputs)`; without gradients the texts are encoded 256 at a time.
+
+    A hidden layer of 10,000 texts takes 6 GB in a ViT-B. With gradients it would be stored anyway.
+
+    Args:
+        encode: Function of chunks of `inputs` that returns one row per text.
+        inputs: Tensors with one row per text.
+    """
+    if torch.is_grad_enabled() or len(inputs[0]) <= _TEXTS_AT_ONCE:
+        return encode(*inputs)
+    chunks = zip(*(each.split(_TEXTS_AT_ONCE) for each in inputs), strict=True)
+    return torch.cat([encode(*chunk) for chunk in chunks])
+
 
 class TextFeatureCache:
     """Cache of one result of `encode`, valid while the parameters have the same values.

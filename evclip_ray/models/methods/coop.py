@@ -23,7 +23,7 @@ from evclip_ray.models.batch import Frozen, MethodOutput, VideoBatch
 from evclip_ray.models.layers.class_text import TextClassifier, class_logits, mean_feature
 from evclip_ray.models.layers.frames import Normalization, read_frames
 from evclip_ray.models.layers.prompted_text import prompt_start, prompted_tokens, with_vectors
-from evclip_ray.models.layers.text_cache import TextFeatureCache
+from evclip_ray.models.layers.text_cache import TextFeatureCache, encode_in_chunks
 from evclip_ray.models.layers.towers import TextTower
 from evclip_ray.models.methods.base import Cacheable, Method, MethodCase, MethodConfig
 
@@ -118,11 +118,12 @@ class CoOp(Method):
         return self.text_cache([self.vectors], self._text_features)
 
     def _text_features(self) -> Tensor:
-        # (N, L, W), with the placeholders replaced by the vectors (N, P, W) below.
-        words = self.text_tower.embed(self.tokens)
-        vectors = self.vectors.expand(len(words), -1, -1)
-        words = with_vectors(words, vectors, prompt_start(self.frozen.clip))
-        return F.normalize(self.text_tower.encode(words, self.tokens).float(), dim=-1)
+        return encode_in_chunks(self._encode, self.tokens, self.vectors.expand(len(self.tokens), -1, -1))
+
+    def _encode(self, tokens: Tensor, vectors: Tensor) -> Tensor:
+        # (M, L, W), with the placeholders replaced by the vectors (M, P, W).
+        words = with_vectors(self.text_tower.embed(tokens), vectors, prompt_start(self.frozen.clip))
+        return F.normalize(self.text_tower.encode(words, tokens).float(), dim=-1)
 
 
 METHOD_CASES = (

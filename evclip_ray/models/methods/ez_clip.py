@@ -60,7 +60,7 @@ from evclip_ray.models.layers.class_text import (
 )
 from evclip_ray.models.layers.frames import Normalization, prepare_frames
 from evclip_ray.models.layers.gather import gather_rows
-from evclip_ray.models.layers.text_cache import TextFeatureCache
+from evclip_ray.models.layers.text_cache import TextFeatureCache, encode_in_chunks
 from evclip_ray.models.layers.towers import Block, ImageTower, TextTower, attention_branch, mlp_branch
 from evclip_ray.models.methods.base import Method, MethodCase, MethodConfig
 
@@ -288,7 +288,7 @@ class EZCLIP(Method):
         )
 
     def _text_features(self, tokens: Tensor) -> Tensor:
-        return F.normalize(self.encode_text(tokens).float(), dim=-1)
+        return encode_in_chunks(lambda chunk: F.normalize(self.encode_text(chunk).float(), dim=-1), tokens)
 
     def _temporal_query(self, index: int, block: Block, tokens: Tensor, rate: float) -> Tensor | None:
         if self.temporal_prompts is None or index >= len(self.temporal_prompts):

@@ -31,7 +31,7 @@ from evclip_ray.models.layers.class_text import (
     scaled_cosines,
 )
 from evclip_ray.models.layers.frames import Normalization, prepare_frames
-from evclip_ray.models.layers.text_cache import TextFeatureCache
+from evclip_ray.models.layers.text_cache import TextFeatureCache, encode_in_chunks
 from evclip_ray.models.layers.towers import TextTower
 from evclip_ray.models.methods.base import Method, MethodCase, MethodConfig
 
@@ -134,8 +134,10 @@ class FineTune(Method):
         return [value for name, value in self.model.named_parameters() if not name.startswith("visual.")]
 
     def _text_features(self) -> Tensor:
-        texts = self.text_tower.encode(self.words.embed(self.tokens), self.tokens)
-        return F.normalize(texts.float(), dim=-1)
+        return encode_in_chunks(self._encode, self.tokens)
+
+    def _encode(self, tokens: Tensor) -> Tensor:
+        return F.normalize(self.text_tower.encode(self.words.embed(tokens), tokens).float(), dim=-1)
 
 
 METHOD_CASES = (MethodCase(num_trainable=263745),)
