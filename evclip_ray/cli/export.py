@@ -1,5 +1,6 @@
 """The command `export`."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,7 +93,7 @@ def _video_names(arguments: tuple[str, ...]) -> tuple[str, ...]:
         return ()
     from evclip_ray.deploy.inputs import InputError, find_inputs
 
-    found = find_inputs(arguments, lambda: click.get_text_stream("stdin"))
+    found = find_inputs(arguments, lambda: sys.stdin)
     if found.live is not None:
         raise InputError(f"--videos {found.live.name}: must be files; a camera or stream cannot be compared")
     return found.videos
@@ -116,6 +117,8 @@ def _show(exported: "Export") -> None:
 
 
 def _show_parity(parity: "Parity", path: Path) -> None:
+    # Those that differ most; all rows are in the JSON file.
+    videos = sorted(parity.videos, key=lambda video: -video.max_difference)
     rows = [
         {
             "video": video.video,
@@ -123,10 +126,8 @@ def _show_parity(parity: "Parity", path: Path) -> None:
             "export": video.exported,
             "largest difference": video.max_difference,
         }
-        for video in parity.videos
+        for video in videos
     ]
-    # Those that differ most; all rows are in the JSON file.
-    rows.sort(key=lambda row: -float(row["largest difference"]))
     console.print(rows_table("Comparison with PyTorch in float32", rows[:_MOST_ROWS]))
     if len(rows) > _MOST_ROWS:
         console.print(f"and {len(rows) - _MOST_ROWS} more that differ less")

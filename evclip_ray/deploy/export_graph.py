@@ -62,7 +62,7 @@ class ExportGraph(nn.Module):
             text_features: (N, D), L2-normalised, for open classes.
         """
         output = self.method(VideoBatch(self._pixels(frames)))
-        if self.texts is None:
+        if self.texts is None or text_features is None:
             return output.logits
         logits = scaled_cosines(
             output.video_features, text_features, scale=self.texts.scale, bias=self.texts.bias
@@ -113,7 +113,8 @@ def trace(graph: ExportGraph, frames: Tensor) -> ExportedProgram:
     inputs: tuple[Tensor, ...] = (frames,)
     shapes: tuple[dict[int, Any], ...] = ({0: Dim(BATCH, min=1)},)
     if graph.texts is not None:
-        inputs = (frames, graph.texts.features)
+        # A size of 1 would be taken as fixed.
+        inputs = (frames, graph.texts.features.repeat(3, 1))
         shapes = (*shapes, {0: Dim(CLASSES, min=1)})
     with torch.no_grad():
         # Methods that encode class texts keep them from this pass.
@@ -133,7 +134,11 @@ def _factories() -> dict[Any, Any]:
     """Return decompositions of operations that read a tensor for its type alone, such as `new_zeros`."""
     names = ("new_", "zeros_like", "ones_like", "full_like")
     table = torch.export.default_decompositions().items()
-    return {operation: function for operation, function in table if operation.name()[6:].startswith(names)}
+    return {
+        operation: function
+        for operation, function in table
+        if operation.name().removeprefix("aten::").startswith(names)
+    }
 
 
 def fold_constants(module: torch.fx.GraphModule) -> None:
