@@ -482,10 +482,11 @@ def evaluate(
                     {name: prepare(each, cache=cache, progress=progress) for name, each in plans.items()}
                     for plans in both
                 )
-            if fit and fit_plan:
-                calibration = calibrate_checkpoint(fit_plan, validation["val"], fit)
-            else:
-                calibration = read_calibration(plan)
+            calibration = (
+                calibrate_checkpoint(fit_plan, validation["val"], fit)
+                if fit and fit_plan
+                else read_calibration(plan)
+            )
             scores = evaluate_checkpoint(plan, videos, out=tables, calibration=calibration)
         results.append(ScoredCheckpoint(checkpoint, tables, scores))
         if protocol != "zero_shot":

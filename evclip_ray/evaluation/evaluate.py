@@ -147,7 +147,7 @@ def _evaluate_set(
         conditions_of(baseline.frozen, plan.experiment, pick_device()),
         quality.record(chosen.groups) if quality else None,
         plan.extent(name) if name in plan.plans else "",
-        measures and measures.record,
+        measures.record if measures else None,
     )
     _write_tables(result, scored, chosen, quality, out)
     _write_calibration(measures, out)
