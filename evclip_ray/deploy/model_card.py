@@ -254,7 +254,7 @@ def _selection_note(record: Mapping[str, Any]) -> str:
 
 def _calibration(calibration: Calibration) -> str:
     facts = calibration.validation
-    text = f"Probabilities are divided by a temperature of {calibration.temperature:.3g}"
+    text = f"Logits are divided by a temperature of {calibration.temperature:.3g}"
     if facts is not None:
         before, after = facts.calibration_error
         text += (
