@@ -252,3 +252,19 @@ def test_mean_over_other_settings_names_them(checkpoint, trained, evaluate):
 
 def test_unknown_protocol_names_the_nearest(checkpoint, evaluate):
     assert "did you mean 'cross_domain'" in evaluate(checkpoint, "--protocol", "crossdomain", fails=True)
+
+
+def test_list_without_splits_is_scored_whole(evaluate, checkpoint, tiny_manifest, tmp_path):
+    tested = [row for row in table(tiny_manifest) if row["split"] == "test"]
+    lines = ["path,label"]
+    for number, row in enumerate(tested):
+        shutil.copy(tiny_manifest.parent / row["path"], tmp_path / f"{number}.mp4")
+        lines.append(f"{number}.mp4,{row['label']}")
+    (tmp_path / "new.csv").write_text("\n".join([*lines, ""]))
+    output = evaluate(checkpoint, "--data", tmp_path / "new.csv")
+    assert f"6 of 6 videos of {tmp_path / 'new.csv'} (the list has no splits)" in output
+    rows = table(tmp_path / "out" / "predictions.csv")
+    assert [row["path"] for row in rows] == [f"{number}.mp4" for number in range(6)]
+    ledger = json.loads((tmp_path / "out" / "ledger.json").read_text())
+    hits = sum(row["adapted"] == row["label"] for row in rows)
+    assert (ledger["counts"]["videos"], ledger["adapted"]["top1"]) == (6, pytest.approx(hits / 6))
