@@ -1,5 +1,6 @@
 """Predictions for many videos: batches over videos and windows, in order."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -60,22 +61,25 @@ def predict_batches(
     ahead, depth = (workers + 1, batch_size) if is_windowed else (2 * batch_size + workers, 1)
     waiting: list[View | End] = []
     num_views = 0
-    for video, views in read_ahead(videos, read, workers=workers, ahead=ahead, depth=depth):
-        error = None
-        try:
-            for view in views:
-                waiting.append(view)
-                num_views += 1
-                if num_views == batch_size:
-                    yield from _compute(waiting, predict)
-                    waiting, num_views = [], 0
-        except VideoError as problem:
-            error = problem
-        waiting.append(End(video, error))
-        # Without views before it, there is nothing to wait for.
-        if not num_views:
-            yield from _compute(waiting, predict)
-            waiting = []
+    reading = read_ahead(videos, read, workers=workers, ahead=ahead, depth=depth)
+    # Closed at once by an error here or in the caller, so that no thread goes on.
+    with contextlib.closing(reading):
+        for video, views in reading:
+            error = None
+            try:
+                for view in views:
+                    waiting.append(view)
+                    num_views += 1
+                    if num_views == batch_size:
+                        yield from _compute(waiting, predict)
+                        waiting, num_views = [], 0
+            except VideoError as problem:
+                error = problem
+            waiting.append(End(video, error))
+            # Without views before it, there is nothing to wait for.
+            if not num_views:
+                yield from _compute(waiting, predict)
+                waiting = []
     yield from _compute(waiting, predict)
 
 

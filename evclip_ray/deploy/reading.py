@@ -11,7 +11,6 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
@@ -175,6 +174,8 @@ class _Reading:
 
     def fill(self, read: "Reader") -> None:
         """Read the views; wait while the queue is full."""
+        if self._is_stopped.is_set():
+            return
         try:
             with contextlib.closing(read(self.video)) as views:
                 for view in views:
@@ -207,7 +208,7 @@ Reader = Callable[[Place], Generator[View, None, None]]
 
 def read_ahead(
     videos: Iterable[Place], read: Reader, *, workers: int, ahead: int, depth: int
-) -> Iterator[tuple[Place, Iterator[View]]]:
+) -> Generator[tuple[Place, Iterator[View]], None, None]:
     """Yield each video and its views, in order, while threads read the next ones.
 
     The views raise the error that ended their reading. At most `ahead` * `depth` views are in memory.
@@ -220,11 +221,20 @@ def read_ahead(
         depth: Largest number of waiting views of a video.
     """
     started: deque[_Reading] = deque()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="evclip-ray-decode")
+    tasks: queue.SimpleQueue[_Reading | None] = queue.SimpleQueue()
+
+    def work() -> None:
+        while (reading := tasks.get()) is not None:
+            reading.fill(read)
+
+    # Daemons: Python waits for the threads of an executor when it exits, also if this iterator was left open.
+    threads = [threading.Thread(target=work, name="evclip-ray-decode", daemon=True) for _ in range(workers)]
+    for thread in threads:
+        thread.start()
     try:
         for video in videos:
             started.append(_Reading(video, depth))
-            pool.submit(started[-1].fill, read)
+            tasks.put(started[-1])
             if len(started) == ahead:
                 yield started[0].video, iter(started[0])
                 started.popleft()
@@ -235,4 +245,7 @@ def read_ahead(
         # Also reached by an error or Ctrl-C in the caller: no thread may go on decoding or keep a file open.
         for reading in started:
             reading.stop()
-        pool.shutdown(wait=True, cancel_futures=True)
+        for _ in threads:
+            tasks.put(None)
+        for thread in threads:
+            thread.join()

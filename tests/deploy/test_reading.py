@@ -1,5 +1,7 @@
 """Views of windows: variable rates, odd files, decoding ahead, and long videos in bounded memory."""
 
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -18,6 +20,11 @@ from evclip_ray.deploy.recognizer import Recognizer
 from evclip_ray.deploy.windows import WindowLength
 
 VIEW = ViewConfig(num_frames=2, height=48, width=64)
+
+
+@pytest.fixture(scope="module")
+def recognizer(checkpoint):
+    return Recognizer.load(checkpoint, device="cpu")
 
 
 def numbers(path, *, window, stride=None, view=VIEW, **part):
@@ -173,6 +180,31 @@ def test_threads_end_when_the_caller_stops():
     _, views = next(videos)
     next(views)
     videos.close()
+    assert threading.active_count() == before
+
+
+def test_process_ends_with_an_iterator_left_open():
+    program = """
+import itertools
+import numpy as np
+from evclip_ray.deploy.reading import View, read_ahead
+def read(video):
+    for number in itertools.count():
+        yield View(0, 1, np.zeros((1, 1, 1, 3), np.uint8), 1, 1)
+videos = read_ahead(range(9), read, workers=2, ahead=3, depth=1)
+next(next(videos)[1])
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_error_of_the_caller_ends_the_threads(recognizer, videos, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(type(recognizer._model), "forward", fail)
+    before = threading.active_count()
+    with pytest.raises(RuntimeError, match="out of memory"):
+        list(recognizer.predict_many([videos[0]] * 50, batch_size=2, workers=3))
     assert threading.active_count() == before
 
 
