@@ -68,7 +68,8 @@ def write_torch(program: ExportedProgram, path: Path, facts: str) -> None:
         path: The file.
         facts: Description inside of the file, JSON.
     """
-    torch.export.save(program, path, extra_files={FACTS: facts})
+    with _quiet():
+        torch.export.save(program, path, extra_files={FACTS: facts})
 
 
 def write_onnx(
