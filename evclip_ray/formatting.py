@@ -3,6 +3,7 @@
 import math
 import re
 import shlex
+import time
 from collections.abc import Collection
 from typing import Any
 
@@ -93,6 +94,12 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.3g} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def age(written: float) -> str:
+    """Format the time since `written`, in seconds since 1970; days from two days on."""
+    seconds = max(time.time() - written, 0)
+    return f"{seconds / 86_400:.0f} d" if seconds >= 172_800 else duration(seconds)
 
 
 def megabytes(num_bytes: float) -> str:

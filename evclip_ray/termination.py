@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -42,16 +43,46 @@ def exit_status() -> int:
     return 128 + (_State.received or signal.SIGINT)
 
 
-def raise_on_sigterm() -> None:
-    """Let SIGTERM raise `Terminated` in the main thread. Does nothing in another thread."""
+def raise_on_signals() -> None:
+    """Let Ctrl-C and SIGTERM print that the command stops, and raise an exception in the main thread.
+
+    The exceptions are `KeyboardInterrupt` and `Terminated`. A signal in the middle of an import ends the
+    process at once, because an exception in the start of a C++ module aborts it (SIGABRT). Files are written
+    as for a kill. Does nothing in another thread, and leaves an ignored Ctrl-C ignored, as in a job in the
+    background.
+    """
     # Python allows signal handlers in the main thread only.
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _raise_terminated)
+    if threading.current_thread() is not threading.main_thread():
+        return
+    signal.signal(signal.SIGTERM, _raise)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, _raise)
 
 
-def _raise_terminated(number: int, frame: FrameType | None) -> None:
+def announce_stop() -> None:
+    """Print that the command stops, which can take seconds. Callable in a signal handler."""
+    # Without Python's buffers, in the middle of whose work the signal may have come. A closed terminal is no
+    # reason to fail.
+    with contextlib.suppress(OSError):
+        os.write(2, b"\nStopping ...\n")
+
+
+def _raise(number: int, frame: FrameType | None) -> None:
     note_signal(number)
-    raise Terminated
+    if _is_importing(frame):
+        with contextlib.suppress(OSError):
+            os.write(2, b"\nInterrupted.\n")
+        os._exit(128 + number)
+    announce_stop()
+    raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def set_ray_death_handler(handler: RayDeathHandler) -> None:

@@ -16,7 +16,7 @@ LAYERS = {
     "profiling": 4,
     "tuning": 5,
     "scaling": 6, "evaluation": 6, "results": 6, "settings": 6,
-    "reports": 7, "cluster": 7, "deploy": 7, "testing": 7,
+    "reports": 7, "cluster": 7, "deploy": 7, "housekeeping": 7, "testing": 7,
     "api": 8,
     "cli": 9,
 }  # fmt: skip

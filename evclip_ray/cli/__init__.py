@@ -27,12 +27,13 @@ from evclip_ray.cli.restart import RestartOnce
 from evclip_ray.cli.scale import scale
 from evclip_ray.cli.serve import serve
 from evclip_ray.cli.shift import shift
+from evclip_ray.cli.studies import studies_group
 from evclip_ray.cli.submit import submit
 from evclip_ray.cli.train import train
 from evclip_ray.cli.tune import tune
 from evclip_ray.formatting import printable
 from evclip_ray.machine_faults import find_fault
-from evclip_ray.termination import exit_status, raise_on_sigterm, set_ray_death_handler
+from evclip_ray.termination import exit_status, raise_on_signals, set_ray_death_handler
 from evclip_ray.version import __version__
 
 _SECTIONS = {
@@ -40,7 +41,7 @@ _SECTIONS = {
     "Use a checkpoint": (predict, serve, export, push),
     "Settings": (settings_command, spaces_group),
     "Videos": (manifest, shards, shift),
-    "Machine, costs and cache": (doctor, check, cost, cache_group),
+    "Machine, costs and cache": (doctor, check, cost, cache_group, studies_group),
     "Clusters": (cluster_group, submit),
 }
 
@@ -77,7 +78,7 @@ class _Main(click.Group):
         """Run the command of this process, or one that another program gives by `args`."""
         if args is not None:
             return super().main(args, *others, **options)
-        raise_on_sigterm()
+        raise_on_signals()
         set_ray_death_handler(RestartOnce())
         try:
             return super().main(args, *others, **options)

@@ -1,11 +1,10 @@
-"""Maintenance of the cache of frozen networks' features: list, verify, remove."""
+"""Maintenance of the cache of frozen networks' features: list and verify. `housekeeping` removes them."""
 
 import dataclasses
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from evclip_ray.artifacts import LEDGER, ArtifactError, read_ledger
+from evclip_ray.artifacts import LEDGER, read_ledger
 from evclip_ray.features.cached_networks import STAGE
 from evclip_ray.features.format import SUFFIX, is_sound
 
@@ -41,20 +40,3 @@ def damaged_files(entry: CacheEntry) -> list[Path]:
     """Return the files whose content differs from what was written; the next study computes them again."""
     # The name of a file is its key.
     return [path for path in sorted(entry.folder.glob(f"*{SUFFIX}")) if not is_sound(path, path.stem)]
-
-
-def remove_entry(store: Path, key: str) -> CacheEntry:
-    """Remove the features whose key begins with `key`.
-
-    Raises:
-        ArtifactError: no entry or several entries match.
-    """
-    matches = [entry for entry in list_entries(store) if key and entry.folder.name.startswith(key)]
-    if len(matches) != 1:
-        names = ", ".join(entry.folder.name for entry in matches) or "none"
-        raise ArtifactError(
-            f"{store}: {key!r} must begin the key of exactly one entry, matches {names};"
-            " list the keys with `cache ls`"
-        )
-    shutil.rmtree(matches[0].folder)
-    return matches[0]

@@ -17,7 +17,7 @@ from typing import Any
 from ray.tune import Stopper
 
 from evclip_ray.machine_faults import Fault, fault_in_text, find_fault
-from evclip_ray.termination import note_signal
+from evclip_ray.termination import announce_stop, note_signal
 
 FAULT = "fault"
 """Key of a result that reports a fault of the machine instead of an epoch. Its value is a `Fault` as JSON:
@@ -120,6 +120,7 @@ class Stops(Stopper):
         def handle(number: int, frame: FrameType | None) -> None:
             self.interrupted = True
             note_signal(number)
+            announce_stop()
             signal.signal(number, before[signal.Signals(number)])
 
         for number in before:
