@@ -25,6 +25,7 @@ from evclip_ray.models.methods.base import Method
 from evclip_ray.training.build import (
     autocast_dtype,
     build_method,
+    class_tensors,
     conditions_of,
     pick_device,
     weights_of,
@@ -189,6 +190,12 @@ def score_checkpoint(plan: EvaluationPlan, videos: Videos, watch: Watch | None =
     try:
         # New classes: the method is built with their names, which needs tensors without a row per class.
         method = load_trained(plan.checkpoint, plan.experiment, classes)
+        belonging = class_tensors(method, plan.experiment, classes)
+        if belonging:
+            # For as many classes as in the training they load without an error.
+            raise ArtifactError(
+                f"{plan.checkpoint}: {', '.join(belonging[:3])} belong to the trained classes"
+            )
     except ArtifactError as problem:
         raise ArtifactError(
             f"{problem}. A method with trained tensors per class can only be evaluated on its own classes; "
