@@ -253,11 +253,11 @@ def _follow(source: "LiveSource", plan: PredictionPlan, recognizer: "Recognizer"
             )
             with contextlib.suppress(KeyboardInterrupt):
                 for window in windows:
-                    results.add_window(source.name, window)
+                    results.add_window(source.shown, window)
         if reader.num_dropped:
             error_console.print(
                 f"{counted(reader.num_dropped, 'frame')} were dropped, because they arrive faster than they "
                 "are recognised. Raise --stride."
             )
     except VideoError as error:
-        results.fail(FailedVideo(source.name, error.reason))
+        results.fail(FailedVideo(source.shown, error.reason))

@@ -84,7 +84,7 @@ class LiveReader:
     """
 
     def __init__(self, source: LiveSource, view: ViewConfig) -> None:
-        self.name, self.num_dropped = source.name, 0
+        self.num_dropped = 0
         self._source = _Stream(source, view) if source.camera is None else _Camera(source, view)
         self.fps = self._source.fps
         self._frames: collections.deque[TimedFrame] = collections.deque()
@@ -150,7 +150,7 @@ class _Stream:
     """Stream of a URL, read by FFmpeg."""
 
     def __init__(self, source: LiveSource, view: ViewConfig) -> None:
-        self._url, self._view = source.name, view
+        self._shown, self._view = source.shown, view
         options = {"protocol_whitelist": _PROTOCOLS}
         if source.name.lower().startswith("rtsp"):
             # Over UDP, lost packets destroy pictures.
@@ -160,10 +160,10 @@ class _Stream:
                 source.name, options=options, timeout=(_OPEN_SECONDS, _READ_SECONDS), metadata_errors="ignore"
             )
         except (av.error.FFmpegError, OSError) as error:
-            raise VideoError(source.name, f"cannot be opened ({error.strerror})") from None
+            raise VideoError(source.shown, f"cannot be opened ({error.strerror})") from None
         if not self._container.streams.video:
             self._container.close()
-            raise VideoError(source.name, "has no video stream")
+            raise VideoError(source.shown, "has no video stream")
         self._video = self._container.streams.video[0]
         self.fps = _usable_rate(float(self._video.average_rate or self._video.guessed_rate or 0))
 
@@ -178,7 +178,7 @@ class _Stream:
                 yield TimedFrame(max(moment - first, 0.0), fitting(frame))
                 number += 1
         except av.error.FFmpegError as error:
-            raise VideoError(self._url, f"the stream broke off ({error.strerror})") from None
+            raise VideoError(self._shown, f"the stream broke off ({error.strerror})") from None
         finally:
             self._container.close()
 
@@ -193,7 +193,7 @@ class _Camera:
         self._capture: Any = cv2.VideoCapture(source.camera or 0)
         if not self._capture.isOpened():
             hint = _CAMERA_HINT.get(sys.platform, "check that it is connected").format(source.camera)
-            raise VideoError(source.name, f"this camera cannot be opened; {hint}")
+            raise VideoError(source.shown, f"this camera cannot be opened; {hint}")
         self.fps = _usable_rate(self._capture.get(cv2.CAP_PROP_FPS))
 
     def frames(self) -> Generator[TimedFrame, None, None]:

@@ -36,6 +36,7 @@ STREAM_SCHEMES = frozenset(("rtsp", "rtsps", "rtmp", "rtmps", "rtp", "udp", "srt
 # Web cameras send an endless series of JPEG images under such names, so they are no files.
 _STREAM_ENDINGS = (".mjpg", ".mjpeg")
 _CAMERA = re.compile(r"(?:camera:)?(\d{1,3})", re.ASCII)
+_PASSWORD = re.compile(r"(://[^/@:]*:)[^/]*@")
 _MAX_SHOWN = 5
 
 
@@ -54,6 +55,11 @@ class LiveSource:
 
     name: str
     camera: int | None = None
+
+    @property
+    def shown(self) -> str:
+        """The name without the password of a URL, which must not get into results and logs."""
+        return _PASSWORD.sub(r"\1***@", self.name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +91,7 @@ def find_inputs(arguments: Sequence[str], read_list: Callable[[], Iterable[str]]
     lives = [source for argument in arguments if (source := live_source(argument)) is not None]
     if lives and len(arguments) > 1:
         raise InputError(
-            f"{lives[0].name}: a camera or stream must be the only input, got {len(arguments)} arguments"
+            f"{lives[0].shown}: a camera or stream must be the only input, got {len(arguments)} arguments"
         )
     if lives:
         return Inputs((), lives[0])

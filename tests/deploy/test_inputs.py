@@ -129,6 +129,12 @@ def test_cameras_and_streams_are_told_from_files():
     assert live_source("0") is None
 
 
+def test_password_of_a_stream_is_not_shown():
+    shown = [live_source(url).shown for url in ("rtsp://me:se:cr@t@host/1", "rtsp://host/a:b@c", "camera:0")]
+    assert shown == ["rtsp://me:***@host/1", "rtsp://host/a:b@c", "camera:0"]
+    assert "secret" not in error("rtsp://me:secret@host", "a.mp4")
+
+
 def test_class_names_are_read_from_text_or_file(tmp_path):
     assert class_names(None, None) is None
     assert class_names(" a, b c ,,", None) == ("a", "b c")

@@ -107,19 +107,19 @@ def test_without_an_encoder_for_h264_mpeg4_is_written(tmp_path, monkeypatch, vid
 
 
 def test_heat_map_covers_the_square_in_the_time_of_its_window(tmp_path):
-    video = write_numbered(tmp_path / "a.mp4", "libx264", numbers=range(50), size=(160, 120))
+    video = write_numbered(tmp_path / "a.mp4", "libx264", numbers=range(15), size=(160, 120))
     square = seen_square(VIEW, 120, 160)
-    copy = draw(video, tmp_path, windows=[window(0, 1, 0.0), window(1, 1.5, 1.0)])
+    copy = draw(video, tmp_path, windows=[window(0, 0.2, 0.0), window(0.2, 0.4, 1.0)])
     inside = (
         slice(square.top + 2, square.top + square.height - 2),
         slice(square.left + 2, square.left + square.width - 2),
     )
     frames = decoded(copy)
-    blue, yellow, none = frames[5][1][inside], frames[30][1][inside], frames[45][1][inside]
+    blue, yellow, none = frames[3][1][inside], frames[7][1][inside], frames[12][1][inside]
     assert blue[..., 2].mean() > blue[..., 1].mean() + 20
     assert yellow[..., 0].mean() > yellow[..., 2].mean() + 60
-    assert np.abs(none - decoded(video)[45][1][inside]).mean() < 6
-    outside = np.abs(frames[5][1] - decoded(video)[5][1])[:, : square.left - 2]
+    assert np.abs(none - decoded(video)[12][1][inside]).mean() < 6
+    outside = np.abs(frames[3][1] - decoded(video)[3][1])[:, : square.left - 2]
     assert outside.mean() < 6
 
 
@@ -141,10 +141,10 @@ def test_windows_are_taken_when_their_time_has_come(tmp_path):
 
 
 def test_label_is_shown_in_its_segment(tmp_path):
-    video = write_numbered(tmp_path / "a.mp4", "libx264", numbers=[0] * 50, size=(320, 240))
-    segments = [Segment(0, 1, "Händeschütteln", 0.93), Segment(1, 2, None, 0.2)]
+    video = write_numbered(tmp_path / "a.mp4", "libx264", numbers=[0] * 10, size=(320, 240))
+    segments = [Segment(0, 0.2, "Händeschütteln", 0.93), Segment(0.2, 1, None, 0.2)]
     frames = decoded(draw(video, tmp_path, segments=segments))
-    plain, first, second = decoded(video)[0][1], frames[3][1], frames[30][1]
+    plain, first, second = decoded(video)[0][1], frames[3][1], frames[8][1]
     changed = np.abs(first - second).mean(axis=-1) > 40
     assert 100 < changed.sum() < 8000
     assert not changed[:210].any()

@@ -1,6 +1,7 @@
 """The command `predict`: output, failures, exit status and wrong arguments."""
 
 import csv
+import io
 import itertools
 import json
 import os
@@ -18,6 +19,7 @@ from numbered_videos import write_numbered
 from PIL import Image
 
 from evclip_ray.cli import main, prediction_output
+from evclip_ray.cli.display import PlainConsole
 from evclip_ray.data.video.decode import probe
 from evclip_ray.deploy import cameras
 from evclip_ray.deploy.cameras import TimedFrame
@@ -317,6 +319,16 @@ def test_interruption_prints_what_is_done(checkpoint, videos, monkeypatch):
     assert "Interrupted after 1 of 3 videos" in result.stderr
     assert "0.mp4" in result.stdout
     assert Image.open("sheet.png").height == 140
+
+
+def test_progress_of_a_long_video_shows_its_time(checkpoint, videos, monkeypatch):
+    stream = io.StringIO()
+    console = PlainConsole(file=stream, width=140, force_terminal=True, color_system=None)
+    monkeypatch.setattr("evclip_ray.cli.predict.error_console", console)
+    (record,) = records(call(checkpoint, videos[2], "--json", "--window", 1))
+    assert len(record["windows"]) == 3
+    assert "videos, at 3 s" in stream.getvalue()
+    assert "1/1" in stream.getvalue()
 
 
 @pytest.fixture
