@@ -43,6 +43,7 @@ def predict_batches(
     batch_size: int,
     workers: int,
     is_windowed: bool,
+    max_ahead: int,
 ) -> Iterator[Computed | End]:
     """Yield the windows of each video and then its end, in order. Threads decode the next videos.
 
@@ -56,9 +57,14 @@ def predict_batches(
         batch_size: Views per batch.
         workers: Number of decoding threads.
         is_windowed: Whether a video has several views.
+        max_ahead: Largest number of views that are decoded ahead; at least one per thread and one more.
     """
-    # Whole videos have one view each, and two batches of them may wait. Of windows, one batch per video.
-    ahead, depth = (workers + 1, batch_size) if is_windowed else (2 * batch_size + workers, 1)
+    if is_windowed:
+        # One batch of each video that a thread reads or has just read.
+        ahead, depth = workers + 1, max(min(batch_size, max_ahead // (workers + 1)), 1)
+    else:
+        # A whole video has one view. Two batches of them keep the threads busy while one is computed.
+        ahead, depth = max(min(2 * batch_size + workers, max_ahead), workers + 1), 1
     waiting: list[View | End] = []
     num_views = 0
     reading = read_ahead(videos, read, workers=workers, ahead=ahead, depth=depth)

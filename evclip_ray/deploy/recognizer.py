@@ -25,6 +25,8 @@ from evclip_ray.deploy.windows import WindowLength
 # Class lists of `with_classes` that stay loaded.
 _CACHED_CLASS_LISTS = 8
 _MAX_WORKERS = 8
+# Memory of the views that are decoded ahead.
+_AHEAD_BYTES = 2**29
 
 
 class Recognizer:
@@ -334,6 +336,7 @@ class Recognizer:
             batch_size=checked_count("batch_size", batch_size, self.experiment.optim.eval_batch_size),
             workers=checked_count("workers", workers, min(os.cpu_count() or 1, _MAX_WORKERS)),
             is_windowed=windows is not None,
+            max_ahead=_AHEAD_BYTES // self.view.num_bytes,
         )
 
     def _windows(self, views: Sequence[View], scores: WindowScores, *, masks: bool) -> list[WindowPrediction]:
