@@ -52,7 +52,7 @@ def run_guarded(
         Exception: As `work` raises it.
     """
     rows = collections.deque(range(len(names)))
-    running: dict[Connection, tuple[_Worker, int]] = {}
+    running: dict[Any, tuple[_Worker, int]] = {}
     finished: dict[int, Any] = {}
     with tempfile.TemporaryDirectory(prefix="evclip-verify-") as logs:
 
@@ -67,7 +67,7 @@ def run_guarded(
             for expected in range(len(names)):
                 while expected not in finished:
                     for pipe in wait(list(running)):
-                        worker, row = running.pop(pipe)  # type: ignore[arg-type]
+                        worker, row = running.pop(pipe)
                         try:
                             error, finished[row] = worker.pipe.recv()
                         except (EOFError, ConnectionResetError):
@@ -116,6 +116,7 @@ def _serve(
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
             row = pipe.recv()
+            result: tuple[Exception | None, Any]
             try:
                 with CrashGuard(logs / f"{row}.attempts", seconds=seconds) as guard:
                     result = None, work(row, guard.decoding(row, names[row]))

@@ -52,7 +52,7 @@ def name_labels(manifest: Manifest, path: Path) -> Manifest:
             f"{path}: has no name for {len(missing)} of {len(named)} labels of {manifest.source}: {shown}; "
             f"its ids are {', '.join(map(repr, list(by_id)[:_SHOWN]))}, ..."
         )
-    labels = {}
+    labels: dict[str, str] = {}
     for label, name in named.items():
         if (other := labels.setdefault(name, label)) != label:
             raise ManifestError(
