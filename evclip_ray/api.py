@@ -124,7 +124,8 @@ def open_study(
     retry_failed: bool = False,
 ) -> "StudyRun":
     """Return a study that has not started: its space with overrides, and its folder. See `tune`."""
-    from evclip_ray.tuning.search_space import SearchSpace, find_space, read_space
+    from evclip_ray.tuning.search_space import SearchSpace, read_space
+    from evclip_ray.tuning.space_files import find_space
     from evclip_ray.tuning.tuner import StudyRun
 
     if isinstance(space, SearchSpace):
@@ -465,7 +466,9 @@ def evaluate(
     fit = CalibrationSettings.parse(calibrate, fit_options, protocol=protocol, views=parsed_views)
     results = []
     for number, checkpoint in enumerate(folders):
-        tables = Path(out) if out else checkpoint.with_name(f"{checkpoint.name}-{split}")
+        # The path "." has no name.
+        named = checkpoint if checkpoint.name else checkpoint.absolute()
+        tables = Path(out) if out else named.with_name(f"{named.name}-{split}")
         if out and len(folders) > 1:
             # Numbered: checkpoints are often all called `best`, and parents of several studies can have one
             # name.
