@@ -31,7 +31,8 @@ from simulation.curves import Curves
 from evclip_ray.cluster import connect
 from evclip_ray.objective import OBJECTIVE
 from evclip_ray.tuning import tuner
-from evclip_ray.tuning.search_space import SearchSpace, find_space, read_space
+from evclip_ray.tuning.search_space import SearchSpace, read_space
+from evclip_ray.tuning.space_files import find_space
 from evclip_ray.tuning.tuner import StudyRun
 
 TIMES = "times.json"

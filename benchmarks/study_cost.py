@@ -39,7 +39,8 @@ from evclip_ray.training.datamodule import plan_videos, prepare
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.frozen_cache import prepare_cached
 from evclip_ray.training.loop import Run
-from evclip_ray.tuning.search_space import SearchSpace, find_space, read_space
+from evclip_ray.tuning.search_space import SearchSpace, read_space
+from evclip_ray.tuning.space_files import find_space
 from evclip_ray.tuning.tuner import StudyRun
 from evclip_ray.world.data_set import write_world
 from evclip_ray.world.settings import WorldConfig

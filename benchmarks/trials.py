@@ -19,7 +19,8 @@ from pathlib import Path
 
 from evclip_ray.cluster import connect
 from evclip_ray.records import TrialRecord
-from evclip_ray.tuning.search_space import find_space, read_space
+from evclip_ray.tuning.search_space import read_space
+from evclip_ray.tuning.space_files import find_space
 from evclip_ray.tuning.tuner import StudyRun
 
 

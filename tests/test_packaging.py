@@ -33,7 +33,7 @@ def test_wheel_has_the_command_and_package_data(tmp_path):
         assert page | weights <= {*archive.namelist()}
         archive.extractall(site)
     code = (
-        "import evclip_ray; from evclip_ray.tuning.search_space import *;"
+        "import evclip_ray; from evclip_ray.tuning.space_files import *;"
         "print(evclip_ray.__file__, find_space('search_spaces/quickstart.yaml'), *shipped_spaces())"
     )
     result = subprocess.run(

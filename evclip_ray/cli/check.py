@@ -16,7 +16,8 @@ def check() -> None:
     from evclip_ray.artifacts import provenance
     from evclip_ray.data.transforms import view_summary
     from evclip_ray.data.video.decode import decoder_name
-    from evclip_ray.tuning.search_space import read_space, shipped_spaces
+    from evclip_ray.tuning.search_space import read_space
+    from evclip_ray.tuning.space_files import shipped_spaces
     from evclip_ray.tuning.study_view import with_own_view
 
     versions = provenance()["versions"]

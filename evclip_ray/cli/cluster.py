@@ -85,7 +85,8 @@ def check(
 
 
 def _read(space: str) -> "SearchSpace":
-    from evclip_ray.tuning.search_space import find_space, read_space
+    from evclip_ray.tuning.search_space import read_space
+    from evclip_ray.tuning.space_files import find_space
 
     # A space needs some data set to be valid. The machines that it needs do not depend on which.
     return read_space(find_space(space), {"data.manifest": "any.csv", "data.world": None})

@@ -57,7 +57,7 @@ def spaces_group() -> None:
 @spaces_group.command("ls", epilog=example("evclip-ray spaces ls"))
 def spaces_ls() -> None:
     """List the shipped search spaces, each with the first sentence of its file."""
-    from evclip_ray.tuning.search_space import shipped_spaces
+    from evclip_ray.tuning.space_files import shipped_spaces
 
     spaces = shipped_spaces()
     width = max(map(len, spaces))
@@ -91,7 +91,7 @@ def spaces_cp(name: str, file: Path, force: bool) -> None:
 
 def _shipped(name: str) -> Path:
     from evclip_ray.config import nearest
-    from evclip_ray.tuning.search_space import shipped_spaces
+    from evclip_ray.tuning.space_files import shipped_spaces
 
     spaces = shipped_spaces()
     if name not in spaces:

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from evclip_ray.api import cache_folder
-from evclip_ray.cli.display import DecodeView, StudyView, bars, console, print_random_weights, rows_table
+from evclip_ray.cli.display import (
+    DecodeView,
+    StudyView,
+    announce_torch,
+    bars,
+    console,
+    print_random_weights,
+    rows_table,
+)
+from evclip_ray.cli.early_checks import check_data, check_space
 from evclip_ray.cli.options import (
     cache_option,
     data_options,
@@ -99,14 +108,17 @@ def scale(
 
     The same command resumes a ladder. SPACE is a YAML file, or the name of a shipped search space.
     """
+    overrides = overrides_of(data, root, assignments)
+    path = check_space(space)
+    check_data(data)
+    announce_torch()
     from evclip_ray.cluster import connect
     from evclip_ray.scaling.ladder import LadderRun
     from evclip_ray.scaling.ladder_steps import Ladder
-    from evclip_ray.tuning.search_space import find_space
 
     ladder = Ladder.read(
-        find_space(space),
-        overrides_of(data, root, assignments),
+        path,
+        overrides,
         over=_over(backbones, over),
         # With --device-hours only the time limits a step, unless --trials is given too.
         study={"trials": trials} if trials is not None or device_hours is not None else None,

@@ -6,7 +6,8 @@ from typing import Any
 import click
 
 from evclip_ray import api
-from evclip_ray.cli.display import DecodeView, bars, console
+from evclip_ray.cli.display import DecodeView, announce_torch, bars, console
+from evclip_ray.cli.early_checks import check_data, check_experiment
 from evclip_ray.cli.options import cache_option, data_options, example, overrides_of, settings
 from evclip_ray.cli.remote import address_option
 from evclip_ray.formatting import shell
@@ -58,10 +59,14 @@ def train(
     **options: Any,
 ) -> None:
     """Train one experiment, such as the best.yaml of a study. The same command resumes it."""
+    overrides = overrides_of(data, root, assignments)
+    check_experiment(config)
+    check_data(data)
+    announce_torch()
     with bars() as progress:
         run = api.train(
             config,
-            overrides=overrides_of(data, root, assignments),
+            overrides=overrides,
             verbose=verbose,
             progress=DecodeView(progress),
             on_epoch=_print_epoch,

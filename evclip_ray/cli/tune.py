@@ -10,6 +10,7 @@ from evclip_ray.api import open_study, run_study, shortfall
 from evclip_ray.cli.display import (
     DecodeView,
     StudyView,
+    announce_torch,
     bars,
     best_of_each_table,
     console,
@@ -18,6 +19,7 @@ from evclip_ray.cli.display import (
     print_random_weights,
     zero_shot_line,
 )
+from evclip_ray.cli.early_checks import check_data, check_space
 from evclip_ray.cli.options import (
     Duration,
     cache_option,
@@ -39,9 +41,9 @@ if TYPE_CHECKING:
 
 
 def _refuse_pack(context: click.Context, option: click.Parameter, value: str | None) -> None:
-    from evclip_ray.tuning.search_space import PACKING_REMOVED
-
     if value is not None:
+        from evclip_ray.tuning.search_space import PACKING_REMOVED
+
         raise click.ClickException(f"`--pack`: {PACKING_REMOVED}")
 
 
@@ -159,12 +161,16 @@ def tune(
 ) -> None:
     """Search prompt sizes, learning rates and backbones. The same command resumes a study.
 
-    SPACE is a YAML file, or the name of a shipped search space (evclip-ray check lists them).
+    SPACE is a YAML file, or the name of a shipped search space (evclip-ray spaces ls).
     """
+    overrides = overrides_of(data, root, assignments)
+    check_space(space)
+    check_data(data)
+    announce_torch()
     run = open_study(
         space,
         out=out,
-        overrides=overrides_of(data, root, assignments),
+        overrides=overrides,
         study={name: value for name, value in study.items() if value is not None},
         cache=cache,
         warm_start=warm_start,

@@ -5,7 +5,7 @@ from click.testing import CliRunner
 
 from evclip_ray.cli.discover import settings_command, spaces_group
 from evclip_ray.config import ConfigError
-from evclip_ray.tuning.search_space import shipped_spaces
+from evclip_ray.tuning.space_files import shipped_spaces
 
 
 def run(command, *words):

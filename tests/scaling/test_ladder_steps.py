@@ -3,7 +3,7 @@ import yaml
 
 from evclip_ray.config import ConfigError
 from evclip_ray.scaling.ladder_steps import Ladder, parse_over
-from evclip_ray.tuning.search_space import shipped_spaces
+from evclip_ray.tuning.space_files import shipped_spaces
 
 SPACE = {
     "fixed": {

@@ -7,7 +7,8 @@ import pytest
 import evclip_ray
 from evclip_ray.config import ConfigError
 from evclip_ray.tuning.plan import frozen_variants
-from evclip_ray.tuning.search_space import SearchSpace, find_space, read_space
+from evclip_ray.tuning.search_space import SearchSpace, read_space
+from evclip_ray.tuning.space_files import find_space
 
 FIXED = {"data.manifest": "videos.csv", "backbone.name": "debug", "backbone.pretrained": "random"}
 SEARCH = {

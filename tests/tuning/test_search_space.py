@@ -2,7 +2,8 @@ import optuna
 import pytest
 
 from evclip_ray.config import ConfigError
-from evclip_ray.tuning.search_space import SearchSpace, find_space, read_space, shipped_spaces
+from evclip_ray.tuning.search_space import SearchSpace, read_space
+from evclip_ray.tuning.space_files import find_space, shipped_spaces
 
 FIXED = {
     "data.manifest": "videos.csv",

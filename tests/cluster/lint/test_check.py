@@ -10,7 +10,8 @@ from evclip_ray.cluster.lint.kubernetes import quantity
 from evclip_ray.cluster.lint.problems import holds_secret, read_documents
 from evclip_ray.cluster.lint.requirements import Requirements
 from evclip_ray.config import ConfigError
-from evclip_ray.tuning.search_space import SearchSpace, find_space, read_space
+from evclip_ray.tuning.search_space import SearchSpace, read_space
+from evclip_ray.tuning.space_files import find_space
 
 FOLDER = Path(__file__).resolve().parents[3] / "cluster"
 YAMLS = sorted(FOLDER.glob("*.yaml"))
