@@ -23,7 +23,7 @@ from evclip_ray.deploy.window_scores import WindowScores
 from evclip_ray.deploy.windows import WindowLength
 
 # Class lists of `with_classes` that stay loaded.
-_CACHED_CLASS_LISTS = 8
+_CACHED_CLASS_LISTS = 4
 _MAX_WORKERS = 8
 # Memory of the views that are decoded ahead.
 _AHEAD_BYTES = 2**29

@@ -225,8 +225,10 @@ def test_many_class_names_are_encoded_in_chunks(method, make_checkpoint, videos)
     logits = recognizer.with_classes(names).logits(frames)
     assert logits.shape == (1, 300)
     # The same texts in one chunk.
-    few = recognizer.with_classes(names[290:]).logits(frames)
-    assert logits[:, 290:] == pytest.approx(few, abs=1e-3)
+    few = recognizer.with_classes(names[290:])
+    assert logits[:, 290:] == pytest.approx(few.logits(frames), abs=1e-3)
+    for shared, trained in zip(few.method.parameters(), recognizer.method.parameters(), strict=True):
+        assert shared.data_ptr() == trained.data_ptr()
 
 
 @pytest.mark.slow
