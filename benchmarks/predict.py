@@ -9,7 +9,7 @@
 Unless --checkpoint is given, untrained prompts on towers with random weights are measured, which does not
 change the arithmetic.
 
-Run: python benchmarks/predict.py throughput [--videos MANIFEST] [--group N]
+Run: python benchmarks/predict.py [throughput | latency | memory] [--videos MANIFEST] [--group N]
 """
 
 import argparse
@@ -70,7 +70,8 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("command", choices=("throughput", "latency", "memory"))
+    commands = ("throughput", "latency", "memory")
+    parser.add_argument("command", nargs="?", choices=commands, default=commands[0])
     parser.add_argument("--checkpoint", type=Path, help="folder; by default untrained prompts")
     parser.add_argument("--videos", type=Path, default=UT_INTERACTION / "manifest.csv", help="manifest")
     parser.add_argument("--backbone", default="ViT-B-32")

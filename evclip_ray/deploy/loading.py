@@ -29,13 +29,13 @@ def recorded_experiment(checkpoint: Path, record: Mapping[str, Any]) -> Experime
     """Return the settings of the training of a checkpoint.
 
     Raises:
-        ArtifactError: The checkpoint has no settings, or they are of another version or of a package that is
-            not installed.
+        ArtifactError: The record is damaged, or of another version or of a package that is not installed.
     """
+    missing = [name for name in ("experiment", "classes", "weights") if name not in record]
+    if missing:
+        raise ArtifactError(f"{checkpoint}: no {', '.join(missing)} in its config.json; the file is damaged")
     try:
         return ExperimentConfig.load(record["experiment"])
-    except KeyError as error:
-        raise ArtifactError(f"{checkpoint}: has no {error} in its config.json; the file is damaged") from None
     except ConfigError as error:
         written = record.get("provenance", {}).get("versions", {}).get("evclip-ray", "an unknown version")
         raise ArtifactError(

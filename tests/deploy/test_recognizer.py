@@ -315,6 +315,12 @@ def test_checkpoint_of_another_version_names_both(checkpoint, tmp_path):
         Recognizer.load(newer)
 
 
+def test_damaged_record_names_what_is_missing(checkpoint, tmp_path):
+    damaged = with_config(checkpoint, tmp_path / "damaged", lambda record: record.pop("weights"))
+    with pytest.raises(ArtifactError, match=r"no weights in its config\.json; the file is damaged"):
+        Recognizer.load(damaged)
+
+
 def test_checkpoint_of_an_unknown_method_names_it(checkpoint, tmp_path):
     def change(record):
         record["experiment"]["method"] = {"name": "clip_lorra"}
