@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     "exports",
     multiple=True,
     type=click.Path(path_type=Path),
-    help="Add an exported model (.onnx, .pt2) or its .json. Repeatable.",
+    help="Add an exported model (.onnx, .pt2) with its description. Repeatable.",
 )
 @click.option(
     "--evaluation",

@@ -28,7 +28,7 @@ EXPORTS = "exports"
 
 MAX_LIST_BYTES = 2**20
 MAX_BYTES = 2 * 2**30
-"""Most bytes of a shared checkpoint. Prompts have a few MB; a fine-tuned ViT-L/14 has 1.2 GB."""
+"""Most bytes of the files that are loaded. Prompts have a few MB; a fine-tuned ViT-L/14 has 1.2 GB."""
 
 _FORMAT = 1
 _NAME = re.compile(r"(exports/)?[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}")
@@ -75,8 +75,8 @@ def parse_digests(content: bytes, source: str) -> dict[str, FileDigest]:
         source: Path or URI of the file, for messages.
 
     Raises:
-        ArtifactError: The content is no such list, is of a newer version, has a name that leads out of the
-            folder, or its files are larger than `MAX_BYTES` together.
+        ArtifactError: The content is no such list, is of a newer version, or has a name that leads out of the
+            folder.
     """
     try:
         listed: Any = json.loads(content)
@@ -100,12 +100,6 @@ def parse_digests(content: bytes, source: str) -> dict[str, FileDigest]:
                 f"{source}: names the file {name!r}, which may lie outside of its folder. No file "
                 "was downloaded; do not trust this source."
             )
-    total = sum(each.num_bytes for each in digests.values())
-    if total > MAX_BYTES:
-        raise ArtifactError(
-            f"{source}: its files have {binary_size(total)} together, more than the limit of "
-            f"{binary_size(MAX_BYTES)} for a shared checkpoint"
-        )
     return digests
 
 
@@ -117,6 +111,20 @@ def read_digests(folder: Path) -> dict[str, FileDigest] | None:
     if path.stat().st_size > MAX_LIST_BYTES:
         raise DamagedFile(f"{path}: is larger than {binary_size(MAX_LIST_BYTES)}; the file is damaged")
     return parse_digests(path.read_bytes(), str(path))
+
+
+def check_size(digests: Mapping[str, FileDigest], source: str) -> None:
+    """Check the size of the files that are loaded.
+
+    Raises:
+        ArtifactError: They are larger than `MAX_BYTES` together.
+    """
+    total = sum(each.num_bytes for each in digests.values())
+    if total > MAX_BYTES:
+        raise ArtifactError(
+            f"{source}: its files have {binary_size(total)} together, more than the limit of "
+            f"{binary_size(MAX_BYTES)} for a shared checkpoint"
+        )
 
 
 def check_files(

@@ -26,6 +26,7 @@ from evclip_ray.deploy.digests import (
     MAX_LIST_BYTES,
     FileDigest,
     check_files,
+    check_size,
     parse_digests,
     read_digests,
 )
@@ -164,6 +165,8 @@ def push(
     with tempfile.TemporaryDirectory(prefix="evclip-ray-push-") as temporary:
         copy = Path(temporary)
         shared = write_shared_copy(folder, copy, card=card, rows=rows, exports=exports)
+        # Nobody could load a larger one.
+        check_size(_loaded(read_digests(copy) or {}), str(folder))
         store = open_store(address, public=public)
         existing = _check_target(store, copy, public=public, force=force)
         plan = PushPlan(
@@ -244,6 +247,7 @@ def _fetch_digests(store: Store) -> bytes:
 def _download(store: Store, content: bytes, folder: Path) -> None:
     """Download the files that a list of digests names and that loading reads."""
     digests = _loaded(parse_digests(content, f"{store.uri}/{DIGESTS}"))
+    check_size(digests, store.uri)
     missing = {ADAPTER, CONFIG} - digests.keys()
     if missing:
         raise ArtifactError(

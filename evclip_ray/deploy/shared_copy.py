@@ -33,7 +33,9 @@ LOADED = (ADAPTER, CONFIG, CHECKSUMS, CALIBRATION, ROWS)
 
 _FILE_SETTINGS = ("pretrained", "weights", "descriptions", "file")
 _COLUMNS = ("path_column", "label_column", "split_column", "group_column")
-_EXPORTED = {".onnx", ".pt2", ".json"}
+_EXPORTED = (".onnx", ".pt2")
+# Description, class texts and large weights. The comparison with PyTorch, `.parity.json`, names videos.
+_COMPANIONS = (".json", ".texts.safetensors", ".data")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +68,7 @@ def write_shared_copy(
         folder: Empty folder of the copy.
         card: Returns the model card for the config of the copy.
         rows: Form of the record of the training videos.
-        exports: Exported models, which are copied to `exports/`.
+        exports: Exported models, which are copied to `exports/` with the files that belong to them.
 
     Raises:
         ConfigError: The name or the kind of an exported file is not supported.
@@ -175,13 +177,15 @@ def _files_of(value: Any, path: str = "") -> dict[str, str]:
 
 
 def _copy_export(path: Path, folder: Path) -> None:
-    name = f"{EXPORTS}/{path.name}"
     if not path.is_file():
-        raise ConfigError(f"--export {path}: is not a file. Give the files that evclip-ray export wrote.")
-    if path.suffix not in _EXPORTED or not is_safe(name):
-        kinds = ", ".join(sorted(_EXPORTED))
+        raise ConfigError(f"--export {path}: is not a file. Give the model that evclip-ray export wrote.")
+    if path.suffix not in _EXPORTED or not is_safe(path.name):
         raise ConfigError(
-            f"--export {path}: must be a {kinds} file whose name has only letters, digits, and _ . + -"
+            f"--export {path}: must be a {' or '.join(_EXPORTED)} file whose name has only letters, digits, "
+            "and _ . + -"
         )
     (folder / EXPORTS).mkdir(exist_ok=True)
-    shutil.copyfile(path, folder / name)
+    for companion in ("", *_COMPANIONS):
+        source = path.with_name(path.name + companion)
+        if source.is_file():
+            shutil.copyfile(source, folder / EXPORTS / source.name)

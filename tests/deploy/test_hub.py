@@ -195,12 +195,15 @@ def test_checkpoints_above_the_limit_are_refused_with_it(checkpoint, cache, monk
 def test_unknown_files_are_not_downloaded(checkpoint, cache, tmp_path):
     model = tmp_path / "model.onnx"
     model.write_bytes(b"onnx")
+    (tmp_path / "model.onnx.json").write_text("{}")
+    (tmp_path / "model.onnx.parity.json").write_text('{"video": "/home/anna/1.mp4"}')
     hub.push(checkpoint, MEMORY, exports=[model])
     with memory_file("evil.pkl") as stream:
         stream.write(b"code")
     names = {path.name for path in hub.resolve(MEMORY).iterdir()}
     assert names == {"adapter.safetensors", "checksums.json", "config.json", "digests.json"}
-    assert fsspec.filesystem("memory").cat_file("/models/waving/exports/model.onnx") == b"onnx"
+    exported = fsspec.filesystem("memory").find("/models/waving/exports")
+    assert [path.rpartition("/")[2] for path in exported] == ["model.onnx", "model.onnx.json"]
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"format": 1, "files": {"a": 1}}', b"\xff\xfe"])

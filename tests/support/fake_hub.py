@@ -53,6 +53,8 @@ class FakeHub:
 class _Handler(BaseHTTPRequestHandler):
     hub: FakeHub
     protocol_version = "HTTP/1.1"
+    # Headers and body are two writes, and the client would confirm the first one after 40 ms.
+    disable_nagle_algorithm = True
 
     def log_message(self, *arguments):
         pass
@@ -108,6 +110,9 @@ class _Handler(BaseHTTPRequestHandler):
                 siblings = [{"rfilename": key, "size": len(value)} for key, value in files.items()]
                 facts = {"id": name, "sha": sha, "private": repository["private"], "siblings": siblings}
                 self._send(200, {**facts, "tags": [], "downloads": 0, "likes": 0})
+            return
+        if parts[2:3] != ["resolve"]:
+            self._fail(404, "", f"no such page: {path}")
             return
         name, revision, file = "/".join(parts[:2]), parts[3], "/".join(parts[4:])
         found = self._commit(name, revision)
