@@ -324,7 +324,8 @@ def test_interruption_prints_what_is_done(checkpoint, videos, monkeypatch):
 def test_progress_of_a_long_video_shows_its_time(checkpoint, videos, monkeypatch):
     stream = io.StringIO()
     console = PlainConsole(file=stream, width=140, force_terminal=True, color_system=None)
-    monkeypatch.setattr("evclip_ray.cli.predict.error_console", console)
+    # The package has the command under the name of its module.
+    monkeypatch.setattr(sys.modules["evclip_ray.cli.predict"], "error_console", console)
     (record,) = records(call(checkpoint, videos[2], "--json", "--window", 1))
     assert len(record["windows"]) == 3
     assert "videos, at 3 s" in stream.getvalue()
