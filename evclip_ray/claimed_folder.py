@@ -1,6 +1,7 @@
 """Base of the folders that a study or a ladder claims: identity in the ledger, and a lock while it runs."""
 
 import contextlib
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,9 +18,12 @@ from evclip_ray.artifacts import (
     write_json,
     write_ledger,
 )
+from evclip_ray.config import flatten
 from evclip_ray.locking import holder, holding
 
 _LOCK = ".lock"
+_MOST_SHOWN = 6
+"""Settings of another study that are named."""
 # Earlier versions wrote the holder of the lock to a file of its own.
 _LOCK_FILES = (_LOCK, ".owner.json")
 
@@ -47,9 +51,9 @@ class ClaimedFolder:
             ledger = self.ledger()
             # The digest decides; the inputs are compared only to name the settings that differ.
             if ledger["key"] != digest(identity):
-                changed = sorted(k for k in identity if ledger["inputs"].get(k) != identity[k])
+                changed = _differences(ledger["inputs"], identity)
                 raise ArtifactError(
-                    f"{self.root}: belongs to another {self.STAGE} (it differs in: {', '.join(changed)}); "
+                    f"{self.root}: belongs to another {self.STAGE} (begun with -> given: {changed}); "
                     "choose another --out, or give the settings that it began with"
                 )
             return True
@@ -124,3 +128,27 @@ class ClaimedFolder:
             ) from None
         with lock:
             yield
+
+
+def _differences(begun: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    """Return the settings that differ, each with both values: `optim.epochs: 20 -> 5`."""
+    # As JSON reads them: a tuple of the identity is a list in the ledger.
+    before, after = flatten(begun), flatten(json.loads(json.dumps(dict(given))))
+    paths = [path for path in {**before, **after} if not _is_same(before.get(path), after.get(path))]
+    lines = [
+        f"{path.removeprefix('fixed.')}: {_shown(before, path)} -> {_shown(after, path)}" for path in paths
+    ]
+    more = f", and {len(lines) - _MOST_SHOWN} more" if len(lines) > _MOST_SHOWN else ""
+    return ", ".join(lines[:_MOST_SHOWN]) + more
+
+
+def _shown(settings: Mapping[str, Any], path: str) -> str:
+    return str(settings[path]) if path in settings else "not set"
+
+
+def _is_same(before: Any, after: Any) -> bool:
+    """Return whether two values are equal, also as numbers: YAML reads `1e-2` as text."""
+    try:
+        return before == after or float(before) == float(after)
+    except (TypeError, ValueError):
+        return False

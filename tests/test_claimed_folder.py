@@ -22,9 +22,16 @@ def test_new_folder_is_claimed_once(tmp_path):
 
 
 def test_another_identity_is_refused_with_the_difference(tmp_path):
-    Folder(tmp_path).claim({"a": 1, "b": 2})
-    with pytest.raises(ArtifactError, match=r"belongs to another study \(it differs in: b\)"):
-        Folder(tmp_path).claim({"a": 1, "b": 3})
+    Folder(tmp_path).claim({"a": 1, "fixed": {"optim": {"epochs": 20}, "seed": 0}})
+    changed = r"optim\.epochs: 20 -> 5, seed: 0 -> not set"
+    with pytest.raises(ArtifactError, match=rf"belongs to another study \(begun with -> given: {changed}\)"):
+        Folder(tmp_path).claim({"a": 1, "fixed": {"optim": {"epochs": 5}}})
+
+
+def test_many_differences_are_counted(tmp_path):
+    Folder(tmp_path).claim({f"s{i}": 0 for i in range(9)})
+    with pytest.raises(ArtifactError, match=r"s5: 0 -> 1, and 3 more\)"):
+        Folder(tmp_path).claim({f"s{i}": 1 for i in range(9)})
 
 
 def test_folder_with_other_files_is_refused(tmp_path):

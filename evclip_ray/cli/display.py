@@ -82,6 +82,10 @@ def announce_torch() -> None:
         click.echo("loading PyTorch ...", err=True)
 
 
+_SCORE_WIDTH, _SETTING_WIDTH = 48, 8
+"""Columns of text of the scores in the leaderboard, and of one setting at least."""
+
+
 class DecodeView:
     """One bar for each step of preparing videos, such as "decoding train"."""
 
@@ -149,9 +153,12 @@ def leaderboard_table(
     top1, loss = METRICS["val_top1"].label, METRICS["val_loss"].label
     for name in ("trial", f"{top1} (95 %)", *(["mean of seeds"] if has_seeds else []), loss, "epochs"):
         table.add_column(name, no_wrap=True)
-    # In a narrow terminal the settings are wrapped, so that no number is cut off.
-    for path in searched:
-        table.add_column(unique_tail(path, searched), overflow="fold")
+    names = {path: unique_tail(path, searched) for path in searched}
+    # In a narrow terminal the settings are one column that is wrapped, so that no number is cut off.
+    width = sum(max(len(names[path]), _SETTING_WIDTH) + 2 for path in searched)
+    as_one = _SCORE_WIDTH + width > console.width
+    for name in ["settings"] if as_one and searched else names.values():
+        table.add_column(name, overflow="fold")
     for row in rows[:10]:
         # A complete trial ran all its epochs; of any other the state explains their number.
         state = "" if row.state in (TrialState.COMPLETE, TrialState.FAILED) else f" {row.state}"
@@ -161,9 +168,16 @@ def leaderboard_table(
             *([_mean_of_seeds(row)] if has_seeds else []),
             f"{row.val_loss:.2f}" if math.isfinite(row.val_loss) else "-",
             f"{row.epochs}{state}",
-            *(short(row.overrides.get(path, "-")) for path in searched),
+            *_settings_cells(row, names, as_one),
         )
     return table
+
+
+def _settings_cells(row: LeaderboardRow, names: Mapping[str, str], as_one: bool) -> list[str]:
+    if not as_one:
+        return [short(row.overrides.get(path, "-")) for path in names]
+    given = [f"{name} {short(row.overrides[path])}" for path, name in names.items() if path in row.overrides]
+    return [", ".join(given)] if names else []
 
 
 def best_of_each_table(rows: Sequence[LeaderboardRow], path: str) -> Table:

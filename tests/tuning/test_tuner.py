@@ -123,7 +123,7 @@ def test_finished_and_moved_study_runs_only_added_trials(study, tiny_cache, tmp_
 def test_folder_of_another_study_is_refused(study, tmp_path):
     root = tmp_path / "study"
     study(root, trials=1).claim()
-    with pytest.raises(ArtifactError, match=r"belongs to another study \(it differs in: search"):
+    with pytest.raises(ArtifactError, match=r"another study \(begun with -> given: search\.optim\.lr: "):
         study(root, trials=1, search={"optim.lr": {"uniform": [0.1, 1.0]}}).claim()
     (tmp_path / "holiday").mkdir()
     (tmp_path / "holiday" / "photo.jpg").write_text("")
