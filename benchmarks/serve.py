@@ -376,8 +376,10 @@ def report(
     print(json.dumps({name: value for name, value in record.items() if name != "provenance"}, indent=2))
     if options.out is not None:
         options.out.write_text(json.dumps(record, indent=2))
-    if problems or files["running"] or files["ended"] or status != 143:
-        raise SystemExit(f"failed: {len(problems)} wrong answers\n{log}")
+    # The answer to a client that has gone is seen here only.
+    has_errors = 'status="500"' in metrics
+    if problems or files["running"] or files["ended"] or status != 143 or has_errors:
+        raise SystemExit(f"failed: {len(problems)} wrong answers, see above\n{log}")
 
 
 if __name__ == "__main__":

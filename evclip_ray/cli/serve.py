@@ -78,6 +78,7 @@ if TYPE_CHECKING:
 @click.pass_context
 def serve(
     context: click.Context,
+    /,
     checkpoint: str,
     host: str,
     port: int,

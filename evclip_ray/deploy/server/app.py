@@ -1,10 +1,11 @@
 """The HTTP app of the server. It does not know Ray, so that it runs in any ASGI server and in tests."""
 
+import asyncio
 import contextlib
 import html
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -53,6 +54,7 @@ def create_app(
     *,
     token: str | None = None,
     render_metrics: Callable[[], Awaitable[bytes]] | None = None,
+    background: Callable[[], Coroutine[Any, Any, None]] | None = None,
 ) -> ASGIApp:
     """Return the app.
 
@@ -63,6 +65,7 @@ def create_app(
         metrics: Metrics of this replica.
         token: Bearer token that requests must carry; None without one.
         render_metrics: Returns the metrics of all replicas; by default those of this one.
+        background: Work that runs as long as the app.
     """
     limits, urls = settings.limits, AllowedUrls(settings.allow_urls)
     slots = Slots(limits.requests, metrics.running.set)
@@ -71,9 +74,12 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         with folder:
             await service.start()
+            task = None if background is None else asyncio.create_task(background())
             try:
                 yield
             finally:
+                if task is not None:
+                    task.cancel()
                 await service.close()
 
     # FastAPI's own pages of documentation load scripts from another server.

@@ -43,7 +43,7 @@ class DecodePool:
         self._request = {"view": view.model_dump(mode="json"), "limits": limits.model_dump(mode="json")}
         # None stands for a process that has yet to be started.
         self._idle: asyncio.Queue[Process | None] = asyncio.Queue()
-        self._processes: set[Process] = set()
+        self._processes: set[Process | None] = set()
 
     async def start(self) -> None:
         """Start the processes."""
@@ -53,7 +53,8 @@ class DecodePool:
     async def close(self) -> None:
         """End the processes."""
         for process in [*self._processes]:
-            await self._kill(process)
+            if process is not None:
+                await self._kill(process)
 
     async def read(
         self, path: Path, *, window: float | None, stride: float | None
@@ -72,6 +73,7 @@ class DecodePool:
         is_usable = False
         try:
             if process is None or process.returncode is not None:
+                self._processes.discard(process)
                 process = await self._start()
             assert process.stdin is not None
             assert process.stdout is not None
@@ -93,11 +95,10 @@ class DecodePool:
             raise await self._death(process) from None
         finally:
             # Also if the request was cancelled, because its client has gone: nobody waits for the rest.
+            self._idle.put_nowait(process if is_usable else None)
             if process is not None and not is_usable:
                 self._metrics.decoder_restarts.inc()
                 await asyncio.shield(self._kill(process))
-                process = None
-            self._idle.put_nowait(process)
 
     async def _start(self) -> Process:
         environment = {name: value for name, value in os.environ.items() if name != TOKEN_VARIABLE}

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import hmac
 import ipaddress
+import logging
 import time
 from collections.abc import Callable
 from urllib.parse import urlsplit
@@ -14,6 +15,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from evclip_ray.deploy.server.limits import Refusal
 from evclip_ray.deploy.server.metrics import Metrics
+
+log = logging.getLogger(__name__)
 
 OPEN_PATHS = ("/", "/docs", "/openapi.json", "/healthz", "/page/app.css", "/page/app.js")
 """Paths that need no token: they neither cost anything nor show anything of the model."""
@@ -85,7 +88,12 @@ class Guard:
             return
 
         async def noting_receive() -> Message:
-            message = await receive()
+            try:
+                message = await receive()
+            # Ray Serve cancels its own calls for the body when a client goes away, which raises here.
+            except Exception as error:
+                log.info("the body of a request is lost: %r", error)
+                message = {"type": "http.disconnect"}
             if not message.get("more_body", False):
                 scope[_BODY_HAS_ENDED] = True
             return message

@@ -22,37 +22,41 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        options = {"registry": self.registry}
+        registry = self.registry
         self.requests = Counter(
-            "evclip_ray_requests", "Requests of /predict by HTTP status.", ["status"], **options
+            "evclip_ray_requests", "Requests of /predict by HTTP status.", ["status"], registry=registry
         )
         self.seconds = Histogram(
             "evclip_ray_request_seconds",
             "Time from the start of a request of /predict to its answer.",
             ["status"],
             buckets=_SECONDS,
-            **options,
+            registry=registry,
         )
         self.running = Gauge(
-            "evclip_ray_requests_running", "Requests that are received, decoded or computed.", **options
+            "evclip_ray_requests_running",
+            "Requests that are received, decoded or computed.",
+            registry=registry,
         )
-        self.upload_bytes = Counter("evclip_ray_upload_bytes", "Bytes of received videos.", **options)
+        self.upload_bytes = Counter("evclip_ray_upload_bytes", "Bytes of received videos.", registry=registry)
         self.decode_seconds = Histogram(
-            "evclip_ray_decode_seconds", "Time of decoding one video.", buckets=_SECONDS, **options
+            "evclip_ray_decode_seconds", "Time of decoding one video.", buckets=_SECONDS, registry=registry
         )
         self.decoder_restarts = Counter(
-            "evclip_ray_decoder_restarts", "Decoders that crashed, hung or were cancelled.", **options
+            "evclip_ray_decoder_restarts", "Decoders that crashed, hung or were cancelled.", registry=registry
         )
         self.batch_views = Histogram(
             "evclip_ray_batch_views",
             "Views in one forward pass.",
             buckets=(1, 2, 4, 8, 16, 32, 64),
-            **options,
+            registry=registry,
         )
         self.batch_seconds = Histogram(
-            "evclip_ray_batch_seconds", "Time of one forward pass.", buckets=_SECONDS, **options
+            "evclip_ray_batch_seconds", "Time of one forward pass.", buckets=_SECONDS, registry=registry
         )
-        self.queue = Gauge("evclip_ray_queue_views", "Decoded views that wait for a forward pass.", **options)
+        self.queue = Gauge(
+            "evclip_ray_queue_views", "Decoded views that wait for a forward pass.", registry=registry
+        )
 
     def families(self) -> list[Metric]:
         """Return the present values."""

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import re
+import threading
 import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -24,6 +25,8 @@ from evclip_ray.deploy.server.limits import ServerSettings, token_of
 from evclip_ray.deploy.server.metrics import Metrics, MetricsBoard
 from evclip_ray.deploy.server.service import RecognitionService
 from evclip_ray.deploy.server.uploads import UploadFolder
+
+log = logging.getLogger(__name__)
 
 _APP = "evclip-ray"
 _REPORT_SECONDS = 3
@@ -57,7 +60,6 @@ class Replica:
             decoders=self._settings.decoders,
         )
         self._folder = UploadFolder()
-        self._reporting: asyncio.Task[None] | None = None
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Return the app; Ray Serve calls this after the constructor."""
@@ -68,17 +70,18 @@ class Replica:
             self._metrics,
             token=self._token,
             render_metrics=None if self._board is None else self._render_metrics,
+            background=None if self._board is None else self._report,
         )
 
-    async def check_health(self) -> None:
-        """Start the reports of metrics, in the event loop of this replica."""
-        if self._board is not None and self._reporting is None:
-            self._reporting = asyncio.create_task(self._report())
-
     async def _report(self) -> None:
+        """Report the metrics from time to time, because a scrape may reach another replica."""
         assert self._board is not None
         while True:
-            await self._board.update.remote(self._name, self._metrics.families())
+            try:
+                await self._board.update.remote(self._name, self._metrics.families())
+            # The next report has everything that this one has.
+            except Exception as error:
+                log.warning("the metrics could not be reported: %s", error)
             await asyncio.sleep(_REPORT_SECONDS)
 
     async def _render_metrics(self) -> bytes:
@@ -145,9 +148,18 @@ def running(settings: ServerSettings, *, port: int) -> Iterator[None]:
             raise ConfigError(_reason(error)) from None
         yield
     finally:
-        # Requests that are being computed are answered. `serve.shutdown` would do the same and then kill its
-        # controller while it answers, which prints an error.
-        serve.delete(_APP)
+        _end()
+
+
+def _end() -> None:
+    """End the replicas after the requests that they compute.
+
+    `serve.shutdown` would do the same and then kill its controller while that answers, which prints an error.
+    """
+    # A service manager may send its signal to all processes. Ray is dead then, and the call never returns.
+    thread = threading.Thread(target=serve.delete, args=(_APP,), daemon=True)
+    thread.start()
+    thread.join(_SHUTDOWN_SECONDS + 5)
 
 
 def _reason(error: RuntimeError) -> str:
