@@ -183,6 +183,7 @@ def test_threads_end_when_the_caller_stops():
     assert threading.active_count() == before
 
 
+@pytest.mark.slow
 def test_process_ends_with_an_iterator_left_open():
     program = """
 import itertools

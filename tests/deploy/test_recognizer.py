@@ -190,8 +190,8 @@ def test_threads_get_the_results_of_one_thread(recognizer, videos):
         other = recognizer.with_classes(names[number % 3])
         return recognizer.logits([frames[number % 3]]), other.classes, other.logits([frames[0]])
 
-    with ThreadPoolExecutor(6) as pool:
-        for number, (logits, classes, others) in enumerate(pool.map(work, range(12))):
+    with ThreadPoolExecutor(4) as pool:
+        for number, (logits, classes, others) in enumerate(pool.map(work, range(6))):
             assert np.array_equal(logits, expected[number % 3])
             assert classes == names[number % 3]
             assert np.array_equal(others, recognizer.with_classes(classes).logits([frames[0]]))
@@ -217,9 +217,8 @@ def test_new_classes_need_no_training(recognizer, videos):
     assert other.with_classes(recognizer.classes) is recognizer
 
 
-@pytest.mark.parametrize("method", ["coop", "ez_clip", "fine_tune"])
-def test_many_class_names_are_encoded_in_chunks(method, make_checkpoint, videos):
-    recognizer = Recognizer.load(make_checkpoint(method), device="cpu")
+def test_many_class_names_are_encoded_in_chunks(make_checkpoint, videos):
+    recognizer = Recognizer.load(make_checkpoint("coop"), device="cpu")
     names = [f"action {number}" for number in range(300)]
     frames = [recognizer.decode(videos[0])]
     logits = recognizer.with_classes(names).logits(frames)
@@ -232,7 +231,7 @@ def test_many_class_names_are_encoded_in_chunks(method, make_checkpoint, videos)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["ev_clip", "coop"])
+@pytest.mark.parametrize("method", ["ev_clip", "coop", "ez_clip", "fine_tune"])
 def test_ten_thousand_class_names_need_little_memory(method, make_checkpoint, videos):
     recognizer = Recognizer.load(make_checkpoint(method), device="cpu")
     names = [f"action {number}" for number in range(10_000)]
