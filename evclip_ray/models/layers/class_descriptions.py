@@ -1,6 +1,7 @@
-"""Class descriptions from a CSV: one text per class, written by a person or a language model."""
+"""Class descriptions from a CSV or JSON file: one text per class, by a person or a language model."""
 
 import csv
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,13 +17,13 @@ def read_descriptions(path: Path, class_names: Sequence[str]) -> list[str]:
 
     The first row names the columns. The class column is called "Class Name", "class", "name", "label" or
     similar; the name of the text column contains "description", "discription" (as published), "text" or
-    similar. Other columns are ignored. Quoted texts may span lines. Names are compared by letters and digits
-    alone: "Apply Eye Makeup" equals "ApplyEyeMakeup".
+    similar. Other columns are ignored. Quoted texts may span lines. A JSON file has {class: description}.
+    Names are compared by letters and digits alone: "Apply Eye Makeup" equals "ApplyEyeMakeup".
 
     Raises:
         ConfigError: The file or a column is missing, or a class has no description or two.
     """
-    described = _described(path)
+    described = _from_json(path) if path.suffix.lower() == ".json" else _described(path)
     texts = []
     for name in class_names:
         text = described.get(normalized_name(name))
@@ -33,6 +34,23 @@ def read_descriptions(path: Path, class_names: Sequence[str]) -> list[str]:
             )
         texts.append(text)
     return texts
+
+
+def _from_json(path: Path) -> dict[str, str]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); check method.descriptions") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: not valid JSON in UTF-8 ({error})") from None
+    if not isinstance(content, dict) or not all(isinstance(text, str) for text in content.values()):
+        raise ConfigError(f'{path}: must be {{"class": "description", ...}}')
+    described: dict[str, str] = {}
+    for name, text in content.items():
+        line = " ".join(text.split())
+        if described.setdefault(normalized_name(name), line) != line:
+            raise ConfigError(f"{path}: class {name!r} is described twice; keep one entry")
+    return described
 
 
 def _described(path: Path) -> dict[str, str]:

@@ -90,7 +90,7 @@ class EZCLIPConfig(MethodConfig):
         drop_path: Rate of dropped branches in the last block; it grows linearly from 0 in the first.
         prompt_dropout: Dropout rate of the temporal prompts.
         template: Sentence with one gap {} for the class name.
-        descriptions: CSV with one text per class, used instead of `template`.
+        descriptions: CSV or JSON file with one text per class, used instead of `template`.
         allow_truncation: Cut descriptions that exceed the text context; otherwise they are an error.
         normalization: "own" or "imagenet" statistics for the pixels.
     """

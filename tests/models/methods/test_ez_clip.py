@@ -234,6 +234,20 @@ def test_broken_descriptions_are_refused(tmp_path: Path, content: str, message: 
         read_descriptions(tmp_path / "absent.csv", CLASSES)
 
 
+def test_class_descriptions_come_from_json(tmp_path: Path) -> None:
+    path = tmp_path / "texts.json"
+    path.write_text('{"Run": "legs move fast", "wave": "a\\nhand", "walk": "legs move"}', encoding="utf-8")
+    assert read_descriptions(path, CLASSES) == ["legs move", "legs move fast", "a hand"]
+    for content, message in (
+        ('{"walk": 1}', 'must be {"class": "description"'),
+        ('{"walk": "a", "Walk": "b"}', "'Walk' is described twice"),
+        ("walk", "not valid JSON"),
+    ):
+        path.write_text(content, encoding="utf-8")
+        with pytest.raises(ConfigError, match=message):
+            read_descriptions(path, CLASSES)
+
+
 def test_long_description_needs_allow_truncation(tmp_path: Path, frozen: Frozen) -> None:
     path = tmp_path / "texts.csv"
     rows = [f"{name},{name} {'and on ' * 60}" for name in CLASSES]
