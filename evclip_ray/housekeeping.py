@@ -17,7 +17,8 @@ from evclip_ray.artifacts import LEDGER, ArtifactError, read_json
 from evclip_ray.locking import holding, lock_file
 from evclip_ray.results import Study
 from evclip_ray.tuning.study_folder import StudyFolder
-from evclip_ray.world.data_set import WorldConfig, world_folder
+from evclip_ray.world.data_set import world_folder
+from evclip_ray.world.settings import WorldConfig
 
 KINDS = {
     "shards": "decoded videos",

@@ -85,9 +85,9 @@ def _method_settings() -> list[Setting]:
             if setting.path != "method.name":
                 key = (setting.path, setting.kind, setting.default, setting.description)
                 merged.setdefault(key, []).append(name)
-    name = Setting("method.name", f"one of {', '.join(names)}", '"ev_clip"', "adaptation of CLIP")
+    chosen = Setting("method.name", f"one of {', '.join(names)}", '"ev_clip"', "adaptation of CLIP")
     settings = [Setting(*key, methods=tuple(methods)) for key, methods in merged.items()]
-    return [name, *sorted(settings, key=lambda one: (one.path.count(".") > 1, one.path))]
+    return [chosen, *sorted(settings, key=lambda one: (one.path.count(".") > 1, one.path))]
 
 
 def _settings_of(kind: type[Config], prefix: str = "") -> Iterator[Setting]:
