@@ -25,7 +25,7 @@ KINDS = {
     "features": "features",
     "world": "small world",
     "synthetic": "drawn videos of version 0.1",
-    "hub": "shared checkpoint",
+    "checkpoints": "checkpoint from elsewhere",
 }
 """Folder of the cache -> what its folders hold. Other folders are listed by their name."""
 
