@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -155,23 +156,27 @@ def _write_quantized(written: Any, path: Path, *, is_large: bool) -> None:
     """Quantise the weights of matrix products to int8; activations are quantised in each pass."""
     quantization = require("onnxruntime.quantization", extra=_EXTRA, purpose=_PURPOSE)
     inference = require("onnxruntime.quantization.shape_inference", extra=_EXTRA, purpose=_PURPOSE)
-    floats, folded = path.with_suffix(".float.onnx"), path.with_suffix(".folded.onnx")
-    written.save(floats, external_data=is_large)
-    # Folds the transpositions of weights, because only products with a constant are quantised.
-    inference.quant_pre_process(
-        floats, folded, skip_symbolic_shape=True, save_as_external_data=is_large, all_tensors_to_one_file=True
-    )
-    quantization.quantize_dynamic(
-        folded,
-        path,
-        # Not the convolutions: ONNX Runtime computes them in int8 several times slower than in float32.
-        op_types_to_quantize=["MatMul", "Gemm"],
-        weight_type=quantization.QuantType.QInt8,
-        per_channel=True,
-        use_external_data_format=is_large,
-    )
-    for temporary in path.parent.glob(f"{path.stem}.f*.onnx*"):
-        temporary.unlink()
+    # In a folder of its own: `quant_pre_process` leaves a file of weights with a random name.
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        floats, folded = Path(folder) / "floats.onnx", Path(folder) / "folded.onnx"
+        written.save(floats, external_data=is_large)
+        # Folds the transpositions of weights, because only products with a constant are quantised.
+        inference.quant_pre_process(
+            floats,
+            folded,
+            skip_symbolic_shape=True,
+            save_as_external_data=is_large,
+            all_tensors_to_one_file=True,
+        )
+        quantization.quantize_dynamic(
+            folded,
+            path,
+            # Not the convolutions: ONNX Runtime recommends static quantisation for them, which needs videos.
+            op_types_to_quantize=["MatMul", "Gemm"],
+            weight_type=quantization.QuantType.QInt8,
+            per_channel=True,
+            use_external_data_format=is_large,
+        )
 
 
 @contextlib.contextmanager
