@@ -9,8 +9,7 @@ Example::
 
     study = evclip_ray.tune("quickstart", trials=8, out="studies/first")
     result = evclip_ray.evaluate(study.root / "best", split="test")
-    for prediction in evclip_ray.predict(study.root / "best", ["first.mp4", "second.mp4"]):
-        print(prediction.video, prediction.best)
+    predictions = list(evclip_ray.predict(study.root / "best", ["first.mp4", "second.mp4"]))
 
 Names are imported when they are first used, so `import evclip_ray` loads neither torch nor Ray.
 """

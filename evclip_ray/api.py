@@ -524,8 +524,8 @@ def predict(
 
     Example::
 
-        for result in evclip_ray.predict("studies/first/best", ["a.mp4", "b.mp4"]):
-            print(result.video, result.best.name, result.best.probability)
+        results = evclip_ray.predict("studies/first/best", ["a.mp4", "b.mp4"])
+        names = {result.video: result.best.name for result in results}
 
     Args:
         checkpoint: Folder of a checkpoint, or a URI such as `hf://user/name`.

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from evclip_ray.artifacts import LEDGER, ArtifactError, file_digest, read_json, read_ledger
 from evclip_ray.data.manifest.row_record import USES, RowRecord
-from evclip_ray.formatting import counted
+from evclip_ray.formatting import counted, shell
 from evclip_ray.metrics.intervals import accuracy_interval
 from evclip_ray.records import choice_lines
 from evclip_ray.training.checkpoint import ADAPTER, ROWS
@@ -93,7 +93,8 @@ def evaluations_of(checkpoint: Path, record: Mapping[str, Any], folders: Sequenc
     for folder in folders:
         found = [_read_evaluation(path, checkpoint, record) for path in _ledgers(folder)]
         if not found or None in found:
-            raise ArtifactError(f"{folder}: must be a folder of `evclip-ray evaluate {checkpoint}`")
+            command = shell("evclip-ray", "evaluate", checkpoint)
+            raise ArtifactError(f"{folder}: must be a folder of `{command}`")
         scores |= {
             path.resolve(): score for path, score in zip(_ledgers(folder), found, strict=True) if score
         }

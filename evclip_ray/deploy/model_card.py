@@ -16,7 +16,7 @@ from evclip_ray.config import ConfigError, flatten
 from evclip_ray.deploy.card_facts import Score, evaluations_of, study_lines, validation_score, video_counts
 from evclip_ray.deploy.digests import CARD, DIGESTS, digest_of
 from evclip_ray.deploy.shared_copy import NOT_SHARED, without_places
-from evclip_ray.formatting import counted, sample_size, with_interval
+from evclip_ray.formatting import counted, sample_size, shell, with_interval
 from evclip_ray.metrics.calibration import Calibration
 from evclip_ray.models.weight_licences import NONCOMMERCIAL, WeightLicence, weight_licences
 from evclip_ray.records import random_weights_warning
@@ -198,8 +198,8 @@ def _use(address: str, record: Mapping[str, Any]) -> str:
         f'recognizer = Recognizer.load("{address}")\n'
         'print(recognizer.predict("my.mp4"))\n'
         "```",
-        f"On the command line: `evclip-ray predict {address} my.mp4`. The tensors are a safetensors file: "
-        "nothing is unpickled.",
+        f"On the command line: `{shell('evclip-ray', 'predict', address, 'my.mp4')}`. The tensors are a "
+        "safetensors file: nothing is unpickled.",
     ]
     if needed:
         lines.append(

@@ -37,7 +37,7 @@ class Recognizer:
     Example::
 
         recognizer = evclip_ray.Recognizer.load("studies/first/best")
-        print(recognizer.predict("my.mp4").best)
+        recognizer.predict("my.mp4").best
 
     Attributes:
         checkpoint: Folder of the checkpoint.

@@ -87,6 +87,7 @@ def test_printed_commands_quote_their_paths():
 _COMMANDS = "|".join(main.commands)
 _MESSAGES = {
     # Errors that name an option with the value that was given for it.
+    "export.py: --out {",
     "tuner.py: --out {",
     "tuner.py: --warm-start {",
     "warm_start.py: --warm-start {",
