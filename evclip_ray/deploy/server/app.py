@@ -256,7 +256,7 @@ def _documentation() -> dict[str, Any]:
             },
         },
         "responses": {
-            "200": {"description": "The prediction, as `evclip-ray predict --json` prints it."},
+            "200": {"description": "The prediction, as evclip-ray predict --json prints it."},
             **{str(status): {"description": text} for status, text in _STATUSES.items()},
         },
     }

@@ -8,11 +8,14 @@ import asyncio
 import contextlib
 import logging
 import re
+import socket
 import threading
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import ray
 from ray import serve
 from ray.serve.config import HTTPOptions, ProxyLocation
 from ray.serve.handle import DeploymentHandle
@@ -156,10 +159,21 @@ def _end() -> None:
 
     `serve.shutdown` would do the same and then kill its controller while that answers, which prints an error.
     """
-    # A service manager may send its signal to all processes. Ray is dead then, and the call never returns.
+    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
     thread = threading.Thread(target=serve.delete, args=(_APP,), daemon=True)
     thread.start()
-    thread.join(_SHUTDOWN_SECONDS + 5)
+    until = time.monotonic() + _SHUTDOWN_SECONDS + 5
+    # A service manager may send its signal to all processes. Ray is dead then, and the call never returns.
+    while thread.is_alive() and time.monotonic() < until and _answers(host, int(port)):
+        thread.join(0.2)
+
+
+def _answers(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=2).close()
+    except OSError:
+        return False
+    return True
 
 
 def _reason(error: RuntimeError) -> str:

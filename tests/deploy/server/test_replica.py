@@ -52,9 +52,11 @@ class Command:
             time.sleep(0.2)
 
     def end(self, number=signal.SIGTERM):
-        # As a terminal does: every process of the group.
+        # To every process of the group, as a terminal and many service managers do.
         os.killpg(self.process.pid, number)
-        return self.process.wait(60)
+        status = self.process.wait(60)
+        assert self.log.read_text().rstrip().endswith("stopped")
+        return status
 
 
 @pytest.fixture
@@ -103,9 +105,7 @@ def test_command_answers_as_predict_and_ends_cleanly(start, checkpoint, videos, 
     # The client sends everything before it reads: the answer must survive that.
     assert request(port, "POST", "/predict", form(bytes(6_000_000)))[0] == 413
     assert command.end(number) == status
-    text = command.log.read_text()
-    assert text.rstrip().endswith("stopped")
-    assert "Traceback" not in text
+    assert "Traceback" not in command.log.read_text()
     assert not files()
     with pytest.raises(ConnectionRefusedError):
         request(port, "GET", "/healthz")
