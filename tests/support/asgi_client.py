@@ -36,12 +36,13 @@ def form(video=b"a video", *, name="my.mp4", part="video", end=True, **fields):
     return b"".join(lines) + (f"--{BOUNDARY}--\r\n".encode() if end else b"")
 
 
-async def send(app, path, *, method="GET", headers=None, chunks=(), then="end", on_start=None):
+async def send(app, path, *, query="", method="GET", headers=None, chunks=(), then="end", on_start=None):
     """Send a request.
 
     Args:
         app: The app.
         path: Path.
+        query: Text behind the question mark.
         method: Method of HTTP.
         headers: Headers besides Host.
         chunks: Parts of the body.
@@ -81,7 +82,7 @@ async def send(app, path, *, method="GET", headers=None, chunks=(), then="end", 
         "path": path,
         "raw_path": path.encode(),
         "root_path": "",
-        "query_string": b"",
+        "query_string": query.encode(),
         "headers": [(name.lower().encode(), value.encode("latin-1")) for name, value in given.items()],
         "client": ("127.0.0.1", 1),
         "server": ("127.0.0.1", 8000),

@@ -106,6 +106,9 @@ def create_app(
 
     async def receive(request: Request, path: Path) -> tuple[str, Options]:
         """Receive a video into a file. Returns its name and the parameters."""
+        if request.query_params:
+            names = ", ".join(request.query_params)[:100]
+            raise Refusal(422, f"{names}: send parameters as fields of the form, such as curl -F top_k=3")
         _check_headers(request, uploads.max_body(limits))
         content_type = request.headers.get("content-type", "")
         kind = content_type.partition(";")[0].strip().lower()

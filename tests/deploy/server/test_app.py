@@ -42,6 +42,13 @@ def test_parameters_of_a_form_reach_the_recognizer(make_app, service, run):
     assert options.classes == ("walk", "run")
 
 
+def test_parameters_in_the_address_are_refused(make_app, service, run):
+    reply = run(post_form(make_app(), query="top_k=3"))
+    assert reply.status == 422
+    assert reply.json["error"] == "top_k: send parameters as fields of the form, such as curl -F top_k=3"
+    assert service.received == []
+
+
 def test_form_may_arrive_byte_by_byte(make_app, service, run):
     body = form(b"\r\n--1f2e3\r\n video \r\n", top_k=2)
     reply = run(post_form(make_app(), chunks=[body[i : i + 1] for i in range(len(body))]))
