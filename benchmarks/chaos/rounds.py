@@ -11,12 +11,13 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from .faults import DAMAGES, FULL_DISK, KILLS, Ballast, Kill
 from .processes import Command, Ended, adopt_orphans, shared_memory
 from .study import TRIALS, ChaosStudy, Result
 
+_T = TypeVar("_T")
 _DISK_MB = 64
 _ROUNDS = 7
 """Calls with faults before an episode is left in peace."""
@@ -85,6 +86,8 @@ class Chaos:
         }
         self._usual: set[str] = set()
         self._first_trial_seconds = self._trial_seconds = 0.0
+        # Time of a call as a share of that of the undisturbed study.
+        self._slowness = 1.0
         self._longest_seconds = _LONGEST_CALL_SECONDS
         self.has_disk = False
 
@@ -165,7 +168,7 @@ class Chaos:
         return episode
 
     def _damage(self, study: ChaosStudy, episode: Episode, draw: random.Random) -> list[Event]:
-        damage = draw.choice(DAMAGES)
+        damage = _in_turn(DAMAGES, episode.number + 2 * episode.calls, f"{self.seed} damage")
         detail = damage.apply(study, draw)
         if detail is None:
             return []
@@ -180,8 +183,9 @@ class Chaos:
         number = episode.calls
         episode.calls += 1
         kills: Sequence[Kill | None] = [*KILLS, None] if self.has_disk else KILLS
-        kill = draw.choice(kills)
-        delay = draw.uniform(0, self._first_trial_seconds + self._trial_seconds * _missing(study))
+        kill = _in_turn(kills, episode.number + 3 * number, f"{self.seed} kill")
+        usual = self._first_trial_seconds + self._trial_seconds * _missing(study)
+        delay = draw.uniform(0, usual * self._slowness)
         room = draw.choice(_ROOM)
         command = self._call(study, f"{episode.number}-{number}")
         ballast = Ballast(self.disk)
@@ -193,6 +197,9 @@ class Chaos:
         finally:
             ballast.remove()
         if detail is None:
+            if not is_quiet:
+                # The machine has become faster since the undisturbed study: strike earlier from now on.
+                self._slowness = min(self._slowness, ended.seconds / usual)
             return ended, [], None
         name = FULL_DISK if kill is None else kill.name
         event = Event(episode.number, number, name, f"{detail}, after {delay:.1f} s")
@@ -276,6 +283,16 @@ class Chaos:
     def _lines(self, study: ChaosStudy, ended: Ended) -> list[str]:
         output = ended.output.replace(str(study.root), "STUDY").replace(str(self.work), "WORK")
         return [_normal(line) for line in output.splitlines()]
+
+
+def _in_turn(kinds: Sequence[_T], index: int, seed: str) -> _T:
+    """Return a kind at random, so that each one comes once before any comes again.
+
+    It does not depend on earlier draws: a run of the study can be repeated alone.
+    """
+    order = list(kinds)
+    random.Random(f"{seed} {index // len(order)}").shuffle(order)
+    return order[index % len(order)]
 
 
 def _missing(study: ChaosStudy) -> int:

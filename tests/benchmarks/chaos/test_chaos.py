@@ -10,7 +10,7 @@ from unittest.mock import ANY
 import pytest
 from chaos.faults import DAMAGES, kinds
 from chaos.processes import Command, Ended
-from chaos.rounds import Episode, Event
+from chaos.rounds import Episode, Event, _in_turn
 from chaos.study import ChaosStudy, Result
 from chaos.summary import as_json, as_markdown, failures, rows
 
@@ -46,6 +46,14 @@ def test_equal_seeds_give_equal_damage(damage, tmp_path):
     assert details[0] == details[1] is not None
     assert after[0] == after[1]
     assert after[0] != before[0][0] or not before[0][1].exists()
+
+
+def test_every_kind_comes_once_before_any_comes_again():
+    drawn = [_in_turn("abcde", index, "0 kill") for index in range(20)]
+    rounds = [drawn[start : start + 5] for start in range(0, 20, 5)]
+    assert all(sorted(kinds) == list("abcde") for kinds in rounds)
+    assert len({tuple(kinds) for kinds in rounds}) > 1
+    assert drawn[7] == _in_turn("abcde", 7, "0 kill")
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.name)
