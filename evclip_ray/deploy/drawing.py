@@ -71,7 +71,7 @@ def seen_square(view: ViewConfig, height: int, width: int, pixel_aspect: Fractio
     It is a square of the stored frames. In a picture that was stretched for storage it is a rectangle.
 
     >>> seen_square(ViewConfig(), 480, 640)
-    Square(top=30, left=110, height=420, width=420)
+    Square(top=30, left=109, height=420, width=420)
 
     Args:
         view: Stored size of the frames.
