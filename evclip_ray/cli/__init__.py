@@ -46,7 +46,7 @@ _SECTIONS = {
 }
 
 
-_QUICK = {"cache", "cluster", "submit", "predict", "export", "spaces", "tune", "train", "scale"}
+_QUICK = {"cluster", "submit", "predict", "export", "spaces", "tune", "train", "scale"}
 """Commands that import neither PyTorch nor OpenCLIP, or only after checks of their own."""
 
 

@@ -50,10 +50,12 @@ def test_failure_exits_with_1_also_as_json(call, found):
 @pytest.mark.parametrize(
     ("arguments", "is_terminal", "message"),
     [
-        (["tune", "debug"], True, "loading PyTorch ...\n"),
-        (["tune", "--help"], True, ""),
-        (["cache", "ls"], True, ""),
-        (["tune", "debug"], False, ""),
+        (["evaluate", "best"], True, "loading PyTorch ...\n"),
+        (["evaluate", "--help"], True, ""),
+        # After its own checks, see test_early_checks.
+        (["tune", "debug"], True, ""),
+        (["cluster", "status"], True, ""),
+        (["evaluate", "best"], False, ""),
     ],
 )
 def test_loading_is_announced_in_a_terminal(monkeypatch, capsys, arguments, is_terminal, message):
