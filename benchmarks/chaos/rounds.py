@@ -148,16 +148,22 @@ class Chaos:
         # A second damage may hit the only copy that the first one left. It waits for a call that has repaired
         # the first one.
         is_whole = True
+        is_complete = is_damaged = False
         while episode.calls < _ROUNDS:
-            events = self._damage(study, episode, draw) if is_whole and draw.random() < 0.7 else []
+            damages = is_whole and (is_complete or draw.random() < 0.7)
+            events = self._damage(study, episode, draw) if damages else []
+            is_damaged |= bool(events)
             ended, hit, kill = self._disturbed_call(study, episode, draw, is_quiet=draw.random() < 0.15)
             events += hit
             self._record(study, episode, ended, events, previous, kill)
             previous = hit
             is_whole = ended.status == 0 or (bool(hit) and "trial-" in ended.output)
-            if ended.status == 0 and _missing(study) == 0:
+            is_complete = ended.status == 0 and _missing(study) == 0
+            # A run without damage so far gets one when it is complete: finished trials must survive it too.
+            if is_complete and is_damaged:
                 break
-        if _missing(study):
+        # A damaged study may have all results and still need repair.
+        if not is_complete:
             self._finish(study, episode, previous)
         self._check(study, episode, expected, before)
         # The small disk holds the studies of four episodes. A failed one is kept for its reader.
