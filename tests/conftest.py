@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import urllib.request
@@ -193,3 +194,16 @@ def tensorboard(tmp_path):
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Return a headless Chromium, or skip the test without one."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright to drive a browser")
+    executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if executable is None:
+        pytest.skip("needs a Chromium on the PATH")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        yield browser
+        browser.close()

@@ -1,7 +1,5 @@
 """Reports in a browser: drawn charts, layout, colours, keyboard. Covers `render` with its page files."""
 
-import shutil
-
 import pytest
 from made_studies import write_calibration, write_evaluation, write_ladder, write_study
 
@@ -22,18 +20,6 @@ MISSING = "[...document.images].filter(i => !i.complete || !i.naturalWidth).map(
 BEYOND = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright to drive a browser")
-    executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if executable is None:
-        pytest.skip("needs a Chromium on the PATH")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

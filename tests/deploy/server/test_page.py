@@ -1,7 +1,6 @@
 """The web page in a headless Chromium, with the app in a thread."""
 
 import asyncio
-import shutil
 import socket
 import threading
 import time
@@ -21,18 +20,6 @@ pytestmark = pytest.mark.slow
 TOKEN = "a-secret-token"
 BEYOND = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 CLASSES = ("<b>walk</b>", "run", "wave", "open_the_door_of_a_fridge_with_the_left_hand")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright to drive a browser")
-    executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if executable is None:
-        pytest.skip("needs a Chromium on the PATH")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
