@@ -1,6 +1,7 @@
 """Content of the cache, and the studies below a folder: what takes space, how old it is, and who uses it.
 
-Everything in the cache is made again when it is needed, so that removing an entry costs time and no result.
+Decoded videos, features and small worlds are made again when they are needed, so that `to_prune` names only
+these. The drawn videos of version 0.1 cannot be made again, and checkpoints from elsewhere need their source.
 """
 
 import contextlib
@@ -28,6 +29,8 @@ KINDS = {
     "checkpoints": "checkpoint from elsewhere",
 }
 """Folder of the cache -> what its folders hold. Other folders are listed by their name."""
+
+_MADE_AGAIN = {KINDS[name] for name in ("shards", "features", "world")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +141,7 @@ def remove(entry: CacheEntry) -> bool:
 def to_prune(
     entries: Sequence[CacheEntry], *, older_than_seconds: float | None = None, unused: bool = False
 ) -> list[CacheEntry]:
-    """Return the entries that meet every given condition.
+    """Return the entries that can be made again and meet every given condition.
 
     Args:
         entries: Entries with their studies.
@@ -146,7 +149,11 @@ def to_prune(
         unused: Leave out entries that a study uses.
     """
     latest = time.time() - (older_than_seconds or 0)
-    return [entry for entry in entries if entry.written <= latest and not (unused and entry.studies)]
+    return [
+        entry
+        for entry in entries
+        if entry.kind in _MADE_AGAIN and entry.written <= latest and not (unused and entry.studies)
+    ]
 
 
 def study_record(root: Path) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def _studies_option(command: Callable[..., Any]) -> Callable[..., Any]:
 def cache_group() -> None:
     """List and remove decoded videos, features of frozen networks and what else the cache holds.
 
-    Everything in the cache is made again when a command needs it.
+    Decoded videos, features and small worlds are made again when a command needs them.
     """
 
 
@@ -78,7 +78,7 @@ def cache_prune(
     cache: Path | None,
     folders: tuple[Path, ...],
 ) -> None:
-    """Remove the entries that meet all given conditions, after a question.
+    """Remove the entries that can be made again and meet all given conditions, after a question.
 
     The cache does not know runs of `train` and evaluations, whose decoded videos count as unused. They are
     decoded again when they are needed.

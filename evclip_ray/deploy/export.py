@@ -6,7 +6,7 @@
     model.onnx.texts.safetensors      text features of the classes, only with open classes
     model.onnx.data                   weights, only if they exceed 2 GB
 
-The files are written to a folder beside the target, compared there and renamed at the end.
+The files are written to a folder next to the target, compared there and renamed at the end.
 """
 
 import dataclasses
@@ -42,7 +42,7 @@ class Export:
 
     Attributes:
         path: File of the model.
-        description: Content of the JSON file beside it.
+        description: Content of the JSON file next to it.
         parity: Comparison with PyTorch.
     """
 

@@ -1,4 +1,4 @@
-"""Description of an exported model: the JSON file beside it, also stored inside of it."""
+"""Description of an exported model: the JSON file next to it, also stored inside of it."""
 
 import dataclasses
 from pathlib import Path

@@ -42,7 +42,7 @@ class ExportedModel:
 
     Attributes:
         path: File of the model.
-        description: Content of the JSON file beside it.
+        description: Content of the JSON file next to it.
         classes: Class names in the order of the logits.
         view: Sampling and stored size of the frames.
         crop_side: Side of the crop that the model reads, in pixels.
@@ -63,7 +63,7 @@ class ExportedModel:
         """Load an exported model for the CPU.
 
         Args:
-            path: The `.onnx` or `.pt2` file, with its JSON file beside it.
+            path: The `.onnx` or `.pt2` file, with its JSON file next to it.
             threads: Threads of an operation in ONNX Runtime; by default its own choice. PyTorch has one
                 number for the process, `torch.set_num_threads`.
 

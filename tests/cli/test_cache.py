@@ -87,6 +87,14 @@ def test_cache_prune_removes_what_no_study_uses(cache):
     assert [path.name for path in (cache / "shards").glob("[!.]*")] == ["aaa1"]
 
 
+def test_cache_prune_keeps_what_cannot_be_made_again(cache):
+    for kind in ("synthetic", "checkpoints", "mine"):
+        (cache / kind / "x").mkdir(parents=True)
+    pruned = call("cache", "prune", "--unused", "--yes", *options(cache)).output
+    assert "removed bbb2" in pruned
+    assert all((cache / kind / "x").is_dir() for kind in ("synthetic", "checkpoints", "mine"))
+
+
 def test_cache_prune_by_age_only_lists_in_a_dry_run(cache):
     then = time.time() - 40 * 86_400
     for path in [*(cache / "shards" / "bbb2").iterdir(), cache / "shards" / "bbb2"]:
