@@ -142,6 +142,48 @@ class Section:
     blocks: Sequence[Block]
     brief: str = ""
 
+    @property
+    def sources(self) -> dict[str, list[str]]:
+        """Titles of the blocks by file that their numbers come from, in the order of the blocks."""
+        titles: dict[str, list[str]] = {}
+        for block in self.blocks:
+            for source in () if isinstance(block, Note) else block.sources:
+                titles.setdefault(source, []).append(block.title)
+        return titles
+
+
+@dataclasses.dataclass(frozen=True)
+class Headline:
+    """Answer to the question of a study or a ladder: one sentence, and sentences that qualify it."""
+
+    text: str
+    details: Sequence[str] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Strip:
+    """A few pictures for the first screen. `section` is the anchor of the section with all of them."""
+
+    items: Sequence[Picture]
+    caption: str
+    section: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """Command that a reader may run next. `purpose` says what it does."""
+
+    purpose: str
+    line: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Link:
+    """Link to a file or folder of the results, relative to their folder."""
+
+    title: str
+    target: str
+
 
 @dataclasses.dataclass(frozen=True)
 class Report:
@@ -150,20 +192,28 @@ class Report:
     Attributes:
         title: Heading.
         subtitle: Line below the heading.
+        headline: What the results say.
         facts: Most important results, by heading.
         conditions: Conditions of the numbers.
         brief: The conditions in one line.
         sections: Sections in order.
         warnings: Warnings at the top.
+        strip: Pictures for the first screen, if there are any.
+        commands: Commands to run next.
+        links: Files and folders of the results.
     """
 
     title: str
     subtitle: str
+    headline: Headline
     facts: Mapping[str, str]
     conditions: Table
     brief: str
     sections: Sequence[Section]
     warnings: Sequence[str] = ()
+    strip: Strip | None = None
+    commands: Sequence[Command] = ()
+    links: Sequence[Link] = ()
 
     def blocks(self, kind: type[Any]) -> list[Any]:
         """Return all blocks of a kind, in order."""

@@ -13,7 +13,7 @@ from PIL import Image, ImageFilter
 from evclip_ray.artifacts import file_digest, read_json
 from evclip_ray.evaluation.mask_views import ARRAYS, FOLDER, RECORD
 from evclip_ray.formatting import short
-from evclip_ray.reports.document import Block, Note, Picture, Pictures
+from evclip_ray.reports.document import Block, Note, Picture, Pictures, Strip
 from evclip_ray.training.tensorboard.images import Pixels, coloured, masked
 
 _WEBP_QUALITY = 72
@@ -36,17 +36,8 @@ def mask_pictures(evaluation: Path, name: str, *, split: str) -> list[Block]:
     if record.get("reason"):
         return [Note(f"Masks: {record['reason']}")]
     arrays = evaluation / FOLDER / ARRAYS
-    with np.load(arrays) as saved:
-        frames, masks = saved["frames"], saved["masks"].astype(np.float32)
-        all_true = list(saved["true_masks"]) if "true_masks" in saved else [None] * len(frames)
     mean_colour = np.asarray(record["mean"], np.float32) * 255
-    items = [
-        # A video without a true mask has zeros in its place.
-        _picture(
-            video, views, mask, true if isinstance(video.get("mask_quality"), dict) else None, mean_colour
-        )
-        for video, views, mask, true in zip(record["videos"], frames, masks, all_true, strict=True)
-    ]
+    items = [_picture(*saved, mean_colour) for saved in _saved(arrays, record["videos"])]
     caption = (
         "The mask multiplies the normalised pixels of every frame. Where it is 1 (yellow), CLIP sees the "
         "video; where it is 0 (dark), it sees the mean colour. The heat map is smoothed for the eye. The "
@@ -55,6 +46,56 @@ def mask_pictures(evaluation: Path, name: str, *, split: str) -> list[Block]:
     )
     source = f"{evaluation.name}/{FOLDER}/{ARRAYS} ({file_digest(arrays)})"
     return [Pictures(f"masks_{name}", "Masks", items, caption, (source,))]
+
+
+def mask_strip(evaluation: Path, *, section: str, count: int = 3) -> Strip | None:
+    """Return the middle frame, the mask over it and the masked frame of some videos; None without masks.
+
+    Args:
+        evaluation: Folder of the evaluation.
+        section: Anchor of the section of the evaluation.
+        count: Number of videos. They are the first of the section.
+    """
+    path = evaluation / FOLDER / RECORD
+    record = read_json(path) if path.is_file() else {}
+    if not record.get("videos"):
+        return None
+    mean_colour = np.asarray(record["mean"], np.float32) * 255
+    items = []
+    for video, frames, mask, _ in _saved(evaluation / FOLDER / ARRAYS, record["videos"])[:count]:
+        frame = frames[len(frames) // 2]
+        images = {
+            "frame": frame,
+            "mask over it": heat_map(frame, mask),
+            "masked frame": masked(frame, mask, mean_colour),
+        }
+        facts = [
+            f"true class: {video['label']}",
+            f"zero-shot: {video['zero_shot']['label']}",
+            f"adapted: {video['adapted']['label']}",
+        ]
+        items.append(
+            Picture(str(video["path"]), facts, {name: _data_uri(pixels) for name, pixels in images.items()})
+        )
+    caption = (
+        "Videos whose probability of the true class changed most. The mask is 1 where it is yellow and 0 "
+        "where it is dark."
+    )
+    return Strip(items, caption, section)
+
+
+def _saved(
+    arrays: Path, videos: Sequence[dict[str, Any]]
+) -> list[tuple[dict[str, Any], Pixels, npt.NDArray[np.float32], Pixels | None]]:
+    """Return the facts, frames, mask and true masks of each video, as `_picture` takes them."""
+    with np.load(arrays) as saved:
+        frames, masks = saved["frames"], saved["masks"].astype(np.float32)
+        all_true = list(saved["true_masks"]) if "true_masks" in saved else [None] * len(frames)
+    return [
+        # A video without a true mask has zeros in its place.
+        (video, views, mask, true if isinstance(video.get("mask_quality"), dict) else None)
+        for video, views, mask, true in zip(videos, frames, masks, all_true, strict=True)
+    ]
 
 
 def _picture(

@@ -9,6 +9,7 @@ import altair
 import jinja2
 import vl_convert
 
+from evclip_ray import formatting
 from evclip_ray.reports import document
 from evclip_ray.reports.charts.theme import vega_config
 from evclip_ray.reports.document import Chart, Report, Table
@@ -30,6 +31,7 @@ def render_html(report: Report, *, folder: str, written: str) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["shown"] = document.shown
+    environment.filters["counted"] = formatting.counted
     environment.filters["kind"] = lambda block: type(block).__name__
     environment.filters["is_number"] = lambda value: isinstance(document.plain(value), int | float)
     template = environment.from_string(_page_file("report.html.j2"))

@@ -2,6 +2,8 @@
 
 import dataclasses
 import datetime
+import os
+import urllib.parse
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -9,7 +11,8 @@ import pandas as pd
 
 from evclip_ray.artifacts import ArtifactError, write_csv, write_text
 from evclip_ray.artifacts import check_writable as check_folder_writable
-from evclip_ray.reports.document import Block, Chart, Note, Pictures, Report, Table, shown
+from evclip_ray.formatting import counted
+from evclip_ray.reports.document import Block, Chart, Link, Note, Pictures, Report, Table, shown
 from evclip_ray.reports.render.html import render_html
 from evclip_ray.reports.sections.sources import Sources
 
@@ -30,6 +33,7 @@ def write_report(report: Report, out: Path, *, root: Path) -> list[Path]:
     """
     check_writable(out)
     report = _traced(report, Sources(root))
+    report = dataclasses.replace(report, links=[_from_page(link, root, out) for link in report.links])
     folder, notes = data_folder(out), out.with_suffix(".md")
     written = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     tables = [*_tables(report)]
@@ -60,31 +64,50 @@ def render_markdown(report: Report, *, folder: str, written: str) -> str:
     """Return the report as Markdown. Charts are replaced by links to their CSV files."""
     parts = [f"# {report.title}", report.subtitle]
     parts += [f"**{warning}**" for warning in report.warnings]
+    parts += [f"**{_escaped(report.headline.text)}**", *map(_escaped, report.headline.details)]
     parts += ["\n".join(f"- {heading}: {_escaped(value)}" for heading, value in report.facts.items())]
+    parts += _next(report)
     for section in report.sections:
-        brief = section.brief or report.brief
-        parts += [
-            f"## {_escaped(section.title)}",
-            *(_markdown(block, brief, folder) for block in section.blocks),
-        ]
-    parts += ["## Conditions", _markdown(report.conditions, "", folder), f"Written {written}."]
+        parts += [f"## {_escaped(section.title)}", *(_markdown(block, folder) for block in section.blocks)]
+        if section.sources:
+            files = "; ".join(section.sources)
+            parts.append(f"<sub>{_escaped(section.brief or report.brief)} Sources: {_escaped(files)}</sub>")
+    parts += ["## Conditions", _markdown(report.conditions, folder), f"Written {written}."]
     return "\n\n".join(parts) + "\n"
 
 
-def _markdown(block: Block, brief: str, folder: str) -> str:
+def _next(report: Report) -> list[str]:
+    """Return the commands and the links of a report as Markdown."""
+    parts = ["## Next"] if report.commands or report.links else []
+    for command in report.commands:
+        parts.append(f"{_escaped(command.purpose)}:\n\n    {command.line}")
+    if report.links:
+        parts.append(", ".join(f"[{_escaped(link.title)}]({link.target})" for link in report.links))
+    return parts
+
+
+def _from_page(link: Link, root: Path, out: Path) -> Link:
+    """Return a link relative to the page instead of the folder of the results."""
+    # Browsers and viewers resolve `..` in the text of the address, so symbolic links stay as they are.
+    path = Path(os.path.relpath(root.absolute() / link.target, out.parent.absolute())).as_posix()
+    return dataclasses.replace(link, target=urllib.parse.quote(path + "/" * link.target.endswith("/")))
+
+
+def _markdown(block: Block, folder: str) -> str:
     if isinstance(block, Note):
         return f"**{_escaped(block.text)}**" if block.loud else _escaped(block.text)
-    foot = f"<sub>{_escaped(brief)} Source: {_escaped('; '.join(block.sources))}</sub>"
     head = f"### {_escaped(block.title)}"
     caption = [_escaped(block.caption)] if block.caption else []
     if isinstance(block, Pictures):
         lines = [f"- {_escaped(item.title)}: {_escaped('; '.join(item.facts))}" for item in block.items]
-        return "\n\n".join([head, *caption, "\n".join(lines), foot])
+        return "\n\n".join([head, *caption, "\n".join(lines)])
     if isinstance(block, Chart):
         files = ", ".join(f"[{name}.csv]({folder}/{name}.csv)" for name in block.data)
-        return "\n\n".join([head, *caption, f"Numbers: {files}", foot])
-    rest = f"All {len(block.data)} rows: [{block.name}.csv]({folder}/{block.name}.csv)"
-    return "\n\n".join([head, *caption, _grid(block.head), rest, foot])
+        return "\n\n".join([head, *caption, f"Numbers: {files}"])
+    rest = (
+        f"The whole table, {counted(len(block.data), 'row')}: [{block.name}.csv]({folder}/{block.name}.csv)"
+    )
+    return "\n\n".join([head, *caption, _grid(block.head), rest])
 
 
 def _grid(table: pd.DataFrame) -> str:

@@ -21,6 +21,7 @@ from evclip_ray.reports.sections.conditions import (
     weights,
 )
 from evclip_ray.reports.sections.evaluation import Evaluation, anchor, evaluation_section
+from evclip_ray.reports.sections.ladder_headline import ladder_headline
 from evclip_ray.reports.sections.study import leaderboard_table
 from evclip_ray.results import STEPS, Ladder, Study
 
@@ -56,6 +57,7 @@ def ladder_report(
         title=f"Ladder {ladder.name}",
         subtitle=", ".join(f"{_count(number)} {state}" for state, number in states.items())
         or "no step has started",
+        headline=ladder_headline(ladder),
         facts=_facts(ladder),
         conditions=conditions_table(conditions, (LEDGER, f"{STEPS}/*/best/config.json")),
         brief=brief_line(_conditions(ladder, briefly=True)),

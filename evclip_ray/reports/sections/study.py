@@ -8,8 +8,9 @@ import pandas as pd
 from evclip_ray.artifacts import LEDGER
 from evclip_ray.formatting import brief_path
 from evclip_ray.records import TrialState, choice_lines, scored_on
+from evclip_ray.reports.charts.masks import mask_strip
 from evclip_ray.reports.charts.study import TRIALS, study_charts, zero_files
-from evclip_ray.reports.document import Block, Note, Report, Section, Table, shown, with_interval
+from evclip_ray.reports.document import Block, Note, Report, Section, Strip, Table, shown, with_interval
 from evclip_ray.reports.sections.calibration import calibration_sections
 from evclip_ray.reports.sections.conditions import (
     brief_line,
@@ -19,6 +20,8 @@ from evclip_ray.reports.sections.conditions import (
     weights,
 )
 from evclip_ray.reports.sections.evaluation import Evaluation, evaluation_section
+from evclip_ray.reports.sections.headline import study_headline
+from evclip_ray.reports.sections.next_steps import links, next_commands
 from evclip_ray.results import Study
 
 _MAX_SETTINGS = 8
@@ -56,12 +59,22 @@ def study_report(
         title=f"Study {study.name}",
         subtitle=f"{_states(study)}; {scored_on(study.ledger.get('selection', {}).values())}; "
         f"{conditions['method']} on {conditions['backbone']}",
+        headline=study_headline(study, evaluations),
         facts=_facts(study),
         conditions=conditions_table(conditions, (LEDGER, "best/config.json")),
         brief=brief_line(conditions),
         sections=sections,
         warnings=warnings,
+        strip=_strip(evaluations),
+        commands=next_commands(study, evaluations),
+        links=links(study),
     )
+
+
+def _strip(evaluations: Sequence[Evaluation]) -> Strip | None:
+    """Return the pictures of the first evaluation that has masks."""
+    strips = (mask_strip(each.root, section=f"evaluation_{each.name}") for each in evaluations)
+    return next((strip for strip in strips if strip), None)
 
 
 def leaderboard_table(study: Study, name: str = "leaderboard") -> Table:

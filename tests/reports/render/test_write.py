@@ -51,7 +51,7 @@ def test_report_writes_page_markdown_and_tables(tmp_path, report):
         embedded(study / "report.html", "charts")
     )
     # Two videos, each with its frames and the panels of the middle frame.
-    assert page.count("data:image/webp;base64,") == 2 * 2
+    assert page.count("data:image/webp;base64,") == 2 * (2 + 3)
     for name in ("leaderboard", "history", "confusion_val", "conditions"):
         assert (study / "report" / f"{name}.csv").is_file()
     links = re.findall(r"\((report/[^)]+)\)", notes)
