@@ -14,16 +14,14 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from evclip_ray.artifacts import LEDGER, ArtifactError, file_digest, read_json, read_ledger
+from evclip_ray.artifacts import LEDGER, ArtifactError, read_json, read_ledger
 from evclip_ray.data.manifest.row_record import USES, RowRecord
+from evclip_ray.evaluation.of_checkpoint import has_training_data, is_evaluation_of
 from evclip_ray.formatting import counted, shell
 from evclip_ray.metrics.intervals import accuracy_interval
 from evclip_ray.records import choice_lines
-from evclip_ray.training.checkpoint import ADAPTER, ROWS
+from evclip_ray.training.checkpoint import ROWS
 from evclip_ray.training.per_video_scores import VideoScores
-
-_SAME_RUN = ("method", "optim", "backbone", "seed", "view")
-"""Settings that an evaluation and its checkpoint share, for ledgers without the digest of the tensors."""
 
 _SCORED = ("val_top1", "corrected_top1")
 
@@ -163,10 +161,9 @@ def _read_evaluation(path: Path, checkpoint: Path, record: Mapping[str, Any]) ->
     except ArtifactError:  # the ledger of another stage
         return None
     inputs, adapted = ledger["inputs"], ledger.get("adapted")
-    if adapted is None or not _is_of(ledger, checkpoint, record):
+    if adapted is None or not is_evaluation_of(ledger, checkpoint, record):
         return None
-    data, trained_on = inputs["experiment"]["data"], record["experiment"]["data"]
-    same = all(data.get(name) == trained_on.get(name) for name in ("manifest", "root", "world", "synthetic"))
+    same = has_training_data(ledger, record)
     views = inputs.get("views", {})
     notes = [
         "the data of the training" if same else "other videos than those of the training",
@@ -191,11 +188,3 @@ def _read_evaluation(path: Path, checkpoint: Path, record: Mapping[str, Any]) ->
         "; ".join(notes),
         is_test=is_test,
     )
-
-
-def _is_of(ledger: Mapping[str, Any], checkpoint: Path, record: Mapping[str, Any]) -> bool:
-    if "adapter" in ledger:
-        return bool(ledger["adapter"] == file_digest(checkpoint / ADAPTER))
-    # Ledgers of earlier versions: the folder is named after the checkpoint, and the settings must agree.
-    inputs, recorded = ledger["inputs"]["experiment"], record["experiment"]
-    return all(inputs.get(name) == recorded.get(name) for name in _SAME_RUN)

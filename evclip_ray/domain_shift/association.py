@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from evclip_ray.metrics.effect_size import Estimate, area_under_curve
 from evclip_ray.metrics.mask_quality import COLUMNS
+from evclip_ray.metrics.paired import GROUP
 
 Rows = list[dict[str, str]]
 
@@ -57,7 +58,8 @@ def read_predictions(path: Path) -> Rows:
 
 def predictors(predictions: Rows) -> list[str]:
     """Return the columns that contain predictions, such as adapted and zero_shot."""
-    return [name for name in predictions[0] if name and name not in (*_ABOUT_THE_VIDEO, *COLUMNS)]
+    others = (*_ABOUT_THE_VIDEO, *COLUMNS, GROUP)
+    return [name for name in predictions[0] if name and name not in others]
 
 
 def matched(predictions: Rows, paths: Sequence[str]) -> list[tuple[int, int]]:

@@ -19,6 +19,7 @@ from evclip_ray.metrics.calibration_measures import BIN_COLUMNS, CalibrationMeas
 from evclip_ray.metrics.intervals import accuracy_interval
 from evclip_ray.metrics.mask_quality import COLUMNS, MaskQuality, MaskScorer
 from evclip_ray.metrics.multi_view import Coverage, Watch, coverage_line, score_views, spatial_coverage
+from evclip_ray.metrics.paired import GROUP
 from evclip_ray.metrics.rejection import COLUMNS as RISK_COLUMNS
 from evclip_ray.metrics.scoring import Scores, summary
 from evclip_ray.models.methods.base import Method
@@ -258,6 +259,10 @@ def _write_tables(
         header += COLUMNS
         for row, values in zip(predictions, quality.by_video.tolist(), strict=True):
             row += ["" if math.isnan(value) else round(value, 6) for value in values]
+    if chosen.groups is not None:
+        # Intervals of differences between models need the groups of the videos.
+        header.append(GROUP)
+        predictions = [[*row, group] for row, group in zip(predictions, chosen.groups.tolist(), strict=True)]
     write_csv(out / "predictions.csv", header, predictions)
 
 

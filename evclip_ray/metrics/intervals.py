@@ -233,19 +233,34 @@ def effective_videos(right: NDArray[np.bool_ | np.float64], groups: NDArray[np.i
         right: (V,) whether each video is correct, or the share of epochs in which it is.
         groups: (V,) number of each video's group; None if the videos are independent.
     """
-    total = len(right)
+    p = float(right.mean())
+    return effective_number(right, groups, spread=p * (1 - p))
+
+
+def effective_number(
+    values: NDArray[np.bool_ | np.float64], groups: NDArray[np.int64] | None, *, spread: float
+) -> float:
+    """Return the number of independent videos whose mean is as certain as the mean of `values`.
+
+    It is n* of `accuracy_interval`, with `spread` in place of p (1 - p).
+
+    Args:
+        values: (V,) values of the videos.
+        groups: (V,) number of each video's group; None if the videos are independent.
+        spread: Variance of a single value.
+    """
+    total = len(values)
     _, group = np.unique(np.arange(total) if groups is None else groups, return_inverse=True)
     sizes = np.bincount(group)
     count = len(sizes)
-    p = float(right.mean())
-    residuals = np.bincount(group, right) - p * sizes
+    residuals = np.bincount(group, values) - float(values.mean()) * sizes
     variance = count / max(1, count - 1) * float(residuals @ residuals) / total**2
     fewest = total**2 / float(sizes @ sizes)
     if variance <= 0:
-        # All groups have the same share of right videos: more even than chance, unless it is 0 or 1. The
-        # share of a single group shows nothing about other groups.
-        return fewest if p in (0, 1) or count == 1 else float(total)
-    return max(fewest, p * (1 - p) / variance * _degrees_ratio(total, count))
+        # All groups have the same mean: more even than chance, unless all values are equal. The mean of a
+        # single group shows nothing about other groups.
+        return fewest if spread <= 0 or count == 1 else float(total)
+    return max(fewest, spread / variance * _degrees_ratio(total, count))
 
 
 def effective_interval(p: float, effective: float) -> Interval:

@@ -46,9 +46,9 @@ def test_zero_shot_predictions_alone_suffice(tmp_path):
     assert [(row.predictor, row.right, row.area.value) for row in associations] == [("zero_shot", 1, 1.0)]
 
 
-def test_mask_quality_is_no_prediction(tmp_path):
+def test_mask_quality_and_group_are_no_predictions(tmp_path):
     path = tmp_path / "predictions.csv"
-    path.write_text(",".join(["path,label,zero_shot,adapted", *COLUMNS]) + "\nx,a,a,b,0.4,0.2,1\n")
+    path.write_text(",".join(["path,label,zero_shot,adapted", *COLUMNS, "group"]) + "\nx,a,a,b,0.4,0.2,1,0\n")
     assert predictors(read_predictions(path)) == ["zero_shot", "adapted"]
 
 
