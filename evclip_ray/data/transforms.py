@@ -5,80 +5,26 @@ Each video gets one crop, one flip and one colour change for all its frames.
 """
 
 import dataclasses
-import functools
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional
 
-from evclip_ray.config import Config
+from evclip_ray.data.augmentation import CROP_FRACTION as CROP_FRACTION
+from evclip_ray.data.augmentation import AugmentConfig as AugmentConfig
 from evclip_ray.data.video.view import MAX_ASPECT, ViewConfig
-
-CROP_FRACTION = 7 / 8
-"""Side of the crop of the evaluation as a share of the shorter side, such as 224 of 256."""
 
 Frames = Tensor | Sequence[Tensor]
 """uint8 frames of B videos: (B, T, H, W, 3), or B times (T, H, W, 3) where videos differ in size."""
 
 Arrays = NDArray[np.uint8] | Sequence[NDArray[np.uint8]]
 """The same as arrays."""
-
-
-class AugmentConfig(Config):
-    """Augmentation of training views.
-
-    Attributes:
-        crop: "random_resized" crops a square whose area is a random share of the largest square's area,
-            drawn from `scale`. "random" crops a square of the evaluation's side at a random position (as
-            EV-CLIP's released code does: 224 of 256 x 340). "centre" is the crop of the evaluation.
-        scale: Smallest and largest share of the area, for "random_resized".
-        flip: Probability of a horizontal flip.
-        flip_except: Comma-separated words. Videos whose label contains one are never flipped, because the
-            mirror image of "pushing something from left to right" is another action.
-        brightness: Largest relative change: 0.2 multiplies by a factor drawn from [0.8, 1.2].
-        contrast: The same for the contrast.
-        low_light: Probability of a darkening x -> x^gamma.
-        low_light_gamma: Largest gamma; it is drawn from [1, `low_light_gamma`].
-        mixup: alpha of Beta(alpha, alpha), see `mix`; 0 switches mixup off.
-    """
-
-    crop: Literal["random_resized", "random", "centre"] = "random_resized"
-    scale: tuple[float, float] = (0.5, 1.0)
-    flip: float = Field(default=0.5, ge=0, le=1)
-    flip_except: str = "left, right"
-    brightness: float = Field(default=0.0, ge=0, le=1)
-    contrast: float = Field(default=0.0, ge=0, le=1)
-    low_light: float = Field(default=0.0, ge=0, le=1)
-    low_light_gamma: float = Field(default=3.5, ge=1)
-    mixup: float = Field(default=0.0, ge=0)
-
-    @model_validator(mode="after")
-    def _scale_is_a_range(self) -> Self:
-        low, high = self.scale
-        if not 0 < low <= high <= 1:
-            raise ValueError(f"scale must be (low, high) with 0 < low <= high <= 1, got {self.scale}")
-        return self
-
-    def may_flip(self, label: str) -> bool:
-        """Return whether the mirror image of a video with this label has the same label."""
-        return not _contains_word(label, self.flip_except)
-
-
-# Cached, because the labels of a set repeat in every batch.
-@functools.lru_cache(maxsize=1 << 16)
-def _contains_word(label: str, words: str) -> bool:
-    # An underscore is a word character for \b, so "turn_left" would not match.
-    spaced = label.replace("_", " ")
-    patterns = [rf"\b{re.escape(word.strip())}\b" for word in words.split(",") if word.strip()]
-    return any(re.search(pattern, spaced, re.IGNORECASE) for pattern in patterns)
 
 
 def to_device(frames: Arrays | Frames, device: torch.device) -> Frames:
@@ -89,10 +35,21 @@ def to_device(frames: Arrays | Frames, device: torch.device) -> Frames:
         device: The device.
     """
     if isinstance(frames, np.ndarray | Tensor):
-        # Asynchronous only from pinned memory: the copy then overlaps with the computation of the step
-        # before.
-        return torch.as_tensor(frames).to(device, non_blocking=True)
-    return [torch.as_tensor(video).to(device, non_blocking=True) for video in frames]
+        return copied(torch.as_tensor(frames), device)
+    return [copied(torch.as_tensor(video), device) for video in frames]
+
+
+def copied(values: Tensor, device: torch.device) -> Tensor:
+    """Return values on a device. The copy from the CPU to a GPU does not wait for earlier work of the GPU.
+
+    Args:
+        values: Values, on the CPU or on the device.
+        device: The device.
+    """
+    # From pageable memory, CUDA waits until everything before the copy is done.
+    if device.type == "cuda" and values.device.type == "cpu" and not values.is_pinned():
+        values = values.pin_memory()
+    return values.to(device, non_blocking=True)
 
 
 def crop_batch(
@@ -344,13 +301,13 @@ def _colour(views: Tensor, augment: AugmentConfig, draws: _Draws) -> None:
         # Both numbers are drawn for every video. A gamma of 1 leaves the pixels as they are.
         chosen = draws.uniform() < augment.low_light
         gamma = 1 + (augment.low_light_gamma - 1) * draws.uniform()
-        powers = torch.where(chosen, gamma, 1.0).to(views.device)
+        powers = copied(torch.where(chosen, gamma, 1.0), views.device)
         views.pow_(powers.view(-1, 1, 1, 1, 1))
 
 
 def _factors(views: Tensor, strength: float, draws: _Draws) -> Tensor:
     """Draw (B, 1, 1, 1, 1) from 1 + U(-strength, strength) on the CPU."""
-    drawn = draws.uniform().to(views.device)
+    drawn = copied(draws.uniform(), views.device)
     return (1 + strength * (2 * drawn - 1)).view(-1, 1, 1, 1, 1)
 
 
@@ -387,6 +344,6 @@ def mix(pixels: Tensor, *, alpha: float, generator: torch.Generator) -> MixedBat
     # torch's Beta distribution takes no generator, so NumPy draws from a seed that the generator gives.
     seed = int(torch.randint(2**62, (), generator=generator))
     weight = float(np.random.default_rng(seed).beta(alpha, alpha))
-    partners = order.to(pixels.device)
+    partners = copied(order, pixels.device)
     # lerp(a, b, w) is a + w (b - a): weight w for the video itself and 1 - w for its partner.
     return MixedBatch(torch.lerp(pixels[partners], pixels, weight), partners, weight)

@@ -92,17 +92,17 @@ def score(
     # The caller may be in the middle of training, and `eval` changes how layers such as dropout work.
     was_training = method.training
     method.eval()
-    logits = []
+    logits: list[torch.Tensor] = []
     for batch in batches(groups) if batches else _fixed_views(method, shards, groups, device):
         with autocast(device, dtype):
             output = method(batch)
         if watch is not None:
             watch(batch, output)
-        # NumPy has no bfloat16.
-        logits.append(output.logits.float().cpu().numpy())
+        # NumPy has no bfloat16. They stay on the device: copying them here would wait for the batch.
+        logits.append(output.logits.float())
     method.train(was_training)
-    width = logits[0].shape[1] if logits else 0
-    return Scores(np.concatenate(logits) if logits else np.zeros((0, width), np.float32), labels[chosen])
+    values = torch.cat(logits).cpu().numpy() if logits else np.zeros((0, 0), np.float32)
+    return Scores(values, labels[chosen])
 
 
 def _fixed_views(

@@ -40,6 +40,7 @@ from evclip_ray.training.checksums import (
     read_checksums,
     write_checksums,
 )
+from evclip_ray.training.optim import is_fused
 from evclip_ray.training.per_video_scores import EPOCHS_FILE, EpochAnswers, VideoScores
 
 ADAPTER = "adapter.safetensors"
@@ -218,11 +219,11 @@ def set_tensors(method: Method, state: Mapping[str, Tensor], folder: Path) -> No
 def set_moments(method: Method, optimizer: torch.optim.Optimizer, moments: Mapping[str, Tensor]) -> None:
     """Restore AdamW's moments for the parameters of `method`."""
     for name, parameter in method.named_parameters():
-        # AdamW creates the state of a parameter at its first gradient, so a parameter may have none yet. The
-        # step count stays on the CPU, where AdamW keeps it.
+        # AdamW creates the state of a parameter at its first gradient, so a parameter may have none yet.
         if f"{name}::exp_avg" in moments:
             optimizer.state[parameter] = {
-                "step": moments[f"{name}::step"],
+                # Only a fused AdamW has its step counts on the device.
+                "step": moments[f"{name}::step"].to(parameter.device if is_fused(optimizer) else "cpu"),
                 "exp_avg": moments[f"{name}::exp_avg"].to(parameter.device),
                 "exp_avg_sq": moments[f"{name}::exp_avg_sq"].to(parameter.device),
             }

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from evclip_ray.data.shards.memory_map import memory_bytes
-from evclip_ray.data.transforms import AugmentConfig, Frames, crop_batch, to_device
+from evclip_ray.data.transforms import AugmentConfig, Frames, copied, crop_batch, to_device
 from evclip_ray.features.dataset import FeatureSet
 from evclip_ray.features.view_cache import crop_views, read_frames
 from evclip_ray.models.batch import VideoBatch
@@ -113,10 +113,10 @@ class Batches:
         for part, read in zip(parts, self._reads([p.positions for p in parts], view), strict=True):
             yield VideoBatch(
                 None if read.frames is None else self._cut(read, part, view, generator),
-                labels=torch.from_numpy(self.videos.labels[read.positions]).to(self.device)
+                labels=copied(torch.from_numpy(self.videos.labels[read.positions]), self.device)
                 if self.labelled
                 else None,
-                **{kind: self._moved(values) for kind, values in read.features.items()},
+                **{kind: copied(values, self.device) for kind, values in read.features.items()},
             )
 
     def _reads(self, groups: Sequence[Positions], view: int) -> Iterator[_Read]:
@@ -193,8 +193,3 @@ class Batches:
         return crop_views(
             frames, self.videos.shards, read.positions, view, size=self.size, augment=self.augment
         )
-
-    def _moved(self, values: Tensor) -> Tensor:
-        # Asynchronous only from pinned memory: the copy then overlaps with the computation of the step
-        # before.
-        return values.to(self.device, non_blocking=True)

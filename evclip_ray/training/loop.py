@@ -39,7 +39,7 @@ from evclip_ray.training.loader import Batches
 from evclip_ray.training.optim import learning_rate
 from evclip_ray.training.per_video_scores import EpochAnswers, VideoScores
 from evclip_ray.training.saved_state import DAMAGED, SavedState, newest_state, set_aside
-from evclip_ray.training.step import TrainingStep
+from evclip_ray.training.step import EpochSums, TrainingStep
 from evclip_ray.training.tensorboard.writer import BoardWriter
 from evclip_ray.training.validation import Validation, Validator
 from evclip_ray.training.zero_shot import zero_shot_numbers
@@ -318,7 +318,7 @@ class Run:
         try:
             trained = self._train(epoch)
             self.scored = self.validate() if self.validate is not None else None
-        # `require_finite` raises on all workers together, so all of them leave the epoch here.
+        # `EpochSums.read` and `require_finite` raise on all workers together, so all leave the epoch here.
         except Diverged as problem:
             log.warning("%s: epoch %d: %s; the run ends here", self.folder, epoch + 1, problem)
             return self._finish_epoch({"diverged": True}, board, started)
@@ -405,8 +405,8 @@ class Run:
         # Dropout draws from torch's global state, which must differ between workers.
         torch.manual_seed(_seed(self.experiment.seed, epoch, 1 + self.workers.rank))
         order = torch.randperm(len(train), generator=generator).numpy()
-        sums: dict[str, float] = {}
-        norms, rate = [], 0.0
+        sums = EpochSums(num_videos=len(train), num_steps=self.steps_per_epoch, workers=self.workers)
+        rate = 0.0
         began = time.perf_counter()
         # Batches of equal size instead of a small last one: no step is noisier, and every worker has videos.
         groups = np.array_split(order, self.steps_per_epoch)
@@ -420,16 +420,11 @@ class Run:
                 steps_per_epoch=self.steps_per_epoch,
                 optim=self.experiment.optim,
             )
-            terms, norm = self.step(batch, rate=rate, num_videos=len(group), generator=generator)
-            norms.append(norm)
-            for name, value in terms.items():
-                # Weighted by the size of the batch: the sum over an epoch is the mean over its videos.
-                sums[name] = sums.get(name, 0.0) + value * len(group) / len(train)
+            sums.add(self.step(batch, rate=rate, num_videos=len(group), generator=generator), len(group))
+        means = sums.read()
         elapsed = time.perf_counter() - began
         return {
-            "train_loss": sum(sums.values()),
-            **{f"train_{name}": value for name, value in sums.items()},
-            "grad_norm": float(np.mean(norms)),
+            **means,
             "lr": rate,
             "step_seconds": elapsed / self.steps_per_epoch,
             "train_seconds": elapsed,

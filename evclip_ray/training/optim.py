@@ -73,9 +73,23 @@ def make_optimizer(parameters: Iterable[nn.Parameter], optim: OptimConfig) -> to
             {"params": [parameter for parameter in trained if parameter.ndim > 0]},
             {"params": scalars, _FACTOR: factor, "weight_decay": optim.weight_decay / factor},
         ]
-    optimizer = torch.optim.AdamW(groups, lr=optim.lr, betas=(0.9, 0.999), weight_decay=optim.weight_decay)
+    # One kernel for all tensors on a GPU. The CPU keeps the loop over tensors: a fused step rounds otherwise.
+    fused = runs_fused(trained)
+    optimizer = torch.optim.AdamW(
+        groups, lr=optim.lr, betas=(0.9, 0.999), weight_decay=optim.weight_decay, fused=fused
+    )
     set_learning_rate(optimizer, optim.lr)
     return optimizer
+
+
+def runs_fused(parameters: Iterable[nn.Parameter]) -> bool:
+    """Return whether AdamW updates these parameters in one kernel: those on a GPU."""
+    return all(parameter.is_cuda for parameter in parameters)
+
+
+def is_fused(optimizer: torch.optim.Optimizer) -> bool:
+    """Return whether the optimiser updates all tensors in one kernel, with step counts on the device."""
+    return bool(optimizer.param_groups[0]["fused"])
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

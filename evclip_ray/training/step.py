@@ -1,4 +1,7 @@
-"""Training step: loss of a batch, gradient, update of the trained parameters."""
+"""Training step: loss of a batch, gradient, update of the trained parameters.
+
+No step waits for the device. Losses and norms stay there, and `EpochSums` reads them once per epoch.
+"""
 
 import dataclasses
 import math
@@ -10,9 +13,24 @@ from evclip_ray.data.transforms import MixedBatch, mix
 from evclip_ray.metrics.scoring import autocast
 from evclip_ray.models.batch import VideoBatch
 from evclip_ray.models.methods.base import Method
-from evclip_ray.training.distributed import Workers, require_finite, summed
+from evclip_ray.training.distributed import Diverged, Workers, summed
 from evclip_ray.training.experiment import ExperimentConfig
-from evclip_ray.training.optim import make_optimizer, set_learning_rate
+from evclip_ray.training.optim import is_fused, make_optimizer, set_learning_rate
+
+
+@dataclasses.dataclass(frozen=True)
+class StepResult:
+    """Numbers of a training step, as tensors of one number on the device of the method.
+
+    Attributes:
+        terms: Loss terms of this worker's videos. Their sum over the workers is the mean over the batch.
+        norm: Norm of the gradient before it is clipped, equal on all workers.
+        is_finite: Whether this worker's loss and the norm are finite. If not, the step changed no parameter.
+    """
+
+    terms: dict[str, Tensor]
+    norm: Tensor
+    is_finite: Tensor
 
 
 class TrainingStep:
@@ -44,23 +62,20 @@ class TrainingStep:
 
     def __call__(
         self, batch: VideoBatch, *, rate: float, num_videos: int, generator: torch.Generator
-    ) -> tuple[dict[str, float], float]:
-        """Train on a batch; return the loss terms, averaged over all workers, and the gradient norm.
+    ) -> StepResult:
+        """Train on a batch. A loss or gradient that is not finite updates nothing.
 
         Args:
             batch: This worker's part of the batch's videos.
             rate: Learning rate.
             num_videos: Number of videos in the batch, over all workers.
             generator: Random state for mixup.
-
-        Raises:
-            Diverged: The loss or its gradient is not finite. Nothing is updated then.
         """
         assert batch.labels is not None
+        part = len(batch.labels) / num_videos
+        terms = {name: term.float() for name, term in self._losses(batch, generator).items()}
         # DDP averages over workers. Weighting by this share makes it the mean over the batch's videos.
-        share = len(batch.labels) * self.workers.count / num_videos
-        terms = self._losses(batch, generator)
-        loss = torch.stack([term.float() for term in terms.values()]).sum() * share
+        loss = torch.stack(list(terms.values())).sum() * (part * self.workers.count)
         self.optimizer.zero_grad(set_to_none=True)
         # No gradient scaler: bfloat16 has the exponent range of float32, so small gradients do not underflow.
         loss.backward()  # type: ignore[no-untyped-call]
@@ -68,15 +83,20 @@ class TrainingStep:
         # worker. With an infinite limit the call only measures: PyTorch clamps the factor to 1.
         limit = self.experiment.optim.clip_norm
         norm = torch.nn.utils.clip_grad_norm_(self.method.parameters(), limit if limit else math.inf)
-        # The loss is that of this worker's videos, so it may be infinite on one worker alone.
-        require_finite(bool(torch.isfinite(loss) and torch.isfinite(norm)), "the loss or its gradient is")
+        is_finite = torch.isfinite(loss.detach()) & torch.isfinite(norm)
         # The rate is set from the step number rather than by a stateful LR scheduler: nothing to save and
         # resume.
         set_learning_rate(self.optimizer, rate)
-        self.optimizer.step()
-        # share / count is the part of the batch's videos on this worker, so the sum is a mean over the batch.
-        means = summed(torch.stack([t.detach().float() for t in terms.values()]) * share / self.workers.count)
-        return dict(zip(terms, means.tolist(), strict=True)), float(norm)
+        self._update(is_finite)
+        return StepResult({name: term.detach() * part for name, term in terms.items()}, norm, is_finite)
+
+    def _update(self, is_finite: Tensor) -> None:
+        if is_fused(self.optimizer):
+            # The kernel reads the flag on the device. If it is 1, parameters and moments stay as they are.
+            self.optimizer.found_inf = (~is_finite).float()  # type: ignore[attr-defined]
+            self.optimizer.step()
+        elif is_finite:
+            self.optimizer.step()
 
     def _losses(self, batch: VideoBatch, generator: torch.Generator) -> dict[str, Tensor]:
         labels = batch.labels
@@ -94,3 +114,44 @@ class TrainingStep:
         if mixed is None:
             return terms
         return mixed.loss_terms(terms, self.method.losses(output, labels[mixed.partners]))
+
+
+class EpochSums:
+    """Means of an epoch's training steps. They are summed on the device and read once.
+
+    Args:
+        num_videos: Number of training videos, over all workers.
+        num_steps: Number of steps of the epoch.
+        workers: Workers of the run.
+    """
+
+    def __init__(self, *, num_videos: int, num_steps: int, workers: Workers) -> None:
+        self.num_videos, self.num_steps, self.workers = num_videos, num_steps, workers
+        self._names: list[str] = []
+        self._sums: Tensor | None = None
+
+    def add(self, result: StepResult, num_videos: int) -> None:
+        """Add a step on a batch of `num_videos` videos, over all workers."""
+        # Weighted by the size of the batch: the sum over an epoch is the mean over its videos.
+        weight = num_videos / self.num_videos
+        terms = [term.double() * weight for term in result.terms.values()]
+        # The norm is that of all workers, and `summed` adds it once per worker.
+        norm = result.norm.double() / (self.num_steps * self.workers.count)
+        step = torch.stack([*terms, norm, (~result.is_finite).double()])
+        self._names = list(result.terms)
+        self._sums = step if self._sums is None else self._sums + step
+
+    def read(self) -> dict[str, float]:
+        """Return the mean over videos of each loss term and of their sum, and the mean norm of the gradient.
+
+        All workers must call this together, because they sum their parts.
+
+        Raises:
+            Diverged: A loss or its gradient was not finite in a step, on any worker.
+        """
+        assert self._sums is not None
+        *terms, norm, num_failed = summed(self._sums).tolist()
+        if num_failed:
+            raise Diverged("the loss or its gradient is not finite")
+        named = {f"train_{name}": value for name, value in zip(self._names, terms, strict=True)}
+        return {"train_loss": sum(terms), **named, "grad_norm": norm}

@@ -65,22 +65,23 @@ class MaskWatch:
             return
         masks = output.mask.detach().float()
         # Of the full mask: pooling would hide patterns of single pixels, which the method multiplies with.
-        self._coverage.append(mask_coverage(masks).cpu())
-        self._entropy.append(mask_entropy(masks).cpu())
-        # Pooled first: 16 times fewer values to copy and to keep until the next epoch.
-        self._masks.append(pooled_masks(masks).cpu())
+        # Nothing is copied from the device before `finish`: a copy would wait for the batch.
+        self._coverage.append(mask_coverage(masks))
+        self._entropy.append(mask_entropy(masks))
+        # Pooled first: 16 times fewer values to keep.
+        self._masks.append(pooled_masks(masks))
         missing = SHOWN_VIDEOS - len(self._frames)
         # Only the first pass stores frames: later passes read the same videos in the same order.
         if self._before is None and missing > 0 and batch.pixels is not None:
             middle = batch.pixels.shape[1] // 2
             shown = batch.pixels[:missing, middle].detach()
-            self._frames += list((shown * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu())
+            self._frames += list((shown * 255).round().to(torch.uint8).permute(0, 2, 3, 1))
 
     def finish(self) -> tuple[dict[str, float], dict[str, Pixels]]:
         """Return the statistics of the pass and the strips of its first videos; empty without masks."""
         if not self._masks:
             return {}, {}
-        masks, self._masks = torch.cat(self._masks), []
+        masks, self._masks = torch.cat(self._masks).cpu(), []
         numbers = {
             "mask_coverage": float(torch.cat(self._coverage).mean()),
             "mask_entropy": float(torch.cat(self._entropy).mean()),
@@ -96,5 +97,5 @@ class MaskWatch:
         strips: dict[str, Pixels] = {}
         for index, frame in enumerate(self._frames):
             mask = masks[index].repeat_interleave(_POOL, 0).repeat_interleave(_POOL, 1)
-            strips[f"video {index}"] = mask_strip(frame.numpy(), mask.numpy())
+            strips[f"video {index}"] = mask_strip(frame.cpu().numpy(), mask.numpy())
         return strips
