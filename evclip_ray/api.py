@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evclip_ray.artifacts import cache_folder as cache_folder
+from evclip_ray.progress import Progress, reporting_to, stage
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from evclip_ray.metrics.intervals import IntervalKind
     from evclip_ray.records import EpochMetrics
     from evclip_ray.results import Study
-    from evclip_ray.training.datamodule import Progress, VideoPlan
+    from evclip_ray.training.datamodule import VideoPlan
     from evclip_ray.training.experiment import ExperimentConfig
     from evclip_ray.tuning.callbacks import OnEvent
     from evclip_ray.tuning.plan import StudyPlan
@@ -49,7 +50,7 @@ def tune(
     study: Mapping[str, Any] | None = None,
     cache: str | Path | None = None,
     address: str | None = None,
-    progress: "Progress | None" = None,
+    progress: Progress | None = None,
     on_trial: "OnEvent | None" = None,
 ) -> "Study":
     """Search a space and return the study. The same call again resumes it.
@@ -124,9 +125,10 @@ def open_study(
     retry_failed: bool = False,
 ) -> "StudyRun":
     """Return a study that has not started: its space with overrides, and its folder. See `tune`."""
-    from evclip_ray.tuning.search_space import SearchSpace, read_space
-    from evclip_ray.tuning.space_files import find_space
-    from evclip_ray.tuning.tuner import StudyRun
+    with stage("loading Ray"):
+        from evclip_ray.tuning.search_space import SearchSpace, read_space
+        from evclip_ray.tuning.space_files import find_space
+        from evclip_ray.tuning.tuner import StudyRun
 
     if isinstance(space, SearchSpace):
         searched = space.replace(overrides, study=study)
@@ -158,7 +160,7 @@ def run_study(
     address: str | None = None,
     verbose: bool = False,
     dry_run: bool = False,
-    progress: "Progress | None" = None,
+    progress: Progress | None = None,
     watch: "Callable[[StudyPlan], OnEvent]" = lambda plan: _ignore,
 ) -> "Outcome | None":
     """Plan a study, prepare its videos and run the missing trials; return None after a dry run.
@@ -171,14 +173,31 @@ def run_study(
         progress: Called with (description, done, total) while videos and features are prepared.
         watch: Called with the plan; returns the receiver of the trials' events.
     """
+    with reporting_to(progress):
+        return _run_study(
+            run, address=address, verbose=verbose, dry_run=dry_run, progress=progress, watch=watch
+        )
+
+
+def _run_study(
+    run: "StudyRun",
+    *,
+    address: str | None,
+    verbose: bool,
+    dry_run: bool,
+    progress: Progress | None,
+    watch: "Callable[[StudyPlan], OnEvent]",
+) -> "Outcome | None":
     from evclip_ray.cluster import connect
 
     _refuse_job_address(address)
     # Nothing to run: Ray is not started, which would take seconds.
     if run.missing() == 0:
-        return run.finished()
+        with stage("checking the study"):
+            return run.finished()
     # Starting Ray takes seconds too, and wrong paths are found without it.
-    run.check_videos(progress)
+    with stage("reading the list"):
+        run.check_videos(progress)
     # A group of several workers frees the processes of a stopped trial through the dashboard.
     has_groups = run.space.study.workers > 1
     # The folders that all nodes of a cluster must see. A dry run writes nothing and needs no check.
@@ -188,14 +207,16 @@ def run_study(
     ) as machines:
         # Planned after the connection: concurrency depends on the machines. Measuring a step is worth its
         # time only in a dry run.
-        plan = run.plan(machines, measure=dry_run, progress=progress)
+        with stage("planning and measuring a step" if dry_run else "planning the study"):
+            plan = run.plan(machines, measure=dry_run, progress=progress)
         on_trial = watch(plan)
         if dry_run:
             # A real call finds leaks by content before it decodes.
             plan.check_leaks()
             return None
         run.claim()
-        run.prepare(progress)
+        with stage("preparing the videos"):
+            run.prepare(progress)
         return run.run(plan, on_trial, progress)
 
 
@@ -246,7 +267,7 @@ def train(
     cache: str | Path | None = None,
     address: str | None = None,
     verbose: bool = False,
-    progress: "Progress | None" = None,
+    progress: Progress | None = None,
     on_epoch: "Callable[[EpochMetrics], None] | None" = None,
 ) -> TrainedRun:
     """Train one experiment and return its run. The same call again resumes it.
@@ -277,12 +298,14 @@ def train(
         ValueError: A setting is invalid, videos cannot be read, workers fit on no machine, `out` belongs to
             another experiment, or the loss became NaN in the first epoch.
     """
-    from evclip_ray.cluster import connect
     from evclip_ray.config import ConfigError
-    from evclip_ray.training.checkpoint import ROWS
-    from evclip_ray.training.datamodule import check_source
-    from evclip_ray.training.experiment import ExperimentConfig, read_experiment
-    from evclip_ray.training.train import train_experiment
+
+    with stage("loading Ray"):
+        from evclip_ray.cluster import connect
+        from evclip_ray.training.checkpoint import ROWS
+        from evclip_ray.training.datamodule import check_source
+        from evclip_ray.training.experiment import ExperimentConfig, read_experiment
+        from evclip_ray.training.train import train_experiment
 
     _refuse_job_address(address)
     settings = {**source_overrides(data, root), **(overrides or {})}
@@ -301,11 +324,15 @@ def train(
             "--out instead."
         )
     folder, cache = Path(fork or out).expanduser(), cache_folder(cache)
-    check_source(config, cache=cache)
+    with reporting_to(progress), stage("reading the list"):
+        check_source(config, cache=cache)
     storage = (folder.resolve(), cache)
-    with connect(
-        address, verbose=verbose, dashboard=workers > 1, storage=storage, progress=progress
-    ) as machines:
+    with (
+        reporting_to(progress),
+        connect(
+            address, verbose=verbose, dashboard=workers > 1, storage=storage, progress=progress
+        ) as machines,
+    ):
         metrics = train_experiment(
             config,
             folder=folder,
@@ -407,7 +434,7 @@ def evaluate(
     cache: str | Path | None = None,
     address: str | None = None,
     verbose: bool = False,
-    progress: "Progress | None" = None,
+    progress: Progress | None = None,
     on_checkpoint: Callable[[ScoredCheckpoint], None] | None = None,
 ) -> Evaluation:
     """Score checkpoints and zero-shot CLIP on the same views of one split.
@@ -474,23 +501,28 @@ def evaluate(
             # name.
             tables = Path(out) / f"{number}-{checkpoint.parent.name}"
         with name_recovery(checkpoint):
-            plan = plan_evaluation(
-                checkpoint, settings, split=split, cache=cache, protocol=protocol, views=parsed_views
-            )
-            fit_plan = plan_calibration(checkpoint, settings, cache=cache) if fit else None
+            with reporting_to(progress), stage("reading the list"):
+                plan = plan_evaluation(
+                    checkpoint, settings, split=split, cache=cache, protocol=protocol, views=parsed_views
+                )
+                fit_plan = plan_calibration(checkpoint, settings, cache=cache) if fit else None
             both = [plan.plans, fit_plan.plans if fit_plan else {}]
             needed = [video_plan for plans in both for video_plan in plans.values()]
-            with ray_if_needed(needed, cache=cache, address=address, verbose=verbose, progress=progress):
+            with (
+                reporting_to(progress),
+                ray_if_needed(needed, cache=cache, address=address, verbose=verbose, progress=progress),
+            ):
                 videos, validation = (
                     {name: prepare(each, cache=cache, progress=progress) for name, each in plans.items()}
                     for plans in both
                 )
-            calibration = (
-                calibrate_checkpoint(fit_plan, validation["val"], fit)
-                if fit and fit_plan
-                else read_calibration(plan)
-            )
-            scores = evaluate_checkpoint(plan, videos, out=tables, calibration=calibration)
+            with reporting_to(progress):
+                calibration = (
+                    calibrate_checkpoint(fit_plan, validation["val"], fit)
+                    if fit and fit_plan
+                    else read_calibration(plan)
+                )
+                scores = evaluate_checkpoint(plan, videos, out=tables, calibration=calibration)
         results.append(ScoredCheckpoint(checkpoint, tables, scores))
         if protocol != "zero_shot":
             _refresh_card(checkpoint, tables)
@@ -578,7 +610,7 @@ def ray_if_needed(
     cache: Path,
     address: str | None,
     verbose: bool,
-    progress: "Progress | None" = None,
+    progress: Progress | None = None,
 ) -> Iterator[None]:
     """Connect to Ray if a plan has videos that are not decoded yet: starting Ray takes seconds."""
     from evclip_ray.cluster import connect

@@ -10,6 +10,9 @@ from types import FrameType
 
 log = logging.getLogger(__name__)
 
+SHOW_CURSOR = "\x1b[?25h"
+"""Sequence that shows the cursor of a terminal."""
+
 RayDeathHandler = Callable[[str], None]
 """Called in a thread with the name of the process of Ray that died, after all others were ended."""
 
@@ -22,6 +25,8 @@ class _State:
     """State of this process. A signal reaches the process as a whole, so there is one."""
 
     received: signal.Signals | None = None
+    is_shown = False
+    error_stream = 2
     on_ray_death: RayDeathHandler | None = None
 
 
@@ -61,17 +66,35 @@ def raise_on_signals() -> None:
 
 def announce_stop() -> None:
     """Print that the command stops, which can take seconds. Callable in a signal handler."""
-    # Without Python's buffers, in the middle of whose work the signal may have come. A closed terminal is no
-    # reason to fail.
+    if not _State.is_shown:
+        write_error("\nStopping ...\n")
+
+
+@contextlib.contextmanager
+def stop_is_shown() -> Iterator[None]:
+    """Let the block itself show that the command stops, see `received_signal`: it has bars in a terminal."""
+    _State.is_shown = True
+    try:
+        yield
+    finally:
+        _State.is_shown = False
+
+
+def write_error(text: str) -> None:
+    """Write to standard error without Python's buffers, in the middle of whose work a signal may have come.
+
+    It can be called from every thread, and while the main thread holds a lock.
+    """
+    # A closed terminal is no reason to fail.
     with contextlib.suppress(OSError):
-        os.write(2, b"\nStopping ...\n")
+        os.write(_State.error_stream, text.encode(errors="backslashreplace"))
 
 
 def _raise(number: int, frame: FrameType | None) -> None:
     note_signal(number)
     if _is_importing(frame):
-        with contextlib.suppress(OSError):
-            os.write(2, b"\nInterrupted.\n")
+        # Bars hide the cursor.
+        write_error(f"{SHOW_CURSOR if _State.is_shown else ''}\nInterrupted.\n")
         os._exit(128 + number)
     announce_stop()
     raise Terminated if number == signal.SIGTERM else KeyboardInterrupt

@@ -15,12 +15,12 @@ from evclip_ray.cli.cluster import cluster_group
 from evclip_ray.cli.cost import cost
 from evclip_ray.cli.data import manifest, shards
 from evclip_ray.cli.discover import settings_command, spaces_group
-from evclip_ray.cli.display import announce_torch
 from evclip_ray.cli.doctor import doctor
 from evclip_ray.cli.evaluate import evaluate, import_checkpoint
 from evclip_ray.cli.export import export
 from evclip_ray.cli.options import exit_interrupted
 from evclip_ray.cli.predict import predict
+from evclip_ray.cli.progress import load_torch
 from evclip_ray.cli.push import push
 from evclip_ray.cli.report import report
 from evclip_ray.cli.restart import RestartOnce
@@ -50,10 +50,10 @@ _QUICK = {"cluster", "submit", "predict", "export", "spaces", "tune", "train", "
 """Commands that import neither PyTorch nor OpenCLIP, or only after checks of their own."""
 
 
-def _announce(arguments: list[str]) -> None:
+def _load_torch(arguments: list[str]) -> None:
     is_slow = bool(arguments) and arguments[0] not in _QUICK
     if is_slow and not {"-h", "--help"} & set(arguments):
-        announce_torch()
+        load_torch()
 
 
 class _Main(click.Group):
@@ -61,8 +61,8 @@ class _Main(click.Group):
 
     def invoke(self, context: click.Context) -> Any:
         """Run the command."""
-        _announce([*context._protected_args, *context.args])
         try:
+            _load_torch([*context._protected_args, *context.args])
             return super().invoke(context)
         except KeyboardInterrupt:
             exit_interrupted(context)

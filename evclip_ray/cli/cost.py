@@ -7,8 +7,10 @@ import click
 
 from evclip_ray.cli.display import console, rows_table
 from evclip_ray.cli.options import example, settings
+from evclip_ray.cli.progress import bars
 from evclip_ray.config import parse_assignments
 from evclip_ray.formatting import megabytes
+from evclip_ray.progress import stage
 
 
 @click.command(
@@ -61,11 +63,13 @@ def cost(
     no_videos = {"data": {"manifest": "none"}}
     experiment = ExperimentConfig.load(no_videos, {**chosen, **parse_assignments(assignments)})
     names = [f"class number {index}" for index in range(classes)]
-    counted = count_cost(experiment, names).record()
+    with bars(), stage("counting operations"):
+        counted = count_cost(experiment, names).record()
     _show_counted(counted)
     measured = []
     if measure:
-        measured = measure_cost(experiment, names, batch_sizes=batches, repeats=repeats)
+        with bars(), stage("measuring steps in a new process"):
+            measured = measure_cost(experiment, names, batch_sizes=batches, repeats=repeats)
         _show_measured([vars(row) for row in measured])
     if out:
         write_json(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from evclip_ray.api import cache_folder
-from evclip_ray.cli.display import DecodeView, bars, console, rows_table
+from evclip_ray.cli.display import console, rows_table
 from evclip_ray.cli.options import (
     cache_option,
     chosen_class_names,
@@ -19,6 +19,7 @@ from evclip_ray.cli.options import (
     overrides_of,
     settings,
 )
+from evclip_ray.cli.progress import bars
 from evclip_ray.cli.remote import address_option
 from evclip_ray.config import parse_assignments
 from evclip_ray.formatting import shell
@@ -70,10 +71,10 @@ def verify(context: click.Context, file: str, root: str | None, workers: int) ->
     check_files(listed.column("path"), None, listed.root, listed.source)
     broken = broken_masks = 0
     reshaped: list[str] = []
-    with bars() as progress:
-        task = progress.add_task("verifying", total=len(listed))
-        for report in verify_manifest(listed, workers=workers, guarded=True):
-            progress.advance(task)
+    with bars() as steps:
+        steps("verifying", 0, len(listed))
+        for number, report in enumerate(verify_manifest(listed, workers=workers, guarded=True), start=1):
+            steps("verifying", number, len(listed))
             if not report.ok:
                 broken += 1
                 console.print(f"broken  {report.path}: {report.reason}", soft_wrap=True, markup=False)
@@ -210,10 +211,8 @@ def shards(
     experiment = ExperimentConfig.load({}, overrides_of(data, root, assignments))
     plan = plan_videos(experiment, cache=cache, splits=splits)
     _print_splits(plan.manifest, max_classes=None if verbose else 0)
-    with bars() as progress:
-        shown = DecodeView(progress)
-        with connect(address, verbose=verbose, progress=shown):
-            videos = prepare(plan, cache=cache, progress=shown)
+    with bars() as steps, connect(address, verbose=verbose, progress=steps):
+        videos = prepare(plan, cache=cache, progress=steps)
     for split, decoded in videos.sets.items():
         skipped = len(decoded.shards.skipped)
         views, view = EvaluationViews(), decoded.shards.view

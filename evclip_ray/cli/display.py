@@ -1,24 +1,18 @@
-"""Terminal output: progress bars, one line per trial, tables and warnings."""
+"""Terminal output: consoles, tables and warnings."""
 
 import math
-import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
-import click
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from evclip_ray.formatting import printable, short, unique_tail, with_interval
-from evclip_ray.objective import OBJECTIVE
 from evclip_ray.records import (
     METRICS,
     LeaderboardRow,
-    TrialRecord,
     TrialState,
     choice_lines,
     random_weights_warning,
@@ -54,85 +48,8 @@ if not error_console.is_terminal:
     error_console = PlainConsole(stderr=True, width=140)
 
 
-@contextmanager
-def bars(where: Console | None = None) -> Iterator[Progress]:
-    """Show progress bars in a terminal. If the output is a file or a pipe, nothing is shown.
-
-    Args:
-        where: Console of the bars; by default standard output.
-    """
-    shown = where or console
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    # Results in a file or a pipe must not be redirected to the bars on standard error.
-    redirected = where is None or console.is_terminal
-    with Progress(
-        *columns, console=shown, disable=not shown.is_terminal, redirect_stdout=redirected
-    ) as progress:
-        yield progress
-
-
-def announce_torch() -> None:
-    """Say in a terminal that PyTorch is loading, which takes seconds before the first output."""
-    if sys.stderr.isatty():
-        click.echo("loading PyTorch ...", err=True)
-
-
 _SCORE_WIDTH, _SETTING_WIDTH = 48, 8
 """Columns of text of the scores in the leaderboard, and of one setting at least."""
-
-
-class DecodeView:
-    """One bar for each step of preparing videos, such as "decoding train"."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._tasks: dict[str, TaskID] = {}
-
-    def __call__(self, step: str, done: int, total: int) -> None:
-        """Set the bar of `step` to `done` of `total`."""
-        # A bar appears with the first report of its step, so steps without work have none.
-        if step not in self._tasks:
-            self._tasks[step] = self._progress.add_task(step, total=total)
-        self._progress.update(self._tasks[step], completed=done, total=total)
-
-
-class StudyView:
-    """A bar of trials, one bar of epochs per running trial, and one line for each trial that ends."""
-
-    def __init__(self, progress: Progress, *, trials: float, epochs: int) -> None:
-        self._progress = progress
-        # If only a time budget limits the trials, the bar has no end.
-        self._ended = progress.add_task("trials", total=trials if math.isfinite(trials) else None)
-        self._running: dict[str, TaskID] = {}
-        self._epochs = epochs
-        self._best = 0.0
-
-    def __call__(self, event: str, record: TrialRecord) -> None:
-        """Show an event of a trial; see `OnEvent`."""
-        trial, last = record.trial, record.last
-        # A resumed trial continues at its epoch number, so the bar is set and not advanced.
-        if event == "epoch":
-            if trial not in self._running:
-                self._running[trial] = self._progress.add_task(trial, total=self._epochs)
-            self._progress.update(self._running[trial], completed=last.epoch)
-            return
-        if trial in self._running:
-            self._progress.remove_task(self._running.pop(trial))
-        self._progress.advance(self._ended)
-        # Tune's result has the objective of the study.
-        top1 = last.number(OBJECTIVE, last.best_val_top1)
-        self._best = max(self._best, top1)
-        scored = f"val top-1 {top1:.3f} (best so far {self._best:.3f})"
-        result = record.error or (scored if last.best_epoch else "no finished epoch")
-        console.print(
-            f"{trial}  {record.state:<9} epoch {last.epoch:>3}  {result}",
-            soft_wrap=True,
-        )
 
 
 def leaderboard_table(

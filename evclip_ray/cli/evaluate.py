@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from evclip_ray import api
-from evclip_ray.cli.display import DecodeView, bars, console, print_random_weights, rows_table
+from evclip_ray.cli.display import console, print_random_weights, rows_table
 from evclip_ray.cli.options import cache_option, data_options, example, overrides_of, settings
+from evclip_ray.cli.progress import bars
 from evclip_ray.cli.remote import address_option
 from evclip_ray.formatting import sample_size, shell
 
@@ -111,14 +112,14 @@ def evaluate(
     Where the manifest has a column `mask` with true masks, masks of the method are compared with them. Where
     a checkpoint is calibrated, its calibration is measured on the split.
     """
-    with bars() as progress:
+    with bars() as steps:
         result = api.evaluate(
             checkpoints,
             overrides=overrides_of(data, root, assignments),
             interval=interval,
             out=out,
             verbose=verbose,
-            progress=DecodeView(progress),
+            progress=steps,
             on_checkpoint=_show_scores,
             **options,
         )

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from evclip_ray.cli.display import announce_torch, console, error_console, rows_table
+from evclip_ray.cli.display import console, error_console, rows_table
 from evclip_ray.cli.options import example, settings
+from evclip_ray.cli.progress import bars, load_torch
 from evclip_ray.config import parse_assignments
 from evclip_ray.formatting import megabytes, short
+from evclip_ray.progress import stage
 
 if TYPE_CHECKING:
     from evclip_ray.deploy.export import Export
@@ -72,17 +74,18 @@ def export(
     The exit status is 1 if logits in float32 differ from those of PyTorch by more than 0.001.
     """
     names = _video_names(videos)
-    announce_torch()
+    load_torch()
     from evclip_ray.deploy.export import export_checkpoint
     from evclip_ray.deploy.export_description import ExportPlan
 
-    exported = export_checkpoint(
-        checkpoint,
-        ExportPlan(out, form, precision, open_classes=open_classes, opset=opset),
-        videos=names,
-        overrides=parse_assignments(assignments),
-        force=force,
-    )
+    with bars(), stage("exporting and comparing with PyTorch"):
+        exported = export_checkpoint(
+            checkpoint,
+            ExportPlan(out, form, precision, open_classes=open_classes, opset=opset),
+            videos=names,
+            overrides=parse_assignments(assignments),
+            force=force,
+        )
     _show(exported)
     if not exported.parity.passed:
         context.exit(1)

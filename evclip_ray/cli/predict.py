@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from evclip_ray.cli.display import announce_torch, bars, error_console, print_random_weights
+from evclip_ray.cli.display import error_console, print_random_weights
 from evclip_ray.cli.options import example, settings
 from evclip_ray.cli.prediction_output import Results, opened
 from evclip_ray.cli.prediction_plan import PredictionPlan
+from evclip_ray.cli.progress import bars, load_torch
 from evclip_ray.config import parse_assignments
 from evclip_ray.formatting import counted, duration
+from evclip_ray.progress import stage
 from evclip_ray.termination import exit_status
 
 if TYPE_CHECKING:
@@ -119,17 +121,18 @@ def predict(
     The exit status is 1 if a video failed and 2 for wrong arguments.
     """
     plan = PredictionPlan.of(checkpoint, videos, classes, classes_file, options)
-    announce_torch()
+    load_torch()
     from evclip_ray.deploy.recognizer import Recognizer
     from evclip_ray.training.checkpoint import read_record
 
-    recognizer = Recognizer.load(
-        checkpoint,
-        classes=plan.classes,
-        device=device,
-        overrides=parse_assignments(assignments),
-        use_calibration=not no_calibration,
-    )
+    with bars(error_console), stage("loading the checkpoint and its networks"):
+        recognizer = Recognizer.load(
+            checkpoint,
+            classes=plan.classes,
+            device=device,
+            overrides=parse_assignments(assignments),
+            use_calibration=not no_calibration,
+        )
     print_random_weights(read_record(recognizer.checkpoint).get("weights", {}), error_console)
     with _quiet_pipe(context):
         results = _predict_all(plan, recognizer)
@@ -195,13 +198,14 @@ def _predict_files(plan: PredictionPlan, recognizer: "Recognizer", results: Resu
     )
     interrupted = False
     try:
-        with bars(error_console) as progress:
-            task = progress.add_task("videos", total=len(videos))
+        with bars(error_console) as steps:
+            num_done = 0
+            steps("videos", num_done, len(videos))
 
             def show_time(window: "WindowPrediction") -> None:
                 # Of a single long video, the bar alone would stay empty.
                 if plan.window is not None:
-                    progress.update(task, description=f"videos, at {duration(window.end_seconds)}")
+                    steps.show("videos", num_done, len(videos), f"at {duration(window.end_seconds)}")
 
             predictions = recognizer.predict_many(
                 [place(video) for video in videos],
@@ -221,7 +225,8 @@ def _predict_files(plan: PredictionPlan, recognizer: "Recognizer", results: Resu
                         segments = timeline(prediction.windows, recognizer.classes, recognizer.calibration)
                         results.add(prediction, segments if plan.window is not None else None)
                         pictures.draw(prediction, segments)
-                    progress.advance(task)
+                    num_done += 1
+                    steps("videos", num_done, len(videos))
     except KeyboardInterrupt:
         interrupted = True
     pictures.write_sheet()

@@ -7,7 +7,9 @@ import click
 from evclip_ray.api import cache_folder
 from evclip_ray.cli.display import console
 from evclip_ray.cli.options import cache_option, example
+from evclip_ray.cli.progress import bars
 from evclip_ray.formatting import megabytes
+from evclip_ray.progress import stage
 
 
 @click.command(epilog=example("evclip-ray report studies/mine --evaluation studies/mine/best-test"))
@@ -65,16 +67,19 @@ def report(
     from evclip_ray.reports.build import compose
     from evclip_ray.reports.render.write import write_report
 
-    composed = compose(
-        results,
-        out=out,
-        evaluations=evaluations,
-        shifts=shifts,
-        videos=videos,
-        seed=seed,
-        cache=cache_folder(cache),
-    )
-    written = write_report(composed.report, composed.out, root=results)
+    with bars():
+        with stage("reading the results and drawing the charts"):
+            composed = compose(
+                results,
+                out=out,
+                evaluations=evaluations,
+                shifts=shifts,
+                videos=videos,
+                seed=seed,
+                cache=cache_folder(cache),
+            )
+        with stage("writing the report"):
+            written = write_report(composed.report, composed.out, root=results)
     for note in composed.notes:
         console.print(note, soft_wrap=True, markup=False)
     console.print(

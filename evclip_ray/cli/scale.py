@@ -7,15 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from evclip_ray.api import cache_folder
-from evclip_ray.cli.display import (
-    DecodeView,
-    StudyView,
-    announce_torch,
-    bars,
-    console,
-    print_random_weights,
-    rows_table,
-)
+from evclip_ray.cli.display import console, print_random_weights, rows_table
 from evclip_ray.cli.early_checks import check_data, check_space
 from evclip_ray.cli.options import (
     cache_option,
@@ -25,9 +17,12 @@ from evclip_ray.cli.options import (
     overrides_of,
     settings,
 )
+from evclip_ray.cli.progress import bars, load_torch
 from evclip_ray.cli.remote import address_option
+from evclip_ray.cli.study_progress import study_view
 from evclip_ray.config import ConfigError
 from evclip_ray.formatting import counted, duration, shell
+from evclip_ray.progress import stage
 
 if TYPE_CHECKING:
     from evclip_ray.scaling.ladder import LadderRun, StepState
@@ -111,7 +106,7 @@ def scale(
     overrides = overrides_of(data, root, assignments)
     path = check_space(space)
     check_data(data)
-    announce_torch()
+    load_torch()
     from evclip_ray.cluster import connect
     from evclip_ray.scaling.ladder import LadderRun
     from evclip_ray.scaling.ladder_steps import Ladder
@@ -134,17 +129,18 @@ def scale(
     # One connection serves all steps; the dashboard is needed if any step has groups of workers.
     workers = max(step.space.study.workers for step in ladder.steps)
     shared = () if dry_run else (run.folder.root, run.cache)
-    # Starting Ray takes seconds, and wrong paths are found without it.
-    run.check_videos()
     with contextlib.ExitStack() as stack:
-        with bars() as progress:
-            view = DecodeView(progress)
+        with bars() as steps:
+            # Starting Ray takes seconds, and wrong paths are found without it.
+            with stage("reading the lists"):
+                run.check_videos()
             connection = connect(
-                address, verbose=context.obj, dashboard=workers > 1, storage=shared, progress=view
+                address, verbose=context.obj, dashboard=workers > 1, storage=shared, progress=steps
             )
             # The connection outlives the bars of the plan.
             machines = stack.enter_context(connection)
-            plans = run.plan(machines, measure=dry_run, progress=view)
+            with stage("planning the steps"):
+                plans = run.plan(machines, measure=dry_run, progress=steps)
         _show_plans(run, plans, whole=dry_run)
         if dry_run:
             _show_cost(run, plans)
@@ -167,14 +163,13 @@ def _over(backbones: str | None, over: str | None) -> dict[str, list[Any]] | Non
 
 def _prepare(study: "StudyRun") -> None:
     console.print(f"\nstep {study.folder.root.name}", markup=False)
-    with bars() as progress:
-        study.prepare(DecodeView(progress))
+    with bars() as steps:
+        study.prepare(steps)
 
 
 def _search(study: "StudyRun", plan: "StudyPlan") -> "Outcome":
-    with bars() as progress:
-        view = StudyView(progress, trials=plan.missing, epochs=plan.epochs)
-        return study.run(plan, view, DecodeView(progress))
+    with bars() as steps:
+        return study.run(plan, study_view(steps, plan, deadline=study.deadline), steps)
 
 
 def _print_state(state: "StepState") -> None:

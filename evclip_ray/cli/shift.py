@@ -5,11 +5,13 @@ from pathlib import Path
 import click
 
 from evclip_ray.api import cache_folder, ray_if_needed, source_overrides
-from evclip_ray.cli.display import DecodeView, bars, console, print_random_weights, rows_table
+from evclip_ray.cli.display import console, print_random_weights, rows_table
 from evclip_ray.cli.options import cache_option, example, one_per_set, settings
+from evclip_ray.cli.progress import bars
 from evclip_ray.cli.remote import address_option
 from evclip_ray.config import parse_assignments
 from evclip_ray.optional import require
+from evclip_ray.progress import stage
 
 
 @click.command(
@@ -88,20 +90,22 @@ def shift(
     predicted = read_predictions(predictions) if predictions else None
     sources = zip(manifests, one_per_set("--root", roots or (None,), len(manifests)), strict=True)
     overrides = [{**source_overrides(manifest, root), **pinned} for manifest, root in sources]
-    plans = plan_sets(
-        manifests, one_per_set("--split", splits, len(manifests)), overrides, max_videos=videos, cache=cache
-    )
-    with bars() as progress:
-        view = DecodeView(progress)
+    chosen_splits = one_per_set("--split", splits, len(manifests))
+    with bars() as steps:
+        with stage("reading the lists"):
+            plans = plan_sets(manifests, chosen_splits, overrides, max_videos=videos, cache=cache)
         plans_of_videos = [chosen.plan for chosen in plans]
-        with ray_if_needed(plans_of_videos, cache=cache, address=address, verbose=verbose, progress=view):
-            decoded = [prepare(plan, cache=cache, progress=view) for plan in plans_of_videos]
-        domains, weights = measure_sets(plans, decoded, progress=view)
-    tables = compare(domains, seed=plans[0].experiment.seed)
-    if predicted:
-        tables["association"] = explain(domains, predicted, seed=plans[0].experiment.seed)
-    write(out, domains, tables, inputs=comparison_inputs(plans, decoded, predictions), weights=weights)
-    draw_shift(out, domains, tables)
+        with ray_if_needed(plans_of_videos, cache=cache, address=address, verbose=verbose, progress=steps):
+            decoded = [prepare(plan, cache=cache, progress=steps) for plan in plans_of_videos]
+        domains, weights = measure_sets(plans, decoded, progress=steps)
+        with stage("comparing the sets"):
+            tables = compare(domains, seed=plans[0].experiment.seed)
+            if predicted:
+                tables["association"] = explain(domains, predicted, seed=plans[0].experiment.seed)
+        with stage("writing tables and figures"):
+            inputs = comparison_inputs(plans, decoded, predictions)
+            write(out, domains, tables, inputs=inputs, weights=weights)
+            draw_shift(out, domains, tables)
     print_random_weights(weights)
     for chosen in plans:
         console.print(chosen.extent, soft_wrap=True, markup=False)

@@ -6,9 +6,10 @@ from typing import Any
 import click
 
 from evclip_ray import api
-from evclip_ray.cli.display import DecodeView, announce_torch, bars, console
+from evclip_ray.cli.display import console
 from evclip_ray.cli.early_checks import check_data, check_experiment
 from evclip_ray.cli.options import cache_option, data_options, example, overrides_of, settings
+from evclip_ray.cli.progress import bars, load_torch
 from evclip_ray.cli.remote import address_option
 from evclip_ray.formatting import shell
 from evclip_ray.records import EpochMetrics
@@ -62,13 +63,13 @@ def train(
     overrides = overrides_of(data, root, assignments)
     check_experiment(config)
     check_data(data)
-    announce_torch()
-    with bars() as progress:
+    load_torch()
+    with bars() as steps:
         run = api.train(
             config,
             overrides=overrides,
             verbose=verbose,
-            progress=DecodeView(progress),
+            progress=steps,
             on_epoch=_print_epoch,
             **options,
         )

@@ -8,10 +8,6 @@ import click
 
 from evclip_ray.api import open_study, run_study, shortfall
 from evclip_ray.cli.display import (
-    DecodeView,
-    StudyView,
-    announce_torch,
-    bars,
     best_of_each_table,
     console,
     leaderboard_table,
@@ -30,8 +26,10 @@ from evclip_ray.cli.options import (
     print_resume,
     settings,
 )
+from evclip_ray.cli.progress import bars, load_torch
 from evclip_ray.cli.remote import address_option
 from evclip_ray.cli.restart import remaining
+from evclip_ray.cli.study_progress import StudyView, resume_line, study_view
 from evclip_ray.formatting import counted, shell
 from evclip_ray.records import LeaderboardRow, TrialState
 
@@ -166,36 +164,39 @@ def tune(
     overrides = overrides_of(data, root, assignments)
     check_space(space)
     check_data(data)
-    announce_torch()
-    run = open_study(
-        space,
-        out=out,
-        overrides=overrides,
-        study={name: value for name, value in study.items() if value is not None},
-        cache=cache,
-        warm_start=warm_start,
-        fork=fork,
-        time_budget=remaining(time_budget),
-        retry_failed=retry_failed,
-    )
+    load_torch()
+    with bars():
+        run = open_study(
+            space,
+            out=out,
+            overrides=overrides,
+            study={name: value for name, value in study.items() if value is not None},
+            cache=cache,
+            warm_start=warm_start,
+            fork=fork,
+            time_budget=remaining(time_budget),
+            retry_failed=retry_failed,
+        )
     if run.missing() == 0:
         from evclip_ray.tuning.trial_repair import num_ended
 
         console.print(f"{ended_trials(num_ended(run.folder), run.trials)}\n")
-    with bars() as progress:
+    with bars() as steps:
 
         def show_plan(plan: "StudyPlan") -> StudyView:
             console.print(f"study {run.space.name} in {run.folder.root}", soft_wrap=True)
             for heading, text in plan.lines():
                 console.print(f"  {heading:<10} {text}", soft_wrap=True, markup=False)
-            return StudyView(progress, trials=plan.missing, epochs=plan.epochs)
+            if line := resume_line(run.folder.trials(), run.trials, retry_failed=retry_failed):
+                console.print(f"  {'resumed':<10} {line}", soft_wrap=True)
+            return study_view(steps, plan, deadline=run.deadline)
 
         outcome = run_study(
             run,
             address=address,
             verbose=context.obj,
             dry_run=dry_run,
-            progress=DecodeView(progress),
+            progress=steps,
             watch=show_plan,
         )
     # A dry run: the plan was printed by `show_plan`.

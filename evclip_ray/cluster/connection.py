@@ -18,6 +18,7 @@ from evclip_ray.cluster.local_ray import local_options
 from evclip_ray.cluster.nodes import check_nodes
 from evclip_ray.cluster.ray_watch import RayWatch, end_ray_processes
 from evclip_ray.config import ConfigError
+from evclip_ray.progress import stage
 from evclip_ray.ray_internals import HEAD_RESOURCE, is_slow_start, log_deaths
 from evclip_ray.termination import Terminated, note_signal
 
@@ -201,9 +202,10 @@ def _session(
     finally:
         if watch is not None:
             watch.end()
-        ray.shutdown()
-        if watch is not None:
-            watch.end_leftovers()
+        with stage("stopping Ray"):
+            ray.shutdown()
+            if watch is not None:
+                watch.end_leftovers()
 
 
 @contextlib.contextmanager

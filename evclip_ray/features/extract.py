@@ -92,6 +92,8 @@ def _extract(missing: list[Job], total: int, gpus_per_actor: float, progress: Pr
     pool = plan_pool(nodes, gpus_per_actor if on_gpu else 0.0)
     pool = pool._replace(actors=min(pool.actors, len(missing)))
     log.info("computing %d of %d feature files with %d actors", len(missing), total, pool.actors)
+    if progress is not None:
+        progress(total - len(missing), total)
     for done, error in enumerate(_run_on_actors(missing, pool), start=total - len(missing) + 1):
         if error is not None:
             raise error

@@ -9,6 +9,7 @@ cover the picture together. Frames of a fixed size keep the crop of 7/8 of their
 Published protocols use 1x1 (EV-CLIP), 4x3 (X-CLIP, ViFi-CLIP), and 5x3 or 10x3 (dense sampling).
 """
 
+import functools
 import re
 from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple, Self, get_args
@@ -25,6 +26,7 @@ from evclip_ray.data.video.view import ViewConfig
 from evclip_ray.metrics.scoring import Batches, Scores, score
 from evclip_ray.models.batch import MethodOutput, VideoBatch
 from evclip_ray.models.methods.base import Method
+from evclip_ray.progress import report
 
 Average = Literal["probability", "logit"]
 
@@ -153,6 +155,11 @@ def score_views(
     Raises:
         ValueError: The shards hold fewer temporal views.
     """
+    scored = _scored_views(shards.view, views)
+
+    def note(number: int, done: int) -> None:
+        report("scoring videos", number * len(shards) + done, len(scored) * len(shards))
+
     # One pass over the set for each view, so that memory holds one batch at a time.
     logits = [
         score(
@@ -162,10 +169,10 @@ def score_views(
             device=device,
             batch_size=batch_size,
             dtype=dtype,
-            batches=_one_view(method, shards, view, device),
+            batches=_one_view(method, shards, view, device, functools.partial(note, number)),
             watch=_with_positions(watch, view) if watch else None,
         ).logits
-        for view in _scored_views(shards.view, views)
+        for number, view in enumerate(scored)
     ]
     return Scores(average_logits(np.stack(logits), views.average), labels)
 
@@ -210,14 +217,27 @@ def _with_positions(watch: Watch, view: ScoredView) -> Callable[[VideoBatch, Met
     return on_batch
 
 
-def _one_view(method: Method, shards: ShardSet, view: ScoredView, device: torch.device) -> Batches:
-    """Return a function that reads batches of one temporal view, cropped at one position."""
+def _one_view(
+    method: Method,
+    shards: ShardSet,
+    view: ScoredView,
+    device: torch.device,
+    note: Callable[[int], None],
+) -> Batches:
+    """Return a function that reads batches of one temporal view, cropped at one position.
+
+    `note` is called with the number of scored videos before each batch and after the last one.
+    """
     size = method.frozen.clip.image_size
 
     def batches(groups: list[npt.NDArray[np.int64]]) -> Iterator[VideoBatch]:
+        done = 0
         for positions in groups:
+            note(done)
+            done += len(positions)
             # Moved as uint8, a quarter of the bytes of float32, and cropped on the device.
             frames = to_device(shards.frames(positions, view=view.temporal), device)
             yield VideoBatch(crop_batch(frames, size=size, position=view.position, share=view.share))
+        note(done)
 
     return batches

@@ -19,11 +19,12 @@ from evclip_ray.artifacts import ArtifactError
 from evclip_ray.config import ConfigError
 from evclip_ray.data.manifest.manifest import ManifestError
 from evclip_ray.machine_faults import MachineFault, find_fault
+from evclip_ray.progress import Progress, stage
 from evclip_ray.scaling.ladder_folder import NOTED_STEPS, LadderFolder
 from evclip_ray.scaling.ladder_steps import Ladder, LadderStep
 from evclip_ray.scaling.shared_points import add_points, added_points, enqueue_points, lacking_points
 from evclip_ray.scaling.tables import best_trial, device_seconds, write_tables
-from evclip_ray.training.datamodule import Progress, check_source
+from evclip_ray.training.datamodule import check_source
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.tensorboard.hparams import declare_domains
 from evclip_ray.tuning.cost import StudyCost
@@ -175,7 +176,8 @@ class LadderRun:
                 state = states[step.name] = self._run_step(step, machines, prepare, search)
                 self._note(state)
                 # After each step, so that an interrupted ladder has the tables of its finished steps.
-                self.rows = write_tables(self.folder, self.ladder, measure=self.measure)
+                with stage("computing the tables of the ladder"):
+                    self.rows = write_tables(self.folder, self.ladder, measure=self.measure)
                 if on_step is not None:
                     on_step(state)
                 if state.state == "interrupted":

@@ -14,6 +14,7 @@ from evclip_ray.models.clip import FrozenCLIP, load_clip
 from evclip_ray.models.frozen import device_name
 from evclip_ray.models.methods.base import Method, MethodConfig
 from evclip_ray.models.video_encoder import FrozenVideoEncoder, load_video_encoder
+from evclip_ray.progress import stage
 from evclip_ray.training.experiment import BackboneConfig, ExperimentConfig
 
 log = logging.getLogger(__name__)
@@ -99,11 +100,12 @@ def build_method(
             f"class names must differ as words; several labels read: {', '.join(duplicates)}. "
             "Rename or merge these labels in the manifest."
         )
-    if frozen is None:
-        frozen = Frozen(load_backbone(experiment.backbone, device), load_encoder(experiment.method, device))
     # Initial values are drawn on the CPU and moved afterwards, so they do not depend on the device. fork_rng
     # restores the caller's random state.
-    with torch.random.fork_rng(devices=[]):
+    with stage("loading networks"), torch.random.fork_rng(devices=[]):
+        if frozen is None:
+            encoder = load_encoder(experiment.method, device)
+            frozen = Frozen(load_backbone(experiment.backbone, device), encoder)
         torch.manual_seed(experiment.seed)
         method = experiment.method.build(
             frozen,

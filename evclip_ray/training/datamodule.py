@@ -10,7 +10,7 @@ import errno
 import functools
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +33,11 @@ from evclip_ray.data.storage import Place, is_uri
 from evclip_ray.data.video.view import ViewConfig
 from evclip_ray.formatting import binary_size
 from evclip_ray.locking import building
+from evclip_ray.progress import Progress, stage
 from evclip_ray.training.experiment import DataConfig, ExperimentConfig, Selection, SyntheticConfig
 from evclip_ray.training.same_labels import resolve_same_labels
 
 log = logging.getLogger(__name__)
-
-Progress = Callable[[str, int, int], None]
-"""Callback with the current work, such as "decoding train", the videos done and the videos in total."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -610,7 +608,8 @@ def prepare(
     """
     # The check reads the bytes of the videos to find copies. Decoded splits have passed it before.
     if not is_prepared(plan, cache):
-        refuse_leaks(plan.manifest, allow=plan.manifest.allow_leaks)
+        with stage("looking for copies of videos in other splits"):
+            refuse_leaks(plan.manifest, allow=plan.manifest.allow_leaks)
     sets = {}
     for split, rows in plan.rows.items():
         folder = plan.folder(split, cache)

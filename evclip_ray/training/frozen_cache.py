@@ -7,7 +7,7 @@ that its method declares in `caches`. A method that needs nothing else does not 
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -23,13 +23,12 @@ from evclip_ray.features.spec import FeatureSpec, text_key
 from evclip_ray.models.batch import Frozen
 from evclip_ray.models.clip import FrozenCLIP
 from evclip_ray.models.layers.class_text import class_texts
+from evclip_ray.progress import Progress
 from evclip_ray.training.build import autocast_dtype, load_backbone, load_encoder, zero_shot_of
 from evclip_ray.training.datamodule import Videos
 from evclip_ray.training.experiment import ExperimentConfig
 
 log = logging.getLogger(__name__)
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclasses.dataclass(frozen=True)

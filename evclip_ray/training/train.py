@@ -1,6 +1,7 @@
 """Training of one experiment, from its videos to its checkpoints."""
 
 import contextlib
+import contextvars
 import dataclasses
 import logging
 import threading
@@ -13,10 +14,11 @@ from evclip_ray.artifacts import ArtifactError, read_history
 from evclip_ray.data.manifest.row_record import RowRecord
 from evclip_ray.data.video.view import ViewConfig
 from evclip_ray.formatting import shell
+from evclip_ray.progress import Progress, report
 from evclip_ray.records import EpochMetrics
 from evclip_ray.training.checkpoint import HISTORY, ROWS, latest_checkpoint, latest_readable, read_record
 from evclip_ray.training.class_text_check import check_class_texts
-from evclip_ray.training.datamodule import Progress, VideoPlan, Videos, plan_videos, prepare, record_rows
+from evclip_ray.training.datamodule import VideoPlan, Videos, plan_videos, prepare, record_rows
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.frozen_cache import prepare_cached
 from evclip_ray.training.loop import Report, Run
@@ -28,6 +30,7 @@ log = logging.getLogger(__name__)
 
 _MAX_FAILURES = 2
 _POLL_SECONDS = 0.5
+_EPOCHS = "epochs"
 
 
 def train_experiment(
@@ -95,7 +98,19 @@ def train_experiment(
         return _train_in_workers(experiment, videos, folder=folder, request=request, on_epoch=on_epoch)
     # A local run may use all CPUs of the machine: no other trial shares it.
     torch.set_num_threads(max(1, int(machines[0].get("CPU", 1))))
-    return Run.start(experiment, videos, folder=folder).fit(on_epoch)
+    return Run.start(experiment, videos, folder=folder).fit(_counted(on_epoch, experiment, folder))
+
+
+def _counted(on_epoch: Report, experiment: ExperimentConfig, folder: Path) -> Report:
+    """Return a function that reports each epoch as progress too, beginning with those of an earlier call."""
+    total = experiment.optim.epochs
+
+    def count(metrics: EpochMetrics) -> None:
+        on_epoch(metrics)
+        report(_EPOCHS, total if metrics.diverged else metrics.epoch, total)
+
+    report(_EPOCHS, len(_history(folder)), total)
+    return count
 
 
 def _with_begun_view(experiment: ExperimentConfig, folders: Sequence[Path]) -> ExperimentConfig:
@@ -168,7 +183,7 @@ def _train_in_workers(
 ) -> EpochMetrics:
     videos_file = folder / f"videos-{videos_key(experiment)}.json"
     videos.save(videos_file)
-    with _following(folder, on_epoch):
+    with _following(folder, _counted(on_epoch, experiment, folder)):
         train_distributed(
             experiment,
             videos_file,
@@ -198,7 +213,8 @@ def _following(folder: Path, on_epoch: Report) -> Iterator[None]:
                 num_reported += 1
 
     # `train_distributed` blocks until the group ends, so the file is polled from a thread.
-    follower = threading.Thread(target=follow)
+    # In a copy of the context, which has the receiver of the progress.
+    follower = threading.Thread(target=contextvars.copy_context().run, args=(follow,))
     follower.start()
     try:
         yield

@@ -9,6 +9,7 @@ import torch
 
 from evclip_ray.artifacts import ArtifactError, digest, read_json, write_json
 from evclip_ray.metrics.scoring import Scores, score, summary
+from evclip_ray.progress import stage
 from evclip_ray.training.build import autocast_dtype, build_method, computed_in, weights_of, zero_shot_of
 from evclip_ray.training.datamodule import Videos
 from evclip_ray.training.experiment import ExperimentConfig
@@ -94,7 +95,8 @@ def zero_shot_numbers(
         return stored
     # Trials of a study share the file. Two trials may compute it at the same time; both write the same
     # numbers.
-    scores, weights = score_zero_shot(experiment, videos, split="val", device=device)
+    with stage("zero-shot baseline"):
+        scores, weights = score_zero_shot(experiment, videos, split="val", device=device)
     numbers = summary(scores, videos.sets["val"].groups)
     write_json(path, {**numbers, "weights": weights, "conditions": conditions, "rows": rows})
     return dict(read_json(path))

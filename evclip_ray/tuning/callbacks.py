@@ -1,18 +1,23 @@
 """Tune callback of a study: writes how each trial ended and reports events of trials."""
 
 import logging
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 
+from evclip_ray.progress import Progress
 from evclip_ray.records import EpochMetrics, TrialRecord, TrialState
 from evclip_ray.training.ray_trainer import release_places
+from evclip_ray.training.run_registry import stage_of
 from evclip_ray.tuning.stopper import FAULT, Stops
 from evclip_ray.tuning.study_folder import StudyFolder
 
 log = logging.getLogger(__name__)
+_POLL_SECONDS = 0.5
+_STARTING = "starting the processes of the trials"
 
 OnEvent = Callable[[str, TrialRecord], None]
 """Called with "epoch" or "ended" and the trial; its history has the last epoch as Tune received it."""
@@ -73,6 +78,54 @@ class Recorder(tune.Callback):
             release_places(self._folder.trial(name))
             self._folder.finish(name, state, error)
         self._on_event("ended", _record(trial, trial.last_result, state, error))
+
+
+class TrialStages(tune.Callback):
+    """Callback that reports what the running trials do before their first epoch, such as loading networks.
+
+    Args:
+        folder: Folder of the study.
+        progress: Receiver of the stages; None for none.
+    """
+
+    def __init__(self, folder: StudyFolder, progress: Progress | None) -> None:
+        self._folder, self._progress = folder, progress
+        self._shown: set[str] = set()
+        self._trained: set[str] = set()
+        self._next_poll = 0.0
+
+    def __getstate__(self) -> dict[str, Any]:
+        # See `Recorder`.
+        return {}
+
+    def on_step_begin(self, iteration: int, trials: Iterable[Any], **info: Any) -> None:
+        """Read the stages of the trials."""
+        if self._progress is None or time.monotonic() < self._next_poll:
+            return
+        self._next_poll = time.monotonic() + _POLL_SECONDS
+        names = [trial.config["folder"] for trial in trials if trial.status in ("PENDING", "RUNNING")]
+        waiting = [name for name in names if name not in self._trained]
+        stages = {stage_of(self._folder.trial(name)) or _STARTING for name in waiting}
+        # A trial that waits for a free slot while others train is not a stage.
+        self._show(stages - {_STARTING} if self._trained else stages)
+
+    def on_trial_result(
+        self, iteration: int, trials: Iterable[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Note that a trial has trained its first epoch."""
+        self._trained.add(trial.config["folder"])
+
+    def on_experiment_end(self, trials: Iterable[Any], **info: Any) -> None:
+        """Remove all stages."""
+        self._show(set())
+
+    def _show(self, stages: set[str]) -> None:
+        if self._progress is not None:
+            for name in sorted(self._shown - stages):
+                self._progress(name, 1, 1)
+            for name in sorted(stages - self._shown):
+                self._progress(name, 0, 1)
+        self._shown = stages
 
 
 def _record(

@@ -17,7 +17,8 @@ from ray import tune
 from ray.exceptions import RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from evclip_ray.training.datamodule import Progress, VideoPlan, prepare
+from evclip_ray.progress import Progress
+from evclip_ray.training.datamodule import VideoPlan, prepare
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.frozen_cache import prepare_cached
 from evclip_ray.training.resources import ResourceRequest, decoding_nodes

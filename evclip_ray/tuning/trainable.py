@@ -22,7 +22,7 @@ from evclip_ray.training.datamodule import Videos
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.ray_trainer import train_distributed
 from evclip_ray.training.resources import ResourceRequest
-from evclip_ray.training.run_registry import register_run
+from evclip_ray.training.run_registry import register_run, registered_stages
 from evclip_ray.training.zero_shot import videos_key, zero_shot_key
 from evclip_ray.tuning.stopper import FAULT
 from evclip_ray.tuning.study_folder import StudyFolder
@@ -49,7 +49,8 @@ def run_trial(config: dict[str, Any]) -> None:
     try:
         # Left by an earlier attempt, before --retry-failed.
         (_folder(config) / _ERROR).unlink(missing_ok=True)
-        _train(config)
+        with registered_stages(_folder(config)):
+            _train(config)
     except Exception as error:
         # Reported instead of raised: Tune would restart the trial and end the reused process.
         tune.report(_failure(config, error))

@@ -22,15 +22,16 @@ from ray import tune
 from evclip_ray.artifacts import LEDGER, ArtifactError, write_json
 from evclip_ray.formatting import binary_size, counted
 from evclip_ray.machine_faults import Fault, MachineFault
+from evclip_ray.progress import Progress, stage
 from evclip_ray.ray_internals import HEAD_RESOURCE
 from evclip_ray.records import LeaderboardRow, TrialRecord, TrialState
 from evclip_ray.training.checkpoint import ADAPTER
-from evclip_ray.training.datamodule import Progress, check_space
+from evclip_ray.training.datamodule import check_space
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.resources import ResourceRequest, trial_slots
 from evclip_ray.training.tensorboard.hparams import declare_domains
 from evclip_ray.training.zero_shot import videos_key
-from evclip_ray.tuning.callbacks import OnEvent, Recorder
+from evclip_ray.tuning.callbacks import OnEvent, Recorder, TrialStages
 from evclip_ray.tuning.equal_settings import as_recorded
 from evclip_ray.tuning.optuna_storage import (
     count_missing,
@@ -121,7 +122,7 @@ class StudyRun:
         self.time_budget, self.in_background = time_budget, in_background
         self._retry_failed = retry_failed
         # The clock starts with the call: decoding and features count towards the time budget.
-        self._deadline = None if time_budget is None else time.monotonic() + time_budget
+        self.deadline = None if time_budget is None else time.monotonic() + time_budget
         self.fork_of = self._begun_fork() if fork_of is None else fork_of.expanduser().resolve()
         forked = [] if self.fork_of is None else [self.fork_of]
         self._earlier = [path.expanduser().resolve() for path in (*forked, *warm_start)]
@@ -322,14 +323,14 @@ class StudyRun:
             if self._retry_failed:
                 enqueue_failed(study, self.folder)
                 self._retry_failed = False
-            stops = Stops(self._deadline, max_epochs=plan.epochs)
+            stops = Stops(self.deadline, max_epochs=plan.epochs)
             preparation = Preparation(
                 self._left, cache=self.cache, request=plan.request, stops=stops, progress=progress
             )
             with preparation:
-                self._run_missing(study, plan, stops, preparation, on_event)
+                self._run_missing(study, plan, stops, preparation, on_event, progress)
             rows: list[LeaderboardRow] = []
-            with stops.pausing():
+            with stops.pausing(), stage("writing the leaderboard"):
                 rows = self.folder.write_leaderboard()
             # Raised after the leaderboard is written, so that the finished trials are not lost with the
             # error.
@@ -372,7 +373,13 @@ class StudyRun:
         return f"about {binary_size(max(needed, running))} for {counted(int(missing), 'trial')}"
 
     def _run_missing(
-        self, study: optuna.Study, plan: StudyPlan, stops: Stops, preparation: Preparation, on_event: OnEvent
+        self,
+        study: optuna.Study,
+        plan: StudyPlan,
+        stops: Stops,
+        preparation: Preparation,
+        on_event: OnEvent,
+        progress: Progress | None,
     ) -> None:
         before: float | None = None
         # Tune sometimes loses a trial, for example when a busy process does not take the next one in time.
@@ -393,6 +400,7 @@ class StudyRun:
                 stops=stops,
                 preparation=preparation,
                 on_event=on_event,
+                progress=progress,
             )
 
     def _take_in(self, study: optuna.Study) -> None:
@@ -417,6 +425,7 @@ def _fit(
     stops: Stops,
     preparation: Preparation,
     on_event: OnEvent,
+    progress: Progress | None,
 ) -> None:
     epochs, request = plan.epochs, plan.request
     search = StudySearch(
@@ -460,7 +469,11 @@ def _fit(
             # Counts processes that died. An exception inside a trial is reported as a result and never
             # retried.
             failure_config=tune.FailureConfig(max_failures=space.study.max_failures),
-            callbacks=[Recorder(folder, epochs, stops, on_event), preparation],
+            callbacks=[
+                Recorder(folder, epochs, stops, on_event),
+                preparation,
+                TrialStages(folder, progress),
+            ],
         ),
     )
     try:

@@ -10,6 +10,7 @@ from rich.table import Table
 import evclip_ray
 from evclip_ray.cli import display, main
 from evclip_ray.cli.display import PlainConsole, rows_table
+from evclip_ray.cli.progress import bars
 from evclip_ray.formatting import printable, shell
 
 PACKAGE = Path(evclip_ray.__file__).parent
@@ -45,8 +46,8 @@ def test_description_of_a_bar_is_shown_as_it_is(monkeypatch):
     stream = io.StringIO()
     console = PlainConsole(file=stream, width=140, force_terminal=True, color_system=None)
     monkeypatch.setattr(display, "console", console)
-    with display.bars() as progress:
-        progress.add_task("decoding [/b]", total=1)
+    with bars() as steps:
+        steps("decoding [/b]", 0, 1)
     assert "decoding [/b]" in stream.getvalue()
 
 

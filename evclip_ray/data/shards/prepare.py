@@ -152,6 +152,8 @@ def prepare_shards(
     # exist.
     if missing or not (folder / LEDGER).exists():
         done = len(videos) - sum(len(job.videos) for job in missing)
+        if progress is not None:
+            progress(done, len(videos))
         with _explain_full_disk(folder, missing):
             for count in _write_all(missing, manifest.root, folder, seconds_per_video, nodes):
                 done += count
