@@ -100,19 +100,20 @@ def build_method(
             f"class names must differ as words; several labels read: {', '.join(duplicates)}. "
             "Rename or merge these labels in the manifest."
         )
-    # Initial values are drawn on the CPU and moved afterwards, so they do not depend on the device. fork_rng
-    # restores the caller's random state.
-    with stage("loading networks"), torch.random.fork_rng(devices=[]):
+    with stage("loading networks"):
         if frozen is None:
-            encoder = load_encoder(experiment.method, device)
-            frozen = Frozen(load_backbone(experiment.backbone, device), encoder)
-        torch.manual_seed(experiment.seed)
-        method = experiment.method.build(
-            frozen,
-            class_names=names,
-            num_frames=experiment.view.num_frames,
-            image_size=frozen.clip.image_size,
-        )
+            clip = load_backbone(experiment.backbone, device)
+            frozen = Frozen(clip, load_encoder(experiment.method, device))
+        # Initial values are drawn on the CPU and moved afterwards, so they do not depend on the device.
+        # fork_rng restores the caller's random state.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(experiment.seed)
+            method = experiment.method.build(
+                frozen,
+                class_names=names,
+                num_frames=experiment.view.num_frames,
+                image_size=frozen.clip.image_size,
+            )
     return method.to(device)
 
 
