@@ -192,44 +192,6 @@ def test_methods_do_not_import_each_other():
             assert module not in all_files - files[path.stem], f"{path} imports {module}"
 
 
-def test_settings_are_read_without_torch():
-    """A wrong setting is reported in a second; importing PyTorch and open_clip takes five."""
-    files = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
-    methods = [name for name in files if name.startswith("evclip_ray.models.methods.settings")]
-    reached, queue = set(), ["evclip_ray.settings", "evclip_ray.scaling.ladder_steps", *methods]
-    while queue:
-        name = queue.pop()
-        if name not in reached:
-            reached.add(name)
-            queue += top_imports(files[name], files)
-    assert "evclip_ray.training.experiment" in reached
-    heavy = {"torch", "torchvision", "open_clip", "ray", "optuna", "pandas", "scipy"}
-    for name in reached:
-        outside = {module.split(".")[0] for module in top_imports(files[name])}
-        assert not outside & heavy, name
-
-
-def top_imports(path, files=None):
-    """Return the modules that the import of a file imports: outside ones, or those of `files`."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    # Imports for type checking and inside functions are not run.
-    tree.body = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
-    if files is None:
-        names = [
-            [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module]
-            for node in tree.body
-        ]
-        return [name for some in names for name in some]
-    inner = [
-        f"{node.module}.{alias.name}"
-        for node in tree.body
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
-    ]
-    modules = [node.module for node in tree.body if isinstance(node, ast.ImportFrom)]
-    return [name for name in (*inner, *modules) if name in files]
-
-
 def test_the_command_line_starts_without_torch_and_ray():
     heavy = {"torch", "ray", "open_clip", "torchvision", "optuna"}
     files = sorted((PACKAGE / "cli").glob("*.py"))

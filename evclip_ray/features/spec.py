@@ -15,7 +15,7 @@ from evclip_ray.data.transforms import AugmentConfig
 from evclip_ray.models.activation import Activation, ActivationSetting
 from evclip_ray.models.backbones import find_backbone
 from evclip_ray.models.clip_weights import find_weights
-from evclip_ray.models.layers.frames import Normalization
+from evclip_ray.models.setting_types import Normalization
 from evclip_ray.models.video_encoder import VIDEO_ENCODERS
 from evclip_ray.models.weight_files import file_origin, find_weight_file
 from evclip_ray.models.world_weights import WORLD, world_origin

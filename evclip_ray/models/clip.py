@@ -22,11 +22,12 @@ from torch import Tensor, nn
 from evclip_ray.config import ConfigError
 from evclip_ray.models.activation import Activation, ActivationSetting
 from evclip_ray.models.attention import use_batch_first_attention
-from evclip_ray.models.backbones import Backbone, build, find_backbone
+from evclip_ray.models.backbones import Backbone, find_backbone
 from evclip_ray.models.clip_names import open_clip_names
 from evclip_ray.models.clip_weights import find_weights, is_script_archive
 from evclip_ray.models.fold_batch_norm import fold_batch_norms
 from evclip_ray.models.frozen import META, RANDOM, FrozenNetwork, random_weights, without_autocast
+from evclip_ray.models.open_clip_models import build
 from evclip_ray.models.preprocess import prepare
 from evclip_ray.models.weight_files import read_tensors
 from evclip_ray.models.world_weights import WORLD, WorldTokenizer, read_world_tensors, world_words

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
-from evclip_ray.models.backbones import BACKBONES, build
+from evclip_ray.models.backbones import BACKBONES
+from evclip_ray.models.open_clip_models import build
 
 _IMAGE, _TEXT, _SCALE = "image_encoder.", "text_encoder.", "logit_scale"
 

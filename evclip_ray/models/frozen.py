@@ -8,12 +8,10 @@ from typing import Self
 import torch
 from torch import nn
 
+from evclip_ray.models.weight_names import RANDOM as RANDOM
 from evclip_ray.records import is_random
 
 logger = logging.getLogger(__name__)
-
-RANDOM = "random"
-"""Name of untrained weights. They are used only when requested by this name."""
 
 META = "meta"
 """torch's device for tensors with a shape and without memory."""

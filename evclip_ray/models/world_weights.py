@@ -17,9 +17,7 @@ import torch
 from torch import Tensor
 
 from evclip_ray.config import ConfigError
-
-WORLD = "world"
-"""Name of these weights, as `backbone.pretrained` and `method.video_encoder.weights` give it."""
+from evclip_ray.models.weight_names import WORLD as WORLD
 
 WEIGHTS_FOLDER = Path(__file__).parents[1] / "world" / "weights"
 CARD = "card.json"

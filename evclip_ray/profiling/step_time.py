@@ -11,7 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from evclip_ray.metrics.scoring import autocast
 from evclip_ray.models.batch import Frozen, VideoBatch
-from evclip_ray.models.layers.frames import Normalization, read_frames
+from evclip_ray.models.layers.frames import read_frames
+from evclip_ray.models.setting_types import Normalization
 from evclip_ray.profiling.synthetic_step import random_batch, timed, training_step
 from evclip_ray.training.build import autocast_dtype, build_method, pick_device, weights_of
 from evclip_ray.training.experiment import ExperimentConfig

@@ -11,11 +11,12 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from evclip_ray.config import Config, ConfigError, nearest, override, read_yaml
+from evclip_ray.data.augmentation import CROP_FRACTION, AugmentConfig
 from evclip_ray.data.manifest.columns import CHOSEN
-from evclip_ray.data.transforms import CROP_FRACTION, AugmentConfig
 from evclip_ray.data.video.view import ViewConfig
 from evclip_ray.models.activation import ActivationSetting
-from evclip_ray.models.methods.base import MethodConfig
+from evclip_ray.models.backbones import find_backbone
+from evclip_ray.models.methods.config import MethodConfig
 from evclip_ray.world.settings import WorldConfig
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -266,9 +267,6 @@ class BackboneConfig(Config):
 
     @model_validator(mode="after")
     def _is_known(self) -> Self:
-        # Imported here: the module loads open_clip, and reading settings must stay fast.
-        from evclip_ray.models.backbones import find_backbone
-
         find_backbone(self.name)
         return self
 
@@ -300,8 +298,6 @@ class OptimConfig(Config):
 
 def _image_size(backbone: Any) -> int | None:
     """Return the side of the input of a backbone in pixels; None if its settings are invalid."""
-    from evclip_ray.models.backbones import find_backbone
-
     given = backbone if isinstance(backbone, Mapping) else {}
     try:
         return find_backbone(given.get("name", BackboneConfig.model_fields["name"].default)).image_size

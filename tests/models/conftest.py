@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from evclip_ray.models.backbones import build
 from evclip_ray.models.batch import Frozen, VideoBatch
 from evclip_ray.models.clip import FrozenCLIP, load_clip
+from evclip_ray.models.open_clip_models import build
 from evclip_ray.models.video_encoder import load_video_encoder
 
 # Networks this small are 30 times slower on threads that wait for a busy core than on one.

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from evclip_ray.models.attention import SelfAttention, use_batch_first_attention
-from evclip_ray.models.backbones import build
+from evclip_ray.models.open_clip_models import build
 
 
 @pytest.fixture

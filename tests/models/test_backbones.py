@@ -3,7 +3,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from evclip_ray.config import ConfigError
-from evclip_ray.models.backbones import BACKBONES, build, find_backbone
+from evclip_ray.models.backbones import BACKBONES, find_backbone
+from evclip_ray.models.open_clip_models import build
 
 FAMILIES = ("ViT-H-14", "ViT-B-16-SigLIP", "ViT-B-16-SigLIP2", "EVA02-B-16", "MobileCLIP-S1")
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from evclip_ray.config import ConfigError
 from evclip_ray.models import clip as clip_module
-from evclip_ray.models.backbones import build
 from evclip_ray.models.clip import FrozenCLIP, load_clip
+from evclip_ray.models.open_clip_models import build
 
 DIGEST = """
 import hashlib, torch

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from evclip_ray.config import ConfigError
 from evclip_ray.models import backbones
-from evclip_ray.models.backbones import build
 from evclip_ray.models.clip import load_clip
 from evclip_ray.models.clip_weights import find_weights
+from evclip_ray.models.open_clip_models import build
 
 SIZES = {
     "embed_dim": 16,

@@ -6,7 +6,8 @@ import torch
 from evclip_ray.config import ConfigError
 from evclip_ray.models.batch import Frozen
 from evclip_ray.models.layers.class_text import class_texts
-from evclip_ray.models.methods import METHODS, zero_shot
+from evclip_ray.models.methods import METHODS
+from evclip_ray.models.methods.settings import zero_shot
 from evclip_ray.models.methods.zero_shot import ZeroShot, ZeroShotConfig
 from evclip_ray.testing import CLASSES, MethodConformance, find_cases, random_videos
 from evclip_ray.testing.conformance import check_caches, check_last_product
@@ -18,7 +19,9 @@ class TestBuiltInMethods(MethodConformance):
 
 def test_missing_case_names_the_file_to_edit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(zero_shot, "METHOD_CASES")
-    with pytest.raises(ConfigError, match=r"'zero_shot' has no conformance case.*methods/zero_shot\.py"):
+    with pytest.raises(
+        ConfigError, match=r"'zero_shot' has no conformance case.*methods/settings/zero_shot\.py"
+    ):
         find_cases(["zero_shot"])
 
 

@@ -3,9 +3,9 @@ import copy
 import torch
 from torch import nn
 
-from evclip_ray.models.backbones import build
 from evclip_ray.models.clip import load_clip
 from evclip_ray.models.fold_batch_norm import fold_batch_norms
+from evclip_ray.models.open_clip_models import build
 
 
 def tower() -> nn.Module:

@@ -7,9 +7,9 @@ import torch
 
 from evclip_ray.config import ConfigError
 from evclip_ray.models import clip, video_encoder, world_weights
-from evclip_ray.models.backbones import world_model
 from evclip_ray.models.clip import load_clip
 from evclip_ray.models.clip_weights import find_weights
+from evclip_ray.models.open_clip_models import world_model
 from evclip_ray.models.video_encoder import VIDEO_ENCODERS, load_video_encoder
 from evclip_ray.models.world_weights import WorldTokenizer, world_origin
 

@@ -3,28 +3,17 @@
 import dataclasses
 from collections import Counter
 from collections.abc import Sequence
-from typing import Annotated, Self
+from typing import Self
 
 import torch.nn.functional as F
-from pydantic import AfterValidator
 from torch import Tensor
 
 from evclip_ray.models.clip import FrozenCLIP
 from evclip_ray.models.frozen import without_autocast
+from evclip_ray.models.setting_types import GAP
 
-GAP = "{}"
-
-
-def _with_one_gap(template: str) -> str:
-    if template.count(GAP) != 1:
-        raise ValueError(
-            f"a template must contain {GAP} exactly once, in place of the class name; got {template!r}"
-        )
-    return template
-
-
-Template = Annotated[str, AfterValidator(_with_one_gap)]
-"""An English sentence with a gap for the class name, `"A video of {}."`."""
+# Methods of other packages import it from here.
+from evclip_ray.models.setting_types import Template as Template
 
 
 def class_texts(class_names: Sequence[str], template: str) -> list[str]:

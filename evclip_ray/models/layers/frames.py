@@ -1,15 +1,11 @@
 """Preparation and encoding of frames, and the statistics that normalise them."""
 
-from typing import Literal
-
 from torch import Tensor
 
 from evclip_ray.models.batch import VideoBatch
 from evclip_ray.models.clip import FrozenCLIP
+from evclip_ray.models.setting_types import Normalization as Normalization
 from evclip_ray.models.video_encoder import IMAGENET_MEAN, IMAGENET_STD
-
-Normalization = Literal["own", "imagenet"]
-"""Statistics that normalise the pixels: those of CLIP ("own"), or of ImageNet as in EV-CLIP's release."""
 
 
 def prepare_frames(clip: FrozenCLIP, pixels: Tensor | None, normalization: Normalization) -> Tensor:

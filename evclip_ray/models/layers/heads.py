@@ -1,7 +1,5 @@
 """Heads of methods that work inside the image tower: from class tokens to logits."""
 
-from typing import Literal
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -9,8 +7,8 @@ from evclip_ray.models.batch import Frozen, MethodOutput
 from evclip_ray.models.frozen import without_autocast
 from evclip_ray.models.layers.class_text import class_logits, mean_feature
 
-Head = Literal["text", "linear"]
-"""Kind of head: cosines with the class texts, which start at CLIP ("text"), or a trained layer."""
+# Methods of other packages import it from here.
+from evclip_ray.models.setting_types import Head as Head
 
 
 def linear_logits(classifier: nn.Linear, features: Tensor) -> Tensor:

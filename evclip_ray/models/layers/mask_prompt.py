@@ -26,14 +26,11 @@ masks of the small world (256 videos, squared error) stayed at the average preci
 with the published gradient; with constants it reached 0.46 after 120 steps (2026-11-27).
 """
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 from torchvision.models.swin_transformer import SwinTransformerBlock
 
-MaskStart = Literal["published", "open"]
-"""Mask at the start of training: noise with a mean of about 0.3, or 0.5 and above."""
+from evclip_ray.models.setting_types import MaskStart
 
 EPS = 1e-8
 _GROWTHS = (2, 4, 4)

@@ -1,6 +1,7 @@
 """Registry of methods: built-in ones, and those that installed packages register.
 
-A built-in method is one file in this folder and one line in `METHODS`. Another package registers a method
+A built-in method is a file here, one with its settings in `settings/`, and a line in `METHODS`. The settings
+import no PyTorch, so that a wrong one is reported at once. Another package registers a method
 with an entry point of the group `evclip_ray.methods`, in its pyproject.toml:
 
     [project.entry-points."evclip_ray.methods"]
@@ -15,16 +16,16 @@ from typing import Any
 from evclip_ray.config import Config, ConfigError, nearest
 
 METHODS = {
-    "zero_shot": "evclip_ray.models.methods.zero_shot:ZeroShotConfig",
-    "ev_clip": "evclip_ray.models.methods.ev_clip:EVCLIPConfig",
-    "ez_clip": "evclip_ray.models.methods.ez_clip:EZCLIPConfig",
-    "motion_prompts": "evclip_ray.models.methods.motion_prompts:MotionPromptsConfig",
-    "coop": "evclip_ray.models.methods.coop:CoOpConfig",
-    "linear_probe": "evclip_ray.models.methods.linear_probe:LinearProbeConfig",
-    "prototype": "evclip_ray.models.methods.prototype:PrototypeConfig",
-    "fine_tune": "evclip_ray.models.methods.fine_tune:FineTuneConfig",
-    "st_adapter": "evclip_ray.models.methods.st_adapter:STAdapterConfig",
-    "aim": "evclip_ray.models.methods.aim:AIMConfig",
+    "zero_shot": "evclip_ray.models.methods.settings.zero_shot:ZeroShotConfig",
+    "ev_clip": "evclip_ray.models.methods.settings.ev_clip:EVCLIPConfig",
+    "ez_clip": "evclip_ray.models.methods.settings.ez_clip:EZCLIPConfig",
+    "motion_prompts": "evclip_ray.models.methods.settings.motion_prompts:MotionPromptsConfig",
+    "coop": "evclip_ray.models.methods.settings.coop:CoOpConfig",
+    "linear_probe": "evclip_ray.models.methods.settings.linear_probe:LinearProbeConfig",
+    "prototype": "evclip_ray.models.methods.settings.prototype:PrototypeConfig",
+    "fine_tune": "evclip_ray.models.methods.settings.fine_tune:FineTuneConfig",
+    "st_adapter": "evclip_ray.models.methods.settings.st_adapter:STAdapterConfig",
+    "aim": "evclip_ray.models.methods.settings.aim:AIMConfig",
 }
 """Name of a built-in method -> `module:class` of its config. Imported on first use."""
 

@@ -19,63 +19,20 @@ published model has the linear head.
 
 import copy
 from collections.abc import Sequence
-from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
 from evclip_ray.models.batch import Frozen, MethodOutput, VideoBatch
 from evclip_ray.models.layers.adapter import Adapter
-from evclip_ray.models.layers.class_text import Template, TextClassifier, class_texts
-from evclip_ray.models.layers.frames import Normalization, prepare_frames
-from evclip_ray.models.layers.heads import Head, LinearHead, TextHead
+from evclip_ray.models.layers.class_text import TextClassifier, class_texts
+from evclip_ray.models.layers.frames import prepare_frames
+from evclip_ray.models.layers.heads import LinearHead, TextHead
 from evclip_ray.models.layers.towers import Block, ImageTower, attention_branch
-from evclip_ray.models.methods.base import Cacheable, Method, MethodCase, MethodConfig
-
-
-class AIMConfig(MethodConfig):
-    """Settings of AIM.
-
-    Attributes:
-        temporal_adapters: 1, or 2 as published on Something-Something (with `scale` 1).
-        adapter_ratio: Width of an adapter as a fraction of W; parameters grow linearly with it.
-        scale: Weight of the adapter parallel to the MLP.
-        head: "text" starts at zero-shot CLIP and keeps its classes; "linear" starts at random, as published.
-        dropout: Rate before the linear head; the text head ignores it.
-        template: Sentence with one gap {} for the class name; read by the text head.
-        normalization: "own" or "imagenet" statistics for the pixels.
-    """
-
-    name: Literal["aim"] = "aim"
-    temporal_adapters: Literal[1, 2] = 1
-    adapter_ratio: Annotated[float, Field(gt=0, le=4)] = 0.25
-    scale: Annotated[float, Field(gt=0)] = 0.5
-    head: Head = "text"
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    template: Template = "A video of {}."
-    normalization: Normalization = "own"
-
-    @property
-    def caches(self) -> frozenset[Cacheable]:
-        """Class texts. The trained parts are inside the image tower, so frame features change."""
-        return frozenset({"class_text"})
-
-    def build(self, frozen: Frozen, *, class_names: Sequence[str], num_frames: int, image_size: int) -> "AIM":
-        """Return the module. The class names are encoded here, once, if the head is "text"."""
-        texts = class_texts(class_names, self.template)
-        return AIM(
-            frozen,
-            text_features=frozen.clip.encode_text(texts) if self.head == "text" else None,
-            num_classes=len(texts),
-            num_frames=num_frames,
-            temporal_adapters=self.temporal_adapters,
-            adapter_ratio=self.adapter_ratio,
-            scale=self.scale,
-            dropout=self.dropout,
-            normalization=self.normalization,
-        )
+from evclip_ray.models.methods.base import Method
+from evclip_ray.models.methods.settings.aim import AIMConfig
+from evclip_ray.models.setting_types import Normalization
 
 
 class AIM(Method):
@@ -183,22 +140,19 @@ class BlockAdapters(nn.Module):
         return after
 
 
-# Two adapters that start at zero follow each other, so the first one moves in the third step.
-METHOD_CASES = (
-    MethodCase(num_trainable=13408, needs_vit=True),
-    MethodCase(
-        num_trainable=17924,
-        label="two, linear",
-        settings={"temporal_adapters": 2, "head": "linear", "dropout": 0.0},
-        needs_vit=True,
-        steps_to_move=3,
-    ),
-    MethodCase(
-        num_trainable=17924,
-        label="dropout",
-        settings={"temporal_adapters": 2, "head": "linear"},
-        needs_vit=True,
-        is_random=True,
-        steps_to_move=3,
-    ),
-)
+def build(
+    config: AIMConfig, frozen: Frozen, *, class_names: Sequence[str], num_frames: int, image_size: int
+) -> AIM:
+    """Return the module. The class names are encoded here, once, if the head is "text"."""
+    texts = class_texts(class_names, config.template)
+    return AIM(
+        frozen,
+        text_features=frozen.clip.encode_text(texts) if config.head == "text" else None,
+        num_classes=len(texts),
+        num_frames=num_frames,
+        temporal_adapters=config.temporal_adapters,
+        adapter_ratio=config.adapter_ratio,
+        scale=config.scale,
+        dropout=config.dropout,
+        normalization=config.normalization,
+    )

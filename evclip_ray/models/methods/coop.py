@@ -12,54 +12,22 @@ CoOp was published for images; the mean over frames is ours. Vectors start at N(
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
 from evclip_ray.models.batch import Frozen, MethodOutput, VideoBatch
 from evclip_ray.models.layers.class_text import TextClassifier, class_logits, mean_feature
-from evclip_ray.models.layers.frames import Normalization, read_frames
+from evclip_ray.models.layers.frames import read_frames
 from evclip_ray.models.layers.prompted_text import prompt_start, prompted_tokens, with_vectors
 from evclip_ray.models.layers.text_cache import TextFeatureCache, encode_in_chunks
 from evclip_ray.models.layers.towers import TextTower
-from evclip_ray.models.methods.base import Cacheable, Method, MethodCase, MethodConfig
+from evclip_ray.models.methods.base import Method
+from evclip_ray.models.methods.settings.coop import CoOpConfig
+from evclip_ray.models.setting_types import Normalization
 
 _STD = 0.02
-
-
-class CoOpConfig(MethodConfig):
-    """Settings of CoOp.
-
-    Attributes:
-        num_vectors: P. Vectors and class name must fit in the text context of 77 tokens.
-        class_specific: Learn P vectors per class: N times the parameters, and no logits for new classes.
-        normalization: "own" or "imagenet" statistics for the pixels.
-    """
-
-    name: Literal["coop"] = "coop"
-    num_vectors: Annotated[int, Field(ge=1)] = 16
-    class_specific: bool = False
-    normalization: Normalization = "own"
-
-    @property
-    def caches(self) -> frozenset[Cacheable]:
-        """Frame features. Class texts change in every step."""
-        return frozenset({"frame_features"})
-
-    def build(
-        self, frozen: Frozen, *, class_names: Sequence[str], num_frames: int, image_size: int
-    ) -> "CoOp":
-        """Return the module. Class names are tokenised here and encoded in every step."""
-        return CoOp(
-            frozen,
-            tokens=prompted_tokens(frozen.clip, class_names, self.num_vectors),
-            num_vectors=self.num_vectors,
-            class_specific=self.class_specific,
-            normalization=self.normalization,
-        )
 
 
 class CoOp(Method):
@@ -126,7 +94,14 @@ class CoOp(Method):
         return F.normalize(self.text_tower.encode(words, tokens).float(), dim=-1)
 
 
-METHOD_CASES = (
-    MethodCase(num_trainable=256, settings={"num_vectors": 4}),
-    MethodCase(num_trainable=1024, label="by class", settings={"num_vectors": 4, "class_specific": True}),
-)
+def build(
+    config: CoOpConfig, frozen: Frozen, *, class_names: Sequence[str], num_frames: int, image_size: int
+) -> CoOp:
+    """Return the module. Class names are tokenised here and encoded in every step."""
+    return CoOp(
+        frozen,
+        tokens=prompted_tokens(frozen.clip, class_names, config.num_vectors),
+        num_vectors=config.num_vectors,
+        class_specific=config.class_specific,
+        normalization=config.normalization,
+    )

@@ -19,138 +19,27 @@ authors normalises CLIP's input by ImageNet's statistics; `normalization: imagen
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 
-from evclip_ray.config import Config
 from evclip_ray.models.batch import Frozen, MethodOutput, VideoBatch
 from evclip_ray.models.frozen import without_autocast
 from evclip_ray.models.layers.class_text import (
-    Template,
     TextClassifier,
     class_logits,
     class_texts,
     mean_feature,
 )
 from evclip_ray.models.layers.context_prompt import ContextGenerator
-from evclip_ray.models.layers.frames import Normalization, prepare_frames, read_frames
+from evclip_ray.models.layers.frames import prepare_frames, read_frames
 from evclip_ray.models.layers.gather import gather_rows
-from evclip_ray.models.layers.mask_prompt import MaskGenerator, MaskStart
-from evclip_ray.models.methods.base import Cacheable, Method, MethodCase, MethodConfig
+from evclip_ray.models.layers.mask_prompt import MaskGenerator
+from evclip_ray.models.methods.base import Method
+from evclip_ray.models.methods.settings.ev_clip import EVCLIPConfig, Prompts
+from evclip_ray.models.setting_types import MaskStart, Normalization
 from evclip_ray.models.video_encoder import FrozenVideoEncoder, map_size
-
-Prompts = Literal["both", "mask", "context"]
-Count = Annotated[int, Field(ge=1)]
-
-
-class MaskConfig(Config):
-    """Settings of the mask generator, explained in `MaskGenerator`. The defaults are the published ones.
-
-    Attributes:
-        width: Channels; None takes D_z / 2. Must be a multiple of 16, its quarter a multiple of `heads`.
-        depth: Swin blocks per stage; 0 removes them.
-        heads: Attention heads.
-        window: Side of an attention window, in positions of the map.
-        mlp_ratio: Hidden width of an MLP relative to its input.
-        start: "published" starts as noise. "open" (ours) is 1 - g (1 - mask) with a trained g that starts at
-            0.5; it is better on a small CLIP, whose accuracy noise takes to chance. Use it with
-            `optim.scalar_lr_factor` 30.
-    """
-
-    width: Count | None = None
-    depth: Annotated[int, Field(ge=0)] = 2
-    heads: Count = 8
-    window: Count = 7
-    mlp_ratio: Annotated[float, Field(gt=0)] = 4.0
-    # Left out of dumps at its default, so that digests and checkpoints of earlier versions stay equal.
-    start: MaskStart = Field("published", exclude_if=lambda value: value == "published")
-
-
-class ContextConfig(Config):
-    """Sizes of the context generator, explained in `ContextGenerator`. The defaults are the published ones.
-
-    Attributes:
-        tokens: P; more tokens give the context more weight in the mean over P + T tokens.
-        width: Channels of an additional hidden layer; None for none.
-        scale_init: Initial scale; at 0.001 training starts close to zero-shot CLIP.
-    """
-
-    tokens: Count = 1
-    width: Count | None = None
-    scale_init: float = 0.001
-
-
-class VideoEncoderConfig(Config):
-    """The frozen video encoder.
-
-    Attributes:
-        name: Row of `VIDEO_ENCODERS`; it decides D_z and most of the cost of a video.
-        weights: Tag of the row, a local file, or "random" (for tests only).
-    """
-
-    name: str = "swin3d_s"
-    weights: str = "kinetics400"
-
-
-class EVCLIPConfig(MethodConfig):
-    """Settings of EV-CLIP.
-
-    Attributes:
-        prompts: "both", "mask" or "context". Only "context" can read cached frame features.
-        mask: Settings of the mask generator; unused with "context".
-        context: Sizes of the context generator; unused with "mask".
-        consistency_weight: Weight of the consistency loss; 0 removes it. Unused with "context".
-        template: Sentence with one gap {} for the class name.
-        normalization: "own" normalises pixels by CLIP's statistics, "imagenet" by those of the release.
-        video_encoder: The frozen video encoder.
-    """
-
-    name: Literal["ev_clip"] = "ev_clip"
-    prompts: Prompts = "both"
-    mask: MaskConfig = MaskConfig()
-    context: ContextConfig = ContextConfig()
-    consistency_weight: Annotated[float, Field(ge=0)] = 0.1
-    template: Template = "A video of {}."
-    normalization: Normalization = "own"
-    video_encoder: VideoEncoderConfig = VideoEncoderConfig()
-
-    @property
-    def needs_video_encoder(self) -> bool:
-        """True: both prompts are generated from its map."""
-        return True
-
-    @property
-    def caches(self) -> frozenset[Cacheable]:
-        """Class texts and the map. A mask changes the pixels, hence the frame features, in every step."""
-        declared: frozenset[Cacheable] = frozenset({"class_text", "video_map"})
-        # A mask reads single positions of the map; the context reads its mean alone.
-        return declared | {"frame_features", "video_mean"} if self.prompts == "context" else declared
-
-    def build(
-        self, frozen: Frozen, *, class_names: Sequence[str], num_frames: int, image_size: int
-    ) -> "EVCLIP":
-        """Return the module. The class names are encoded here, once."""
-        return EVCLIP(
-            frozen,
-            text_features=frozen.clip.encode_text(class_texts(class_names, self.template)),
-            num_frames=num_frames,
-            prompts=self.prompts,
-            mask_width=self.mask.width,
-            mask_depth=self.mask.depth,
-            mask_heads=self.mask.heads,
-            mask_window=self.mask.window,
-            mask_mlp_ratio=self.mask.mlp_ratio,
-            mask_start=self.mask.start,
-            context_tokens=self.context.tokens,
-            context_width=self.context.width,
-            context_scale_init=self.context.scale_init,
-            consistency_weight=self.consistency_weight,
-            normalization=self.normalization,
-        )
 
 
 class EVCLIP(Method):
@@ -311,15 +200,24 @@ def _resized(mask: Tensor, size: int) -> Tensor:
     return F.interpolate(mask[:, None], (size, size), mode="bilinear", align_corners=False)[:, 0]
 
 
-# A context starts at a thousandth of a frame feature and needs a larger learning rate in 20 steps.
-METHOD_CASES = (
-    MethodCase(num_trainable=169746, num_frames=(2, 8)),
-    MethodCase(num_trainable=161425, label="mask", settings={"prompts": "mask"}, num_frames=(2, 8)),
-    MethodCase(
-        num_trainable=8321,
-        label="context",
-        settings={"prompts": "context"},
-        num_frames=(2, 8),
-        learning_rate=5e-2,
-    ),
-)
+def build(
+    config: EVCLIPConfig, frozen: Frozen, *, class_names: Sequence[str], num_frames: int, image_size: int
+) -> EVCLIP:
+    """Return the module. The class names are encoded here, once."""
+    return EVCLIP(
+        frozen,
+        text_features=frozen.clip.encode_text(class_texts(class_names, config.template)),
+        num_frames=num_frames,
+        prompts=config.prompts,
+        mask_width=config.mask.width,
+        mask_depth=config.mask.depth,
+        mask_heads=config.mask.heads,
+        mask_window=config.mask.window,
+        mask_mlp_ratio=config.mask.mlp_ratio,
+        mask_start=config.mask.start,
+        context_tokens=config.context.tokens,
+        context_width=config.context.width,
+        context_scale_init=config.context.scale_init,
+        consistency_weight=config.consistency_weight,
+        normalization=config.normalization,
+    )

@@ -40,11 +40,9 @@ whole batch. The published code also drops attention weights at these rates; thi
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torchvision.ops import stochastic_depth
 
@@ -52,102 +50,26 @@ from evclip_ray.models.batch import Frozen, MethodOutput, VideoBatch
 from evclip_ray.models.layers.adapter import Adapter
 from evclip_ray.models.layers.class_descriptions import read_descriptions
 from evclip_ray.models.layers.class_text import (
-    Template,
     TextClassifier,
     class_logits,
     class_texts,
     mean_feature,
 )
-from evclip_ray.models.layers.frames import Normalization, prepare_frames
+from evclip_ray.models.layers.frames import prepare_frames
 from evclip_ray.models.layers.gather import gather_rows
 from evclip_ray.models.layers.text_cache import TextFeatureCache, encode_in_chunks
 from evclip_ray.models.layers.towers import Block, ImageTower, TextTower, attention_branch, mlp_branch
-from evclip_ray.models.methods.base import Method, MethodCase, MethodConfig
+from evclip_ray.models.methods.base import Method
+from evclip_ray.models.methods.settings.ez_clip import EZCLIPConfig, FrameLayout, Prompts
+from evclip_ray.models.setting_types import Normalization
 
 log = logging.getLogger(__name__)
 
-Prompts = Literal["deep", "shallow", "none"]
-FrameLayout = Literal["by_video", "released"]
-Rate = Annotated[float, Field(ge=0, lt=1)]
 
 # The published initialisation uses the fan-in of 16-pixel patches for every backbone.
 _PATCH_VALUES = 3 * 16 * 16
 # Logit of a matching pair in the target distribution, as published.
 _SHARPNESS = 10.0
-
-
-class EZCLIPConfig(MethodConfig):
-    """Settings of EZ-CLIP.
-
-    Attributes:
-        prompts: Temporal prompts in every block ("deep"), in the first block ("shallow"), or "none": with
-            adapters only, frames do not exchange information.
-        temporal_adapters: Attention over time with an adapter in every image block, instead of prompts.
-        frame_layout: "by_video" adds the change over time to its own frame. "released" adds it to the row
-            that the release chose, which depends on the other videos of the batch; for comparison only.
-        adapter_ratio: Width of an adapter as a fraction of W; parameters grow linearly with it.
-        motion_weight: Weight of the motion loss; 0 removes it.
-        drop_path: Rate of dropped branches in the last block; it grows linearly from 0 in the first.
-        prompt_dropout: Dropout rate of the temporal prompts.
-        template: Sentence with one gap {} for the class name.
-        descriptions: CSV or JSON file with one text per class, used instead of `template`.
-        allow_truncation: Cut descriptions that exceed the text context; otherwise they are an error.
-        normalization: "own" or "imagenet" statistics for the pixels.
-    """
-
-    name: Literal["ez_clip"] = "ez_clip"
-    prompts: Prompts = "deep"
-    # The defaults of the next two are left out of dumps, so that keys of earlier studies stay equal.
-    temporal_adapters: bool = Field(False, exclude_if=lambda value: value is False)
-    frame_layout: FrameLayout = Field("by_video", exclude_if=lambda value: value == "by_video")
-    adapter_ratio: Annotated[float, Field(gt=0, le=4)] = 0.25
-    motion_weight: Annotated[float, Field(ge=0)] = 1.0
-    drop_path: Rate = 0.0
-    prompt_dropout: Rate = 0.0
-    template: Template = "A video of {}."
-    descriptions: str | None = None
-    allow_truncation: bool = False
-    normalization: Normalization = "own"
-
-    @model_validator(mode="after")
-    def _temporal_parts_fit(self) -> Self:
-        if self.temporal_adapters and self.prompts != "none":
-            raise ValueError(
-                f"method.temporal_adapters replaces the temporal prompts, but method.prompts is "
-                f"{self.prompts!r}. Set method.prompts to none."
-            )
-        if self.frame_layout == "released" and not self.temporal_adapters:
-            raise ValueError(
-                "method.frame_layout=released has an effect with method.temporal_adapters only. Set "
-                "method.temporal_adapters to true."
-            )
-        return self
-
-    def build(
-        self, frozen: Frozen, *, class_names: Sequence[str], num_frames: int, image_size: int
-    ) -> "EZCLIP":
-        """Return the module. Class texts are tokenised here and encoded in every step."""
-        texts = class_texts(class_names, self.template)
-        if self.descriptions is not None:
-            texts = read_descriptions(Path(self.descriptions), class_names)
-        if self.frame_layout == "released":
-            log.warning(
-                "method.frame_layout=released mixes the frames of the videos of a batch: scores depend on "
-                "the batch size and on the order of the videos"
-            )
-        return EZCLIP(
-            frozen,
-            tokens=frozen.clip.tokenize(texts, allow_truncation=self.allow_truncation),
-            num_frames=num_frames,
-            prompts=self.prompts,
-            temporal_adapters=self.temporal_adapters,
-            frame_layout=self.frame_layout,
-            adapter_ratio=self.adapter_ratio,
-            motion_weight=self.motion_weight,
-            drop_path=self.drop_path,
-            prompt_dropout=self.prompt_dropout,
-            normalization=self.normalization,
-        )
 
 
 class EZCLIP(Method):
@@ -378,21 +300,28 @@ def motion_loss(frame_features: Tensor) -> Tensor:
     return 1 / (1 + gather_rows(change + variance).mean())
 
 
-METHOD_CASES = (
-    MethodCase(num_trainable=9536, needs_vit=True),
-    MethodCase(num_trainable=9024, label="shallow", settings={"prompts": "shallow"}, needs_vit=True),
-    MethodCase(num_trainable=8512, label="no prompts", settings={"prompts": "none"}, needs_vit=True),
-    MethodCase(
-        num_trainable=12768,
-        label="temporal adapters",
-        settings={"prompts": "none", "temporal_adapters": True},
-        needs_vit=True,
-    ),
-    MethodCase(
-        num_trainable=9536,
-        label="dropout",
-        settings={"drop_path": 0.5, "prompt_dropout": 0.3},
-        needs_vit=True,
-        is_random=True,
-    ),
-)
+def build(
+    config: EZCLIPConfig, frozen: Frozen, *, class_names: Sequence[str], num_frames: int, image_size: int
+) -> EZCLIP:
+    """Return the module. Class texts are tokenised here and encoded in every step."""
+    texts = class_texts(class_names, config.template)
+    if config.descriptions is not None:
+        texts = read_descriptions(Path(config.descriptions), class_names)
+    if config.frame_layout == "released":
+        log.warning(
+            "method.frame_layout=released mixes the frames of the videos of a batch: scores depend on "
+            "the batch size and on the order of the videos"
+        )
+    return EZCLIP(
+        frozen,
+        tokens=frozen.clip.tokenize(texts, allow_truncation=config.allow_truncation),
+        num_frames=num_frames,
+        prompts=config.prompts,
+        temporal_adapters=config.temporal_adapters,
+        frame_layout=config.frame_layout,
+        adapter_ratio=config.adapter_ratio,
+        motion_weight=config.motion_weight,
+        drop_path=config.drop_path,
+        prompt_dropout=config.prompt_dropout,
+        normalization=config.normalization,
+    )

@@ -16,50 +16,24 @@ mixup 0.8 and cutmix 1.0 (here `data.augment.mixup`) and label smoothing 0.1 (`l
 
 import copy
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Self
 
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
 from evclip_ray.models.batch import Frozen, MethodOutput, VideoBatch
 from evclip_ray.models.layers.class_text import (
-    Template,
     TextClassifier,
     class_texts,
     mean_feature,
     scaled_cosines,
 )
-from evclip_ray.models.layers.frames import Normalization, prepare_frames
+from evclip_ray.models.layers.frames import prepare_frames
 from evclip_ray.models.layers.text_cache import TextFeatureCache, encode_in_chunks
 from evclip_ray.models.layers.towers import TextTower
-from evclip_ray.models.methods.base import Method, MethodCase, MethodConfig
-
-
-class FineTuneConfig(MethodConfig):
-    """Settings of full fine-tuning. Set `optim.lr` to 1/100 of a prompt's: 2e-6 to 8e-6 as published.
-
-    Attributes:
-        template: Sentence with one gap {} for the class name.
-        label_smoothing: Probability that is spread evenly over all classes; 0.1 as published.
-        normalization: "own" or "imagenet" statistics for the pixels.
-    """
-
-    name: Literal["fine_tune"] = "fine_tune"
-    template: Template = "a photo of a {}."
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    normalization: Normalization = "own"
-
-    def build(
-        self, frozen: Frozen, *, class_names: Sequence[str], num_frames: int, image_size: int
-    ) -> "FineTune":
-        """Return the module. Class texts are tokenised here and encoded in every step."""
-        return FineTune(
-            frozen,
-            tokens=frozen.clip.tokenize(class_texts(class_names, self.template)),
-            label_smoothing=self.label_smoothing,
-            normalization=self.normalization,
-        )
+from evclip_ray.models.methods.base import Method
+from evclip_ray.models.methods.settings.fine_tune import FineTuneConfig
+from evclip_ray.models.setting_types import Normalization
 
 
 class FineTune(Method):
@@ -140,4 +114,13 @@ class FineTune(Method):
         return F.normalize(self.text_tower.encode(self.words.embed(tokens), tokens).float(), dim=-1)
 
 
-METHOD_CASES = (MethodCase(num_trainable=263745),)
+def build(
+    config: FineTuneConfig, frozen: Frozen, *, class_names: Sequence[str], num_frames: int, image_size: int
+) -> FineTune:
+    """Return the module. Class texts are tokenised here and encoded in every step."""
+    return FineTune(
+        frozen,
+        tokens=frozen.clip.tokenize(class_texts(class_names, config.template)),
+        label_smoothing=config.label_smoothing,
+        normalization=config.normalization,
+    )

@@ -11,39 +11,17 @@ log N for any features. CLIP's authors fit with L-BFGS; here the optimiser is th
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evclip_ray.models.batch import Frozen, MethodOutput, VideoBatch
 from evclip_ray.models.layers.class_text import class_texts
-from evclip_ray.models.layers.frames import Normalization, read_frames
+from evclip_ray.models.layers.frames import read_frames
 from evclip_ray.models.layers.heads import linear_logits
-from evclip_ray.models.methods.base import Cacheable, Method, MethodCase, MethodConfig
-
-
-class LinearProbeConfig(MethodConfig):
-    """Settings of the linear probe. It reads no class text, so it cannot recognise a class without videos.
-
-    Attributes:
-        normalization: "own" or "imagenet" statistics for the pixels.
-    """
-
-    name: Literal["linear_probe"] = "linear_probe"
-    normalization: Normalization = "own"
-
-    @property
-    def caches(self) -> frozenset[Cacheable]:
-        """Class texts and frame features: the method changes neither the pixels nor CLIP."""
-        return frozenset({"class_text", "frame_features"})
-
-    def build(
-        self, frozen: Frozen, *, class_names: Sequence[str], num_frames: int, image_size: int
-    ) -> "LinearProbe":
-        """Return the module. Only the number of class names is used."""
-        num_classes = len(class_texts(class_names, "{}"))
-        return LinearProbe(frozen, num_classes=num_classes, normalization=self.normalization)
+from evclip_ray.models.methods.base import Method
+from evclip_ray.models.methods.settings.linear_probe import LinearProbeConfig
+from evclip_ray.models.setting_types import Normalization
 
 
 class LinearProbe(Method):
@@ -71,4 +49,9 @@ class LinearProbe(Method):
         return {"cross_entropy": F.cross_entropy(output.logits.float(), labels)}
 
 
-METHOD_CASES = (MethodCase(num_trainable=260),)
+def build(
+    config: LinearProbeConfig, frozen: Frozen, *, class_names: Sequence[str], num_frames: int, image_size: int
+) -> LinearProbe:
+    """Return the module. Only the number of class names is used."""
+    num_classes = len(class_texts(class_names, "{}"))
+    return LinearProbe(frozen, num_classes=num_classes, normalization=config.normalization)

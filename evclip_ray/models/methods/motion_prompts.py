@@ -24,90 +24,25 @@ and encodes them again in the backward pass instead of storing their activations
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from evclip_ray.config import ConfigError
 from evclip_ray.models.batch import Frozen, MethodOutput, VideoBatch
-from evclip_ray.models.layers.class_text import Template, class_logits, class_texts
-from evclip_ray.models.layers.frames import Normalization, read_frames
+from evclip_ray.models.layers.class_text import class_logits, class_texts
+from evclip_ray.models.layers.frames import read_frames
 from evclip_ray.models.layers.motion_streams import CrossAttention, TwoStreams
 from evclip_ray.models.layers.prompted_text import prompt_start, prompted_tokens, with_vectors
 from evclip_ray.models.layers.towers import TextTower
-from evclip_ray.models.methods.base import Cacheable, Method, MethodCase, MethodConfig
-
-Count = Annotated[int, Field(ge=1)]
+from evclip_ray.models.methods.base import Method
+from evclip_ray.models.methods.settings.motion_prompts import MotionPromptsConfig
+from evclip_ray.models.setting_types import Normalization
 
 _STD = 0.02
 _SQUEEZE = 4
-
-
-class MotionPromptsConfig(MethodConfig):
-    """Settings of motion prompts.
-
-    Attributes:
-        mode: "full" encodes all class texts again for each video; "late" shifts their features, which needs
-            no text tower and can cache the class texts.
-        num_vectors: P, learned vectors before a class name ("full").
-        depth: Transformer layers per stream.
-        heads: Attention heads; must divide D.
-        long_step: Frames between those of a long-term difference; None takes T / 2.
-        texts_at_once: Texts per chunk ("full"); a smaller value needs less memory and more time.
-        template: Sentence with one gap {} for the class name.
-        normalization: "own" or "imagenet" statistics for the pixels.
-    """
-
-    name: Literal["motion_prompts"] = "motion_prompts"
-    mode: Literal["full", "late"] = "full"
-    num_vectors: Count = 8
-    depth: Count = 1
-    heads: Count = 8
-    long_step: Count | None = None
-    texts_at_once: Count = 64
-    template: Template = "A video of {}."
-    normalization: Normalization = "own"
-
-    @property
-    def caches(self) -> frozenset[Cacheable]:
-        """Frame features; in mode "late" class texts as well, because they are not encoded again."""
-        declared: frozenset[Cacheable] = frozenset({"frame_features"})
-        return declared | {"class_text"} if self.mode == "late" else declared
-
-    def build(
-        self, frozen: Frozen, *, class_names: Sequence[str], num_frames: int, image_size: int
-    ) -> "MotionPrompts":
-        """Return the module. The class names are encoded here, once, and tokenised for mode "full".
-
-        Raises:
-            ConfigError: `heads` does not divide D, or `long_step` is at least T.
-        """
-        if frozen.clip.embed_dim % self.heads:
-            raise ConfigError(
-                f"method.heads must divide the {frozen.clip.embed_dim} features of {frozen.clip.name}, "
-                f"got {self.heads}"
-            )
-        if self.long_step is not None and self.long_step >= num_frames > 1:
-            raise ConfigError(f"method.long_step must be less than {num_frames} frames, got {self.long_step}")
-        tokens = None
-        if self.mode == "full":
-            tokens = prompted_tokens(frozen.clip, class_names, self.num_vectors)
-        return MotionPrompts(
-            frozen,
-            text_features=frozen.clip.encode_text_raw(class_texts(class_names, self.template)),
-            tokens=tokens,
-            num_frames=num_frames,
-            num_vectors=self.num_vectors,
-            depth=self.depth,
-            heads=self.heads,
-            long_step=self.long_step or max(1, num_frames // 2),
-            texts_at_once=self.texts_at_once,
-            normalization=self.normalization,
-        )
 
 
 class MotionPrompts(Method):
@@ -263,19 +198,38 @@ class PromptedChange(nn.Module):
         return self.tower.encode(words, tokens)
 
 
-# A single frame has no motion. Attention over one token has no gradient but rounding for its query.
-METHOD_CASES = (
-    MethodCase(
-        num_trainable=148181,
-        settings={"num_vectors": 4},
-        unread_in_one_frame=("streams.enter.weight",),
-        undecided_in_one_frame=("to_text.asking.",),
-    ),
-    MethodCase(
-        num_trainable=146693,
-        label="late",
-        settings={"mode": "late"},
-        unread_in_one_frame=("streams.enter.weight",),
-        undecided_in_one_frame=("to_text.asking.",),
-    ),
-)
+def build(
+    config: MotionPromptsConfig,
+    frozen: Frozen,
+    *,
+    class_names: Sequence[str],
+    num_frames: int,
+    image_size: int,
+) -> MotionPrompts:
+    """Return the module. The class names are encoded here, once, and tokenised for mode "full".
+
+    Raises:
+        ConfigError: `heads` does not divide D, or `long_step` is at least T.
+    """
+    if frozen.clip.embed_dim % config.heads:
+        raise ConfigError(
+            f"method.heads must divide the {frozen.clip.embed_dim} features of {frozen.clip.name}, "
+            f"got {config.heads}"
+        )
+    if config.long_step is not None and config.long_step >= num_frames > 1:
+        raise ConfigError(f"method.long_step must be less than {num_frames} frames, got {config.long_step}")
+    tokens = None
+    if config.mode == "full":
+        tokens = prompted_tokens(frozen.clip, class_names, config.num_vectors)
+    return MotionPrompts(
+        frozen,
+        text_features=frozen.clip.encode_text_raw(class_texts(class_names, config.template)),
+        tokens=tokens,
+        num_frames=num_frames,
+        num_vectors=config.num_vectors,
+        depth=config.depth,
+        heads=config.heads,
+        long_step=config.long_step or max(1, num_frames // 2),
+        texts_at_once=config.texts_at_once,
+        normalization=config.normalization,
+    )

@@ -16,40 +16,16 @@ videos; weight decay shortens it, which the cosine ignores. Snell et al. use dis
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evclip_ray.models.batch import Frozen, MethodOutput, VideoBatch
-from evclip_ray.models.layers.class_text import Template, class_logits, class_texts, mean_feature
-from evclip_ray.models.layers.frames import Normalization, read_frames
-from evclip_ray.models.methods.base import Cacheable, Method, MethodCase, MethodConfig
-
-
-class PrototypeConfig(MethodConfig):
-    """Settings of the nearest class mean.
-
-    Attributes:
-        template: Sentence with one gap {} for the class name; each prototype starts at its text feature.
-        normalization: "own" or "imagenet" statistics for the pixels.
-    """
-
-    name: Literal["prototype"] = "prototype"
-    template: Template = "A video of {}."
-    normalization: Normalization = "own"
-
-    @property
-    def caches(self) -> frozenset[Cacheable]:
-        """Class texts and frame features: the method changes neither the pixels nor CLIP."""
-        return frozenset({"class_text", "frame_features"})
-
-    def build(
-        self, frozen: Frozen, *, class_names: Sequence[str], num_frames: int, image_size: int
-    ) -> "Prototype":
-        """Return the module. The class names are encoded here, once."""
-        text_features = frozen.clip.encode_text(class_texts(class_names, self.template))
-        return Prototype(frozen, start=text_features, normalization=self.normalization)
+from evclip_ray.models.layers.class_text import class_logits, class_texts, mean_feature
+from evclip_ray.models.layers.frames import read_frames
+from evclip_ray.models.methods.base import Method
+from evclip_ray.models.methods.settings.prototype import PrototypeConfig
+from evclip_ray.models.setting_types import Normalization
 
 
 class Prototype(Method):
@@ -84,4 +60,9 @@ class Prototype(Method):
         return {"distance": (output.video_features - self.prototypes[labels]).square().sum(1).mean()}
 
 
-METHOD_CASES = (MethodCase(num_trainable=256),)
+def build(
+    config: PrototypeConfig, frozen: Frozen, *, class_names: Sequence[str], num_frames: int, image_size: int
+) -> Prototype:
+    """Return the module. The class names are encoded here, once."""
+    text_features = frozen.clip.encode_text(class_texts(class_names, config.template))
+    return Prototype(frozen, start=text_features, normalization=config.normalization)

@@ -14,62 +14,19 @@ ours; the published model has the linear head.
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
 from evclip_ray.models.batch import Frozen, MethodOutput, VideoBatch
-from evclip_ray.models.layers.class_text import Template, TextClassifier, class_texts
-from evclip_ray.models.layers.frames import Normalization, prepare_frames
-from evclip_ray.models.layers.heads import Head, LinearHead, TextHead
+from evclip_ray.models.layers.class_text import TextClassifier, class_texts
+from evclip_ray.models.layers.frames import prepare_frames
+from evclip_ray.models.layers.heads import LinearHead, TextHead
 from evclip_ray.models.layers.towers import Block, ImageTower, attention_branch, mlp_branch
-from evclip_ray.models.methods.base import Cacheable, Method, MethodCase, MethodConfig
-
-Placement = Literal["mlp", "both"]
-
-
-class STAdapterConfig(MethodConfig):
-    """Settings of ST-Adapter.
-
-    Attributes:
-        placement: "mlp" (one adapter per block) or "both" (before attention too: twice the parameters).
-        width: Channels of the convolution; parameters grow linearly with it.
-        head: "text" starts at zero-shot CLIP and keeps its classes; "linear" starts at random, as published.
-        dropout: Rate before the linear head; the text head ignores it.
-        template: Sentence with one gap {} for the class name; read by the text head.
-        normalization: "own" or "imagenet" statistics for the pixels.
-    """
-
-    name: Literal["st_adapter"] = "st_adapter"
-    placement: Placement = "mlp"
-    width: Annotated[int, Field(ge=1)] = 384
-    head: Head = "text"
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    template: Template = "A video of {}."
-    normalization: Normalization = "own"
-
-    @property
-    def caches(self) -> frozenset[Cacheable]:
-        """Class texts. The trained parts are inside the image tower, so frame features change."""
-        return frozenset({"class_text"})
-
-    def build(
-        self, frozen: Frozen, *, class_names: Sequence[str], num_frames: int, image_size: int
-    ) -> "STAdapter":
-        """Return the module. The class names are encoded here, once, if the head is "text"."""
-        texts = class_texts(class_names, self.template)
-        return STAdapter(
-            frozen,
-            text_features=frozen.clip.encode_text(texts) if self.head == "text" else None,
-            num_classes=len(texts),
-            placement=self.placement,
-            width=self.width,
-            dropout=self.dropout,
-            normalization=self.normalization,
-        )
+from evclip_ray.models.methods.base import Method
+from evclip_ray.models.methods.settings.st_adapter import Placement, STAdapterConfig
+from evclip_ray.models.setting_types import Normalization
 
 
 class STAdapter(Method):
@@ -170,22 +127,17 @@ class SpatioTemporalAdapter(nn.Module):
         return torch.cat([first, patches + change.to(patches.dtype)], dim=1)
 
 
-# After the last MLP only the class token is read, and that adapter changes the patches alone: as published.
-METHOD_CASES = (
-    MethodCase(num_trainable=4384, settings={"width": 16}, needs_vit=True, never_read=("mlp_adapters.1.",)),
-    MethodCase(
-        num_trainable=9028,
-        label="both, linear",
-        settings={"width": 16, "placement": "both", "head": "linear", "dropout": 0.0},
-        needs_vit=True,
-        never_read=("mlp_adapters.1.",),
-    ),
-    MethodCase(
-        num_trainable=9028,
-        label="dropout",
-        settings={"width": 16, "placement": "both", "head": "linear"},
-        needs_vit=True,
-        is_random=True,
-        never_read=("mlp_adapters.1.",),
-    ),
-)
+def build(
+    config: STAdapterConfig, frozen: Frozen, *, class_names: Sequence[str], num_frames: int, image_size: int
+) -> STAdapter:
+    """Return the module. The class names are encoded here, once, if the head is "text"."""
+    texts = class_texts(class_names, config.template)
+    return STAdapter(
+        frozen,
+        text_features=frozen.clip.encode_text(texts) if config.head == "text" else None,
+        num_classes=len(texts),
+        placement=config.placement,
+        width=config.width,
+        dropout=config.dropout,
+        normalization=config.normalization,
+    )

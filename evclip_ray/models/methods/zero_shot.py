@@ -11,50 +11,20 @@ Nothing is trained. Pooling before normalisation follows ViFi-CLIP; CLIP itself 
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 from torch import Tensor
 
 from evclip_ray.models.batch import Frozen, MethodOutput, VideoBatch
 from evclip_ray.models.layers.class_text import (
-    Template,
     TextClassifier,
     class_logits,
     class_texts,
     mean_feature,
 )
-from evclip_ray.models.layers.frames import Normalization, read_frames
-from evclip_ray.models.methods.base import Cacheable, Method, MethodCase, MethodConfig
-
-
-class ZeroShotConfig(MethodConfig):
-    """Settings of zero-shot CLIP.
-
-    Attributes:
-        template: English sentence with one gap {} for the class name. It changes every class text.
-        normalization: "own" normalises pixels by CLIP's statistics, "imagenet" by those of EV-CLIP's release.
-    """
-
-    name: Literal["zero_shot"] = "zero_shot"
-    template: Template = "A video of {}."
-    normalization: Normalization = "own"
-
-    @property
-    def trains(self) -> bool:
-        """False: there is nothing to train."""
-        return False
-
-    @property
-    def caches(self) -> frozenset[Cacheable]:
-        """Class texts and frame features: the method changes neither the pixels nor CLIP."""
-        return frozenset({"class_text", "frame_features"})
-
-    def build(
-        self, frozen: Frozen, *, class_names: Sequence[str], num_frames: int, image_size: int
-    ) -> "ZeroShot":
-        """Return the module. The class names are encoded here, once."""
-        text_features = frozen.clip.encode_text(class_texts(class_names, self.template))
-        return ZeroShot(frozen, text_features=text_features, normalization=self.normalization)
+from evclip_ray.models.layers.frames import read_frames
+from evclip_ray.models.methods.base import Method
+from evclip_ray.models.methods.settings.zero_shot import ZeroShotConfig
+from evclip_ray.models.setting_types import Normalization
 
 
 class ZeroShot(Method):
@@ -94,4 +64,9 @@ class ZeroShot(Method):
         return TextClassifier.of(self.frozen.clip, self.text_features)
 
 
-METHOD_CASES = (MethodCase(num_trainable=0),)
+def build(
+    config: ZeroShotConfig, frozen: Frozen, *, class_names: Sequence[str], num_frames: int, image_size: int
+) -> ZeroShot:
+    """Return the module. The class names are encoded here, once."""
+    text_features = frozen.clip.encode_text(class_texts(class_names, config.template))
+    return ZeroShot(frozen, text_features=text_features, normalization=config.normalization)

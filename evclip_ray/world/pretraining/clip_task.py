@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from evclip_ray.models.backbones import world_model
+from evclip_ray.models.open_clip_models import world_model
 from evclip_ray.models.world_weights import WorldTokenizer
 from evclip_ray.world.actions import ACTIONS
 from evclip_ray.world.captions import (

@@ -1,6 +1,7 @@
 """Comparison with outputs of the published implementation on random weights, if they are available."""
 
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from evclip_ray.config import ConfigError
+from evclip_ray.models import released_ev_clip
 from evclip_ray.models.batch import Frozen, VideoBatch
 from evclip_ray.models.clip import FrozenCLIP
 from evclip_ray.models.clip_names import open_clip_names
@@ -42,6 +44,30 @@ def whole_state(shared: Path) -> dict[str, Tensor]:
     embedding = torch.zeros(49408, 64)
     embedding[state.pop(f"{key}::rows").long()] = state.pop(f"{key}::values")
     return state | {key: embedding}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _search_for_networks_once() -> Iterator[None]:
+    """Search for the networks of a published file once per set of shapes.
+
+    Each search builds all known networks on the meta device, which takes half a second.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("find_backbone_of", "find_encoder_of"):
+            patch.setattr(released_ev_clip, name, by_shapes(getattr(released_ev_clip, name)))
+        yield
+
+
+def by_shapes(search: Callable[[dict[str, Tensor]], Any]) -> Callable[[dict[str, Tensor]], Any]:
+    results: dict[Any, Any] = {}
+
+    def recorded(state: dict[str, Tensor]) -> Any:
+        key = frozenset((name, tuple(value.shape)) for name, value in state.items())
+        if key not in results:
+            results[key] = search(state)
+        return results[key]
+
+    return recorded
 
 
 def of_variant(state: dict[str, Tensor], variant: str) -> dict[str, Tensor]:
