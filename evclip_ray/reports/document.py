@@ -14,6 +14,7 @@ import altair
 import pandas as pd
 
 from evclip_ray import formatting
+from evclip_ray.reports.charts.theme import vega_config
 
 _EXACT = 2**53
 
@@ -66,9 +67,11 @@ class Chart:
         data: Tables by name. The first one is offered as the numbers of the chart.
         caption: How to read the chart, in a sentence.
         sources: Files that the numbers come from.
-        small: Whether several charts fit next to each other.
+        per_row: Number of such charts next to each other on a wide screen: 1, 2 or 3.
         height: Height in pixels.
         width: Width in pixels below which the chart scrolls.
+        square: Largest side in pixels of a square plot, and the width of the labels on its left. By default
+            the plot fills the width and the height.
         data_names: Names of the tables in the specification, where they differ from those of `data`.
     """
 
@@ -78,9 +81,10 @@ class Chart:
     data: Mapping[str, pd.DataFrame]
     caption: str = ""
     sources: Sequence[str] = ()
-    small: bool = False
+    per_row: int = 1
     height: int = 300
     width: int = 0
+    square: tuple[int, int] | None = None
     data_names: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def renamed(self, prefix: str) -> "Chart":
@@ -98,6 +102,8 @@ class Chart:
         data = {self.data_names.get(name, name): records(table) for name, table in self.data.items()}
         chart = self.drawing.copy()
         chart["datasets"], chart["title"] = data, self.title
+        # The page adds the theme. A notebook gets the light one, on paper of its own.
+        chart["config"] = {**vega_config("light"), "background": "#FFFFFF"}
         return chart
 
 

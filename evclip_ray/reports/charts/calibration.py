@@ -7,6 +7,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from evclip_ray.reports.charts.roles import Roles
 from evclip_ray.reports.charts.study import named, tips
 from evclip_ray.reports.document import Chart
 
@@ -30,22 +31,19 @@ def reliability_chart(name: str, bins: pd.DataFrame, sources: Sequence[str]) -> 
     tooltip = tips("scored:N", "videos:Q", "confidence:Q", "accuracy:Q", videos="d")
     size = alt.Size("videos:Q", legend=None, scale=alt.Scale(range=[25, 250], zero=True))
     layers = [diagonal.encode(x=x, y=y)]
-    for scored, shape in (("before", "diamond"), ("after", "circle")):
+    roles = Roles(before="before calibration", after="after calibration")
+    for scored in ("before", "after"):
         rows = base.transform_filter(f"datum.scored == '{scored}'")
-        layers.append(rows.mark_line(style=scored, strokeWidth=1.5))
-        layers.append(
-            rows.mark_point(style=scored, shape=shape, filled=True, opacity=0.9).encode(
-                size=size, tooltip=tooltip
-            )
-        )
+        layers.append(roles.lines(rows.mark_line(strokeWidth=1.5), scored))
+        points = roles.points(rows.mark_point(filled=True, opacity=0.9), scored)
+        layers.append(points.encode(size=size, tooltip=tooltip))
     caption = (
-        "Diamonds: probabilities before calibration. Circles: after it. On the dashed line, a video with "
-        "probability 0.7 is right in 70 % of the cases. Below it, the model is overconfident. Large marks "
-        "are bins of many videos."
+        "On the dashed line, a video with probability 0.7 is right in 70 % of the cases. Below it, the model "
+        "is overconfident. Large marks are bins of many videos."
     )
     data = {name: bins, f"{name}_diagonal": pd.DataFrame({"confidence": [0, 1], "accuracy": [0, 1]})}
     return Chart(
-        name, "Reliability diagram", alt.layer(*layers), data, caption, sources, small=True, height=340
+        name, "Reliability diagram", alt.layer(*layers), data, caption, sources, per_row=2, height=340
     )
 
 
@@ -65,7 +63,9 @@ def risk_chart(
     x = _share(alt.X, "coverage", "share of accepted videos")
     y = _share(alt.Y, "risk", "error among them")
     tooltip = tips("threshold:Q", "accepted:Q", "coverage:Q", "risk:Q", accepted="d")
-    layers = [alt.Chart(named(name)).mark_line(style="after").encode(x=x, y=y, tooltip=tooltip)]
+    roles = Roles(after="error at each coverage", best="chosen threshold")
+    line = alt.Chart(named(name)).mark_line()
+    layers = [roles.lines(line, "after").encode(x=x, y=y, tooltip=tooltip)]
     caption = (
         "From left to right, the threshold falls and more videos are accepted. A good confidence puts the "
         "right videos first, so that the error grows from left to right."
@@ -83,15 +83,16 @@ def risk_chart(
         base = alt.Chart(named(f"{name}_chosen")).encode(x=x)
         layers.append(base.mark_rule(style="best", strokeWidth=2).encode(y="low:Q", y2="high:Q"))
         tooltip = tips("threshold:Q", "coverage:Q", "risk:Q", "low:Q", "high:Q")
-        layers.append(base.mark_point(style="best", size=90, filled=True).encode(y="risk:Q", tooltip=tooltip))
-        caption += " The mark is the threshold of the checkpoint, with the 95 % interval of its error."
+        chosen_mark = roles.lines(base.mark_point(size=90, filled=True, opacity=1), "best")
+        layers.append(chosen_mark.encode(y="risk:Q", tooltip=tooltip))
+        caption += " The error at the threshold of the checkpoint has its 95 % interval."
         if rejection["max_risk"] is not None:
             data[f"{name}_tolerated"] = pd.DataFrame({"risk": [rejection["max_risk"]]})
             tolerated = alt.Chart(named(f"{name}_tolerated"))
             layers.insert(0, tolerated.mark_rule(style="baseline", tooltip=False).encode(y=y))
             caption += " The dashed line is the error that was tolerated when it was chosen on validation."
     return Chart(
-        name, "Error against coverage", alt.layer(*layers), data, caption, sources, small=True, height=340
+        name, "Error against coverage", alt.layer(*layers), data, caption, sources, per_row=2, height=340
     )
 
 

@@ -18,6 +18,7 @@ from evclip_ray.artifacts import replacing
 from evclip_ray.domain_shift.compare import Domain, Row, Tables
 from evclip_ray.domain_shift.feature_distance import principal_plane
 from evclip_ray.domain_shift.visual_factors import VISUAL_FACTORS
+from evclip_ray.formatting import counted
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _LINES = ("-", "--", "-.", ":")
@@ -67,7 +68,7 @@ def _distribution(axes: Axes, domains: Sequence[Domain], tables: Tables, factor:
         values = np.sort(domain.visual[factor])
         share = np.arange(1, len(values) + 1) / len(values)
         median = float(np.median(values))
-        label = f"{domain.name} (median {median:.3g}, {len(values)} videos)"
+        label = f"{domain.name} (median {median:.3g}, {counted(len(values), 'video')})"
         axes.step(values, share, where="post", label=label, **_line(index))
         axes.plot(median, 0.5, marker=_marker(index), color=_colour(index))
     axes.set_xlabel(VISUAL_FACTORS[factor])
@@ -188,7 +189,7 @@ def _zero_shot(axes: Axes, rows: Sequence[Row]) -> None:
         axes.errorbar(index, row["top1"], yerr=arms, capsize=4, fmt=_marker(index), color=_colour(index))
         label = "chance, 1 / classes" if index == 0 else None
         axes.plot([index - 0.25, index + 0.25], [row["chance"]] * 2, color="0.4", linestyle=":", label=label)
-    axes.set_xticks(range(len(rows)), [f"{row['set']}\n{row['classes']} classes" for row in rows])
+    axes.set_xticks(range(len(rows)), [f"{row['set']}\n{counted(row['classes'], 'class')}" for row in rows])
     axes.set_xlim(-0.6, len(rows) - 0.4)
     axes.set_ylim(0, 1)
     axes.set_ylabel("zero-shot top-1, with its 95 % interval")

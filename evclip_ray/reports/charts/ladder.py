@@ -5,6 +5,8 @@ import pandas as pd
 
 from evclip_ray.formatting import brief_path
 from evclip_ray.reports.charts import ladder_data
+from evclip_ray.reports.charts.labels import log_ticks, name_axis, word_axis
+from evclip_ray.reports.charts.roles import Roles
 from evclip_ray.reports.charts.study import TOP1, accuracy, named, tips
 from evclip_ray.reports.document import Chart
 from evclip_ray.results import Ladder
@@ -17,7 +19,7 @@ def ladder_charts(ladder: Ladder) -> list[Chart]:
     if ladder_data.scored_steps(ladder).empty:
         return []
     costs = ladder_data.costs_that_differ(ladder)
-    charts = [_over_cost(ladder, cost, small=cost != costs[0]) for cost in costs]
+    charts = [_over_cost(ladder, cost, per_row=1 if cost == costs[0] else 3) for cost in costs]
     charts += [
         _front(ladder, cost) for cost in ladder_data.FRONTS if not ladder_data.over_cost(ladder, cost).empty
     ]
@@ -31,28 +33,31 @@ def ladder_charts(ladder: Ladder) -> list[Chart]:
     return charts + [_transfer(ladder, path) for path in paths]
 
 
-def _over_cost(ladder: Ladder, cost: str, *, small: bool) -> Chart:
+def _over_cost(ladder: Ladder, cost: str, *, per_row: int) -> Chart:
     steps, curves = ladder_data.over_cost(ladder, cost), ladder_data.fitted_curves(ladder, cost)
     name, cost_title = f"ladder_{cost}", ladder_data.COSTS[cost]
-    axis = alt.Axis(format=_cost_format(cost), tickCount=5)
+    ticks = log_ticks(steps["cost"].min(), steps["cost"].max())
+    axis = alt.Axis(format=_cost_format(cost), **({"tickCount": 5} if ticks is None else {"values": ticks}))
     scale = alt.Scale(type="log", nice=False, padding=30)
     x = alt.X("cost:Q", title=f"{cost_title} (log scale)", axis=axis, scale=scale)
-    layers, data = [], {name: steps}
+    fits, data = [], {name: steps}
     if not curves.empty:
         fitted = alt.Chart(named(f"{name}_fits")).encode(
             x=x, color=alt.Color("form:N", title="fit (95 % band)", legend=alt.Legend(symbolOpacity=1))
         )
-        layers.append(fitted.mark_area(opacity=0.15).encode(y=alt.Y("low:Q", title=TOP1), y2="high:Q"))
-        layers.append(fitted.mark_line(strokeWidth=1.5).encode(y=alt.Y("top1:Q", title=TOP1)))
+        band = fitted.mark_area(opacity=0.15).encode(y=alt.Y("low:Q", title=TOP1), y2="high:Q")
+        fits.append(alt.layer(band, fitted.mark_line(strokeWidth=1.5).encode(y=alt.Y("top1:Q", title=TOP1))))
         data[f"{name}_fits"] = curves
     base = alt.Chart(named(name)).encode(x=x)
-    layers += [_interval(base), *_marks(base, len(steps))]
+    marks = alt.layer(_interval(base), *_marks(base, len(steps), _roles()))
+    # The forms of the fits and the roles of the marks have separate colours and legends.
+    drawing = alt.layer(*fits, marks).resolve_scale(color="independent")
     caption = (
-        "A circle is the best trial of a step with its 95 % interval, a diamond is zero-shot CLIP on the "
-        "same videos. The best of many trials on few videos is optimistic, on every step alike."
+        "Intervals are 95 %. Zero-shot CLIP is scored on the same videos. The best of many trials on few "
+        "videos is optimistic, on every step alike."
     )
     title = f"Accuracy over {cost_title.partition(',')[0]}"
-    return Chart(name, title, alt.layer(*layers), data, caption, (_TABLE, _FITS), small=small)
+    return Chart(name, title, drawing, data, caption, (_TABLE, _FITS), per_row=per_row, height=330)
 
 
 def _cost_format(cost: str) -> str:
@@ -66,13 +71,17 @@ def _interval(base: alt.Chart) -> alt.Chart:
     return rule
 
 
-def _marks(base: alt.Chart, count: int) -> list[alt.Chart]:
+def _roles(**names: str) -> Roles:
+    return Roles(after="best trial of a step", **names, before="zero-shot CLIP")
+
+
+def _marks(base: alt.Chart, count: int, roles: Roles) -> list[alt.Chart]:
     scores = ("val_top1:Q", "val_top1_low:Q", "val_top1_high:Q", "zero_shot_top1:Q")
     tooltip = [_step_tip(), *tips(*scores, "trials:Q", "cost:Q")]
-    before = base.mark_point(style="before", shape="diamond", size=60, filled=True).encode(
+    before = roles.points(base.mark_point(size=60, filled=True, opacity=1), "before").encode(
         y=alt.Y("zero_shot_top1:Q"), tooltip=tooltip
     )
-    after = base.mark_point(style="after", size=80, filled=True, opacity=1).encode(
+    after = roles.points(base.mark_point(size=80, filled=True, opacity=1), "after").encode(
         y=accuracy("val_top1"), tooltip=tooltip
     )
     label = base.encode(y=alt.Y("val_top1:Q"), text="rung:N")
@@ -99,17 +108,16 @@ def _front(ladder: Ladder, cost: str) -> Chart:
     axis = alt.Axis(format=_cost_format(cost), tickCount=4)
     x = alt.X("cost:Q", title=cost_title, axis=axis, scale=alt.Scale(zero=False, padding=30))
     base = alt.Chart(named(name)).encode(x=x)
-    line = (
-        base.transform_filter("datum.front")
-        .mark_line(style="best", interpolate="step-after")
-        .encode(y=alt.Y("val_top1:Q", title=TOP1))
-    )
+    layers, roles = [], _roles()
     # Vega warns about the infinite extent of a layer without rows.
-    layers = [line] if steps["front"].any() else []
-    drawing = alt.layer(*layers, _interval(base), *_marks(base, len(steps)))
-    caption = "The line joins the steps for which no other step is both cheaper and more accurate."
+    if steps["front"].any():
+        roles = _roles(best="front")
+        line = base.transform_filter("datum.front").mark_line(style="best", interpolate="step-after")
+        layers.append(roles.lines(line, "best").encode(y=alt.Y("val_top1:Q", title=TOP1)))
+    drawing = alt.layer(*layers, _interval(base), *_marks(base, len(steps), roles))
+    caption = "The front joins the steps for which no other step is both cheaper and more accurate."
     title = f"Pareto front: {cost_title.partition(',')[0]}"
-    return Chart(name, title, drawing, {name: steps}, caption, (_TABLE,), small=True)
+    return Chart(name, title, drawing, {name: steps}, caption, (_TABLE,), per_row=3, height=330)
 
 
 def _parts(ladder: Ladder) -> Chart:
@@ -132,7 +140,8 @@ def _parts(ladder: Ladder) -> Chart:
 
 
 def _step_axis(ladder: Ladder) -> alt.X:
-    return alt.X("rung:N", title="step", sort=list(ladder.steps), axis=alt.Axis(labelAngle=0))
+    names = list(ladder.steps)
+    return alt.X("rung:N", title="step", sort=names, axis=word_axis(names))
 
 
 def _trials(ladder: Ladder) -> Chart:
@@ -155,12 +164,14 @@ def _trials(ladder: Ladder) -> Chart:
 def _importance(ladder: Ladder) -> Chart:
     shares = ladder_data.importance(ladder)
     base = alt.Chart(named("importance")).encode(
-        x=_step_axis(ladder), y=alt.Y("path:N", title=None, axis=alt.Axis(labelLimit=180))
+        x=_step_axis(ladder), y=alt.Y("path:N", title=None, axis=name_axis(list(shares["path"])))
     )
     shade = alt.Color("importance:Q", title="importance", scale=alt.Scale(range="heatmap", domain=[0, 1]))
     tooltip = [_step_tip(), *tips("path:N", "importance:Q", "null:Q", "trials:Q")]
     cells = base.mark_rect().encode(color=shade, tooltip=tooltip)
-    ink = alt.condition("datum.importance > 0.55", alt.value("#111111"), alt.value("#ffffff"))
+    ink = alt.condition(
+        "luminance(scale('color', datum.importance)) > 0.18", alt.value("#111111"), alt.value("#ffffff")
+    )
     text = base.mark_text().encode(text=alt.Text("importance:Q", format=".2f"), color=ink)
     title, drawing = "Hyperparameter importance by step", alt.layer(cells, text)
     caption = (
@@ -179,7 +190,7 @@ def _transfer(ladder: Ladder, path: str) -> Chart:
     points = base.mark_point(style="after", size=80, filled=True, opacity=1)
     if numbers.isna().any():
         words = points.encode(y=alt.Y("best:N", title=brief_path(path)), tooltip=tooltip)
-        return Chart(name, path, words, {name: best}, sources=("transfer.csv",), small=True)
+        return Chart(name, path, words, {name: best}, sources=("transfer.csv",), per_row=3)
     best = best.assign(best=numbers)
     is_log = any(
         slope["path"] == path and str(slope.get("scale")).startswith("log")
@@ -190,4 +201,4 @@ def _transfer(ladder: Ladder, path: str) -> Chart:
     y = alt.Y("best:Q", title=title, scale=scale, axis=alt.Axis(format="~g"))
     extent = base.mark_rule(style="after", strokeWidth=2, opacity=0.5).encode(y=alt.Y("low:Q"), y2="high:Q")
     drawing = alt.layer(extent, points.encode(y=y, tooltip=tooltip))
-    return Chart(name, path, drawing, {name: best}, sources=("transfer.csv", _FITS), small=True)
+    return Chart(name, path, drawing, {name: best}, sources=("transfer.csv", _FITS), per_row=3)

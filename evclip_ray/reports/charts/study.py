@@ -15,6 +15,8 @@ import pandas as pd
 
 from evclip_ray.records import METRICS, TrialState
 from evclip_ray.reports.charts import study_data
+from evclip_ray.reports.charts.labels import log_ticks, name_axis, word_axis
+from evclip_ray.reports.charts.roles import Roles
 from evclip_ray.reports.charts.study_data import Axis
 from evclip_ray.reports.charts.theme import STATE_SHAPES
 from evclip_ray.reports.document import Chart
@@ -68,11 +70,18 @@ def whole_axis(values: pd.Series) -> alt.Axis:
     return alt.Axis(format="d", tickMinStep=1)
 
 
+def log_axis(values: pd.Series) -> alt.Axis:
+    """Return a logarithmic axis with few ticks."""
+    ticks = log_ticks(float(values.min()), float(values.max()))
+    return alt.Axis(format="~g", tickCount=4) if ticks is None else alt.Axis(format="~g", values=ticks)
+
+
 def state_shape(trials: pd.DataFrame) -> alt.Shape:
-    """Return the trial's state as the shape of its mark. The legend lists the states that occur."""
+    """Return the trial's state as the shape of its mark. The legend lists the states if there are several."""
     present = [state for state in STATE_SHAPES if state in set(trials["state"])]
     scale = alt.Scale(domain=list(STATE_SHAPES), range=list(STATE_SHAPES.values()))
-    return alt.Shape("state:N", title="trial", scale=scale, legend=alt.Legend(values=present))
+    legend = None if present == [TrialState.COMPLETE] else alt.Legend(values=present)
+    return alt.Shape("state:N", title="state", scale=scale, legend=legend)
 
 
 def tips(*fields: str, **formats: str) -> list[alt.Tooltip]:
@@ -91,25 +100,27 @@ def tips(*fields: str, **formats: str) -> list[alt.Tooltip]:
 
 
 def _history(study: Study) -> Chart:
-    trials, zero_shot = study_data.history(study), study_data.baselines(study)
+    trials, references = study_data.history(study), study_data.references(study, "val_top1")
+    roles = Roles(after="trial", best="best so far (95 %)")
     x = alt.X("number:Q", title="trial, in the order of their start", axis=whole_axis(trials["number"]))
     base = alt.Chart(named("history")).encode(x=x)
     band = base.mark_area(style="band", interpolate="step-after").encode(
         y=alt.Y("best_top1_low:Q", title=TOP1), y2="best_top1_high:Q"
     )
-    best = base.mark_line(style="best", interpolate="step-after").encode(y=accuracy("best_top1"))
+    best = roles.lines(base.mark_line(style="best", interpolate="step-after"), "best")
+    best = best.encode(y=accuracy("best_top1"))
     tooltip = tips("trial:N", "state:N", "val_top1:Q", "val_top1_low:Q", "val_top1_high:Q", "settings:N")
-    points = base.mark_point(size=45, filled=True, opacity=0.75).encode(
+    points = roles.lines(base.mark_point(size=45, filled=True, opacity=0.9), "after").encode(
         y=accuracy("val_top1"), shape=state_shape(trials), tooltip=tooltip
     )
-    layers = [band, best, *([_intervals(base)] if len(trials) <= _MAX_INTERVALS else []), points]
+    layers = [band, *([_intervals(base)] if len(trials) <= _MAX_INTERVALS else []), best, points]
     data = {"history": trials}
-    if not zero_shot.empty:
-        layers += _baseline_layers()
-        data["zero_shot"] = zero_shot
+    if not references.empty:
+        layers += _reference_layers("zero_shot", references)
+        data["zero_shot"] = references
     caption = (
         "A mark is the best epoch of a trial. The line is the best trial so far, with its 95 % interval, "
-        "which does not include the choice. The dashed line is zero-shot CLIP on the same views."
+        "which does not include the choice. Zero-shot CLIP is scored on the same views."
     )
     sources = (TRIALS, *zero_files(study))
     return Chart("history", "Optimisation history", alt.layer(*layers), data, caption, sources)
@@ -121,17 +132,31 @@ def zero_files(study: Study) -> list[str]:
 
 
 def _intervals(base: alt.Chart) -> alt.Chart:
-    rule: alt.Chart = base.mark_rule(opacity=0.35).encode(y=alt.Y("val_top1_low:Q"), y2="val_top1_high:Q")
+    rule: alt.Chart = base.mark_rule(opacity=0.8, strokeWidth=1.5).encode(
+        y=alt.Y("val_top1_low:Q"), y2="val_top1_high:Q"
+    )
     return rule
 
 
-def _baseline_layers() -> list[alt.Chart]:
-    base = alt.Chart(named("zero_shot")).encode(y=alt.Y("top1:Q"))
-    rule = base.mark_rule(style="baseline").encode(tooltip=tips("name:N", "top1:Q", "low:Q", "high:Q"))
-    label = base.mark_text(style="label", align="left", baseline="bottom", dx=4, dy=-2).encode(
-        x=alt.value(0), text="name:N"
-    )
-    return [rule, label]
+def _reference_layers(name: str, references: pd.DataFrame) -> list[alt.Chart]:
+    """Return dashed lines with their names: zero-shot CLIP on the left, chance on the right.
+
+    Args:
+        name: Name of the table on the page.
+        references: Table of `study_data.references`.
+    """
+    base = alt.Chart(named(name)).encode(y=alt.Y("value:Q"))
+    layers = [base.mark_rule(style="baseline").encode(tooltip=tips("name:N", "value:Q", "low:Q", "high:Q"))]
+    for text in references["name"].unique():
+        # The two values are often close to each other, so their names stand on different sides.
+        place = {"align": "right", "dx": -4} if text == "chance" else {"align": "left", "dx": 4}
+        label = base.transform_filter(alt.datum.name == text).encode(
+            x=alt.value("width" if text == "chance" else 0), text="name:N"
+        )
+        layers += [
+            label.mark_text(style=style, baseline="bottom", dy=-2, **place) for style in ("halo", "label")
+        ]
+    return layers
 
 
 def _slice(study: Study, axis: Axis) -> Chart:
@@ -142,18 +167,24 @@ def _slice(study: Study, axis: Axis) -> Chart:
     points = base.mark_point(size=40, filled=True, opacity=0.8).encode(
         y=accuracy("val_top1"),
         shape=state_shape(trials).legend(None),
-        color=alt.Color("number:Q", title="trial", legend=None, scale=alt.Scale(range="ramp")),
+        color=alt.Color(
+            "number:Q",
+            title="trial",
+            legend=alt.Legend(format="d", tickMinStep=1, tickCount=3),
+            scale=alt.Scale(range="ramp"),
+        ),
         tooltip=tips("trial:N", "state:N", value, "val_top1:Q"),
     )
     layers = [_intervals(base), points] if len(trials) <= _MAX_INTERVALS else [points]
-    return Chart(name, axis.path, alt.layer(*layers), {name: trials}, sources=(TRIALS,), small=True)
+    return Chart(name, axis.path, alt.layer(*layers), {name: trials}, sources=(TRIALS,), per_row=3)
 
 
 def _slice_x(axis: Axis, values: pd.Series) -> alt.X:
     if axis.kind == "category":
-        return alt.X("value:N", title=axis.title, sort=list(axis.order), axis=alt.Axis(labelAngle=0))
+        return alt.X("value:N", title=axis.title, sort=list(axis.order), axis=word_axis(axis.order))
     if axis.kind == "log":
-        scale, ticks = alt.Scale(type="log", nice=False, padding=8), alt.Axis(format="~g", tickCount=4)
+        scale = alt.Scale(type="log", nice=False, padding=8)
+        ticks = log_axis(values)
     else:
         scale = alt.Scale(zero=False, padding=8)
         ticks = whole_axis(values) if axis.kind == "whole" else alt.Axis(tickCount=5)
@@ -206,35 +237,43 @@ def _curves(study: Study, curves: pd.DataFrame, field: str, name: str) -> Chart:
     count, title, scale = curves["trial"].nunique(), METRICS[field].title, alt.Scale(zero=False)
     if field == "val_loss" and curves[field].min() > 0 and curves[field].max() > 20 * curves[field].min():
         scale, title = alt.Scale(type="log"), f"{title} (log scale)"
+    lines = study_data.line_names(curves)
+    # Without a limit, the name of the best trial would be cut next to its word "best".
+    legend = alt.Legend(title=None, symbolOpacity=1, symbolStrokeWidth=2.5, symbolType="stroke", labelLimit=0)
     base = alt.Chart(named("curves")).encode(
         x=alt.X("epoch:Q", title="epoch", axis=whole_axis(curves["epoch"])),
         y=alt.Y(f"{field}:Q", title=title, scale=scale, axis=alt.Axis(format="~g")),
+        color=alt.Color("line:N", scale=alt.Scale(domain=lines, range="category"), legend=legend),
     )
-    # The more curves, the fainter each is, so that the best one stays visible.
-    opacity = min(0.7, max(0.05, 20 / max(1, count)))
-    others = base.mark_line(strokeWidth=1, opacity=opacity).encode(
-        detail="trial:N", tooltip=tips("trial:N", "state:N", "rank:Q", f"{field}:Q")
-    )
-    tooltip = tips("trial:N", "state:N", "epoch:Q", f"{field}:Q")
-    best = (
-        base.transform_filter("datum.rank == 1")
-        .mark_line(style="best", point=curves["epoch"].nunique() == 1)
-        .encode(tooltip=tooltip)
-    )
-    layers = [others, best]
+    tooltip = tips("trial:N", "state:N", "rank:Q", "epoch:Q", f"{field}:Q", rank="d", epoch="d")
+    is_best, is_other = "datum.rank == 1", f"datum.line == '{study_data.OTHERS}'"
+    drawn = [(f"!({is_best}) && !({is_other})", 1.5, 1.0)] if count > 1 else []
+    if study_data.OTHERS in lines:
+        # The more curves, the fainter each is, so that those with a name stay visible.
+        drawn = [(is_other, 1, min(0.7, max(0.08, 20 / count))), *drawn]
+    has_points = curves["epoch"].nunique() == 1
+    layers = [
+        base.transform_filter(condition)
+        .mark_line(strokeWidth=width, opacity=opacity, point=has_points)
+        .encode(detail="trial:N", tooltip=tooltip)
+        for condition, width, opacity in (*drawn, (is_best, 3, 1.0))
+    ]
     ended_early = curves[curves["last"] & (curves["state"] != TrialState.COMPLETE)]
     if len(ended_early):
         marks = base.transform_filter("datum.last && datum.state != 'complete'").mark_point(
-            size=40, filled=True, opacity=0.7
+            size=40, filled=True, opacity=0.9
         )
         layers.append(marks.encode(shape=state_shape(ended_early), tooltip=tooltip))
-    caption = (
-        "A line is a trial, the thick one is the best. A mark is the end of a trial that did not complete."
-    )
+    data, references = {"curves": curves}, study_data.references(study, field, chance=True)
+    if not references.empty:
+        data[f"{name}_references"] = references
+        layers += _reference_layers(f"{name}_references", references)
+    caption = "The thick line is the best trial. A mark is the end of a trial that did not complete."
     if len(curves) < study.epochs["val_top1"].notna().sum():
         caption += f" At most {study_data.MAX_EPOCHS} epochs per trial are drawn. The study's folder has all."
+    sources = (TRIALS, *(zero_files(study) if len(references) else ()))
     return Chart(
-        name, f"Learning curves: {title}", alt.layer(*layers), {"curves": curves}, caption, (TRIALS,)
+        name, f"Learning curves: {title}", alt.layer(*layers), data, caption, sources, per_row=2, height=340
     )
 
 
@@ -243,12 +282,15 @@ def _importance(study: Study) -> Chart:
     shares = known[known["status"] == "ok"]
     axis = alt.Axis(format=".0%", tickCount=5)
     base = alt.Chart(named("importance"))
-    bars = base.mark_bar().encode(
+    roles = Roles(after="importance", best="noise")
+    bars = roles.lines(base.mark_bar(), "after").encode(
         x=alt.X("importance:Q", title="share of the importance", axis=axis),
-        y=alt.Y("path:N", title=None, sort="-x", axis=alt.Axis(labelLimit=180)),
+        y=alt.Y("path:N", title=None, sort="-x", axis=name_axis(list(shares["path"]))),
         tooltip=tips("path:N", "importance:Q", "null:Q"),
     )
-    noise = base.mark_tick(style="after", thickness=2).encode(x="null:Q", y=alt.Y("path:N", sort="-x"))
+    noise = roles.lines(base.mark_tick(thickness=3), "best").encode(
+        x="null:Q", y=alt.Y("path:N", sort="-x"), tooltip=tips("path:N", "null:Q")
+    )
     evaluator, within = shares["evaluator"].iloc[0], list(known.loc[known["status"] != "ok", "path"])
     caption = (
         f"Importance of each setting for a place among the best trials: {evaluator}. The line across "
@@ -257,7 +299,7 @@ def _importance(study: Study) -> Chart:
     )
     if within:
         caption += f" Within noise and not drawn: {', '.join(within)}."
-    title, data, height = "Hyperparameter importance", {"importance": shares}, 90 + 30 * len(shares)
+    title, data, height = "Hyperparameter importance", {"importance": shares}, 120 + 30 * len(shares)
     return Chart(
         "importance", title, alt.layer(bars, noise), data, caption, ("study.journal",), height=height
     )

@@ -1,6 +1,7 @@
 """Tables behind the charts of a study."""
 
 import dataclasses
+import math
 from typing import Literal
 
 import numpy as np
@@ -12,6 +13,12 @@ from evclip_ray.records import METRICS
 from evclip_ray.results import Study
 
 Kind = Literal["log", "linear", "whole", "category"]
+
+OTHERS = "other trials"
+"""Name in the legend of the trials without a colour of their own."""
+
+_NAMED_LINES = 7
+"""Number of colours of lines. The last one is grey, and all other trials share it where there are more."""
 
 MAX_EPOCHS = 40
 """Largest number of drawn epochs per curve; half of it with more than 200 curves."""
@@ -48,14 +55,27 @@ def history(study: Study) -> pd.DataFrame:
     return scored
 
 
-def baselines(study: Study) -> pd.DataFrame:
-    """Return the scores of zero-shot CLIP on the trials' validation views, with intervals."""
-    scores = study.zero_shot
-    if scores.empty:
-        return pd.DataFrame(columns=["name", "top1", "low", "high"])
-    low, high = zip(*scores["top1_interval"], strict=True)
-    table = pd.DataFrame({"name": "zero-shot CLIP", "top1": scores["top1"], "low": low, "high": high})
-    return table.drop_duplicates().sort_values("top1").reset_index(drop=True)
+def references(study: Study, metric: str, *, chance: bool = False) -> pd.DataFrame:
+    """Return the values that need no training, by name: zero-shot CLIP on the trials' validation views.
+
+    Args:
+        study: Results.
+        metric: "val_top1" or "val_loss".
+        chance: Whether to add a guess that gives all classes the same probability. Its accuracy is 1 / N and
+            its loss is ln N, where N is the number of classes.
+    """
+    column = {"val_top1": "top1", "val_loss": "log_loss"}[metric]
+    rows = []
+    for record in study.zero_shot.to_dict("records"):
+        # Zero-shot scores of early versions have no loss.
+        if isinstance(value := record.get(column), float) and math.isfinite(value):
+            low, high = record["top1_interval"] if metric == "val_top1" else (None, None)
+            rows.append({"name": "zero-shot CLIP", "value": value, "low": low, "high": high})
+    if chance and (num_classes := len(study.best_record.get("classes") or ())):
+        value = 1 / num_classes if metric == "val_top1" else math.log(num_classes)
+        rows.append({"name": "chance", "value": value, "low": None, "high": None})
+    table = pd.DataFrame(rows, columns=["name", "value", "low", "high"])
+    return table.drop_duplicates().reset_index(drop=True)
 
 
 def axes(study: Study) -> list[Axis]:
@@ -133,16 +153,41 @@ def _places(values: pd.Series, axis: Axis) -> tuple[pd.Series, list[tuple[str, f
 
 
 def curves(study: Study) -> pd.DataFrame:
-    """Return thinned learning curves: one row per drawn epoch of a trial. `last` marks the last epochs."""
+    """Return thinned learning curves: one row per drawn epoch of a trial.
+
+    `last` marks the last epochs. `line` is the name in the legend.
+    """
     wanted = ["trial", "state", "epoch", "val_top1", "val_loss", "train_loss", "lr"]
     epochs = study.epochs[[name for name in wanted if name in study.epochs]]
     if epochs.empty or "val_top1" not in epochs:
-        return pd.DataFrame(columns=[*wanted, "rank", "last"])
+        return pd.DataFrame(columns=[*wanted, "last", "rank", "line"])
     epochs = epochs[epochs["val_top1"].notna()]
     max_epochs = MAX_EPOCHS if epochs["trial"].nunique() <= 200 else MAX_EPOCHS // 2
     thinned = epochs[_is_drawn(epochs["trial"], max_epochs)].copy()
     thinned["last"] = thinned["epoch"] == thinned.groupby("trial")["epoch"].transform("max")
-    return thinned.merge(study.trials[["trial", "rank"]], on="trial").reset_index(drop=True)
+    ranked = thinned.merge(study.trials[["trial", "rank"]], on="trial").reset_index(drop=True)
+    return ranked.assign(line=ranked["trial"].map(_line_names(ranked[["trial", "rank"]].drop_duplicates())))
+
+
+def line_names(curves: pd.DataFrame) -> list[str]:
+    """Return the entries of the legend of `curves`: the best trials in order, then `OTHERS`."""
+    by_rank = curves[["rank", "line"]].drop_duplicates("line").sort_values("rank")
+    return sorted(by_rank["line"], key=lambda name: name == OTHERS)
+
+
+def _line_names(ranks: pd.DataFrame) -> dict[str, str]:
+    """Return the name in the legend by trial.
+
+    Args:
+        ranks: Drawn trials with their `rank`.
+    """
+    trials = ranks.sort_values("rank")["trial"].tolist()
+    num_named = len(trials) if len(trials) <= _NAMED_LINES else _NAMED_LINES - 1
+    names = {trial: trial if place < num_named else OTHERS for place, trial in enumerate(trials)}
+    return {
+        trial: f"{name}, the best" if place == 0 else name
+        for place, (trial, name) in enumerate(names.items())
+    }
 
 
 def _is_drawn(trials: pd.Series, max_epochs: int) -> pd.Series:

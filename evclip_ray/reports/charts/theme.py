@@ -37,18 +37,23 @@ def vega_config(scheme: str) -> dict[str, Any]:
         "view": {"stroke": None},
         "axis": {
             "labelColor": ink, "titleColor": ink, "gridColor": grid, "domainColor": faint, "tickColor": faint,
-            "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": 500, "labelLimit": 160,
+            "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": 500, "labelLimit": 0,
             "labelOverlap": True, "labelSeparation": 6, "titlePadding": 8,
         },
         "legend": {
             "labelColor": ink, "titleColor": ink, "labelFontSize": 12, "titleFontSize": 12,
             "titleFontWeight": 500, "orient": "top", "labelLimit": 200, "columns": 4, "gradientLength": 140,
+            "symbolBaseFillColor": faint, "symbolBaseStrokeColor": faint,
         },
         "title": {"color": ink, "anchor": "start", "fontSize": 14, "fontWeight": 600},
         "rule": {"color": faint},
         "text": {"color": ink, "fontSize": 12},
         "mark": {"color": colours[0], "tooltip": True},
-        "range": {"category": list(colours), "ramp": ramp, "heatmap": ramp, "ordinal": ramp},
+        "range": {
+            # The best of several comes first, in the colour that the best has in all charts.
+            "category": [colours[1], colours[0], *colours[2:]], "diverging": [colours[0], colours[1], faint],
+            "ramp": ramp, "heatmap": ramp, "ordinal": ramp,
+        },
         "style": {
             "best": {"color": colours[1], "strokeWidth": 2.5, "opacity": 1},
             "band": {"color": colours[1], "opacity": 0.15},

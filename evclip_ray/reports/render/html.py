@@ -83,6 +83,7 @@ def _charts(report: Report) -> dict[str, Any]:
             "spec": chart.spec(),
             "data": {name: chart.data_names.get(name, name) for name in chart.data},
             "height": chart.height,
+            "square": chart.square,
             "renderer": "canvas" if max(map(len, chart.data.values())) > _CANVAS_FROM else "svg",
         }
         for chart in report.blocks(Chart)

@@ -4,24 +4,15 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import altair as alt
 import pandas as pd
 
 from evclip_ray.artifacts import LEDGER, ArtifactError, read_ledger
 from evclip_ray.formatting import sample_size
 from evclip_ray.metrics.mask_quality import VideoMaskQuality, mask_quality_lines
-from evclip_ray.reports.charts import study_data
+from evclip_ray.reports.charts.evaluation import confusion_chart, gains_chart
 from evclip_ray.reports.charts.masks import mask_pictures
-from evclip_ray.reports.charts.study import named, tips
-from evclip_ray.reports.document import Block, Chart, Note, Section, Table, with_interval
+from evclip_ray.reports.document import Block, Note, Section, Table, with_interval
 from evclip_ray.reports.sections.sources import Sources
-
-_FIFTHS = [0, 0.2, 0.4, 0.6, 0.8, 1]
-_LABELLED = 20
-"""Number of classes up to which the cells of a confusion matrix show their counts."""
-
-_ALL_NAMES = 8
-"""Number of classes up to which every class has a label, on a phone too."""
 
 _SPLITS = {"val": "validation"}
 
@@ -93,7 +84,11 @@ def evaluation_section(evaluation: Evaluation) -> Section:
         rows = evaluation.ledger["counts"]["leaking_rows"]
         blocks.insert(0, Note(f"LEAKS affect {rows} rows, so these numbers are too high", loud=True))
     if evaluation.ledger.get("adapted"):
-        blocks += [gains_chart(evaluation), confusion_chart(evaluation)]
+        gains, confusion = (source(evaluation, f"{table}.csv") for table in ("per_class", "confusion"))
+        blocks += [
+            gains_chart(evaluation.name, evaluation.table("per_class"), gains),
+            confusion_chart(evaluation.name, evaluation.table("confusion"), confusion),
+        ]
     blocks += mask_quality_blocks(evaluation)
     blocks += mask_pictures(evaluation.root, evaluation.name, split=_SPLITS.get(split, split))
     return Section(f"evaluation_{evaluation.name}", evaluation_title(evaluation), blocks, evaluation.brief)
@@ -176,67 +171,6 @@ def mask_quality_blocks(evaluation: Evaluation) -> list[Block]:
     # The first line repeats the numbers of the table.
     lines = mask_quality_lines(record)[len(blocks) :]
     return [*blocks, *(Note(f"Mask quality: {line}") for line in lines)]
-
-
-def gains_chart(evaluation: Evaluation) -> Chart:
-    """Return the chart of the accuracy of every class before and after."""
-    data, name = study_data.gains(evaluation.table("per_class")), f"gains_{evaluation.name}"
-    base = alt.Chart(named(name)).encode(y=alt.Y("class:N", title=None, sort=list(data["class"])))
-    accuracies = alt.X(
-        "zero_shot:Q", title="accuracy", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(values=_FIFTHS)
-    )
-    tooltip = tips("class:N", "videos:Q", "zero_shot:Q", "adapted:Q", "gain:Q", gain="+.3f", videos="d")
-    link = base.mark_rule(strokeWidth=2, opacity=0.6).encode(x=accuracies, x2="adapted:Q")
-    interval = base.mark_rule(style="after", opacity=0.25, strokeWidth=7).encode(
-        x="adapted_low:Q", x2="adapted_high:Q"
-    )
-    before = base.mark_point(style="before", shape="diamond", size=60, filled=True, opacity=1).encode(
-        x=accuracies, tooltip=tooltip
-    )
-    after = base.mark_point(style="after", size=70, filled=True, opacity=1).encode(
-        x="adapted:Q", tooltip=tooltip
-    )
-    return Chart(
-        name,
-        "Accuracy of each class: zero-shot (diamond) to adapted (circle)",
-        alt.layer(interval, link, before, after),
-        {name: data},
-        "The largest gain is at the top. The wide bar is the 95 % Wilson interval of the adapted accuracy.",
-        source(evaluation, "per_class.csv"),
-        height=max(160, 24 * len(data) + 60),
-    )
-
-
-def confusion_chart(evaluation: Evaluation) -> Chart:
-    """Return the confusion matrix of the adapted CLIP."""
-    table, name = evaluation.table("confusion"), f"confusion_{evaluation.name}"
-    data, order = study_data.confusion(table), list(table.columns[1:])
-    names = alt.Axis(labelAngle=-45, labelLimit=140, labelOverlap=len(order) > _ALL_NAMES)
-    base = alt.Chart(named(name)).encode(
-        x=alt.X("predicted:N", title="predicted", sort=order, axis=names),
-        y=alt.Y("true:N", title="true", sort=order),
-    )
-    shade = alt.Color("share:Q", title="share of the row", scale=alt.Scale(range="heatmap", domain=[0, 1]))
-    cells = base.mark_rect().encode(
-        color=shade, tooltip=tips("true:N", "predicted:N", "videos:Q", "share:Q", share=".0%", videos="d")
-    )
-    layers = [cells]
-    if len(order) <= _LABELLED:
-        ink = alt.condition("datum.share > 0.55", alt.value("#111111"), alt.value("#ffffff"))
-        layers.append(
-            base.transform_filter("datum.videos > 0")
-            .mark_text(fontSize=12)
-            .encode(text="videos:Q", color=ink)
-        )
-    return Chart(
-        name,
-        "Confusion matrix of the adapted CLIP",
-        alt.layer(*layers),
-        {name: data},
-        "Rows are true classes, columns are predictions. The colour is the share of the row.",
-        source(evaluation, "confusion.csv"),
-        height=max(220, min(720, 30 * len(order)) + 190),
-    )
 
 
 def source(evaluation: Evaluation, name: str) -> tuple[str, ...]:

@@ -124,8 +124,8 @@ def _view(study: Study, trials: pd.DataFrame) -> pd.DataFrame | None:
 def chart_sections(study: Study) -> list[Section]:
     """Return the charts of a study's trials, grouped by purpose."""
     charts = study_charts(study)
-    slices = [chart for chart in charts if chart.small]
-    by_name = {chart.name: chart for chart in charts if not chart.small}
+    slices = [chart for chart in charts if chart.name.startswith("slice_")]
+    by_name = {chart.name: chart for chart in charts}
     sections = []
     for name, title, wanted in (
         ("search", "The search", ("history", "importance", "parallel")),

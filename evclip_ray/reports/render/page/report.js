@@ -15,19 +15,26 @@ const objects = {};
 const rowsOf = (name) => (objects[name] ??= data[name].rows.map((row) =>
   Object.fromEntries(row.map((cell, place) => [data[name].columns[place], cell]))));
 
-// On a phone, four entries of a legend do not fit into a row, and long labels leave no space for the chart.
+// On a phone, four entries of a legend do not fit into a row.
 function themed(name, width) {
-  const { legend, axis, ...others } = themes[name];
-  if (width >= 500) return themes[name];
-  return { ...others, legend: { ...legend, columns: 2, gradientLength: 100 }, axis: { ...axis, labelLimit: 100 } };
+  const { legend, ...others } = themes[name];
+  return width >= 500 ? themes[name] : { ...others, legend: { ...legend, columns: 2, gradientLength: 100 } };
+}
+
+// A square plot has a side of its own; all other charts fill the width of the page.
+function size({ height, square }, width) {
+  if (!square) return { width: "container", height: height - 8, autosize: { type: "fit", contains: "padding" } };
+  const [largest, margin] = square;
+  const side = Math.min(largest, width - margin);
+  return { width: side, height: side, autosize: { type: "pad", contains: "padding" } };
 }
 
 async function draw(element) {
-  const { spec, data: names, renderer, height } = charts[element.dataset.chart];
+  const { spec, data: names, renderer, ...room } = charts[element.dataset.chart];
   const drawing = scheme();
   element.dataset.drawn = "under way";
   const filled = {
-    ...spec, width: "container", height: height - 8, autosize: { type: "fit", contains: "padding" },
+    ...spec, ...size(room, element.clientWidth),
     datasets: Object.fromEntries(
       Object.entries(names).map(([name, local]) => [local, rowsOf(name).map((row) => ({ ...row }))])),
   };

@@ -1,0 +1,86 @@
+"""Labels of axes that stay different when they are shortened, and ticks of logarithmic axes."""
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+
+MAX_LABEL = 28
+"""Largest number of characters of a label. 28 characters are 180 pixels, half of a phone's width."""
+
+
+def short_names(names: Sequence[str], limit: int = MAX_LABEL) -> dict[str, str]:
+    """Shorten long names in the middle, such that different names stay different.
+
+    "raising the right arm to the side" with a limit of 20 becomes "raising th…the side". Where two names
+    would become the same, both keep as many more characters as it takes to tell them apart.
+
+    Args:
+        names: Names.
+        limit: Number of characters, except where names would become the same.
+
+    Returns:
+        The short name by name.
+    """
+    short = {name: _middle_cut(name, limit) for name in names}
+    longest = max(map(len, names), default=0)
+    for length in range(limit + 1, longest + 1):
+        taken = list(short.values())
+        clashing = [name for name, text in short.items() if taken.count(text) > 1]
+        if not clashing:
+            break
+        short |= {name: _middle_cut(name, length) for name in clashing}
+    return short
+
+
+def name_axis(names: Sequence[str], limit: int = MAX_LABEL, **options: Any) -> alt.Axis:
+    """Return an axis of names, which are shortened by `short_names` instead of cut at the end.
+
+    Args:
+        names: Names on the axis.
+        limit: Number of characters of a label.
+        **options: Further options of the axis.
+    """
+    shortened = short_names(names, limit)
+    if any(name != text for name, text in shortened.items()):
+        # The table has all names: a missing one such as "constructor" would give the object's own member.
+        options["labelExpr"] = f"({json.dumps(shortened)})[datum.value]"
+    return alt.Axis(**options)
+
+
+def word_axis(words: Sequence[str]) -> alt.Axis:
+    """Return a horizontal axis of words. They are slanted where they do not fit next to each other."""
+    fit = len(words) <= 4 and all(len(word) <= 10 for word in words)
+    return name_axis(words, limit=20, labelAngle=0 if fit else -45)
+
+
+def log_ticks(low: float, high: float) -> list[float] | None:
+    """Return the ticks of a logarithmic axis: powers of ten, or 1, 2 and 5 times these on a short axis.
+
+    By default Vega draws a grid line at every multiple of a power of ten, which hides the marks.
+
+    Args:
+        low: Smallest value, above 0.
+        high: Largest value.
+
+    Returns:
+        At least two ticks, or None where the axis is too short for them.
+    """
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for factors in ((1,), (1, 2, 5)):
+        # Decimal text instead of a product, so that a tick is 0.002 and not 0.0020000000000000005.
+        ticks = [float(f"{factor}e{power}") for power in powers for factor in factors]
+        ticks = [tick for tick in ticks if low <= tick <= high]
+        if len(ticks) > 1:
+            return ticks
+    return None
+
+
+def _middle_cut(text: str, limit: int) -> str:
+    if len(text) <= limit:
+        return text
+    kept = limit - 1
+    head = (kept + 1) // 2
+    return f"{text[:head].rstrip()}…{text[len(text) - kept + head :].lstrip()}"
