@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evclip_ray.artifacts import cache_folder as cache_folder
+from evclip_ray.formatting import counted
 from evclip_ray.progress import Progress, reporting_to, stage
 
 if TYPE_CHECKING:
@@ -224,11 +225,16 @@ def shortfall(run: "StudyRun", outcome: "Outcome") -> str | None:
     """Return why an uninterrupted study has not enough finished trials, or None."""
     if outcome.out_of_time and outcome.missing:
         paused = sum(row.state == "paused" for row in outcome.rows)
-        remaining = "" if math.isinf(outcome.missing) else f", {outcome.missing:.0f} trials remain to be run"
-        return f"the time budget is used up: {paused} trials are paused{remaining}"
+        remaining = (
+            ""
+            if math.isinf(outcome.missing)
+            else f", {counted(outcome.missing, 'trial', 'remains', 'remain')} to be run"
+        )
+        return f"the time budget is used up: {counted(paused, 'trial', 'is', 'are')} paused{remaining}"
     if outcome.missing:
         return (
-            f"{outcome.missing:.0f} of {run.trials:.0f} trials were not run although nothing interrupted the "
+            f"{outcome.missing:.0f} of {counted(run.trials, 'trial')} "
+            f"{'was' if outcome.missing == 1 else 'were'} not run although nothing interrupted the "
             "study. Run it again; --verbose shows the log of Ray"
         )
     if outcome.rows and all(row.state == "failed" for row in outcome.rows):

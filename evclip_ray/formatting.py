@@ -66,13 +66,30 @@ def with_interval(value: float, low: float, high: float, missing: str = "–") -
     return f"{value:.3f}" + ("" if is_missing(low) else f" ({low:.2f} to {high:.2f})")
 
 
-def counted(number: int, noun: str) -> str:
-    """Format a number of things.
+def counted(number: float, noun: str, is_one: str = "", are_many: str = "") -> str:
+    """Format a number of things, and a verb that agrees with it.
 
-    >>> counted(1, "trial"), counted(1200, "trial")
-    ('1 trial', '1,200 trials')
+    >>> counted(1, "trial"), counted(1200, "validation video"), counted(2, "class")
+    ('1 trial', '1,200 validation videos', '2 classes')
+    >>> counted(1, "trial", "is", "are"), counted(0, "copy", "was", "were")
+    ('1 trial is', '0 copies were')
+
+    Args:
+        number: Number of things; infinite if there is no limit.
+        noun: Their name in the singular.
+        is_one: Verb after one thing; empty for none.
+        are_many: Verb after any other number.
     """
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+    verb = is_one if number == 1 else are_many
+    return f"{number:,.0f} {noun if number == 1 else _plural(noun)}" + (f" {verb}" if verb else "")
+
+
+def _plural(noun: str) -> str:
+    # The "ch" of "epoch" is a k.
+    if noun.endswith(("s", "x", "ch", "sh")) and noun != "epoch":
+        return f"{noun}es"
+    is_after_consonant = noun.endswith("y") and noun[-2] not in "aeiou"
+    return f"{noun[:-1]}ies" if is_after_consonant else f"{noun}s"
 
 
 def sample_size(videos: int, groups: int | None = None) -> str:
@@ -81,8 +98,8 @@ def sample_size(videos: int, groups: int | None = None) -> str:
     >>> sample_size(72), sample_size(72, 24), sample_size(12, 1)
     ('72 videos', '72 videos in 24 groups', '12 videos in 1 group')
     """
-    number = "" if is_missing(groups) else f" in {groups:.0f} group{'s' * (groups != 1)}"
-    return f"{videos} video{'s' * (videos != 1)}{number}"
+    number = "" if groups is None or is_missing(groups) else f" in {counted(groups, 'group')}"
+    return f"{counted(videos, 'video')}{number}"
 
 
 def duration(seconds: float) -> str:

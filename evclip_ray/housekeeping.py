@@ -15,6 +15,7 @@ from typing import Any
 from filelock import Timeout
 
 from evclip_ray.artifacts import LEDGER, ArtifactError, read_json
+from evclip_ray.formatting import counted
 from evclip_ray.locking import holding, lock_file
 from evclip_ray.results import Study
 from evclip_ray.tuning.study_folder import StudyFolder
@@ -240,15 +241,18 @@ def _content(kind: str, ledger: dict[str, Any]) -> str:
     if kind == "shards" and inputs:
         view = inputs.get("view", {})
         side = view.get("short_side") or f"{view.get('height')} x {view.get('width')}"
-        frames = f"{view.get('num_frames')} frames, {side} pixels"
-        return f"{counts.get('videos', 0)} videos, {inputs.get('num_views', 1)} views of {frames}"
+        frames = f"{counted(view.get('num_frames', 0), 'frame')}, {side} pixels"
+        return (
+            f"{counted(counts.get('videos', 0), 'video')}, {counted(inputs.get('num_views', 1), 'view')} of "
+            f"{frames}"
+        )
     if kind == "features" and inputs:
         views = "fixed view" if inputs.get("augment") is None else "augmented views"
         what = "" if inputs.get("kind") == "class_text" else f", {views}"
         network = f"{inputs.get('network')} ({inputs.get('origin')}, {inputs.get('precision')})"
         return f"{inputs.get('kind')} of {network}{what}"
     if kind == "world" and inputs:
-        return f"{inputs.get('domain', '')} {counts.get('videos', '')} videos".strip()
+        return f"{inputs.get('domain', '')} {counted(counts.get('videos', 0), 'video')}".strip()
     return "" if ledger else "unfinished"
 
 

@@ -14,6 +14,8 @@ the checkpoint of the study. The checkpoint is the one that the number describes
 import re
 from typing import TYPE_CHECKING
 
+from evclip_ray.formatting import counted
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -54,7 +56,11 @@ def window(objective: str) -> int | None:
 def describe(objective: str) -> str:
     """Return the epochs of an objective in words: "mean of the last 3 epochs"."""
     size = window(objective)
-    return f"mean of the last {size} epochs" if objective not in (BEST, LAST) else f"{objective} epoch"
+    return (
+        f"mean of the last {counted(size, 'epoch')}"
+        if objective not in (BEST, LAST)
+        else f"{objective} epoch"
+    )
 
 
 def objective_values(top1: "Floats", objective: str) -> "Floats":

@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Literal, Self
 
+from evclip_ray.formatting import counted
 from evclip_ray.objective import OF_OLD_STUDIES, window
 
 
@@ -309,9 +310,12 @@ def selection_ratio(selection: Mapping[str, Any]) -> str:
     >>> selection_ratio({"folds": 0, "val_videos": 3, "train_videos": 15, "val_per_train": 0.2})
     '3 videos for 15 training videos (ratio 0.20)'
     """
-    counts = f"{selection['val_videos']:,} videos for {selection['train_videos']:,} training videos"
+    counts = (
+        f"{counted(selection['val_videos'], 'video')} for "
+        f"{counted(selection['train_videos'], 'training video')}"
+    )
     if selection["folds"]:
-        counts = f"{selection['train_videos']:,} training videos"
+        counts = f"{counted(selection['train_videos'], 'training video')}"
     return f"{counts} (ratio {selection['val_per_train']:.2f})"
 
 

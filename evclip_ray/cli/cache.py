@@ -10,7 +10,7 @@ import click
 from evclip_ray.api import cache_folder
 from evclip_ray.cli.options import Duration, cache_option, example
 from evclip_ray.config import ConfigError
-from evclip_ray.formatting import age, binary_size, printable
+from evclip_ray.formatting import age, binary_size, counted, printable
 
 if TYPE_CHECKING:
     from evclip_ray.housekeeping import CacheEntry
@@ -109,7 +109,7 @@ def cache_verify(context: click.Context, cache: Path | None) -> None:
     damaged = [path for entry in cached for path in damaged_files(entry)]
     for path in damaged:
         click.echo(f"damaged  {path}")
-    click.echo(f"{sum(entry.files for entry in cached)} files, {len(damaged)} damaged")
+    click.echo(f"{counted(sum(entry.files for entry in cached), 'file')}, {len(damaged)} damaged")
     if damaged:
         context.exit(1)
 

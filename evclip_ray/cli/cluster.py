@@ -9,6 +9,7 @@ from rich.table import Table
 
 from evclip_ray.cli.display import console
 from evclip_ray.cli.options import example
+from evclip_ray.formatting import counted
 
 if TYPE_CHECKING:
     from evclip_ray.cluster.lint.requirements import Requirements
@@ -80,7 +81,7 @@ def check(
     for line in problems:
         console.print(line, soft_wrap=True, markup=False, highlight=False)
     if problems:
-        raise click.ClickException(f"{len(problems)} problems")
+        raise click.ClickException(f"{counted(len(problems), 'problem')}")
     console.print(f"{file or address}: no problems found", soft_wrap=True, markup=False)
 
 

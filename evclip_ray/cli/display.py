@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from evclip_ray.formatting import printable, short, unique_tail, with_interval
+from evclip_ray.formatting import counted, printable, short, unique_tail, with_interval
 from evclip_ray.records import (
     METRICS,
     LeaderboardRow,
@@ -130,7 +130,7 @@ def _mean_of_seeds(row: LeaderboardRow) -> str:
     if row.point_seeds < 2:
         return "-"
     mean = with_interval(row.point_top1, row.point_top1_low, row.point_top1_high)
-    return f"{mean}, {row.point_seeds} seeds"
+    return f"{mean}, {counted(row.point_seeds, 'seed')}"
 
 
 def print_choice(rows: Sequence[LeaderboardRow]) -> None:

@@ -12,6 +12,7 @@ import click
 from evclip_ray.api import source_overrides
 from evclip_ray.cli.display import console
 from evclip_ray.config import ConfigError, parse_assignments
+from evclip_ray.formatting import counted
 from evclip_ray.termination import exit_status
 
 # `data.manifest.columns.CHOSEN`, whose import would slow `--help` down.
@@ -134,7 +135,9 @@ def one_per_set(option: str, values: Sequence[Any], count: int) -> list[Any]:
         ConfigError: The number of values is neither 1 nor `count`.
     """
     if len(values) not in (1, count):
-        raise ConfigError(f"{option} must be given once, or once for each of {count} sets; got {len(values)}")
+        raise ConfigError(
+            f"{option} must be given once, or once for each of {counted(count, 'set')}; got {len(values)}"
+        )
     return list(values) if len(values) == count else list(values) * count
 
 

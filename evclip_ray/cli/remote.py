@@ -12,7 +12,7 @@ import click
 from evclip_ray.cli.display import console
 from evclip_ray.cli.job_command import JobCommand
 from evclip_ray.config import ConfigError
-from evclip_ray.formatting import shell
+from evclip_ray.formatting import counted, shell
 from evclip_ray.termination import exit_status
 
 if TYPE_CHECKING:
@@ -85,7 +85,8 @@ def run_as_job(
     environment = dict(_environment_variable(text) for text in variables)
     jobs = Jobs(address)
     console.print(
-        f"sending {len(selection.files)} files, {selection.size / 1e6:.2f} MB, of {selection.root}",
+        f"sending {counted(len(selection.files), 'file')}, {selection.size / 1e6:.2f} MB, "
+        f"of {selection.root}",
         soft_wrap=True,
     )
     for reason, paths in selection.excluded.items():

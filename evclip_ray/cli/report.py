@@ -8,7 +8,7 @@ from evclip_ray.api import cache_folder
 from evclip_ray.cli.display import console
 from evclip_ray.cli.options import cache_option, example
 from evclip_ray.cli.progress import bars
-from evclip_ray.formatting import megabytes
+from evclip_ray.formatting import counted, megabytes
 from evclip_ray.progress import stage
 
 
@@ -84,7 +84,7 @@ def report(
         console.print(note, soft_wrap=True, markup=False)
     console.print(
         f"{composed.out} ({megabytes(written[0].stat().st_size)}); as Markdown {written[1].name}, "
-        f"as CSV {len(written) - 2} files in {composed.out.with_suffix('').name}/",
+        f"as CSV {counted(len(written) - 2, 'file')} in {composed.out.with_suffix('').name}/",
         soft_wrap=True,
         markup=False,
     )

@@ -18,6 +18,7 @@ from evclip_ray.cluster.local_ray import local_options
 from evclip_ray.cluster.nodes import check_nodes
 from evclip_ray.cluster.ray_watch import RayWatch, end_ray_processes
 from evclip_ray.config import ConfigError
+from evclip_ray.formatting import counted
 from evclip_ray.progress import stage
 from evclip_ray.ray_internals import HEAD_RESOURCE, is_slow_start, log_deaths
 from evclip_ray.termination import Terminated, note_signal
@@ -155,7 +156,8 @@ def _local_session(verbose: bool, options: Mapping[str, Any]) -> Iterator[None]:
             except _SlowStart:
                 raise ConfigError(
                     "Ray's processes did not start in time, twice. This machine is too busy "
-                    f"({os.getloadavg()[0]:.1f} processes want one of its {os.cpu_count()} CPUs). Give the "
+                    f"({os.getloadavg()[0]:.1f} processes want one of its "
+                    f"{counted(os.cpu_count() or 1, 'CPU')}). Give the "
                     "same command again when other programs have ended"
                 ) from None
         yield

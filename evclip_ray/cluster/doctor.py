@@ -25,7 +25,7 @@ from evclip_ray.cluster.local_ray import check_loopback, temporary_base
 from evclip_ray.config import ConfigError
 from evclip_ray.data.video.decode import decoder_name
 from evclip_ray.data.video.reader import VideoReader
-from evclip_ray.formatting import binary_size, duration
+from evclip_ray.formatting import binary_size, counted, duration
 from evclip_ray.models.weight_status import WeightStatus, clip_weight_status, encoder_weight_status
 from evclip_ray.termination import ray_may_die
 from evclip_ray.training.experiment import ExperimentConfig
@@ -102,7 +102,7 @@ def _memory() -> Check:
     with contextlib.suppress(OSError, ValueError):
         # The limit of a container; "max" is no number.
         total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
-    text = f"{len(os.sched_getaffinity(0))} CPUs, {binary_size(total)} of memory"
+    text = f"{counted(len(os.sched_getaffinity(0)), 'CPU')}, {binary_size(total)} of memory"
     if total >= 4 * _GIB:
         return Check("CPU and memory", "ok", text)
     fix = "A trial needs about 1.5 GiB (--memory-per-worker), and Ray 1 GiB."

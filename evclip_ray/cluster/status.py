@@ -10,6 +10,7 @@ import ray
 from ray.util.state import list_actors, list_tasks
 
 from evclip_ray.config import ConfigError
+from evclip_ray.formatting import counted
 from evclip_ray.ray_internals import HEAD_RESOURCE, free_resources
 from evclip_ray.training.run_registry import run_of
 
@@ -80,7 +81,8 @@ def wait_for_nodes(count: int, *, seconds: float) -> None:
     while (up := sum(node["Alive"] for node in ray.nodes())) < count:
         if time.monotonic() > end:
             raise ConfigError(
-                f"{up} of {count} nodes are up after {seconds:.0f} s; see the logs of the missing nodes"
+                f"{up} of {counted(count, 'node')} {'is' if up == 1 else 'are'} up after {seconds:.0f} s; "
+                f"see the logs of the missing nodes"
             )
         time.sleep(1)
 

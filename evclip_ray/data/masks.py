@@ -32,6 +32,7 @@ from evclip_ray.data.video.decode import Fitting, Part, VideoInfo, describe, ope
 from evclip_ray.data.video.frame_folder import IMAGE_SUFFIXES, frame_names, missing_frame
 from evclip_ray.data.video.sampling import frame_indices
 from evclip_ray.data.video.view import ViewConfig
+from evclip_ray.formatting import counted
 
 Mask = NDArray[np.uint8]
 
@@ -84,7 +85,8 @@ class Masks:
         if self.num_frames is not None and self.num_frames != info.num_frames:
             raise MaskError(
                 self.path,
-                f"holds the masks of {self.num_frames} frames, but the video has {info.num_frames}; "
+                f"holds the masks of {counted(self.num_frames, 'frame')}, but the video has "
+                f"{info.num_frames}; "
                 "write one mask for each frame of the file",
             )
         # Sizes are whole pixels, so the aspect of smaller masks is exact to one pixel only.

@@ -167,7 +167,7 @@ def _read_evaluation(path: Path, checkpoint: Path, record: Mapping[str, Any]) ->
     views = inputs.get("views", {})
     notes = [
         "the data of the training" if same else "other videos than those of the training",
-        f"{views.get('temporal', 1)} x {views.get('spatial', 1)} views",
+        f"{views.get('temporal', 1)} x {counted(views.get('spatial', 1), 'view')}",
         f"opened {counted(ledger.get('openings', 1), 'time')}",
     ]
     # Other videos than those of the training are refused if one of them was used.
@@ -175,7 +175,7 @@ def _read_evaluation(path: Path, checkpoint: Path, record: Mapping[str, Any]) ->
     if not is_test:
         notes.append("these videos were used for the checkpoint, so that the number is optimistic")
     if leaking := ledger["counts"].get("leaking_rows"):
-        notes.append(f"LEAKS affect {leaking} videos: the number is too high")
+        notes.append(f"LEAKS affect {counted(leaking, 'video')}: the number is too high")
     name = inputs["split"] if inputs["side"] == inputs["split"] else f"{inputs['split']}, {inputs['side']}"
     protocol = "" if inputs["protocol"] == "closed_set" else f", {inputs['protocol']}"
     return Score(

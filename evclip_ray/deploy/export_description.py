@@ -18,6 +18,7 @@ from evclip_ray.deploy.export_graph import (
 )
 from evclip_ray.deploy.recognizer import Recognizer
 from evclip_ray.deploy.shared_copy import without_places
+from evclip_ray.formatting import counted
 from evclip_ray.metrics.calibration import Calibration
 from evclip_ray.models.layers.class_text import TextClassifier
 from evclip_ray.models.weight_licences import weight_licences
@@ -100,7 +101,7 @@ def _preprocessing(recognizer: Recognizer) -> dict[str, Any]:
         "view": view.model_dump(mode="json"),
         "crop_side": side,
         "before_the_model": [
-            f"decode {view.num_frames} frames as RGB: {_sampling(view)}",
+            f"decode {counted(view.num_frames, 'frame')} as RGB: {_sampling(view)}",
             f"resize to {_stored(view)}, with antialiasing",
             f"crop the central square of {side} x {side} pixels",
             "keep 8-bit values from 0 to 255",
@@ -113,7 +114,7 @@ def _sampling(view: ViewConfig) -> str:
     if view.sampling == "segments":
         return f"the middle one of each of {view.num_frames} equal parts of the video"
     step = view.window_frames // view.num_frames
-    return f"every {step}th of the {view.window_frames} frames in the middle of the video"
+    return f"every {step}th of the {counted(view.window_frames, 'frame')} in the middle of the video"
 
 
 def _stored(view: ViewConfig) -> str:

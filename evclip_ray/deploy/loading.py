@@ -8,6 +8,7 @@ import torch
 
 from evclip_ray.artifacts import ArtifactError
 from evclip_ray.config import ConfigError
+from evclip_ray.formatting import counted
 from evclip_ray.training.build import pick_device
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.version import __version__
@@ -61,7 +62,9 @@ def find_device(name: str | None) -> torch.device:
     if device.type == "cuda":
         count = torch.cuda.device_count()
         if (device.index or 0) >= count:
-            raise ConfigError(f"device {name!r}: PyTorch finds {count} GPUs on this machine; give cpu")
+            raise ConfigError(
+                f"device {name!r}: PyTorch finds {counted(count, 'GPU')} on this machine; give cpu"
+            )
         # With its number, so that the process keeps one copy of the frozen networks.
         device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
     return device

@@ -172,7 +172,8 @@ def _front_matter(
 
 def _summary(record: Mapping[str, Any], licences: Sequence[WeightLicence]) -> str:
     lines = [
-        f"Video recogniser of evclip-ray: a frozen CLIP and {record['num_trainable']:,} trained parameters "
+        f"Video recogniser of evclip-ray: a frozen CLIP and "
+        f"{counted(record['num_trainable'], 'trained parameter')} "
         f"of the method `{record['experiment']['method']['name']}`. The frozen networks are not part of it."
     ]
     if warning := random_weights_warning(record["weights"]):

@@ -11,6 +11,7 @@ from pathlib import Path
 from evclip_ray.data import storage
 from evclip_ray.data.manifest.discovery import stem
 from evclip_ray.deploy.inputs import InputError
+from evclip_ray.formatting import counted
 
 OVERLAY_SUFFIX, SHEET_SUFFIX = ".mp4", ".png"
 
@@ -53,7 +54,8 @@ def overlay_files(target: Path, videos: Sequence[str]) -> dict[str, Path]:
     if target.suffix.lower() == OVERLAY_SUFFIX and not target.is_dir():
         if len(videos) > 1:
             raise InputError(
-                f"--overlay {target}: one file cannot hold {len(videos)} videos; give the name of a folder"
+                f"--overlay {target}: one file cannot hold {counted(len(videos), 'video')}; give the name "
+                f"of a folder"
             )
         return dict.fromkeys(videos, target)
     if target.suffix and stem(target.name) != target.name:

@@ -15,6 +15,7 @@ from evclip_ray.data.transforms import crop_batch, to_device
 from evclip_ray.deploy.loading import recorded_experiment
 from evclip_ray.evaluation.evaluate import load_trained
 from evclip_ray.evaluation.plan import composed_classes
+from evclip_ray.formatting import counted
 from evclip_ray.metrics.calibration import Calibration
 from evclip_ray.metrics.scoring import autocast
 from evclip_ray.models.batch import VideoBatch
@@ -89,7 +90,8 @@ class TrainedModel:
         if self._class_tensors:
             raise ArtifactError(
                 f"{self.checkpoint}: the method {self.experiment.method.name} has trained tensors per class "
-                f"({', '.join(self._class_tensors[:3])}) and predicts the {len(self.classes)} classes of its "
+                f"({', '.join(self._class_tensors[:3])}) and predicts the "
+                f"{counted(len(self.classes), 'class')} of its "
                 "training only. Predict without classes, or train a method without such tensors, for example "
                 "ev_clip."
             )

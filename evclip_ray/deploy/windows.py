@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from evclip_ray.config import ConfigError
 from evclip_ray.data.video.sampling import frame_indices
 from evclip_ray.data.video.view import ViewConfig
+from evclip_ray.formatting import counted
 
 MAX_WINDOWS = 1_000_000
 # As in `part_of`: times are rounded, so a frame this close to a bound counts as shown at it.
@@ -97,7 +98,7 @@ def place_windows(
     count = full_windows(end - start, length=length, stride=stride)
     if count > MAX_WINDOWS:
         raise ConfigError(
-            f"a stride of {stride:g} s gives {count:,} windows in {end - start:.0f} s, more than "
+            f"a stride of {stride:g} s gives {counted(count, 'window')} in {end - start:.0f} s, more than "
             f"{MAX_WINDOWS:,}; raise the stride"
         )
     # Multiplied, not added up, so that rounding errors do not grow.

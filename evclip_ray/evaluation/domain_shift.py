@@ -12,6 +12,7 @@ from evclip_ray.artifacts import file_digest
 from evclip_ray.class_names import split_words
 from evclip_ray.config import ConfigError
 from evclip_ray.domain_shift.compare import Domain, measure, set_names
+from evclip_ray.formatting import counted
 from evclip_ray.models.methods.zero_shot import ZeroShot, ZeroShotConfig
 from evclip_ray.progress import Progress
 from evclip_ray.training.build import autocast_dtype, build_method, pick_device, weights_of
@@ -48,7 +49,7 @@ class SetPlan:
         """One line about how many videos are read."""
         marked = f" of the {self.split!r} split" if self.plan.manifest.splits() else ""
         whole = "" if marked else " (the list has no splits)"
-        return f"{self.name}: {self.num_videos} of {self.total} videos{marked}{whole}"
+        return f"{self.name}: {self.num_videos} of {counted(self.total, 'video')}{marked}{whole}"
 
     @property
     def num_videos(self) -> int:

@@ -11,6 +11,7 @@ from evclip_ray.artifacts import LEDGER, digest, read_json
 from evclip_ray.data import storage
 from evclip_ray.data.manifest.manifest import Manifest
 from evclip_ray.data.manifest.row_record import RowRecord
+from evclip_ray.formatting import counted
 from evclip_ray.training.datamodule import resolve_manifest
 from evclip_ray.training.experiment import DataConfig
 
@@ -68,8 +69,8 @@ def with_unchanged_masks(manifest: Manifest, rows_file: Path) -> Manifest:
     if not changed:
         return manifest
     log.warning(
-        "%s: %d validation videos have changed since the training, such as %r; their masks are not compared",
-        manifest.source, len(changed), paths[changed[0]],
+        "%s: %s changed since the training, such as %r; their masks are not compared",
+        manifest.source, counted(len(changed), "validation video", "has", "have"), paths[changed[0]],
     )  # fmt: skip
     kept = np.array(manifest.column("mask"), dtype=object)
     kept[changed] = None

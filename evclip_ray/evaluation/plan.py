@@ -21,6 +21,7 @@ from evclip_ray.data.manifest.manifest import SPLITS, Manifest
 from evclip_ray.data.manifest.protocols import TRANSFERS, EvalSet, already_trained, zero_shot
 from evclip_ray.data.manifest.row_record import USES, RowRecord, refuse_used
 from evclip_ray.data.manifest.splits import assign_splits
+from evclip_ray.formatting import counted
 from evclip_ray.metrics.multi_view import EvaluationViews
 from evclip_ray.training.build import zero_shot_of
 from evclip_ray.training.checkpoint import ROWS, read_record
@@ -73,7 +74,10 @@ class EvaluationPlan:
         """Return one line about how many of the listed videos an evaluation set reads."""
         plan = self.plans[name]
         kind = "the list has no splits" if self.is_whole else f"the {self.split!r} split"
-        return f"{len(plan.rows[self.split])} of {self.num_listed} videos of {plan.manifest.source} ({kind})"
+        return (
+            f"{len(plan.rows[self.split])} of {counted(self.num_listed, 'video')} of {plan.manifest.source} "
+            f"({kind})"
+        )
 
 
 def plan_evaluation(
@@ -195,8 +199,9 @@ def refuse_unknown_classes(checkpoint: Path, classes: tuple[str, ...], trained: 
     unknown = sorted(set(classes) - set(trained))
     if unknown:
         raise ArtifactError(
-            f"{checkpoint}: was trained on {len(trained)} classes, but the videos have {len(unknown)} other "
-            f"classes ({', '.join(unknown[:5])}). Give videos of the trained classes, or choose another "
+            f"{checkpoint}: was trained on {counted(len(trained), 'class')}, but the videos have "
+            f"{counted(len(unknown), 'other class')} ({', '.join(unknown[:5])}). Give videos of the trained "
+            f"classes, or choose another "
             "protocol, for example --protocol cross_dataset."
         )
 

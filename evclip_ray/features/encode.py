@@ -17,6 +17,7 @@ from evclip_ray.features.cached_networks import STAGE, network_attributes
 from evclip_ray.features.format import feature_file, is_sound, write_features
 from evclip_ray.features.spec import FeatureSpec, text_key, view_key
 from evclip_ray.features.view_cache import crop_views, read_frames
+from evclip_ray.formatting import counted
 from evclip_ray.models.batch import VideoBatch
 from evclip_ray.models.clip import FrozenCLIP, load_clip
 from evclip_ray.models.frozen import device_name
@@ -166,7 +167,7 @@ def in_batches(encode: Callable[[int, int], Tensor], count: int, *, batch_size: 
             # Returns the blocks of the larger batch to the driver. Otherwise they can be too fragmented for
             # the smaller one.
             torch.cuda.empty_cache()
-            log.warning("out of memory: continuing with batches of %d videos", batch_size)
+            log.warning("out of memory: continuing with batches of %s", counted(batch_size, "video"))
         else:
             start += batch_size
     return torch.cat(parts)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evclip_ray.formatting import sample_size, with_interval
+from evclip_ray.formatting import counted, sample_size, with_interval
 from evclip_ray.metrics.calibration import Calibration, softmax
 from evclip_ray.metrics.classification import NUM_BINS, bin_of
 from evclip_ray.metrics.intervals import Interval, accuracy_interval, small_sample_factor
@@ -164,7 +164,7 @@ def calibration_lines(record: dict[str, Any]) -> list[str]:
         every = ", because the validation videos are too few for the level" * conformal["every_class"]
         lines.append(
             f"conformal sets at level {conformal['level']:g}: they hold the true class in {coverage} of the "
-            f"videos, mean size {size} of {conformal['classes']} classes{every}"
+            f"videos, mean size {size} of {counted(conformal['classes'], 'class')}{every}"
         )
     return lines
 

@@ -10,6 +10,8 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
+from evclip_ray.formatting import counted
+
 TICKS = 2**24
 NUM_BINS = 15
 _BIN_SUMS = 3
@@ -53,7 +55,8 @@ class ClassificationState:
         num_broken = int((~np.isfinite(scores)).any(axis=1).sum())
         if num_broken:
             raise ValueError(
-                f"logits must be finite; those of {num_broken} of {len(scores)} videos are NaN or infinite"
+                f"logits must be finite; those of {num_broken} of {counted(len(scores), 'video')} "
+                f"{'is' if num_broken == 1 else 'are'} NaN or infinite"
             )
         state = cls.empty(scores.shape[1])
         predicted = scores.argmax(1)

@@ -34,7 +34,7 @@ from evclip_ray.data.masks import Mask, MaskError
 from evclip_ray.data.shards.dataset import ShardSet
 from evclip_ray.data.shards.true_masks import TrueMasks
 from evclip_ray.data.transforms import CROP_FRACTION, crop_batch
-from evclip_ray.formatting import sample_size
+from evclip_ray.formatting import counted, sample_size
 from evclip_ray.metrics.intervals import mean_interval
 from evclip_ray.metrics.multi_view import EvaluationViews, ScoredView, score_views
 from evclip_ray.models.batch import MethodOutput
@@ -188,7 +188,7 @@ def mask_quality_lines(record: Mapping[str, Any]) -> list[str]:
             f"  pointing game {record['pointing_game']:.3f} ({bounds[1]})"
         )
     if record["named"] < record["videos"] or record["skipped"]:
-        lines.append(f"true masks for {record['named']} of {record['videos']} videos")
+        lines.append(f"true masks for {record['named']} of {counted(record['videos'], 'video')}")
     if skipped := record["skipped"]:
         first = skipped[0]
         lines.append(

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evclip_ray.artifacts import ArtifactError
+from evclip_ray.formatting import counted
 
 COLUMNS = ("threshold", "accepted", "coverage", "risk")
 
@@ -95,8 +96,9 @@ def choose_threshold(curve: RiskCoverage, max_risk: float) -> float:
     if not len(allowed):
         best = int(curve.risk.argmin())
         raise ArtifactError(
-            f"no rejection threshold reaches a risk of {max_risk:g}: the lowest on the {curve.num_videos} "
-            f"validation videos is {curve.risk[best]:.3f}, with {curve.accepted[best]} accepted. Give a "
+            f"no rejection threshold reaches a risk of {max_risk:g}: the lowest on "
+            f"{counted(curve.num_videos, 'validation video')} is {curve.risk[best]:.3f}, with "
+            f"{curve.accepted[best]} accepted. Give a "
             "larger --reject-risk, or a threshold with --reject-below."
         )
     last = int(allowed[-1])

@@ -20,6 +20,7 @@ from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor, nn
 
 from evclip_ray.config import ConfigError
+from evclip_ray.formatting import counted
 from evclip_ray.models.activation import Activation, ActivationSetting
 from evclip_ray.models.attention import use_batch_first_attention
 from evclip_ray.models.backbones import Backbone, find_backbone
@@ -159,8 +160,9 @@ class FrozenCLIP(FrozenNetwork):
         if cut:
             first = texts[cut[0]]
             raise ValueError(
-                f"{len(cut)} of {len(texts)} texts are longer than the {self.context_length} tokens of "
-                f"{self.name}, the first: {first[:80]!r} ({self.count_tokens(first)} tokens). "
+                f"{len(cut)} of {len(texts)} texts are longer than the "
+                f"{counted(self.context_length, 'token')} of "
+                f"{self.name}, the first: {first[:80]!r} ({counted(self.count_tokens(first), 'token')}). "
                 "Shorten the class name or the template."
             )
 

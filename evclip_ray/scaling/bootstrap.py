@@ -23,6 +23,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from evclip_ray.formatting import counted
 from evclip_ray.metrics.intervals import effective_videos, wilson_interval
 
 Floats = NDArray[np.float64]
@@ -127,7 +128,7 @@ def how_drawn(scores: Sequence[Score]) -> str:
     grouped = [each.groups is not None for score in scores if (each := score.each) is not None]
     unit = "groups of videos" if any(grouped) else "videos"
     text = f"paired over the same {unit}" if sets == 1 else f"paired within {sets} different sets of {unit}"
-    return text if not apart else f"{text}; {apart} of {len(scores)} trials by themselves"
+    return text if not apart else f"{text}; {apart} of {counted(len(scores), 'trial')} by themselves"
 
 
 def _together(scores: Sequence[Score]) -> dict[str, list[int]]:

@@ -4,6 +4,8 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
+from evclip_ray.formatting import counted
+
 GIB = 1024**3
 
 
@@ -49,7 +51,7 @@ class ResourceRequest:
         if self.workers == 1:
             return each
         count = f"{self.workers}" if self.fewest == self.workers else f"{self.fewest} to {self.workers}"
-        return f"{count} workers of {each}"
+        return f"{counted(count, 'worker')} of {each}"
 
 
 def trial_slots(request: ResourceRequest, nodes: Sequence[Mapping[str, float]]) -> int:
@@ -78,7 +80,8 @@ def concurrent_trials(request: ResourceRequest, nodes: Sequence[Mapping[str, flo
         available = "; ".join(_describe(node) for node in nodes) or "no machine"
         raise ValueError(
             f"a trial needs {request}, but the cluster has {available}, which fits {workers} of "
-            f"{request.fewest} workers. Lower --cpus-per-worker, --gpus-per-worker, --workers or the memory "
+            f"{counted(request.fewest, 'worker')}. Lower --cpus-per-worker, --gpus-per-worker, --workers or "
+            f"the memory "
             "of a worker (study.memory_gb, --memory-per-worker of tune), or add machines."
         )
     # No slot for all workers, but `min_workers` fit: one trial then runs with fewer workers.

@@ -8,6 +8,7 @@ from typing import Any, Self
 from torch import Tensor
 
 from evclip_ray.artifacts import ArtifactError, read_history
+from evclip_ray.formatting import counted
 from evclip_ray.records import EpochMetrics
 from evclip_ray.training.checkpoint import (
     ADAPTER,
@@ -60,7 +61,7 @@ class SavedState:
             history = [EpochMetrics.from_record(line) for line in read_history(path)]
             # A wrong number of lines means a damaged file: the best epoch would not match the progress.
             if len(history) != epoch or not history:
-                raise DamagedFile(f"{path}: must have {epoch} epochs, got {len(history)}")
+                raise DamagedFile(f"{path}: must have {counted(epoch, 'epoch')}, got {len(history)}")
             # A finished run has no optimiser file, see `Run`.
             is_done = history[-1].diverged or epoch >= record["experiment"]["optim"]["epochs"]
             moments = {} if is_done else read_tensors(checkpoint / OPTIMIZER)

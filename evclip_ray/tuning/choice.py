@@ -70,7 +70,8 @@ def correction(trials: Sequence[TrialRecord], points: Sequence[object], best: in
     if len(known) < len(trials):
         number = len(trials) - len(known)
         return fields | {
-            "corrected_note": f"{number} of {len(trials)} trials have no record of each epoch's right videos "
+            "corrected_note": f"{number} of {counted(len(trials), 'trial')} "
+            f"{'has' if number == 1 else 'have'} no record of each epoch's right videos "
             "(older versions did not keep it)"
         }
     if len({each.videos for each in known}) > 1:
@@ -107,7 +108,11 @@ def _chosen_from(trials: Sequence[TrialRecord]) -> str:
         return counted(len(trials), "trial") if len(trials) > 1 else ""
     if len(trials) == 1 and epochs == [1]:
         return ""
-    each = counted(epochs[0], "epoch") if len(epochs) == 1 else f"{epochs[0]:,} to {epochs[-1]:,} epochs"
+    each = (
+        counted(epochs[0], "epoch")
+        if len(epochs) == 1
+        else f"{epochs[0]:,} to {counted(epochs[-1], 'epoch')}"
+    )
     return f"{counted(len(trials), 'trial')} x {each}"
 
 

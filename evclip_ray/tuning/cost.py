@@ -3,7 +3,7 @@
 import dataclasses
 import math
 
-from evclip_ray.formatting import duration
+from evclip_ray.formatting import counted, duration
 from evclip_ray.profiling.step_time import StepCost
 from evclip_ray.training.resources import ResourceRequest
 
@@ -67,14 +67,16 @@ class StudyCost:
         step_text = (
             f"{step.seconds:.3g} s on this machine's {step.device}, {step.flop / 1e9:.3g} GFLOP{cached}"
         )
-        epoch_text = f"{self.steps_per_epoch} steps, {self.val_videos} videos validated"
+        epoch_text = f"{counted(self.steps_per_epoch, 'step')}, {counted(self.val_videos, 'video')} validated"
         rows = [
-            ("trained", f"{step.num_trainable:,} parameters; frozen weights: {weights}"),
+            ("trained", f"{counted(step.num_trainable, 'parameter')}; frozen weights: {weights}"),
             ("a step", step_text),
             ("an epoch", f"{duration(self.epoch_seconds)}: {epoch_text}"),
         ]
         if self.frozen_views:
-            views = ", ".join(f"{field} of {count:,} views" for field, count in self.frozen_views.items())
+            views = ", ".join(
+                f"{field} of {counted(count, 'view')}" for field, count in self.frozen_views.items()
+            )
             rows.append(("once", f"{views}: {self._worth(self.once_seconds, shared=True)}"))
         rows.append(("a trial", self._worth(self.trial_seconds)))
         if math.isfinite(self.trials):
@@ -82,7 +84,10 @@ class StudyCost:
         if time_budget is not None:
             fit = min(self.trials, self.trials_within(time_budget))
             rows.append(
-                ("in time", f"{duration(time_budget)}: about {fit:.0f} trials if none is stopped early")
+                (
+                    "in time",
+                    f"{duration(time_budget)}: about {counted(fit, 'trial')} if none is stopped early",
+                )
             )
         return rows
 
@@ -93,7 +98,7 @@ class StudyCost:
         wall = self.once_seconds + rounds * self.trial_seconds
         hours = self._hours(self.once_seconds, shared=True) + self.trials * self._hours(self.trial_seconds)
         return (
-            f"{steps:,} steps, {steps * self.step.flop / 1e15:.3g} PFLOP, about {duration(wall)}, "
+            f"{counted(steps, 'step')}, {steps * self.step.flop / 1e15:.3g} PFLOP, about {duration(wall)}, "
             f"{self._paid(hours)} if no trial is stopped early"
         )
 

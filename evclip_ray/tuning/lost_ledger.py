@@ -6,6 +6,7 @@ from typing import Any
 
 from evclip_ray.artifacts import LEDGER, ArtifactError, digest
 from evclip_ray.config import flatten
+from evclip_ray.formatting import counted
 from evclip_ray.objective import OBJECTIVE
 from evclip_ray.training.checkpoint import CONFIG
 from evclip_ray.tuning.trial_folder import read_fields, warn_once
@@ -40,7 +41,8 @@ def check_trials(root: Path, identity: Mapping[str, Any]) -> None:
             f"{root / LEDGER}: is lost, and no trial can be compared with these settings. {restore}"
         )
     warn_once(
-        f"{root / LEDGER}: is lost; it is written again, because all {compared} trials agree with these "
+        f"{root / LEDGER}: is lost; it is written again, because all "
+        f"{counted(compared, 'trial', 'agrees', 'agree')} with these "
         "settings"
     )
 

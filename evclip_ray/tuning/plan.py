@@ -12,7 +12,7 @@ from evclip_ray.config import ConfigError, flatten
 from evclip_ray.data.manifest.class_table import class_lines, class_table
 from evclip_ray.data.manifest.leaks import refuse_leaks
 from evclip_ray.data.transforms import view_summary
-from evclip_ray.formatting import duration
+from evclip_ray.formatting import counted, duration
 from evclip_ray.objective import BEST, LAST, describe
 from evclip_ray.profiling.step_time import measure_step
 from evclip_ray.training.class_text_check import TEXT_SETTINGS, check_class_texts
@@ -81,22 +81,22 @@ class StudyPlan:
     def _runs(self) -> str:
         """Runs of a trial, if it has several."""
         folds = self.variants[0].folds
-        return f" in {folds + 1} runs ({folds} folds and all shots)" if folds else ""
+        return f" in {counted(folds + 1, 'run')} ({counted(folds, 'fold')} and all shots)" if folds else ""
 
     def lines(self) -> list[tuple[str, str]]:
         """Return rows of (heading, text) for display."""
         space, study, optim = self.space, self.space.study, self.space.experiment().optim
         first = self.variants[0]
         counts = ", ".join(f"{len(rows)} {split}" for split, rows in first.rows.items())
-        several = f"{len(self.variants)} variants; " if len(self.variants) > 1 else ""
-        decoding = f"{self.undecoded} videos to decode" if self.undecoded else "decoded already"
+        several = f"{counted(len(self.variants), 'variant')}; " if len(self.variants) > 1 else ""
+        decoding = f"{counted(self.undecoded, 'video')} to decode" if self.undecoded else "decoded already"
         stop = (
             "none is stopped early"
             if study.scheduler == "none"
             else f"{_SCHEDULERS[study.scheduler]} may stop a trial from epoch {study.grace_epochs} on"
         )
         rows = [
-            ("videos", f"{counts}; {len(first.classes)} classes; {several}{decoding}"),
+            ("videos", f"{counts}; {counted(len(first.classes), 'class')}; {several}{decoding}"),
             *(("classes" if i == 0 else "", line) for i, line in enumerate(self._classes())),
             *(("selection" if i == 0 else "", line) for i, line in enumerate(self._selection())),
             *(("frames" if i == 0 else "", line) for i, line in enumerate(self._frames())),
@@ -104,7 +104,8 @@ class StudyPlan:
             ("objective", f"validation top-1, {describe(self._objective)}"),
             (
                 "a trial",
-                f"{self.epochs} epochs x {self.steps_per_epoch} steps of {optim.batch_size} videos"
+                f"{counted(self.epochs, 'epoch')} x {counted(self.steps_per_epoch, 'step')} of "
+                f"{counted(optim.batch_size, 'video')}"
                 f"{self._runs}; {stop}",
             ),
             *(("searched" if i == 0 else "", f"{d.path}: {d}") for i, d in enumerate(space.search)),
@@ -145,7 +146,7 @@ class StudyPlan:
         each, rest = divmod(int(self.trials), len(choice.values))
         # The rarest value comes next, the first one of several, so the first values get the rest.
         one_more = f" and one more for {', '.join(map(str, choice.values[:rest]))}" if rest else ""
-        return f", {each} for each of {len(choice.values)} values of {choice.path}{one_more}"
+        return f", {each} for each of {counted(len(choice.values), 'value')} of {choice.path}{one_more}"
 
     def _trials(self) -> str:
         limit = "" if self.time_budget is None else f" in {duration(self.time_budget)}"

@@ -17,6 +17,7 @@ from ray import tune
 from ray.exceptions import RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from evclip_ray.formatting import counted
 from evclip_ray.progress import Progress
 from evclip_ray.training.datamodule import VideoPlan, prepare
 from evclip_ray.training.experiment import ExperimentConfig
@@ -182,7 +183,7 @@ class Preparation(tune.Callback):
             return False
         self._pass_on(*ray.get(self._maker.news.remote()))
         del self._missing[key]
-        log.info("%d variants of the videos are not prepared yet", len(self._missing))
+        log.info("%s not prepared yet", counted(len(self._missing), "variant", "is", "are"))
         return True
 
     def _pass_on(self, news: dict[str, tuple[int, int]], messages: list[str]) -> None:

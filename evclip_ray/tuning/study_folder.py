@@ -27,7 +27,7 @@ import yaml
 
 from evclip_ray.artifacts import LEDGER, ArtifactError, write_json, write_text
 from evclip_ray.claimed_folder import ClaimedFolder
-from evclip_ray.formatting import shell
+from evclip_ray.formatting import counted, shell
 from evclip_ray.objective import BEST, LAST, OBJECTIVE, OF_OLD_STUDIES
 from evclip_ray.records import LeaderboardRow, TrialRecord, TrialState, choice_lines
 from evclip_ray.training.checkpoint import (
@@ -221,9 +221,10 @@ class StudyFolder(ClaimedFolder):
                 warn_once(f"{problem}; `best/` and `best.yaml` are not written. Run the study again.")
                 return
             seeds = row.point_seeds
-            mean = f" (mean of {seeds} seeds {row.point_top1:.3f})" if seeds > 1 else ""
+            mean = f" (mean of {counted(seeds, 'seed')} {row.point_top1:.3f})" if seeds > 1 else ""
             lines = [
-                f"The best of {len(rows)} trials: {row.trial}, validation top-1 {row.val_top1:.3f}{mean}."
+                f"The best of {counted(len(rows), 'trial')}: {row.trial}, validation top-1 "
+                f"{row.val_top1:.3f}{mean}."
             ]
             lines += [f"{name}: {score}" for name, score in choice_lines(row.columns()).items()]
             lines += ["Train it again:  evclip-ray train best.yaml"]

@@ -11,6 +11,7 @@ from typing import Any
 
 from evclip_ray.artifacts import ArtifactError, read_history, read_json
 from evclip_ray.config import flatten
+from evclip_ray.formatting import counted
 from evclip_ray.records import EpochMetrics, TrialRecord, TrialState
 from evclip_ray.training.checkpoint import CONFIG, HISTORY, kept_checkpoints, latest_checkpoint
 from evclip_ray.training.checksums import check_content, read_checksums
@@ -132,7 +133,7 @@ def _read_epochs(folder: Path, *, has_ended: bool) -> tuple[EpochMetrics, ...]:
     else:
         copied = max(map(len, found), default=0)
         if has_ended and len(own) < copied:
-            warn_once(f"{path}: has {len(own)} of {copied} epochs; the copy in `last/` is read")
+            warn_once(f"{path}: has {len(own)} of {counted(copied, 'epoch')}; the copy in `last/` is read")
         elif has_ended and own and not path.read_bytes().endswith(b"\n"):
             warn_once(f"{path}: ends within a line, so that an epoch after its {len(own)} may be lost")
     return tuple(EpochMetrics.from_record(record) for record in max([own, *found], key=len))

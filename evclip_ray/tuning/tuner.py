@@ -370,7 +370,7 @@ class StudyRun:
         if not math.isfinite(missing):
             return f"about {binary_size(whole + running)} per trial"
         needed = whole * missing + running * min(at_once, missing) - sum(sizes.values())
-        return f"about {binary_size(max(needed, running))} for {counted(int(missing), 'trial')}"
+        return f"about {binary_size(max(needed, running))} for {counted(missing, 'trial')}"
 
     def _run_missing(
         self,

@@ -17,6 +17,7 @@ from optuna.trial import FixedTrial, TrialState
 
 from evclip_ray.artifacts import LEDGER, digest, read_json
 from evclip_ray.config import ConfigError, flatten
+from evclip_ray.formatting import counted
 from evclip_ray.records import TrialState as State
 from evclip_ray.training.datamodule import VideoPlan
 from evclip_ray.training.experiment import ExperimentConfig
@@ -65,8 +66,10 @@ class WarmStart:
     def __str__(self) -> str:
         why = ", ".join(f"{count} {reason}" for reason, count in sorted(self.left_out.items()))
         trials = len(self.evidence) + sum(self.left_out.values())
-        evidence = f"{len(self.evidence)} of its {trials} trials as evidence" + (f" ({why})" if why else "")
-        return f"{self.folder}: its {len(self.points)} best points first; {evidence}"
+        evidence = f"{len(self.evidence)} of its {counted(trials, 'trial')} as evidence" + (
+            f" ({why})" if why else ""
+        )
+        return f"{self.folder}: its {counted(len(self.points), 'best point')} first; {evidence}"
 
     def record(self) -> dict[str, Any]:
         """Return the record for the ledger."""

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from evclip_ray.artifacts import LEDGER, ArtifactError, digest, read_ledger, replacing, write_ledger
 from evclip_ray.data.manifest.manifest import Manifest, write_manifest
 from evclip_ray.data.masks import write_masks
+from evclip_ray.formatting import counted
 from evclip_ray.locking import building
 from evclip_ray.world.actions import ACTIONS
 from evclip_ray.world.settings import WorldConfig
@@ -143,7 +144,8 @@ def write_world(folder: Path, settings: WorldConfig, *, progress: Progress | Non
         ]
         write_manifest(Manifest(pa.Table.from_pylist(rows), folder, str(path)), path)
         write_ledger(folder, _STAGE, inputs=inputs, counts={"videos": len(rows)})
-    log.info("%s: wrote %d videos of %d classes", folder, len(rows), len(settings.class_names()))
+    videos_of_classes = f"{counted(len(rows), 'video')} of {counted(len(settings.class_names()), 'class')}"
+    log.info("%s: wrote %s", folder, videos_of_classes)
     return path
 
 
@@ -157,7 +159,8 @@ def _check_space(folder: Path, settings: WorldConfig, num_videos: int) -> None:
     if (free := shutil.disk_usage(folder).free) < needed:
         raise OSError(
             errno.ENOSPC,
-            f"no space for {num_videos} videos of the small world ({needed / 2**20:.0f} MiB are needed, "
+            f"no space for {counted(num_videos, 'video')} of the small world ({needed / 2**20:.0f} MiB are "
+            f"needed, "
             f"{free / 2**20:.0f} MiB are free). Free some space or name another folder by --cache.",
             str(folder),
         )

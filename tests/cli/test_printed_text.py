@@ -1,5 +1,6 @@
 """Texts of the user reach the terminal as they are, and printed commands can be pasted into a shell."""
 
+import ast
 import io
 import re
 from pathlib import Path
@@ -83,6 +84,69 @@ def test_printed_commands_quote_their_paths():
         if f"{path.name}: {match[0]}" not in _MESSAGES
     ]
     assert faults == []
+
+
+def test_numbers_of_things_are_made_by_one_function():
+    """`f"{n} videos"` prints "1 videos"; `counted(n, "video")` does not."""
+    faults = {
+        f"{path.relative_to(PACKAGE)}: {place}"
+        for path in SOURCES
+        for place in _uncounted(ast.parse(_text(path)))
+    }
+    assert sorted(faults - _NO_NUMBERS) == []
+
+
+_THINGS = re.compile(
+    r" ((?!of |no )[a-z]+ )?(actors|batches|checkpoints|classes|columns|copies|devices|epochs|failures|files|"
+    r"folders|folds|frames|groups|labels|leaks|machines|masks|nodes|parameters|pictures|points|predictions|"
+    r"problems|processes|replicas|requests|rows|runs|samples|seeds|sets|shards|shots|sources|splits|steps|"
+    r"studies|tokens|trials|values|variants|videos|views|windows|workers|CPUs|GPUs)\b"
+)
+_NO_NUMBERS = {
+    # Names and other texts in front of a plural or a verb, and numbers of a fixed width in a table.
+    "cli/evaluate.py: interval + intervals over seeds",
+    "cli/evaluate.py: videos + videos",
+    "cluster/connection.py: os.getloadavg()[0] + processes",
+    "cluster/lint/kubernetes.py: requirements.space.name + sets",
+    "cluster/lint/launcher.py: requirements.space.name + sets",
+    "data/video/view.py: settings[fixed[0]] + sets",
+    "features/format.py: values.dtype + values",
+    "models/methods/motion_prompts.py: frozen.clip.embed_dim + features",
+    "models/video_encoder.py: self.name + reads pairs",
+    "reports/sections/conditions.py: num_videos + videos",
+    "reports/sections/conditions.py: setting('view.num_frames') + frames",
+    "reports/sections/conditions.py: shots + videos",
+    "reports/sections/conditions.py: classes + classes",
+    "scaling/bootstrap.py: sets + different sets",
+    "scaling/ladder.py: ladder.share_points + compares steps",
+    "training/compiled.py: num_workers + workers",
+}
+
+
+def _text(path):
+    return path.read_text(encoding="utf-8")
+
+
+def _uncounted(tree):
+    """Yield the number and the noun of each text that puts a plural noun behind a number."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            for match in re.finditer(r"%d" + _THINGS.pattern, node.value):
+                yield match[0]
+        elif isinstance(node, ast.JoinedStr):
+            before = ""
+            for number, text in zip(node.values, node.values[1:], strict=False):
+                if not isinstance(number, ast.FormattedValue) or not isinstance(text, ast.Constant):
+                    before = str(getattr(number, "value", ""))
+                    continue
+                # 4x3 views
+                if before.endswith("x"):
+                    continue
+                name, match = ast.unparse(number.value), _THINGS.match(text.value)
+                # A constant is never one; a text with `!r` is a name; `counted` ends with a verb.
+                is_constant = re.fullmatch(r"(\w+\.)*_?[A-Z][A-Z0-9_]+", name)
+                if match and not is_constant and number.conversion == -1 and not name.startswith("counted("):
+                    yield f"{name} +{match[0]}"
 
 
 _COMMANDS = "|".join(main.commands)

@@ -14,6 +14,7 @@ from evclip_ray.data.importers.video_files import VideoFiles
 from evclip_ray.data.manifest.manifest import Manifest
 from evclip_ray.data.manifest.validation import SCHEMA
 from evclip_ray.data.storage import Place
+from evclip_ray.formatting import counted
 
 
 class ListedVideo(NamedTuple):
@@ -170,7 +171,7 @@ class _ReportBuilder:
                 )
             return row.start_seconds, row.end_seconds, None, None, None
         if row.num_frames is not None and row.num_frames != num_present:
-            counts = f"{path} contains {num_present} frames, the list has {row.num_frames}"
+            counts = f"{path} contains {counted(num_present, 'frame')}, the list has {row.num_frames}"
             self._miscounted.append(f"{row.line.where}: {counts}")
         if row.start_frame is not None:
             return None, None, row.start_frame, row.end_frame, self._fps
@@ -222,6 +223,7 @@ def _nothing_found(root: Place, missing: Sequence[str], num_files: int) -> str:
     if not missing:
         return f"{root}: the lists name no video of this split; check them"
     return (
-        f"{root}: none of the {len(missing)} listed videos is there, the first is {missing[0]!r}; {num_files}"
-        " other videos are. Point --root at the folder of the videos, or of the folders of frames"
+        f"{root}: none of the {counted(len(missing), 'listed video')} is there, the first is "
+        f"{missing[0]!r}; {counted(num_files, 'other video', 'is', 'are')}. Point --root at the folder of "
+        f"the videos, or of the folders of frames"
     )

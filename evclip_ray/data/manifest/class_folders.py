@@ -74,7 +74,8 @@ def _refuse_empty_classes(
     empty = sorted(classes - labels)
     if empty:
         raise ManifestError(
-            f"{folder}: {len(empty)} of {len(labels) + len(empty)} class folders hold no video:"
+            f"{folder}: {len(empty)} of {counted(len(labels) + len(empty), 'class folder')} "
+            f"{'holds' if len(empty) == 1 else 'hold'} no video:"
             f" {', '.join(empty[:5])}{', ...' if empty[5:] else ''}; move them out, or add videos"
             f"{_listed(left_out, ' (left out: ', ')')}"
         )
@@ -90,7 +91,8 @@ def _refuse_names(paths: list[str], folder: Place) -> None:
         # The bytes that are not UTF-8 as \xe9, as `ls` shows them too.
         shown = wrong[0].encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
         raise ManifestError(
-            f"{folder}: {len(wrong)} of {len(paths)} videos have names that are not UTF-8, the first is"
+            f"{folder}: {len(wrong)} of {counted(len(paths), 'video')} "
+            f"{'has a name that is' if len(wrong) == 1 else 'have names that are'} not UTF-8, the first is"
             f" '{shown}'; rename them, for example with convmv -f latin1 -t utf8"
         )
 

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from evclip_ray.data.manifest.manifest import SPLITS, Manifest
+from evclip_ray.formatting import counted
 
 MAX_CLASSES = 18
 
@@ -44,7 +45,7 @@ def class_table(
     table.sort(key=lambda row: row[first])
     shown, others = table[:max_classes], table[max_classes:]
     ranges = {split: _range([row[split] for row in others]) for split in counts}
-    return [*shown, {"class": f"{len(others)} other classes", **ranges}]
+    return [*shown, {"class": f"{counted(len(others), 'other class')}", **ranges}]
 
 
 def class_lines(table: Sequence[Mapping[str, Any]], width: int = 40) -> list[str]:

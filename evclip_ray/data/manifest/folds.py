@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from evclip_ray.formatting import counted
+
 _FOLDS = 4
 
 
@@ -33,8 +35,10 @@ def count_folds(
         fewest = min(map(len, by_label.values()))
         lower = f" Or lower data.folds to {fewest}." if requested and fewest > 1 else ""
         raise ValueError(
-            f"{source}: cross-validation in {requested or 2} folds needs as many training videos (or groups) "
-            f"of each class; {len(scarce)} of {len(by_label)} classes have fewer: {shown}. Mark some other "
+            f"{source}: cross-validation in {counted(requested or 2, 'fold')} needs as many training videos "
+            f"(or groups) "
+            f"of each class; {len(scarce)} of {counted(len(by_label), 'class', 'has', 'have')} fewer: "
+            f"{shown}. Mark some other "
             f"videos as 'val' in the column `split`, on which the study is then measured.{lower} "
             "`evclip-ray train` needs neither."
         )

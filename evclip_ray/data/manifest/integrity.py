@@ -32,6 +32,7 @@ from evclip_ray.data.video.decode import (
 from evclip_ray.data.video.opening import VideoError, one_video
 from evclip_ray.data.video.sampling import frame_indices
 from evclip_ray.data.video.view import ViewConfig
+from evclip_ray.formatting import counted
 
 # Headers round the duration and a last frame can be long, so only a clear gap means that the file was cut.
 _MIN_DURATION_SHARE = 0.9
@@ -155,7 +156,9 @@ def _fault(video: Video, info: VideoInfo, part: Part) -> str:
 def _missing_part(info: VideoInfo, decoded: int, declared: float | None) -> str:
     # The packets announced more frames than the decoder returned.
     if decoded < info.num_frames:
-        return f"only {decoded} of {info.num_frames} frames decode"
+        return (
+            f"only {decoded} of {counted(info.num_frames, 'frame')} {'decodes' if decoded == 1 else 'decode'}"
+        )
     if declared is not None and info.duration_seconds < _MIN_DURATION_SHARE * declared:
         return f"cut short: it ends at {info.duration_seconds:.1f} s of {declared:.1f} s"
     return ""

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from evclip_ray.class_names import normalized_name
 from evclip_ray.data.manifest.manifest import Manifest, ManifestError
+from evclip_ray.formatting import counted
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,8 @@ def name_labels(manifest: Manifest, path: Path) -> Manifest:
     if missing:
         shown = ", ".join(map(repr, missing[:_SHOWN])) + (", ..." if missing[_SHOWN:] else "")
         raise ManifestError(
-            f"{path}: has no name for {len(missing)} of {len(named)} labels of {manifest.source}: {shown}; "
+            f"{path}: has no name for {len(missing)} of {counted(len(named), 'label')} of "
+            f"{manifest.source}: {shown}; "
             f"its ids are {', '.join(map(repr, list(by_id)[:_SHOWN]))}, ..."
         )
     labels: dict[str, str] = {}

@@ -87,7 +87,9 @@ def _summary(leaks: list[Leak], manifest: Manifest) -> str:
     rows = len({row for leak in leaks for row in leak.rows})
     named = "; ".join(_described(leak, manifest) for leak in leaks[:_MAX_NAMED])
     more = f"; and {len(leaks) - _MAX_NAMED} more" if len(leaks) > _MAX_NAMED else ""
-    return f"{len(leaks)} leaks between splits ({listed}) reach {rows} rows: {named}{more}"
+    return (
+        f"{counted(len(leaks), 'leak')} between splits ({listed}) reach {counted(rows, 'row')}: {named}{more}"
+    )
 
 
 def _described(leak: Leak, manifest: Manifest) -> str:

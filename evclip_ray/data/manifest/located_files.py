@@ -24,6 +24,7 @@ from evclip_ray.data import storage
 from evclip_ray.data.manifest.discovery import is_system
 from evclip_ray.data.manifest.validation import ManifestError
 from evclip_ray.data.storage import Place, is_uri
+from evclip_ray.formatting import counted
 
 logger = logging.getLogger(__name__)
 
@@ -113,13 +114,17 @@ def check_files(
     if not missing.rows:
         return
     first = missing.rows[0]
-    counted = (
-        f"{len(missing.rows)} of {missing.sampled} videos are missing"
+    counts = (
+        f"{len(missing.rows)} of {counted(missing.sampled, 'video')} "
+        f"{'is' if len(missing.rows) == 1 else 'are'} missing"
         if missing.sampled == missing.total
-        else f"{len(missing.rows)} of {missing.sampled} sampled videos (of {missing.total:,}) are missing"
+        else (
+            f"{len(missing.rows)} of {counted(missing.sampled, 'sampled video')} (of {missing.total:,}) are "
+            f"missing"
+        )
     )
     place = storage.locate(root, paths[first])
-    summary = f"{source}: {counted}; the first is {paths[first]!r} (row {first + 1}), looked for at {place}"
+    summary = f"{source}: {counts}; the first is {paths[first]!r} (row {first + 1}), looked for at {place}"
     if len(missing.rows) < missing.sampled:
         logger.warning("%s. Missing videos are skipped", summary)
         return

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from evclip_ray.class_names import normalized_name
 from evclip_ray.data.manifest import splits
 from evclip_ray.data.manifest.manifest import SPLITS, Manifest, ManifestError
+from evclip_ray.formatting import counted
 
 Indices = NDArray[np.int64]
 
@@ -266,7 +267,8 @@ def cross_domain(trained: Protocol, target: Manifest, *, split: str = "test") ->
     shared = [name for name in trained.classes if normalized_name(name) in target_names]
     if len(shared) < 2:
         raise ValueError(
-            f"{target.source}: shares {len(shared)} of the {len(trained.classes)} trained classes, needs at"
+            f"{target.source}: shares {len(shared)} of the "
+            f"{counted(len(trained.classes), 'trained class')}, needs at"
             f" least two; its classes are {', '.join(target.classes[:5])}, ..."
         )
     manifest, _ = of_classes(target, shared)
@@ -307,7 +309,7 @@ def of_classes(manifest: Manifest, classes: Sequence[str]) -> tuple[Manifest, tu
     absent = [name for name in classes if normalized_name(name) not in spelled]
     if absent:
         raise ValueError(
-            f"{manifest.source}: has no video of {len(absent)} of {len(classes)} classes:"
+            f"{manifest.source}: has no video of {len(absent)} of {counted(len(classes), 'class')}:"
             f" {', '.join(absent[:5])}; leave them out, or use a manifest with these labels"
         )
     names = tuple(spelled[normalized_name(name)] for name in classes)
@@ -358,7 +360,8 @@ def _transfer(name: str, trained: Protocol, eval_sets: dict[str, EvalSet]) -> Pr
         reused = [path for path in _files(videos) if path in used]
         if reused and not videos.manifest.allow_leaks:
             raise ManifestError(
-                f"{videos.manifest.source}: {len(reused)} videos of the evaluation were trained or selected"
+                f"{videos.manifest.source}: {counted(len(reused), 'video')} of the evaluation were trained "
+                f"or selected"
                 f" on, the first {reused[0]}; choose another split, or allow leaks to reproduce a"
                 " protocol that has them"
             )

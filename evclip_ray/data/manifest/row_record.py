@@ -32,6 +32,7 @@ from evclip_ray.artifacts import ArtifactError, replacing
 from evclip_ray.data import storage
 from evclip_ray.data.manifest.manifest import Manifest, ManifestError
 from evclip_ray.data.storage import Identity, Place
+from evclip_ray.formatting import counted
 
 logger = logging.getLogger(__name__)
 
@@ -375,7 +376,8 @@ def refuse_used(
     name = manifest.table["path"][row].as_py()
     twin = "" if name == path else f" (in training as {path!r})"
     summary = (
-        f"{manifest.source}: {len(used)} of the {len(rows)} videos to score were used for this checkpoint"
+        f"{manifest.source}: {len(used)} of the {counted(len(rows), 'video')} to score were used for this "
+        f"checkpoint"
         f" ({listed} it); the first is {name!r}{twin}"
     )
     if not allow:

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from evclip_ray.data.manifest.manifest import SPLITS, Manifest
+from evclip_ray.formatting import counted
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +76,8 @@ def assign_splits(
         rows = np.arange(len(manifest))
     elif missing.any():
         raise ValueError(
-            f"{manifest.source}: {missing.sum()} of {len(manifest)} rows have no split; fill all or none"
+            f"{manifest.source}: {missing.sum()} of {counted(len(manifest), 'row')} "
+            f"{'has' if missing.sum() == 1 else 'have'} no split; fill all or none"
         )
     elif manifest.splits() in (("train",), ("train", "test")) and (
         val_fraction or "val" in recorded.values()
@@ -135,8 +137,10 @@ def few_shot(
     if scarce and not at_most:
         listed = ", ".join(f"{label!r} has {count}" for label, count in list(scarce.items())[:10])
         raise ValueError(
-            f"{shots} shots need {shots} videos of each class in {split!r}; {len(scarce)} of"
-            f" {len(by_label)} classes have fewer: {listed}; take fewer shots or leave those classes out"
+            f"{counted(shots, 'shot', 'needs', 'need')} {counted(shots, 'video')} of each class in "
+            f"{split!r}; {len(scarce)} of"
+            f" {counted(len(by_label), 'class', 'has', 'have')} fewer: {listed}; take fewer shots or leave "
+            f"those classes out"
         )
     chosen: list[int] = []
     # Rows are sorted by path and start, so that a permuted manifest gives the same sample.
@@ -316,8 +320,8 @@ def _warn_of_absent_classes(
         if absent:
             shown = ", ".join(absent[:10]) + (", ..." if len(absent) > 10 else "")
             logger.warning(
-                "%s: %s has no video of %d of %d classes, because they have too few groups: %s",
-                manifest.source, name, len(absent), len(classes), shown,
+                "%s: %s has no video of %d of %s, because of too few groups: %s",
+                manifest.source, name, len(absent), counted(len(classes), "class"), shown,
             )  # fmt: skip
 
 

@@ -227,7 +227,8 @@ def _check_duplicates(table: pa.Table, source: str) -> None:
         _refuse_contradiction(table, first, source)
         rows = f"{first['row_min'] + 1} {'and' if first['row_count'] == 2 else 'to'} {first['row_max'] + 1}"
         raise ManifestError(
-            f"{source}: {repeated.num_rows} videos are listed more than once; the first is"
+            f"{source}: {counted(repeated.num_rows, 'video', 'is', 'are')} listed more than once; the first "
+            f"is"
             f" {first['path']!r}, {first['row_count']} times, in rows {rows}; keep one row"
         )
 

@@ -39,7 +39,7 @@ from evclip_ray.data.shards.shard_queue import ShardQueue
 from evclip_ray.data.storage import Place, StorageError
 from evclip_ray.data.video.decode import decoder_name
 from evclip_ray.data.video.view import MAX_ASPECT, ViewConfig, describe_pixels
-from evclip_ray.formatting import binary_size
+from evclip_ray.formatting import binary_size, counted
 
 __all__ = ["ShardSet", "open_shards", "prepare_shards"]
 
@@ -219,7 +219,7 @@ def _write_all(
     # videos keep their aspect ratio. `_explain_full_disk` turns this error into one with the numbers.
     if shutil.disk_usage(folder).free < sum(job.num_bytes for job in jobs):
         raise OSError(errno.ENOSPC, "too little space")
-    logger.info("%s: writing %d shards with %s", folder, len(jobs), jobs[0].decoder)
+    logger.info("%s: writing %s with %s", folder, counted(len(jobs), "shard"), jobs[0].decoder)
     try:
         yield from _run_all(jobs, root, folder, seconds_per_video, nodes)
     except ray.exceptions.TaskUnschedulableError:
@@ -337,7 +337,7 @@ def _finish(folder: Path, jobs: list[ShardJob], inputs: dict[str, Any]) -> None:
         logger.warning("%s: %s", folder, describe_pixels(reshaped))
     if not rows:
         raise ValueError(
-            f"none of {len(skipped)} videos decodes; the first is {skipped[0]['path']}"
+            f"none of {counted(len(skipped), 'video')} decodes; the first is {skipped[0]['path']}"
             f" ({skipped[0]['reason']}); see {folder / QUARANTINE}"
         )
     # Temporary files of killed processes.
@@ -354,13 +354,13 @@ def _report_long(folder: Path, rows: list[dict[str, Any]]) -> None:
     sizes = [[row[name] for name in SIZE_COLUMNS if name in row] for row in rows]
     count = sum(max(size) == MAX_ASPECT * min(size) for size in sizes if size)
     if count:
-        message = "%s: %d videos have a picture of %d:1 or longer, of which the middle %d:1 is stored"
-        logger.warning(message, folder, count, MAX_ASPECT, MAX_ASPECT)
+        message = "%s: %s a picture of %d:1 or longer, of which the middle %d:1 is stored"
+        logger.warning(message, folder, counted(count, "video", "has", "have"), MAX_ASPECT, MAX_ASPECT)
 
 
 def _quarantine(folder: Path, skipped: list[dict[str, Any]]) -> None:
     if not skipped:
         return
-    logger.warning("%s: %d videos did not decode; see %s", folder, len(skipped), QUARANTINE)
+    logger.warning("%s: %s did not decode; see %s", folder, counted(len(skipped), "video"), QUARANTINE)
     rows = [(video["path"], video["reason"]) for video in skipped]
     write_csv(folder / QUARANTINE, ["path", "reason"], rows)

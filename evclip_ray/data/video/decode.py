@@ -22,6 +22,7 @@ from evclip_ray.data.video.opening import one_video
 from evclip_ray.data.video.reader import VideoError, VideoReader, WrongIndexError
 from evclip_ray.data.video.sampling import frame_indices
 from evclip_ray.data.video.view import Decoder, Fit, ViewConfig
+from evclip_ray.formatting import counted
 
 __all__ = [
     "Fitting",
@@ -284,7 +285,9 @@ def part_of(video: Video, part: Part) -> tuple[int, int]:
     count, end_frame = len(video.index.seconds), part.get("end_frame")
     first, last = part.get("start_frame") or 0, count if end_frame is None else min(end_frame, count)
     if first >= last:
-        raise VideoError(video.path, f"no frame is from {first} to {end_frame}; the video has {count} frames")
+        raise VideoError(
+            video.path, f"no frame is from {first} to {end_frame}; the video has {counted(count, 'frame')}"
+        )
     start, end = part.get("start_seconds"), part.get("end_seconds")
     if start is None and end is None:
         return first, last

@@ -31,6 +31,7 @@ from evclip_ray.data.video.view import ViewConfig
 from evclip_ray.deploy.reading import read_views
 from evclip_ray.deploy.server.limits import Limits
 from evclip_ray.deploy.windows import WindowLength
+from evclip_ray.formatting import counted
 
 TIMEOUT_STATUS = 1
 """Exit status of the process if a video takes too long: that of the fault handler."""
@@ -93,7 +94,9 @@ def _decode(request: dict[str, Any], limits: Limits, output: BinaryIO) -> None:
             _check_length(each.duration_seconds, windows, limits)
         number += 1
         if number > limits.windows:
-            raise _TooLargeError(f"has more than {limits.windows} windows, the limit; raise the stride")
+            raise _TooLargeError(
+                f"has more than {counted(limits.windows, 'window')}, the limit; raise the stride"
+            )
         header = {
             "start": each.start_seconds,
             "end": each.end_seconds,
@@ -146,7 +149,7 @@ def _check_length(seconds: float, windows: WindowLength | None, limits: Limits) 
     number = int(max(seconds - windows.window_seconds, 0) / windows.stride_seconds) + 1
     if number > limits.windows:
         raise _TooLargeError(
-            f"has {number} windows, more than the limit of {limits.windows}; raise the stride"
+            f"has {counted(number, 'window')}, more than the limit of {limits.windows}; raise the stride"
         )
 
 

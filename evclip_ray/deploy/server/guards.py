@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from evclip_ray.deploy.server.limits import Refusal
 from evclip_ray.deploy.server.metrics import Metrics
+from evclip_ray.formatting import counted
 
 log = logging.getLogger(__name__)
 
@@ -187,7 +188,7 @@ class Slots:
         if self._taken >= self._number:
             raise Refusal(
                 503,
-                f"the server works on {self._taken} requests, its limit; try again",
+                f"the server works on {counted(self._taken, 'request')}, its limit; try again",
                 headers={"Retry-After": "2"},
             )
         self._taken += 1

@@ -20,6 +20,7 @@ from evclip_ray.deploy.server.decoding import DecodePool
 from evclip_ray.deploy.server.limits import ClassName, Limits, Refusal
 from evclip_ray.deploy.server.metrics import Metrics
 from evclip_ray.deploy.window_scores import WindowScores
+from evclip_ray.formatting import counted
 
 if TYPE_CHECKING:
     from evclip_ray.deploy.recognizer import Recognizer
@@ -123,7 +124,9 @@ class RecognitionService:
         if options.stride is not None and options.window is None:
             raise Refusal(422, "stride needs the length of a window; give window too")
         if len(options.classes or ()) > self._limits.classes:
-            raise Refusal(422, f"{len(options.classes or ())} classes, the limit is {self._limits.classes}")
+            raise Refusal(
+                422, f"{counted(len(options.classes or ()), 'class')}, the limit is {self._limits.classes}"
+            )
         recognizer = await self._with_classes(options.classes)
         views, computed = list[View](), list["asyncio.Task[_Computed]"]()
         try:

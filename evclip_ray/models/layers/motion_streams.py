@@ -10,6 +10,8 @@ where e is a trained time embedding, (T, D). The equations are ours: arXiv 2308.
 import torch
 from torch import Tensor, nn
 
+from evclip_ray.formatting import counted
+
 _STD = 0.02
 
 
@@ -56,7 +58,8 @@ class TwoStreams(nn.Module):
         """
         if frames.shape[1] != len(self.time):
             raise ValueError(
-                f"these motion prompts were built for {len(self.time)} frames, got {frames.shape[1]}; "
+                f"these motion prompts were built for {counted(len(self.time), 'frame')}, got "
+                f"{frames.shape[1]}; "
                 "give as many frames as they were trained with"
             )
         change = torch.cat([differences(frames, 1), differences(frames, self.long_step)], dim=-1)

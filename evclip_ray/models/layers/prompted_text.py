@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from evclip_ray.config import ConfigError
+from evclip_ray.formatting import counted
 from evclip_ray.models.clip import FrozenCLIP
 from evclip_ray.models.layers.class_text import class_texts
 
@@ -36,7 +37,8 @@ def prompted_tokens(clip: FrozenCLIP, class_names: Sequence[str], num_vectors: i
         name = class_names[overflowing[0]] if overflowing else class_names[0]
         raise ConfigError(
             f"{name!r} and {num_vectors} learned vectors must fit in {clip.name}'s context of "
-            f"{clip.context_length} tokens, got {clip.count_tokens(f'{name}.') + num_vectors}; shorten the "
+            f"{counted(clip.context_length, 'token')}, got {clip.count_tokens(f'{name}.') + num_vectors}; "
+            f"shorten the "
             "name or learn fewer vectors"
         )
     # The placeholders' embeddings are replaced by `with_vectors`. The tokens also locate the end of the text,

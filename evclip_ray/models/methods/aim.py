@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from evclip_ray.formatting import counted
 from evclip_ray.models.batch import Frozen, MethodOutput, VideoBatch
 from evclip_ray.models.layers.adapter import Adapter
 from evclip_ray.models.layers.class_text import TextClassifier, class_texts
@@ -91,7 +92,7 @@ class AIM(Method):
         num_frames = len(self.temporal_embedding)
         if images.shape[1] != num_frames:
             raise ValueError(
-                f"this aim was built for {num_frames} frames, got {images.shape[1]}; "
+                f"this aim was built for {counted(num_frames, 'frame')}, got {images.shape[1]}; "
                 "give as many frames as it was trained with"
             )
 

@@ -46,6 +46,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import stochastic_depth
 
+from evclip_ray.formatting import counted
 from evclip_ray.models.batch import Frozen, MethodOutput, VideoBatch
 from evclip_ray.models.layers.adapter import Adapter
 from evclip_ray.models.layers.class_descriptions import read_descriptions
@@ -178,7 +179,8 @@ class EZCLIP(Method):
         is_temporal = self.temporal_prompts is not None or self.temporal_adapters is not None
         if is_temporal and images.shape[1] != self.num_frames:
             raise ValueError(
-                f"the temporal parts of ez_clip are for {self.num_frames} frames, got {images.shape[1]}; "
+                f"the temporal parts of ez_clip are for {counted(self.num_frames, 'frame')}, got "
+                f"{images.shape[1]}; "
                 "give as many frames as it was trained with"
             )
         return self.image_tower.project(self.image_tower.encode(images, self.image_block))

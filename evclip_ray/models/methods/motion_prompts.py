@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from evclip_ray.config import ConfigError
+from evclip_ray.formatting import counted
 from evclip_ray.models.batch import Frozen, MethodOutput, VideoBatch
 from evclip_ray.models.layers.class_text import class_logits, class_texts
 from evclip_ray.models.layers.frames import read_frames
@@ -217,7 +218,9 @@ def build(
             f"got {config.heads}"
         )
     if config.long_step is not None and config.long_step >= num_frames > 1:
-        raise ConfigError(f"method.long_step must be less than {num_frames} frames, got {config.long_step}")
+        raise ConfigError(
+            f"method.long_step must be less than {counted(num_frames, 'frame')}, got {config.long_step}"
+        )
     tokens = None
     if config.mode == "full":
         tokens = prompted_tokens(frozen.clip, class_names, config.num_vectors)

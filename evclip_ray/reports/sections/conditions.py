@@ -7,6 +7,7 @@ import pandas as pd
 
 from evclip_ray.data.transforms import view_summary
 from evclip_ray.data.video.view import ViewConfig
+from evclip_ray.formatting import counted
 from evclip_ray.records import random_weights_warning, scored_on, selection_ratio
 from evclip_ray.reports.document import Table
 from evclip_ray.results import Study
@@ -42,7 +43,9 @@ def study_conditions(study: Study) -> dict[str, str]:
         "measured": str(study.ledger.get("written", _UNKNOWN)),
     }
     if _leaking(study):
-        conditions["leaks"] = f"{_leaking(study)} rows are in two splits, so these numbers are too high"
+        conditions["leaks"] = (
+            f"{counted(_leaking(study), 'row', 'is', 'are')} in two splits, so these numbers are too high"
+        )
     return conditions
 
 
@@ -145,7 +148,7 @@ def _selection_text(record: Mapping[str, Any]) -> str:
 def _seeds(study: Study, setting: "_Settings") -> str:
     runs = study.trials.get("point_seeds", pd.Series(dtype=int))
     max_seeds = int(runs.max()) if len(runs) else 0
-    per_point = "1 seed per point" if max_seeds <= 1 else f"up to {max_seeds} seeds per point"
+    per_point = "1 seed per point" if max_seeds <= 1 else f"up to {counted(max_seeds, 'seed')} per point"
     searcher = study.ledger.get("inputs", {}).get("seed", _UNKNOWN)
     return f"{per_point} (run {setting('seed')}, split {setting('data.split_seed')}, searcher {searcher})"
 

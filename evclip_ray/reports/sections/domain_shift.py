@@ -7,6 +7,7 @@ import pandas as pd
 
 from evclip_ray.artifacts import LEDGER, read_ledger
 from evclip_ray.domain_shift.compare import STAGE, TITLES
+from evclip_ray.formatting import counted
 from evclip_ray.reports.document import Block, Picture, Pictures, Section, Table
 from evclip_ray.reports.sections.sources import Sources
 
@@ -27,7 +28,7 @@ def shift_section(folder: Path) -> Section:
             blocks.append(
                 Table(f"{name}_{table}", title, data, sources=(f"{name}/{sources.line(path.name)}",))
             )
-    sets = ", ".join(f"{count} videos of {chosen}" for chosen, count in ledger["counts"].items())
+    sets = ", ".join(f"{counted(count, 'video')} of {chosen}" for chosen, count in ledger["counts"].items())
     weights = ", ".join(f"{part} {origin}" for part, origin in ledger["weights"].items())
     brief = f"{sets} · weights {weights} · git {ledger['provenance']['git']}"
     figures = sorted(folder.glob("*.png"))

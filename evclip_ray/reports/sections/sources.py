@@ -4,6 +4,7 @@ import functools
 from pathlib import Path
 
 from evclip_ray.artifacts import digest, file_digest
+from evclip_ray.formatting import counted
 
 
 class Sources:
@@ -20,7 +21,7 @@ class Sources:
             return f"{pattern} (missing)"
         if len(files) == 1:
             return f"{files[0].relative_to(self.root).as_posix()} ({file_digest(files[0])})"
-        return f"{pattern} ({len(files)} files, {digest([file_digest(path) for path in files])})"
+        return f"{pattern} ({counted(len(files), 'file')}, {digest([file_digest(path) for path in files])})"
 
     def text(self, patterns: tuple[str, ...]) -> str:
         """Return one line for several patterns."""
