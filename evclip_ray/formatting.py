@@ -69,8 +69,8 @@ def with_interval(value: float, low: float, high: float, missing: str = "–") -
 def counted(number: float, noun: str, is_one: str = "", are_many: str = "") -> str:
     """Format a number of things, and a verb that agrees with it.
 
-    >>> counted(1, "trial"), counted(1200, "validation video"), counted(2, "class")
-    ('1 trial', '1,200 validation videos', '2 classes')
+    >>> counted(1, "trial"), counted(1200, "validation video"), counted(2, "class"), counted(3, "epoch")
+    ('1 trial', '1,200 validation videos', '2 classes', '3 epochs')
     >>> counted(1, "trial", "is", "are"), counted(0, "copy", "was", "were")
     ('1 trial is', '0 copies were')
 
