@@ -66,12 +66,14 @@ def compose(
     more = [shift_section(folder) for folder in shifts]
     if isinstance(study_or_ladder, Ladder):
         by_step = {name: scorer.best_of(study, name) for name, study in study_or_ladder.steps.items()}
-        report = ladder_report(study_or_ladder, evaluations=by_step, more=more, notes=scorer.notes)
+        report = ladder_report(
+            study_or_ladder, evaluations=by_step, more=more, notes=scorer.notes, cache=cache
+        )
         return Composed(report, out, scorer.notes)
     eval_sets = scorer.best_of(study_or_ladder)
     for folder in evaluations or _evaluations_of(study_or_ladder):
         eval_sets += scorer.existing(folder)
-    report = study_report(study_or_ladder, evaluations=eval_sets, more=more, notes=scorer.notes)
+    report = study_report(study_or_ladder, evaluations=eval_sets, more=more, notes=scorer.notes, cache=cache)
     return Composed(report, out, scorer.notes)
 
 

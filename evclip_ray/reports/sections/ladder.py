@@ -2,10 +2,12 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pandas as pd
 
 from evclip_ray.artifacts import LEDGER
+from evclip_ray.formatting import counted
 from evclip_ray.records import choice_lines
 from evclip_ray.reports.charts import ladder_data
 from evclip_ray.reports.charts.ladder import ladder_charts
@@ -21,8 +23,9 @@ from evclip_ray.reports.sections.conditions import (
     weights,
 )
 from evclip_ray.reports.sections.evaluation import Evaluation, anchor, evaluation_section
-from evclip_ray.reports.sections.ladder_headline import ladder_headline
-from evclip_ray.reports.sections.study import leaderboard_table
+from evclip_ray.reports.sections.ladder_headline import TOO_FEW, ladder_headline
+from evclip_ray.reports.sections.next_steps import links
+from evclip_ray.reports.sections.study import commands_of, leaderboard_table, strip_of
 from evclip_ray.results import STEPS, Ladder, Study
 
 
@@ -32,6 +35,7 @@ def ladder_report(
     evaluations: Mapping[str, Sequence[Evaluation]] | None = None,
     more: Sequence[Section] = (),
     notes: Sequence[str] = (),
+    cache: Path | None = None,
 ) -> Report:
     """Build the document of a ladder.
 
@@ -40,8 +44,11 @@ def ladder_report(
         evaluations: Evaluation sets of the best trial, by step.
         more: Sections for the end of the report.
         notes: Missing parts and the reasons.
+        cache: Folder of the data sets that are made on demand.
     """
     conditions = _conditions(ladder)
+    best_step = None if ladder.best is None else ladder.best["rung"]
+    best, best_sets = ladder.steps.get(best_step), (evaluations or {}).get(best_step, ())
     sections = [Section("rungs", "The ladder", _first_blocks(ladder)), *_chart_sections(ladder)]
     for name, study in ladder.steps.items():
         sections.append(step_section(name, study))
@@ -63,7 +70,16 @@ def ladder_report(
         brief=brief_line(_conditions(ladder, briefly=True)),
         sections=sections,
         warnings=_warnings(ladder),
+        strip=strip_of(best_sets),
+        commands=[] if best is None else commands_of(best, _test_of(best), cache),
+        links=[] if best is None else links(best, f"{STEPS}/{best_step}/"),
     )
+
+
+def _test_of(study: Study) -> list[Evaluation]:
+    """Return the evaluation on the test split that `evaluate` wrote next to a step's best checkpoint."""
+    folder = study.root / "best-test"
+    return Evaluation.load_all(folder) if (folder / LEDGER).is_file() else []
 
 
 def step_section(name: str, study: Study) -> Section:
@@ -99,8 +115,10 @@ def _first_blocks(ladder: Ladder) -> list[Block]:
         ("fits", "Accuracy over cost, fitted", ladder_data.fits_table(ladder)),
         ("slopes", "Trends of the best settings", ladder_data.slopes_table(ladder)),
     ):
+        # What needs more steps is in one line at the top of the report.
+        table = table[~table["status"].str.startswith(TOO_FEW)] if len(table) else table
         if not table.empty:
-            blocks.append(Table(name, title, table, sources=("fits.json",)))
+            blocks.append(Table(name, title, table.reset_index(drop=True), sources=("fits.json",)))
     return blocks
 
 
@@ -219,7 +237,7 @@ def _conditions(ladder: Ladder, *, briefly: bool = False) -> dict[str, str]:
 
 
 def _count(number: int) -> str:
-    return "1 step" if number == 1 else f"{number} steps"
+    return "1 step" if number == 1 else f"{counted(number, 'step')}"
 
 
 def _facts(ladder: Ladder) -> dict[str, str]:

@@ -1,28 +1,127 @@
-"""Commands that a reader of a study's report may run next, and links to its files."""
+"""Commands that a reader of a report may run next, and links to the files of its best trial."""
 
-from collections.abc import Sequence
+import dataclasses
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
+from evclip_ray.artifacts import LEDGER
+from evclip_ray.data.manifest.manifest import Manifest
 from evclip_ray.formatting import shell
+from evclip_ray.records import TrialState
 from evclip_ray.reports.document import Command, Link
-from evclip_ray.reports.sections.evaluation import Evaluation
 from evclip_ray.results import Study
+from evclip_ray.training.checkpoint import ADAPTER
+from evclip_ray.training.datamodule import resolve_manifest
+from evclip_ray.training.experiment import DataConfig
+
+COMMAND = "command"
+"""Key of a study's ledger: the `tune` command that was typed last."""
+
+_PLACEHOLDER = "my.mp4"
+_CANDIDATES = 20
+"""Number of listed videos that are looked for."""
 
 
-def next_commands(study: Study, evaluations: Sequence[Evaluation]) -> list[Command]:
-    """Return the commands that apply to a study."""
-    best = study.root.absolute() / "best"
-    if not study.best_record:
-        return []
+@dataclasses.dataclass(frozen=True)
+class Videos:
+    """What is known of the videos of a study.
+
+    Attributes:
+        has_test: Whether there are test videos.
+        example: Path of an existing video, or a placeholder.
+    """
+
+    has_test: bool = False
+    example: str = _PLACEHOLDER
+
+
+def next_commands(study: Study, videos: Videos, *, is_tested: bool) -> list[Command]:
+    """Return the commands that apply to a study.
+
+    Args:
+        study: Results.
+        videos: What is known of its videos.
+        is_tested: Whether the best checkpoint was evaluated on the test split.
+    """
+    commands = []
+    resume = study.ledger.get(COMMAND)
+    if resume and not study.trials.empty and not study.trials["state"].map(_has_ended).all():
+        commands.append(Command("Resume the study, in the folder where it was started", str(resume)))
+    # Absolute, so that a command can be copied into any terminal of this machine.
+    root = study.root.absolute()
+    best = root / "best"
+    if not (best / ADAPTER).is_file():
+        return commands
+    if videos.has_test and not is_tested:
+        line = shell("evclip-ray", "evaluate", best, "--split", "test")
+        commands.append(Command("Evaluate the best trial on the test split, once", line))
     return [
-        Command("Recognise your own videos", shell("evclip-ray", "predict", best, "my.mp4")),
+        *commands,
+        Command("Recognise videos", shell("evclip-ray", "predict", best, videos.example)),
+        Command("Export to ONNX", shell("evclip-ray", "export", best, "--out", root / "best.onnx")),
     ]
 
 
-def links(study: Study) -> list[Link]:
-    """Return the links to the files of a study that exist."""
+def links(study: Study, prefix: str = "") -> list[Link]:
+    """Return the links to the files of a study that exist, relative to the folder of the results.
+
+    Args:
+        study: Results.
+        prefix: Folder of the study in the results, with a slash at its end; empty for the results of one
+            study.
+    """
     files = {
-        "settings of the best trial (best.yaml)": "best.yaml",
-        "folder of the checkpoint": "best/",
-        "leaderboard.csv": "leaderboard.csv",
+        "Settings of the best trial (best.yaml)": "best.yaml",
+        "Its checkpoint (best/)": "best/",
+        "All trials (leaderboard.csv)": "leaderboard.csv",
     }
-    return [Link(title, target) for title, target in files.items() if (study.root / target).exists()]
+    return [Link(title, prefix + path) for title, path in files.items() if (study.root / path).exists()]
+
+
+def videos_of(record: Mapping[str, Any], cache: Path) -> Videos:
+    """Return what is known of the videos of a checkpoint. Nothing is drawn or decoded.
+
+    Args:
+        record: `config.json` of the checkpoint; may be empty.
+        cache: Folder of the data sets that are made on demand.
+    """
+    try:
+        data = DataConfig.load(record["experiment"]["data"])
+        if data.world is not None:
+            has_test = data.world.test_videos > 0
+            manifest = _drawn(data, cache)
+            return Videos(has_test, _PLACEHOLDER if manifest is None else _example(manifest))
+        if data.manifest is None:
+            return Videos()
+        manifest = resolve_manifest(data, cache=cache)
+    # The list is gone or was changed, so that nothing can be evaluated on it.
+    except (KeyError, ValueError, OSError):
+        return Videos()
+    splits = manifest.splits()
+    return Videos("test" in splits if splits else data.test_fraction > 0, _example(manifest))
+
+
+def _drawn(data: DataConfig, cache: Path) -> Manifest | None:
+    """Return the list of a data set of the small world; None if it is not in the cache."""
+    from evclip_ray.world.data_set import world_folder
+
+    assert data.world is not None
+    is_there = (world_folder(data.world, cache) / LEDGER).is_file()
+    return resolve_manifest(data, cache=cache) if is_there else None
+
+
+def _example(manifest: Manifest) -> str:
+    """Return the path of a listed video on this machine, one of the test split if there is one."""
+    rows = [*map(int, manifest.in_split("test")), *range(len(manifest))]
+    paths = manifest.column("path")
+    for row in itertools.islice(rows, _CANDIDATES):
+        place = manifest.locate(paths[row])
+        if isinstance(place, Path) and place.exists():
+            return str(place.absolute())
+    return _PLACEHOLDER
+
+
+def _has_ended(state: str) -> bool:
+    return TrialState(state).has_ended

@@ -1,16 +1,27 @@
 """Report of a study, as a document."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from evclip_ray.artifacts import LEDGER
-from evclip_ray.formatting import brief_path
+from evclip_ray.formatting import brief_path, counted
 from evclip_ray.records import TrialState, choice_lines, scored_on
 from evclip_ray.reports.charts.masks import mask_strip
 from evclip_ray.reports.charts.study import TRIALS, study_charts, zero_files
-from evclip_ray.reports.document import Block, Note, Report, Section, Strip, Table, shown, with_interval
+from evclip_ray.reports.document import (
+    Block,
+    Command,
+    Note,
+    Report,
+    Section,
+    Strip,
+    Table,
+    shown,
+    with_interval,
+)
 from evclip_ray.reports.sections.calibration import calibration_sections
 from evclip_ray.reports.sections.conditions import (
     brief_line,
@@ -20,8 +31,8 @@ from evclip_ray.reports.sections.conditions import (
     weights,
 )
 from evclip_ray.reports.sections.evaluation import Evaluation, evaluation_section
-from evclip_ray.reports.sections.headline import study_headline
-from evclip_ray.reports.sections.next_steps import links, next_commands
+from evclip_ray.reports.sections.headline import study_headline, tests_of
+from evclip_ray.reports.sections.next_steps import Videos, links, next_commands, videos_of
 from evclip_ray.results import Study
 
 _MAX_SETTINGS = 8
@@ -34,6 +45,7 @@ def study_report(
     evaluations: Sequence[Evaluation] = (),
     more: Sequence[Section] = (),
     notes: Sequence[str] = (),
+    cache: Path | None = None,
 ) -> Report:
     """Build the document of a study.
 
@@ -42,6 +54,7 @@ def study_report(
         evaluations: Evaluation sets of the best trial.
         more: Sections for the end of the report.
         notes: Missing parts and the reasons.
+        cache: Folder of the data sets that are made on demand.
     """
     conditions = study_conditions(study)
     warnings = random_warnings(weights(study))
@@ -65,13 +78,25 @@ def study_report(
         brief=brief_line(conditions),
         sections=sections,
         warnings=warnings,
-        strip=_strip(evaluations),
-        commands=next_commands(study, evaluations),
+        strip=strip_of(evaluations),
+        commands=commands_of(study, evaluations, cache),
         links=links(study),
     )
 
 
-def _strip(evaluations: Sequence[Evaluation]) -> Strip | None:
+def commands_of(study: Study, evaluations: Sequence[Evaluation], cache: Path | None) -> list[Command]:
+    """Return the commands to run next.
+
+    Args:
+        study: Results.
+        evaluations: Evaluation sets of its best trial.
+        cache: Folder of the data sets that are made on demand; None if it is not known.
+    """
+    videos = videos_of(study.best_record, cache) if cache else Videos()
+    return next_commands(study, videos, is_tested=bool(tests_of(study, evaluations)))
+
+
+def strip_of(evaluations: Sequence[Evaluation]) -> Strip | None:
     """Return the pictures of the first evaluation that has masks."""
     strips = (mask_strip(each.root, section=f"evaluation_{each.name}") for each in evaluations)
     return next((strip for strip in strips if strip), None)
@@ -180,5 +205,5 @@ def _seed_fact(best: dict[str, Any]) -> dict[str, str]:
 def _states(study: Study) -> str:
     counts = study.trials["state"].value_counts() if len(study.trials) else pd.Series(dtype=int)
     states = ", ".join(f"{count:,} {state}" for state, count in counts.items())
-    total = "1 trial" if len(study.trials) == 1 else f"{len(study.trials):,} trials"
+    total = counted(len(study.trials), "trial")
     return f"{total} ({states})" if states else total
