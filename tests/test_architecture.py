@@ -1,6 +1,7 @@
 """Rules for imports between modules: layers, cycles, Ray and other libraries."""
 
 import ast
+import functools
 from pathlib import Path
 
 import evclip_ray
@@ -57,8 +58,15 @@ STRANGERS = [
 ]
 
 
+@functools.cache
+def import_statements(path):
+    """Return the import statements of a file, at its top and inside functions."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
 def imports_of(path):
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in import_statements(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -112,7 +120,7 @@ def module_name(path):
 
 def imported_files(path, files):
     """Yield the package's files that one file imports, at its top or inside functions."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in import_statements(path):
         if isinstance(node, ast.ImportFrom):
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"
@@ -167,7 +175,7 @@ def test_private_names_of_ray_stay_in_one_module():
 
 def full_imports_of(path):
     """Yield every imported module and every name imported from one, with its module in front."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in import_statements(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

@@ -5,7 +5,7 @@ import pytest
 SEARCH = {"optim.lr": {"loguniform": [1e-3, 1e-2]}, "method.prompts": {"choice": ["both", "context"]}}
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def study(tiny_manifest, tiny_cache, tiny_videos, local_ray, debug_settings):
     """Return a factory of studies over the tiny videos.
 

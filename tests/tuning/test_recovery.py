@@ -43,7 +43,7 @@ def every_warning(monkeypatch):
     monkeypatch.setattr(trial_folder, "_warned", set())
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def space(debug_settings):
     fixed = {"data.manifest": "videos.csv", **debug_settings, "optim.epochs": EPOCHS}
     search = {
@@ -54,10 +54,10 @@ def space(debug_settings):
     return SearchSpace.load("tiny", {"fixed": fixed, "search": search, "study": {"sampler": "random"}})
 
 
-@pytest.fixture
-def folder(space, tmp_path):
+@pytest.fixture(scope="module")
+def written(space, tmp_path_factory):
     """Return the folder of a study with one trial per row of `ENDS`, as a search writes it."""
-    folder = StudyFolder(tmp_path / "study")
+    folder = StudyFolder(tmp_path_factory.mktemp("written") / "study")
     folder.claim(identity(space), objective="best")
     write_json(folder.fixed, dict(space.fixed))
     stops = Stops(None, max_epochs=EPOCHS)
@@ -79,6 +79,12 @@ def folder(space, tmp_path):
             search.on_trial_complete(f"t{number}", results[-1])
             folder.finish(config["folder"], state, results[-1].get("error"))
     return folder
+
+
+@pytest.fixture
+def folder(written, tmp_path):
+    """Return a copy of the study for one test."""
+    return StudyFolder(shutil.copytree(written.root, tmp_path / "study"))
 
 
 def write_run(run, experiment, scores, *, diverged=False):

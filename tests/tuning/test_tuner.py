@@ -26,10 +26,9 @@ from evclip_ray.tuning.optuna_storage import STUDY_NAME
 from evclip_ray.tuning.study_folder import StudyFolder
 
 MACHINES = [{"CPU": 2.0, "memory": 8.0 * GIB}]
-ONE_EPOCH = {"optim.epochs": 1}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def study(study):
     """Return the factory of studies whose trials run one at a time, in one process.
 
@@ -52,29 +51,95 @@ def optuna_study(root):
     return optuna.load_study(study_name=STUDY_NAME, storage=storage)
 
 
-def test_study_writes_leaderboard_and_best_checkpoint(study, tmp_path):
-    root = tmp_path / "study"
-    outcome, events = run(study(root, trials=3, scheduler="none"))
+SEARCH = {
+    "optim.lr": {"loguniform": [1e-3, 1e-2]},
+    # Seven heads do not divide the channels of the mask generator, so these trials fail.
+    "method.mask.heads": {"choice": [8, 7]},
+    # The context overflows, so that the loss is not finite.
+    "method.context.scale_init": {"choice": [1.0, 1e38]},
+}
+USUAL, FAILING, OVERFLOWING = (8, 1.0), (7, 1.0), (8, 1e38)
+POINTS = ((1e-2, USUAL), (1e-2, FAILING), (1e-2, OVERFLOWING), (1e-3, USUAL))
+
+
+@pytest.fixture(scope="module")
+def whole(study, tiny_manifest, tmp_path_factory):
+    """Run a study with a trial of each kind. Returns a function that opens it, its outcome and its events.
+
+    One study serves all tests of finished ones: Tune and the process of its trials take seconds to start.
+    """
+    folder = tmp_path_factory.mktemp("whole")
+    # The videos are the tiny ones, so nothing is decoded again.
+    shutil.copyfile(tiny_manifest, folder / "listed.csv")
+    settings = {"data.manifest": str(folder / "listed.csv"), "data.root": str(tiny_manifest.parent)}
+
+    def opened(root=folder / "study", trials=5, **keywords):
+        fixed = {**settings, "optim.epochs": 2}
+        options = {"grace_epochs": 1, "reduction_factor": 2, "search": SEARCH, "fixed": fixed}
+        return study(root, trials=trials, **options, **keywords)
+
+    tuned = opened()
+    tuned.claim()
+    journal = tuned._optuna()
+    for lr, others in POINTS:
+        journal.enqueue_trial(dict(zip(SEARCH, (lr, *others), strict=True)))
+    outcome, events = run(tuned)
+    return opened, outcome, events
+
+
+@pytest.fixture
+def copied(whole, tmp_path):
+    """Return the folder of a copy of the finished study."""
+    opened, _, _ = whole
+    return shutil.copytree(opened().folder.root, tmp_path / "study")
+
+
+def test_study_writes_leaderboard_and_best_checkpoint(whole):
+    opened, outcome, events = whole
+    root = opened().folder.root
     assert outcome.missing == 0
     with (root / "leaderboard.csv").open() as stream:
         rows = list(csv.DictReader(stream))
-    assert [row["rank"] for row in rows] == ["1", "2", "3"]
-    assert sorted((float(row["val_top1"]) for row in rows), reverse=True) == [
-        float(row["val_top1"]) for row in rows
+    assert [row["rank"] for row in rows] == ["1", "2", "3", "4", "5"]
+    scored = [row for row in rows if row["val_top1"]]
+    assert sorted((float(row["val_top1"]) for row in scored), reverse=True) == [
+        float(row["val_top1"]) for row in scored
     ]
-    for row in rows:
+    assert {"complete", "stopped"} <= {row["state"] for row in scored}
+    for row in scored:
         assert float(row["val_top1_low"]) <= float(row["val_top1"]) <= float(row["val_top1_high"])
-        assert row["state"] == "complete"
         assert 1e-3 <= float(row["optim.lr"]) <= 1e-2
-        assert row["method.prompts"] in ("both", "context")
         assert 0 <= float(row["zero_shot_top1"]) <= 1
     experiment = read_experiment(root / "best.yaml")
     assert experiment.optim.lr == pytest.approx(float(rows[0]["optim.lr"]), rel=1e-5)
     record = json.loads((root / "best" / "config.json").read_text())
     load_adapter(root / "best", build_method(experiment, record["classes"], device=torch.device("cpu")))
-    assert [t.state for t in optuna_study(root).trials] == [TrialState.COMPLETE] * 3
-    assert sum(kind == "ended" for kind, _ in events) == 3
+    assert sum(kind == "ended" for kind, _ in events) == 5
     assert not (root / ".ray").exists()
+
+
+def test_states_of_trials_are_those_of_optuna(whole):
+    opened, outcome, _ = whole
+    states = {t.user_attrs["folder"]: t.state for t in optuna_study(opened().folder.root).trials}
+    expected = {
+        "stopped": TrialState.PRUNED,
+        "complete": TrialState.COMPLETE,
+        "diverged": TrialState.COMPLETE,
+        "failed": TrialState.FAIL,
+    }
+    assert states == {row.trial: expected[row.state] for row in outcome.rows}
+    assert {row.state for row in outcome.rows} == expected.keys()
+    assert all(row.epochs == 1 for row in outcome.rows if row.state == "stopped")
+
+
+def test_failed_trial_is_recorded_and_others_continue(whole):
+    opened, outcome, _ = whole
+    failed = [row for row in outcome.rows if row.overrides["method.mask.heads"] == 7]
+    assert failed == [row for row in outcome.rows if row.state == "failed"]
+    for row in failed:
+        assert "7" in row.error
+        error = opened().folder.trial(row.trial) / "error.txt"
+        assert error.read_text().startswith("Traceback")
 
 
 @pytest.mark.slow
@@ -97,26 +162,30 @@ def test_lost_trial_is_run_again_in_the_same_call(study, tmp_path, monkeypatch):
     assert outcome.missing == 2
 
 
-def test_finished_and_moved_study_runs_only_added_trials(study, tiny_cache, tmp_path):
-    options = {"scheduler": "none", "fixed": ONE_EPOCH}
-    first, _ = run(study(tmp_path / "study", trials=2, **options))
-    for fewer in (2, 1):
-        again, events = run(study(tmp_path / "study", trials=fewer, **options))
+def test_finished_and_moved_study_runs_only_added_trials(whole, copied, tiny_cache, tmp_path):
+    opened, first, _ = whole
+    for fewer in (5, 1):
+        again, events = run(opened(copied, trials=fewer))
         assert (again.missing, again.rows, events) == (0, first.rows, [])
     # The cache is shared with other tests, so it is copied. All of its paths differ nevertheless.
     root, cache = tmp_path / "moved" / "study", tmp_path / "moved" / "cache"
     shutil.copytree(tiny_cache, cache)
-    shutil.move(tmp_path / "study", root)
-    moved = study(root, trials=3, call={"cache": cache}, **options)
-    plan = moved.plan(MACHINES)
-    assert (plan.missing, plan.undecoded) == (1, 0)
-    more, events = run(moved)
-    assert [record.trial for kind, record in events if kind == "ended"] == ["trial-0002"]
+    shutil.move(copied, root)
+    begun = opened().folder.root
+    begun.rename(begun.with_name("elsewhere"))
+    try:
+        moved = opened(root, trials=6, call={"cache": cache})
+        plan = moved.plan(MACHINES)
+        assert (plan.missing, plan.undecoded) == (1, 0)
+        more, events = run(moved)
+        assert not begun.exists()
+    finally:
+        begun.with_name("elsewhere").rename(begun)
+    assert [record.trial for kind, record in events if kind == "ended"] == ["trial-0005"]
     before, after = ({row.trial: row.val_top1 for row in rows} for rows in (first.rows, more.rows))
     assert before.items() < after.items()
     points = [json.dumps(row.overrides, sort_keys=True) for row in more.rows]
-    assert len(set(points)) == 3, "the sampler must not propose its first points again"
-    assert not (tmp_path / "study").exists()
+    assert len(set(points)) == 6, "the sampler must not propose its first points again"
     assert str(tiny_cache) not in next((root / "videos").iterdir()).read_text()
 
 
@@ -131,25 +200,25 @@ def test_folder_of_another_study_is_refused(study, tmp_path):
         study(tmp_path / "holiday", trials=1).missing()
 
 
-def test_checkpoint_records_its_videos_and_others_are_refused(study, tiny_manifest, tmp_path):
-    # The videos are the tiny ones, so nothing is decoded again.
-    listed = tmp_path / "listed.csv"
-    lines = tiny_manifest.read_text().splitlines()
-    settings = {"data.manifest": str(listed), "data.root": str(tiny_manifest.parent), "optim.epochs": 1}
-    listed.write_text("\n".join(lines) + "\n")
-    run(study(tmp_path / "study", trials=1, scheduler="none", fixed=settings))
-    record = RowRecord.read(tmp_path / "study" / "best" / "rows.parquet")
+def test_checkpoint_records_its_videos_and_others_are_refused(whole, tmp_path):
+    opened, _, _ = whole
+    root = opened().folder.root
+    listed = root.parent / "listed.csv"
+    text = listed.read_text()
+    lines = text.splitlines()
+    record = RowRecord.read(root / "best" / "rows.parquet")
     assert len(record.table) == len(lines) - 1
     assert set(record.table["use"].to_pylist()) == {"train", "val", None}
     dropped = next(number for number, line in enumerate(lines) if '"train"' in line)
     listed.write_text("\n".join(lines[:dropped] + lines[dropped + 1 :]) + "\n")
-    again = study(tmp_path / "study", trials=2, scheduler="none", fixed=settings)
-    with pytest.raises(ArtifactError, match=r"not those that it began with \(1 removed: "):
-        again.plan(MACHINES)
-    call = {"fork_of": tmp_path / "study"}
-    fork = study(tmp_path / "fork", trials=2, fixed=settings, call=call).plan(MACHINES)
+    try:
+        with pytest.raises(ArtifactError, match=r"not those that it began with \(1 removed: "):
+            opened(trials=6).plan(MACHINES)
+        fork = opened(tmp_path / "fork", trials=6, call={"fork_of": root}).plan(MACHINES)
+    finally:
+        listed.write_text(text)
     (warm,) = fork.warm_start
-    assert (len(warm.points), len(warm.evidence)) == (1, 0)
+    assert (len(warm.points), len(warm.evidence)) == (3, 0)
 
 
 def test_fork_killed_at_its_start_is_resumed_by_its_folder(study, tmp_path):
@@ -177,49 +246,6 @@ def test_trial_that_never_fits_fails_before_the_start(study, tmp_path):
     with pytest.raises(ValueError, match=r"a trial needs 2 CPU, 4 GPU.*but the cluster has 2 CPU"):
         study(tmp_path / "study", trials=1, gpus=4).plan(MACHINES)
     assert not (tmp_path / "study").exists()
-
-
-def test_failed_trial_is_recorded_and_others_continue(study, tmp_path):
-    # Seven heads do not divide the channels of the mask generator, so these trials fail.
-    search = {"method.mask.heads": {"choice": [8, 7]}}
-    options = {"trials": 4, "scheduler": "none", "sampler": "random", "seed": 1, "fixed": ONE_EPOCH}
-    outcome, _ = run(study(tmp_path / "study", search=search, **options))
-    states = {row.overrides["method.mask.heads"]: row.state for row in outcome.rows}
-    assert states == {8: "complete", 7: "failed"}
-    failed = next(row for row in outcome.rows if row.state == "failed")
-    assert "7" in failed.error
-    assert (tmp_path / "study" / "trials" / failed.trial / "error.txt").read_text().startswith("Traceback")
-    assert {t.state for t in optuna_study(tmp_path / "study").trials} == {
-        TrialState.COMPLETE,
-        TrialState.FAIL,
-    }
-
-
-def test_stopped_trial_is_pruned_and_diverged_one_ends(study, tmp_path):
-    root = tmp_path / "study"
-    search = {"optim.lr": {"choice": [1e-2, 1e30]}}
-    outcome, _ = run(
-        study(
-            root,
-            trials=6,
-            search=search,
-            grace_epochs=1,
-            reduction_factor=2,
-            fixed={"optim.epochs": 4},
-            seed=3,
-        )
-    )
-    states = {row.state for row in outcome.rows}
-    assert "diverged" in states
-    states = {t.user_attrs["folder"]: t.state for t in optuna_study(root).trials}
-    for row in outcome.rows:
-        expected = {
-            "stopped": TrialState.PRUNED,
-            "complete": TrialState.COMPLETE,
-            "diverged": TrialState.COMPLETE,
-        }
-        assert states[row.trial] == expected[row.state]
-        assert row.state != "stopped" or row.epochs < 4
 
 
 @pytest.mark.slow

@@ -1,12 +1,15 @@
 """Frames of real files of many kinds equal those of a plain decode of every frame."""
 
 import csv
+import itertools
 
 import numpy as np
 import pytest
 
 from evclip_ray.data.video.decode import Fitting, VideoError, decode_frames, decode_view, probe
 from evclip_ray.data.video.view import ViewConfig
+
+UNUSED = np.zeros((32, 32, 3), np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -18,15 +21,21 @@ def samples(shared):
         return folder, list(csv.DictReader(stream))
 
 
+def fitting_some(indices):
+    """Return a function that converts the frames with these numbers, because all of them take 4 seconds."""
+    fit, numbers = Fitting(ViewConfig(height=32, width=32)), itertools.count()
+    return lambda frame: fit(frame) if next(numbers) in indices else UNUSED
+
+
 def test_frames_of_real_files_equal_a_full_decode(samples, decoded):
     folder, rows = samples
     for row in rows:
         if row["decodes"] == "False":
             continue
         path = folder / row["file"]
-        whole = decoded(path, Fitting(ViewConfig(height=32, width=32)))
+        indices = np.random.default_rng(0).integers(0, int(row["frames"]), 6)
+        whole = decoded(path, fitting_some(indices))
         assert probe(path).num_frames == int(row["frames"]) == len(whole), path
-        indices = np.random.default_rng(0).integers(0, len(whole), 6)
         assert (decode_frames(path, indices, height=32, width=32) == whole[indices]).all(), path
 
 
