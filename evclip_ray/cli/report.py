@@ -88,3 +88,4 @@ def report(
         soft_wrap=True,
         markup=False,
     )
+    console.print(composed.report.headline.text, soft_wrap=True, markup=False)

@@ -44,6 +44,9 @@ from evclip_ray.tuning.lost_ledger import check_trials, written_objectives
 from evclip_ray.tuning.trial_folder import POINT, RESULT, read_trial, warn_once
 
 WRITTEN_AGAIN = "The `evclip-ray tune` command of this study writes it again."
+COMMAND = "command"
+"""Key of the ledger: the `tune` command that left trials to run, which resumes the study."""
+
 _JOURNAL = "study.journal"
 _BEFORE_TRIALS = {LEDGER, _JOURNAL, "fixed.json", "videos", "rows", "zero_shot", "trials"}
 _PREFIXES = (".", f"{_JOURNAL}.", "events.out.tfevents.")

@@ -15,9 +15,7 @@ from evclip_ray.results import Study
 from evclip_ray.training.checkpoint import ADAPTER
 from evclip_ray.training.datamodule import resolve_manifest
 from evclip_ray.training.experiment import DataConfig
-
-COMMAND = "command"
-"""Key of a study's ledger: the `tune` command that was typed last."""
+from evclip_ray.tuning.study_folder import COMMAND
 
 _PLACEHOLDER = "my.mp4"
 _CANDIDATES = 20
