@@ -238,17 +238,68 @@ def nearest(name: str, known: list[str]) -> str:
     return "see --help"
 
 
+_FAULTS = {
+    "missing": "is missing",
+    "finite_number": "must be a finite number",
+    "literal_error": "must be {expected}",
+    "enum": "must be {expected}",
+    "greater_than": "must be greater than {gt:g}",
+    "greater_than_equal": "must be at least {ge:g}",
+    "less_than": "must be less than {lt:g}",
+    "less_than_equal": "must be at most {le:g}",
+    "too_long": "must have at most {max_length} values",
+    "too_short": "must have at least {min_length} values",
+}
+"""Type of an error of pydantic -> our text, with the values of its context."""
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "string": "text",
+    "list": "a list",
+    "tuple": "a list",
+    "dict": "a group of settings",
+    "model": "a group of settings",
+}
+"""First part of the type of an error of pydantic, such as "int_parsing" -> what the value must be."""
+
+
+def explain(detail: Mapping[str, Any]) -> str:
+    """Return the fault of a value: "must be a number, got 'abc'". Pydantic's texts name no value and no fix.
+
+    Args:
+        detail: One entry of `ValidationError.errors`.
+    """
+    kind, context = str(detail["type"]), detail.get("ctx") or {}
+    if kind == "value_error" and "error" in context:
+        # The exception of the validator itself. Pydantic's own text begins with "Value error, ".
+        return str(context["error"])
+    if kind in _FAULTS:
+        text = _FAULTS[kind].format(**context)
+    elif kind.partition("_")[0] in _KINDS:
+        text = f"must be {_KINDS[kind.partition('_')[0]]}"
+    else:
+        text = str(detail["msg"]).replace("Input should be", "must be")
+    return text if kind == "missing" else f"{text}, got {detail['input']!r}"
+
+
+def explain_all(error: ValidationError) -> str:
+    """Return one line for each fault that pydantic found, such as "optim.lr: must be a number, got 'abc'"."""
+    details = [(".".join(map(str, one["loc"])), explain(one)) for one in error.errors(include_url=False)]
+    return "\n".join(f"{path}: {fault}" if path else fault for path, fault in details)
+
+
 def _explain(model: type[Config], tree: Mapping[str, Any], error: ValidationError) -> str:
     known = list(paths(model, tree))
     lines = []
     for detail in error.errors(include_url=False):
         path = ".".join(str(part) for part in detail["loc"])
         if detail["type"] == "extra_forbidden":
-            lines.append(f"{path}: unknown setting; {nearest(path, known)}")
-        elif detail["type"] == "value_error":
-            # The exception of the validator itself. Pydantic's own text begins with "Value error, ".
-            cause = str(detail["ctx"]["error"])
-            lines.append(f"{path}: {cause}" if path else cause)
-        else:
-            lines.append(f"{path}: {detail['msg']}, got {detail['input']!r}")
+            hint = nearest(path, known).replace("see --help", "`evclip-ray settings` lists all")
+            lines.append(f"{path}: unknown setting; {hint}")
+            continue
+        cause = explain(detail)
+        # Validators of several settings name them themselves.
+        is_named = not path or cause.startswith((f"{path} ", f"{path}."))
+        lines.append(cause if is_named else f"{path}: {cause}")
     return "\n".join(lines)

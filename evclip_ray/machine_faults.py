@@ -123,6 +123,22 @@ def fault_in_text(text: str) -> Fault | None:
     return None if number is None else Fault.of_number(int(number[1]))
 
 
+def gpu_fault(error: BaseException) -> str | None:
+    """Return one line for an error of a GPU, or None. It is no fault of the machine: it occurs again."""
+    text = str(error).strip().partition("\n")[0]
+    # By its name, because this module does not import PyTorch.
+    if type(error).__name__ == "OutOfMemoryError":
+        needed = re.search(r"Tried to allocate ([\d.]+ \w+)", text)
+        amount = f" ({needed[1]} more are needed)" if needed else ""
+        return (
+            f"the memory of the GPU is used up{amount}. Lower optim.batch_size (optim.eval_batch_size for an "
+            "evaluation), set backbone.activation_checkpointing=true, or end other programs on the GPU."
+        )
+    if isinstance(error, RuntimeError) and text.startswith(("CUDA error", "CUDA driver", "No CUDA GPUs")):
+        return f"the GPU cannot be used ({text}). Check it with evclip-ray doctor."
+    return None
+
+
 def _chain(error: BaseException) -> Iterator[BaseException]:
     """Yield an error, its causes and the errors that were handled when it was raised."""
     waiting: list[BaseException | None] = [error]

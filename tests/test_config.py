@@ -33,8 +33,25 @@ def test_an_unknown_path_names_the_nearest_valid_one():
 
 
 def test_a_value_out_of_range_is_named_with_its_path():
-    with pytest.raises(ConfigError, match=r"optim\.lr: Input should be greater than 0, got -1"):
+    with pytest.raises(ConfigError, match=r"optim\.lr: must be greater than 0, got -1"):
         Run.load({}, {"optim.lr": -1})
+
+
+@pytest.mark.parametrize(
+    ("value", "fault"),
+    [
+        ("abc", "must be a number, got 'abc'"),
+        (None, "must be a number, got None"),
+        ("nan", "must be a finite number"),
+    ],
+)
+def test_a_value_of_another_type_is_explained(value, fault):
+    with pytest.raises(ConfigError, match=rf"^optim\.lr: {fault}"):
+        Run.load({}, {"optim.lr": value})
+    with pytest.raises(ConfigError, match=r"^seed: must be a whole number, got 2\.5$"):
+        Run.load({}, {"seed": 2.5})
+    with pytest.raises(ConfigError, match=r"^optim: must be a group of settings, got 3$"):
+        Run.load({}, {"optim": 3})
 
 
 def test_assignments_are_read_as_yaml_and_numbers_with_exponents_stay_numbers():

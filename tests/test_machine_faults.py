@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError
 
 from evclip_ray.artifacts import ArtifactError, check_writable
-from evclip_ray.machine_faults import MachineFault, fault_in_text, find_fault
+from evclip_ray.machine_faults import MachineFault, fault_in_text, find_fault, gpu_fault
 
 
 def test_full_disk_names_the_file_and_the_free_space(tmp_path):
@@ -81,3 +81,19 @@ def test_folder_on_a_full_disk_is_no_reason_for_another_one(tmp_path, monkeypatc
     monkeypatch.setattr("evclip_ray.artifacts.tempfile.TemporaryFile", full)
     with pytest.raises(MachineFault, match=r"the disk is full \(.* are free\). Free some space"):
         check_writable(tmp_path, "choose another --out")
+
+
+class OutOfMemoryError(RuntimeError):
+    """Of the name of PyTorch's."""
+
+
+def test_error_of_a_gpu_is_one_line_with_the_fix():
+    error = OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has\na total capacity")
+    assert gpu_fault(error).startswith(
+        "the memory of the GPU is used up (2.00 GiB more are needed). Lower optim"
+    )
+    line = gpu_fault(RuntimeError("CUDA error: device-side assert triggered\nCUDA kernel errors might be"))
+    assert line == (
+        "the GPU cannot be used (CUDA error: device-side assert triggered). Check it with evclip-ray doctor."
+    )
+    assert gpu_fault(RuntimeError("shapes cannot be multiplied")) is None

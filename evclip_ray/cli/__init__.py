@@ -8,6 +8,7 @@ import sys
 from typing import Any, NoReturn
 
 import click
+from pydantic import ValidationError
 
 from evclip_ray.cli.cache import cache_group
 from evclip_ray.cli.check import check
@@ -22,6 +23,7 @@ from evclip_ray.cli.options import exit_interrupted
 from evclip_ray.cli.predict import predict
 from evclip_ray.cli.progress import load_torch
 from evclip_ray.cli.push import push
+from evclip_ray.cli.ray_messages import separate_stderr
 from evclip_ray.cli.report import report
 from evclip_ray.cli.restart import RestartOnce
 from evclip_ray.cli.scale import scale
@@ -31,8 +33,9 @@ from evclip_ray.cli.studies import studies_group
 from evclip_ray.cli.submit import submit
 from evclip_ray.cli.train import train
 from evclip_ray.cli.tune import tune
+from evclip_ray.config import explain_all
 from evclip_ray.formatting import printable
-from evclip_ray.machine_faults import find_fault
+from evclip_ray.machine_faults import find_fault, gpu_fault
 from evclip_ray.termination import exit_status, raise_on_signals, set_ray_death_handler
 from evclip_ray.version import __version__
 
@@ -46,12 +49,12 @@ _SECTIONS = {
 }
 
 
-_QUICK = {"cluster", "submit", "predict", "export", "spaces", "tune", "train", "scale"}
-"""Commands that import neither PyTorch nor OpenCLIP, or only after checks of their own."""
+_SLOW = {"import-checkpoint", "report", "serve", "push", "check", "cache", "studies"}
+"""Commands that import PyTorch and OpenCLIP at once. The others need neither, or have checks that do not."""
 
 
 def _load_torch(arguments: list[str]) -> None:
-    is_slow = bool(arguments) and arguments[0] not in _QUICK
+    is_slow = bool(arguments) and arguments[0] in _SLOW
     if is_slow and not {"-h", "--help"} & set(arguments):
         load_torch()
 
@@ -78,6 +81,7 @@ class _Main(click.Group):
         """Run the command of this process, or one that another program gives by `args`."""
         if args is not None:
             return super().main(args, *others, **options)
+        separate_stderr()
         raise_on_signals()
         set_ray_death_handler(RestartOnce())
         try:
@@ -100,8 +104,12 @@ def _line(error: Exception) -> str | None:
     """Return the line to print for an error; None for a bug, which keeps its traceback."""
     # Errors of this package have a text of their own. ConfigError and ArtifactError are ValueErrors.
     is_plain = isinstance(error, OSError) and error.errno and error.strerror == os.strerror(error.errno)
+    if isinstance(error, ValidationError):
+        return explain_all(error)
     if isinstance(error, ValueError | OSError) and not is_plain:
         return str(error)
+    if (gpu := gpu_fault(error)) is not None:
+        return gpu
     fault = find_fault(error)
     if fault is not None:
         return fault.describe()

@@ -7,9 +7,9 @@ import click
 
 from evclip_ray.cli.display import console, rows_table
 from evclip_ray.cli.options import example, settings
-from evclip_ray.cli.progress import bars
+from evclip_ray.cli.progress import bars, load_torch
 from evclip_ray.config import parse_assignments
-from evclip_ray.formatting import megabytes
+from evclip_ray.formatting import counted, megabytes
 from evclip_ray.progress import stage
 
 
@@ -53,19 +53,21 @@ def cost(
 
     Operations are in GMAC (1e9 multiply-accumulates) per video. Weights are random and no video is read.
     """
-    from evclip_ray.artifacts import provenance, write_json
-    from evclip_ray.profiling.counted import count_cost
-    from evclip_ray.profiling.measured import measure_cost
     from evclip_ray.training.experiment import ExperimentConfig
 
     chosen = {"method.name": method} | ({"backbone.name": backbone} if backbone else {})
     # No video is read, because costs depend on shapes only; but a config must name its videos.
     no_videos = {"data": {"manifest": "none"}}
     experiment = ExperimentConfig.load(no_videos, {**chosen, **parse_assignments(assignments)})
+    load_torch()
+    from evclip_ray.artifacts import provenance, write_json
+    from evclip_ray.profiling.counted import count_cost
+    from evclip_ray.profiling.measured import measure_cost
+
     names = [f"class number {index}" for index in range(classes)]
     with bars(), stage("counting operations"):
-        counted = count_cost(experiment, names).record()
-    _show_counted(counted)
+        counts = count_cost(experiment, names).record()
+    _show_counted(counts)
     measured = []
     if measure:
         with bars(), stage("measuring steps in a new process"):
@@ -75,7 +77,7 @@ def cost(
         write_json(
             out,
             {
-                "counted": counted,
+                "counted": counts,
                 "measured": [vars(row) for row in measured],
                 "experiment": experiment.model_dump(mode="json"),
                 "provenance": provenance(),
@@ -85,10 +87,10 @@ def cost(
 
 def _show_counted(cost: dict[str, Any]) -> None:
     console.print(
-        f"{cost['method']} on {cost['backbone']}, {cost['num_frames']} frames, "
-        f"{cost['num_classes']} classes\n"
-        f"  trainable    {cost['trainable_parameters']:,} parameters\n"
-        f"  total        {cost['total_parameters']:,} parameters\n"
+        f"{cost['method']} on {cost['backbone']}, {counted(cost['num_frames'], 'frame')}, "
+        f"{counted(cost['num_classes'], 'class')}\n"
+        f"  trainable    {counted(cost['trainable_parameters'], 'parameter')}\n"
+        f"  total        {counted(cost['total_parameters'], 'parameter')}\n"
         f"  checkpoint   {megabytes(cost['checkpoint_bytes'])}\n"
         f"  class texts  {cost['class_text_gmac']:.4g} GMAC, once",
         soft_wrap=True,
@@ -122,7 +124,9 @@ def _show_measured(rows: list[dict[str, Any]]) -> None:
         for row in rows
     ]
     first = rows[0]
-    title = f"Measured on {first['device']}, {first['precision']}, {first['repeats']} warm steps each"
+    title = (
+        f"Measured on {first['device']}, {first['precision']}, {counted(first['repeats'], 'warm step')} each"
+    )
     console.print(rows_table(title, shown))
     if first["energy_note"]:
         console.print(f"energy {first['energy_note']}")

@@ -8,6 +8,7 @@ import click
 
 from evclip_ray.api import cache_folder
 from evclip_ray.cli.display import console, rows_table
+from evclip_ray.cli.early_checks import SPLITS, check_data
 from evclip_ray.cli.options import (
     cache_option,
     chosen_class_names,
@@ -19,10 +20,11 @@ from evclip_ray.cli.options import (
     overrides_of,
     settings,
 )
-from evclip_ray.cli.progress import bars
+from evclip_ray.cli.progress import bars, load_torch
+from evclip_ray.cli.ray_messages import ray_messages
 from evclip_ray.cli.remote import address_option
 from evclip_ray.config import parse_assignments
-from evclip_ray.formatting import shell
+from evclip_ray.formatting import counted, shell
 
 if TYPE_CHECKING:
     from evclip_ray.data.manifest.manifest import Manifest
@@ -84,9 +86,9 @@ def verify(context: click.Context, file: str, root: str | None, workers: int) ->
                 broken_masks += 1
                 line = f"broken mask  row {report.row + 1}, {report.path}: {report.mask_reason}"
                 console.print(line, soft_wrap=True, markup=False)
-    click.echo(f"{len(listed)} videos, {len(listed.classes)} labels, {broken} broken")
+    click.echo(f"{counted(len(listed), 'video')}, {counted(len(listed.classes), 'label')}, {broken} broken")
     if named := len(listed) - listed.table["mask"].null_count:
-        click.echo(f"masks for {named} of {len(listed)} videos, {broken_masks} broken")
+        click.echo(f"masks for {named} of {counted(len(listed), 'video')}, {broken_masks} broken")
     if reshaped:
         console.print(describe_pixels(reshaped), soft_wrap=True, markup=False)
     # The exit status lets a script stop before a study.
@@ -146,7 +148,7 @@ def import_manifest(
     options = {name: value for name, value in options.items() if value is not None}
     report = import_dataset(dataset, root, **options, **parse_assignments(assignments))
     listed = report.manifest
-    click.echo(f"{listed.source}: {len(listed)} videos, {len(report.classes)} classes")
+    click.echo(f"{listed.source}: {counted(len(listed), 'video')}, {counted(len(report.classes), 'class')}")
     _print_splits(listed, max_classes=None if verbose else 0)
     for name in ("missing", "unlisted", "duplicates", "mislabelled", "miscounted"):
         rows = getattr(report, name)
@@ -164,7 +166,8 @@ def import_manifest(
         setting = " --set data.selection=last_epoch"
         click.echo(
             f"{'selection':<12} no validation videos in the lists. As published, all "
-            f"{len(listed.in_split('train')):,} training videos train and the last epoch counts "
+            f"{counted(len(listed.in_split('train')), 'training video', 'trains', 'train')} and the last "
+            f"epoch counts "
             "(data.selection=last_epoch; a study is scored by cross-validation). With "
             "data.selection=validation, data.val_fraction of them are held out and choose the epoch"
         )
@@ -180,6 +183,7 @@ def import_manifest(
 @click.option(
     "--split",
     "splits",
+    type=click.Choice(SPLITS),
     multiple=True,
     default=("train", "val"),
     show_default=True,
@@ -202,23 +206,28 @@ def shards(
 
     Also prints the videos, groups and classes of each split; `evclip-ray --verbose` adds those of each class.
     """
-    from evclip_ray.cluster import connect
-    from evclip_ray.metrics.multi_view import EvaluationViews, coverage_line, spatial_coverage
     from evclip_ray.training.datamodule import plan_videos, prepare
     from evclip_ray.training.experiment import ExperimentConfig
 
+    check_data(data)
     cache = cache_folder(cache)
     experiment = ExperimentConfig.load({}, overrides_of(data, root, assignments))
     plan = plan_videos(experiment, cache=cache, splits=splits)
     _print_splits(plan.manifest, max_classes=None if verbose else 0)
-    with bars() as steps, connect(address, verbose=verbose, progress=steps):
+    load_torch()
+    from evclip_ray.cluster import connect
+    from evclip_ray.metrics.multi_view import EvaluationViews, coverage_line, spatial_coverage
+
+    with ray_messages(verbose), bars() as steps, connect(address, verbose=verbose, progress=steps):
         videos = prepare(plan, cache=cache, progress=steps)
     for split, decoded in videos.sets.items():
         skipped = len(decoded.shards.skipped)
         views, view = EvaluationViews(), decoded.shards.view
         coverage = coverage_line(spatial_coverage(decoded.shards.sizes, view, views), view, views)
         click.echo(f"{split}: {coverage}")
-        click.echo(f"{split}: {len(decoded)} videos, {skipped} skipped, in {decoded.shards.folder}")
+        click.echo(
+            f"{split}: {counted(len(decoded), 'video')}, {skipped} skipped, in {decoded.shards.folder}"
+        )
 
 
 def _print_splits(listed: "Manifest", *, max_classes: int | None) -> None:

@@ -9,6 +9,7 @@ import click
 from evclip_ray.api import cache_folder
 from evclip_ray.cli.display import console
 from evclip_ray.cli.options import cache_option, example, settings
+from evclip_ray.cli.progress import load_torch
 from evclip_ray.config import parse_assignments
 
 
@@ -38,11 +39,13 @@ def doctor(
     The weights are those of the experiment that --set describes, by default EV-CLIP on ViT-B-16. The exit
     status is 1 if a check failed; a warning leaves it at 0.
     """
-    from evclip_ray.cluster.doctor import check_machine
     from evclip_ray.training.experiment import ExperimentConfig
 
     # No video is read, but an experiment must name its videos.
     experiment = ExperimentConfig.load({"data": {"manifest": "none"}}, parse_assignments(assignments))
+    load_torch()
+    from evclip_ray.cluster.doctor import check_machine
+
     results = []
     for check in check_machine(
         experiment, cache=cache_folder(cache), out=out.expanduser().resolve(), with_ray=with_ray

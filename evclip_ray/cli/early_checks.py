@@ -1,11 +1,20 @@
-"""Checks of names and files before PyTorch, OpenCLIP and Ray are imported, which takes seconds."""
+"""Checks of names, settings and lists before PyTorch, OpenCLIP and Ray are imported, which takes seconds."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from evclip_ray.config import ConfigError, read_yaml
+from evclip_ray.artifacts import LEDGER, ArtifactError, cache_folder, read_json
+from evclip_ray.config import ConfigError, Overrides, read_yaml
 from evclip_ray.formatting import shell
 from evclip_ray.tuning.space_files import find_space
+
+if TYPE_CHECKING:
+    from evclip_ray.training.experiment import ExperimentConfig
+    from evclip_ray.tuning.search_space import SearchSpace
+
+SPLITS = ("train", "val", "test")
+"""Values of `--split`: `data.manifest.validation.SPLITS`, whose import would slow `--help` down."""
 
 
 def check_space(space: str) -> Path:
@@ -22,11 +31,56 @@ def check_space(space: str) -> Path:
     return path
 
 
-def check_experiment(path: Path) -> None:
-    """Check that a file is YAML with the settings of an experiment.
+def check_study(
+    space: str, overrides: Overrides, study: Mapping[str, Any], *, out: Path | None, cache: Path | None
+) -> None:
+    """Check the settings of a study and, if it is new, its list of videos.
+
+    Args:
+        space: File or name of the search space.
+        overrides: Settings of all trials.
+        study: Settings of the section `study`.
+        out: Folder of the study; None for the default.
+        cache: Folder of decoded videos; None for the default.
 
     Raises:
-        ConfigError: The file is missing, not YAML, or a search space.
+        ConfigError: A setting is unknown or has an invalid value.
+        ManifestError: The list is invalid, or its videos are missing.
+    """
+    path = check_space(space)
+    # Imported here: `--help` needs no NumPy.
+    from evclip_ray.tuning.search_space import read_space
+
+    searched = read_space(path, overrides, study=study)
+    check_videos(searched, out or Path("studies") / searched.name, cache)
+
+
+def check_videos(space: "SearchSpace", out: Path, cache: Path | None) -> None:
+    """Check the list of videos of a study or ladder that has not begun. A finished one needs no videos.
+
+    Args:
+        space: Search space.
+        out: Folder of the study or ladder.
+        cache: Folder of decoded videos; None for the default.
+
+    Raises:
+        ManifestError: The list is invalid, or its videos are missing.
+    """
+    if not (out.expanduser() / LEDGER).is_file():
+        _check_source(space.experiment(space.first_point()), cache)
+
+
+def check_experiment(path: Path, overrides: Overrides | None = None, *, cache: Path | None = None) -> None:
+    """Check the settings of an experiment and its list of videos.
+
+    Args:
+        path: YAML file of the experiment.
+        overrides: Settings that replace those of the file; None checks the kind of the file alone.
+        cache: Folder of decoded videos; None for the default.
+
+    Raises:
+        ConfigError: The file is missing, not YAML, or a search space, or a setting is wrong.
+        ManifestError: The list is invalid, or its videos are missing.
     """
     tree = read_yaml(path)
     if tree.keys() & {"search", "fixed", "ladder"} and not _is_experiment(tree):
@@ -35,6 +89,39 @@ def check_experiment(path: Path) -> None:
             f"{path}: is a search space, not an experiment. Search it with {tune}, and train the best.yaml "
             "of its study"
         )
+    if overrides is None:
+        return
+    from evclip_ray.training.experiment import read_experiment
+
+    _check_source(read_experiment(path, overrides), cache)
+
+
+def check_checkpoint(checkpoint: str | Path, overrides: Overrides) -> None:
+    """Check that a local checkpoint exists, and the settings that replace those of its training.
+
+    Args:
+        checkpoint: Folder or URI.
+        overrides: Settings by dotted path.
+
+    Raises:
+        ArtifactError: The folder is not a checkpoint.
+        ConfigError: A setting is unknown or has an invalid value.
+    """
+    if "://" in str(checkpoint):
+        return
+    from evclip_ray.training.checkpoint_record import CONFIG, check_is_checkpoint
+    from evclip_ray.training.experiment import ExperimentConfig
+
+    folder = Path(checkpoint)
+    # Of a study's checkpoint, the command also says how to get it back.
+    if not (folder.absolute().parent / "trials").is_dir():
+        check_is_checkpoint(folder)
+    try:
+        recorded = read_json(folder / CONFIG)["experiment"]
+    # The command itself reports a damaged file, and how to get it back.
+    except (ArtifactError, KeyError, TypeError):
+        return
+    ExperimentConfig.load(recorded, overrides)
 
 
 def check_data(data: str | None) -> None:
@@ -45,6 +132,12 @@ def check_data(data: str | None) -> None:
     """
     if data is not None and "://" not in data and not Path(data).expanduser().exists():
         raise ConfigError(f"{Path(data).expanduser().resolve()}: no such manifest; check the path")
+
+
+def _check_source(experiment: "ExperimentConfig", cache: Path | None) -> None:
+    from evclip_ray.training.datamodule import check_source
+
+    check_source(experiment, cache=cache_folder(cache))
 
 
 def _is_experiment(tree: dict[str, Any]) -> bool:

@@ -7,10 +7,12 @@ import click
 
 from evclip_ray import api
 from evclip_ray.cli.display import console, print_random_weights, rows_table
+from evclip_ray.cli.early_checks import SPLITS, check_checkpoint, check_data
 from evclip_ray.cli.options import cache_option, data_options, example, overrides_of, settings
-from evclip_ray.cli.progress import bars
+from evclip_ray.cli.progress import bars, load_torch
+from evclip_ray.cli.ray_messages import ray_messages
 from evclip_ray.cli.remote import address_option
-from evclip_ray.formatting import sample_size, shell
+from evclip_ray.formatting import counted, sample_size, shell
 
 if TYPE_CHECKING:
     from evclip_ray.api import ScoredCheckpoint
@@ -27,6 +29,7 @@ _SCORED = {"adapted": "adapted", "zero_shot": "zero-shot CLIP"}
 @data_options
 @click.option(
     "--split",
+    type=click.Choice(SPLITS),
     default="test",
     show_default=True,
     help="Split to score. A list of other videos without splits is scored whole.",
@@ -112,10 +115,15 @@ def evaluate(
     Where the manifest has a column `mask` with true masks, masks of the method are compared with them. Where
     a checkpoint is calibrated, its calibration is measured on the split.
     """
-    with bars() as steps:
+    overrides = overrides_of(data, root, assignments)
+    check_data(data)
+    for checkpoint in checkpoints:
+        check_checkpoint(checkpoint, overrides)
+    load_torch()
+    with ray_messages(verbose), bars() as steps:
         result = api.evaluate(
             checkpoints,
-            overrides=overrides_of(data, root, assignments),
+            overrides=overrides,
             interval=interval,
             out=out,
             verbose=verbose,
@@ -154,8 +162,8 @@ def import_checkpoint(
     record = published.import_checkpoint(file, out, overrides, cache=api.cache_folder(cache))
     method = record["experiment"]["method"]
     console.print(
-        f"{method['prompts']} prompts, {record['num_trainable']:,} parameters, "
-        f"{len(record['classes'])} classes, in {out}\n"
+        f"{method['prompts']} prompts, {counted(record['num_trainable'], 'parameter')}, "
+        f"{counted(len(record['classes']), 'class')}, in {out}\n"
         f"score it:  {shell('evclip-ray', 'evaluate', out, '--split', 'test')}",
         soft_wrap=True,
     )
@@ -169,9 +177,9 @@ def _show_scores(scored: "ScoredCheckpoint") -> None:
     for name, scores in scored.sets.items():
         print_random_weights(scores.weights)
         if scores.leaking_rows:
-            console.print(f"LEAKS affect {scores.leaking_rows} videos: these numbers are too high")
+            console.print(f"LEAKS affect {counted(scores.leaking_rows, 'video')}: these numbers are too high")
         if len(scored.sets) > 1:
-            console.print(f"{name}: {len(scores.classes)} classes")
+            console.print(f"{name}: {counted(len(scores.classes), 'class')}")
         if scores.extent:
             console.print(scores.extent, soft_wrap=True, markup=False)
         for method, numbers in reversed(scores.numbers.items()):
@@ -198,7 +206,7 @@ def _show_scores(scored: "ScoredCheckpoint") -> None:
             console.print(f"  {label:<24} {videos:>5} videos  {columns}", markup=False)
         console.print(scores.views, soft_wrap=True)
         if scores.skipped:
-            console.print(f"{scores.skipped} videos could not be decoded and are not scored")
+            console.print(f"{counted(scores.skipped, 'video')} could not be decoded and are not scored")
     if set(scored.sets) == {"base", "novel"}:
         for method in reversed(scored.sets["base"].numbers):
             harmonic_mean = harmonic(scored.sets, method)
@@ -210,7 +218,9 @@ def _show_means(result: "api.Evaluation", interval: str, folder: Path) -> None:
     from evclip_ray.evaluation.seed_means import differing_settings
 
     rows = [mean.row() for mean in result.mean_scores]
-    title = f"Means over {len(result.checkpoints)} checkpoints, 95 % {interval} intervals over seeds"
+    title = (
+        f"Means over {counted(len(result.checkpoints), 'checkpoint')}, 95 % {interval} intervals over seeds"
+    )
     console.print(rows_table(title, rows))
     differing = differing_settings([scored.checkpoint for scored in result.checkpoints])
     if differing:

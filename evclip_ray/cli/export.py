@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from evclip_ray.cli.display import console, error_console, rows_table
+from evclip_ray.cli.early_checks import check_checkpoint
 from evclip_ray.cli.options import example, settings
 from evclip_ray.cli.progress import bars, load_torch
 from evclip_ray.config import parse_assignments
-from evclip_ray.formatting import megabytes, short
+from evclip_ray.formatting import counted, megabytes, short
 from evclip_ray.progress import stage
 
 if TYPE_CHECKING:
@@ -74,6 +75,8 @@ def export(
     The exit status is 1 if logits in float32 differ from those of PyTorch by more than 0.001.
     """
     names = _video_names(videos)
+    overrides = parse_assignments(assignments)
+    check_checkpoint(checkpoint, overrides)
     load_torch()
     from evclip_ray.deploy.export import export_checkpoint
     from evclip_ray.deploy.export_description import ExportPlan
@@ -83,7 +86,7 @@ def export(
             checkpoint,
             ExportPlan(out, form, precision, open_classes=open_classes, opset=opset),
             videos=names,
-            overrides=parse_assignments(assignments),
+            overrides=overrides,
             force=force,
         )
     _show(exported)
@@ -107,7 +110,9 @@ def _show(exported: "Export") -> None:
     for warning in description["warnings"]:
         error_console.print(warning, soft_wrap=True)
     size = sum(file["bytes"] for file in description["files"].values())
-    classes = "open classes" if description["open_classes"] else f"{len(description['classes'])} classes"
+    classes = (
+        "open classes" if description["open_classes"] else f"{counted(len(description['classes']), 'class')}"
+    )
     console.print(
         f"{exported.path} ({megabytes(size)}, {description['precision']}, {classes}); described in "
         f"{exported.path.name}.json",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from evclip_ray.cli.display import error_console, print_random_weights
+from evclip_ray.cli.early_checks import check_checkpoint
 from evclip_ray.cli.options import example, settings
 from evclip_ray.cli.prediction_output import Results, opened
 from evclip_ray.cli.prediction_plan import PredictionPlan
@@ -121,6 +122,8 @@ def predict(
     The exit status is 1 if a video failed and 2 for wrong arguments.
     """
     plan = PredictionPlan.of(checkpoint, videos, classes, classes_file, options)
+    overrides = parse_assignments(assignments)
+    check_checkpoint(checkpoint, overrides)
     load_torch()
     from evclip_ray.deploy.recognizer import Recognizer
     from evclip_ray.training.checkpoint import read_record
@@ -130,7 +133,7 @@ def predict(
             checkpoint,
             classes=plan.classes,
             device=device,
-            overrides=parse_assignments(assignments),
+            overrides=overrides,
             use_calibration=not no_calibration,
         )
     print_random_weights(read_record(recognizer.checkpoint).get("weights", {}), error_console)
@@ -158,7 +161,8 @@ def _predict_all(plan: PredictionPlan, recognizer: "Recognizer") -> Results:
     is_given = context.get_parameter_source("top_k") == click.core.ParameterSource.COMMANDLINE
     if is_given and plan.top_k > num_classes:
         error_console.print(
-            f"--top-k {plan.top_k}: there are only {num_classes} classes, and all of them are listed"
+            f"--top-k {plan.top_k}: there are only {counted(num_classes, 'class')}, and all of them are "
+            f"listed"
         )
     with (
         opened(plan.outputs.json_file, is_stdout=plan.json_stdout) as json_lines,

@@ -8,7 +8,7 @@ import click
 
 from evclip_ray.api import cache_folder
 from evclip_ray.cli.display import console, print_random_weights, rows_table
-from evclip_ray.cli.early_checks import check_data, check_space
+from evclip_ray.cli.early_checks import check_data, check_space, check_videos
 from evclip_ray.cli.options import (
     cache_option,
     data_options,
@@ -18,6 +18,7 @@ from evclip_ray.cli.options import (
     settings,
 )
 from evclip_ray.cli.progress import bars, load_torch
+from evclip_ray.cli.ray_messages import ray_messages
 from evclip_ray.cli.remote import address_option
 from evclip_ray.cli.study_progress import study_view
 from evclip_ray.config import ConfigError
@@ -106,9 +107,6 @@ def scale(
     overrides = overrides_of(data, root, assignments)
     path = check_space(space)
     check_data(data)
-    load_torch()
-    from evclip_ray.cluster import connect
-    from evclip_ray.scaling.ladder import LadderRun
     from evclip_ray.scaling.ladder_steps import Ladder
 
     ladder = Ladder.read(
@@ -119,9 +117,15 @@ def scale(
         study={"trials": trials} if trials is not None or device_hours is not None else None,
         share_points=share_points,
     )
+    out = out or Path("ladders") / ladder.name
+    check_videos(ladder.steps[0].space, out, cache)
+    load_torch()
+    from evclip_ray.cluster import connect
+    from evclip_ray.scaling.ladder import LadderRun
+
     run = LadderRun(
         ladder,
-        out or Path("ladders") / ladder.name,
+        out,
         cache=cache_folder(cache),
         device_hours=device_hours,
         measure=measure,
@@ -130,6 +134,7 @@ def scale(
     workers = max(step.space.study.workers for step in ladder.steps)
     shared = () if dry_run else (run.folder.root, run.cache)
     with contextlib.ExitStack() as stack:
+        messages = stack.enter_context(ray_messages(context.obj))
         with bars() as steps:
             # Starting Ray takes seconds, and wrong paths are found without it.
             with stage("reading the lists"):
@@ -147,7 +152,12 @@ def scale(
             for plan in plans.values():
                 plan.check_leaks()
             return
-        states = run.run(machines, prepare=_prepare, search=_search, on_step=_print_state)
+
+        def prepare(study: "StudyRun") -> None:
+            messages.move_to(run.folder.root)
+            _prepare(study)
+
+        states = run.run(machines, prepare=prepare, search=_search, on_step=_print_state)
     _show_ladder(context, run, states)
 
 
@@ -178,7 +188,9 @@ def _print_state(state: "StepState") -> None:
 
 
 def _show_plans(run: "LadderRun", plans: "dict[str, StudyPlan]", *, whole: bool) -> None:
-    console.print(f"ladder {run.ladder.name} in {run.folder.root}, {len(plans)} steps", soft_wrap=True)
+    console.print(
+        f"ladder {run.ladder.name} in {run.folder.root}, {counted(len(plans), 'step')}", soft_wrap=True
+    )
     if shared := run.ladder.share_points:
         most = shared * (len(plans) - 1)
         console.print(
@@ -235,5 +247,6 @@ def _show_ladder(context: click.Context, run: "LadderRun", states: "list[StepSta
     if failed:
         names = ", ".join(state.name for state in failed)
         raise click.ClickException(
-            f"{len(failed)} of {len(states)} steps failed ({names}). The first error: {failed[0].error}"
+            f"{len(failed)} of {counted(len(states), 'step')} failed ({names}). The first error: "
+            f"{failed[0].error}"
         )

@@ -6,8 +6,10 @@ import click
 
 from evclip_ray.api import cache_folder, ray_if_needed, source_overrides
 from evclip_ray.cli.display import console, print_random_weights, rows_table
+from evclip_ray.cli.early_checks import SPLITS, check_data
 from evclip_ray.cli.options import cache_option, example, one_per_set, settings
-from evclip_ray.cli.progress import bars
+from evclip_ray.cli.progress import bars, load_torch
+from evclip_ray.cli.ray_messages import ray_messages
 from evclip_ray.cli.remote import address_option
 from evclip_ray.config import parse_assignments
 from evclip_ray.optional import require
@@ -23,6 +25,7 @@ from evclip_ray.progress import stage
 @click.option(
     "--split",
     "splits",
+    type=click.Choice(SPLITS),
     multiple=True,
     default=("train",),
     show_default=True,
@@ -75,6 +78,9 @@ def shift(
     A, B, ... are manifests. Compared are appearance and motion, distances between zero-shot CLIP features,
     and the similarity of classes. The measures are defined by this project, not by a paper.
     """
+    for manifest in manifests:
+        check_data(manifest)
+    load_torch()
     from evclip_ray.domain_shift.association import read_predictions
     from evclip_ray.domain_shift.compare import TITLES, claim, compare, explain, write
     from evclip_ray.evaluation.domain_shift import comparison_inputs, measure_sets, plan_sets
@@ -91,7 +97,7 @@ def shift(
     sources = zip(manifests, one_per_set("--root", roots or (None,), len(manifests)), strict=True)
     overrides = [{**source_overrides(manifest, root), **pinned} for manifest, root in sources]
     chosen_splits = one_per_set("--split", splits, len(manifests))
-    with bars() as steps:
+    with ray_messages(verbose), bars() as steps:
         with stage("reading the lists"):
             plans = plan_sets(manifests, chosen_splits, overrides, max_videos=videos, cache=cache)
         plans_of_videos = [chosen.plan for chosen in plans]

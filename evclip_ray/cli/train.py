@@ -10,8 +10,9 @@ from evclip_ray.cli.display import console
 from evclip_ray.cli.early_checks import check_data, check_experiment
 from evclip_ray.cli.options import cache_option, data_options, example, overrides_of, settings
 from evclip_ray.cli.progress import bars, load_torch
+from evclip_ray.cli.ray_messages import ray_messages
 from evclip_ray.cli.remote import address_option
-from evclip_ray.formatting import shell
+from evclip_ray.formatting import counted, shell
 from evclip_ray.records import EpochMetrics
 
 
@@ -61,10 +62,10 @@ def train(
 ) -> None:
     """Train one experiment, such as the best.yaml of a study. The same command resumes it."""
     overrides = overrides_of(data, root, assignments)
-    check_experiment(config)
     check_data(data)
+    check_experiment(config, overrides, cache=options["cache"])
     load_torch()
-    with bars() as steps:
+    with ray_messages(verbose), bars() as steps:
         run = api.train(
             config,
             overrides=overrides,
@@ -90,7 +91,8 @@ def describe_selected(last: EpochMetrics) -> str:
         )
     kind = "last" if last.values.get("selection") == "last_epoch" else "best"
     return (
-        f"{kind} epoch {last.best_epoch}: val top-1 {last.best_val_top1:.3f} on {last.val_videos} videos "
+        f"{kind} epoch {last.best_epoch}: val top-1 {last.best_val_top1:.3f} on "
+        f"{counted(last.val_videos, 'video')} "
         f"(zero-shot CLIP {last.number('zero_shot_top1'):.3f})"
     )
 

@@ -15,7 +15,7 @@ from evclip_ray.cli.display import (
     print_random_weights,
     zero_shot_line,
 )
-from evclip_ray.cli.early_checks import check_data, check_space
+from evclip_ray.cli.early_checks import check_data, check_study
 from evclip_ray.cli.options import (
     Duration,
     cache_option,
@@ -24,9 +24,11 @@ from evclip_ray.cli.options import (
     exit_interrupted,
     overrides_of,
     print_resume,
+    resume_command,
     settings,
 )
 from evclip_ray.cli.progress import bars, load_torch
+from evclip_ray.cli.ray_messages import ray_messages
 from evclip_ray.cli.remote import address_option
 from evclip_ray.cli.restart import remaining
 from evclip_ray.cli.study_progress import StudyView, resume_line, study_view
@@ -162,15 +164,16 @@ def tune(
     SPACE is a YAML file, or the name of a shipped search space (evclip-ray spaces ls).
     """
     overrides = overrides_of(data, root, assignments)
-    check_space(space)
+    given = {name: value for name, value in study.items() if value is not None}
     check_data(data)
+    check_study(space, overrides, given, out=fork or out, cache=cache)
     load_torch()
     with bars():
         run = open_study(
             space,
             out=out,
             overrides=overrides,
-            study={name: value for name, value in study.items() if value is not None},
+            study=given,
             cache=cache,
             warm_start=warm_start,
             fork=fork,
@@ -181,7 +184,7 @@ def tune(
         from evclip_ray.tuning.trial_repair import num_ended
 
         console.print(f"{ended_trials(num_ended(run.folder), run.trials)}\n")
-    with bars() as steps:
+    with ray_messages(context.obj) as messages, bars() as steps:
 
         def show_plan(plan: "StudyPlan") -> StudyView:
             console.print(f"study {run.space.name} in {run.folder.root}", soft_wrap=True)
@@ -198,10 +201,16 @@ def tune(
             dry_run=dry_run,
             progress=steps,
             watch=show_plan,
+            on_claim=messages.move_to,
         )
     # A dry run: the plan was printed by `show_plan`.
     if outcome is None:
         return
+    if outcome.interrupted or outcome.missing:
+        from evclip_ray.tuning.study_folder import COMMAND
+
+        # The report prints it for whoever resumes the study.
+        run.folder.note(**{COMMAND: resume_command()})
     if outcome.interrupted:
         exit_interrupted(context)
     _show_study(run, outcome.rows)
@@ -226,9 +235,10 @@ def ended_trials(ended: int, requested: float) -> str:
     """Return the line about a study in which no trial is left to run."""
     if ended > requested:
         return (
-            f"{ended} trials have ended, more than the {requested:.0f} requested; a larger --trials adds some"
+            f"{counted(ended, 'trial', 'has', 'have')} ended, more than the {requested:.0f} requested; a "
+            f"larger --trials adds some"
         )
-    return f"all {requested:.0f} trials have ended; a larger --trials adds some"
+    return f"all {counted(requested, 'trial', 'has', 'have')} ended; a larger --trials adds some"
 
 
 def _show_study(run: "StudyRun", rows: Sequence[LeaderboardRow]) -> None:

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
 from evclip_ray.artifacts import ArtifactError, read_json, write_json
-from evclip_ray.config import Config
+from evclip_ray.config import Config, explain
+from evclip_ray.formatting import counted
 from evclip_ray.metrics.conformal import conformal_sets
 
 FILE = "calibration.json"
@@ -96,7 +97,7 @@ class Calibration(Config):
             first = error.errors()[0]
             name = ".".join(map(str, first["loc"])) or "the file"
             raise ArtifactError(
-                f"{path}: is not a calibration ({name}: {first['msg']}); the file is damaged. "
+                f"{path}: is not a calibration ({name}: {explain(first)}); the file is damaged. "
                 f"{_CALIBRATE_AGAIN}"
             ) from None
         except ArtifactError as error:
@@ -161,7 +162,8 @@ class Calibration(Config):
         classes = _classes_of(config)
         if classes is not None and _composed(classes) != _composed(self.classes):
             raise ArtifactError(
-                f"{checkpoint / FILE}: is for {len(self.classes)} classes ({_shown(self.classes)}), but the "
+                f"{checkpoint / FILE}: is for {counted(len(self.classes), 'class')} "
+                f"({_shown(self.classes)}), but the "
                 f"checkpoint has {len(classes)} ({_shown(classes)}). {_CALIBRATE_AGAIN}"
             )
         adapter = adapter_checksum(checkpoint)
@@ -216,7 +218,8 @@ def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.integer], *
     num_broken = int((~np.isfinite(scores)).any(axis=1).sum())
     if len(scores) == 0 or num_broken:
         raise ValueError(
-            f"a temperature needs videos with finite logits, got {len(scores)} videos, of which {num_broken} "
+            f"a temperature needs videos with finite logits, got {counted(len(scores), 'video')}, of which "
+            f"{num_broken} "
             "have NaN or infinite logits"
         )
     # Differences to the true class: the loss is log sum_j exp(d_ij / T), in one pass.
@@ -243,7 +246,10 @@ def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.integer], *
             "all classes get nearly equal probabilities"
         )
     if len(scores) < few:
-        warnings.append(f"{len(scores)} validation videos are few; the temperature is uncertain below {few}")
+        warnings.append(
+            f"{counted(len(scores), 'validation video', 'is', 'are')} few; the temperature is uncertain "
+            f"below {few}"
+        )
     if len(np.unique(labels)) == 1:
         warnings.append("all validation videos have one class; the temperature may not hold for the others")
     return Fit(temperature, tuple(warnings))

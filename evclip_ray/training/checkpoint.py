@@ -27,11 +27,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from evclip_ray.artifacts import ArtifactError, read_json, replacing, write_json, write_text
-from evclip_ray.data.manifest import row_record
+from evclip_ray.artifacts import ArtifactError, replacing, write_json, write_text
 from evclip_ray.metrics.calibration import FILE as CALIBRATION
-from evclip_ray.models.backbones import find_backbone
 from evclip_ray.models.methods.base import Method
+from evclip_ray.training.checkpoint_record import ADAPTER as ADAPTER
+from evclip_ray.training.checkpoint_record import CONFIG as CONFIG
+from evclip_ray.training.checkpoint_record import HISTORY as HISTORY
+from evclip_ray.training.checkpoint_record import OPTIMIZER as OPTIMIZER
+from evclip_ray.training.checkpoint_record import ROWS as ROWS
+from evclip_ray.training.checkpoint_record import read_record as read_record
+from evclip_ray.training.checkpoint_record import without_activation as without_activation
 from evclip_ray.training.checksums import (
     CHECKSUMS,
     DamagedFile,
@@ -42,12 +47,6 @@ from evclip_ray.training.checksums import (
 )
 from evclip_ray.training.optim import is_fused
 from evclip_ray.training.per_video_scores import EPOCHS_FILE, EpochAnswers, VideoScores
-
-ADAPTER = "adapter.safetensors"
-OPTIMIZER = "optimizer.safetensors"
-CONFIG = "config.json"
-HISTORY = "history.jsonl"
-ROWS = row_record.FILE
 
 
 def save_checkpoint(
@@ -100,38 +99,6 @@ def save_checkpoint(
         _swap(temporary, folder, keep_previous=keep_previous)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def read_record(folder: Path) -> dict[str, Any]:
-    """Return the `config.json` of a checkpoint.
-
-    Raises:
-        ArtifactError: The folder is not a checkpoint.
-    """
-    if not (folder / ADAPTER).is_file():
-        hint = f"; did you mean {folder / 'best'}?" if (folder / "best" / ADAPTER).is_file() else ""
-        raise ArtifactError(f"{folder}: must be a checkpoint folder with {ADAPTER}, found none{hint}")
-    record = read_json(folder / CONFIG)
-    if not isinstance(record, dict):
-        raise ArtifactError(f"{folder / CONFIG}: must hold a mapping; the file is damaged")
-    return _with_activation(record)
-
-
-def _with_activation(record: dict[str, Any]) -> dict[str, Any]:
-    # Versions without `backbone.activation`, which wrote no conditions, ran every local file with the default
-    # of its backbone. The checkpoint must load with what it was trained with.
-    weights = record.get("weights", {}).get("clip", "")
-    if "conditions" not in record and weights.startswith("file:"):
-        backbone = record["experiment"]["backbone"]
-        usual = find_backbone(backbone["name"]).activation_of(None)
-        backbone.setdefault("activation", usual)
-    return record
-
-
-def without_activation(experiment: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of an experiment without the activation, which origins of weights contain."""
-    backbone = {name: value for name, value in experiment["backbone"].items() if name != "activation"}
-    return {**experiment, "backbone": backbone}
 
 
 def copy_checkpoint(source: Path, target: Path) -> None:

@@ -1,14 +1,14 @@
 """Settings of one run, as one validated tree.
 
 An `ExperimentConfig` plus overrides is a run. Its sections are the videos (`data`, `view`), the frozen CLIP
-(`backbone`), the adaptation (`method`), the training (`optim`), and the run's `seed` and `precision`.
+(`backbone`), the adaptation (`method`), the training (`optim`), and `seed`, `precision` and `compile` of the run.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
 
 from evclip_ray.config import Config, ConfigError, nearest, override, read_yaml
 from evclip_ray.data.augmentation import CROP_FRACTION, AugmentConfig
@@ -265,10 +265,11 @@ class BackboneConfig(Config):
         False, description="recompute activations in the backward pass: less memory, slower steps"
     )
 
-    @model_validator(mode="after")
-    def _is_known(self) -> Self:
-        find_backbone(self.name)
-        return self
+    @field_validator("name")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        find_backbone(name)
+        return name
 
 
 class OptimConfig(Config):
@@ -331,6 +332,12 @@ class ExperimentConfig(Config):
     seed: int = Field(0, ge=0, description="seed of the adapter, the order of videos and augmentation")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="format of matrix products; 'auto' is bfloat16 on a GPU and float32 on a CPU"
+    )
+    # Left out of dumps at its default, so that digests and checkpoints of earlier versions stay equal.
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto",
+        exclude_if=lambda value: value == "auto",
+        description="torch.compile of the training step; 'auto' compiles long runs on a GPU, where it pays",
     )
 
     @model_validator(mode="before")

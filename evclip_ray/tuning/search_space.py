@@ -174,6 +174,11 @@ class SearchSpace:
         fixed = _without_unset_world(override(override({}, grouped), pinned))
         if "study.pack" in flatten(fixed):
             raise ConfigError(f"`study.pack`: {PACKING_REMOVED}")
+        if misplaced := [path for path in flatten(fixed) if path.startswith("study.")]:
+            raise ConfigError(
+                f"{misplaced[0]}: is a setting of the search, not of an experiment. Set it in the section "
+                "`study` of the space, or by an option of `tune` (--trials for study.trials)"
+            )
         listed = data.get("search") or {}
         search = tuple(
             distribution
@@ -181,7 +186,7 @@ class SearchSpace:
             if path not in pinned
             for distribution in Distribution.parse_all(path, spec)
         )
-        settings = StudyConfig.load(data.get("study") or {}, study)
+        settings = _study_settings(data.get("study") or {}, study)
         free = {*pinned, *_ladder_paths(data.get("ladder"))}
         space = cls(name, *with_conditions(fixed, search), settings)._checked(free)
         check_conditions(space.search, flatten(space.fixed), space._experiment_with, free=free)
@@ -195,7 +200,7 @@ class SearchSpace:
         """
         pinned = dict(overrides or {})
         search = (distribution for distribution in self.search if distribution.path not in pinned)
-        settings = StudyConfig.load(self.study.model_dump(), study)
+        settings = _study_settings(self.study.model_dump(), study)
         return type(self)(
             self.name, *with_conditions(_without_unset_world(override(self.fixed, pinned)), search), settings
         )._checked()
@@ -392,6 +397,14 @@ def read_space(
         study: Settings that replace those of the section `study`.
     """
     return SearchSpace.load(path.stem, read_yaml(path), overrides, study=study)
+
+
+def _study_settings(given: Mapping[str, Any], replaced: Mapping[str, Any] | None) -> StudyConfig:
+    try:
+        return StudyConfig.load(given, replaced)
+    except ConfigError as error:
+        lines = (line if line.startswith("`") else f"study.{line}" for line in str(error).splitlines())
+        raise ConfigError("\n".join(lines)) from None
 
 
 def _ladder_paths(ladder: Any) -> set[str]:

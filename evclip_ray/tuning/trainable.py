@@ -13,7 +13,7 @@ import torch
 from ray import tune
 
 from evclip_ray.artifacts import read_json, write_text
-from evclip_ray.machine_faults import find_fault
+from evclip_ray.machine_faults import find_fault, gpu_fault
 from evclip_ray.objective import OBJECTIVE
 from evclip_ray.ray_internals import wait_for_ended_trials
 from evclip_ray.records import objective_of
@@ -74,7 +74,8 @@ def _failure(config: dict[str, Any], error: Exception) -> dict[str, Any]:
                 raise
     if fault is not None:
         return {**metrics, FAULT: json.dumps(dataclasses.asdict(fault))}
-    return {**metrics, "error": " ".join(f"{type(error).__name__}: {error}".split())}
+    text = gpu_fault(error) or f"{type(error).__name__}: {error}"
+    return {**metrics, "error": " ".join(text.split())}
 
 
 def _folder(config: dict[str, Any]) -> Path:

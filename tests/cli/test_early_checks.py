@@ -1,6 +1,6 @@
 """Checks that answer before PyTorch is imported."""
 
-import os
+import json
 import subprocess
 import sys
 
@@ -41,26 +41,59 @@ def test_missing_list_is_named():
     check_data("s3://bucket/list.csv")
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["tune", "quickstrt"], "did you mean 'quickstart'?"),
-        (["tune", "quickstart", "--data", "nothere.csv"], "no such manifest"),
-        (["train", "nothere.yaml"], "nothere.yaml"),
-        (["scale", "debug_ladder", "--data", "nothere.csv"], "no such manifest"),
-    ],
-)
-def test_typo_is_answered_without_pytorch(words, message, tmp_path):
-    # A package without content in the place of PyTorch, whose import would fail the command.
-    (tmp_path / "torch.py").write_text("raise SystemExit('PyTorch was imported')\n")
-    code = "from evclip_ray.cli import main; main()"
-    ended = subprocess.run(
-        [sys.executable, "-c", code, *words],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert ended.returncode == 1
-    assert message in ended.stderr
-    assert "PyTorch was imported" not in ended.stderr
+MISTAKES = {
+    "tune quickstrt": "did you mean 'quickstart'?",
+    "tune quickstart --data nothere.csv": "nothere.csv: no such manifest",
+    "tune quickstart --set optim.lrr=1": "optim.lrr: unknown setting; did you mean 'optim.lr'?",
+    "tune quickstart --set method.mask.depth=-1": "method.mask.depth: must be at least 0, got -1",
+    "tune quickstart --trials 0": "study.trials: must be at least 1, got 0",
+    "tune quickstart --set study.trials=3": "study.trials: is a setting of the search",
+    "scale debug_ladder --data nothere.csv": "nothere.csv: no such manifest",
+    "scale debug_ladder --data list.csv": "list.csv: column 'path' is missing",
+    "train nothere.yaml": "nothere.yaml: cannot be read",
+    "train mine.yaml --set optim.lr=abc": "optim.lr: must be a number, got 'abc'",
+    "train wrong.yaml": "method.mask.deph: unknown setting; did you mean 'method.mask.depth'?",
+    "train mine.yaml": "list.csv: column 'path' is missing",
+    "evaluate best --split tset": "'tset' is not one of 'train', 'val', 'test'",
+    "evaluate best --set backbone.name=ViT-B-61": "'ViT-B-61' is unknown; did you mean 'ViT-B-16'?",
+    "evaluate bset": "bset: must be a checkpoint folder",
+    "export best --out x.onnx --set method.video_encoder.name=swin": "did you mean 'swin3d_t'?",
+    "cost ev_clp": "did you mean 'ev_clip'?",
+    "settings optim.lrr": "did you mean 'optim.lr'?",
+}
+"""Command with a mistake -> part of its answer."""
+COMMANDS = """
+import json, sys
+from evclip_ray.cli import main
+answers = {}
+for command in json.loads(sys.argv[1]):
+    try:
+        main(command.split(), standalone_mode=False)
+    except Exception as error:
+        answers[command] = getattr(error, "message", repr(error))
+print(json.dumps([answers, "torch" in sys.modules, "ray" in sys.modules]))
+"""
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mistakes")
+    (folder / "list.csv").write_text("a,b\n1,2\n")
+    (folder / "mine.yaml").write_text("data.manifest: list.csv\n")
+    (folder / "wrong.yaml").write_text("data.manifest: list.csv\nmethod: {mask: {deph: 1}}\n")
+    (folder / "best").mkdir()
+    (folder / "best" / "adapter.safetensors").write_bytes(b"")
+    (folder / "best" / "config.json").write_text('{"experiment": {"data": {"manifest": "list.csv"}}}')
+    # One process for all: each start takes half a second.
+    words = [sys.executable, "-c", COMMANDS, json.dumps(list(MISTAKES))]
+    ended = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=True)
+    return json.loads(ended.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("command", MISTAKES)
+def test_mistake_is_answered_without_pytorch(answers, command):
+    said, has_torch, has_ray = answers
+    assert MISTAKES[command] in said[command]
+    assert "\n" not in said[command]
+    assert not has_torch
+    assert not has_ray

@@ -34,7 +34,7 @@ def test_preset_is_replaced_by_explicit_settings():
         ({"view.num_frames": 5}, "view.num_frames must be even"),
         ({"data.manifest": None}, "needs either a manifest"),
         ({"preset": "publishd"}, "did you mean 'published'"),
-        ({"optim.epochs": 0}, "greater than or equal to 1"),
+        ({"optim.epochs": 0}, "at least 1, got 0"),
         ({"optim.scalar_lr_factor": 0}, "optim.scalar_lr_factor: .*greater than 0, got 0"),
         ({"optim.scalar_lr_factor": float("inf")}, "optim.scalar_lr_factor: .*finite"),
     ],

@@ -67,7 +67,7 @@ def test_conditional_path_exists_only_if_condition_holds():
         ({"optim.lr": {"choice": []}}, "choice needs at least one value"),
         ({"optim.lr": {"choice": [0.1, 0.1]}}, "choices must differ"),
         ({"optim.lr": {"choice": [[1]]}}, "a choice must be"),
-        ({"optim.lr": {"uniform": [-1, 1]}}, "optim.lr: Input should be greater than 0, got -1"),
+        ({"optim.lr": {"uniform": [-1, 1]}}, "optim.lr: must be greater than 0, got -1"),
         ({"method.mask.depth": {"int": [1, 2.5]}}, "int needs whole numbers"),
         ({"method.mask.mlp_ratio": {"quantised": [1, 2, 0]}}, "step > 0"),
         ({"backbone.name": {"choice": ["debug", "ViT-B-61"]}}, "did you mean 'ViT-B-16'"),

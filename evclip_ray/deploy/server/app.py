@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
+from evclip_ray.config import explain
 from evclip_ray.deploy.server import uploads
 from evclip_ray.deploy.server.addresses import AllowedUrls
 from evclip_ray.deploy.server.guards import CLIENT_GONE, Guard, Measured, RefusalResponse, Slots
@@ -216,13 +217,13 @@ def _options(fields: dict[str, Any]) -> Options:
     try:
         return Options.model_validate(fields)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        first = error.errors(include_url=False)[0]
         name = str(first["loc"][0])[:100]
         if first["type"] == "extra_forbidden":
             raise Refusal(
                 422, f"{name}: unknown parameter; there are {', '.join(Options.model_fields)}"
             ) from None
-        raise Refusal(422, f"{name}: {first['msg']}") from None
+        raise Refusal(422, f"{name}: {explain(first)[:500]}") from None
 
 
 _STATUSES = {

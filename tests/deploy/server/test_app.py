@@ -66,7 +66,7 @@ def test_form_may_arrive_byte_by_byte(make_app, service, run):
         (form(end=False), 422, "incomplete"),
         (b"", 422, "incomplete"),
         (b"no form at all", 422, "malformed"),
-        (form(top_k=0), 422, "top_k: Input should be greater than or equal to 1"),
+        (form(top_k=0), 422, "top_k: must be at least 1, got '0'"),
         (form(top_k="many"), 422, "top_k: "),
         (form(window="nan"), 422, "window: "),
         (form(window=-1), 422, "window: "),
