@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from evclip_ray.artifacts import ArtifactError, provenance, write_text
+from evclip_ray.formatting import counted
 from evclip_ray.metrics.classification import ClassificationState
 from evclip_ray.metrics.scoring import Scores
 from evclip_ray.models.methods.base import Method
@@ -110,14 +111,20 @@ class Run:
         count = self.workers.count
         if smallest < count:
             raise ValueError(
-                f"{count} workers need batches of at least {count} videos, the smallest has {smallest}; "
+                f"{counted(count, 'worker', 'needs', 'need')} batches of at least "
+                f"{counted(count, 'video')}, the smallest has {smallest}; "
                 "raise optim.batch_size or lower --workers"
             )
         self.batches = self._batches(cached or Cached())
         # DDP copies the parameters of rank 0 to all workers here, so the constructor is a collective
         # operation.
         self.step = TrainingStep(
-            method, experiment, workers=self.workers, device=self.device, dtype=self.dtype
+            method,
+            experiment,
+            workers=self.workers,
+            device=self.device,
+            dtype=self.dtype,
+            num_steps=self.steps_per_epoch * experiment.optim.epochs,
         )
         self.validate = self._validation() if "val" in videos.sets else None
         self.scored: tuple[ClassificationState, Scores] | None = None

@@ -10,9 +10,17 @@ import torch
 from torch import Tensor
 
 from evclip_ray.data.transforms import MixedBatch, mix
-from evclip_ray.metrics.scoring import autocast
 from evclip_ray.models.batch import VideoBatch
 from evclip_ray.models.methods.base import Method
+from evclip_ray.training.compiled import (
+    Forward,
+    can_compile,
+    compiled_forward,
+    forward_and_losses,
+    give_up,
+    is_compiled,
+    is_compiler_error,
+)
 from evclip_ray.training.distributed import Diverged, Workers, summed
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.optim import is_fused, make_optimizer, set_learning_rate
@@ -42,6 +50,10 @@ class TrainingStep:
         workers: Workers of the run.
         device: Device of the method.
         dtype: Type for autocast; None trains in float32.
+        num_steps: Steps of the whole run, for `compile: auto`.
+
+    Raises:
+        ConfigError: `compile: on` does not fit the run, see `is_compiled`.
     """
 
     def __init__(
@@ -52,6 +64,7 @@ class TrainingStep:
         workers: Workers,
         device: torch.device,
         dtype: torch.dtype | None,
+        num_steps: int = 0,
     ) -> None:
         self.method, self.experiment, self.workers = method, experiment, workers
         self.device, self.dtype = device, dtype
@@ -59,6 +72,13 @@ class TrainingStep:
         # The optimiser and DDP hold the same parameters. DDP averages their gradients in place during the
         # backward pass, so the optimiser needs no knowledge of the workers.
         self.model = workers.wrap(method, device)
+        self.is_compiled = is_compiled(
+            experiment.compile,
+            device,
+            num_steps=num_steps,
+            num_workers=workers.count,
+            has_fixed_shapes=method.has_fixed_shapes,
+        )
 
     def __call__(
         self, batch: VideoBatch, *, rate: float, num_videos: int, generator: torch.Generator
@@ -73,12 +93,11 @@ class TrainingStep:
         """
         assert batch.labels is not None
         part = len(batch.labels) / num_videos
-        terms = {name: term.float() for name, term in self._losses(batch, generator).items()}
-        # DDP averages over workers. Weighting by this share makes it the mean over the batch's videos.
-        loss = torch.stack(list(terms.values())).sum() * (part * self.workers.count)
-        self.optimizer.zero_grad(set_to_none=True)
-        # No gradient scaler: bfloat16 has the exponent range of float32, so small gradients do not underflow.
-        loss.backward()  # type: ignore[no-untyped-call]
+        mixed = None
+        if self.experiment.data.augment.mixup and batch.pixels is not None:
+            mixed = mix(batch.pixels, alpha=self.experiment.data.augment.mixup, generator=generator)
+            batch = dataclasses.replace(batch, pixels=mixed.pixels)
+        terms, loss = self._gradients(batch, mixed, part)
         # DDP has averaged the gradients at this point, so the norm is that of the whole batch on every
         # worker. With an infinite limit the call only measures: PyTorch clamps the factor to 1.
         limit = self.experiment.optim.clip_norm
@@ -98,22 +117,35 @@ class TrainingStep:
         elif is_finite:
             self.optimizer.step()
 
-    def _losses(self, batch: VideoBatch, generator: torch.Generator) -> dict[str, Tensor]:
-        labels = batch.labels
-        assert labels is not None
-        mixed: MixedBatch | None = None
-        if self.experiment.data.augment.mixup and batch.pixels is not None:
-            mixed = mix(batch.pixels, alpha=self.experiment.data.augment.mixup, generator=generator)
-            batch = dataclasses.replace(batch, pixels=mixed.pixels)
-        with autocast(self.device, self.dtype):
-            # Only the forward pass goes through the DDP wrapper: it prepares the reduction of the gradients
-            # there.
-            output = self.model(batch)
-        # Outside of autocast, so that the matrix products of a loss stay in float32.
-        terms = self.method.losses(output, labels)
-        if mixed is None:
-            return terms
-        return mixed.loss_terms(terms, self.method.losses(output, labels[mixed.partners]))
+    def _gradients(
+        self, batch: VideoBatch, mixed: MixedBatch | None, part: float
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Compute the gradients of all parameters; return the loss terms and the weighted loss."""
+        if not (self.is_compiled and can_compile()):
+            return self._gradients_by(forward_and_losses, batch, mixed, part)
+        try:
+            # The compiler is also called in the backward pass, whose code is made at its first use.
+            return self._gradients_by(compiled_forward(), batch, mixed, part)
+        except Exception as error:
+            if not is_compiler_error(error):
+                raise
+            give_up(error, self.experiment.compile)
+        return self._gradients_by(forward_and_losses, batch, mixed, part)
+
+    def _gradients_by(
+        self, forward: Forward, batch: VideoBatch, mixed: MixedBatch | None, part: float
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        assert batch.labels is not None
+        output, terms = forward(self.model, self.method, batch, batch.labels, self.device, self.dtype)
+        if mixed is not None:
+            terms = mixed.loss_terms(terms, self.method.losses(output, batch.labels[mixed.partners]))
+        terms = {name: term.float() for name, term in terms.items()}
+        # DDP averages over workers. Weighting by this share makes it the mean over the batch's videos.
+        loss = torch.stack(list(terms.values())).sum() * (part * self.workers.count)
+        self.optimizer.zero_grad(set_to_none=True)
+        # No gradient scaler: bfloat16 has the exponent range of float32, so small gradients do not underflow.
+        loss.backward()  # type: ignore[no-untyped-call]
+        return terms, loss
 
 
 class EpochSums:

@@ -90,6 +90,9 @@ class EZCLIP(Method):
         normalization: As in the config.
     """
 
+    # A step encodes the texts of the classes in its batch, whose number differs.
+    has_fixed_shapes = False
+
     def __init__(
         self,
         frozen: Frozen,

@@ -1,6 +1,7 @@
 """Base class of the networks of methods, see `evclip_ray.models.methods.base`."""
 
 import abc
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -13,7 +14,13 @@ class Method(nn.Module, abc.ABC):
 
     Args:
         frozen: Frozen networks, kept as `self.frozen` without registration.
+
+    Attributes:
+        has_fixed_shapes: Whether the shapes in a training step follow from the number of its videos. Steps of
+            other methods are not compiled.
     """
+
+    has_fixed_shapes: ClassVar[bool] = True
 
     def __init__(self, frozen: Frozen) -> None:
         super().__init__()

@@ -1,0 +1,151 @@
+import logging
+import math
+
+import pytest
+import torch
+from torch._dynamo.backends.common import aot_autograd
+from torch._dynamo.exc import BackendCompilerFailed
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from evclip_ray.config import ConfigError
+from evclip_ray.models.batch import VideoBatch
+from evclip_ray.models.methods import METHODS
+from evclip_ray.testing.cases import find_cases, load_networks, random_videos
+from evclip_ray.training import compiled
+from evclip_ray.training.build import build_method
+from evclip_ray.training.compiled import REPAYING_STEPS, is_compiled
+from evclip_ray.training.distributed import Workers
+from evclip_ray.training.step import TrainingStep
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
+CLASSES = ("opening a door", "pouring water")
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler(monkeypatch):
+    monkeypatch.setattr(compiled, "_failures", [])
+    compiled.compiled_forward.cache_clear()
+    torch._dynamo.reset()
+    yield
+    compiled.compiled_forward.cache_clear()
+    torch._dynamo.reset()
+
+
+def use_backend(monkeypatch, backend):
+    monkeypatch.setattr(compiled, "_BACKEND", backend)
+    return backend
+
+
+def make_step(make_experiment, seed=0, **overrides):
+    experiment = make_experiment(seed=seed, **overrides)
+    method = build_method(experiment, CLASSES, device=CPU).train()
+    return TrainingStep(method, experiment, workers=Workers(), device=CPU, dtype=None)
+
+
+def take(step, size=2):
+    random = torch.Generator().manual_seed(0)
+    batch = VideoBatch(
+        torch.rand(size, 4, 3, 64, 64, generator=random), labels=torch.arange(size).remainder(2)
+    )
+    result = step(batch, rate=1e-3, num_videos=size, generator=random)
+    return sum(float(term) for term in result.terms.values())
+
+
+@pytest.mark.parametrize(
+    ("setting", "device", "steps", "options", "expected"),
+    [
+        ("auto", CPU, 10**6, {}, False),
+        ("auto", GPU, REPAYING_STEPS, {}, True),
+        ("auto", GPU, REPAYING_STEPS - 1, {}, False),
+        ("auto", GPU, REPAYING_STEPS, {"num_workers": 2}, False),
+        ("auto", GPU, REPAYING_STEPS, {"has_fixed_shapes": False}, False),
+        ("on", CPU, 1, {}, True),
+        ("off", GPU, 10**6, {}, False),
+    ],
+)
+def test_setting_decides_what_is_compiled(setting, device, steps, options, expected):
+    assert is_compiled(setting, device, num_steps=steps, **options) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_workers": 2}, "compile=on: a run on 2 workers is not compiled; set compile=auto"),
+        ({"has_fixed_shapes": False}, "compile=on: the method encodes .* set compile=auto"),
+    ],
+)
+def test_required_compilation_that_cannot_be_is_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        is_compiled("on", CPU, num_steps=1, **options)
+
+
+def broken(graph, inputs):
+    raise RuntimeError("no C++ compiler")
+
+
+LINEAR = {"method": {"name": "linear_probe"}}
+
+
+def test_failure_to_compile_warns_once_and_goes_on_eagerly(make_experiment, monkeypatch, caplog):
+    use_backend(monkeypatch, broken)
+    monkeypatch.setattr("evclip_ray.training.step.is_compiled", lambda *args, **kwargs: True)
+    expected = take(make_step(make_experiment, **LINEAR, compile="off"))
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            step = make_step(make_experiment, **LINEAR)
+            assert take(step) == expected
+            take(step)
+    assert caplog.text.count("could not be compiled and runs eagerly") == 1
+    assert "no C++ compiler" in caplog.text
+
+
+def test_required_compilation_that_fails_is_an_error(make_experiment, monkeypatch):
+    use_backend(monkeypatch, broken)
+    with pytest.raises(ConfigError, match=r"compile=on: .*no C\+\+ compiler.*set compile=auto"):
+        take(make_step(make_experiment, **LINEAR, compile="on"))
+
+
+def test_runs_share_compiled_code_for_two_sizes_of_a_batch(make_experiment, monkeypatch):
+    counter = use_backend(monkeypatch, CompileCounterWithBackend("eager"))
+    for seed in (0, 1):
+        step = make_step(make_experiment, seed, **LINEAR, compile="on")
+        for size in (2, 3, 2, 3):
+            take(step, size)
+    assert counter.frame_count == 2
+
+
+@pytest.mark.slow
+def test_compiled_step_of_ev_clip_agrees_with_eager(make_experiment):
+    losses = {}
+    for setting in ("off", "on"):
+        step = make_step(make_experiment, compile=setting)
+        losses[setting] = [take(step) for _ in range(3)]
+    assert losses["on"] == pytest.approx(losses["off"], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_failure_to_compile_the_backward_pass_falls_back(make_experiment, monkeypatch, caplog):
+    def backward(graph, inputs):
+        raise BackendCompilerFailed(broken, RuntimeError("no memory for the graph"), None)
+
+    use_backend(monkeypatch, aot_autograd(fw_compiler=lambda graph, inputs: graph, bw_compiler=backward))
+    monkeypatch.setattr("evclip_ray.training.step.is_compiled", lambda *args, **kwargs: True)
+    assert math.isfinite(take(make_step(make_experiment)))
+    assert "no memory for the graph" in caplog.text
+
+
+FIXED = [case for case in find_cases(METHODS) if case.method != "ez_clip"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", FIXED, ids=str)
+def test_every_method_with_fixed_shapes_is_one_graph(case, monkeypatch):
+    counter = use_backend(monkeypatch, CompileCounterWithBackend("eager"))
+    batch, losses = random_videos(2), []
+    for forward in (compiled.forward_and_losses, compiled.compiled_forward()):
+        method = case.build(load_networks())
+        assert method.has_fixed_shapes
+        torch.manual_seed(0)
+        losses.append(forward(method, method, batch, batch.labels, CPU, None)[1])
+    torch.testing.assert_close(losses[1], losses[0])
+    assert counter.frame_count == 1
