@@ -16,14 +16,30 @@ def free_port():
         return server.getsockname()[1]
 
 
-def test_connect_yields_machines_and_stops_local_ray(without_ray):
+@pytest.fixture(scope="module")
+def machines(without_ray, tmp_path_factory):
+    """Connect to a new local Ray while the environment names an autoscaling cluster. Returns its machines.
+
+    A start of Ray takes seconds.
+    """
+    path = tmp_path_factory.mktemp("cluster") / "cluster.yaml"
+    path.write_text(
+        "{max_workers: 2, head_node_type: head, provider: {type: aws}, available_node_types: "
+        "{head: {resources: {CPU: 0}}, gpu: {resources: {CPU: 8, GPU: 1}, max_workers: 2}}}"
+    )
     assert not ray.is_initialized()
-    with connect(num_cpus=3) as machines:
-        assert [machine["CPU"] for machine in machines] == [3.0]
-        with connect() as again:
-            assert again == machines
-        assert ray.is_initialized(), "an inner block must not end the outer one's Ray"
-    assert not ray.is_initialized()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EVCLIP_RAY_CLUSTER", str(path))
+        with connect(num_cpus=3) as machines:
+            yield machines
+    assert not ray.is_initialized(), "the block must end its Ray"
+
+
+def test_connect_yields_machines_and_stops_local_ray(machines):
+    assert [machine["CPU"] for machine in machines] == [3.0], "a local Ray starts no other machines"
+    with connect() as again:
+        assert again == machines
+    assert ray.is_initialized(), "an inner block must not end the outer one's Ray"
 
 
 @contextlib.contextmanager
@@ -60,12 +76,11 @@ def test_silent_server_times_out(scheme, monkeypatch):
         check_answers(f"{scheme}127.0.0.1:{port}")
 
 
-def test_auto_ignores_a_private_ray(monkeypatch, tmp_path):
+def test_auto_ignores_a_private_ray(machines, monkeypatch, tmp_path):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    with connect(num_cpus=1):
-        monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-        with pytest.raises(ConfigError, match="--address auto: no Ray answers there; start"):
-            check_answers("auto")
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    with pytest.raises(ConfigError, match="--address auto: no Ray answers there; start"):
+        check_answers("auto")
 
 
 def test_auto_uses_the_address_written_by_ray_start(monkeypatch, tmp_path):
@@ -83,16 +98,9 @@ def test_malformed_address_is_refused():
         check_answers("nonsense")
 
 
-def test_autoscaling_cluster_counts_possible_machines(without_ray, tmp_path, monkeypatch):
-    (tmp_path / "cluster.yaml").write_text(
-        "{max_workers: 2, head_node_type: head, provider: {type: aws}, available_node_types: "
-        "{head: {resources: {CPU: 0}}, gpu: {resources: {CPU: 8, GPU: 1}, max_workers: 2}}}"
-    )
-    monkeypatch.setenv("EVCLIP_RAY_CLUSTER", str(tmp_path / "cluster.yaml"))
-    with connect(num_cpus=1) as here:
-        assert [machine["CPU"] for machine in here] == [1.0], "a local Ray starts no other machines"
-        with connect("auto") as there:
-            assert [machine.get("GPU", 0) for machine in there] == [0, 1, 1]
+def test_autoscaling_cluster_counts_possible_machines(machines):
+    with connect("auto") as there:
+        assert [machine.get("GPU", 0) for machine in there] == [0, 1, 1]
 
 
 def test_wait_for_answer_raises_the_reason():
