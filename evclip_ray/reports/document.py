@@ -45,10 +45,13 @@ class Table:
 
     @property
     def head(self) -> pd.DataFrame:
-        """Displayed rows under their headings."""
-        if self.view is not None:
-            return self.view.head(self.num_shown)
-        return self.data.head(self.num_shown).rename(columns=_heading)
+        """Rows that are displayed at first."""
+        return self.rows.head(self.num_shown)
+
+    @property
+    def rows(self) -> pd.DataFrame:
+        """All rows under their headings. They can be displayed by sorting or filtering the table."""
+        return self.data.rename(columns=_heading) if self.view is None else self.view
 
     @property
     def is_folded(self) -> bool:
@@ -109,16 +112,24 @@ class Chart:
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """Images of one object as data URIs, by caption, with lines of text (`facts`)."""
+    """Images of one object as data URIs, by caption, with lines of text (`facts`).
+
+    `more_facts` and `more_images` are in a fold.
+    """
 
     title: str
     facts: Sequence[str]
     images: Mapping[str, str]
+    more_facts: Sequence[str] = ()
+    more_images: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
 class Pictures:
-    """Pictures below each other. With `plots` each one is scaled to the width instead of scrolling."""
+    """Pictures in a grid, the first `num_shown` of them outside the fold.
+
+    By default the images of a picture share one row. With `plots` each of them has the width of a column.
+    """
 
     name: str
     title: str
@@ -126,6 +137,7 @@ class Pictures:
     caption: str = ""
     sources: Sequence[str] = ()
     plots: bool = False
+    num_shown: int = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,12 +153,21 @@ Block = Table | Chart | Pictures | Note
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """Blocks under a heading. `name` is the anchor, `brief` the conditions if they are not the report's."""
+    """Blocks under a heading.
+
+    Attributes:
+        name: Anchor.
+        title: Heading.
+        blocks: Content.
+        brief: Conditions, if they are not those of the report.
+        label: Entry in the navigation, by default the title.
+    """
 
     name: str
     title: str
     blocks: Sequence[Block]
     brief: str = ""
+    label: str = ""
 
     @property
     def sources(self) -> dict[str, list[str]]:

@@ -101,13 +101,13 @@ def confusion_chart(evaluation: str, table: pd.DataFrame, sources: Sequence[str]
         )
     # Labels, the title of the axis, and the padding of the chart.
     margin = round(_LETTER * max(map(len, short_names(order).values()), default=0)) + 60
-    side = max(160, min(720, 48 * len(order)))
+    side = max(160, min(720, 42 * len(order)))
     return Chart(
         name,
         "Confusion matrix of the adapted CLIP",
         alt.layer(*layers),
         {name: data},
-        "Rows are true classes, columns are predictions. The colour is the share of the row.",
+        "Rows are true classes, columns are predictions.",
         sources,
         per_row=2 if len(order) <= _PAIRED else 1,
         height=side + round(0.7 * margin) + 80,

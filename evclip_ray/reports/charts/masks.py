@@ -12,7 +12,7 @@ from PIL import Image, ImageFilter
 
 from evclip_ray.artifacts import file_digest, read_json
 from evclip_ray.evaluation.mask_views import ARRAYS, FOLDER, RECORD
-from evclip_ray.formatting import short
+from evclip_ray.formatting import counted, short
 from evclip_ray.reports.document import Block, Note, Picture, Pictures, Strip
 from evclip_ray.training.tensorboard.images import Pixels, coloured, masked
 
@@ -63,20 +63,12 @@ def mask_strip(evaluation: Path, *, section: str, count: int = 3) -> Strip | Non
     mean_colour = np.asarray(record["mean"], np.float32) * 255
     items = []
     for video, frames, mask, _ in _saved(evaluation / FOLDER / ARRAYS, record["videos"])[:count]:
-        frame = frames[len(frames) // 2]
-        images = {
-            "frame": frame,
-            "mask over it": heat_map(frame, mask),
-            "masked frame": masked(frame, mask, mean_colour),
-        }
         facts = [
             f"true class: {video['label']}",
             f"zero-shot: {video['zero_shot']['label']}",
             f"adapted: {video['adapted']['label']}",
         ]
-        items.append(
-            Picture(str(video["path"]), facts, {name: _data_uri(pixels) for name, pixels in images.items()})
-        )
+        items.append(Picture(str(video["path"]), facts, _panels(frames[len(frames) // 2], mask, mean_colour)))
     caption = (
         "Videos whose probability of the true class changed most. The mask is 1 where it is yellow and 0 "
         "where it is dark."
@@ -105,7 +97,7 @@ def _picture(
     true: Pixels | None,
     mean: npt.NDArray[np.float32],
 ) -> Picture:
-    """Draw the frames, and the middle one with its mask.
+    """Draw the middle frame and its mask, and the other frames for a fold.
 
     Args:
         video: Facts of the video.
@@ -115,21 +107,35 @@ def _picture(
         mean: Colour where the mask is 0.
     """
     middle = len(frames) // 2
-    frame, figure = frames[middle], None if true is None else true[middle]
-    panels = [frame, heat_map(frame, mask, figure), masked(frame, mask, mean)]
-    caption = "middle frame; mask over it, from 0 (dark) to 1 (yellow); masked frame"
+    figure = None if true is None else true[middle]
+    more = {f"all {counted(len(frames), 'frame')}": strip(list(frames))}
     if figure is not None:
-        panels.append(figure[..., None].repeat(3, axis=-1))
-        caption = f"{caption}; true mask, outlined on the second picture"
-    images = {"frames": _data_uri(strip(list(frames))), caption: _data_uri(strip(panels))}
+        more["true mask of the middle frame, outlined in white above"] = figure[..., None].repeat(3, axis=-1)
     facts = [
         f"true class: {video['label']}",
         f"zero-shot: {_prediction(video['zero_shot'])}",
         f"adapted: {_prediction(video['adapted'])}",
+    ]
+    more_facts = [
         f"{_coverage(video)}, entropy {video['entropy']:.2f} of 1; {video['why']}",
         *_quality(video.get("mask_quality")),
     ]
-    return Picture(str(video["path"]), facts, images)
+    more_images = {caption: _data_uri(pixels) for caption, pixels in more.items()}
+    return Picture(
+        str(video["path"]), facts, _panels(frames[middle], mask, mean, figure), more_facts, more_images
+    )
+
+
+def _panels(
+    frame: Pixels, mask: npt.NDArray[np.float32], mean: npt.NDArray[np.float32], figure: Pixels | None = None
+) -> dict[str, str]:
+    """Return a frame, its mask and the masked frame as data URIs by caption. See `heat_map` for `figure`."""
+    panels = {
+        "frame": frame,
+        "mask": heat_map(frame, mask, figure),
+        "masked frame": masked(frame, mask, mean),
+    }
+    return {caption: _data_uri(pixels) for caption, pixels in panels.items()}
 
 
 def heat_map(frame: Pixels, mask: npt.NDArray[np.float32], figure: Pixels | None = None) -> Pixels:

@@ -28,6 +28,9 @@ TOP1 = METRICS["val_top1"].title
 _MAX_INTERVALS = 40
 """Number of trials up to which every trial has its interval. The intervals of more trials overlap."""
 
+_MAX_PAIRED_AXES = 4
+"""Number of searched settings whose parallel coordinates fit into half the width of a page."""
+
 _MAX_TICKS = 8
 """Number of whole numbers up to which each has a tick."""
 
@@ -41,7 +44,7 @@ def study_charts(study: Study) -> list[Chart]:
     if "status" in study.importance and (study.importance["status"] == "ok").any():
         charts.append(_importance(study))
     if axes:
-        charts.append(_parallel(study))
+        charts.append(_parallel(study, is_paired=len(charts) == 1 and len(axes) <= _MAX_PAIRED_AXES))
     charts += [_slice(study, axis) for axis in axes]
     curves = study_data.curves(study)
     charts.append(_curves(study, curves, "val_top1", "curves_top1"))
@@ -123,7 +126,9 @@ def _history(study: Study) -> Chart:
         "which does not include the choice. Zero-shot CLIP is scored on the same views."
     )
     sources = (TRIALS, *zero_files(study))
-    return Chart("history", "Optimisation history", alt.layer(*layers), data, caption, sources)
+    return Chart(
+        "history", "Optimisation history", alt.layer(*layers), data, caption, sources, per_row=2, height=320
+    )
 
 
 def zero_files(study: Study) -> list[str]:
@@ -191,7 +196,8 @@ def _slice_x(axis: Axis, values: pd.Series) -> alt.X:
     return alt.X("value:Q", title=axis.title, scale=scale, axis=ticks)
 
 
-def _parallel(study: Study) -> Chart:
+def _parallel(study: Study, *, is_paired: bool) -> Chart:
+    """Return the parallel coordinates. `is_paired` is whether the chart stands next to the history."""
     lines, marks = study_data.parallel(study)
     order = list(dict.fromkeys(lines["axis"]))
     angle = 0 if len(order) <= 5 else -25
@@ -227,10 +233,8 @@ def _parallel(study: Study) -> Chart:
     )
     drawing, data = alt.layer(posts, polylines, halo, labels), {"parallel": lines, "parallel_marks": marks}
     caption = "A line is a trial, coloured by its score. Good settings are where the bright lines pass."
-    width = 110 * len(order) + 60
-    return Chart(
-        "parallel", "Parallel coordinates", drawing, data, caption, (TRIALS,), height=360, width=width
-    )
+    room = {"height": 320, "width": 110 * len(order) + 60, "per_row": 2 if is_paired else 1}
+    return Chart("parallel", "Parallel coordinates", drawing, data, caption, (TRIALS,), **room)
 
 
 def _curves(study: Study, curves: pd.DataFrame, field: str, name: str) -> Chart:
@@ -273,7 +277,7 @@ def _curves(study: Study, curves: pd.DataFrame, field: str, name: str) -> Chart:
         caption += f" At most {study_data.MAX_EPOCHS} epochs per trial are drawn. The study's folder has all."
     sources = (TRIALS, *(zero_files(study) if len(references) else ()))
     return Chart(
-        name, f"Learning curves: {title}", alt.layer(*layers), data, caption, sources, per_row=2, height=340
+        name, f"Learning curves: {title}", alt.layer(*layers), data, caption, sources, per_row=2, height=320
     )
 
 
@@ -301,5 +305,12 @@ def _importance(study: Study) -> Chart:
         caption += f" Within noise and not drawn: {', '.join(within)}."
     title, data, height = "Hyperparameter importance", {"importance": shares}, 120 + 30 * len(shares)
     return Chart(
-        "importance", title, alt.layer(bars, noise), data, caption, ("study.journal",), height=height
+        "importance",
+        title,
+        alt.layer(bars, noise),
+        data,
+        caption,
+        ("study.journal",),
+        per_row=2,
+        height=height,
     )

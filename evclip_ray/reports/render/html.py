@@ -15,6 +15,9 @@ from evclip_ray.reports.charts.theme import vega_config
 from evclip_ray.reports.document import Chart, Report, Table
 from evclip_ray.version import __version__
 
+_SCRIPTS = ("charts.js", "layout.js", "tables.js")
+"""Files of the page's script, in the order in which they use each other's names."""
+
 _CANVAS_FROM = 1500
 """Number of rows above which a chart is drawn on a canvas. More SVG elements make scrolling slow."""
 
@@ -34,14 +37,14 @@ def render_html(report: Report, *, folder: str, written: str) -> str:
     environment.filters["counted"] = formatting.counted
     environment.filters["kind"] = lambda block: type(block).__name__
     environment.filters["is_number"] = lambda value: isinstance(document.plain(value), int | float)
-    template = environment.from_string(_page_file("report.html.j2"))
+    template = environment.from_string(page_file("report.html.j2"))
     return template.render(
         report=report,
         folder=folder,
         written=written,
         version=__version__,
-        style=_page_file("report.css"),
-        script=_page_file("report.js"),
+        style=page_file("report.css"),
+        script="\n".join(map(page_file, _SCRIPTS)),
         vega=_vega() if report.blocks(Chart) else "",
         data=script_json(_data(report)),
         charts=script_json(_charts(report)),
@@ -58,8 +61,8 @@ def script_json(value: Any) -> str:
 
 def _head_columns(table: Table) -> list[tuple[str, bool]]:
     """Return the headings of a table, and whether each column contains numbers."""
-    head = table.head
-    return [(str(name), bool(head[name].map(_is_number).any())) for name in head]
+    rows = table.rows
+    return [(str(name), bool(rows[name].map(_is_number).any())) for name in rows]
 
 
 def _is_number(value: object) -> bool:
@@ -68,9 +71,15 @@ def _is_number(value: object) -> bool:
 
 
 def _data(report: Report) -> dict[str, Any]:
-    """Return each table once: those of charts, and those with a fold."""
+    """Return each table once: those of charts, those with a fold, and rows that are displayed on demand."""
     tables = {name: table for chart in report.blocks(Chart) for name, table in chart.data.items()}
-    tables |= {f"table_{block.name}": block.data for block in report.blocks(Table) if block.is_folded}
+    for block in report.blocks(Table):
+        if block.is_folded:
+            tables[f"table_{block.name}"] = block.data
+        # Cells as they are displayed, so that rows of the page and these are of one kind.
+        rest = block.rows.iloc[block.num_shown :].map(document.shown)
+        if len(rest):
+            tables[f"rest_{block.name}"] = rest
     return {
         name: {"columns": [str(column) for column in table.columns], "rows": document.cells(table)}
         for name, table in tables.items()
@@ -99,7 +108,8 @@ def _vega() -> str:
     return bundle.replace("</script", "<\\/script")
 
 
-def _page_file(name: str) -> str:
+def page_file(name: str) -> str:
+    """Return the text of a file of the page: its template, style or a part of its script."""
     return (importlib.resources.files("evclip_ray.reports.render") / "page" / name).read_text(
         encoding="utf-8"
     )

@@ -99,7 +99,8 @@ def _markdown(block: Block, folder: str) -> str:
     head = f"### {_escaped(block.title)}"
     caption = [_escaped(block.caption)] if block.caption else []
     if isinstance(block, Pictures):
-        lines = [f"- {_escaped(item.title)}: {_escaped('; '.join(item.facts))}" for item in block.items]
+        facts = {item.title: "; ".join([*item.facts, *item.more_facts]) for item in block.items}
+        lines = [f"- {_escaped(title)}: {_escaped(line)}" for title, line in facts.items()]
         return "\n\n".join([head, *caption, "\n".join(lines)])
     if isinstance(block, Chart):
         files = ", ".join(f"[{name}.csv]({folder}/{name}.csv)" for name in block.data)

@@ -9,7 +9,7 @@ from evclip_ray.formatting import sample_size, with_interval
 from evclip_ray.metrics.calibration_measures import calibration_remarks
 from evclip_ray.reports.charts.calibration import reliability_chart, risk_chart
 from evclip_ray.reports.document import Block, Note, Section, Table
-from evclip_ray.reports.sections.evaluation import Evaluation, evaluation_title, source
+from evclip_ray.reports.sections.evaluation import Evaluation, evaluation_label, evaluation_title, source
 
 _MEASURES = {"calibration_error": "calibration error", "log_loss": "log loss, nats"}
 
@@ -28,7 +28,8 @@ def calibration_sections(evaluation: Evaluation) -> list[Section]:
         risk_chart(f"risk_{name}", evaluation.table("risk_coverage"), record["rejection"], risk),
     ]
     title = f"Calibration: {evaluation_title(evaluation).lower()}"
-    return [Section(f"calibration_{name}", title, blocks, evaluation.brief)]
+    label = f"Calibration: {evaluation_label(evaluation).lower()}"
+    return [Section(f"calibration_{name}", title, blocks, evaluation.brief, label)]
 
 
 def _before_and_after(evaluation: Evaluation, record: dict[str, Any]) -> Table:

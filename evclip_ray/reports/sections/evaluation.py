@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from evclip_ray.artifacts import LEDGER, ArtifactError, read_ledger
-from evclip_ray.formatting import sample_size
+from evclip_ray.formatting import counted, sample_size
 from evclip_ray.metrics.mask_quality import VideoMaskQuality, mask_quality_lines
 from evclip_ray.reports.charts.evaluation import confusion_chart, gains_chart
 from evclip_ray.reports.charts.masks import mask_pictures
@@ -64,7 +64,7 @@ class Evaluation:
         computed = " on ".join(conditions[name] for name in ("precision", "device") if name in conditions)
         return " · ".join(
             [
-                f"{split} split, {self.ledger['counts']['videos']} videos",
+                f"{split} split, {counted(self.ledger['counts']['videos'], 'video')}",
                 inputs["protocol"],
                 "1 checkpoint",
                 f"{views['temporal']}x{views['spatial']} views",
@@ -82,7 +82,9 @@ def evaluation_section(evaluation: Evaluation) -> Section:
     blocks: list[Block] = [numbers_table(evaluation)]
     if evaluation.ledger["counts"].get("leaking_rows"):
         rows = evaluation.ledger["counts"]["leaking_rows"]
-        blocks.insert(0, Note(f"LEAKS affect {rows} rows, so these numbers are too high", loud=True))
+        blocks.insert(
+            0, Note(f"LEAKS affect {counted(rows, 'row')}, so these numbers are too high", loud=True)
+        )
     if evaluation.ledger.get("adapted"):
         gains, confusion = (source(evaluation, f"{table}.csv") for table in ("per_class", "confusion"))
         blocks += [
@@ -91,7 +93,8 @@ def evaluation_section(evaluation: Evaluation) -> Section:
         ]
     blocks += mask_quality_blocks(evaluation)
     blocks += mask_pictures(evaluation.root, evaluation.name, split=_SPLITS.get(split, split))
-    return Section(f"evaluation_{evaluation.name}", evaluation_title(evaluation), blocks, evaluation.brief)
+    title, label = evaluation_title(evaluation), evaluation_label(evaluation)
+    return Section(f"evaluation_{evaluation.name}", title, blocks, evaluation.brief, label)
 
 
 def evaluation_title(evaluation: Evaluation) -> str:
@@ -101,6 +104,13 @@ def evaluation_title(evaluation: Evaluation) -> str:
     if evaluation.ledger["inputs"].get("side", split) != split:
         title += f": {evaluation.ledger['inputs']['side']}"
     return title
+
+
+def evaluation_label(evaluation: Evaluation) -> str:
+    """Return the name of an evaluation in the navigation: its split, or its evaluation set."""
+    split = evaluation.ledger["inputs"]["split"]
+    eval_set = evaluation.ledger["inputs"].get("side", split)
+    return f"{_SPLITS.get(split, split)} split".capitalize() if eval_set == split else str(eval_set)
 
 
 def numbers_table(evaluation: Evaluation) -> Table:

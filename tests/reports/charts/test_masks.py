@@ -13,7 +13,7 @@ def test_mask_caption_has_the_covered_share(tmp_path):
     evaluation = write_evaluation(tmp_path, masks=True)
     (pictures,) = mask_pictures(evaluation, "val", split="validation")
     expected = "mask covers 31 % of the picture (pixels above 0.5), entropy 0.90 of 1; random"
-    assert expected in pictures.items[0].facts
+    assert expected in pictures.items[0].more_facts
 
 
 def test_mask_caption_of_an_old_record_has_the_mean(tmp_path):
@@ -23,7 +23,7 @@ def test_mask_caption_of_an_old_record_has_the_mean(tmp_path):
         del video["mask_coverage"]
     write_json(evaluation / "masks" / "masks.json", record)
     (pictures,) = mask_pictures(evaluation, "val", split="validation")
-    assert "mask mean 0.50, entropy 0.90 of 1; random" in pictures.items[0].facts
+    assert "mask mean 0.50, entropy 0.90 of 1; random" in pictures.items[0].more_facts
 
 
 def with_true_masks(evaluation, qualities):
@@ -48,12 +48,14 @@ def test_true_mask_and_its_numbers_are_shown(tmp_path):
     (pictures,) = mask_pictures(evaluation, "val", split="validation")
     known, unknown = pictures.items
     expected = "average precision of the mask 0.512 (the figure covers 0.25), pointing game –"
-    assert expected in known.facts
-    assert "no true mask: masks/b.npz: is not there" in unknown.facts
-    sizes = [picture_size(list(item.images.values())[1]) for item in (known, unknown)]
-    # Four panels of 16 pixels with gaps of 2, and three without the true mask.
-    assert sizes == [(70, 16), (52, 16)]
-    assert "true mask" in list(known.images)[1]
+    assert expected in known.more_facts
+    assert "no true mask: masks/b.npz: is not there" in unknown.more_facts
+    for item in (known, unknown):
+        assert list(item.images) == ["frame", "mask", "masked frame"]
+        assert {picture_size(image) for image in item.images.values()} == {(16, 16)}
+        # Four frames of 16 pixels with gaps of 2.
+        assert picture_size(item.more_images["all 4 frames"]) == (70, 16)
+    assert [len(item.more_images) for item in (known, unknown)] == [2, 1]
 
 
 def picture_size(uri):

@@ -57,6 +57,25 @@ def test_thinned_curves_keep_first_and_last_epoch(tmp_path):
     assert drawn["last"].sum() == 3
 
 
+def test_curves_name_the_best_trials(study):
+    lines = study_data.line_names(study_data.curves(study))
+    best = list(study.trials.sort_values("rank")["trial"])
+    assert lines == [f"{best[0]}, the best", *best[1:6], study_data.OTHERS]
+
+
+def test_curves_name_all_of_seven_trials(tmp_path):
+    study = Study.load(write_study(tmp_path, trials=7))
+    assert study_data.OTHERS not in study_data.line_names(study_data.curves(study))
+
+
+def test_references_are_zero_shot_and_chance(study):
+    top1 = study_data.references(study, "val_top1", chance=True).set_index("name")["value"]
+    assert top1.to_dict() == pytest.approx({"zero-shot CLIP": 1 / 3, "chance": 1 / 3})
+    # The zero-shot scores of this study have no loss.
+    loss = study_data.references(study, "val_loss", chance=True).set_index("name")["value"]
+    assert loss.to_dict() == pytest.approx({"chance": np.log(3)})
+
+
 def test_curves_leave_out_epochs_with_nan(tmp_path):
     study = Study.load(write_study(tmp_path, trials=3, epochs=6, states=["diverged"] * 3, nan_from=3))
     drawn = study_data.curves(study)

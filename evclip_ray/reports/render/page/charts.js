@@ -1,11 +1,9 @@
 // Charts are drawn when they are about to scroll into view, so that a long page opens quickly.
-// Tables are filled when they are opened.
 const read = (id) => JSON.parse(document.getElementById(id).textContent);
 const [data, charts, themes] = ["data", "charts", "themes"].map(read);
 const root = document.documentElement;
 const system = window.matchMedia("(prefers-color-scheme: dark)");
 const choices = { auto: "system", light: "light", dark: "dark" };
-const MAX_ROWS = 1000;
 let choice = "auto";
 try { choice = localStorage.getItem("evclip-ray-scheme") || "auto"; } catch { /* a file may have no storage */ }
 if (!(choice in choices)) choice = "auto";
@@ -42,6 +40,9 @@ async function draw(element) {
     config: themed(drawing, element.clientWidth), renderer, theme: undefined, tooltip: { theme: drawing },
     actions: { export: true, source: false, compiled: false, editor: false },
   });
+  element.querySelector("summary")?.setAttribute("aria-label", "Save the chart as an image");
+  // A square chart knows its height only now.
+  if (room.square) element.style.minHeight = 0;
   element.vegaView?.finalize();
   element.vegaView = view;
   element.dataset.drawn = drawing;
@@ -72,35 +73,3 @@ system.addEventListener("change", recolour);
 recolour();
 drawings.forEach((element) => near.observe(element));
 window.addEventListener("beforeprint", () => drawings.filter((e) => !e.dataset.drawn).forEach(draw));
-
-// A step of the ladder is named `rung` in files.
-const heading = (column) => ({ rung: "step", rungs: "steps" })[column] ?? column.replaceAll("_", " ");
-
-function cell(tag, value) {
-  const element = document.createElement(tag);
-  element.textContent = value === null ? "–" : value;
-  if (typeof value === "number") element.className = "number";
-  return element;
-}
-function line(tag, values) {
-  const element = document.createElement("tr");
-  element.append(...values.map((value) => cell(tag, value)));
-  return element;
-}
-for (const details of document.querySelectorAll("details[data-table]")) {
-  details.addEventListener("toggle", () => {
-    if (details.dataset.filled) return;
-    details.dataset.filled = "yes";
-    const { columns, rows } = data[details.dataset.table];
-    const table = document.createElement("table");
-    table.createTHead().append(line("th", columns.map(heading)));
-    table.createTBody().append(...rows.slice(0, MAX_ROWS).map((row) => line("td", row)));
-    const scroll = document.createElement("div");
-    Object.assign(scroll, { className: "scroll", tabIndex: 0 });
-    scroll.setAttribute("role", "region");
-    scroll.setAttribute("aria-label", details.querySelector("summary").textContent);
-    scroll.append(table);
-    if (rows.length > MAX_ROWS) scroll.append(`The first ${MAX_ROWS} of ${rows.length} rows; the CSV file has all.`);
-    details.append(scroll);
-  });
-}
