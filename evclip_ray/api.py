@@ -163,6 +163,7 @@ def run_study(
     dry_run: bool = False,
     progress: Progress | None = None,
     watch: "Callable[[StudyPlan], OnEvent]" = lambda plan: _ignore,
+    on_claim: "Callable[[Path], None]" = lambda folder: None,
 ) -> "Outcome | None":
     """Plan a study, prepare its videos and run the missing trials; return None after a dry run.
 
@@ -173,10 +174,17 @@ def run_study(
         dry_run: Stop after planning. The plan then has the cost of a measured training step.
         progress: Called with (description, done, total) while videos and features are prepared.
         watch: Called with the plan; returns the receiver of the trials' events.
+        on_claim: Called with the folder once it belongs to the study.
     """
     with reporting_to(progress):
         return _run_study(
-            run, address=address, verbose=verbose, dry_run=dry_run, progress=progress, watch=watch
+            run,
+            address=address,
+            verbose=verbose,
+            dry_run=dry_run,
+            progress=progress,
+            watch=watch,
+            on_claim=on_claim,
         )
 
 
@@ -188,6 +196,7 @@ def _run_study(
     dry_run: bool,
     progress: Progress | None,
     watch: "Callable[[StudyPlan], OnEvent]",
+    on_claim: "Callable[[Path], None]",
 ) -> "Outcome | None":
     from evclip_ray.cluster import connect
 
@@ -216,6 +225,7 @@ def _run_study(
             plan.check_leaks()
             return None
         run.claim()
+        on_claim(run.folder.root)
         with stage("preparing the videos"):
             run.prepare(progress)
         return run.run(plan, on_trial, progress)

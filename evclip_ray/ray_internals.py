@@ -11,7 +11,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 log = logging.getLogger(__name__)
 
@@ -59,13 +59,31 @@ def auth_headers() -> dict[str, str]:
 _DEATHS = ("Raylet is terminated.", "A worker died or was killed")
 
 
-def log_deaths() -> None:
-    """Log Ray's messages about a dead raylet or worker instead of printing them.
+class _Messages:
+    """Where Ray's messages go in this process: None for where Ray prints them."""
 
-    They are up to 20 lines. `cluster.ray_watch` reports a dead raylet in one line, and `tuning.callbacks` a
-    trial whose process died.
+    stream: TextIO | None = None
+
+
+def send_messages_to(stream: TextIO | None) -> None:
+    """Let `redirect_messages` send the messages of Ray to a stream; None lets Ray print them."""
+    _Messages.stream = stream
+
+
+def are_messages_kept() -> bool:
+    """Return whether the messages of Ray go to a stream of their own."""
+    return _Messages.stream is not None
+
+
+def redirect_messages() -> None:
+    """Log Ray's messages about a dead raylet or worker, and send all others to `send_messages_to`.
+
+    A death is up to 20 lines. `cluster.ray_watch` reports a dead raylet in one line, and `tuning.callbacks` a
+    trial whose process died. The others are those about the cluster, which Ray prints with "(raylet)", and
+    the log of its Python code.
     """
     from ray._private import worker
+    from ray._private.log import PlainRayHandler
 
     printed = worker.print_to_stdstream
 
@@ -73,12 +91,19 @@ def log_deaths() -> None:
     def show(data: dict[str, Any], ignore_prefix: bool) -> None:
         if data["lines"] and str(data["lines"][0]).startswith(_DEATHS):
             log.info("%s", data["lines"][0])
+        elif _Messages.stream is not None:
+            # Ray itself would write colours.
+            _Messages.stream.write("".join(f"{line}\n" for line in data["lines"]))
+            _Messages.stream.flush()
         else:
             printed(data, ignore_prefix)
 
     # `wraps` marks the replacement, which must not be wrapped again by a second start of Ray.
     if not hasattr(printed, "__wrapped__"):
         worker.print_to_stdstream = show
+    if _Messages.stream is not None:
+        # Ray sets up its loggers at several moments, and gives all of them a handler of this class.
+        PlainRayHandler.stream = property(lambda handler: _Messages.stream, lambda handler, stream: None)
 
 
 _SLOW_STARTS = (

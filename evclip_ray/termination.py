@@ -108,6 +108,16 @@ def _is_importing(frame: FrameType | None) -> bool:
     return False
 
 
+def error_stream() -> int:
+    """Return the file descriptor on which this process prints its errors."""
+    return _State.error_stream
+
+
+def set_error_stream(descriptor: int) -> None:
+    """Set the file descriptor on which this process prints its errors; by default 2."""
+    _State.error_stream = descriptor
+
+
 def set_ray_death_handler(handler: RayDeathHandler) -> None:
     """Set what happens when a process of the local Ray dies. By default one line is logged."""
     _State.on_ray_death = handler

@@ -2,7 +2,9 @@
 
 import functools
 import inspect
+import io
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -46,14 +48,14 @@ def test_bootstrap_address(tmp_path, monkeypatch):
     assert call(ray_internals.bootstrap_address) == "10.0.0.1:6379"
 
 
-def test_log_deaths(monkeypatch, capsys, caplog):
+def test_redirect_messages(monkeypatch, capsys, caplog):
     from ray._private import worker
 
     # Restored after the test.
     monkeypatch.setattr(worker, "print_to_stdstream", worker.print_to_stdstream)
     caplog.set_level("INFO")
     for _ in range(2):
-        call(ray_internals.log_deaths)
+        call(ray_internals.redirect_messages)
     deaths = ("Raylet is terminated. Termination is unexpected.", "A worker died or was killed while ...")
     for text in (*deaths, "Another message."):
         message = {"lines": [text], "pid": "raylet", "is_err": False}
@@ -62,6 +64,22 @@ def test_log_deaths(monkeypatch, capsys, caplog):
     assert "Another message." in printed
     assert not [text for text in deaths if text in printed]
     assert all(text in caplog.text for text in deaths)
+
+
+def test_kept_messages_do_not_reach_the_terminal(monkeypatch, capsys):
+    from ray._private import worker
+    from ray._private.log import PlainRayHandler
+
+    monkeypatch.setattr(worker, "print_to_stdstream", worker.print_to_stdstream)
+    # Both are removed after the test.
+    monkeypatch.setattr(PlainRayHandler, "stream", None, raising=False)
+    monkeypatch.setattr(ray_internals._Messages, "stream", stream := io.StringIO())
+    call(ray_internals.redirect_messages)
+    message = {"lines": ["A task failed.", "It is tried again."], "pid": "raylet", "is_err": False}
+    call(worker.print_to_stdstream, message, ignore_prefix=False)
+    PlainRayHandler().emit(logging.makeLogRecord({"msg": "an error of Ray", "levelno": logging.ERROR}))
+    assert stream.getvalue() == "A task failed.\nIt is tried again.\nan error of Ray\n"
+    assert "".join(capsys.readouterr()) == ""
 
 
 def test_canonical_address():

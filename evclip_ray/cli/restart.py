@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 
 from evclip_ray.cli.options import resume_command
+from evclip_ray.cli.ray_messages import restore_native_stderr
+from evclip_ray.termination import SHOW_CURSOR, write_error
 
 _RESTARTED = "EVCLIP_RAY_RESTARTED"
 """Variable of a restarted command: the start of the first one, on the clock of `time.monotonic`."""
@@ -26,14 +28,15 @@ class RestartOnce:
     def __call__(self, process: str) -> None:
         """Report the death and restart or exit. Does not return."""
         # A progress bar hides the cursor.
-        shown = "\x1b[?25h" if sys.stdout.isatty() else ""
+        shown = SHOW_CURSOR if sys.stdout.isatty() else ""
         died = f"{shown}\nRay's process {process} died. Everything finished is kept."
         # Written without Python's buffers, whose locks the main thread may hold.
         if _RESTARTED in self._environment:
-            advice = f"It is started again only once. Resume with:\n  {resume_command()}\n"
-            os.write(2, f"{died} {advice}".encode(errors="backslashreplace"))
+            write_error(f"{died} It is started again only once. Resume with:\n  {resume_command()}\n")
             os._exit(1)
-        os.write(2, f"{died} Starting Ray again, once.\n".encode())
+        write_error(f"{died} Starting Ray again, once.\n")
+        # The new process would keep descriptor 2 as it is.
+        restore_native_stderr()
         os.chdir(self._folder)
         command = [sys.executable, *sys.orig_argv[1:]]
         os.execve(sys.executable, command, {**self._environment, _RESTARTED: str(self._started)})

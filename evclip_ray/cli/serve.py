@@ -11,7 +11,7 @@ import click
 from evclip_ray.cli.display import console
 from evclip_ray.cli.options import example
 from evclip_ray.config import ConfigError, parse_assignments
-from evclip_ray.formatting import shell
+from evclip_ray.formatting import counted, shell
 from evclip_ray.optional import require
 from evclip_ray.termination import exit_status
 
@@ -133,10 +133,9 @@ def _serve(
             # Imports Ray Serve, which takes seconds, so that a mistake above costs none.
             from evclip_ray.deploy.server.replica import running
 
-            number = f"{settings.replicas} replica{'s' if settings.replicas > 1 else ''}"
             console.print(
-                f"loading {settings.checkpoint} in {number} with {settings.cpus:g} CPUs and "
-                f"{settings.gpus:g} GPUs each ...",
+                f"loading {settings.checkpoint} in {counted(settings.replicas, 'replica')}, each with "
+                f"num_cpus={settings.cpus:g} and num_gpus={settings.gpus:g} ...",
                 soft_wrap=True,
             )
             with running(settings, port=port):
@@ -207,6 +206,7 @@ def _check_resources(machines: Sequence[Mapping[str, float]], settings: "ServerS
         needed = settings.replicas * each
         if needed > available:
             raise ConfigError(
-                f"{settings.replicas} replicas with {each:g} {name}s each need {needed:g} {name}s, but this "
+                f"{counted(settings.replicas, 'replica')} with {each:g} {name}s each need {needed:g} "
+                f"{name}s, but this "
                 f"machine has {available:g}; lower --replicas or {option}"
             )

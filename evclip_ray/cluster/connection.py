@@ -20,7 +20,7 @@ from evclip_ray.cluster.ray_watch import RayWatch, end_ray_processes
 from evclip_ray.config import ConfigError
 from evclip_ray.formatting import counted
 from evclip_ray.progress import stage
-from evclip_ray.ray_internals import HEAD_RESOURCE, is_slow_start, log_deaths
+from evclip_ray.ray_internals import HEAD_RESOURCE, are_messages_kept, is_slow_start, redirect_messages
 from evclip_ray.termination import Terminated, note_signal
 
 log = logging.getLogger(__name__)
@@ -87,7 +87,6 @@ def connect(
             "object_store_memory": 300 * 1024**2,
             "num_cpus": num_cpus,
         }
-        log_deaths()
         with local_options() as local, _local_session(verbose, {**options, **local}):
             if progress is not None:
                 progress(_STARTING, 1, 1)
@@ -181,7 +180,9 @@ def _session(
         os.environ.setdefault(name, value)
     if not verbose:
         os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")
+    redirect_messages()
     level = logging.INFO if verbose else logging.ERROR
+    translated = level if verbose or are_messages_kept() else logging.CRITICAL
     with _keeping_sigterm():
         try:
             context = start({"log_to_driver": verbose, "logging_level": level})
@@ -198,7 +199,7 @@ def _session(
     for name in _NOISY:
         logging.getLogger(name).setLevel(level)
     for name in _TRANSLATED:
-        logging.getLogger(name).setLevel(logging.INFO if verbose else logging.CRITICAL)
+        logging.getLogger(name).setLevel(translated)
     try:
         yield context
     finally:

@@ -3,6 +3,7 @@
     ledger.json          identity and objective of the study, the videos it was measured on, the studies it
                          was started from
     fixed.json           settings that all trials share
+    ray.log              messages of Ray itself, if there were any
     videos/              where the decoded videos of each variant are
     study.journal        Optuna study (journal storage)
     trials/trial-0000/   point.json, history.jsonl, event files, best/, last/, result.json once it has ended
@@ -48,7 +49,7 @@ COMMAND = "command"
 """Key of the ledger: the `tune` command that left trials to run, which resumes the study."""
 
 _JOURNAL = "study.journal"
-_BEFORE_TRIALS = {LEDGER, _JOURNAL, "fixed.json", "videos", "rows", "zero_shot", "trials"}
+_BEFORE_TRIALS = {LEDGER, _JOURNAL, "fixed.json", "videos", "rows", "zero_shot", "trials", "ray.log"}
 _PREFIXES = (".", f"{_JOURNAL}.", "events.out.tfevents.")
 """Files of a study in which no trial has begun, and the beginnings of the names of others."""
 
