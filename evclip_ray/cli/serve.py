@@ -135,7 +135,7 @@ def _serve(
 
             console.print(
                 f"loading {settings.checkpoint} in {counted(settings.replicas, 'replica')}, each with "
-                f"num_cpus={settings.cpus:g} and num_gpus={settings.gpus:g} ...",
+                f"{settings.cpus:g} CPU and {settings.gpus:g} GPU ...",
                 soft_wrap=True,
             )
             with running(settings, port=port):

@@ -28,6 +28,7 @@ from evclip_ray.domain_shift.semantic_factors import (
     over_chance,
 )
 from evclip_ray.domain_shift.visual_factors import VISUAL_FACTORS, visual_factors
+from evclip_ray.formatting import counted
 from evclip_ray.metrics.effect_size import cliffs_delta
 from evclip_ray.metrics.scoring import autocast
 from evclip_ray.models.batch import VideoBatch
@@ -153,10 +154,10 @@ def compare(domains: Sequence[Domain], *, seed: int = 0) -> Tables:
     for domain in domains:
         if (sources := len(set(domain.units))) < _FEW_SOURCES:
             log.warning(
-                "%s: %d videos of %d sources; intervals over fewer than %d sources are too narrow",
+                "%s: %s of %s; intervals are too narrow below %d",
                 domain.name,
-                len(domain.units),
-                sources,
+                counted(len(domain.units), "video"),
+                counted(sources, "source"),
                 _FEW_SOURCES,
             )
     pairs = list(itertools.combinations(domains, 2))
@@ -181,7 +182,8 @@ def explain(domains: Sequence[Domain], predictions: association.Rows, *, seed: i
     domain, pairs = domains[best], matches[best]
     if not pairs:
         raise ValueError(
-            f"none of the {len(predictions)} predictions is of a video in one of the sets; the first is of"
+            f"none of the {counted(len(predictions), 'prediction')} is of a video in one of the sets; the "
+            f"first is of"
             f" {predictions[0]['path']!r}: give the split that was evaluated, as in --split test"
         )
     visual = association.associate(predictions, pairs, domain.visual, domain.units, seed=seed)

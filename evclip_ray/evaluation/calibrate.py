@@ -25,6 +25,7 @@ from evclip_ray.evaluation.plan import (
     is_training_list,
     refuse_unknown_classes,
 )
+from evclip_ray.formatting import counted
 from evclip_ray.metrics.calibration import Calibration, ValidationFacts, adapter_checksum, fit_temperature
 from evclip_ray.metrics.classification import ClassificationState
 from evclip_ray.metrics.conformal import conformal_quantile, rank_of
@@ -160,14 +161,14 @@ def _recorded_rows(checkpoint: Path, known: RowRecord, plan: VideoPlan) -> NDArr
     num_recorded = known.table["use"].to_pylist().count("val")
     if not len(kept):
         raise ArtifactError(
-            f"{checkpoint}: none of the {num_recorded} videos that validated it are in "
+            f"{checkpoint}: none of the {counted(num_recorded, 'video')} that validated it are in "
             f"{plan.manifest.source}. Give the list of the training with --data."
         )
     if now.keys().get("val") != known.keys().get("val"):
         log.warning(
-            "%s: was validated on %d videos, and %d of %s are used. Some are missing or have changed since.",
+            "%s: was validated on %s, and %d of %s are used. Some are missing or have changed since.",
             checkpoint,
-            num_recorded,
+            counted(num_recorded, "video"),
             len(kept),
             plan.manifest.source,
         )
@@ -293,6 +294,7 @@ def _too_few(level: float, num_videos: int) -> str:
     while rank_of(level, needed) > needed:
         needed += 1
     return (
-        f"{num_videos} validation videos are too few for conformal sets at level {level:g}, which needs "
+        f"{counted(num_videos, 'validation video', 'is', 'are')} too few for conformal sets at level "
+        f"{level:g}, which needs "
         f"{needed}; every set holds all classes"
     )

@@ -20,7 +20,7 @@ from evclip_ray.features.view_cache import crop_views, read_frames
 from evclip_ray.formatting import counted
 from evclip_ray.models.batch import VideoBatch
 from evclip_ray.models.clip import FrozenCLIP, load_clip
-from evclip_ray.models.frozen import device_name
+from evclip_ray.models.frozen import device_name, frozen_dtype
 from evclip_ray.models.layers.frames import read_frames as encode_frames
 from evclip_ray.models.video_encoder import FrozenVideoEncoder, load_video_encoder
 
@@ -128,11 +128,19 @@ def load_network(spec: FeatureSpec, device: torch.device) -> FrozenCLIP | Frozen
         ConfigError: the weights on this node differ from those of the spec.
     """
     network: FrozenCLIP | FrozenVideoEncoder
+    # Texts are encoded in float32. On a GPU they are so by the CLIP of a run in bfloat16, the default there, so
+    # that the process has one.
+    is_rounded = spec.precision == "bfloat16" or spec.kind == "class_text"
+    dtype = frozen_dtype(torch.bfloat16 if is_rounded else None, device)
     if spec.kind in ("video_map", "video_mean"):
-        network = load_video_encoder(spec.network, spec.weights or "", device=str(device))
+        network = load_video_encoder(spec.network, spec.weights or "", device=str(device), dtype=dtype)
     else:
         network = load_clip(
-            spec.network, spec.weights, activation=spec.activation or "auto", device=str(device)
+            spec.network,
+            spec.weights,
+            activation=spec.activation or "auto",
+            device=str(device),
+            dtype=dtype,
         )
     # The origin is part of the key, so other weights must not write a file of this spec.
     if network.weights != spec.origin:

@@ -26,6 +26,7 @@ from evclip_ray.data.shards.prepare import ShardSet
 from evclip_ray.data.shards.ray_nodes import require_ray
 from evclip_ray.features.encode import Job, ViewJob, is_done, run_job
 from evclip_ray.features.spec import FeatureSpec
+from evclip_ray.formatting import counted
 from evclip_ray.locking import building
 
 log = logging.getLogger(__name__)
@@ -91,7 +92,8 @@ def _extract(missing: list[Job], total: int, gpus_per_actor: float, progress: Pr
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     pool = plan_pool(nodes, gpus_per_actor if on_gpu else 0.0)
     pool = pool._replace(actors=min(pool.actors, len(missing)))
-    log.info("computing %d of %d feature files with %d actors", len(missing), total, pool.actors)
+    files, actors = counted(total, "feature file"), counted(pool.actors, "actor")
+    log.info("computing %d of %s with %s", len(missing), files, actors)
     if progress is not None:
         progress(total - len(missing), total)
     for done, error in enumerate(_run_on_actors(missing, pool), start=total - len(missing) + 1):
@@ -156,7 +158,7 @@ def _run_on_actors(jobs: Sequence[Job], pool: Pool) -> Iterator[Exception | None
             finished, _ = ray.wait([*working, *starting], timeout=None if working else _PATIENCE_SECONDS)
             if not finished:
                 log.warning(
-                    "no actor for features has started: each needs %d CPUs and %g GPUs; still waiting",
+                    "no actor for features has started: each needs %d CPU and %g GPU; still waiting",
                     pool.cpus,
                     pool.gpus,
                 )

@@ -31,7 +31,7 @@ from evclip_ray.data.manifest.row_record import RowRecord
 from evclip_ray.data.shards.prepare import ShardSet, open_shards, prepare_shards, videos_digest
 from evclip_ray.data.storage import Place, is_uri
 from evclip_ray.data.video.view import ViewConfig
-from evclip_ray.formatting import binary_size
+from evclip_ray.formatting import binary_size, counted
 from evclip_ray.locking import building
 from evclip_ray.progress import Progress, stage
 from evclip_ray.training.experiment import DataConfig, ExperimentConfig, Selection, SyntheticConfig
@@ -98,31 +98,38 @@ class VideoPlan:
         if self.selection != "validation" or val <= train:
             return None
         return (
-            f"{val:,} validation videos select what {train:,} videos train. To use no more labels than the "
+            f"{counted(val, 'validation video', 'selects', 'select')} what "
+            f"{counted(train, 'video', 'trains', 'train')}. To use no more labels than the "
             "training has, set data.selection to kshot_validation (with data.val_shots) or to last_epoch"
         )
 
     def selection_lines(self) -> list[str]:
         """Return the selection with its numbers of videos, and then a warning if they are questionable."""
         train, val = len(self.rows["train"]), self.num_selecting
-        counts = f"{val:,} validation videos for {train:,} training videos (ratio {val / train:.2f})"
+        counts = (
+            f"{counted(val, 'validation video')} for {counted(train, 'training video')} (ratio "
+            f"{val / train:.2f})"
+        )
         if self.selection != "last_epoch":
             first = counts
         elif self.folds:
             first = (
-                f"last epoch on all {train:,} training videos, scored by {self.folds}-fold cross-validation"
+                f"last epoch on all {counted(train, 'training video')}, scored by {self.folds}-fold "
+                f"cross-validation"
             )
         elif val:
             first = f"last epoch; scores are measured on {counts}"
         else:
-            first = f"last epoch on all {train:,} training videos; no validation videos, so no scores"
+            first = (
+                f"last epoch on all {counted(train, 'training video')}; no validation videos, so no scores"
+            )
         reason = f", because {self.reason}" if self.reason else ""
         lines = [f"{first} (data.selection={self.selection}{reason})"]
         if self.selection_warning:
             lines.append(f"WARNING: {self.selection_warning}")
         elif self.held_out and self.selection != "last_epoch":
             lines.append(
-                f"{self.held_out:,} videos are held out of the training split of the list; "
+                f"{counted(self.held_out, 'video', 'is', 'are')} held out of the training split of the list; "
                 "data.selection=last_epoch trains on all of them"
             )
         return lines
@@ -467,7 +474,8 @@ def plan_videos(
     elif data.folds is not None and "train" in rows:
         raise ValueError(
             f"{manifest.source}: data.folds ({data.folds}) has no effect, because the list has "
-            f"{len(rows['val'])} validation videos, which score the runs. Remove data.folds and set "
+            f"{counted(len(rows['val']), 'validation video')}, which score the runs. Remove data.folds and "
+            f"set "
             "data.selection=last_epoch, or mark these videos as 'train'."
         )
     for split, split_rows in rows.items():
@@ -513,7 +521,8 @@ def _too_few(listed: Manifest, data: DataConfig, split: str) -> str:
     fixes += ["data.selection=last_epoch, which holds no video out of train"] * (split == "val")
     instead = "".join(f", or set {fix}" for fix in fixes)
     return (
-        f"{listed.source}: no video is left for the {split!r} split: of {len(listed.classes)} classes, the"
+        f"{listed.source}: no video is left for the {split!r} split: of "
+        f"{counted(len(listed.classes), 'class')}, the"
         f" smallest has {least} {kind}, and {needed} per class are needed. Add videos{instead}."
     )
 
@@ -567,7 +576,7 @@ def _reason(data: DataConfig, listed: Manifest, selection: Selection) -> str:
         shots = protocols.published_shots(listed)
         if data.folds or shots is None:
             return "data.folds is set" if data.folds else "the recorded videos have no validation split"
-        return f"the list has {shots} training video{'s' * (shots > 1)} of each class"
+        return f"the list has {counted(shots, 'training video')} of each class"
     return ""
 
 
@@ -629,10 +638,10 @@ def prepare(
         # One damaged file must not end a study. The share of skipped videos stays visible in the log.
         if shards.skipped:
             log.warning(
-                "%d of %d %s videos could not be decoded and are skipped; see %s for the reasons",
+                "%d of %s could not be decoded and %s skipped; see %s for the reasons",
                 len(shards.skipped),
-                len(rows),
-                split,
+                counted(len(rows), f"{split} video"),
+                "is" if len(shards.skipped) == 1 else "are",
                 shards.folder / "quarantine.csv",
             )
         sets[split] = _open(shards, plan.classes)
@@ -681,7 +690,8 @@ def check_space(plans: Iterable[VideoPlan], *, cache: Path) -> None:
     if (unwritten := sum(missing.values()) - written) > free:
         raise OSError(
             errno.ENOSPC,
-            f"no space for the shards of {len(missing)} sets of videos ({binary_size(unwritten)} are "
+            f"no space for the shards of {counted(len(missing), 'set')} of videos ({binary_size(unwritten)} "
+            f"are "
             f"needed, {binary_size(free)} are free). Free some space or name another folder by --cache.",
             str(cache),
         )
