@@ -26,7 +26,10 @@ from scipy.stats import bootstrap
 from evclip_ray.metrics import choice
 from evclip_ray.metrics.choice import Candidate, corrected_for_choice, objective_in_bag, resampling
 from evclip_ray.metrics.intervals import accuracy_interval, bootstrap_interval, t_interval, wilson_interval
+from evclip_ray.metrics.paired import paired_gain
 from evclip_ray.objective import BEST, objective_values, objective_weights
+from evclip_ray.scaling.bootstrap import Score, interval_of_difference
+from evclip_ray.training.per_video_scores import VideoScores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -280,6 +283,34 @@ def over_seeds(studies, seed):
         print(f"{count} | " + " | ".join(f"{x:.2f}" for x in np.mean(covered, axis=0)))
 
 
+def paired_gains(studies, seed):
+    """Print the coverage of the gain of one model over another on the same videos, and false positives.
+
+    Half of the latent variance is common to both models: the group's and the video's.
+    """
+    random = np.random.default_rng(seed)
+    print(
+        "\ngain: videos, per group, top-1 of both | bootstrap (before): coverage, not 0 | paired_gain (after)"
+    )
+    for videos, size in ((6, 1), (12, 1), (25, 1), (96, 1), (24, 4), (96, 4), (96, 12)):
+        group = np.arange(videos) // size
+        groups = group if size > 1 else None
+        for before, after in ((0.33, 0.33), (0.33, 0.5)):
+            found = []
+            for _ in range(studies):
+                luck = random.normal(size=group.max() + 1)[group] + random.normal(size=videos)
+                own = random.normal(size=(2, group.max() + 1))[:, group] + random.normal(size=(2, videos))
+                right = (luck + own) / 2 < ndtri(np.array([[before], [after]]))
+                scores = [Score(row.mean(), videos, VideoScores("", row, row, groups)) for row in right]
+                gain = paired_gain(*right, groups)
+                row = []
+                for low, high in (interval_of_difference(*scores), (gain.low, gain.high)):
+                    row += [low <= after - before <= high, not low <= 0 <= high]
+                found.append(row)
+            cells = " | ".join(f"{x:.3f} {y:.3f}" for x, y in np.mean(found, 0).reshape(2, 2))
+            print(f"{videos} {size} {before} {after} | {cells}", flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--studies", type=int, default=400, help="simulated studies per row")
@@ -287,7 +318,11 @@ def main():
     parser.add_argument(
         "--bootstrap", action="store_true", help="choose on bootstrap samples, for comparison"
     )
+    parser.add_argument("--gains", action="store_true", help="only the gain of one model over another")
     arguments = parser.parse_args()
+    if arguments.gains:
+        paired_gains(arguments.studies, arguments.seed)
+        return
     if arguments.bootstrap:
         with mock.patch.object(choice, "_resampling", bootstrap_samples):
             best_of_studies(arguments)
