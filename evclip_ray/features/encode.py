@@ -128,8 +128,8 @@ def load_network(spec: FeatureSpec, device: torch.device) -> FrozenCLIP | Frozen
         ConfigError: the weights on this node differ from those of the spec.
     """
     network: FrozenCLIP | FrozenVideoEncoder
-    # Texts are encoded in float32. On a GPU they are so by the CLIP of a run in bfloat16, the default there, so
-    # that the process has one.
+    # Every CLIP encodes texts in float32. A GPU uses the one of a run in bfloat16, the default there, so that
+    # the process has one.
     is_rounded = spec.precision == "bfloat16" or spec.kind == "class_text"
     dtype = frozen_dtype(torch.bfloat16 if is_rounded else None, device)
     if spec.kind in ("video_map", "video_mean"):

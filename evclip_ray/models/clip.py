@@ -27,7 +27,14 @@ from evclip_ray.models.backbones import Backbone, find_backbone
 from evclip_ray.models.clip_names import open_clip_names
 from evclip_ray.models.clip_weights import find_weights, is_script_archive
 from evclip_ray.models.fold_batch_norm import fold_batch_norms
-from evclip_ray.models.frozen import META, RANDOM, FrozenNetwork, random_weights, without_autocast
+from evclip_ray.models.frozen import (
+    META,
+    RANDOM,
+    FrozenNetwork,
+    in_own_format,
+    random_weights,
+    without_autocast,
+)
 from evclip_ray.models.open_clip_models import build
 from evclip_ray.models.preprocess import prepare
 from evclip_ray.models.weight_files import read_tensors
@@ -118,7 +125,8 @@ class FrozenCLIP(FrozenNetwork):
         """
         views, frames = images.shape[:2]
         # (B, T, 3, S, S) -> (B T, 3, S, S): CLIP encodes single images.
-        features: Tensor = self.model.encode_image(images.flatten(0, 1).to(self.dtype))
+        with in_own_format(self.dtype, images.device):
+            features: Tensor = self.model.encode_image(images.flatten(0, 1).to(self.dtype))
         per_video: Tensor = features.unflatten(0, (views, frames))
         return per_video
 

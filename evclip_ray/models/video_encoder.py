@@ -21,7 +21,7 @@ from torchvision.models.video import SwinTransformer3d
 
 from evclip_ray.artifacts import file_digest
 from evclip_ray.config import ConfigError
-from evclip_ray.models.frozen import META, RANDOM, FrozenNetwork, random_weights
+from evclip_ray.models.frozen import META, RANDOM, FrozenNetwork, in_own_format, random_weights
 from evclip_ray.models.preprocess import prepare
 from evclip_ray.models.swin3d import VIDEO_ENCODERS as VIDEO_ENCODERS
 from evclip_ray.models.swin3d import Swin3D, find_video_encoder
@@ -81,8 +81,10 @@ class FrozenVideoEncoder(FrozenNetwork):
         if num_frames % 2:
             raise ValueError(f"{self.name} reads pairs of frames: T must be even, got {num_frames}")
         # (B, T, 3, S, S) -> (B, 3, T, S, S), the order of a 3D convolution.
-        patches = network.patch_embed(images.transpose(1, 2).to(network.norm.weight.dtype))
-        last: Tensor = network.norm(network.features(patches))
+        dtype = network.norm.weight.dtype
+        with in_own_format(dtype, images.device):
+            patches = network.patch_embed(images.transpose(1, 2).to(dtype))
+            last: Tensor = network.norm(network.features(patches))
         # Swin keeps channels last: (B, T/2, h, w, D_z) -> (B, D_z, T/2, h, w).
         return last.permute(0, 4, 1, 2, 3)
 

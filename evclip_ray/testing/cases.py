@@ -66,9 +66,14 @@ def find_cases(methods: Iterable[str]) -> list[NamedCase]:
     return cases
 
 
-def load_networks() -> Frozen:
-    """Return the small frozen networks of the suite, with random weights that are equal in every process."""
-    return Frozen(load_clip("debug", "random"), load_video_encoder("swin3d_debug", "random"))
+def load_networks(dtype: torch.dtype = torch.float32) -> Frozen:
+    """Return the small frozen networks of the suite, with random weights that are equal in every process.
+
+    Args:
+        dtype: Format of the image tower and of the video network.
+    """
+    clip = load_clip("debug", "random", dtype=dtype)
+    return Frozen(clip, load_video_encoder("swin3d_debug", "random", dtype=dtype))
 
 
 def random_videos(count: int, num_frames: int = 8) -> VideoBatch:

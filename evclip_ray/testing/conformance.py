@@ -247,6 +247,20 @@ class MethodConformance:
         error = (rough.logits - exact.logits).abs().max()
         assert error < 0.05 * exact.logits.abs().max()
 
+    def test_held_in_bfloat16_is_close_to_float32(self, frozen: Frozen, named: NamedCase) -> None:
+        exact, batch = trained(named, frozen)
+        # As on a GPU: frozen weights in bfloat16, trained ones in float32, under autocast.
+        held = named.build(load_networks(torch.bfloat16))
+        held.load_state_dict(exact.state_dict())
+        held.eval()
+        with torch.no_grad():
+            expected = exact(VideoBatch(batch.pixels))
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+            rough = held(VideoBatch(batch.pixels))
+        assert rough.logits.dtype == torch.float32
+        error = (rough.logits - expected.logits).abs().max()
+        assert error < 0.05 * expected.logits.abs().max()
+
     @_only(_is_exact)
     def test_training_over_a_bfloat16_tower(self, frozen: Frozen, named: NamedCase) -> None:
         clip = load_clip("debug", "random", dtype=torch.bfloat16)

@@ -11,7 +11,7 @@ from evclip_ray.class_names import split_words
 from evclip_ray.config import ConfigError
 from evclip_ray.models.batch import Frozen
 from evclip_ray.models.clip import FrozenCLIP, load_clip
-from evclip_ray.models.frozen import device_name
+from evclip_ray.models.frozen import device_name, frozen_dtype
 from evclip_ray.models.methods.base import Method, MethodConfig
 from evclip_ray.models.video_encoder import FrozenVideoEncoder, load_video_encoder
 from evclip_ray.progress import stage
@@ -52,26 +52,42 @@ def _warn_of_emulation() -> None:
     )
 
 
-def load_backbone(backbone: BackboneConfig, device: torch.device) -> FrozenCLIP:
-    """Load the frozen CLIP of an experiment. The process keeps it for later calls."""
+def load_backbone(
+    backbone: BackboneConfig, device: torch.device, dtype: torch.dtype = torch.float32
+) -> FrozenCLIP:
+    """Load the frozen CLIP of an experiment. The process keeps it for later calls.
+
+    Args:
+        backbone: Settings.
+        device: Device of the weights.
+        dtype: Format of the image tower, see `frozen_dtype`.
+    """
     return load_clip(
         backbone.name,
         backbone.pretrained,
         activation=backbone.activation,
         device=str(device),
+        dtype=dtype,
         activation_checkpointing=backbone.activation_checkpointing,
     )
 
 
-def load_encoder(method: MethodConfig, device: torch.device) -> FrozenVideoEncoder | None:
+def load_encoder(
+    method: MethodConfig, device: torch.device, dtype: torch.dtype = torch.float32
+) -> FrozenVideoEncoder | None:
     """Load the frozen video network of a method, or return None for a method without one.
 
     The process keeps the network for later calls.
+
+    Args:
+        method: Settings.
+        device: Device of the weights.
+        dtype: Format of the weights, see `frozen_dtype`.
     """
     if not method.needs_video_encoder:
         return None
     encoder = method.video_encoder  # type: ignore[attr-defined]
-    return load_video_encoder(encoder.name, encoder.weights, device=str(device))
+    return load_video_encoder(encoder.name, encoder.weights, device=str(device), dtype=dtype)
 
 
 def build_method(
@@ -102,8 +118,9 @@ def build_method(
         )
     with stage("loading networks"):
         if frozen is None:
-            clip = load_backbone(experiment.backbone, device)
-            frozen = Frozen(clip, load_encoder(experiment.method, device))
+            dtype = frozen_dtype(autocast_dtype(experiment, device), device)
+            clip = load_backbone(experiment.backbone, device, dtype)
+            frozen = Frozen(clip, load_encoder(experiment.method, device, dtype))
         # Initial values are drawn on the CPU and moved afterwards, so they do not depend on the device.
         # fork_rng restores the caller's random state.
         with torch.random.fork_rng(devices=[]):

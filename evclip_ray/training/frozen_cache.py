@@ -22,6 +22,7 @@ from evclip_ray.features.format import feature_file
 from evclip_ray.features.spec import FeatureSpec, text_key
 from evclip_ray.models.batch import Frozen
 from evclip_ray.models.clip import FrozenCLIP
+from evclip_ray.models.frozen import frozen_dtype
 from evclip_ray.models.layers.class_text import class_texts
 from evclip_ray.progress import Progress
 from evclip_ray.training.build import autocast_dtype, load_backbone, load_encoder, zero_shot_of
@@ -200,7 +201,7 @@ def _keep_texts(experiment: ExperimentConfig, videos: Videos, device: torch.devi
     if videos.features is None or texts is None:
         return False
     # The run needs this network in any case, and the process keeps it.
-    load_backbone(experiment.backbone, device)
+    load_backbone(experiment.backbone, device, frozen_dtype(autocast_dtype(experiment, device), device))
     try:
         run_job(TextJob(videos.features, _text_spec(experiment, device), texts), device)
     except OSError as problem:
@@ -229,13 +230,14 @@ def _networks(
     """Return the frozen networks of a run. A network whose results are all cached is not loaded."""
     method, texts = experiment.method, _texts(experiment, videos.classes)
     cached_texts = None if texts is None else _text_spec(experiment, device)
+    dtype = frozen_dtype(autocast_dtype(experiment, device), device)
     clip: FrozenCLIP
     if "frame_features" in sets and "class_text" in method.caches:
         clip = CachedCLIP(store, sets["frame_features"].spec, cached_texts)
     else:
-        clip = load_backbone(experiment.backbone, device)
+        clip = load_backbone(experiment.backbone, device, dtype)
         if cached_texts is not None:
             clip = CLIPWithCachedTexts(clip, store, cached_texts)
     if "video_map" in sets:
         return Frozen(clip, CachedVideoEncoder(store, sets["video_map"].spec))
-    return Frozen(clip, load_encoder(method, device))
+    return Frozen(clip, load_encoder(method, device, dtype))
