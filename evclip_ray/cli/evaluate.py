@@ -8,11 +8,12 @@ import click
 from evclip_ray import api
 from evclip_ray.cli.display import console, print_random_weights, rows_table
 from evclip_ray.cli.early_checks import SPLITS, check_checkpoint, check_data
+from evclip_ray.cli.hints import score_command
 from evclip_ray.cli.options import cache_option, data_options, example, overrides_of, settings
 from evclip_ray.cli.progress import bars, load_torch
 from evclip_ray.cli.ray_messages import ray_messages
 from evclip_ray.cli.remote import address_option
-from evclip_ray.formatting import counted, sample_size, shell
+from evclip_ray.formatting import counted, sample_size
 
 if TYPE_CHECKING:
     from evclip_ray.api import ScoredCheckpoint
@@ -163,10 +164,11 @@ def import_checkpoint(
     method = record["experiment"]["method"]
     console.print(
         f"{method['prompts']} prompts, {counted(record['num_trainable'], 'parameter')}, "
-        f"{counted(len(record['classes']), 'class')}, in {out}\n"
-        f"score it:  {shell('evclip-ray', 'evaluate', out, '--split', 'test')}",
+        f"{counted(len(record['classes']), 'class')}, in {out}",
         soft_wrap=True,
     )
+    if command := score_command(out, cache):
+        console.print(f"score it:  {command}", soft_wrap=True)
 
 
 def _show_scores(scored: "ScoredCheckpoint") -> None:

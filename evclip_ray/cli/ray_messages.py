@@ -94,6 +94,18 @@ def restore_native_stderr() -> None:
         os.dup2(error_stream(), _NATIVE)
 
 
+class _State:
+    """Messages of the running command; there is one descriptor 2."""
+
+    messages: RayMessages | None = None
+
+
+def messages_file() -> Path | None:
+    """Return the file of the messages of Ray in the running command; None if it has no name or no content."""
+    path = None if _State.messages is None else _State.messages.path
+    return path if path is not None and path.stat().st_size else None
+
+
 @contextlib.contextmanager
 def ray_messages(verbose: bool) -> Iterator[RayMessages]:
     """Keep the messages of Ray and of other native code in a file while the block runs.
@@ -104,9 +116,10 @@ def ray_messages(verbose: bool) -> Iterator[RayMessages]:
     if verbose or error_stream() == _NATIVE:
         yield _NoMessages()
         return
-    messages = RayMessages()
+    messages = _State.messages = RayMessages()
     send_messages_to(sys.__stderr__)
     try:
         yield messages
     finally:
+        _State.messages = None
         messages.end()

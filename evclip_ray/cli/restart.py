@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from evclip_ray.cli.options import resume_command
-from evclip_ray.cli.ray_messages import restore_native_stderr
+from evclip_ray.cli.ray_messages import messages_file, restore_native_stderr
 from evclip_ray.termination import SHOW_CURSOR, write_error
 
 _RESTARTED = "EVCLIP_RAY_RESTARTED"
@@ -34,7 +34,10 @@ class RestartOnce:
         if _RESTARTED in self._environment:
             write_error(f"{died} It is started again only once. Resume with:\n  {resume_command()}\n")
             os._exit(1)
-        write_error(f"{died} Starting Ray again, once.\n")
+        file = messages_file()
+        write_error(
+            f"{died} Starting Ray again, once.{'' if file is None else f' Messages of Ray: {file}'}\n"
+        )
         # The new process would keep descriptor 2 as it is.
         restore_native_stderr()
         os.chdir(self._folder)

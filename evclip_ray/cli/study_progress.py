@@ -105,8 +105,8 @@ class StudyPace:
     @property
     def facts(self) -> str:
         """Number of running trials, and the time that is left."""
-        facts = [f"{len(self.running)} running", time_left(self.seconds_left())]
-        return ", ".join(fact for fact in facts if fact)
+        running = f"{len(self.running)} running" if self.running else ""
+        return ", ".join(fact for fact in (running, time_left(self.seconds_left())) if fact)
 
     def line(self) -> str:
         """Return all facts in one line."""
@@ -158,9 +158,12 @@ class StudyView:
     def _show_trials(self) -> None:
         if not self._steps.is_live:
             return
-        if math.isinf(self._pace.trials):
+        if self._pace.num_ended >= self._pace.trials:
+            self._steps.hide("trials")
+        elif math.isinf(self._pace.trials):
             # If only a time budget limits the trials, the bar has no end.
-            self._steps.show("trials", 0, None, f"{self._pace.num_ended} ended, {self._pace.facts}")
+            facts = [f"{self._pace.num_ended} ended", self._pace.facts]
+            self._steps.show("trials", 0, None, ", ".join(fact for fact in facts if fact))
         else:
             self._steps.show("trials", self._pace.num_ended, int(self._pace.trials), self._pace.facts)
 

@@ -8,11 +8,12 @@ import click
 from evclip_ray import api
 from evclip_ray.cli.display import console
 from evclip_ray.cli.early_checks import check_data, check_experiment
+from evclip_ray.cli.hints import score_command
 from evclip_ray.cli.options import cache_option, data_options, example, overrides_of, settings
 from evclip_ray.cli.progress import bars, load_torch
 from evclip_ray.cli.ray_messages import ray_messages
 from evclip_ray.cli.remote import address_option
-from evclip_ray.formatting import counted, shell
+from evclip_ray.formatting import counted
 from evclip_ray.records import EpochMetrics
 
 
@@ -75,11 +76,9 @@ def train(
             **options,
         )
     last = run.metrics
-    console.print(
-        f"{describe_selected(last)}\n"
-        f"score it:  {shell('evclip-ray', 'evaluate', run.checkpoint, '--split', 'test')}",
-        soft_wrap=True,
-    )
+    console.print(describe_selected(last), soft_wrap=True)
+    if command := score_command(run.checkpoint, options["cache"]):
+        console.print(f"score it:  {command}", soft_wrap=True)
 
 
 def describe_selected(last: EpochMetrics) -> str:

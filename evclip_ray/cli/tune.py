@@ -16,6 +16,7 @@ from evclip_ray.cli.display import (
     zero_shot_line,
 )
 from evclip_ray.cli.early_checks import check_data, check_study
+from evclip_ray.cli.hints import study_hints
 from evclip_ray.cli.options import (
     Duration,
     cache_option,
@@ -32,7 +33,7 @@ from evclip_ray.cli.ray_messages import ray_messages
 from evclip_ray.cli.remote import address_option
 from evclip_ray.cli.restart import remaining
 from evclip_ray.cli.study_progress import StudyView, resume_line, study_view
-from evclip_ray.formatting import counted, shell
+from evclip_ray.formatting import counted
 from evclip_ray.records import LeaderboardRow, TrialState
 
 if TYPE_CHECKING:
@@ -238,7 +239,8 @@ def ended_trials(ended: int, requested: float) -> str:
             f"{counted(ended, 'trial', 'has', 'have')} ended, more than the {requested:.0f} requested; a "
             f"larger --trials adds some"
         )
-    return f"all {counted(requested, 'trial', 'has', 'have')} ended; a larger --trials adds some"
+    ended_ones = "the only trial has" if requested == 1 else f"all {counted(requested, 'trial')} have"
+    return f"{ended_ones} ended; a larger --trials adds some"
 
 
 def _show_study(run: "StudyRun", rows: Sequence[LeaderboardRow]) -> None:
@@ -254,10 +256,6 @@ def _show_study(run: "StudyRun", rows: Sequence[LeaderboardRow]) -> None:
     console.print(zero_shot_line(rows))
     if (root / "best" / CONFIG).is_file():
         print_random_weights(read_record(root / "best")["weights"])
-    console.print(
-        f"\nleaderboard        {root / 'leaderboard.csv'}\n"
-        f"learning curves    {shell('tensorboard', '--logdir', root)}\n"
-        f"train the best     {shell('evclip-ray', 'train', root / 'best.yaml')}\n"
-        f"score the best     {shell('evclip-ray', 'evaluate', root / 'best', '--split', 'test')}",
-        soft_wrap=True,
-    )
+    console.print()
+    for purpose, text in study_hints(root, run.cache):
+        console.print(f"{purpose:<18} {text}", soft_wrap=True)

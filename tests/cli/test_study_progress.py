@@ -81,7 +81,7 @@ def test_nothing_is_estimated_before_the_first_epoch(clock):
     pace = StudyPace(trials=4, epochs=10, concurrent=2, clock=clock)
     clock.now = 100.0
     assert pace.seconds_left() is None
-    assert pace.facts == "0 running"
+    assert pace.facts == ""
 
 
 def test_estimate_counts_epochs_to_come_by_slots(clock):
