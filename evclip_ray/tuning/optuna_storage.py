@@ -16,7 +16,8 @@ from evclip_ray.tuning.study_folder import StudyFolder
 from evclip_ray.tuning.trial_folder import RESULT
 
 log = logging.getLogger(__name__)
-STUDY_NAME = "evclip-ray"
+METRIC = "val_top1"
+"""Name of the value of a trial, that of the same number in `leaderboard.csv`."""
 EVIDENCE = "evidence"
 """User attribute of a trial of another study: the sampler learns from it, and it is not counted."""
 
@@ -31,14 +32,32 @@ def open_optuna(folder: StudyFolder) -> optuna.Study:
     """
     # Optuna logs a line per trial, which would tear the progress view apart.
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna.create_study(
-        storage=_open_journal(folder),
-        study_name=STUDY_NAME,
+    storage = _open_journal(folder)
+    # A record keeps its name: "evclip-ray" in earlier versions, now that of the folder.
+    names = optuna.get_all_study_names(storage)
+    return create_record(storage, names[0] if names else record_name(folder))
+
+
+def record_name(folder: StudyFolder) -> str:
+    """Return the name of a new Optuna record: that of the study's folder."""
+    return folder.root.resolve().name
+
+
+def create_record(storage: JournalStorage, name: str) -> optuna.Study:
+    """Create the Optuna record of a study, or open it if the storage has it."""
+    study = optuna.create_study(
+        storage=storage,
+        study_name=name,
         direction="maximize",
         load_if_exists=True,
         # Optuna's default would compute a point for every trial, also for those with a given one.
         sampler=optuna.samplers.RandomSampler(seed=0),
     )
+    if study.metric_names is None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names([METRIC])
+    return study
 
 
 def make_sampler(kind: str, *, seed: int, trials: float) -> optuna.samplers.BaseSampler:
@@ -97,29 +116,30 @@ def enqueue_failed(study: optuna.Study, folder: StudyFolder) -> None:
 
 
 def recover(study: optuna.Study, folder: StudyFolder) -> None:
-    """Enqueue the interrupted points again; each continues in the folder that it began in.
+    """Put the interrupted trials back into the queue; each continues in the folder that it began in.
 
-    An interrupted trial is still RUNNING in the record. It becomes FAIL with the attribute `interrupted`,
-    so that it does not count as ended, and its point is enqueued as a new trial.
+    An interrupted trial is still RUNNING in the record. It becomes WAITING and keeps its point and the values
+    of its epochs. `Study.ask` returns it again, before points that were drawn later.
     """
-    # A folder whose point is enqueued already must not be enqueued twice: two trials would write to it.
-    waiting = {t.user_attrs.get("folder") for t in study.trials if t.state == TrialState.WAITING}
-    interrupted = study.get_trials(states=(TrialState.RUNNING,))
+    interrupted = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     if not interrupted:
         return
-    # Optuna sets attributes through a storage only: a study has no public access to its own.
+    waiting = {t.user_attrs.get("folder") for t in study.get_trials(states=(TrialState.WAITING,))}
+    # Optuna sets the state WAITING through a storage only: a study has no public access to its own.
     storage = _open_journal(folder)
-    study_id = storage.get_study_id_from_name(STUDY_NAME)
+    study_id = storage.get_study_id_from_name(study.study_name)
     for trial in interrupted:
         name = trial.user_attrs.get("folder")
-        # A point that was requested but not drawn in full has no folder and nothing to continue.
-        # It is enqueued first: a kill between the two steps repeats them, and the point is not lost.
-        if name is not None and name not in waiting:
-            study.enqueue_trial(trial.params, user_attrs={"folder": name})
-            log.info("%s: was interrupted before and continues", folder.trial(name))
         trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, trial.number)
-        storage.set_trial_user_attr(trial_id, "interrupted", True)
-        study.tell(trial.number, state=TrialState.FAIL)
+        if name is not None and name in waiting:
+            # Earlier versions enqueued the point as another trial first. Two trials would write to one
+            # folder.
+            storage.set_trial_user_attr(trial_id, "interrupted", True)
+            study.tell(trial.number, state=TrialState.FAIL)
+            continue
+        storage.set_trial_state_values(trial_id, TrialState.WAITING)
+        if name is not None:
+            log.info("%s: was interrupted before and continues", folder.trial(name))
 
 
 class _LockedFolder(JournalFileSymlinkLock):
@@ -169,11 +189,11 @@ def replay(operations: Iterable[dict[str, Any]]) -> optuna.Study:
     """Return the study that the operations of a journal describe.
 
     Raises:
-        KeyError: They do not have the study.
+        ValueError: They do not have the study.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna.load_study(
-        study_name=STUDY_NAME,
+        study_name=None,
         storage=Operations(operations).storage(),
         sampler=optuna.samplers.RandomSampler(seed=0),
     )

@@ -22,10 +22,11 @@ from optuna.trial import FixedTrial, TrialState
 from evclip_ray.artifacts import write_text
 from evclip_ray.config import flatten
 from evclip_ray.formatting import counted, shell
+from evclip_ray.objective import OBJECTIVE
 from evclip_ray.records import TrialRecord, objective_of
 from evclip_ray.records import TrialState as State
 from evclip_ray.tuning.journal import CREATE_TRIAL, FOLDER, INTERRUPTED, OVERRIDES, Journal, read_journal
-from evclip_ray.tuning.optuna_storage import EVIDENCE, STUDY_NAME, Operations, replay
+from evclip_ray.tuning.optuna_storage import EVIDENCE, Operations, create_record, record_name, replay
 from evclip_ray.tuning.search_space import SearchSpace
 from evclip_ray.tuning.study_folder import StudyFolder
 from evclip_ray.tuning.trial_folder import read_fields
@@ -111,7 +112,7 @@ def _rebuilt(
     operations = Operations([])
     # Optuna logs the creation of a study.
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(storage=operations.storage(), study_name=STUDY_NAME, direction="maximize")
+    study = create_record(operations.storage(), record_name(folder))
     for operation in (*journal.operations, *journal.behind):
         # Evidence is one operation with everything in it, and is in no trial folder.
         if operation["op_code"] == CREATE_TRIAL and EVIDENCE in (operation.get("user_attrs") or {}):
@@ -135,45 +136,35 @@ def _add(study: optuna.Study, folder: StudyFolder, space: SearchSpace, record: T
     except ValueError as problem:
         log.warning("%s: the sampler does not learn from it (%s)", folder.trial(record.trial), problem)
         point = FixedTrial({})
+    curve = {epoch.epoch: epoch.val_top1 for epoch in record.history if math.isfinite(epoch.val_top1)}
     if not record.state.has_ended:
-        study.enqueue_trial(point.params, user_attrs=attributes)
-        return
-    state, value, values = _outcome(record, folder.objective, every_epoch=space.study.scheduler == "none")
+        # As `Study.enqueue_trial` does, which takes no values of earlier epochs.
+        state, value, system = TrialState.WAITING, None, {"fixed_params": point.params}
+    else:
+        state, value, system = *_outcome(record, folder.objective), {}
+        attributes[OVERRIDES] = record.overrides
+    if state is TrialState.PRUNED:
+        # Optuna gives a pruned trial the value of its last epoch, see `StudySearch`.
+        attributes[OBJECTIVE], value = value, next(reversed(curve.values()), None)
     study.add_trial(
         optuna.trial.create_trial(
             state=state,
             value=value,
             params=point.params,
             distributions=point.distributions,
-            intermediate_values=values,
-            user_attrs={**attributes, OVERRIDES: record.overrides},
+            intermediate_values=curve,
+            user_attrs=attributes,
+            system_attrs=system,
         )
     )
 
 
-def _outcome(
-    record: TrialRecord, objective: str, *, every_epoch: bool
-) -> tuple[TrialState, float | None, dict[int, float]]:
-    """Return the state, the value and the values by epoch of an ended trial, as `StudySearch` records them.
-
-    Args:
-        record: The trial.
-        objective: Objective of the study.
-        every_epoch: Whether the value of a last epoch is recorded too. A scheduler ends a trial before that.
-    """
-    values = {
-        epoch.epoch: objective_of(record.history[:number], objective)
-        for number, epoch in enumerate(record.history, start=1)
-    }
-    final = values.get(record.last.epoch, math.nan)
+def _outcome(record: TrialRecord, objective: str) -> tuple[TrialState, float | None]:
+    """Return the state and the objective of an ended trial, as `StudySearch` records them."""
+    final = objective_of(record.history, objective) if record.history else math.nan
     if record.state is State.FAILED or not math.isfinite(final):
-        return TrialState.FAIL, None, values
-    if not (every_epoch and record.state in (State.COMPLETE, State.DIVERGED)):
-        values.pop(record.last.epoch)
-    if record.state is State.STOPPED:
-        # Optuna gives a pruned trial its last value.
-        return TrialState.PRUNED, next(reversed(values.values()), None), values
-    return TrialState.COMPLETE, final, values
+        return TrialState.FAIL, None
+    return TrialState.PRUNED if record.state is State.STOPPED else TrialState.COMPLETE, final
 
 
 def _forget_warm_starts(folder: StudyFolder, operations: list[dict[str, Any]]) -> None:

@@ -1,10 +1,11 @@
 """The search algorithm of a study: a Tune searcher over an Optuna study whose record is on disk."""
 
 import contextlib
+import copy
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from evclip_ray.tuning.optuna_storage import EVIDENCE, make_sampler, own_trials
 from evclip_ray.tuning.search_space import SearchSpace, without_seed
 from evclip_ray.tuning.stopper import Stops
 from evclip_ray.tuning.study_folder import StudyFolder
+from evclip_ray.tuning.trial_folder import read_trial
 
 _INFORMATIVE = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
 """States of trials that a sampler reads. It avoids the points of running trials."""
@@ -56,8 +58,10 @@ class StudySearch(Searcher):
     - COMPLETE: the trial had its last epoch, or diverged after a finite value.
     - PRUNED: the scheduler stopped the trial.
     - FAIL: the trial raised an error or has no finite value.
-    - RUNNING: the trial is paused, as after a kill. `optuna_storage.recover` enqueues its point again, with
-      the folder in the attribute `folder`, so that the run continues in the folder that it began in.
+    - RUNNING: the trial is paused, as after a kill. `optuna_storage.recover` sets it to WAITING. It is then
+      drawn again and continues in the folder that it began in, which its attribute `folder` names.
+
+    The value of a trial is its objective. Its intermediate values are the validation top-1 of each epoch.
 
     A new point follows from the seed of the study, the number of its trial and, for TPE, the earlier trials
     in the order of their numbers. It does not depend on how often the study was interrupted. Each point is
@@ -197,13 +201,13 @@ class StudySearch(Searcher):
             trials /= len(choice.values)
             earlier = [trial for trial in earlier if trial.params.get(choice.name) == value]
         # In a copy: the numbers of the journal also count interrupted trials, and TPE depends on the order.
-        copy = optuna.create_study(
+        copied = optuna.create_study(
             direction="maximize", sampler=make_sampler(settings.sampler, seed=seed, trials=trials)
         )
-        copy.add_trials(earlier)
+        copied.add_trials(earlier)
         if choice is not None:
-            copy.enqueue_trial({choice.name: value})
-        trial = copy.ask()
+            copied.enqueue_trial({choice.name: value})
+        trial = copied.ask()
         self._space.sample(trial)
         self._study.enqueue_trial(trial.params)
 
@@ -211,7 +215,7 @@ class StudySearch(Searcher):
         """Return the trials that a sampler reads: evidence, then own trials by their numbers."""
         read = self._study.get_trials(deepcopy=False, states=_INFORMATIVE)
         evidence = [trial for trial in read if EVIDENCE in trial.user_attrs]
-        own = [trial for trial in read if "folder" in trial.user_attrs]
+        own = [_by_objective(trial) for trial in read if "folder" in trial.user_attrs]
         return [*evidence, *sorted(own, key=lambda trial: _number(trial.user_attrs["folder"]))]
 
     def _videos_of(self, overrides: dict[str, Any]) -> str | None:
@@ -240,14 +244,21 @@ class StudySearch(Searcher):
         return drawn if seed == first else {**drawn, "seed": seed}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Report an epoch's value to Optuna.
-
-        The step is our epoch: Tune's count of iterations begins again in a trial that was resumed.
-        """
-        # A trial that diverged keeps its last finite value for the sampler.
-        if math.isfinite(result[OBJECTIVE]) and not self._is_torn:
+        """Report an epoch's validation top-1 to Optuna."""
+        if not self._is_torn:
             with self._writing_journal():
-                self._running[trial_id].report(result[OBJECTIVE], result["epoch"])
+                self._report(self._running[trial_id], [result])
+
+    def _report(self, trial: optuna.Trial, epochs: Iterable[Mapping[str, Any]]) -> None:
+        """Report the validation top-1 of epochs. Epochs that the journal has are skipped."""
+        reported = set(self._study.get_trials(deepcopy=False)[trial.number].intermediate_values)
+        for metrics in epochs:
+            # The step is our epoch: Tune's count of iterations begins again in a trial that was resumed.
+            epoch, top1 = metrics.get("epoch"), metrics.get("val_top1")
+            # A trial that diverged has no value in its last epoch.
+            if epoch and epoch not in reported and top1 is not None and math.isfinite(top1):
+                trial.report(top1, epoch)
+                reported.add(epoch)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -262,12 +273,17 @@ class StudySearch(Searcher):
             self._record_end(trial, last, error=error)
 
     def _record_end(self, trial: optuna.Trial, last: Mapping[str, Any], *, error: bool) -> None:
+        # Tune reports the last epoch with the end alone, and a kill can lose the report of an earlier one.
+        record = read_trial(self._folder.trial(trial.user_attrs["folder"]), self._folder.notes)
+        self._report(trial, [*(epoch.values for epoch in (record.history if record else ())), last])
         value = last.get(OBJECTIVE)
         # Optuna rejects NaN as the value of a complete trial. TPE ignores failed trials.
         if error or value is None or not math.isfinite(value):
             self._study.tell(trial, state=TrialState.FAIL)
-        # TPE learns from PRUNED trials as well: from their last reported value, ranked below complete ones.
+        # TPE learns from PRUNED trials as well, ranked below complete ones.
         elif last["epoch"] < self._max_epochs and not last.get("diverged"):
+            # Optuna gives a pruned trial the value of its last epoch.
+            trial.set_user_attr(OBJECTIVE, value)
             self._study.tell(trial, state=TrialState.PRUNED)
         else:
             self._study.tell(trial, value)
@@ -300,3 +316,16 @@ def _name(number: int) -> str:
 
 def _number(name: str) -> int:
     return int(name.removeprefix("trial-"))
+
+
+def _by_objective(trial: FrozenTrial) -> FrozenTrial:
+    """Return a trial as TPE must read it: it ranks pruned trials by their last intermediate value.
+
+    In the journal this is the top-1 of the last epoch, which may be below the objective of the trial. Pruned
+    trials of earlier versions have the objective there and no attribute.
+    """
+    if trial.state is not TrialState.PRUNED or OBJECTIVE not in trial.user_attrs or trial.last_step is None:
+        return trial
+    ranked = copy.copy(trial)
+    ranked.intermediate_values = {trial.last_step: trial.user_attrs[OBJECTIVE]}
+    return ranked

@@ -70,6 +70,7 @@ def written(space, tmp_path_factory):
         experiment = space.experiment(config["overrides"]).model_dump(mode="json")
         epochs = write_run(run, experiment, scores, diverged=state is TrialState.DIVERGED)
         results = [{**epoch, "objective": epoch["best_val_top1"]} for epoch in epochs]
+        # Tune reports the last epoch with the end.
         for result in results[:-1] if state.has_final_score else results:
             search.on_trial_result(f"t{number}", result)
         if state is TrialState.FAILED:

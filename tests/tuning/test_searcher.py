@@ -1,6 +1,7 @@
 """The searcher without Tune: concurrency, held points, states and seeds."""
 
 import errno
+import json
 import math
 
 import optuna
@@ -99,22 +100,70 @@ def test_states_of_ended_trials(search, tmp_path, result, error, state):
     assert states(tmp_path / "ended") == [state]
 
 
-def test_paused_point_continues_in_its_folder(search, tmp_path):
+def test_paused_trial_continues_in_its_folder_and_record(search, tmp_path):
     stops = Stops(None, max_epochs=2)
     paused = search("paused", stops=stops, max_epochs=2)
     first = paused.suggest("a")
-    paused.on_trial_result("a", {"objective": 0.25, "epoch": 1})
+    epoch = {"objective": 0.25, "val_top1": 0.25, "epoch": 1}
+    paused.on_trial_result("a", epoch)
     stops.interrupted = True
-    paused.on_trial_complete("a", {"objective": 0.25, "epoch": 1})
+    paused.on_trial_complete("a", epoch)
     assert states(tmp_path / "paused") == [TrialState.RUNNING]
     folder = StudyFolder(tmp_path / "paused")
     study = open_optuna(folder)
     recover(study, folder)
-    assert states(tmp_path / "paused") == [TrialState.FAIL, TrialState.WAITING]
-    assert study.trials[0].user_attrs["interrupted"]
-    assert study.trials[0].intermediate_values == {1: 0.25}
+    assert states(tmp_path / "paused") == [TrialState.WAITING]
     assert count_missing(study, 6) == 6
-    assert search("paused").suggest("b") == first
+    again = search("paused", max_epochs=2)
+    assert again.suggest("b") == first
+    # A kill lost the report of this epoch, and the first one is repeated.
+    again.on_trial_result("b", epoch)
+    again.on_trial_complete("b", {"objective": 0.5, "val_top1": 0.5, "epoch": 2})
+    (trial,) = open_optuna(folder).trials
+    assert (trial.state, trial.value) == (TrialState.COMPLETE, 0.5)
+    assert trial.intermediate_values == {1: 0.25, 2: 0.5}
+
+
+def test_trial_that_an_earlier_version_enqueued_again_runs_once(search, tmp_path):
+    point = search("twice").suggest("a")
+    folder = StudyFolder(tmp_path / "twice")
+    study = open_optuna(folder)
+    study.enqueue_trial(study.trials[0].params, user_attrs={"folder": "trial-0000"})
+    recover(study, folder)
+    assert states(folder.root) == [TrialState.FAIL, TrialState.WAITING]
+    assert count_missing(study, 6) == 6
+    assert search("twice").suggest("b") == point
+
+
+def test_pruned_trial_has_its_curve_and_is_ranked_by_its_objective(search, tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr(searcher, "make_sampler", lambda kind, seed, trials: Spy(read, seed))
+    pruned = search("pruned", max_epochs=4)
+    pruned.suggest("a")
+    folder = StudyFolder(tmp_path / "pruned")
+    curve = [{"epoch": epoch, "val_top1": top1} for epoch, top1 in enumerate((0.5, 0.75, 0.25), start=1)]
+    # The report of the second epoch was lost, and Tune reports the last one with the end.
+    pruned.on_trial_result("a", {**curve[0], "objective": 0.5})
+    history = "".join(json.dumps(epoch) + "\n" for epoch in curve)
+    (folder.trial("trial-0000") / "history.jsonl").write_text(history)
+    pruned.on_trial_complete("a", {**curve[2], "objective": 0.75})
+    study = open_optuna(folder)
+    assert study.trials[0].intermediate_values == {1: 0.5, 2: 0.75, 3: 0.25}
+    assert (study.study_name, study.metric_names) == ("pruned", ["val_top1"])
+    pruned.suggest("b")
+    assert [trial.intermediate_values for trial in read] == [{3: 0.75}] * len(read) != []
+
+
+class Spy(optuna.samplers.RandomSampler):
+    """Sampler that notes the earlier trials whenever it draws a value."""
+
+    def __init__(self, read, seed):
+        super().__init__(seed=seed)
+        self._read = read
+
+    def sample_independent(self, study, trial, name, distribution):
+        self._read += [t for t in study.trials if t.number != trial.number]
+        return super().sample_independent(study, trial, name, distribution)
 
 
 def test_interrupted_point_without_search_keeps_its_seed(search, space, tmp_path):

@@ -22,7 +22,6 @@ from evclip_ray.training.checkpoint import load_adapter
 from evclip_ray.training.experiment import read_experiment
 from evclip_ray.training.resources import GIB
 from evclip_ray.tuning import tuner
-from evclip_ray.tuning.optuna_storage import STUDY_NAME
 from evclip_ray.tuning.study_folder import StudyFolder
 
 MACHINES = [{"CPU": 2.0, "memory": 8.0 * GIB}]
@@ -48,7 +47,7 @@ def run(study, on_event=None):
 
 def optuna_study(root):
     storage = JournalStorage(JournalFileBackend(str(root / "study.journal")))
-    return optuna.load_study(study_name=STUDY_NAME, storage=storage)
+    return optuna.load_study(study_name=root.name, storage=storage)
 
 
 SEARCH = {
