@@ -246,7 +246,7 @@ def is_training_list(checkpoint: Path, recorded: DataConfig, given: DataConfig, 
     """
     if _source_of(recorded) == _source_of(given):
         return True
-    if listed.splits() or not (checkpoint / ROWS).is_file():
+    if not (checkpoint / ROWS).is_file():
         return False
     record = RowRecord.read(checkpoint / ROWS)
     used = set(record.table.filter(pc.is_valid(record.table["use"]))["path"].to_pylist())

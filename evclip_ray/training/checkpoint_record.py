@@ -5,14 +5,18 @@ from pathlib import Path
 from typing import Any
 
 from evclip_ray.artifacts import ArtifactError, read_json
+from evclip_ray.config import flatten
 from evclip_ray.data.manifest import row_record
 from evclip_ray.models.backbones import find_backbone
+from evclip_ray.training.experiment import LOCATION
 
 ADAPTER = "adapter.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 CONFIG = "config.json"
 HISTORY = "history.jsonl"
 ROWS = row_record.FILE
+FIXED = "fixed.json"
+"""Settings that all trials of a study share, in its folder."""
 
 
 def check_is_checkpoint(folder: Path) -> None:
@@ -27,7 +31,7 @@ def check_is_checkpoint(folder: Path) -> None:
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """Return the `config.json` of a checkpoint.
+    """Return the `config.json` of a checkpoint, with the new location of the videos if its study has one.
 
     Raises:
         ArtifactError: The folder is not a checkpoint.
@@ -36,7 +40,30 @@ def read_record(folder: Path) -> dict[str, Any]:
     record = read_json(folder / CONFIG)
     if not isinstance(record, dict):
         raise ArtifactError(f"{folder / CONFIG}: must hold a mapping; the file is damaged")
-    return _with_activation(record)
+    return _with_activation(_with_location(record, folder))
+
+
+def _with_location(record: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return a record with the location of the videos that its study has now."""
+    # The folders are STUDY/best and STUDY/trials/TRIAL/best. A study takes a new location over after it has
+    # compared the videos by content, see `StudyRows.check`.
+    parents = folder.absolute().parents
+    files = (parent / FIXED for parent in (parents[0], *parents[2:3]))
+    file = next((file for file in files if file.is_file() and (file.parent / "trials").is_dir()), None)
+    if file is None:
+        return record
+    try:
+        fixed, data = flatten(read_json(file)), record["experiment"]["data"]
+    # The study itself reports a damaged file.
+    except (ArtifactError, AttributeError, KeyError, TypeError):
+        return record
+    if None in (now := fixed.get("data.manifest"), data.get("manifest")) or now == data["manifest"]:
+        return record
+    # `None` is left out, as in the dump of an experiment, apart from the settings that always have an entry.
+    location = {name: fixed.get(f"data.{name}") for name in LOCATION}
+    location = {name: value for name, value in location.items() if value is not None or name == "root"}
+    kept = {name: value for name, value in data.items() if name not in LOCATION}
+    return {**record, "experiment": {**record["experiment"], "data": {**kept, **location}}}
 
 
 def _with_activation(record: dict[str, Any]) -> dict[str, Any]:

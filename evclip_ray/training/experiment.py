@@ -63,6 +63,10 @@ Selection = Literal["validation", "kshot_validation", "last_epoch"]
 """How the checkpoint of a run is chosen, see `DataConfig.selection`."""
 
 
+LOCATION = ("manifest", "root", "path_column", "label_column", "class_names")
+"""Settings of `data` that may differ if the videos, labels and splits are the same by content."""
+
+
 class DataConfig(Config):
     """Videos of an experiment, and the rule that splits them.
 
@@ -175,6 +179,11 @@ class DataConfig(Config):
         None,
         description="features read from the cache, with data.bank; None reads all that the method declares",
     )
+
+    @property
+    def location(self) -> dict[str, Any]:
+        """The settings of `LOCATION`, which say where the videos are and not which ones they are."""
+        return {name: getattr(self, name) for name in LOCATION}
 
     @property
     def columns(self) -> dict[str, str]:

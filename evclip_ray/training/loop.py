@@ -34,7 +34,7 @@ from evclip_ray.training.checkpoint import (
 )
 from evclip_ray.training.datamodule import Videos
 from evclip_ray.training.distributed import Diverged, Workers, summed
-from evclip_ray.training.experiment import ExperimentConfig
+from evclip_ray.training.experiment import LOCATION, ExperimentConfig
 from evclip_ray.training.frozen_cache import Cached, feature_specs, open_cached
 from evclip_ray.training.loader import Batches
 from evclip_ray.training.optim import learning_rate
@@ -259,8 +259,10 @@ class Run:
 
     def _load(self, state: SavedState) -> None:
         record = state.record
-        if without_activation(record["experiment"]) != without_activation(
-            self.experiment.model_dump(mode="json")
+        # Videos that have moved are compared by content, below.
+        has_content = bool(record.get("rows") and self.videos.row_keys)
+        if _compared(record["experiment"], has_content) != _compared(
+            self.experiment.model_dump(mode="json"), has_content
         ):
             raise ArtifactError(
                 f"{self.folder}: holds a run of another experiment; choose another folder or remove it"
@@ -486,6 +488,21 @@ class Run:
             "weights": f"{weights}" + (f"\n\n**{warning}**" if warning else ""),
         }
         return BoardWriter(self.folder, self.hparams, text=text)
+
+
+def _compared(experiment: Mapping[str, Any], has_content: bool) -> dict[str, Any]:
+    """Return the settings in which a resumed run must be equal.
+
+    Args:
+        experiment: Settings of the run.
+        has_content: Whether the videos are compared by content, so that their location may differ.
+    """
+    settings = without_activation(experiment)
+    left_out = LOCATION if has_content else ()
+    return {
+        **settings,
+        "data": {name: each for name, each in settings["data"].items() if name not in left_out},
+    }
 
 
 def _seed(*numbers: int) -> int:

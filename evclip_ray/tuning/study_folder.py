@@ -38,6 +38,7 @@ from evclip_ray.training.checkpoint import (
     previous_of,
     read_record,
 )
+from evclip_ray.training.checkpoint_record import FIXED
 from evclip_ray.training.checksums import DamagedFile, check_checkpoint
 from evclip_ray.tuning.journal import JournalNotes
 from evclip_ray.tuning.leaderboard import as_csv, leaderboard
@@ -78,7 +79,7 @@ class StudyFolder(ClaimedFolder):
     @property
     def fixed(self) -> Path:
         """Path of the settings that all trials share."""
-        return self.root / "fixed.json"
+        return self.root / FIXED
 
     def videos(self, key: str) -> Path:
         """Return the file that describes the decoded videos of one variant."""

@@ -4,17 +4,20 @@
                         `videos_key` of the variant
 
 A study goes on with the videos that it began with. Where the list has changed, it is refused with the
-difference; `fork_of` takes the assignment of splits over into a new study, so that no old video moves.
+difference; `fork_of` takes the assignment of splits over into a new study, so that no old video moves. A list
+that has moved goes on if its videos have equal content, parts, labels and uses. Its key is another one then,
+and it gets a record of its own.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from evclip_ray.artifacts import ArtifactError
 from evclip_ray.data.manifest.row_record import RowRecord
 from evclip_ray.formatting import shell
 from evclip_ray.progress import Progress
-from evclip_ray.training.datamodule import VideoPlan, plan_videos, record_rows
+from evclip_ray.training.datamodule import VideoPlan, list_videos, plan_videos, record_rows
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.zero_shot import videos_key
 from evclip_ray.tuning.study_folder import StudyFolder
@@ -47,10 +50,22 @@ class StudyRows:
         folder: Folder of the study.
         cache: Folder of the small world's videos.
         fork_of: Folder of the study whose splits a new study takes over.
+        begun_location: Location of the videos when the study began, if it is another one now, see
+            `equal_settings.begun_location`.
     """
 
-    def __init__(self, folder: StudyFolder, *, cache: Path, fork_of: Path | None = None) -> None:
+    def __init__(
+        self,
+        folder: StudyFolder,
+        *,
+        cache: Path,
+        fork_of: Path | None = None,
+        begun_location: Mapping[str, Any] | None = None,
+    ) -> None:
         self.folder, self._cache = folder, cache
+        self._begun_location = begun_location
+        # Key of a variant whose videos have moved -> its record under the key that it began with.
+        self._moved: dict[str, RowRecord] = {}
         self._fork_of = None if fork_of is None else StudyFolder(fork_of)
         # A study is planned, prepared and warm-started: the list is read once for all of them.
         self._plans: dict[str, VideoPlan] = {}
@@ -72,6 +87,7 @@ class StudyRows:
         return self._plans[key]
 
     def _draw(self, experiment: ExperimentConfig, key: str, progress: Progress | None) -> VideoPlan:
+        self._find_moved(experiment, key, progress)
         recorded = self._recorded(key) or self._forked(key)
         is_legacy = recorded is None and self._is_legacy(key)
 
@@ -107,6 +123,13 @@ class StudyRows:
                 record = self._record(key, progress)
                 if difference := recorded.difference(record):
                     raise VideosChanged(self.folder.root, str(difference))
+                if key in self._moved:
+                    warn_once(
+                        f"{self.folder.root}: its videos have moved from {recorded.source} to "
+                        f"{record.source}; they are the same by content, and the study goes on"
+                    )
+            elif self._begun_location is not None:
+                raise VideosChanged(self.folder.root, "their location is another one, and it has no record")
             # Studies of earlier versions recorded a digest of the rows alone.
             elif self._measured.get(key) not in (None, measured_on(plan)):
                 raise VideosChanged(self.folder.root, "the digest of its rows is another one")
@@ -115,7 +138,7 @@ class StudyRows:
         """Write the record of a planned variant, unless it exists; return its file and content."""
         file = self._file(self.folder, key)
         record = self._recorded(key)
-        if record is None:
+        if record is None or key in self._moved:
             record = self._record(key, progress)
             record.write(file)
         return file, record
@@ -137,7 +160,8 @@ class StudyRows:
 
     def _record(self, key: str, progress: Progress | None) -> RowRecord:
         if key not in self._records:
-            known = self._recorded(key) or self._forked(key)
+            # Moved files are read: a copy may have the size and the time of another file.
+            known = None if key in self._moved else self._recorded(key) or self._forked(key)
             self._records[key] = record_rows(self._plans[key], known=known, progress=progress)
         return self._records[key]
 
@@ -146,6 +170,23 @@ class StudyRows:
 
         A damaged one is written again, if the videos have the digest in the ledger.
         """
+        if key in self._moved:
+            return self._moved[key]
+        return self._read(key)
+
+    def _find_moved(self, experiment: ExperimentConfig, key: str, progress: Progress | None) -> None:
+        """Note the record of a variant under the location that its videos had, if they have moved."""
+        if self._begun_location is None or self._file(self.folder, key).is_file():
+            return
+        data = experiment.data.model_copy(update=dict(self._begun_location))
+        record = self._read(videos_key(experiment.model_copy(update={"data": data})))
+        if record is not None:
+            listed = list_videos(experiment, cache=self._cache, allow_same_labels=True, progress=progress)
+            self._moved[key] = (
+                record if record.has_paths_of(listed) else record.renamed(RowRecord.of(listed, {}))
+            )
+
+    def _read(self, key: str) -> RowRecord | None:
         file = self._file(self.folder, key)
         try:
             return RowRecord.read(file) if file.is_file() else None

@@ -32,7 +32,7 @@ from evclip_ray.training.resources import ResourceRequest, trial_slots
 from evclip_ray.training.tensorboard.hparams import declare_domains
 from evclip_ray.training.zero_shot import videos_key
 from evclip_ray.tuning.callbacks import OnEvent, Recorder, TrialStages
-from evclip_ray.tuning.equal_settings import as_recorded
+from evclip_ray.tuning.equal_settings import as_recorded, begun_location
 from evclip_ray.tuning.optuna_storage import (
     count_missing,
     enqueue_failed,
@@ -130,7 +130,11 @@ class StudyRun:
         self._identity = identity(space)
         continued = [path for path in (self.folder.root, self.fork_of, like) if path is not None]
         self.space = with_own_view(space, [StudyFolder(path).fixed for path in continued])
-        self._rows = StudyRows(self.folder, cache=cache, fork_of=self.fork_of)
+        # A moved list is the same study if its videos are the same by content.
+        self._begun_location = begun_location(self._identity, self.folder)
+        self._rows = StudyRows(
+            self.folder, cache=cache, fork_of=self.fork_of, begun_location=self._begun_location
+        )
         self._request: ResourceRequest | None = None
         self._left: dict[str, Variant] = {}
 
@@ -295,6 +299,9 @@ class StudyRun:
         Raises:
             ArtifactError: The folder belongs to another study, or another process runs this study.
         """
+        if self._begun_location is not None:
+            self.check_videos()
+            self._rows.check()
         self.claim()
         with self.folder.lock():
             recover_study(self.folder, self.space)

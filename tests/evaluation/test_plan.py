@@ -219,6 +219,32 @@ def test_moved_folder_keeps_the_splits_of_the_training(trained_on_clips, folder_
     assert after.extent("test").endswith("(the 'test' split)")
 
 
+def test_moved_list_with_splits_is_that_of_the_training(make_experiment, tmp_path, caplog):
+    splits = ["train"] * 4 + ["val"] * 2 + ["test"] * 2
+    lines = ["path,label,split"]
+    (tmp_path / "a").mkdir()
+    for label in ("run", "walk"):
+        for number, split in enumerate(splits):
+            (tmp_path / "a" / f"{label}{number}.mp4").write_bytes(f"{label} {number}".encode())
+            lines.append(f"{label}{number}.mp4,{label},{split}")
+    (tmp_path / "a" / "list.csv").write_text("\n".join(lines) + "\n")
+    checkpoint, _ = _checkpoint(make_experiment, tmp_path / "a" / "list.csv", tmp_path)
+    (tmp_path / "a").rename(tmp_path / "b")
+    moved = {"data.manifest": str(tmp_path / "b" / "list.csv")}
+    assert (
+        len(plan_evaluation(checkpoint, moved, split="test", cache=tmp_path).plans["test"].rows["test"]) == 4
+    )
+    plan_evaluation(checkpoint, moved, split="val", cache=tmp_path)
+    assert "the 'val' split selected this checkpoint" in caplog.text
+    # The study that the checkpoint belongs to has taken over the new location.
+    study = tmp_path / "study"
+    (study / "trials").mkdir(parents=True)
+    checkpoint = checkpoint.rename(study / "best")
+    write_json(study / "fixed.json", {"data": {"manifest": moved["data.manifest"]}})
+    plan = plan_evaluation(checkpoint, {}, split="test", cache=tmp_path)
+    assert plan.experiment.data.manifest == moved["data.manifest"]
+
+
 def test_other_folder_with_the_same_names_is_read_whole(trained_on_clips, folder_of_clips, tmp_path):
     checkpoint, _ = trained_on_clips
     shutil.copytree(folder_of_clips([]), tmp_path / "night")

@@ -65,6 +65,22 @@ def test_other_values_are_refused(fixed, search, differs, tmp_path):
         study(tmp_path / "study", fixed=fixed, search=search).claim()
 
 
+def test_moved_list_is_the_same_study_with_a_record(tmp_path):
+    root = tmp_path / "study"
+    study(root).claim()
+    moved = {"data.manifest": "moved.csv", "data.root": "videos"}
+    # A study of version 0.1 has no record of its videos, so that nothing proves that they are the same.
+    with pytest.raises(ArtifactError, match=r"data\.manifest: none\.csv -> moved\.csv"):
+        study(root, fixed=moved).missing()
+    (root / "rows").mkdir()
+    (root / "rows" / "key.parquet").touch()
+    ledger = (root / "ledger.json").read_bytes()
+    study(root, fixed=moved).claim()
+    assert (root / "ledger.json").read_bytes() == ledger
+    with pytest.raises(ArtifactError, match=r"optim\.epochs: 4 -> 5"):
+        study(root, fixed={**moved, "optim.epochs": 5}).missing()
+
+
 def test_text_choice_is_not_the_number(tmp_path):
     # Optuna's record holds the choice itself, and the text is another one than the number.
     study(tmp_path / "study", search={"optim.lr": {"choice": ["1e-2", 1]}}).claim()

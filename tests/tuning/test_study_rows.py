@@ -85,6 +85,63 @@ def test_moved_folder_is_the_same_study(rows_of, clips, make_experiment, tmp_pat
     assert record.assignment() == splits(plan)
 
 
+@pytest.fixture
+def moved_rows(rows_of, clips, make_experiment, tmp_path):
+    """Return a function that opens the rows of a study with moved videos, their splits and their folder."""
+    rows, plan, key = rows_of()
+    rows.write(key)
+    location = make_experiment(**{"data.manifest": str(clips([])), "data.synthetic": None}).data.location
+    moved = clips([]).rename(tmp_path / "elsewhere")
+
+    def open_rows(manifest=moved):
+        experiment = make_experiment(**{"data.manifest": str(manifest), "data.synthetic": None})
+        rows = StudyRows(StudyFolder(tmp_path / "study"), cache=tmp_path / "cache", begun_location=location)
+        return rows, rows.plan(experiment), videos_key(experiment)
+
+    return open_rows, splits(plan), moved
+
+
+def test_moved_videos_are_the_same_study(moved_rows, tmp_path, caplog):
+    open_rows, before, moved = moved_rows
+    rows, plan, key = open_rows()
+    rows.check()
+    assert f"have moved from {tmp_path / 'clips'} to {moved}; they are the same" in caplog.text
+    assert splits(plan) == before
+    file, record = rows.write(key)
+    assert file.name == f"{key}.parquet"
+    assert record.root == moved
+    # The next call finds the new record.
+    open_rows()[0].check()
+
+
+def test_other_videos_at_the_new_place_are_refused(moved_rows):
+    open_rows, _, moved = moved_rows
+    for path in moved.rglob("*.mp4"):
+        # As long as before: the content decides, not the size.
+        path.write_bytes(path.read_bytes()[::-1])
+    with pytest.raises(ArtifactError, match=r"\d+ with other content"):
+        open_rows()[0].check()
+
+
+def test_list_with_other_paths_keeps_the_splits(moved_rows, tmp_path):
+    open_rows, before, moved = moved_rows
+    listed = tmp_path / "links.csv"
+    lines = [f"{moved / path},{path.split('/')[0]}" for path in before]
+    listed.write_text("\n".join(["path,label", *lines]) + "\n")
+    rows, plan, _ = open_rows(listed)
+    rows.check()
+    # Paths below the list's folder are stored relative to it.
+    assert splits(plan) == {f"{moved.name}/{path}": split for path, split in before.items()}
+
+
+def test_moved_study_without_record_is_refused(moved_rows, tmp_path):
+    open_rows, _, _ = moved_rows
+    for file in (tmp_path / "study" / "rows").iterdir():
+        file.unlink()
+    with pytest.raises(ArtifactError, match="it has no record"):
+        open_rows()[0].check()
+
+
 def test_fork_keeps_the_split_of_old_videos(rows_of, clips, tmp_path):
     rows, before, key = rows_of()
     rows.write(key)

@@ -202,6 +202,38 @@ class RowRecord:
         names = zip(*(self.table[name].to_pylist() for name in ("group", "path", "split")), strict=True)
         return {group or path: split for group, path, split in names if split is not None}
 
+    def has_paths_of(self, manifest: Manifest) -> bool:
+        """Return whether a list has the paths of all used videos."""
+        used = self.table.filter(pc.is_valid(self.table["use"]))["path"]
+        return set(used.to_pylist()) <= set(manifest.column("path"))
+
+    def renamed(self, new: "RowRecord") -> Self:
+        """Return this record with the paths of another list, for files of equal content.
+
+        Files that have a copy in one of the records keep their paths, because the names of copies are a
+        matter of chance.
+
+        Args:
+            new: Record of the other list.
+        """
+        before, after = self._paths_by_content(), new._paths_by_content()
+        names = {
+            next(iter(paths)): next(iter(after[content]))
+            for content, paths in before.items()
+            if len(paths) == len(after.get(content, ())) == 1
+        }
+        paths = pa.array([names.get(path, path) for path in self.table["path"].to_pylist()], pa.string())
+        position = self.table.column_names.index("path")
+        return dataclasses.replace(self, table=self.table.set_column(position, "path", paths))
+
+    def _paths_by_content(self) -> dict[tuple[Any, ...], set[str]]:
+        paths: dict[tuple[Any, ...], set[str]] = collections.defaultdict(set)
+        columns = (self.table[name].to_pylist() for name in ("path", "size", "content"))
+        for path, size, content in zip(*columns, strict=True):
+            if content is not None:
+                paths[size, content].add(path)
+        return paths
+
     def keys(self) -> dict[str, str]:
         """Return a digest of the used videos by use: their contents, parts and labels, in any order."""
         texts: dict[str, list[str]] = {use: [] for use in USES}
