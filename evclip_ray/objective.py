@@ -55,9 +55,8 @@ def window(objective: str) -> int | None:
 
 def describe(objective: str) -> str:
     """Return the epochs of an objective in words: "mean of the last 3 epochs"."""
-    size = window(objective)
     return (
-        f"mean of the last {counted(size, 'epoch')}"
+        f"mean of the last {counted(window(objective) or 1, 'epoch')}"
         if objective not in (BEST, LAST)
         else f"{objective} epoch"
     )

@@ -25,8 +25,8 @@ _NATIVE = 2
 
 def separate_stderr() -> None:
     """Give `sys.stderr` a descriptor of its own. Does nothing if it has one."""
-    stream = sys.stderr
-    if stream is None or stream is not sys.__stderr__ or error_stream() != _NATIVE:
+    stream = sys.__stderr__
+    if stream is None or stream is not sys.stderr or error_stream() != _NATIVE:
         return
     own = os.dup(_NATIVE)
     sys.stderr = os.fdopen(own, "w", buffering=1, encoding=stream.encoding, errors="backslashreplace")

@@ -50,8 +50,8 @@ class ResourceRequest:
         each = f"{self.cpus:g} CPU, {self.gpus:g} GPU, {self.memory / GIB:.1f} GiB"
         if self.workers == 1:
             return each
-        count = f"{self.workers}" if self.fewest == self.workers else f"{self.fewest} to {self.workers}"
-        return f"{counted(count, 'worker')} of {each}"
+        fewest = "" if self.fewest == self.workers else f"{self.fewest} to "
+        return f"{fewest}{counted(self.workers, 'worker')} of {each}"
 
 
 def trial_slots(request: ResourceRequest, nodes: Sequence[Mapping[str, float]]) -> int:

@@ -21,7 +21,6 @@ from typing import Any
 import safetensors
 
 from evclip_ray.artifacts import ArtifactError, provenance, read_json, write_json, write_text
-from evclip_ray.formatting import counted
 from evclip_ray.models import world_weights
 from evclip_ray.models.world_weights import CARD, HEADS, WORDS
 from evclip_ray.world.pretraining.card import render
@@ -152,9 +151,8 @@ def _progress(path: Path) -> dict[str, Any]:
         parameters = sum(opened.get_tensor(name).numel() for name in names)
     if metadata["step"] != metadata["steps"]:
         raise ArtifactError(
-            f"{path}: only {metadata['step']} of {counted(metadata['steps'], 'step')} "
-            f"{'was' if metadata['step'] == 1 else 'were'} made; run the pretraining "
-            "again to continue"
+            f"{path}: ended after step {metadata['step']} of {metadata['steps']}; run the pretraining again "
+            "to continue"
         )
     return {"parameters": parameters, "bytes": path.stat().st_size, **metadata}
 
