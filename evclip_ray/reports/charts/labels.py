@@ -1,5 +1,6 @@
 """Labels of axes that stay different when they are shortened, and ticks of logarithmic axes."""
 
+import collections
 import json
 import math
 from collections.abc import Sequence
@@ -12,10 +13,11 @@ MAX_LABEL = 28
 
 
 def short_names(names: Sequence[str], limit: int = MAX_LABEL) -> dict[str, str]:
-    """Shorten long names in the middle, such that different names stay different.
+    """Shorten long names such that different names stay different.
 
     "raising the right arm to the side" with a limit of 20 becomes "raising th…the side". Where two names
-    would become the same, both keep as many more characters as it takes to tell them apart.
+    would become the same, the cut moves away from the middle. Where no place of the cut tells them apart,
+    they keep more characters.
 
     Args:
         names: Names.
@@ -24,14 +26,14 @@ def short_names(names: Sequence[str], limit: int = MAX_LABEL) -> dict[str, str]:
     Returns:
         The short name by name.
     """
-    short = {name: _middle_cut(name, limit) for name in names}
-    longest = max(map(len, names), default=0)
-    for length in range(limit + 1, longest + 1):
-        taken = list(short.values())
-        clashing = [name for name, text in short.items() if taken.count(text) > 1]
-        if not clashing:
-            break
-        short |= {name: _middle_cut(name, length) for name in clashing}
+    short = {name: _cut(name, limit, limit // 2) for name in names}
+    for length in range(limit, max(map(len, names), default=0) + 1):
+        for head in sorted(range(1, length), key=lambda place: abs(place - length // 2)):
+            count = collections.Counter(short.values())
+            clashing = [name for name, text in short.items() if count[text] > 1]
+            if not clashing:
+                return short
+            short |= {name: _cut(name, length, head) for name in clashing}
     return short
 
 
@@ -78,9 +80,9 @@ def log_ticks(low: float, high: float) -> list[float] | None:
     return None
 
 
-def _middle_cut(text: str, limit: int) -> str:
+def _cut(text: str, limit: int, head: int) -> str:
+    """Replace a part of a text by an ellipsis, after its first `head` characters."""
     if len(text) <= limit:
         return text
-    kept = limit - 1
-    head = (kept + 1) // 2
-    return f"{text[:head].rstrip()}…{text[len(text) - kept + head :].lstrip()}"
+    tail = limit - 1 - head
+    return f"{text[:head].rstrip()}…{text[len(text) - tail :].lstrip()}"

@@ -49,9 +49,10 @@ def _over_cost(ladder: Ladder, cost: str, *, per_row: int) -> Chart:
         fits.append(alt.layer(band, fitted.mark_line(strokeWidth=1.5).encode(y=alt.Y("top1:Q", title=TOP1))))
         data[f"{name}_fits"] = curves
     base = alt.Chart(named(name)).encode(x=x)
-    marks = alt.layer(_interval(base), *_marks(base, len(steps), _roles()))
-    # The forms of the fits and the roles of the marks have separate colours and legends.
-    drawing = alt.layer(*fits, marks).resolve_scale(color="independent")
+    drawing = alt.layer(_interval(base), *_marks(base, len(steps), _roles()))
+    if fits:
+        # The forms of the fits and the roles of the marks have separate legends.
+        drawing = alt.layer(*fits, drawing).resolve_scale(color="independent", shape="independent")
     caption = (
         "Intervals are 95 %. Zero-shot CLIP is scored on the same videos. The best of many trials on few "
         "videos is optimistic, on every step alike."
@@ -158,7 +159,7 @@ def _trials(ladder: Ladder) -> Chart:
     )
     data, sources = {"rung_trials": ladder_data.all_trials(ladder)}, ("rungs/*/trials/*/history.jsonl",)
     caption = "A mark is the best epoch of a trial."
-    return Chart("rung_trials", "All trials by step", strip, data, caption, sources)
+    return Chart("rung_trials", "All trials by step", strip, data, caption, sources, per_row=2)
 
 
 def _importance(ladder: Ladder) -> Chart:
@@ -179,7 +180,7 @@ def _importance(ladder: Ladder) -> Chart:
         "noise, which is measured with the scores permuted over the trials."
     )
     data, height = {"importance": shares}, 130 + 34 * shares["path"].nunique()
-    return Chart("importance", title, drawing, data, caption, ("importance.csv",), height=height)
+    return Chart("importance", title, drawing, data, caption, ("importance.csv",), per_row=2, height=height)
 
 
 def _transfer(ladder: Ladder, path: str) -> Chart:
@@ -198,7 +199,9 @@ def _transfer(ladder: Ladder, path: str) -> Chart:
     )
     scale = alt.Scale(type="log", nice=False, padding=12) if is_log else alt.Scale(zero=False)
     title = brief_path(path) + (" (log scale)" if is_log else "")
-    y = alt.Y("best:Q", title=title, scale=scale, axis=alt.Axis(format="~g"))
+    ticks = log_ticks(best["best"].min(), best["best"].max()) if is_log else None
+    axis = alt.Axis(format="~g") if ticks is None else alt.Axis(format="~g", values=ticks)
+    y = alt.Y("best:Q", title=title, scale=scale, axis=axis)
     extent = base.mark_rule(style="after", strokeWidth=2, opacity=0.5).encode(y=alt.Y("low:Q"), y2="high:Q")
     drawing = alt.layer(extent, points.encode(y=y, tooltip=tooltip))
     return Chart(name, path, drawing, {name: best}, sources=("transfer.csv", _FITS), per_row=3)

@@ -69,9 +69,10 @@ def mask_strip(evaluation: Path, *, section: str, count: int = 3) -> Strip | Non
             f"adapted: {video['adapted']['label']}",
         ]
         items.append(Picture(str(video["path"]), facts, _panels(frames[len(frames) // 2], mask, mean_colour)))
+    split = {"val": "validation"}.get(record["split"], record["split"])
     caption = (
-        "Videos whose probability of the true class changed most. The mask is 1 where it is yellow and 0 "
-        "where it is dark."
+        f"Videos of the {split} split whose probability of the true class changed most. The mask is 1 where "
+        "it is yellow and 0 where it is dark."
     )
     return Strip(items, caption, section)
 

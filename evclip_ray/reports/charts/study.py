@@ -242,8 +242,14 @@ def _curves(study: Study, curves: pd.DataFrame, field: str, name: str) -> Chart:
     if field == "val_loss" and curves[field].min() > 0 and curves[field].max() > 20 * curves[field].min():
         scale, title = alt.Scale(type="log"), f"{title} (log scale)"
     lines = study_data.line_names(curves)
-    # Without a limit, the name of the best trial would be cut next to its word "best".
-    legend = alt.Legend(title=None, symbolOpacity=1, symbolStrokeWidth=2.5, symbolType="stroke", labelLimit=0)
+    legend = alt.Legend(
+        title=None,
+        symbolOpacity=1,
+        symbolStrokeWidth=2.5,
+        symbolType="stroke",
+        # Names of trials are short: two of them fit next to each other on a phone.
+        columns=alt.ExprRef("width < 400 ? 2 : 4"),
+    )
     base = alt.Chart(named("curves")).encode(
         x=alt.X("epoch:Q", title="epoch", axis=whole_axis(curves["epoch"])),
         y=alt.Y(f"{field}:Q", title=title, scale=scale, axis=alt.Axis(format="~g")),

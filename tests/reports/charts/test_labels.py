@@ -11,7 +11,7 @@ def test_short_names_stay_different():
     short = short_names([*LIMBS, "hug"], limit=20)
     assert len(set(short.values())) == 5
     assert short["hug"] == "hug"
-    assert all(len(short[name]) < len(name) for name in LIMBS)
+    assert max(map(len, short.values())) <= 20
 
 
 def test_short_names_are_cut_in_the_middle():
@@ -22,7 +22,7 @@ def test_short_names_are_cut_in_the_middle():
 
 def test_name_that_equals_a_short_one_stays_different():
     names = ["abcdefghij", "abc…ij"]
-    assert short_names(names, 6) == {"abcdefghij": "abc…hij", "abc…ij": "abc…ij"}
+    assert short_names(names, 6) == {"abcdefghij": "ab…hij", "abc…ij": "abc…ij"}
 
 
 def test_name_axis_keeps_names_of_javascript_members():

@@ -13,15 +13,18 @@ const objects = {};
 const rowsOf = (name) => (objects[name] ??= data[name].rows.map((row) =>
   Object.fromEntries(row.map((cell, place) => [data[name].columns[place], cell]))));
 
-// On a phone, four entries of a legend do not fit into a row.
+// In a narrow chart, a row of a legend has space for one name, and legends stand below each other.
 function themed(name, width) {
   const { legend, ...others } = themes[name];
-  return width >= 500 ? themes[name] : { ...others, legend: { ...legend, columns: 2, gradientLength: 100 } };
+  const narrow = { columns: 1, gradientLength: 100, layout: { top: { direction: "vertical", anchor: "start" } } };
+  return width >= 500 ? themes[name] : { ...others, legend: { ...legend, ...narrow } };
 }
 
 // A square plot has a side of its own; all other charts fill the width of the page.
 function size({ height, square }, width) {
-  if (!square) return { width: "container", height: height - 8, autosize: { type: "fit", contains: "padding" } };
+  // In a narrow chart, the legends take several rows.
+  const tall = width >= 500 ? height : 1.15 * height;
+  if (!square) return { width: "container", height: tall - 8, autosize: { type: "fit", contains: "padding" } };
   const [largest, margin] = square;
   const side = Math.min(largest, width - margin);
   return { width: side, height: side, autosize: { type: "pad", contains: "padding" } };
