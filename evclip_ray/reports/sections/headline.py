@@ -55,7 +55,7 @@ def study_headline(study: Study, evaluations: Sequence[Evaluation]) -> Headline:
     if best is None:
         return Headline(no_result(study.trials))
     current = [each for each in evaluations if is_of_best(each, study)]
-    tests = tests_of(study, evaluations)
+    tests = [each for each in current if _is_test(each, study)]
     validation = validation_score(study, best, current)
     score = evaluated(tests[0], "on the test split") if tests else validation
     caveats = Caveats(
@@ -67,13 +67,13 @@ def study_headline(study: Study, evaluations: Sequence[Evaluation]) -> Headline:
     if name == _NAMES["zero_shot"] and "method.name" in study.searched:
         name = "No trained method is better than zero-shot CLIP"
     others = [each for each in current if each not in tests[:1] and _is_other(each, study)]
-    stale = [each.root.name for each in evaluations if not is_of_best(each, study)]
+    stale = [each.root.name for each in evaluations if each not in current]
     details = [
         *_of_validation(best, validation, has_test=bool(tests)),
         *_of_seeds(best),
         *_of_values(study),
         *(_of_evaluation(each) for each in others),
-        *([f"The test split was opened {tests[0].ledger['openings']} times."] if _reopened(tests) else []),
+        *_of_openings(tests),
         *(f"{folder}/ scored another checkpoint than best/, so it is not counted here." for folder in stale),
     ]
     return Headline(sentence(name, score, caveats), details)
@@ -181,7 +181,7 @@ def no_result(trials: pd.DataFrame) -> str:
     if len(failed) == len(trials):
         every = "The only trial" if len(trials) == 1 else f"All {counted(len(trials), 'trial')}"
         return f"{every} failed, so there is no result. The first error: {failed['error'].iloc[0]}"
-    return f"No trial has a score yet, so there is no result ({states})."
+    return f"No trial has a score, so there is no result ({states})."
 
 
 def method_name(study: Study, best: Mapping[str, Any]) -> str:
@@ -229,24 +229,31 @@ def _is_other(evaluation: Evaluation, study: Study) -> bool:
     return evaluation.ledger["inputs"]["split"] != "val" or not is_of_training_data(evaluation, study)
 
 
-def _reopened(tests: Sequence[Evaluation]) -> bool:
-    return bool(tests) and tests[0].ledger.get("openings", 1) > 1
+def _of_openings(tests: Sequence[Evaluation]) -> list[str]:
+    """Return how often the test split was opened, if more than once: choosing by it makes it optimistic."""
+    openings = int(tests[0].ledger.get("openings", 1)) if tests else 1
+    return (
+        [f"The test split was evaluated {openings} times with this checkpoint folder."]
+        if openings > 1
+        else []
+    )
 
 
 def _of_validation(best: Mapping[str, Any], score: Scored, *, has_test: bool) -> list[str]:
     """Return the lines about the validation score that are not in the sentence."""
-    chosen = f"the best of {best['chosen_from']} has top-1 {best['val_top1']:.2f}"
+    before = f"{best['val_top1']:.2f} for the best of {best['chosen_from']}"
     is_corrected = score.note.startswith("corrected")
+    reason = (
+        [f"It cannot be corrected for the choice: {best['corrected_note']}."] if score.is_optimistic else []
+    )
     if not has_test:
-        before = f"Before the correction, {chosen}."
-        return [*([before] if is_corrected else []), "It was not evaluated on test videos."]
-    baseline = "" if is_missing(score.zero_shot) else f"; zero-shot CLIP {score.zero_shot:.2f}"
+        lines = [f"Before the correction, top-1 was {before}."] if is_corrected else reason
+        return [*lines, "It was not evaluated on test videos."]
     top1 = f"top-1 {ranged(score.top1, score.low, score.high)}"
-    if is_corrected:
-        top1 = f"{chosen}, {ranged(score.top1, score.low, score.high)} after the correction for the choice"
-    note = f", {score.note}" if score.note and not is_corrected else ""
-    where = score.where[0].upper() + score.where[1:]
-    return [f"{where}{':' if not is_corrected else ','} {top1}{note}{baseline}."]
+    note = f", {score.note}" if score.note else ""
+    note += f", before that {before}" if is_corrected else ""
+    baseline = "" if is_missing(score.zero_shot) else f"; zero-shot CLIP {score.zero_shot:.2f}"
+    return [f"{score.where[0].upper()}{score.where[1:]}: {top1}{note}{baseline}.", *reason]
 
 
 def _of_seeds(best: Mapping[str, Any]) -> list[str]:

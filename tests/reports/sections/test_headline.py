@@ -154,7 +154,7 @@ def test_validation_gain_belongs_to_the_stated_score(study):
         ({"trials": 0}, "No trial has started yet, so there is no result."),
         ({"states": ["failed"] * 6}, "All 6 trials failed, so there is no result. The first error: "),
         ({"trials": 1, "states": ["failed"]}, "The only trial failed, so there is no result. The first "),
-        ({"nan_from": 1}, "No trial has a score yet, so there is no result (6 diverged)."),
+        ({"nan_from": 1}, "No trial has a score, so there is no result (6 diverged)."),
         ({"states": ["running"] * 2}, "So far, with 2 trials not ended, EV-CLIP, "),
     ],
 )  # fmt: skip
