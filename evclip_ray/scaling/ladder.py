@@ -170,7 +170,7 @@ class LadderRun:
         """
         self.folder.claim(as_recorded(self.ladder.identity(), self.folder))
         with self.folder.lock():
-            declare_domains(self.folder.root, self.ladder.domains())
+            declare_domains(self.folder.root, self.ladder.domains(), objective=self.ladder.objective)
             states: dict[str, StepState] = {}
             for step in self._visits(states):
                 state = states[step.name] = self._run_step(step, machines, prepare, search)

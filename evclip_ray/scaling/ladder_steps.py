@@ -99,6 +99,11 @@ class Ladder:
             **{path: ("choice", tuple(values)) for path, values in differing.items()},
         }
 
+    @property
+    def objective(self) -> str:
+        """Objective of the studies, which is the same for all steps."""
+        return self.steps[0].space.study.objective
+
     def identity(self) -> dict[str, Any]:
         """Return the settings that identify a ladder.
 

@@ -96,8 +96,7 @@ def enqueue_points(folder: StudyFolder, space: SearchSpace) -> None:
     with folder.lock():
         recover_study(folder, space)
         study = open_optuna(folder)
-        # An interrupted trial stays in the journal with its attribute, and its point is enqueued again by
-        # `optuna_storage.recover`.
+        # An interrupted trial keeps its attribute when `optuna_storage.recover` puts it back into the queue.
         known = {trial.user_attrs.get(SHARED) for trial in study.trials}
         for point in points:
             if digest(point) not in known:

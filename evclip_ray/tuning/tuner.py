@@ -254,7 +254,7 @@ class StudyRun:
         identity = as_recorded(self._identity, self.folder)
         self.folder.claim(identity, objective=self.space.study.objective, **forked)
         write_json(self.folder.fixed, dict(self.space.fixed))
-        declare_domains(self.folder.root, self.space.domains)
+        declare_domains(self.folder.root, self.space.domains, objective=self.space.study.objective)
 
     def prepare(self, progress: Progress | None = None) -> None:
         """Decode the videos and compute the cached features that trials read.

@@ -9,35 +9,54 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evclip_ray.objective import BEST, LAST, describe
 from evclip_ray.records import METRICS
 
 if TYPE_CHECKING:
     from tensorboard.plugins.hparams.summary_v2 import Domain
 
 
-def declare_domains(folder: Path, domains: Mapping[str, tuple[str, tuple[Any, ...]]]) -> None:
+MEAN_TAG = "val/mean_top1"
+"""Mean of the validation top-1 over the last epochs, for an objective that needs it."""
+_BEST, _LAST = METRICS["best_val_top1"].tag, METRICS["val_top1"].tag
+
+
+def declare_domains(
+    folder: Path, domains: Mapping[str, tuple[str, tuple[Any, ...]]], *, objective: str = BEST
+) -> None:
     """Write the experiment record into `folder`, unless the folder has event files.
+
+    The first metric is the validation top-1 of the leaderboard.
 
     Args:
         folder: Folder of the study or ladder.
         domains: Path of each searched setting -> ("choice", values) or ("interval", (low, high)).
+        objective: Objective of the study, which decides the value on the leaderboard.
     """
     # A resumed study has its record already, and each SummaryWriter would add one more event file.
     if any(folder.glob("events.out.tfevents.*")):
         return
-    from tensorboard.plugins.hparams.summary_v2 import HParam, Metric, hparams_config_pb
+    from tensorboard.plugins.hparams.summary_v2 import HParam, hparams_config_pb
     from torch.utils.tensorboard import SummaryWriter
 
     searched = [HParam(path, _domain(*domain)) for path, domain in domains.items()]
-    split = {"val": Metric.VALIDATION, "train": Metric.TRAINING}
-    metrics = [
-        Metric(metric.tag, display_name=metric.label, dataset_type=split[metric.tag.split("/")[0]])
-        for metric in METRICS.values()
-        if metric.direction
-    ]
     writer = SummaryWriter(str(folder))
-    writer._get_file_writer().add_summary(hparams_config_pb(searched, metrics))
+    writer._get_file_writer().add_summary(hparams_config_pb(searched, _metrics(objective)))
     writer.close()
+
+
+def _metrics(objective: str) -> list[Any]:
+    """Return the compared metrics in the order of their columns. TensorBoard shows the last value of each."""
+    from tensorboard.plugins.hparams.summary_v2 import Metric
+
+    names = {metric.tag: f"{metric.label}, last epoch" for metric in METRICS.values() if metric.direction}
+    names[_BEST] = "top-1, best epoch"
+    first = {BEST: _BEST, LAST: _LAST}.get(objective, MEAN_TAG)
+    names = {first: f"top-1, {describe(objective)}", **names}
+    split = {"val": Metric.VALIDATION, "train": Metric.TRAINING}
+    return [
+        Metric(tag, display_name=name, dataset_type=split[tag.split("/")[0]]) for tag, name in names.items()
+    ]
 
 
 def session_start(values: Mapping[str, Any]) -> Any:

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from evclip_ray.machine_faults import find_fault
 from evclip_ray.metrics.classification import ClassificationState
 from evclip_ray.metrics.scoring import Scores
 from evclip_ray.records import METRICS, EpochMetrics
@@ -129,9 +130,11 @@ class BoardWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Tune ends both stopped and finished trials by SystemExit, which is not a failure.
-        failed = kind is not None and issubclass(kind, Exception)
-        self._events.add_summary(session_end(succeeded=not failed))
+        # A run that a fault of the machine paused goes on later. TensorBoard shows the first end of a run.
+        if error is None or find_fault(error) is None:
+            # Tune ends both stopped and finished trials by SystemExit, which is not a failure.
+            failed = kind is not None and issubclass(kind, Exception)
+            self._events.add_summary(session_end(succeeded=not failed))
         self._writer.close()
 
 

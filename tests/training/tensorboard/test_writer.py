@@ -1,5 +1,6 @@
 """Event files of a run, read by TensorBoard's readers and by its HParams plugin over HTTP."""
 
+import errno
 import io
 import time
 
@@ -149,30 +150,62 @@ def test_hparams_plugin_lists_runs_before_the_study_ends(tmp_path, tensorboard):
     )
     written(tmp_path / "trials" / "0", 3, {"optim.lr": 0.01, "method.prompts": "both"})
     declare_domains(tmp_path, {})
+    # Attempts that a kill and a full disk ended, each with a second attempt, and a failed one.
+    for name, ending in (("killed", None), ("full", OSError(errno.ENOSPC, "")), ("failed", ValueError())):
+        attempt = BoardWriter(tmp_path / "trials" / name, {"optim.lr": 0.03}, text={})
+        attempt.epoch(EpochMetrics({"epoch": 1, "val_top1": 0.1}))
+        if ending is not None:
+            attempt.__exit__(type(ending), ending, None)
+        if name != "failed":
+            written(tmp_path / "trials" / name, 3, {"optim.lr": 0.03})
     live = BoardWriter(tmp_path / "trials" / "1", {"optim.lr": 0.02, "method.prompts": "mask"}, text={})
     live.epoch(EpochMetrics({"epoch": 1, "val_top1": 0.9}))
     deadline = time.monotonic() + 60
     groups = []
-    while len(groups) < 2 and time.monotonic() < deadline:
+    while len(groups) < 5 and time.monotonic() < deadline:
         time.sleep(1)
         request = {
             "startIndex": 0,
             "sliceSize": 10,
             "colParams": [{"metric": {"tag": "val/top1"}}],
-            "allowedStatuses": ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_RUNNING"],
+            "allowedStatuses": [f"STATUS_{name}" for name in ("UNKNOWN", "SUCCESS", "FAILURE", "RUNNING")],
         }
         groups = tensorboard("session_groups", **request).get("sessionGroups", [])
     live.__exit__(None, None, None)
+    status = {group["name"].split("/")[-1]: group["sessions"][0]["status"] for group in groups}
+    ended = dict.fromkeys(("0", "killed", "full"), "STATUS_SUCCESS")
+    assert status == {**ended, "1": "STATUS_UNKNOWN", "failed": "STATUS_FAILURE"}
     by_rate = {
         group["hparams"]["optim.lr"]: (
             group["hparams"]["method.prompts"],
             {v["name"]["tag"]: v["value"] for v in group["metricValues"]}["val/top1"],
         )
         for group in groups
+        if group["hparams"]["optim.lr"] != 0.03
     }
     assert by_rate == {0.01: ("both", pytest.approx(0.3)), 0.02: ("mask", pytest.approx(0.9))}
     experiment = tensorboard("experiment")
     searched = {info["name"]: info for info in experiment["hparamInfos"]}
     assert searched["optim.lr"]["domainInterval"] == {"minValue": 1e-3, "maxValue": 1e-1}
     assert searched["method.prompts"]["domainDiscrete"] == ["both", "mask"]
-    assert "val/best_top1" in {info["name"]["tag"] for info in experiment["metricInfos"]}
+    metrics = [(info["name"]["tag"], info["displayName"]) for info in experiment["metricInfos"]]
+    assert metrics[0] == ("val/best_top1", "top-1, best epoch")
+    assert ("val/top1", "top-1, last epoch") in metrics
+
+
+@pytest.mark.parametrize(
+    ("objective", "first"),
+    [
+        ("last", ("val/top1", "top-1, last epoch")),
+        ("mean_of_last_3", ("val/mean_top1", "top-1, mean of the last 3 epochs")),
+    ],
+)
+def test_first_metric_of_hparams_is_the_objective(tmp_path, objective, first):
+    from tensorboard.plugins.hparams import metadata
+
+    declare_domains(tmp_path, {}, objective=objective)
+    events = EventAccumulator(str(tmp_path)).Reload()
+    content = events.SummaryMetadata(metadata.EXPERIMENT_TAG).plugin_data.content
+    metrics = metadata.parse_experiment_plugin_data(content).metric_infos
+    assert (metrics[0].name.tag, metrics[0].display_name) == first
+    assert len({metric.name.tag for metric in metrics}) == len(metrics)
