@@ -9,8 +9,10 @@ import sys
 
 import pytest
 
+from evclip_ray.artifacts import read_json
 from evclip_ray.cli.tune import ended_trials
 from evclip_ray.data.shards.prepare import open_shards
+from evclip_ray.training.checkpoint_record import read_record
 from evclip_ray.tuning.tuner import Outcome, StudyRun
 
 
@@ -47,7 +49,13 @@ def test_duration_without_unit_is_refused(call):
     assert "must be a duration such as 90m, 2h30m or 1d, got '90'" in result.output
 
 
-def test_study_can_be_trained_and_evaluated(call, space, tmp_path, local_ray):
+def curve(run):
+    """Return the validation loss and accuracy of each epoch of a run."""
+    epochs = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+    return [(epoch["train_loss"], epoch["val_loss"], epoch["val_top1"]) for epoch in epochs]
+
+
+def test_study_can_be_trained_and_evaluated(call, space, tmp_path, local_ray, monkeypatch):
     study, cache = tmp_path / "study", tmp_path / "cache"
     tuned = call("tune", space, "--out", study, "--cache", cache)
     assert tuned.exit_code == 0, tuned.output
@@ -61,10 +69,24 @@ def test_study_can_be_trained_and_evaluated(call, space, tmp_path, local_ray):
     assert f"# corrected for the choice: {reason}" in (study / "best.yaml").read_text()
     assert "RANDOM WEIGHTS" in tuned.output
     assert f"tensorboard --logdir {study}" in tuned.output
-    options = ("--set", "optim.epochs=1", "--cache", cache)
-    trained = call("train", study / "best.yaml", *options, "--out", tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    trained = call("train", study / "best.yaml", "--cache", cache)
     assert trained.exit_code == 0, trained.output
-    assert "best epoch 1" in trained.output
+    assert "best epoch" in trained.output
+    # The same numbers to the last digit: the run has the name of the study, and the threads of the trial.
+    assert "other conditions" not in trained.output
+    trial = read_record(study / "best")
+    assert trial["compute"]["threads"] == 1
+    ran = next(
+        curve(path.parent)
+        for path in study.glob("trials/*/history.jsonl")
+        if read_record(path.parent / "last")["experiment"] == trial["experiment"]
+    )
+    assert curve(tmp_path / "runs" / "study") == ran
+    other = call("train", study / "best.yaml", "--cache", cache, "--set", "optim.epochs=1")
+    assert (
+        "runs/study: holds a run of another experiment (begun with -> given: optim.epochs: " in other.output
+    )
     for openings in (1, 2):
         options = ("--split", "test", "--cache", cache)
         scored = call("evaluate", study / "best", *options, "--out", tmp_path / "scores")
@@ -91,6 +113,8 @@ def test_exhausted_time_budget_exits_with_0(call, space, tmp_path, local_ray):
     result = call("tune", space, "--out", tmp_path / "study", "--time-budget", "0.001s")
     assert result.exit_code == 0, result.output
     assert "the time budget is used up: 0 trials are paused, 2 trials remain to be run" in result.output
+    # The report of the study prints it.
+    assert read_json(tmp_path / "study" / "ledger.json")["command"].startswith("evclip-ray ")
 
 
 def test_missing_trials_without_interrupt_are_an_error(call, space, tmp_path, local_ray, monkeypatch):

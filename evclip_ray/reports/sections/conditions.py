@@ -123,12 +123,14 @@ def _videos(setting: "_Settings") -> str:
 def _split(study: Study) -> str:
     counts = study.epochs.get("val_videos", pd.Series(dtype=float)).dropna().unique()
     num_videos = "/".join(str(int(count)) for count in sorted(counts)) or "?"
-    return f"{scored_on(study.ledger.get('selection', {}).values())}, {num_videos} videos"
+    noun = "video" if num_videos == "1" else "videos"
+    return f"{scored_on(study.ledger.get('selection', {}).values())}, {num_videos} {noun}"
 
 
 def _protocol(setting: "_Settings") -> str:
     shots, classes = setting("data.shots"), setting("data.classes")
-    name = "closed set, all training videos" if shots == "none" else f"few-shot, {shots} videos per class"
+    noun = "video" if shots == "1" else "videos"
+    name = "closed set, all training videos" if shots == "none" else f"few-shot, {shots} {noun} per class"
     return name if classes == "none" else f"{name}, {classes} classes"
 
 

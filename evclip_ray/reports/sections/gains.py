@@ -63,11 +63,13 @@ def evaluated(evaluation: Evaluation, where: str) -> Scored:
     """Return the score of an evaluation that has one of a checkpoint."""
     ledger = evaluation.ledger
     adapted, baseline = ledger["adapted"], ledger.get("zero_shot") or {}
+    low, high = adapted["top1_interval"]
     gain, reason = gain_of(evaluation)
     return Scored(
         where,
         adapted["top1"],
-        *adapted["top1_interval"],
+        low,
+        high,
         baseline.get("top1", math.nan),
         gain,
         reason,

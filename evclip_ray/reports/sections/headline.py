@@ -5,6 +5,7 @@ correction for the choice, and the gain is moved by the same correction.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -151,13 +152,14 @@ def validation_score(study: Study, best: Mapping[str, Any], current: Sequence[Ev
     if has_choice and not is_corrected:
         note = "which is optimistic because these videos chose it"
     top1, low, high = (float(best[f"{column}{end}"]) for end in ("", "_low", "_high"))
-    gain, reason = validation_gain(study, current, top1=top1, zero_shot=float(best["zero_shot_top1"]))
+    zero_shot = _zero_shot(study, best)
+    gain, reason = validation_gain(study, current, top1=top1, zero_shot=zero_shot)
     return Scored(
         _where(study),
         top1,
         low,
         high,
-        float(best["zero_shot_top1"]),
+        zero_shot,
         gain,
         reason,
         note=note,
@@ -165,6 +167,14 @@ def validation_score(study: Study, best: Mapping[str, Any], current: Sequence[Ev
         leaks=bool(best["leaking_rows"]),
         compares=_setting(study, best, "method.name") != "zero_shot",
     )
+
+
+def _zero_shot(study: Study, best: Mapping[str, Any]) -> float:
+    """Return the score of zero-shot CLIP on the views of the best trial; NaN if it is unknown."""
+    if not is_missing(best["zero_shot_top1"]):
+        return float(best["zero_shot_top1"])
+    # Under several conditions it is not known which ones are those of the trial.
+    return float(study.zero_shot["top1"].iloc[0]) if len(study.zero_shot) == 1 else math.nan
 
 
 def no_result(trials: pd.DataFrame) -> str:
@@ -232,11 +242,9 @@ def _is_other(evaluation: Evaluation, study: Study) -> bool:
 def _of_openings(tests: Sequence[Evaluation]) -> list[str]:
     """Return how often the test split was opened, if more than once: choosing by it makes it optimistic."""
     openings = int(tests[0].ledger.get("openings", 1)) if tests else 1
-    return (
-        [f"The test split was evaluated {openings} times with this checkpoint folder."]
-        if openings > 1
-        else []
-    )
+    if openings < 2:
+        return []
+    return [f"The test split was opened {counted(openings, 'time')} for {tests[0].root.name}/."]
 
 
 def _of_validation(best: Mapping[str, Any], score: Scored, *, has_test: bool) -> list[str]:

@@ -47,7 +47,7 @@ def ladder_report(
         cache: Folder of the data sets that are made on demand.
     """
     conditions = _conditions(ladder)
-    best_step = None if ladder.best is None else ladder.best["rung"]
+    best_step = "" if ladder.best is None else str(ladder.best["rung"])
     best, best_sets = ladder.steps.get(best_step), (evaluations or {}).get(best_step, ())
     sections = [Section("rungs", "The ladder", _first_blocks(ladder)), *_chart_sections(ladder)]
     for name, study in ladder.steps.items():
