@@ -112,7 +112,7 @@ def test_cache_prune_without_a_condition_is_refused(cache):
 
 
 def test_cache_verify_counts_damaged_files(cache):
-    assert call("cache", "verify", "--cache", cache).output == "1 files, 0 damaged\n"
+    assert call("cache", "verify", "--cache", cache).output == "1 file, 0 damaged\n"
     path = next((cache / "features").rglob("*.arrow"))
     path.write_bytes(path.read_bytes()[:-20])
     verified = call("cache", "verify", "--cache", cache)

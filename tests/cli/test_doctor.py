@@ -48,17 +48,17 @@ def test_failure_exits_with_1_also_as_json(call, found):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "is_terminal", "message"),
+    ("arguments", "is_loaded"),
     [
-        (["evaluate", "best"], True, "loading PyTorch ...\n"),
-        (["evaluate", "--help"], True, ""),
+        (["report", "studies/mine"], True),
+        (["report", "--help"], False),
         # After its own checks, see test_early_checks.
-        (["tune", "debug"], True, ""),
-        (["cluster", "status"], True, ""),
-        (["evaluate", "best"], False, ""),
+        (["tune", "debug"], False),
+        (["cluster", "status"], False),
     ],
 )
-def test_loading_is_announced_in_a_terminal(monkeypatch, capsys, arguments, is_terminal, message):
-    monkeypatch.setattr("sys.stderr.isatty", lambda: is_terminal)
-    cli._announce(arguments)
-    assert capsys.readouterr().err == message
+def test_slow_commands_load_pytorch_first(monkeypatch, arguments, is_loaded):
+    calls = []
+    monkeypatch.setattr(cli, "load_torch", lambda: calls.append(arguments))
+    cli._load_torch(arguments)
+    assert calls == [arguments] * is_loaded

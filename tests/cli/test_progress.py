@@ -3,13 +3,15 @@
 import io
 import re
 import signal
+import sys
+from importlib.machinery import ModuleSpec
 
 import pytest
 
 from evclip_ray import termination
 from evclip_ray.cli import display
 from evclip_ray.cli.display import PlainConsole
-from evclip_ray.cli.progress import Lines, bars
+from evclip_ray.cli.progress import Lines, bars, load_torch
 from evclip_ray.progress import Pace, report, stage, time_left
 
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -22,6 +24,19 @@ class Clock:
 
     def __call__(self):
         return self.now
+
+
+class _Loader:
+    """Import of an empty module in the place of OpenCLIP."""
+
+    def find_spec(self, name, path=None, target=None):
+        return ModuleSpec(name, self) if name == "open_clip" else None
+
+    def create_module(self, spec):
+        return None
+
+    def exec_module(self, module):
+        pass
 
 
 @pytest.fixture
@@ -124,6 +139,17 @@ def test_stop_is_shown_among_the_bars(terminal, monkeypatch, capfd):
     assert "Stopping ...\n" in terminal()
     # The handler itself would print between the bars.
     assert "Stopping" not in capfd.readouterr().err
+
+
+def test_loading_pytorch_is_named_once(monkeypatch, capsys):
+    monkeypatch.setattr(display, "error_console", PlainConsole(stderr=True, width=140))
+    # The real one takes seconds. Both entries are as before after the test.
+    monkeypatch.setitem(sys.modules, "open_clip", None)
+    del sys.modules["open_clip"]
+    monkeypatch.setattr(sys, "meta_path", [_Loader(), *sys.meta_path])
+    load_torch()
+    load_torch()
+    assert capsys.readouterr().err == "loading PyTorch ...\n"
 
 
 def test_results_in_a_file_have_no_progress(monkeypatch, capsys):
