@@ -174,8 +174,9 @@ class Section:
         """Titles of the blocks by file that their numbers come from, in the order of the blocks."""
         titles: dict[str, list[str]] = {}
         for block in self.blocks:
-            for source in () if isinstance(block, Note) else block.sources:
-                titles.setdefault(source, []).append(block.title)
+            if not isinstance(block, Note):
+                for source in block.sources:
+                    titles.setdefault(source, []).append(block.title)
         return titles
 
 
