@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from evclip_ray.deploy.predictions import FailedVideo, Prediction
     from evclip_ray.evaluation.evaluate import EvaluationResult
+    from evclip_ray.evaluation.plan import EvaluationPlan
     from evclip_ray.evaluation.seed_means import CheckpointMean
     from evclip_ray.metrics.intervals import IntervalKind
     from evclip_ray.records import EpochMetrics
@@ -278,7 +279,7 @@ def train(
     overrides: Mapping[str, Any] | None = None,
     workers: int = 1,
     min_workers: int | None = None,
-    cpus_per_worker: float = 1.0,
+    cpus_per_worker: float | None = None,
     gpus_per_worker: float | None = None,
     cache: str | Path | None = None,
     address: str | None = None,
@@ -297,12 +298,14 @@ def train(
         experiment: Experiment, or the path of its YAML file, such as the `best.yaml` of a study.
         data: Manifest (CSV or Parquet), or a folder with one folder of videos per class.
         root: Folder or URI that the paths in the manifest are relative to.
-        out: Folder of the run; by default `runs/NAME`, where NAME is that of the file.
+        out: Folder of the run; by default `runs/NAME`, where NAME is that of the file, or for the `best.yaml`
+            of a study that of the study.
         fork: Folder of a new run that keeps the splits of the run in `out` after its videos have changed.
         overrides: Settings by dotted path: `{"optim.epochs": 10}`.
         workers: Number of training processes (DDP in Ray Train).
         min_workers: Keep training with at least this many workers after machines are lost.
-        cpus_per_worker: CPUs of each worker.
+        cpus_per_worker: CPUs of each worker, by default 1. A single worker computes with as many threads as
+            the trial of a study's `best.yaml`, otherwise with all CPUs of this machine.
         gpus_per_worker: GPUs of each worker; by default 1 if a machine has any.
         cache: Folder of decoded videos and cached features, see `cache_folder`.
         address: Running Ray cluster (`"auto"` or `"HOST:6379"`). By default Ray is started on this machine.
@@ -332,7 +335,7 @@ def train(
         config = ExperimentConfig.load(experiment.model_dump(mode="json"), settings)
     else:
         config = read_experiment(Path(experiment), settings)
-        out = out or Path("runs") / Path(experiment).stem
+        out = out or Path("runs") / _run_name(Path(experiment))
     _refuse_same_folder(out, fork)
     if fork and not (Path(out).expanduser() / ROWS).is_file():
         raise ConfigError(
@@ -342,6 +345,8 @@ def train(
     folder, cache = Path(fork or out).expanduser(), cache_folder(cache)
     with reporting_to(progress), stage("reading the list"):
         check_source(config, cache=cache)
+        best = _study_checkpoint(experiment)
+        keeps_splits = best is not None and _keeps_videos(best, config, settings, cache)
     storage = (folder.resolve(), cache)
     with (
         reporting_to(progress),
@@ -361,7 +366,8 @@ def train(
             gpus=gpus_per_worker,
             decoding=progress,
             on_epoch=on_epoch or _ignore,
-            splits_of=Path(out).expanduser() if fork else _study_checkpoint(experiment, settings),
+            splits_of=Path(out).expanduser() if fork else best if keeps_splits else None,
+            repeats=best,
         )
     # Without a finished epoch there is no `best/`, so a path to it must not be returned.
     if not metrics.best_epoch:
@@ -372,19 +378,50 @@ def train(
     return TrainedRun(folder, metrics)
 
 
-def _study_checkpoint(experiment: Any, settings: Mapping[str, Any]) -> Path | None:
-    """Return the checkpoint next to a study's best.yaml, whose splits another training of it keeps.
+def _run_name(file: Path) -> str:
+    """Return the name of the folder of a run: that of its file, or of the study of a `best.yaml`."""
+    folder = file.absolute().parent
+    if file.stem != "best" or not (folder / "trials").is_dir():
+        return file.stem
+    # The study of a step of a ladder is LADDER/rungs/STEP.
+    is_step = folder.parent.name == "rungs"
+    return f"{folder.parents[1].name}-{folder.name}" if is_step else folder.name
 
-    Returns None for another file, or if `settings` ask for other videos or other splits.
-    """
-    videos, splits = ("manifest", "root", "world"), ("split_seed", "val_fraction", "test_fraction")
-    # Another selection holds out other videos: those of `last_epoch` have no validation split to keep.
-    chooses_videos = (*videos, *splits, "selection", "val_shots", "folds")
-    changed = {".".join(path.split(".")[:2]) for path in settings}
-    if not isinstance(experiment, str | Path) or changed & {f"data.{name}" for name in chooses_videos}:
+
+def _study_checkpoint(experiment: Any) -> Path | None:
+    """Return the checkpoint next to a study's best.yaml, None for another file."""
+    if not isinstance(experiment, str | Path):
         return None
     best = Path(experiment).with_suffix("")
     return best if (best / "config.json").is_file() else None
+
+
+def _keeps_videos(best: Path, config: "ExperimentConfig", settings: Mapping[str, Any], cache: Path) -> bool:
+    """Return whether a training has the videos of a checkpoint, and so their splits.
+
+    Args:
+        best: Folder of the checkpoint.
+        config: Settings of the training.
+        settings: Those that replace the settings of the checkpoint.
+        cache: Folder of the small world's videos.
+    """
+    from evclip_ray.evaluation.plan import is_training_list
+    from evclip_ray.training.checkpoint import read_record
+    from evclip_ray.training.datamodule import list_videos
+    from evclip_ray.training.experiment import LOCATION, ExperimentConfig
+
+    splits = ("world", "split_seed", "val_fraction", "test_fraction")
+    # Another selection holds out other videos: those of `last_epoch` have no validation split to keep.
+    chooses_videos = (*splits, "selection", "val_shots", "folds")
+    changed = {".".join(path.split(".")[:2]) for path, value in settings.items() if value is not None}
+    if changed & {f"data.{name}" for name in chooses_videos}:
+        return False
+    if not changed & {f"data.{name}" for name in LOCATION}:
+        return True
+    recorded = ExperimentConfig.load(read_record(best)["experiment"]).data
+    return is_training_list(
+        best, recorded, config.data, list_videos(config, cache=cache, allow_same_labels=True)
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -475,7 +512,8 @@ def evaluate(
         reject_below: Set this threshold: the best probability below which a video is unknown.
         conformal: Fit sets of classes that hold the true one for this share of videos.
         interval: Interval of the means over checkpoints: `"t"` (Student) or `"bootstrap"`.
-        out: Folder of the tables, with several checkpoints a folder for each. Default: `CHECKPOINT-SPLIT`.
+        out: Folder of the tables, with several checkpoints a folder for each. Default: `CHECKPOINT-SPLIT`,
+            and behind it the protocol and the name of the list if they are not those of the training.
         overrides: Settings by dotted path.
         cache: Folder of decoded videos and cached features, see `cache_folder`.
         address: Running Ray cluster that decodes videos. By default Ray is started on this machine.
@@ -511,17 +549,17 @@ def evaluate(
     for number, checkpoint in enumerate(folders):
         # The path "." has no name.
         named = checkpoint if checkpoint.name else checkpoint.absolute()
-        tables = Path(out) if out else named.with_name(f"{named.name}-{split}")
-        if out and len(folders) > 1:
-            # Numbered: checkpoints are often all called `best`, and parents of several studies can have one
-            # name.
-            tables = Path(out) / f"{number}-{checkpoint.parent.name}"
         with name_recovery(checkpoint):
             with reporting_to(progress), stage("reading the list"):
                 plan = plan_evaluation(
                     checkpoint, settings, split=split, cache=cache, protocol=protocol, views=parsed_views
                 )
-                fit_plan = plan_calibration(checkpoint, settings, cache=cache) if fit else None
+                tables = Path(out) if out else named.with_name(f"{named.name}-{_tables_name(plan)}")
+            if out and len(folders) > 1:
+                # Numbered: checkpoints are often all called `best`, and parents of several studies can have
+                # one name.
+                tables = Path(out) / f"{number}-{checkpoint.parent.name}"
+            fit_plan = plan_calibration(checkpoint, settings, cache=cache) if fit else None
             both = [plan.plans, fit_plan.plans if fit_plan else {}]
             needed = [video_plan for plans in both for video_plan in plans.values()]
             with (
@@ -550,6 +588,18 @@ def evaluate(
         path = Path(out or folders[0].parent) / "means.csv"
         write_csv(path, list(rows[0]), (row.values() for row in rows))
     return Evaluation(tuple(results), means)
+
+
+def _tables_name(plan: "EvaluationPlan") -> str:
+    """Return the name of the tables of an evaluation: split, then protocol and list unless the usual ones.
+
+    Scores on other videos must not replace those on the study's own.
+    """
+    protocol = "" if plan.protocol == "closed_set" else plan.protocol
+    source = Path(next(iter(plan.plans.values())).manifest.source)
+    # The usual names of a list say less than their folder.
+    listed = source.parent.name if source.stem in ("manifest", "list", "videos") else source.stem
+    return "-".join(filter(None, (plan.split, protocol, "" if plan.is_training_list else listed)))
 
 
 def predict(

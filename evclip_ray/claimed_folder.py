@@ -51,7 +51,7 @@ class ClaimedFolder:
             ledger = self.ledger()
             # The digest decides; the inputs are compared only to name the settings that differ.
             if ledger["key"] != digest(identity):
-                changed = _differences(ledger["inputs"], identity)
+                changed = describe_differences(ledger["inputs"], identity)
                 raise ArtifactError(
                     f"{self.root}: belongs to another {self.STAGE} (begun with -> given: {changed}); "
                     "choose another --out, or give the settings that it began with"
@@ -130,7 +130,7 @@ class ClaimedFolder:
             yield
 
 
-def _differences(begun: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+def describe_differences(begun: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     """Return the settings that differ, each with both values: `optim.epochs: 20 -> 5`."""
     # As JSON reads them: a tuple of the identity is a list in the ledger.
     before, after = flatten(begun), flatten(json.loads(json.dumps(dict(given))))

@@ -3,13 +3,14 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 import yaml
 
 import evclip_ray
-from evclip_ray.api import _study_checkpoint
+from evclip_ray.api import _keeps_videos, _run_name, _study_checkpoint, _tables_name
 from evclip_ray.config import ConfigError
 from evclip_ray.data.manifest.manifest import ManifestError
 
@@ -128,16 +129,52 @@ def test_experiment_object_needs_a_folder(make_experiment):
         evclip_ray.train(make_experiment())
 
 
-def test_training_of_a_study_keeps_its_splits_by_default(tmp_path):
+def test_training_of_a_study_keeps_its_splits_by_default(make_experiment, tiny_manifest, tmp_path):
     (tmp_path / "best").mkdir()
-    (tmp_path / "best" / "config.json").write_text("{}")
-    config = tmp_path / "best.yaml"
-    assert _study_checkpoint(config, {"seed": 1, "data.shots": 4}) == tmp_path / "best"
-    assert _study_checkpoint(config, {"data.split_seed": 1}) is None
-    assert _study_checkpoint(config, {"data.manifest": "other.csv"}) is None
-    assert _study_checkpoint(config, {"data.world.domain": "dark"}) is None
-    assert _study_checkpoint(config, {"data.selection": "last_epoch"}) is None
-    assert _study_checkpoint(tmp_path / "mine.yaml", {}) is None
+    assert _study_checkpoint(tmp_path / "best.yaml") is None
+    (tmp_path / "best" / "adapter.safetensors").touch()
+    record = {"experiment": make_experiment().model_dump(mode="json")}
+    (tmp_path / "best" / "config.json").write_text(json.dumps(record))
+    best = _study_checkpoint(tmp_path / "best.yaml")
+    assert best == tmp_path / "best"
+    assert _study_checkpoint(tmp_path / "mine.yaml") is None
+
+    def keeps(**settings):
+        dotted = {f"data.{name}": value for name, value in settings.items()}
+        return _keeps_videos(best, make_experiment(**dotted), {"seed": 1, **dotted}, tmp_path)
+
+    assert keeps()
+    assert keeps(shots=4, world=None)
+    assert not keeps(split_seed=1)
+    assert not keeps(selection="last_epoch")
+    # Its videos are not known to be the same: the checkpoint has no record of them.
+    copied = tmp_path / "copy.csv"
+    copied.write_bytes(tiny_manifest.read_bytes())
+    assert not keeps(manifest=str(copied))
+
+
+def test_run_of_a_study_has_its_name(tmp_path):
+    assert _run_name(tmp_path / "mine" / "best.yaml") == "best"
+    (tmp_path / "mine" / "trials").mkdir(parents=True)
+    assert _run_name(tmp_path / "mine" / "best.yaml") == "mine"
+    assert _run_name(tmp_path / "mine" / "other.yaml") == "other"
+    (tmp_path / "sizes" / "rungs" / "small" / "trials").mkdir(parents=True)
+    assert _run_name(tmp_path / "sizes" / "rungs" / "small" / "best.yaml") == "sizes-small"
+
+
+@pytest.mark.parametrize(
+    ("source", "protocol", "is_own", "name"),
+    [
+        ("videos/manifest.csv", "closed_set", True, "test"),
+        ("videos/manifest.csv", "base_to_novel", True, "test-base_to_novel"),
+        ("dark/manifest.csv", "cross_domain", False, "test-cross_domain-dark"),
+        ("lists/night.csv", "closed_set", False, "test-night"),
+    ],
+)
+def test_scores_on_other_videos_have_their_own_folder(source, protocol, is_own, name):
+    videos = SimpleNamespace(manifest=SimpleNamespace(source=source))
+    plan = SimpleNamespace(split="test", protocol=protocol, plans={"all": videos}, is_training_list=is_own)
+    assert _tables_name(plan) == name
 
 
 def test_fork_of_a_run_without_record_is_refused(tmp_path):

@@ -93,7 +93,8 @@ _SCORED = {"adapted": "adapted", "zero_shot": "zero-shot CLIP"}
     "--out",
     type=click.Path(path_type=Path),
     default=None,
-    help="Folder of the tables, with several checkpoints a folder for each. Default: CHECKPOINT-SPLIT.",
+    help="Folder of the tables, with several checkpoints a folder for each. Default: CHECKPOINT-SPLIT, and "
+    "behind it the protocol and the name of the list if they are not those of the training.",
 )
 @settings
 @cache_option

@@ -24,7 +24,7 @@ from evclip_ray.records import EpochMetrics
     "--out",
     type=click.Path(path_type=Path),
     default=None,
-    help="Folder of the run. Default: runs/NAME, where NAME is that of CONFIG.",
+    help="Folder of the run. Default: runs/NAME, where NAME is that of CONFIG, for a best.yaml of its study.",
 )
 @click.option(
     "--fork",
@@ -41,7 +41,13 @@ from evclip_ray.records import EpochMetrics
     type=int,
     help="Keep training with at least this many workers after machines are lost. Default: wait for all.",
 )
-@click.option("--cpus-per-worker", default=1.0, show_default=True, help="CPUs per training process.")
+@click.option(
+    "--cpus-per-worker",
+    default=None,
+    type=float,
+    help="CPUs per training process. Default: 1 with several processes. A single one has as many threads as "
+    "the trial of a best.yaml, otherwise one per CPU of this machine.",
+)
 @click.option(
     "--gpus-per-worker",
     default=None,

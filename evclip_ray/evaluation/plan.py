@@ -58,6 +58,7 @@ class EvaluationPlan:
         plans: Videos of each evaluation set.
         num_listed: Number of videos in the list.
         is_whole: Whether the list has no splits and was not the training's, so that all videos are read.
+        is_training_list: Whether the list is that of the training.
     """
 
     checkpoint: Path
@@ -69,6 +70,7 @@ class EvaluationPlan:
     plans: dict[str, VideoPlan]
     num_listed: int = 0
     is_whole: bool = False
+    is_training_list: bool = True
 
     def extent(self, name: str) -> str:
         """Return one line about how many of the listed videos an evaluation set reads."""
@@ -181,7 +183,7 @@ def plan_evaluation(
         check_class_texts([scored], plan.classes)
     is_whole = not listed.splits() and not is_same_list
     return EvaluationPlan(
-        checkpoint, experiment, trained, protocol, split, views, plans, len(listed), is_whole
+        checkpoint, experiment, trained, protocol, split, views, plans, len(listed), is_whole, is_same_list
     )
 
 
@@ -201,8 +203,7 @@ def refuse_unknown_classes(checkpoint: Path, classes: tuple[str, ...], trained: 
         raise ArtifactError(
             f"{checkpoint}: was trained on {counted(len(trained), 'class')}, but the videos have "
             f"{counted(len(unknown), 'other class')} ({', '.join(unknown[:5])}). Give videos of the trained "
-            f"classes, or choose another "
-            "protocol, for example --protocol cross_dataset."
+            "classes, or choose another protocol, for example --protocol cross_dataset."
         )
 
 

@@ -23,24 +23,26 @@ from evclip_ray.formatting import counted
 from evclip_ray.metrics.classification import ClassificationState
 from evclip_ray.metrics.scoring import Scores
 from evclip_ray.models.methods.base import Method
-from evclip_ray.records import EpochMetrics, random_weights_warning
+from evclip_ray.objective import BEST, LAST
+from evclip_ray.records import EpochMetrics, objective_of, random_weights_warning
 from evclip_ray.training.build import autocast_dtype, build_method, conditions_of, pick_device, weights_of
 from evclip_ray.training.checkpoint import (
     HISTORY,
     save_checkpoint,
     set_moments,
     set_tensors,
-    without_activation,
 )
 from evclip_ray.training.datamodule import Videos
 from evclip_ray.training.distributed import Diverged, Workers, summed
-from evclip_ray.training.experiment import LOCATION, ExperimentConfig
+from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.frozen_cache import Cached, feature_specs, open_cached
 from evclip_ray.training.loader import Batches
 from evclip_ray.training.optim import learning_rate
 from evclip_ray.training.per_video_scores import EpochAnswers, VideoScores
+from evclip_ray.training.reproduction import COMPUTE, compute_of, refuse_other_run
 from evclip_ray.training.saved_state import DAMAGED, SavedState, newest_state, set_aside
 from evclip_ray.training.step import EpochSums, TrainingStep
+from evclip_ray.training.tensorboard.hparams import MEAN_TAG
 from evclip_ray.training.tensorboard.writer import BoardWriter
 from evclip_ray.training.validation import Validation, Validator
 from evclip_ray.training.zero_shot import zero_shot_numbers
@@ -74,6 +76,7 @@ class Run:
         folder: Folder for `last/`, `best/`, `history.jsonl` and event files.
         zero_shot: File of the zero-shot baseline, which runs may share; by default in `folder`.
         hparams: Settings to compare runs by in TensorBoard, by path.
+        objective: Objective of the study, for TensorBoard.
         cached: Cached outputs of the frozen networks.
         keeps_best: Whether to save the best checkpoint; a fold of a cross-validation needs none.
 
@@ -93,12 +96,13 @@ class Run:
         folder: Path,
         zero_shot: Path | None = None,
         hparams: Mapping[str, Any] | None = None,
+        objective: str = BEST,
         cached: Cached | None = None,
         keeps_best: bool = True,
     ) -> None:
         self.experiment, self.videos, self.method, self.folder = experiment, videos, method, folder
         self.zero_shot = zero_shot or folder / "zero_shot.json"
-        self.hparams, self.keeps_best = dict(hparams or {}), keeps_best
+        self.hparams, self.objective, self.keeps_best = dict(hparams or {}), objective, keeps_best
         self.device = next(method.parameters()).device
         self.dtype = autocast_dtype(experiment, self.device)
         self.conditions = conditions_of(method.frozen, experiment, self.device)
@@ -146,6 +150,7 @@ class Run:
         device: torch.device | None = None,
         zero_shot: Path | None = None,
         hparams: Mapping[str, Any] | None = None,
+        objective: str = BEST,
         keeps_best: bool = True,
     ) -> Self:
         """Return a run that reads cached features where it may and builds the remaining frozen networks.
@@ -164,6 +169,7 @@ class Run:
             folder=folder,
             zero_shot=zero_shot,
             hparams=hparams,
+            objective=objective,
             cached=cached,
             keeps_best=keeps_best,
         )
@@ -260,13 +266,8 @@ class Run:
     def _load(self, state: SavedState) -> None:
         record = state.record
         # Videos that have moved are compared by content, below.
-        has_content = bool(record.get("rows") and self.videos.row_keys)
-        if _compared(record["experiment"], has_content) != _compared(
-            self.experiment.model_dump(mode="json"), has_content
-        ):
-            raise ArtifactError(
-                f"{self.folder}: holds a run of another experiment; choose another folder or remove it"
-            )
+        by_content = bool(record.get("rows") and self.videos.row_keys)
+        refuse_other_run(self.folder, record, self.experiment.model_dump(mode="json"), by_content=by_content)
         # Origins contain the activation. The setting may be missing in a record of an earlier version.
         weights = weights_of(self.method.frozen)
         if record["weights"] != weights:
@@ -401,6 +402,8 @@ class Run:
                 board.epoch(metrics)
                 scalars = self.method.scalars()
                 board.scalars({f"scalars/{name}": scalars[name] for name in scalars}, epoch=metrics.epoch)
+                if self.objective not in (BEST, LAST):
+                    board.scalars({MEAN_TAG: objective_of(self.history, self.objective)}, epoch=metrics.epoch)
         return metrics
 
     def _train(self, epoch: int) -> dict[str, float]:
@@ -474,6 +477,7 @@ class Run:
             "rows": dict(self.videos.row_keys),
             "selection": self.videos.selection,
             "decoder": self.videos.sets["train"].shards.ledger["inputs"]["decoder"],
+            COMPUTE: compute_of(self.workers.count),
             "provenance": provenance(),
         }
 
@@ -488,21 +492,6 @@ class Run:
             "weights": f"{weights}" + (f"\n\n**{warning}**" if warning else ""),
         }
         return BoardWriter(self.folder, self.hparams, text=text)
-
-
-def _compared(experiment: Mapping[str, Any], has_content: bool) -> dict[str, Any]:
-    """Return the settings in which a resumed run must be equal.
-
-    Args:
-        experiment: Settings of the run.
-        has_content: Whether the videos are compared by content, so that their location may differ.
-    """
-    settings = without_activation(experiment)
-    left_out = LOCATION if has_content else ()
-    return {
-        **settings,
-        "data": {name: each for name, each in settings["data"].items() if name not in left_out},
-    }
 
 
 def _seed(*numbers: int) -> int:

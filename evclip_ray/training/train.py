@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -23,6 +24,13 @@ from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.frozen_cache import prepare_cached
 from evclip_ray.training.loop import Report, Run
 from evclip_ray.training.ray_trainer import train_distributed
+from evclip_ray.training.reproduction import (
+    COMPUTE,
+    compared_settings,
+    differences,
+    refuse_other_run,
+    threads_of,
+)
 from evclip_ray.training.resources import GIB, ResourceRequest, concurrent_trials
 from evclip_ray.training.zero_shot import videos_key
 
@@ -42,11 +50,12 @@ def train_experiment(
     on_cluster: bool,
     workers: int,
     min_workers: int | None,
-    cpus: float,
+    cpus: float | None,
     gpus: float | None,
     decoding: Progress | None,
     on_epoch: Report,
     splits_of: Path | None = None,
+    repeats: Path | None = None,
 ) -> EpochMetrics:
     """Train one experiment, or resume it, and return the metrics of the last epoch.
 
@@ -60,12 +69,14 @@ def train_experiment(
         on_cluster: Whether `machines` belong to a running cluster, which then places the worker.
         workers: Training processes.
         min_workers: Workers with which training continues after machines are lost; None waits for all.
-        cpus: CPUs of one worker.
+        cpus: CPUs of one worker. None means 1 for each of several workers. One worker then computes with as
+            many threads as the run that it repeats, or else with all CPUs of this machine.
         gpus: GPUs of one worker; None means 1 if any machine has a GPU.
         decoding: Progress of decoding and of cached features.
         on_epoch: Called with the metrics of each epoch.
         splits_of: Folder of an earlier run or checkpoint. Its videos keep their splits. If it has no record
             of rows, the splits are drawn as by the version that wrote it.
+        repeats: Checkpoint of an earlier run whose settings this one has. What else differs is logged.
 
     Raises:
         ValueError: The workers do not fit on the machines, the folder belongs to another experiment, or its
@@ -81,10 +92,12 @@ def train_experiment(
         log.warning("%s", experiment.enlarged_frames)
     has_gpus = any(node.get("GPU", 0) > 0 for node in machines)
     request = ResourceRequest(
-        cpus, float(has_gpus) if gpus is None else gpus, 1.5 * GIB, workers, min_workers
+        cpus or 1.0, float(has_gpus) if gpus is None else gpus, 1.5 * GIB, workers, min_workers
     )
     # Only the check is needed: it raises before hours of decoding if the workers can never be placed.
     concurrent_trials(request, machines)
+    _refuse_other_run(folder, experiment)
+    earlier = None if repeats is None else read_record(repeats)
     plan, record = _plan_rows(experiment, folder, cache=cache, splits_of=splits_of, progress=decoding)
     if plan.selection_warning:
         log.warning("%s", plan.selection_warning)
@@ -95,10 +108,49 @@ def train_experiment(
     videos = dataclasses.replace(videos, rows=folder / ROWS, row_keys=record.keys())
     prepare_cached([(experiment, videos)], gpus=request.gpus, progress=decoding)
     if workers > 1 or on_cluster:
+        if earlier is not None:
+            _report_differences(earlier, {"rows": record.keys(), COMPUTE: {"workers": workers}}, experiment)
         return _train_in_workers(experiment, videos, folder=folder, request=request, on_epoch=on_epoch)
-    # A local run may use all CPUs of the machine: no other trial shares it.
-    torch.set_num_threads(max(1, int(machines[0].get("CPU", 1))))
-    return Run.start(experiment, videos, folder=folder).fit(_counted(on_epoch, experiment, folder))
+    torch.set_num_threads(_num_threads(cpus, earlier, machines))
+    run = Run.start(experiment, videos, folder=folder)
+    if earlier is not None:
+        _report_differences(earlier, run.record(), experiment)
+    return run.fit(_counted(on_epoch, experiment, folder))
+
+
+def _refuse_other_run(folder: Path, experiment: ExperimentConfig) -> None:
+    """Check that a run that was begun has these settings, before its videos are decoded.
+
+    Raises:
+        ArtifactError: It has others.
+    """
+    checkpoint = latest_readable(folder / "last")
+    if checkpoint is not None:
+        begun = read_record(checkpoint)
+        by_content = bool(begun.get("rows"))
+        refuse_other_run(folder, begun, experiment.model_dump(mode="json"), by_content=by_content)
+
+
+def _num_threads(
+    cpus: float | None, earlier: Mapping[str, Any] | None, machines: Sequence[Mapping[str, float]]
+) -> int:
+    if cpus is not None:
+        return max(1, int(cpus))
+    # Without an earlier run, a local run may use all CPUs of the machine: no other trial shares it.
+    return threads_of(earlier) if earlier else max(1, int(machines[0].get("CPU", 1)))
+
+
+def _report_differences(
+    earlier: Mapping[str, Any], now: Mapping[str, Any], experiment: ExperimentConfig
+) -> None:
+    """Log in what a run differs from the one that it repeats, one line each. Chosen settings are none."""
+    begun, given = (
+        compared_settings(each, by_content=True)
+        for each in (earlier["experiment"], experiment.model_dump(mode="json"))
+    )
+    if begun == given:
+        for line in differences(earlier, now):
+            log.warning("the trial was run under other conditions, so that the numbers may differ: %s", line)
 
 
 def _counted(on_epoch: Report, experiment: ExperimentConfig, folder: Path) -> Report:
