@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from evclip_ray.data.manifest.folds import assign_folds
 from evclip_ray.metrics.classification import ClassificationState
 from evclip_ray.metrics.scoring import Scores
+from evclip_ray.objective import BEST
 from evclip_ray.training.build import pick_device
 from evclip_ray.training.datamodule import Videos, VideoSet
 from evclip_ray.training.distributed import Diverged
@@ -42,10 +43,19 @@ def start_run(
     device: torch.device | None = None,
     zero_shot: Path | None = None,
     hparams: Mapping[str, Any] | None = None,
+    objective: str = BEST,
 ) -> Run:
     """Return a run as `Run.start` does, measured by cross-validation if the videos have folds."""
     device = device or pick_device()
-    run = Run.start(experiment, videos, folder=folder, device=device, zero_shot=zero_shot, hparams=hparams)
+    run = Run.start(
+        experiment,
+        videos,
+        folder=folder,
+        device=device,
+        zero_shot=zero_shot,
+        hparams=hparams,
+        objective=objective,
+    )
     if videos.folds:
         held_out = folds_of(videos, seed=experiment.data.split_seed)
         folds = [

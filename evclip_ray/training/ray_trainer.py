@@ -156,6 +156,7 @@ def _train_worker(config: dict[str, Any]) -> dict[str, Any]:
         folder=Path(config["folder"]),
         zero_shot=Path(config["zero_shot"]),
         hparams=config["hparams"],
+        objective=config["objective"],
     )
 
     def report(metrics: EpochMetrics) -> None:

@@ -106,8 +106,8 @@ def _train(config: dict[str, Any]) -> None:
         return
     # Trials share the machine: more threads than reserved CPUs would slow down all of them.
     torch.set_num_threads(max(1, int(request.cpus)))
-    run = start_run(experiment, Videos.load(videos_file), **places)
     objective = config["objective"]
+    run = start_run(experiment, Videos.load(videos_file), objective=objective, **places)
     run.fit(
         lambda metrics: tune.report({**metrics.to_record(), OBJECTIVE: objective_of(run.history, objective)})
     )
