@@ -22,8 +22,11 @@ quickstart: install
 test: install
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
-slow gpu weights cluster: install
+slow weights cluster: install
 	$(BIN)/python -m pytest -m $@
+
+gpu: install
+	$(BIN)/python -m pytest -m gpu --junitxml runs/gpu.xml
 
 # A small study under kills and damaged files, at most 30 minutes. CHAOS="--seed 1 --minutes 10" takes options.
 chaos: install

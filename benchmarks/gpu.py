@@ -1,0 +1,397 @@
+"""Use of a GPU: matrix rate, training steps, trials that share the card, the features stage, a whole study.
+
+All weights are random, which does not change the arithmetic. The share of a step is its useful FLOP per
+second over the measured rate of matrix products in bfloat16. FLOP are those of torch's counter for one eager
+step. A section is skipped, and named with the reason, if a package is missing or the time is used up.
+
+Goals on an H100 or H200, EV-CLIP with both prompts on ViT-B/16, 8 frames, cached map: a share of 0.45 at
+batch 16 and 0.50 at batch 64, 150 videos/s at batch 2, 3 times the steps per second with 4 trials on the card
+at batch 2, and 0.80 of the bare encoder in the features stage.
+
+Run: python benchmarks/gpu.py --out gpu.json
+Without a GPU, `--device cpu --small` runs every section on the debug towers, to test the script.
+"""
+
+import argparse
+import dataclasses
+import functools
+import itertools
+import json
+import logging
+import multiprocessing
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from evclip_ray.artifacts import write_ledger
+from evclip_ray.config import ConfigError
+from evclip_ray.data.shards.dataset import STAGE, write_index
+from evclip_ray.data.shards.format import schema
+from evclip_ray.data.video.view import ViewConfig
+from evclip_ray.features.encode import ViewJob, load_network
+from evclip_ray.features.spec import video_map
+from evclip_ray.models.batch import VideoBatch
+from evclip_ray.training import compiled, step
+from evclip_ray.training.build import autocast_dtype, build_method
+from evclip_ray.training.distributed import Workers
+from evclip_ray.training.experiment import ExperimentConfig
+from evclip_ray.training.step import TrainingStep
+
+BACKBONES = {"ViT-B-16": "swin3d_s", "ViT-B-32": "swin3d_t", "ViT-L-14": "swin3d_s", "RN50": "swin3d_s"}
+CLASSES = tuple(f"class number {index}" for index in range(101))
+SHARD = "shard-00000.arrow"
+SECTIONS = ("steps", "sharing", "features", "study")
+
+
+class Skipped(Exception):
+    """A section or a row cannot run here."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Bench:
+    """Settings of a run of the benchmark."""
+
+    device: torch.device
+    small: bool
+    deadline: float
+
+    def experiment(self, backbone: str = "ViT-B-16", *, batch: int = 16, **more: Any) -> ExperimentConfig:
+        """Return EV-CLIP with both prompts on a backbone, with random weights."""
+        encoder = BACKBONES[backbone]
+        if self.small:
+            backbone, encoder = "debug", "swin3d_debug"
+        settings = {
+            "data.manifest": "none.csv",
+            "backbone.name": backbone,
+            "backbone.pretrained": "random",
+            "method.name": "ev_clip",
+            "method.video_encoder.name": encoder,
+            "method.video_encoder.weights": "random",
+            "optim.batch_size": batch,
+        }
+        return ExperimentConfig.load({}, settings | more)
+
+    def check_time(self, needed: float) -> None:
+        """Raise `Skipped` if fewer seconds than `needed` are left."""
+        left = self.deadline - time.monotonic()
+        if left < needed:
+            raise Skipped(f"{left:.0f} s of the time are left, {needed:.0f} s are needed")
+
+    def synchronize(self) -> None:
+        """Wait for the device."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def seconds(self, run: Callable[[], object], *, repeats: int, warm_up: int = 2) -> float:
+        """Return the median duration of a call."""
+        taken = []
+        for index in range(warm_up + (2 if self.small else repeats)):
+            self.synchronize()
+            began = time.perf_counter()
+            run()
+            self.synchronize()
+            if index >= warm_up:
+                taken.append(time.perf_counter() - began)
+        return statistics.median(taken)
+
+
+def matrix_rate(bench: Bench) -> float:
+    """Return the rate of a product of two large matrices in bfloat16, in FLOP per second."""
+    size, dtype = (512, torch.float32) if bench.small else (8192, torch.bfloat16)
+    left, right = (torch.randn(size, size, device=bench.device, dtype=dtype) for _ in range(2))
+    return 2 * size**3 / bench.seconds(lambda: left @ right, repeats=20)
+
+
+@dataclasses.dataclass
+class Steps:
+    """Training steps of one method on one batch that stays on the device."""
+
+    training: TrainingStep
+    batch: VideoBatch
+    generator: torch.Generator
+
+    @classmethod
+    def of(cls, bench: Bench, experiment: ExperimentConfig, *, cached: bool) -> "Steps":
+        """Build the method of an experiment. With `cached`, the batch has the video map."""
+        device, size = bench.device, experiment.optim.batch_size
+        dtype = autocast_dtype(experiment, device)
+        method = build_method(experiment, CLASSES, device=device).train()
+        side = method.frozen.clip.image_size
+        pixels = torch.rand(size, 8, 3, side, side, device=device)
+        batch = VideoBatch(pixels, labels=torch.arange(size, device=device) % len(CLASSES))
+        if cached:
+            encoder = method.frozen.video_encoder
+            with torch.no_grad(), torch.autocast(device.type, dtype, enabled=dtype is not None):
+                video_map = encoder(encoder.prepare(pixels))
+            batch = dataclasses.replace(batch, video_map=video_map)
+        training = TrainingStep(method, experiment, workers=Workers(), device=device, dtype=dtype)
+        return cls(training, batch, torch.Generator())
+
+    def __call__(self) -> None:
+        """Take a step."""
+        self.training(self.batch, rate=1e-4, num_videos=len(self.batch.labels), generator=self.generator)
+
+    def flop(self) -> float:
+        """Return the FLOP of an eager step."""
+        with FlopCounterMode(display=False) as counter:
+            self()
+        return float(counter.get_total_flops())
+
+
+@functools.cache
+def with_graphs() -> compiled.Forward:
+    """Return the forward pass and the loss, compiled and launched as CUDA graphs."""
+    return torch.compile(compiled.forward_and_losses, dynamic=False, mode="reduce-overhead")
+
+
+def steps_table(bench: Bench) -> Iterator[dict[str, Any]]:
+    """Yield one row per backbone, batch size and variant of the step, the most important ones first."""
+    rate = matrix_rate(bench)
+    yield {"row": "matrix rate", "tflop_per_second": rate / 1e12}
+    plan = [
+        *itertools.product(["ViT-B-16"], [16, 2, 64], ["eager", "compiled"], [True]),
+        ("ViT-B-16", 2, "graphs", True),
+        *itertools.product(["ViT-B-32", "ViT-L-14", "RN50"], [2, 16, 64], ["eager"], [True]),
+        *itertools.product(["ViT-B-16"], [2, 16], ["eager"], [False]),
+        *itertools.product(["ViT-B-32", "ViT-L-14", "RN50"], [16], ["compiled"], [True]),
+    ]
+    for backbone, size, variant, cached in plan:
+        row = {"row": f"{backbone}, batch {size}, map {'cached' if cached else 'live'}, {variant}"}
+        try:
+            bench.check_time(20 if variant == "eager" else 90)
+            yield row | step_row(bench, rate, backbone, size, variant, cached=cached)
+        except (Skipped, ConfigError, torch.OutOfMemoryError) as reason:
+            yield row | {"skipped": " ".join(str(reason).split())[:200]}
+
+
+def step_row(
+    bench: Bench, rate: float, backbone: str, size: int, variant: str, *, cached: bool
+) -> dict[str, Any]:
+    """Measure one row of the table of steps."""
+    eager = Steps.of(bench, bench.experiment(backbone, batch=size, compile="off"), cached=cached)
+    flop = eager.flop()
+    del eager
+    setting = "off" if variant == "eager" else "on"
+    if bench.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(bench.device)
+    measured = Steps.of(bench, bench.experiment(backbone, batch=size, compile=setting), cached=cached)
+    usual = step.compiled_forward
+    try:
+        if variant == "graphs":
+            step.compiled_forward = with_graphs
+        began = time.perf_counter()
+        measured()
+        bench.synchronize()
+        first = time.perf_counter() - began
+        seconds = bench.seconds(measured, repeats=20, warm_up=3)
+    finally:
+        step.compiled_forward = usual
+    peak = torch.cuda.max_memory_allocated(bench.device) / 2**30 if bench.device.type == "cuda" else None
+    return {
+        "ms": 1e3 * seconds,
+        "videos_per_second": size / seconds,
+        "share": flop / seconds / rate,
+        "first_step_seconds": first,
+        "peak_gib": peak,
+    }
+
+
+def _train_together(bench: Bench, sizes: list[int], seconds: float, barrier: Barrier, results: Any) -> None:
+    quiet()
+    for size in sizes:
+        steps = Steps.of(bench, bench.experiment(batch=size, compile="off"), cached=True)
+        for _ in range(2 if bench.small else 5):
+            steps()
+        bench.synchronize()
+        barrier.wait(120)
+        began, count = time.perf_counter(), 0
+        while time.perf_counter() - began < seconds:
+            steps()
+            bench.synchronize()
+            count += 1
+        results.put((size, count / (time.perf_counter() - began)))
+        barrier.wait(120)
+
+
+def sharing_table(bench: Bench) -> Iterator[dict[str, Any]]:
+    """Yield the steps per second of 1, 2, 4 and 8 processes that share the card, relative to one."""
+    sizes, seconds = ([2], 1.0) if bench.small else ([2, 16], 6.0)
+    alone: dict[int, float] = {}
+    for count in (1, 2) if bench.small else (1, 4, 2, 8):
+        bench.check_time(45)
+        context = multiprocessing.get_context("spawn")
+        barrier, results = context.Barrier(count), context.SimpleQueue()
+        arguments = (bench, sizes, seconds, barrier, results)
+        workers = [context.Process(target=_train_together, args=arguments) for _ in range(count)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        if any(worker.exitcode for worker in workers):
+            yield {"row": f"{count} processes", "skipped": "a process failed, see its traceback"}
+            continue
+        rates: dict[int, float] = dict.fromkeys(sizes, 0.0)
+        for _ in range(count * len(sizes)):
+            size, rate = results.get()
+            rates[size] += rate
+        for size, rate in rates.items():
+            alone.setdefault(size, rate)
+            row = f"{count} processes, batch {size}"
+            yield {"row": row, "steps_per_second": rate, "gain": rate / alone[size]}
+
+
+def write_random_shards(folder: Path, count: int) -> None:
+    """Write one shard of `count` videos of random frames, without decoding."""
+    view = ViewConfig(num_frames=8, height=256, width=256, fit="crop")
+    columns, rows = schema(view, SHARD), []
+    shape, random = (view.num_frames, 256, 256, 3), np.random.default_rng(0)
+    with pa.ipc.new_file(str(folder / SHARD), columns) as writer:
+        for row in range(count):
+            video = {"row": row, "path": f"{row}.mp4", "label": CLASSES[row % len(CLASSES)]}
+            pixels = pa.array(random.integers(0, 256, int(np.prod(shape)), dtype=np.uint8))
+            frames = pa.FixedSizeListArray.from_arrays(pixels, int(np.prod(shape)))
+            values = video | {"view": 0, "split": "train", "group": ""}
+            arrays = [pa.array([values[field.name]], field.type) for field in columns if field.name in values]
+            frames = pa.ExtensionArray.from_storage(columns.field("frames").type, frames)
+            writer.write_batch(pa.record_batch([frames, *arrays], schema=columns))
+            rows.append({"file": SHARD, "batch": row, **video})
+    ledger = write_ledger(folder, STAGE, inputs={"view": view.model_dump(), "num_views": 1})
+    write_index(folder, rows, ledger["key"])
+
+
+def features_table(bench: Bench) -> Iterator[dict[str, Any]]:
+    """Yield the videos per second of the features stage for video maps, and its share of the bare encoder."""
+    bench.check_time(40)
+    backbone, encoder = ("debug", "swin3d_debug") if bench.small else ("ViT-B-16", "swin3d_s")
+    precision = "bfloat16" if bench.device.type == "cuda" else "float32"
+    spec = dataclasses.replace(
+        video_map(encoder, "random", backbone=backbone, precision=precision, augment=None),
+        device=bench.device.type,
+    )
+    count, size = (8, 4) if bench.small else (256, 64)
+    with tempfile.TemporaryDirectory() as folder:
+        write_random_shards(Path(folder), count)
+        job = ViewJob(Path(folder), spec, Path(folder), SHARD, "key", 0)
+        job.values(bench.device)
+        stage = count / bench.seconds(lambda: job.values(bench.device), repeats=3, warm_up=0)
+    network = load_network(spec, bench.device)
+    pixels = torch.rand(size, 8, 3, network.image_size, network.image_size, device=bench.device)
+    with torch.no_grad(), torch.autocast(bench.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        bare = size / bench.seconds(lambda: network(network.prepare(pixels)), repeats=5)
+    yield {"row": "features stage", "videos_per_second": stage, "bare": bare, "share": stage / bare}
+
+
+def study_table(bench: Bench) -> Iterator[dict[str, Any]]:
+    """Yield the seconds of a study of 8 trials, and the sum of the seconds in which its trials trained."""
+    bench.check_time(60)
+    from evclip_ray import api
+
+    settings = {
+        "data.world.domain": "clutter",
+        "data.world.held_out_only": True,
+        "data.world.train_videos": 8,
+        "data.world.val_videos": 4,
+        "data.world.test_videos": 1,
+        "optim.epochs": 2 if bench.small else 6,
+    }
+    if not bench.small:
+        towers = bench.experiment()
+        settings |= {
+            "backbone.name": towers.backbone.name,
+            "backbone.pretrained": "random",
+            "method.video_encoder.name": towers.method.video_encoder.name,
+            "method.video_encoder.weights": "random",
+            "method.mask.window": 7,
+        }
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        space = "debug" if bench.small else "quickstart"
+        study = api.tune(
+            space,
+            out=Path(folder) / "study",
+            cache=Path(folder) / "cache",
+            overrides=settings,
+            study={"trials": 2 if bench.small else 8, "scheduler": "none"},
+        )
+        wall = time.perf_counter() - began
+        trained = float(study.trials["seconds"].sum())
+        yield {"row": "8 trials" if not bench.small else "2 trials", "wall": wall, "trained": trained}
+
+
+TABLES = {
+    "steps": steps_table,
+    "sharing": sharing_table,
+    "features": features_table,
+    "study": study_table,
+}
+
+
+def quiet() -> None:
+    """Hide the warnings of random weights, which are intended here."""
+    logging.disable(logging.WARNING)
+
+
+def shown(value: Any) -> str:
+    """Return a number with three digits, and any other value as text."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def main() -> None:
+    """Run the sections and print and save their rows."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--small", action="store_true", help="debug towers and short runs")
+    parser.add_argument("--minutes", type=float, default=8, help="nothing starts that would end later")
+    parser.add_argument("--only", choices=SECTIONS, action="append", help="sections to run; by default all")
+    parser.add_argument("--out", type=Path, default=Path("gpu.json"), help="file of the results")
+    options = parser.parse_args()
+    device = torch.device(options.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        print("skipped: no GPU is visible; --device cpu --small tests the script")
+        return
+    quiet()
+    bench = Bench(device, options.small, time.monotonic() + 60 * options.minutes)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    record: dict[str, Any] = {
+        "device": name,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "rows": [],
+    }
+    print(f"{name}, torch {torch.__version__}, Python {platform.python_version()}", flush=True)
+    for section in options.only or SECTIONS:
+        began = time.monotonic()
+        rows = TABLES[section](bench)
+        while True:
+            try:
+                row = next(rows, None)
+            # A missing package or too little time ends the section, and the others run.
+            except (ImportError, Skipped) as reason:
+                row = {"row": section, "skipped": str(reason)}
+                rows = iter(())
+            if row is None:
+                break
+            record["rows"].append({"section": section, **row})
+            # Saved after each row: the machine may be taken away.
+            options.out.write_text(json.dumps(record, indent=1))
+            print(
+                f"{section:9} {row.pop('row'):50} " + "  ".join(f"{k} {shown(v)}" for k, v in row.items()),
+                flush=True,
+            )
+        print(f"{section}: {time.monotonic() - began:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
