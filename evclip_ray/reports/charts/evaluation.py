@@ -16,7 +16,7 @@ _COUNTED = 20
 """Number of classes up to which the cells of a confusion matrix show their counts."""
 
 _ALL_NAMES = 40
-"""Number of classes up to which every row and column of a confusion matrix has a label."""
+"""Number of classes up to which every row and column of a confusion matrix has a label, and rows are high."""
 
 _PAIRED = 12
 """Number of classes up to which the two charts stand next to each other."""
@@ -53,6 +53,8 @@ def gains_chart(evaluation: str, per_class: pd.DataFrame, sources: Sequence[str]
     after = roles.points(base.mark_point(size=70, filled=True, opacity=1), "after").encode(
         x="adapted:Q", tooltip=tooltip
     )
+    is_paired = len(data) <= _PAIRED
+    row = 36 if is_paired else 24 if len(data) <= _ALL_NAMES else 16
     return Chart(
         name,
         "Accuracy of each class",
@@ -60,8 +62,8 @@ def gains_chart(evaluation: str, per_class: pd.DataFrame, sources: Sequence[str]
         {name: data},
         "The largest gain is at the top. The interval is Wilson's.",
         sources,
-        per_row=2 if len(data) <= _PAIRED else 1,
-        height=max(190, 24 * len(data) + 90),
+        per_row=2 if is_paired else 1,
+        height=max(190, row * len(data) + 90),
     )
 
 

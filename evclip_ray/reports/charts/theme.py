@@ -29,7 +29,9 @@ def vega_config(scheme: str) -> dict[str, Any]:
     ink, faint, grid = ("#E8E8E8", "#9AA0A6", "#3A3D42") if dark else ("#1F2328", "#6A7178", "#E3E5E8")
     paper = "#16181B" if dark else "#FFFFFF"
     colours = DARK_COLOURS if dark else LIGHT_COLOURS
-    ramp = {"scheme": "viridis", "extent": [0.25, 1.0] if dark else [0.0, 0.88]}
+    # Points and thin lines have a contrast of 3 to 1 with the page. The cells of a matrix need less.
+    ramp = {"scheme": "viridis", "extent": [0.35, 1.0] if dark else [0.0, 0.58]}
+    cells = {"scheme": "viridis", "extent": [0.25, 1.0] if dark else [0.0, 0.88]}
     return {
         "background": None,
         "padding": {"left": 12, "right": 12, "top": 4, "bottom": 4},
@@ -52,7 +54,7 @@ def vega_config(scheme: str) -> dict[str, Any]:
         "range": {
             # The best of several comes first, in the colour that the best has in all charts.
             "category": [colours[1], colours[0], *colours[2:]], "diverging": [colours[0], colours[1], faint],
-            "ramp": ramp, "heatmap": ramp, "ordinal": ramp,
+            "ramp": ramp, "heatmap": cells, "ordinal": ramp,
         },
         "style": {
             "best": {"color": colours[1], "strokeWidth": 2.5, "opacity": 1},

@@ -54,7 +54,8 @@ def ladder_report(
         sections.append(step_section(name, study))
         for evaluation in (evaluations or {}).get(name, ()):
             for section in (evaluation_section(evaluation), *calibration_sections(evaluation)):
-                sections.append(dataclasses.replace(section, title=f"{name}: {section.title.lower()}"))
+                title, label = (f"{name}: {text.lower()}" for text in (section.title, section.label))
+                sections.append(dataclasses.replace(section, title=title, label=label))
     sections += more
     if notes:
         sections.append(Section("missing", "Missing from this report", [Note(note) for note in notes]))

@@ -1,5 +1,6 @@
 import re
 
+import matplotlib
 import pytest
 
 from evclip_ray.reports.charts.theme import vega_config
@@ -26,6 +27,8 @@ def test_text_and_marks_of_charts_have_contrast(scheme, paper):
     text = [config["axis"]["labelColor"], config["legend"]["labelColor"], config["style"]["label"]["color"]]
     marks = [*config["range"]["category"], *config["range"]["diverging"], config["rule"]["color"]]
     assert min(contrast(colour, paper) for colour in text) >= 4.5
+    viridis = matplotlib.colormaps["viridis"]
+    marks += [matplotlib.colors.to_hex(viridis(place)) for place in config["range"]["ramp"]["extent"]]
     # WCAG asks for 3 to 1 for graphical objects.
     assert min(contrast(colour, paper) for colour in marks) >= 3
 

@@ -105,4 +105,7 @@ def test_earlier_masks_of_each_step_are_shown(tmp_path):
     assert result.exit_code == 0, result.output
     for name in ("gains_RN50_val", "gains_ViT_B_16_val"):
         assert (root / "report" / f"{name}.csv").is_file()
-    assert (root / "report.html").read_text().count("The mask multiplies") == 2
+    page = (root / "report.html").read_text()
+    assert page.count("The mask multiplies") == 2
+    for step in ("RN50", "ViT-B-16"):
+        assert f">{step}: validation split</a>" in page

@@ -75,4 +75,7 @@ document.getElementById("scheme").addEventListener("click", () => {
 system.addEventListener("change", recolour);
 recolour();
 drawings.forEach((element) => near.observe(element));
-window.addEventListener("beforeprint", () => drawings.filter((e) => !e.dataset.drawn).forEach(draw));
+window.addEventListener("beforeprint", () => {
+  drawings.filter((element) => !element.dataset.drawn).forEach(draw);
+  document.querySelector("#conditions details").open = true;
+});
