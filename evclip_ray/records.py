@@ -71,6 +71,7 @@ _TABLE = (
     Metric("grad_norm",      "run/grad_norm",       "gradient norm"),
     Metric("lr",             "run/lr",              "learning rate"),
     Metric("step_seconds",   "run/step_seconds",    "training step",     unit="s"),
+    Metric("input_wait",     "run/input_wait",      "share of waiting for batches", "input_wait"),
     Metric("train_seconds",  "train/seconds",       "training time",     "train_seconds", "s"),
     Metric("val_top1",       "val/top1",            "top-1",             "val_top1", direction="max"),
     Metric("val_top5",       "val/top5",            "top-5",             "val_top5", direction="max"),
@@ -352,4 +353,9 @@ def random_weights_warning(weights: Mapping[str, str]) -> str | None:
         weights: Origin of each network's weights, by part: `{"clip": "random"}`.
     """
     parts = " and ".join(part for part, origin in weights.items() if is_random(origin))
-    return f"RANDOM WEIGHTS in {parts}: these numbers do not reflect a trained CLIP." if parts else None
+    if not parts:
+        return None
+    return (
+        f"RANDOM WEIGHTS in {parts}: these numbers do not reflect a trained CLIP. Trained weights are set by "
+        "backbone.pretrained (CLIP) and method.video_encoder.weights (video encoder)."
+    )

@@ -71,6 +71,7 @@ def test_axis_titles_have_split_and_unit():
 def test_random_weights_are_listed_in_the_warning():
     warning = random_weights_warning({"clip": "random", "video_encoder": "random", "text": "openai"})
     assert warning.startswith("RANDOM WEIGHTS in clip and video_encoder: ")
+    assert "backbone.pretrained (CLIP) and method.video_encoder.weights (video encoder)" in warning
     assert random_weights_warning({"clip": "openai"}) is None
 
 

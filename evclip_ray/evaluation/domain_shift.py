@@ -13,7 +13,8 @@ from evclip_ray.class_names import split_words
 from evclip_ray.config import ConfigError
 from evclip_ray.domain_shift.compare import Domain, measure, set_names
 from evclip_ray.formatting import counted
-from evclip_ray.models.methods.zero_shot import ZeroShot, ZeroShotConfig
+from evclip_ray.models.methods.settings.zero_shot import ZeroShotConfig
+from evclip_ray.models.methods.zero_shot import ZeroShot
 from evclip_ray.progress import Progress
 from evclip_ray.training.build import autocast_dtype, build_method, pick_device, weights_of
 from evclip_ray.training.datamodule import VideoPlan, Videos, plan_videos

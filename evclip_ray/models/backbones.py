@@ -66,7 +66,8 @@ class Backbone:
             return [WORLD]
         import open_clip
 
-        return open_clip.list_pretrained_tags_by_model(self.open_clip)
+        tags: list[str] = open_clip.list_pretrained_tags_by_model(self.open_clip)
+        return tags
 
     @property
     def has_both_activations(self) -> bool:

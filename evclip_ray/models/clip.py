@@ -26,6 +26,7 @@ from evclip_ray.models.attention import use_batch_first_attention
 from evclip_ray.models.backbones import Backbone, find_backbone
 from evclip_ray.models.clip_names import open_clip_names
 from evclip_ray.models.clip_weights import find_weights, is_script_archive
+from evclip_ray.models.downloads import check_hub, no_download, quiet_attempts, repository_of
 from evclip_ray.models.fold_batch_norm import fold_batch_norms
 from evclip_ray.models.frozen import (
     META,
@@ -289,13 +290,14 @@ def _random_model(name: str, architecture: str) -> nn.Module:
 
 
 def _tagged_model(name: str, architecture: str, tag: str) -> nn.Module:
+    repository, file = repository_of(open_clip.get_pretrained_cfg(find_backbone(name).open_clip, tag))
     try:
-        return build(architecture, tag)
+        if repository:
+            check_hub(repository, file)
+        with quiet_attempts():
+            return build(architecture, tag)
     except (RuntimeError, OSError) as error:
-        raise ConfigError(
-            f"backbone {name}: the weights {tag!r} could not be downloaded ({str(error).splitlines()[0]}). "
-            f"Set backbone.pretrained to a local file, or to {RANDOM!r} for untrained weights."
-        ) from error
+        raise no_download(f"backbone {name}", tag, error) from error
 
 
 def _model_from_file(name: str, architecture: str, path: Path) -> nn.Module:
@@ -335,12 +337,11 @@ def tokenizer_of(backbone: Backbone) -> Tokenizer:
     if backbone.is_world:
         return WorldTokenizer(world_words())
     architecture = backbone.open_clip
+    # The debug towers have no tokenizer of their own. All OpenAI models share these 49,408 tokens.
+    name = "ViT-B-32" if architecture.startswith("debug") else architecture
     try:
-        tokenizer: Tokenizer = open_clip.get_tokenizer(
-            # The debug towers have no tokenizer of their own; all OpenAI models share this vocabulary of
-            # 49,408 tokens.
-            "ViT-B-32" if architecture.startswith("debug") else architecture
-        )
+        with quiet_attempts():
+            tokenizer: Tokenizer = open_clip.get_tokenizer(name)
     except (ImportError, OSError, RuntimeError) as error:
         raise ConfigError(
             f"backbone {architecture}: the tokenizer could not be downloaded from the Hugging Face hub "

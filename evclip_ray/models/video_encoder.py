@@ -21,6 +21,7 @@ from torchvision.models.video import SwinTransformer3d
 
 from evclip_ray.artifacts import file_digest
 from evclip_ray.config import ConfigError
+from evclip_ray.models.downloads import no_download
 from evclip_ray.models.frozen import META, RANDOM, FrozenNetwork, in_own_format, random_weights
 from evclip_ray.models.preprocess import prepare
 from evclip_ray.models.swin3d import VIDEO_ENCODERS as VIDEO_ENCODERS
@@ -257,9 +258,5 @@ def _fetch(name: str, tag: str) -> Mapping[str, Tensor]:
     try:
         state: Mapping[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True)
     except (URLError, OSError, RuntimeError) as error:
-        raise ConfigError(
-            f"video encoder {name}: the weights {tag!r} could not be downloaded from {weights.url} "
-            f"({error}). Set method.video_encoder.weights to a local file, or to {RANDOM!r} for "
-            "untrained weights."
-        ) from error
+        raise no_download(f"video encoder {name}", tag, f"{weights.url}: {error}") from error
     return state

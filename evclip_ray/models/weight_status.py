@@ -1,7 +1,6 @@
 """Presence of the weights of an experiment on this machine, without loading or downloading them."""
 
 import dataclasses
-import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -11,12 +10,11 @@ import torch
 from torchvision.models import get_model_weights
 
 from evclip_ray.models.backbones import find_backbone
+from evclip_ray.models.downloads import HUB_FILES, repository_of
 from evclip_ray.models.frozen import RANDOM
 from evclip_ray.models.video_encoder import VIDEO_ENCODERS
 from evclip_ray.models.weight_files import find_weight_file
 from evclip_ray.models.world_weights import WORLD
-
-_HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +48,8 @@ def clip_weight_status(name: str, pretrained: str | None) -> WeightStatus:
     if origin not in backbone.tags:
         return _local(origin)
     tag = open_clip.get_pretrained_cfg(backbone.open_clip, origin)
-    repository, file = os.path.split(tag.get("hf_hub") or "")
-    for candidate in (file,) if file else _HUB_FILES:
+    repository, file = repository_of(tag)
+    for candidate in (file,) if file else HUB_FILES:
         cached = huggingface_hub.try_to_load_from_cache(repository, candidate) if repository else None
         if isinstance(cached, str):
             return WeightStatus(origin, Path(cached), None, True)

@@ -9,7 +9,7 @@ from evclip_ray.config import ConfigError
 from evclip_ray.models.backbones import find_backbone
 from evclip_ray.models.batch import Frozen
 from evclip_ray.models.clip import tokenizer_of
-from evclip_ray.models.layers.class_text import GAP
+from evclip_ray.models.setting_types import GAP
 from evclip_ray.training.build import build_method, load_backbone, load_encoder, zero_shot_of
 from evclip_ray.training.experiment import ExperimentConfig
 

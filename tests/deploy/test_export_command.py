@@ -11,7 +11,10 @@ from evclip_ray.deploy.export import Export
 from evclip_ray.deploy.export_parity import ComparedVideo, Parity
 
 DESCRIPTION = {
-    "warnings": ["RANDOM WEIGHTS in clip: these numbers do not reflect a trained CLIP."],
+    "warnings": [
+        "RANDOM WEIGHTS in clip: these numbers do not reflect a trained CLIP. Trained weights are set by "
+        "backbone.pretrained (CLIP) and method.video_encoder.weights (video encoder)."
+    ],
     "files": {"m.onnx": {"bytes": 2_000_000}},
     "open_classes": False,
     "classes": ["walk", "run"],
@@ -33,6 +36,8 @@ def call(monkeypatch):
             return Export(plan.out, DESCRIPTION, Parity((video,), (), False, tolerance))
 
         monkeypatch.setattr(module, "export_checkpoint", export)
+        # There is no checkpoint.
+        monkeypatch.setattr("evclip_ray.cli.export.check_checkpoint", lambda *arguments: None)
         result = CliRunner().invoke(main, ["export", *map(str, arguments)])
         assert result.exit_code == status, result.output
         return result, given
@@ -44,7 +49,7 @@ def test_export_prints_size_licence_difference_and_warning(call):
     result, given = call("best", "--out", "m.onnx", "--set", "backbone.pretrained=clip.pt")
     assert "m.onnx (2.0 MB, float32, 2 classes)" in result.stdout
     assert "CLIP ViT-B-16: MIT" in result.stdout
-    assert "same best class for 0 of 1 videos" in result.stdout
+    assert "same best class for 0 of 1 video" in result.stdout
     assert "RANDOM WEIGHTS" in result.stderr
     assert given["plan"].out == Path("m.onnx")
     assert given["overrides"] == {"backbone.pretrained": "clip.pt"}

@@ -241,9 +241,25 @@ def test_unknown_weights_are_refused_with_the_known_ones() -> None:
 def test_failed_download_of_weights_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(
-        ConfigError, match=r"'openai' could not be downloaded .*pretrained to a local file, or to 'random'"
+        ConfigError, match=r"'openai' are not on this machine and cannot be downloaded .*offline"
     ):
         load_clip("RN50")
+
+
+def test_unreachable_hub_is_one_line_at_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    # The download of huggingface_hub tries a closed port for 40 seconds and logs every attempt.
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ConfigError) as error:
+        load_clip("RN50")
+    assert "127.0.0.1:9" in str(error.value)
+    assert "set backbone.pretrained and method.video_encoder.weights to local files, or to 'ra" in str(
+        error.value
+    )
+    assert "\n" not in str(error.value)
+    assert not caplog.records
 
 
 def test_failed_download_of_a_tokenizer_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

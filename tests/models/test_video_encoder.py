@@ -170,6 +170,8 @@ def test_failed_download_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> Non
         raise URLError("no network")
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", unreachable)
-    expected = r"'kinetics400' could not be downloaded from https://.*no network.*local file, or to 'random'"
+    expected = (
+        r"'kinetics400' are not on this .*\(https://.*no network.*backbone.pretrained and method.video_enc"
+    )
     with pytest.raises(ConfigError, match=expected):
         load_video_encoder("swin3d_t")

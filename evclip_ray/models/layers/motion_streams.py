@@ -59,8 +59,7 @@ class TwoStreams(nn.Module):
         if frames.shape[1] != len(self.time):
             raise ValueError(
                 f"these motion prompts were built for {counted(len(self.time), 'frame')}, got "
-                f"{frames.shape[1]}; "
-                "give as many frames as they were trained with"
+                f"{frames.shape[1]}; give as many frames as they were trained with"
             )
         change = torch.cat([differences(frames, 1), differences(frames, self.long_step)], dim=-1)
         return self.motion(self.enter(change) + self.time), self.space(frames + self.time)

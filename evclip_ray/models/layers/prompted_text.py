@@ -38,8 +38,7 @@ def prompted_tokens(clip: FrozenCLIP, class_names: Sequence[str], num_vectors: i
         raise ConfigError(
             f"{name!r} and {num_vectors} learned vectors must fit in {clip.name}'s context of "
             f"{counted(clip.context_length, 'token')}, got {clip.count_tokens(f'{name}.') + num_vectors}; "
-            f"shorten the "
-            "name or learn fewer vectors"
+            "shorten the name or learn fewer vectors"
         )
     # The placeholders' embeddings are replaced by `with_vectors`. The tokens also locate the end of the text,
     # so the placeholder must not be the end token.

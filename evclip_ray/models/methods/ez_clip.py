@@ -183,8 +183,7 @@ class EZCLIP(Method):
         if is_temporal and images.shape[1] != self.num_frames:
             raise ValueError(
                 f"the temporal parts of ez_clip are for {counted(self.num_frames, 'frame')}, got "
-                f"{images.shape[1]}; "
-                "give as many frames as it was trained with"
+                f"{images.shape[1]}; give as many frames as it was trained with"
             )
         return self.image_tower.project(self.image_tower.encode(images, self.image_block))
 
