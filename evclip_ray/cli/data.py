@@ -167,8 +167,7 @@ def import_manifest(
         click.echo(
             f"{'selection':<12} no validation videos in the lists. As published, all "
             f"{counted(len(listed.in_split('train')), 'training video', 'trains', 'train')} and the last "
-            f"epoch counts "
-            "(data.selection=last_epoch; a study is scored by cross-validation). With "
+            "epoch counts (data.selection=last_epoch; a study is scored by cross-validation). With "
             "data.selection=validation, data.val_fraction of them are held out and choose the epoch"
         )
     click.echo(f"wrote {out}; use it with {shell('--data', out, '--root', listed.root)}{setting}")

@@ -141,10 +141,11 @@ def _show_parity(parity: "Parity", path: Path) -> None:
         console.print(f"and {len(rows) - _MOST_ROWS} more that differ less")
     for failed in parity.failed:
         error_console.print(f"{failed.video}: {failed.error}", soft_wrap=True, markup=False)
-    source = "random frames; give --videos for real ones" if parity.is_random else "videos"
+    number = counted(len(parity.videos), "random frame" if parity.is_random else "video")
+    advice = "; give --videos for real ones" if parity.is_random else ""
     agree = sum(video.agrees for video in parity.videos)
     console.print(
-        f"same best class for {agree} of {len(parity.videos)} {source}\n"
+        f"same best class for {agree} of {number}{advice}\n"
         f"difference of the logits: largest {short(parity.max_difference)}, mean "
         f"{short(parity.mean_difference)}; every video: {path.name}.parity.json",
         soft_wrap=True,

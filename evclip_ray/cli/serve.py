@@ -206,7 +206,6 @@ def _check_resources(machines: Sequence[Mapping[str, float]], settings: "ServerS
         needed = settings.replicas * each
         if needed > available:
             raise ConfigError(
-                f"{counted(settings.replicas, 'replica')} with {each:g} {name}s each need {needed:g} "
-                f"{name}s, but this "
-                f"machine has {available:g}; lower --replicas or {option}"
+                f"{counted(settings.replicas, 'replica')} with {each:g} {name} each need {needed:g} {name}, "
+                f"but this machine has {available:g}; lower --replicas or {option}"
             )

@@ -86,8 +86,7 @@ class Masks:
             raise MaskError(
                 self.path,
                 f"holds the masks of {counted(self.num_frames, 'frame')}, but the video has "
-                f"{info.num_frames}; "
-                "write one mask for each frame of the file",
+                f"{info.num_frames}; write one mask for each frame of the file",
             )
         # Sizes are whole pixels, so the aspect of smaller masks is exact to one pixel only.
         if (

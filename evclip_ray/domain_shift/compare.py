@@ -183,8 +183,7 @@ def explain(domains: Sequence[Domain], predictions: association.Rows, *, seed: i
     if not pairs:
         raise ValueError(
             f"none of the {counted(len(predictions), 'prediction')} is of a video in one of the sets; the "
-            f"first is of"
-            f" {predictions[0]['path']!r}: give the split that was evaluated, as in --split test"
+            f"first is of {predictions[0]['path']!r}: give the split that was evaluated, as in --split test"
         )
     visual = association.associate(predictions, pairs, domain.visual, domain.units, seed=seed)
     # All videos of a class share its similarity, so the bootstrap of this factor draws classes.

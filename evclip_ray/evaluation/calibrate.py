@@ -295,6 +295,5 @@ def _too_few(level: float, num_videos: int) -> str:
         needed += 1
     return (
         f"{counted(num_videos, 'validation video', 'is', 'are')} too few for conformal sets at level "
-        f"{level:g}, which needs "
-        f"{needed}; every set holds all classes"
+        f"{level:g}, which needs {needed}; every set holds all classes"
     )

@@ -219,8 +219,7 @@ def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.integer], *
     if len(scores) == 0 or num_broken:
         raise ValueError(
             f"a temperature needs videos with finite logits, got {counted(len(scores), 'video')}, of which "
-            f"{num_broken} "
-            "have NaN or infinite logits"
+            f"{num_broken} have NaN or infinite logits"
         )
     # Differences to the true class: the loss is log sum_j exp(d_ij / T), in one pass.
     margins = scores - scores[np.arange(len(scores)), labels][:, None]

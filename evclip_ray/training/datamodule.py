@@ -475,8 +475,7 @@ def plan_videos(
         raise ValueError(
             f"{manifest.source}: data.folds ({data.folds}) has no effect, because the list has "
             f"{counted(len(rows['val']), 'validation video')}, which score the runs. Remove data.folds and "
-            f"set "
-            "data.selection=last_epoch, or mark these videos as 'train'."
+            "set data.selection=last_epoch, or mark these videos as 'train'."
         )
     for split, split_rows in rows.items():
         if len(split_rows) == 0 and not marked_splits:
@@ -513,17 +512,17 @@ def _too_few(listed: Manifest, data: DataConfig, split: str) -> str:
     """Return the message about a drawn split that is empty."""
     groups = pc.coalesce(listed.table["group"], listed.table["path"])
     table = pa.table({"label": listed.table["label"], "group": groups})
-    counted = table.group_by("label").aggregate([("group", "count_distinct")])
-    least = pc.min(counted["group_count_distinct"]).as_py()
+    sizes = table.group_by("label").aggregate([("group", "count_distinct")])
+    least = pc.min(sizes["group_count_distinct"]).as_py()
     needed = 2 + (data.test_fraction > 0)
-    kind = "videos" if listed.table["group"].null_count == len(listed) else "groups"
+    kind = "video" if listed.table["group"].null_count == len(listed) else "group"
     fixes = ["data.test_fraction=0, which needs 2"] * (needed == 3 and split != "test")
     fixes += ["data.selection=last_epoch, which holds no video out of train"] * (split == "val")
     instead = "".join(f", or set {fix}" for fix in fixes)
     return (
         f"{listed.source}: no video is left for the {split!r} split: of "
         f"{counted(len(listed.classes), 'class')}, the"
-        f" smallest has {least} {kind}, and {needed} per class are needed. Add videos{instead}."
+        f" smallest has {counted(least, kind)}, and {needed} per class are needed. Add videos{instead}."
     )
 
 
@@ -691,8 +690,7 @@ def check_space(plans: Iterable[VideoPlan], *, cache: Path) -> None:
         raise OSError(
             errno.ENOSPC,
             f"no space for the shards of {counted(len(missing), 'set')} of videos ({binary_size(unwritten)} "
-            f"are "
-            f"needed, {binary_size(free)} are free). Free some space or name another folder by --cache.",
+            f"are needed, {binary_size(free)} are free). Free some space or name another folder by --cache.",
             str(cache),
         )
 

@@ -81,8 +81,7 @@ def concurrent_trials(request: ResourceRequest, nodes: Sequence[Mapping[str, flo
         raise ValueError(
             f"a trial needs {request}, but the cluster has {available}, which fits {workers} of "
             f"{counted(request.fewest, 'worker')}. Lower --cpus-per-worker, --gpus-per-worker, --workers or "
-            f"the memory "
-            "of a worker (study.memory_gb, --memory-per-worker of tune), or add machines."
+            "the memory of a worker (study.memory_gb, --memory-per-worker of tune), or add machines."
         )
     # No slot for all workers, but `min_workers` fit: one trial then runs with fewer workers.
     return max(1, trial_slots(request, nodes))

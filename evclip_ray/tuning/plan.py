@@ -307,7 +307,7 @@ def _measure_cost(
 def _frozen_views(space: SearchSpace, variants: Mapping[str, VideoPlan], device: str) -> dict[str, int]:
     """Return the number of views that the frozen networks process once for all trials, by field."""
     first = next(iter(variants.values()))
-    counted = set()
+    seen = set()
     views: dict[str, int] = {}
     for settings in frozen_variants(space):
         experiment = space.experiment(settings)
@@ -318,8 +318,8 @@ def _frozen_views(space: SearchSpace, variants: Mapping[str, VideoPlan], device:
         for split, rows in {**videos.rows, **fixed}.items():
             for field, spec in feature_specs(experiment, split, torch.device(device)).items():
                 # Combinations often share features. Each is computed, and counted, once.
-                if (key, split, spec.key) not in counted:
-                    counted.add((key, split, spec.key))
+                if (key, split, spec.key) not in seen:
+                    seen.add((key, split, spec.key))
                     bank = experiment.data.bank if split == "train" else 1
                     views[field] = views.get(field, 0) + len(rows) * (bank or 1)
     return views

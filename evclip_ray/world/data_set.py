@@ -160,8 +160,7 @@ def _check_space(folder: Path, settings: WorldConfig, num_videos: int) -> None:
         raise OSError(
             errno.ENOSPC,
             f"no space for {counted(num_videos, 'video')} of the small world ({needed / 2**20:.0f} MiB are "
-            f"needed, "
-            f"{free / 2**20:.0f} MiB are free). Free some space or name another folder by --cache.",
+            f"needed, {free / 2**20:.0f} MiB are free). Free some space or name another folder by --cache.",
             str(folder),
         )
 

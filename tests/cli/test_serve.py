@@ -67,10 +67,10 @@ def test_gpus_are_shared_among_replicas():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"replicas": 5}, "5 replicas with 1 CPUs each need 5 CPUs, but this machine has 4"),
+        ({"replicas": 5}, "5 replicas with 1 CPU each need 5 CPU, but this machine has 4"),
         (
             {"gpus": 0.75, "replicas": 2},
-            "2 replicas with 0.75 GPUs each need 1.5 GPUs, but this",
+            "2 replicas with 0.75 GPU each need 1.5 GPU, but this",
         ),
     ],
 )

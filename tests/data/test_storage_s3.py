@@ -111,7 +111,7 @@ def test_absent_object_is_quarantined_without_neighbours(videos, tmp_path, s3_ra
 def test_missing_bucket_is_reported_before_writing(tmp_path, bucket, s3_ray):
     (tmp_path / "m.csv").write_text("path,label\na.mp4,x\n")
     manifest = read_manifest(tmp_path / "m.csv", root="s3://other-bucket/set")
-    with pytest.raises(ValueError, match=r"none of 1 videos decodes; .*check the URI and its bucket"):
+    with pytest.raises(ValueError, match=r"none of 1 video decodes; .*check the URI and its bucket"):
         prepare_shards(manifest, view=VIEW, folder=tmp_path / "shards")
 
 

@@ -32,7 +32,7 @@ def test_masks_of_changed_validation_videos_are_left_out(listed, tmp_path, caplo
     (tmp_path / "a.mp4").write_bytes(b"another training video")
     (tmp_path / "c.mp4").write_bytes(b"another video under the same name")
     assert with_unchanged_masks(manifest, record).column("mask") == ["a.npz", "b.npz", None]
-    assert "1 validation videos have changed since the training, such as 'c.mp4'" in caplog.text
+    assert "1 validation video has changed since the training, such as 'c.mp4'" in caplog.text
 
 
 def test_copies_of_the_videos_keep_their_masks(listed, tmp_path):

@@ -63,7 +63,7 @@ def test_same_bytes_in_two_splits_are_refused_before_decoding(plan, tiny_manifes
     copy = str(leaky_copy(tiny_manifest, tmp_path / "copy"))
     refused = plan(data__manifest=copy)
     assert refused.leaking_rows == 0
-    with pytest.raises(ManifestError, match=r"1 leaks between splits \(1 by content\) reach 2 rows"):
+    with pytest.raises(ManifestError, match=r"1 leak between splits \(1 by content\) reach 2 rows"):
         prepare(refused, cache=tmp_path / "cache")
     assert plan(data__manifest=copy, data__allow_leaks=True).leaking_rows == 2
 

@@ -137,4 +137,4 @@ def test_failed_study_exits_with_1_every_time(tune, tmp_path):
         output, _ = process.communicate()
         assert process.returncode == 1, output
         assert "every trial failed. The first error: " in output
-        assert ("1 of 1 to run" in output, "all 1 trials have ended" in output) == (is_run, not is_run)
+        assert ("1 of 1 to run" in output, "the only trial has ended" in output) == (is_run, not is_run)

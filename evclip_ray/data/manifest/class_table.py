@@ -67,8 +67,8 @@ def class_lines(table: Sequence[Mapping[str, Any]], width: int = 40) -> list[str
 
 
 def _counted(labels: pa.ChunkedArray, rows: NDArray[np.int64]) -> dict[str, int]:
-    counted = pc.value_counts(labels.take(pa.array(rows, pa.int64())))
-    return dict(zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True))
+    tally = pc.value_counts(labels.take(pa.array(rows, pa.int64())))
+    return dict(zip(tally.field("values").to_pylist(), tally.field("counts").to_pylist(), strict=True))
 
 
 def _range(counts: Sequence[int]) -> str:

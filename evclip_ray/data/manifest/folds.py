@@ -36,11 +36,9 @@ def count_folds(
         lower = f" Or lower data.folds to {fewest}." if requested and fewest > 1 else ""
         raise ValueError(
             f"{source}: cross-validation in {counted(requested or 2, 'fold')} needs as many training videos "
-            f"(or groups) "
-            f"of each class; {len(scarce)} of {counted(len(by_label), 'class', 'has', 'have')} fewer: "
-            f"{shown}. Mark some other "
-            f"videos as 'val' in the column `split`, on which the study is then measured.{lower} "
-            "`evclip-ray train` needs neither."
+            f"(or groups) of each class; {len(scarce)} of {counted(len(by_label), 'class', 'has', 'have')} "
+            f"fewer: {shown}. Mark some other videos as 'val' in the column `split`, on which the study is "
+            f"then measured.{lower} `evclip-ray train` needs neither."
         )
     return requested or min(_FOLDS, min(map(len, by_label.values())))
 

@@ -51,8 +51,7 @@ def name_labels(manifest: Manifest, path: Path) -> Manifest:
         shown = ", ".join(map(repr, missing[:_SHOWN])) + (", ..." if missing[_SHOWN:] else "")
         raise ManifestError(
             f"{path}: has no name for {len(missing)} of {counted(len(named), 'label')} of "
-            f"{manifest.source}: {shown}; "
-            f"its ids are {', '.join(map(repr, list(by_id)[:_SHOWN]))}, ..."
+            f"{manifest.source}: {shown}; its ids are {', '.join(map(repr, list(by_id)[:_SHOWN]))}, ..."
         )
     labels: dict[str, str] = {}
     for label, name in named.items():

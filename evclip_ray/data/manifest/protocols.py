@@ -361,9 +361,8 @@ def _transfer(name: str, trained: Protocol, eval_sets: dict[str, EvalSet]) -> Pr
         if reused and not videos.manifest.allow_leaks:
             raise ManifestError(
                 f"{videos.manifest.source}: {counted(len(reused), 'video')} of the evaluation were trained "
-                f"or selected"
-                f" on, the first {reused[0]}; choose another split, or allow leaks to reproduce a"
-                " protocol that has them"
+                f"or selected on, the first {reused[0]}; choose another split, or allow leaks to reproduce "
+                "a protocol that has them"
             )
     return dataclasses.replace(trained, name=name, eval_sets=eval_sets)
 

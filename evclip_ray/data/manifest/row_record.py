@@ -409,8 +409,7 @@ def refuse_used(
     twin = "" if name == path else f" (in training as {path!r})"
     summary = (
         f"{manifest.source}: {len(used)} of the {counted(len(rows), 'video')} to score were used for this "
-        f"checkpoint"
-        f" ({listed} it); the first is {name!r}{twin}"
+        f"checkpoint ({listed} it); the first is {name!r}{twin}"
     )
     if not allow:
         raise ManifestError(

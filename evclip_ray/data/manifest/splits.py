@@ -138,9 +138,8 @@ def few_shot(
         listed = ", ".join(f"{label!r} has {count}" for label, count in list(scarce.items())[:10])
         raise ValueError(
             f"{counted(shots, 'shot', 'needs', 'need')} {counted(shots, 'video')} of each class in "
-            f"{split!r}; {len(scarce)} of"
-            f" {counted(len(by_label), 'class', 'has', 'have')} fewer: {listed}; take fewer shots or leave "
-            f"those classes out"
+            f"{split!r}; {len(scarce)} of {counted(len(by_label), 'class', 'has', 'have')} fewer: {listed}; "
+            "take fewer shots or leave those classes out"
         )
     chosen: list[int] = []
     # Rows are sorted by path and start, so that a permuted manifest gives the same sample.

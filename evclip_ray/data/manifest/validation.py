@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 
 from evclip_ray.config import nearest
 from evclip_ray.data.storage import Place
+from evclip_ray.formatting import counted
 
 SPLITS = ("train", "val", "test")
 _SPLIT_NAMES = {
@@ -218,18 +219,17 @@ def _check_duplicates(table: pa.Table, source: str) -> None:
     # The split is a key, because one file in two splits is a leak and not a duplicate.
     keys = ["path", "split", "start_seconds", "end_seconds", "start_frame", "end_frame"]
     numbered = table.select(keys).append_column("row", pa.array(np.arange(table.num_rows)))
-    counted = numbered.group_by(keys, use_threads=False).aggregate(
+    counts = numbered.group_by(keys, use_threads=False).aggregate(
         [("row", "count"), ("row", "min"), ("row", "max")]
     )
-    repeated = counted.filter(pc.greater(counted["row_count"], 1))
+    repeated = counts.filter(pc.greater(counts["row_count"], 1))
     if repeated.num_rows:
         first = repeated.sort_by("row_min").slice(0, 1).to_pylist()[0]
         _refuse_contradiction(table, first, source)
         rows = f"{first['row_min'] + 1} {'and' if first['row_count'] == 2 else 'to'} {first['row_max'] + 1}"
         raise ManifestError(
             f"{source}: {counted(repeated.num_rows, 'video', 'is', 'are')} listed more than once; the first "
-            f"is"
-            f" {first['path']!r}, {first['row_count']} times, in rows {rows}; keep one row"
+            f"is {first['path']!r}, {first['row_count']} times, in rows {rows}; keep one row"
         )
 
 
@@ -252,6 +252,6 @@ def _check_leaks(table: pa.Table, column: str, source: str) -> None:
     if leaking.num_rows:
         value, where = leaking[column][0].as_py(), sorted(leaking["splits"][0].as_py())
         raise ManifestError(
-            f"{source}: {leaking.num_rows} {column}s are in more than one split; the first is {value!r},"
-            f" in {' and '.join(where)}; put each {column} in one split"
+            f"{source}: {counted(leaking.num_rows, column, 'is', 'are')} in more than one split; the first "
+            f"is {value!r}, in {' and '.join(where)}; put each {column} in one split"
         )

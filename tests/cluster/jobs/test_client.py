@@ -94,7 +94,7 @@ def test_ray_client_address_submits_a_job(local_cluster, working_dir, tmp_path):
 
 def test_excluded_files_are_listed(finished):
     _, printed, _ = finished
-    assert "sending 1 files" in printed
+    assert "sending 1 file," in printed
     for name in (".env", "server.pem", "video.mp4"):
         assert name in printed
 

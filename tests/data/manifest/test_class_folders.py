@@ -67,9 +67,9 @@ def test_split_folders_above_class_folders_give_splits(tree, names):
         (("run/a.xyz",), r"holds no video.*\(left out: 1 .xyz file\)"),
         (("loose.mp4",), "loose.mp4 is not in a class folder"),
         (("Train/run/a.mp4", "run/b.mp4"), "Train is a split, but run is not"),
-        (("run/a.mp4", "wave/"), "1 of 2 class folders hold no video: wave"),
-        (("run/a.mp4", "wave/b.xyz"), r"hold no video: wave; .*\(left out: 1 .xyz file\)"),
-        (("train/run/a.mp4", "test/wave/"), "hold no video: wave"),
+        (("run/a.mp4", "wave/"), "1 of 2 class folders holds no video: wave"),
+        (("run/a.mp4", "wave/b.xyz"), r"holds no video: wave; .*\(left out: 1 .xyz file\)"),
+        (("train/run/a.mp4", "test/wave/"), "holds no video: wave"),
         ((b"caf\xe9/b.mp4".decode("utf-8", "surrogateescape"),), r"not UTF-8, the first is 'caf\\xe9/b.mp4'"),
     ],
 )

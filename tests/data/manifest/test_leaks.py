@@ -97,7 +97,7 @@ def test_allowed_leaks_log_a_warning(leaky, caplog):
 
 def test_leaky_manifest_is_refused_unless_leaks_are_allowed(leaky, tmp_path):
     write_manifest(leaky([("a", "train", "g"), ("b", "test", "g"), ("a", "test", None)]), tmp_path / "m.csv")
-    with pytest.raises(ManifestError, match="1 groups are in more than one split"):
+    with pytest.raises(ManifestError, match="1 group is in more than one split"):
         read_manifest(tmp_path / "m.csv")
     manifest = read_manifest(tmp_path / "m.csv", allow_leaks=True)
     assert len(find_leaks(manifest)) == 2

@@ -71,7 +71,7 @@ def test_no_root_is_named_if_the_files_are_nowhere(videos, listed, tmp_path):
 def test_some_missing_files_are_a_warning(videos, listed, caplog):
     with caplog.at_level(logging.WARNING):
         check(listed([*FILES, "hug/9.mp4"], root=videos))
-    assert "1 of 4 videos are missing; the first is 'hug/9.mp4' (row 4)" in caplog.text
+    assert "1 of 4 videos is missing; the first is 'hug/9.mp4' (row 4)" in caplog.text
 
 
 def test_paths_are_not_shortened_without_a_named_root(videos, listed):
@@ -112,7 +112,7 @@ def test_search_for_a_root_is_bounded(tmp_path, monkeypatch):
 def test_root_in_a_storage_is_found_above():
     system = fsspec.filesystem("memory")
     system.pipe({"/located/set/videos/hug/1.mp4": b"x", "/located/set/lists/m.csv": b"path,label\n"})
-    with pytest.raises(ManifestError, match=r"1 of 1 videos .* --root memory://located/set$"):
+    with pytest.raises(ManifestError, match=r"1 of 1 video .* --root memory://located/set$"):
         check_files(
             ["videos/hug/1.mp4"], None, "memory://located/set/lists", "memory://located/set/lists/m.csv"
         )
@@ -139,5 +139,5 @@ def test_exact_name_comes_before_the_other_form(tmp_path):
 
 def test_name_that_is_too_long_is_missing(tmp_path):
     (tmp_path / "m.csv").write_text(f"path,label\n{'x' * 300}.mp4,x\n")
-    with pytest.raises(ManifestError, match="1 of 1 videos are missing"):
+    with pytest.raises(ManifestError, match="1 of 1 video is missing"):
         check(read_manifest(tmp_path / "m.csv"))

@@ -119,7 +119,7 @@ def test_one_video_may_have_several_parts(write):
         ("path,label\na,x\nb\n", "row 2 has 1 cell, but the header has 2: 'b'"),
         ("path,label\na,x\nb,  \n", "row 2 has a blank label"),
         ("path,label\n,x\n", "row 1 has a blank path"),
-        ("path,label\na,x\nb,y\na,x\na,x\n", r"1 videos are listed .* 'a', 3 times, in rows 1 to 4"),
+        ("path,label\na,x\nb,y\na,x\na,x\n", r"1 video is listed .* 'a', 3 times, in rows 1 to 4"),
         ("path,label\na,x\nb,y\na,x\n", r"'a', 2 times, in rows 1 and 3"),
         ("path,label\na,x\nb,y\na,x\na,z\n", "'a' has two labels, 'x' in row 1 and 'z' in row 4"),
         ("path,label\na,x\n../b,x\n", "row 2: path '../b' is outside the data root"),
@@ -138,7 +138,7 @@ def test_one_video_may_have_several_parts(write):
         ),
         (
             "path,label,split,start_seconds,end_seconds\na,x,train,0,1\na,x,test,1,2\n",
-            "1 paths are in more than one split; the first is 'a', in test and train",
+            "1 path is in more than one split; the first is 'a', in test and train",
         ),
         (b"path,label\na,caf\xe9\n", "must be UTF-8"),
     ],

@@ -94,7 +94,7 @@ def test_complete_splits_are_unchanged(make_manifest):
 
 def test_partly_assigned_splits_are_refused(make_manifest):
     manifest = make_manifest(path=["a", "b"], label=["x", "x"], split=["train", None])
-    with pytest.raises(ValueError, match="1 of 2 rows have no split; fill all or none"):
+    with pytest.raises(ValueError, match="1 of 2 rows has no split; fill all or none"):
         assign_splits(manifest)
 
 
@@ -157,8 +157,8 @@ def test_small_classes_get_a_group_per_split_or_a_warning(make_manifest, caplog)
     splits = {label: {split for split, name in counted(manifest) if name == label} for label in "abc"}
     assert splits == {"a": {"train"}, "b": {"train", "test"}, "c": {"train", "test", "val"}}
     test, val = [record.getMessage() for record in caplog.records]
-    assert test.endswith("test has no video of 1 of 3 classes, because they have too few groups: a")
-    assert val.endswith("val has no video of 2 of 3 classes, because they have too few groups: a, b")
+    assert test.endswith("test has no video of 1 of 3 classes, because of too few groups: a")
+    assert val.endswith("val has no video of 2 of 3 classes, because of too few groups: a, b")
 
 
 def test_large_group_goes_to_train(make_manifest):
