@@ -426,7 +426,11 @@ class Run:
         # views.
         view = (epoch + self.experiment.seed) % self.batches["train"].num_views
         batches = self.batches["train"](groups, view=view, generator=generator, workers=self.workers)
-        for step, (group, batch) in enumerate(zip(groups, batches, strict=True)):
+        waited = 0.0
+        for step, group in enumerate(groups):
+            asked = time.perf_counter()
+            batch = next(batches)
+            waited += time.perf_counter() - asked
             rate = learning_rate(
                 epoch * self.steps_per_epoch + step,
                 steps_per_epoch=self.steps_per_epoch,
@@ -439,6 +443,8 @@ class Run:
             **means,
             "lr": rate,
             "step_seconds": elapsed / self.steps_per_epoch,
+            # Of a step, with cutting its views. A GPU computes earlier steps meanwhile.
+            "wait_seconds": waited / self.steps_per_epoch,
             "train_seconds": elapsed,
         }
 
