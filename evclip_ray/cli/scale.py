@@ -15,6 +15,7 @@ from evclip_ray.cli.options import (
     example,
     exit_interrupted,
     overrides_of,
+    resume_command,
     settings,
 )
 from evclip_ray.cli.progress import bars, load_torch
@@ -241,6 +242,11 @@ def _show_ladder(context: click.Context, run: "LadderRun", states: "list[StepSta
         f"tables   {run.folder.root / 'ladder.csv'}, costs, fits, transfer, importance", soft_wrap=True
     )
     console.print(f"report   {shell('evclip-ray', 'report', run.folder.root)}", soft_wrap=True)
+    if any(state.state != "finished" for state in states):
+        from evclip_ray.tuning.study_folder import COMMAND
+
+        # The report prints it for whoever resumes the ladder.
+        run.folder.note(**{COMMAND: resume_command()})
     if any(state.state == "interrupted" for state in states):
         exit_interrupted(context)
     failed = [state for state in states if state.state == "failed"]

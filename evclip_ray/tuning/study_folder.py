@@ -47,7 +47,7 @@ from evclip_ray.tuning.trial_folder import POINT, RESULT, read_trial, warn_once
 
 WRITTEN_AGAIN = "The `evclip-ray tune` command of this study writes it again."
 COMMAND = "command"
-"""Key of the ledger: the `tune` command that left trials to run, which resumes the study."""
+"""Key of the ledger of a study or a ladder: the typed command that left work undone, and resumes it."""
 
 _JOURNAL = "study.journal"
 _BEFORE_TRIALS = {LEDGER, _JOURNAL, "fixed.json", "videos", "rows", "zero_shot", "trials", "ray.log"}

@@ -24,7 +24,7 @@ from evclip_ray.reports.sections.conditions import (
 )
 from evclip_ray.reports.sections.evaluation import Evaluation, anchor, evaluation_section
 from evclip_ray.reports.sections.ladder_headline import TOO_FEW, ladder_headline
-from evclip_ray.reports.sections.next_steps import links
+from evclip_ray.reports.sections.next_steps import links, resume
 from evclip_ray.reports.sections.study import commands_of, leaderboard_table, strip_of
 from evclip_ray.results import STEPS, Ladder, Study
 
@@ -72,7 +72,10 @@ def ladder_report(
         sections=sections,
         warnings=_warnings(ladder),
         strip=strip_of(best_sets),
-        commands=[] if best is None else commands_of(best, _test_of(best), cache),
+        commands=[
+            *resume(ladder.ledger, bool((states.index != "finished").any())),
+            *([] if best is None else commands_of(best, _test_of(best), cache)),
+        ],
         links=[] if best is None else links(best, f"{STEPS}/{best_step}/"),
     )
 

@@ -183,5 +183,7 @@ def _of_zero_shot(scored: pd.DataFrame) -> list[str]:
     known = scored[pd.to_numeric(scored["zero_shot_top1"], errors="coerce").notna()]
     if known.empty:
         return []
+    if known["zero_shot_top1"].nunique() == 1 and len(known) > 1:
+        return [f"Zero-shot CLIP on the same videos: {known['zero_shot_top1'].iloc[0]:.2f} at every step."]
     scores = ", ".join(f"{row.rung} {row.zero_shot_top1:.2f}" for row in known.itertuples())
     return [f"Zero-shot CLIP on the same videos: {scores}."]

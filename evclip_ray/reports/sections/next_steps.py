@@ -43,10 +43,8 @@ def next_commands(study: Study, videos: Videos, *, is_tested: bool) -> list[Comm
         videos: What is known of its videos.
         is_tested: Whether the best checkpoint was evaluated on the test split.
     """
-    commands = []
-    resume = study.ledger.get(COMMAND)
-    if resume and not study.trials.empty and not study.trials["state"].map(_has_ended).all():
-        commands.append(Command("Resume the study, in the folder where it was started", str(resume)))
+    is_begun = not study.trials.empty
+    commands = resume(study.ledger, is_begun and not study.trials["state"].map(_has_ended).all())
     # Absolute, so that a command can be copied into any terminal of this machine.
     root = study.root.absolute()
     best = root / "best"
@@ -60,6 +58,13 @@ def next_commands(study: Study, videos: Videos, *, is_tested: bool) -> list[Comm
         Command("Recognise videos", shell("evclip-ray", "predict", best, videos.example)),
         Command("Export to ONNX", shell("evclip-ray", "export", best, "--out", root / "best.onnx")),
     ]
+
+
+def resume(ledger: Mapping[str, Any], is_unfinished: bool) -> list[Command]:
+    """Return the command that resumes a study or a ladder; empty if nothing is left or it is not recorded."""
+    if not is_unfinished or COMMAND not in ledger:
+        return []
+    return [Command("Resume, in the folder where it was started", str(ledger[COMMAND]))]
 
 
 def links(study: Study, prefix: str = "") -> list[Link]:

@@ -3,6 +3,7 @@
 import pytest
 from made_studies import write_ladder
 
+from evclip_ray.artifacts import read_json, write_json
 from evclip_ray.reports.sections.ladder import ladder_report
 from evclip_ray.reports.sections.ladder_headline import (
     Climb,
@@ -74,3 +75,12 @@ def test_missing_steps_are_named_once(tmp_path):
     report = ladder_report(ladder)
     assert line in report.headline.details
     assert "not enough steps" not in str(report.sections)
+
+
+def test_unfinished_ladder_has_the_command_that_resumes_it(tmp_path):
+    for name, failed in (("a", ("large",)), ("b", ())):
+        root = write_ladder(tmp_path / name, failed=failed)
+        ledger = read_json(root / "ledger.json")
+        write_json(root / "ledger.json", ledger | {"command": "evclip-ray scale debug"})
+        lines = [command.line for command in ladder_report(Ladder.load(root)).commands]
+        assert lines == (["evclip-ray scale debug"] if failed else [])
