@@ -58,8 +58,8 @@ def report(
 ) -> None:
     """Write the results of a study or a ladder as one HTML file that needs no network.
 
-    Masks and other outputs of the models are computed once, on validation videos, and stored next to the
-    report.
+    The first line answers the question of the study and is printed too. Masks and other outputs of the models
+    are computed once, on validation videos, and stored next to the report.
     """
     from evclip_ray.reports.figures import require_report_packages
 

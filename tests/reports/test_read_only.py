@@ -66,6 +66,9 @@ def test_read_only_ladder_is_reported_elsewhere(tmp_path):
         result = report(ladder, "--out", elsewhere / "it.html", "--cache", elsewhere / "cache")
         assert result.exit_code == 0, result.output
         assert (elsewhere / "it" / "ladder.csv").is_file()
+        # The command ends with the headline, and links lead back to the ladder.
+        assert "Of 3 steps, " in result.output
+        assert 'href="../ladder/rungs/' in (elsewhere / "it.html").read_text()
         with (
             pytest.raises(ArtifactError, match=r"ladder: cannot be written to .*choose another --out"),
             LadderFolder(ladder).lock(),

@@ -58,7 +58,7 @@ def study_headline(study: Study, evaluations: Sequence[Evaluation]) -> Headline:
     current = [each for each in evaluations if is_of_best(each, study)]
     tests = [each for each in current if _is_test(each, study)]
     validation = validation_score(study, best, current)
-    score = evaluated(tests[0], "on the test split") if tests else validation
+    score = evaluated(tests[0], f"on the test split{_views(tests[0])}") if tests else validation
     caveats = Caveats(
         random_parts(study),
         bool(score.leaks or best["leaking_rows"]),
@@ -234,6 +234,13 @@ def _is_test(evaluation: Evaluation, study: Study) -> bool:
     )
 
 
+def _views(evaluation: Evaluation) -> str:
+    """Return the views of an evaluation in brackets; empty for one view, as on validation."""
+    views = evaluation.ledger["inputs"].get("views", {})
+    text = f"{views.get('temporal', 1)}x{views.get('spatial', 1)}"
+    return "" if text == "1x1" else f" ({text} views)"
+
+
 def _is_other(evaluation: Evaluation, study: Study) -> bool:
     """Return whether an evaluation is not that of the validation split, which the report makes itself."""
     return evaluation.ledger["inputs"]["split"] != "val" or not is_of_training_data(evaluation, study)
@@ -287,15 +294,14 @@ def _of_values(study: Study) -> list[str]:
 
 def _of_evaluation(evaluation: Evaluation) -> str:
     inputs = evaluation.ledger["inputs"]
-    views, key = inputs.get("views", {}), "adapted" if evaluation.ledger.get("adapted") else "zero_shot"
+    key = "adapted" if evaluation.ledger.get("adapted") else "zero_shot"
     numbers, baseline = evaluation.ledger[key], evaluation.ledger.get("zero_shot")
     side = inputs.get("side", inputs["split"])
     names = [inputs["split"], *([side] if side != inputs["split"] else []), inputs["protocol"]]
-    names.append(f"{views.get('temporal', 1)}x{views.get('spatial', 1)} views")
     score = ranged(numbers["top1"], *numbers["top1_interval"])
     against = f", zero-shot CLIP {baseline['top1']:.2f}" if key == "adapted" and baseline else ""
     of = "" if key == "adapted" else " (zero-shot CLIP)"
-    return f"{evaluation.root.name}/ ({', '.join(names)}): top-1 {score}{of}{against}."
+    return f"{evaluation.root.name}/ ({', '.join(names)}){_views(evaluation)}: top-1 {score}{of}{against}."
 
 
 def ranged(value: float, low: float, high: float) -> str:

@@ -121,15 +121,19 @@ def test_other_evaluations_are_not_the_test_split(study):
     made = headline(
         study,
         evaluation(study, "dark", protocol="cross_domain", **other),
-        evaluation(study, "novel", side="novel", protocol="base_to_novel"),
+        evaluation(
+            study,
+            "novel",
+            side="novel",
+            protocol="base_to_novel",
+            views={"temporal": 4, "spatial": 3},
+        ),
     )
     assert "on the validation split" in made.text
     assert "It was not evaluated on test videos." in made.details
     named = [line for line in made.details if line.startswith(("dark/", "novel/"))]
-    assert named[0] == (
-        "dark/ (test, cross_domain, 1x1 views): top-1 0.50 (0.30 to 0.70), zero-shot CLIP 0.50."
-    )
-    assert "(test, novel, base_to_novel, 1x1 views)" in named[1]
+    assert named[0] == ("dark/ (test, cross_domain): top-1 0.50 (0.30 to 0.70), zero-shot CLIP 0.50.")
+    assert "(test, novel, base_to_novel) (4x3 views)" in named[1]
 
 
 def test_evaluation_of_another_checkpoint_is_not_counted(study):
