@@ -19,10 +19,9 @@ def ladder_charts(ladder: Ladder) -> list[Chart]:
     if ladder_data.scored_steps(ladder).empty:
         return []
     costs = ladder_data.costs_that_differ(ladder)
-    charts = [_over_cost(ladder, cost, per_row=1 if cost == costs[0] else 3) for cost in costs]
-    charts += [
-        _front(ladder, cost) for cost in ladder_data.FRONTS if not ladder_data.over_cost(ladder, cost).empty
-    ]
+    charts = [_over_cost(ladder, cost, is_first=cost == costs[0]) for cost in costs]
+    fronts = [cost for cost in ladder_data.FRONTS if not ladder_data.over_cost(ladder, cost).empty]
+    charts += [_front(ladder, cost, is_first=cost == fronts[0]) for cost in fronts]
     if not ladder_data.gmac_by_part(ladder).empty:
         charts.append(_parts(ladder))
     charts.append(_trials(ladder))
@@ -33,7 +32,8 @@ def ladder_charts(ladder: Ladder) -> list[Chart]:
     return charts + [_transfer(ladder, path) for path in paths]
 
 
-def _over_cost(ladder: Ladder, cost: str, *, per_row: int) -> Chart:
+def _over_cost(ladder: Ladder, cost: str, *, is_first: bool) -> Chart:
+    """Return the accuracy over a cost. The first of these charts is wide and has the caption of all."""
     steps, curves = ladder_data.over_cost(ladder, cost), ladder_data.fitted_curves(ladder, cost)
     name, cost_title = f"ladder_{cost}", ladder_data.COSTS[cost]
     ticks = log_ticks(steps["cost"].min(), steps["cost"].max())
@@ -57,8 +57,9 @@ def _over_cost(ladder: Ladder, cost: str, *, per_row: int) -> Chart:
         "Intervals are 95 %. Zero-shot CLIP is scored on the same videos. The best of many trials on few "
         "videos is optimistic, on every step alike."
     )
+    room = {"per_row": 1 if is_first else 3, "height": 330}
     title = f"Accuracy over {cost_title.partition(',')[0]}"
-    return Chart(name, title, drawing, data, caption, (_TABLE, _FITS), per_row=per_row, height=330)
+    return Chart(name, title, drawing, data, caption if is_first else "", (_TABLE, _FITS), **room)
 
 
 def _cost_format(cost: str) -> str:
@@ -102,7 +103,8 @@ def _step_tip() -> alt.Tooltip:
     return alt.Tooltip("rung:N", title="step")
 
 
-def _front(ladder: Ladder, cost: str) -> Chart:
+def _front(ladder: Ladder, cost: str, *, is_first: bool) -> Chart:
+    """Return the Pareto front of a cost. The first of these charts has the caption of all."""
     steps, name = ladder_data.over_cost(ladder, cost), f"pareto_{cost}"
     steps = steps.assign(front=steps[ladder_data.FRONTS[cost]].astype(str).str.lower() == "true")
     cost_title = ladder_data.COSTS[cost]
@@ -118,7 +120,9 @@ def _front(ladder: Ladder, cost: str) -> Chart:
     drawing = alt.layer(*layers, _interval(base), *_marks(base, len(steps), roles))
     caption = "The front joins the steps for which no other step is both cheaper and more accurate."
     title = f"Pareto front: {cost_title.partition(',')[0]}"
-    return Chart(name, title, drawing, {name: steps}, caption, (_TABLE,), per_row=3, height=330)
+    return Chart(
+        name, title, drawing, {name: steps}, caption if is_first else "", (_TABLE,), per_row=3, height=330
+    )
 
 
 def _parts(ladder: Ladder) -> Chart:
