@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -104,6 +105,38 @@ def test_study_can_be_trained_and_evaluated(call, space, tmp_path, local_ray, mo
     assert sum(int(cell) for row in table[1:] for cell in row[1:]) == 6
 
 
+@pytest.mark.slow
+def test_moved_list_goes_on_and_other_videos_do_not(call, space, tiny_manifest, tmp_path, local_ray):
+    study = tmp_path / "study"
+
+    def tune(folder, *options):
+        manifest = tmp_path / folder / tiny_manifest.name
+        return call("tune", space, "--data", manifest, "--out", study, *options)
+
+    shutil.copytree(tiny_manifest.parent, tmp_path / "a")
+    assert tune("a", "--trials", "1").exit_code == 0
+    (tmp_path / "a").rename(tmp_path / "b")
+    more = tune("b", "--trials", "2")
+    assert more.exit_code == 0, more.output
+    trials = [read_record(folder / "last") for folder in sorted(study.glob("trials/*"))]
+    assert [trial["experiment"]["data"]["manifest"] for trial in trials] == [
+        str(tmp_path / "b" / tiny_manifest.name)
+    ] * 2
+    assert trials[0]["rows"] == trials[1]["rows"]
+    # Also of a finished study, whose checkpoints then name the new place.
+    (tmp_path / "b").rename(tmp_path / "c")
+    assert tune("c", "--trials", "2").exit_code == 0
+    assert str(tmp_path / "c") in (study / "best.yaml").read_text()
+    scored = call("evaluate", study / "best", "--split", "val", "--out", tmp_path / "scores")
+    assert scored.exit_code == 0, scored.output
+    shutil.copytree(tmp_path / "c", tmp_path / "d")
+    for video in (tmp_path / "d").rglob("*.mp4"):
+        video.write_bytes(video.read_bytes() + b"other")
+    refused = tune("d", "--trials", "3")
+    assert refused.exit_code == 1
+    assert "its videos are not those that it began with" in refused.output
+
+
 def test_fewer_trials_than_have_ended_are_said():
     assert ended_trials(3, 3) == "all 3 trials have ended; a larger --trials adds some"
     assert ended_trials(3, 1).startswith("3 trials have ended, more than the 1 requested; a larger --trials")
@@ -155,6 +188,16 @@ def test_ctrl_c_keeps_finished_epochs_and_prints_how_to_resume(space, tmp_path, 
     assert 1 <= num_epochs < 15
     again = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert again.returncode == 0, again.stdout + again.stderr
+    # Without a terminal each stage is one line, and no line has control characters.
+    stages = [line for line in again.stderr.splitlines() if line.endswith(" ...")]
+    named = ["loading PyTorch ...", "loading Ray ...", "reading the list ...", "starting Ray ..."]
+    assert stages[: len(named)] == named
+    assert stages[-2:] == ["writing the leaderboard ...", "stopping Ray ..."]
+    assert len(set(stages)) == len(stages)
+    assert re.search(
+        r"^  resumed +\d finished trials? (is|are) kept, trial-0000 goes on at epoch", again.stdout, re.M
+    )
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f]", again.stdout + again.stderr)
     with (study / "leaderboard.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     assert [row["epochs"] for row in rows] == ["15"] * 2
