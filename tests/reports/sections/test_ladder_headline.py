@@ -68,19 +68,13 @@ def test_ladder_without_a_score_names_the_states(tmp_path):
     assert ladder_headline(Ladder.load(root)).text.startswith("No step has started yet")
 
 
-def test_missing_steps_are_named_once(tmp_path):
-    ladder = Ladder.load(write_ladder(tmp_path, steps=("only",)))
+def test_unfinished_ladder_names_missing_steps_once(tmp_path):
+    root = write_ladder(tmp_path, steps=("only", "large"), failed=("large",))
+    write_json(root / "ledger.json", read_json(root / "ledger.json") | {"command": "evclip-ray scale debug"})
+    ladder = Ladder.load(root)
     (line,) = too_few_steps(ladder)
     assert line == "There are not enough steps for curves of accuracy over cost (1 usable, 4 needed)."
     report = ladder_report(ladder)
     assert line in report.headline.details
     assert "not enough steps" not in str(report.sections)
-
-
-def test_unfinished_ladder_has_the_command_that_resumes_it(tmp_path):
-    for name, failed in (("a", ("large",)), ("b", ())):
-        root = write_ladder(tmp_path / name, failed=failed)
-        ledger = read_json(root / "ledger.json")
-        write_json(root / "ledger.json", ledger | {"command": "evclip-ray scale debug"})
-        lines = [command.line for command in ladder_report(Ladder.load(root)).commands]
-        assert lines == (["evclip-ray scale debug"] if failed else [])
+    assert [command.line for command in report.commands] == ["evclip-ray scale debug"]
