@@ -1,7 +1,6 @@
 """The Optuna record of a study: open it, count its trials, repair it after a kill."""
 
 import json
-import logging
 import math
 import warnings
 from collections.abc import Generator, Iterable
@@ -15,7 +14,6 @@ from optuna.trial import FrozenTrial, TrialState
 from evclip_ray.tuning.study_folder import StudyFolder
 from evclip_ray.tuning.trial_folder import RESULT
 
-log = logging.getLogger(__name__)
 METRIC = "val_top1"
 """Name of the value of a trial, that of the same number in `leaderboard.csv`."""
 EVIDENCE = "evidence"
@@ -118,8 +116,8 @@ def enqueue_failed(study: optuna.Study, folder: StudyFolder) -> None:
 def recover(study: optuna.Study, folder: StudyFolder) -> None:
     """Put the interrupted trials back into the queue; each continues in the folder that it began in.
 
-    An interrupted trial is still RUNNING in the record. It becomes WAITING and keeps its point and the values
-    of its epochs. `Study.ask` returns it again, before points that were drawn later.
+    An interrupted or paused trial is still RUNNING in the record. It becomes WAITING and keeps its point and
+    the values of its epochs. `Study.ask` returns it again, before points that were drawn later.
     """
     interrupted = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     if not interrupted:
@@ -138,8 +136,6 @@ def recover(study: optuna.Study, folder: StudyFolder) -> None:
             study.tell(trial.number, state=TrialState.FAIL)
             continue
         storage.set_trial_state_values(trial_id, TrialState.WAITING)
-        if name is not None:
-            log.info("%s: was interrupted before and continues", folder.trial(name))
 
 
 class _LockedFolder(JournalFileSymlinkLock):

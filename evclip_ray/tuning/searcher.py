@@ -58,8 +58,9 @@ class StudySearch(Searcher):
     - COMPLETE: the trial had its last epoch, or diverged after a finite value.
     - PRUNED: the scheduler stopped the trial.
     - FAIL: the trial raised an error or has no finite value.
-    - RUNNING: the trial is paused, as after a kill. `optuna_storage.recover` sets it to WAITING. It is then
-      drawn again and continues in the folder that it began in, which its attribute `folder` names.
+    - RUNNING: the trial runs or was interrupted. At the end of a call, and before the next one after a kill,
+      `optuna_storage.recover` sets it to WAITING. It is then drawn again and continues in the folder that it
+      began in, which its attribute `folder` names.
 
     The value of a trial is its objective. Its intermediate values are the validation top-1 of each epoch.
 

@@ -10,12 +10,15 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import optuna
 import pytest
 
 from evclip_ray import termination
 from evclip_ray.artifacts import ArtifactError
 from evclip_ray.training.resources import GIB
 from evclip_ray.tuning import stopper, trainable
+from evclip_ray.tuning.journal import read_journal
+from evclip_ray.tuning.optuna_storage import replay
 from evclip_ray.tuning.stopper import Stops
 from evclip_ray.tuning.study_folder import StudyFolder
 
@@ -52,6 +55,8 @@ def test_time_budget_pauses_trials_and_next_call_resumes(study, tmp_path, monkey
     outcome = run(study(root, call={"time_budget": 3600.0}, **options), time_passes)
     assert (outcome.missing, outcome.out_of_time, outcome.interrupted) == (2, True, False)
     assert [(row.state, row.epochs) for row in outcome.rows] == [("paused", 2)]
+    (waiting,) = replay(read_journal(root / "study.journal").operations).trials
+    assert (waiting.state, list(waiting.intermediate_values)) == (optuna.trial.TrialState.WAITING, [1])
     now[0] = 0.0
     again = run(study(root, **options))
     assert again.missing == 0
@@ -60,6 +65,9 @@ def test_time_budget_pauses_trials_and_next_call_resumes(study, tmp_path, monkey
         ("trial-0001", "complete"),
     }
     assert history(root, "trial-0000") == [1, 2, 3, 4]
+    for trial in replay(read_journal(root / "study.journal").operations).trials:
+        assert trial.state is optuna.trial.TrialState.COMPLETE
+        assert sorted(trial.intermediate_values) == [1, 2, 3, 4]
 
 
 def test_no_trial_starts_after_the_time_budget(study, tmp_path):
@@ -81,7 +89,7 @@ def test_repeated_point_runs_with_another_seed(study, tmp_path):
     call = {"warm_start": [root]}
     later = study(tmp_path / "later", search=search, fixed=short, trials=1, call=call)
     assert (
-        "its 1 best points first; 2 of its 2 trials as evidence"
+        "its 1 best point first; 2 of its 2 trials as evidence"
         in dict(later.plan(ONE_AT_A_TIME).lines())["warm start"]
     )
     rows = run(later).rows
