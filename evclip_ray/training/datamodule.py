@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from evclip_ray.artifacts import LEDGER, digest, read_json, write_json
-from evclip_ray.config import ConfigError
+from evclip_ray.config import ConfigError, nearest
 from evclip_ray.data.importers.class_names import read_class_names
 from evclip_ray.data.manifest import folds, protocols
 from evclip_ray.data.manifest.label_names import name_labels, warn_of_numbers
@@ -458,6 +458,11 @@ def plan_videos(
         return _whole_plan(experiment, listed, splits)
     protocol = find_protocol(data, listed, with_shots="train" in splits, recorded=recorded, legacy=legacy)
     eval_sets = {"train": protocol.train, "val": protocol.val, **protocol.eval_sets}
+    if unknown := [split for split in splits if split not in eval_sets]:
+        raise ConfigError(
+            f"split {unknown[0]!r} is unknown; {nearest(unknown[0], list(eval_sets))} (splits in "
+            f"{listed.source}: {', '.join(listed.splits()) or 'none, they are drawn'})"
+        )
     # The protocol may have assigned missing splits, so its manifest replaces the one that was read.
     manifest = protocol.eval_sets["test"].manifest
     # Only the requested splits enter the plan: a training run has no access to the rows of the test split.

@@ -143,6 +143,12 @@ class StudyRows:
             record.write(file)
         return file, record
 
+    def write_moved(self) -> dict[str, str]:
+        """Write the records of variants whose videos have moved; return the digests of `measured_on`."""
+        for key in self._moved:
+            self.write(key)
+        return {key: measured_on(self._plans[key]) for key in self._moved}
+
     @property
     def _measured(self) -> Mapping[str, str]:
         measured: Mapping[str, str] = (

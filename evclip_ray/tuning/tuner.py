@@ -304,6 +304,9 @@ class StudyRun:
             self._rows.check()
         self.claim()
         with self.folder.lock():
+            if moved := self._rows.write_moved():
+                measured = self.folder.ledger().get("measured", {})
+                self.folder.note(measured={**measured, **moved})
             recover_study(self.folder, self.space)
             return Outcome(self.folder.write_leaderboard(), missing=0)
 
@@ -336,6 +339,11 @@ class StudyRun:
             )
             with preparation:
                 self._run_missing(study, plan, stops, preparation, on_event, progress)
+            # A fault of the machine may have cut the last line, so that nothing is written behind it.
+            if stops.fault is None:
+                with stops.pausing():
+                    # Paused trials: a reader of the record would take them for running ones.
+                    recover(study, self.folder)
             rows: list[LeaderboardRow] = []
             with stops.pausing(), stage("writing the leaderboard"):
                 rows = self.folder.write_leaderboard()

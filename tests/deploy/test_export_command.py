@@ -1,5 +1,6 @@
 """The command `export`: arguments, table and exit status."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,8 @@ def call(monkeypatch):
 
         monkeypatch.setattr(module, "export_checkpoint", export)
         # There is no checkpoint.
-        monkeypatch.setattr("evclip_ray.cli.export.check_checkpoint", lambda *arguments: None)
+        command = sys.modules["evclip_ray.cli.export"]
+        monkeypatch.setattr(command, "check_checkpoint", lambda *arguments: None)
         result = CliRunner().invoke(main, ["export", *map(str, arguments)])
         assert result.exit_code == status, result.output
         return result, given

@@ -59,6 +59,13 @@ def leaky_copy(manifest, folder):
     return folder / manifest.name
 
 
+def test_unknown_split_names_those_of_the_list(make_experiment, tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"split 'tset' is unknown; did you mean 'test'\? \(splits in .*train, "
+    ):
+        plan_videos(make_experiment(), cache=tmp_path, splits=("train", "tset"))
+
+
 def test_same_bytes_in_two_splits_are_refused_before_decoding(plan, tiny_manifest, tmp_path):
     copy = str(leaky_copy(tiny_manifest, tmp_path / "copy"))
     refused = plan(data__manifest=copy)

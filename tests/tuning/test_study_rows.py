@@ -107,11 +107,12 @@ def test_moved_videos_are_the_same_study(moved_rows, tmp_path, caplog):
     rows.check()
     assert f"have moved from {tmp_path / 'clips'} to {moved}; they are the same" in caplog.text
     assert splits(plan) == before
-    file, record = rows.write(key)
-    assert file.name == f"{key}.parquet"
-    assert record.root == moved
+    assert rows.write_moved() == {key: measured_on(plan)}
+    assert RowRecord.read(tmp_path / "study" / "rows" / f"{key}.parquet").root == moved
     # The next call finds the new record.
-    open_rows()[0].check()
+    again, _, _ = open_rows()
+    again.check()
+    assert again.write_moved() == {}
 
 
 def test_other_videos_at_the_new_place_are_refused(moved_rows):

@@ -25,6 +25,8 @@ from evclip_ray.data.manifest.table_files import ENDINGS, read_table
 from evclip_ray.data.manifest.validation import SCHEMA, SPLITS, ManifestError
 from evclip_ray.data.storage import Place
 
+_MISSING = "no such manifest; check the path, or give its new place with --data"
+
 __all__ = ["SCHEMA", "SPLITS", "Manifest", "ManifestError", "read_manifest", "write_manifest"]
 
 
@@ -135,12 +137,12 @@ def read_manifest(
         if isinstance(path, Path) and path.exists():
             known = ", ".join(f"a {ending}" for ending in ENDINGS)
             raise ManifestError(f"{path}: must be {known} or a folder, got {suffix!r}")
-        raise ManifestError(f"{path}: no such manifest; check the path")
+        raise ManifestError(f"{path}: {_MISSING}")
     try:
         with storage.open_binary(path) as stream:
             table = read_table(stream, source, columns)
     except FileNotFoundError:
-        raise ManifestError(f"{path}: no such manifest; check the path") from None
+        raise ManifestError(f"{path}: {_MISSING}") from None
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise ManifestError(f"{path}: {str(error).splitlines()[0]}") from None
     except storage.StorageError:
