@@ -277,3 +277,13 @@ def test_learning_curves_name_their_lines(page_of_study, open_page):
     )
     assert {"zero-shot CLIP", "chance", "other trials"} <= set(texts)
     assert sum(text.endswith(", the best") for text in texts) == 1
+
+
+def test_print_has_conditions_and_no_controls(page_of_study, open_page):
+    page, messages = open_page(page_of_study, width=768)
+    page.emulate_media(media="print")
+    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    assert page.is_visible("#conditions table")
+    for control in ("nav", "#scheme", ".find", ".pictures details", "[data-sorts] details"):
+        assert not page.locator(control).first.is_visible(), control
+    assert messages == []

@@ -57,9 +57,11 @@ def _over_cost(ladder: Ladder, cost: str, *, is_first: bool) -> Chart:
         "Intervals are 95 %. Zero-shot CLIP is scored on the same videos. The best of many trials on few "
         "videos is optimistic, on every step alike."
     )
-    room = {"per_row": 1 if is_first else 3, "height": 330}
+    per_row = 1 if is_first else 3
     title = f"Accuracy over {cost_title.partition(',')[0]}"
-    return Chart(name, title, drawing, data, caption if is_first else "", (_TABLE, _FITS), **room)
+    return Chart(
+        name, title, drawing, data, caption if is_first else "", (_TABLE, _FITS), per_row, height=330
+    )
 
 
 def _cost_format(cost: str) -> str:

@@ -10,6 +10,8 @@ vl-convert brings. The reasons for Vega-Lite:
 Charts with many marks are drawn on a canvas, others as SVG.
 """
 
+from typing import Literal
+
 import altair as alt
 import pandas as pd
 
@@ -154,12 +156,15 @@ def _reference_layers(name: str, references: pd.DataFrame) -> list[alt.Chart]:
     layers = [base.mark_rule(style="baseline").encode(tooltip=tips("name:N", "value:Q", "low:Q", "high:Q"))]
     for text in references["name"].unique():
         # The two values are often close to each other, so their names stand on different sides.
-        place = {"align": "right", "dx": -4} if text == "chance" else {"align": "left", "dx": 4}
+        is_chance = text == "chance"
         label = base.transform_filter(alt.datum.name == text).encode(
-            x=alt.value("width" if text == "chance" else 0), text="name:N"
+            x=alt.value("width" if is_chance else 0), text="name:N"
         )
+        side: Literal["left", "right"] = "right" if is_chance else "left"
+        dx = -4 if is_chance else 4
         layers += [
-            label.mark_text(style=style, baseline="bottom", dy=-2, **place) for style in ("halo", "label")
+            label.mark_text(style=style, align=side, baseline="bottom", dx=dx, dy=-2)
+            for style in ("halo", "label")
         ]
     return layers
 
@@ -233,8 +238,10 @@ def _parallel(study: Study, *, is_paired: bool) -> Chart:
     )
     drawing, data = alt.layer(posts, polylines, halo, labels), {"parallel": lines, "parallel_marks": marks}
     caption = "A line is a trial, coloured by its score. Good settings are where the bright lines pass."
-    room = {"height": 320, "width": 110 * len(order) + 60, "per_row": 2 if is_paired else 1}
-    return Chart("parallel", "Parallel coordinates", drawing, data, caption, (TRIALS,), **room)
+    per_row, height, width = 2 if is_paired else 1, 320, 110 * len(order) + 60
+    return Chart(
+        "parallel", "Parallel coordinates", drawing, data, caption, (TRIALS,), per_row, height, width
+    )
 
 
 def _curves(study: Study, curves: pd.DataFrame, field: str, name: str) -> Chart:
