@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -118,7 +119,7 @@ def test_moved_list_goes_on_and_other_videos_do_not(call, space, tiny_manifest, 
     (tmp_path / "a").rename(tmp_path / "b")
     more = tune("b", "--trials", "2")
     assert more.exit_code == 0, more.output
-    trials = [read_record(folder / "last") for folder in sorted(study.glob("trials/*"))]
+    trials = [read_record(folder / "last") for folder in sorted(study.glob("trials/trial-*"))]
     assert [trial["experiment"]["data"]["manifest"] for trial in trials] == [
         str(tmp_path / "b" / tiny_manifest.name)
     ] * 2
