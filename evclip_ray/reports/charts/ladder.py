@@ -155,7 +155,7 @@ def _trials(ladder: Ladder) -> Chart:
     strip = (
         alt.Chart(named("rung_trials"))
         .transform_calculate(jitter="random()")
-        .mark_point(size=35, filled=True, opacity=0.6)
+        .mark_point(size=35, filled=True, opacity=0.9)
         .encode(
             x=_step_axis(ladder),
             xOffset=alt.XOffset("jitter:Q", scale=alt.Scale(domain=[-1, 2])),
@@ -205,7 +205,8 @@ def _transfer(ladder: Ladder, path: str) -> Chart:
     )
     scale = alt.Scale(type="log", nice=False, padding=12) if is_log else alt.Scale(zero=False)
     title = brief_path(path) + (" (log scale)" if is_log else "")
-    ticks = log_ticks(best["best"].min(), best["best"].max()) if is_log else None
+    extremes = best[["low", "best", "high"]].apply(pd.to_numeric, errors="coerce")
+    ticks = log_ticks(extremes.min(axis=None), extremes.max(axis=None)) if is_log else None
     axis = alt.Axis(format="~g") if ticks is None else alt.Axis(format="~g", values=ticks)
     y = alt.Y("best:Q", title=title, scale=scale, axis=axis)
     extent = base.mark_rule(style="after", strokeWidth=2, opacity=0.5).encode(y=alt.Y("low:Q"), y2="high:Q")
