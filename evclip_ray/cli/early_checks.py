@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evclip_ray.artifacts import LEDGER, ArtifactError, cache_folder, read_json
+from evclip_ray.artifacts import LEDGER, ArtifactError, cache_folder
 from evclip_ray.config import ConfigError, Overrides, read_yaml
 from evclip_ray.formatting import shell
 from evclip_ray.tuning.space_files import find_space
@@ -96,20 +96,25 @@ def check_experiment(path: Path, overrides: Overrides | None = None, *, cache: P
     _check_source(read_experiment(path, overrides), cache)
 
 
-def check_checkpoint(checkpoint: str | Path, overrides: Overrides) -> None:
+def check_checkpoint(
+    checkpoint: str | Path, overrides: Overrides, *, reads_list: bool = False, cache: Path | None = None
+) -> None:
     """Check that a local checkpoint exists, and the settings that replace those of its training.
 
     Args:
         checkpoint: Folder or URI.
         overrides: Settings by dotted path.
+        reads_list: Whether the command reads the list of videos, so that it is checked too.
+        cache: Folder of decoded videos; None for the default.
 
     Raises:
         ArtifactError: The folder is not a checkpoint.
         ConfigError: A setting is unknown or has an invalid value.
+        ManifestError: The list is invalid.
     """
     if "://" in str(checkpoint):
         return
-    from evclip_ray.training.checkpoint_record import CONFIG, check_is_checkpoint
+    from evclip_ray.training.checkpoint_record import check_is_checkpoint, read_record
     from evclip_ray.training.experiment import ExperimentConfig
 
     folder = Path(checkpoint)
@@ -117,11 +122,16 @@ def check_checkpoint(checkpoint: str | Path, overrides: Overrides) -> None:
     if not (folder.absolute().parent / "trials").is_dir():
         check_is_checkpoint(folder)
     try:
-        recorded = read_json(folder / CONFIG)["experiment"]
+        recorded = read_record(folder)["experiment"]
     # The command itself reports a damaged file, and how to get it back.
     except (ArtifactError, KeyError, TypeError):
         return
-    ExperimentConfig.load(recorded, overrides)
+    experiment = ExperimentConfig.load(recorded, overrides)
+    if reads_list and experiment.data.manifest is not None:
+        from evclip_ray.training.datamodule import resolve_manifest
+
+        # Of its videos, those of the split are needed alone. The command looks for them.
+        resolve_manifest(experiment.data, cache=cache_folder(cache))
 
 
 def check_data(data: str | None) -> None:

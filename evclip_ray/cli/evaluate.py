@@ -120,7 +120,7 @@ def evaluate(
     overrides = overrides_of(data, root, assignments)
     check_data(data)
     for checkpoint in checkpoints:
-        check_checkpoint(checkpoint, overrides)
+        check_checkpoint(checkpoint, overrides, reads_list=True, cache=options["cache"])
     load_torch()
     with ray_messages(verbose), bars() as steps:
         result = api.evaluate(
