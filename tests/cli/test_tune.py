@@ -107,7 +107,7 @@ def test_study_can_be_trained_and_evaluated(call, space, tmp_path, local_ray, mo
 
 
 @pytest.mark.slow
-def test_moved_list_goes_on_and_other_videos_do_not(call, space, tiny_manifest, tmp_path, local_ray):
+def test_moved_list_goes_on_and_other_videos_do_not(call, space, tiny_manifest, tmp_path, local_ray, caplog):
     study = tmp_path / "study"
 
     def tune(folder, *options):
@@ -130,6 +130,10 @@ def test_moved_list_goes_on_and_other_videos_do_not(call, space, tiny_manifest, 
     assert str(tmp_path / "c") in (study / "best.yaml").read_text()
     scored = call("evaluate", study / "best", "--split", "val", "--out", tmp_path / "scores")
     assert scored.exit_code == 0, scored.output
+    # Other conditions than those of the trial are named before the training.
+    two = call("train", study / "best.yaml", "--cpus-per-worker", "2", "--out", tmp_path / "two")
+    assert two.exit_code == 0, two.output
+    assert "under other conditions, so that the numbers may differ: threads: 1 -> 2" in caplog.text
     shutil.copytree(tmp_path / "c", tmp_path / "d")
     for video in (tmp_path / "d").rglob("*.mp4"):
         video.write_bytes(video.read_bytes() + b"other")
