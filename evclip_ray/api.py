@@ -82,7 +82,8 @@ def tune(
         study: Further settings of the `study` section: `{"gpus": 0.25}` lets four trials share a GPU.
         cache: Folder of decoded videos and cached features, see `cache_folder`.
         address: Running Ray cluster (`"auto"` or `"HOST:6379"`). By default Ray is started on this machine.
-        progress: Called with (description, done, total) while videos and features are prepared.
+        progress: Called with (description, done, total) for each step of the work. Work that cannot be
+            counted has a total of 1.
         on_trial: Called with ("epoch" or "ended", trial), where trial is a `TrialRecord`.
 
     Raises:
@@ -173,7 +174,8 @@ def run_study(
         address: Running Ray cluster; None starts Ray on this machine.
         verbose: Show the log of Ray.
         dry_run: Stop after planning. The plan then has the cost of a measured training step.
-        progress: Called with (description, done, total) while videos and features are prepared.
+        progress: Called with (description, done, total) for each step of the work. Work that cannot be
+            counted has a total of 1.
         watch: Called with the plan; returns the receiver of the trials' events.
         on_claim: Called with the folder once it belongs to the study.
     """
@@ -310,7 +312,8 @@ def train(
         cache: Folder of decoded videos and cached features, see `cache_folder`.
         address: Running Ray cluster (`"auto"` or `"HOST:6379"`). By default Ray is started on this machine.
         verbose: Show the log of Ray.
-        progress: Called with (description, done, total) while videos and features are prepared.
+        progress: Called with (description, done, total) for each step of the work. Work that cannot be
+            counted has a total of 1.
         on_epoch: Called with the metrics of each epoch.
 
     Raises:
@@ -518,7 +521,8 @@ def evaluate(
         cache: Folder of decoded videos and cached features, see `cache_folder`.
         address: Running Ray cluster that decodes videos. By default Ray is started on this machine.
         verbose: Show the log of Ray.
-        progress: Called with (description, done, total) while videos are decoded.
+        progress: Called with (description, done, total) for each step of the work. Work that cannot be
+            counted has a total of 1.
         on_checkpoint: Called after each checkpoint.
 
     Raises:
