@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import importlib.util
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,9 @@ def names_activation(name: str) -> bool:
 @functools.cache
 def _architectures() -> Mapping[str, dict[str, Any]]:
     """Return open_clip's config of each architecture, as `open_clip.list_models` selects them."""
+    if (loaded := sys.modules.get("open_clip")) is not None:
+        # It also knows the configs that a program has added.
+        return {name: loaded.get_model_config(name) for name in loaded.list_models()}
     package = importlib.util.find_spec("open_clip")
     folders = package.submodule_search_locations if package else None
     assert folders, "open_clip is a dependency"

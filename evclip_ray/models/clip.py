@@ -38,7 +38,7 @@ from evclip_ray.models.frozen import (
 )
 from evclip_ray.models.open_clip_models import build
 from evclip_ray.models.preprocess import prepare
-from evclip_ray.models.weight_files import read_tensors
+from evclip_ray.models.weight_files import describe_mismatch, read_tensors
 from evclip_ray.models.world_weights import WORLD, WorldTokenizer, read_world_tensors, world_words
 
 log = logging.getLogger(__name__)
@@ -312,9 +312,8 @@ def _model_from_file(name: str, architecture: str, path: Path) -> nn.Module:
         return model
     except Exception as error:
         # Unpickling, safetensors and open_clip's conversions raise unrelated kinds of errors.
-        reason = " ".join(str(error).split())[:400]
         raise ConfigError(
-            f"{path}: does not contain the weights of {architecture} ({name}): {reason}"
+            f"{path}: does not contain the weights of {architecture} ({name}): {describe_mismatch(error)}"
         ) from error
 
 

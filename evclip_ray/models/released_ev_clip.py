@@ -20,7 +20,7 @@ from evclip_ray.models.clip_names import find_backbone_of
 from evclip_ray.models.layers.context_prompt import ContextGenerator
 from evclip_ray.models.layers.mask_prompt import MaskGenerator
 from evclip_ray.models.video_encoder import FrozenVideoEncoder, find_encoder_of, video_encoder_from_state
-from evclip_ray.models.weight_files import read_tensors
+from evclip_ray.models.weight_files import describe_mismatch, read_tensors
 
 _DECODER = "image_prompt_learner.dec."
 _MASK_LEVEL, _CONTEXT_LEVEL = "dec_s.", "dec_t."
@@ -252,7 +252,7 @@ def _load_generators(module: PublishedPrompts, state: Mapping[str, Tensor]) -> N
     try:
         result = module.load_state_dict(dict(state), strict=False)
     except RuntimeError as error:
-        raise ConfigError(f"its prompts have no published shape: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"its prompts have no published shape: {describe_mismatch(error)}") from None
     # The encoder was loaded before, so its tensors are not in this state.
     missing = [key for key in result.missing_keys if not key.startswith("encoder.")]
     if missing or result.unexpected_keys:

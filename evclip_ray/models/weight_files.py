@@ -2,6 +2,7 @@
 
 import functools
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,6 +18,10 @@ _LEVELS = ("trunk", "state_dict", "model")
 """Keys under which releases nest their tensors: Omnivore, Dassl and others."""
 
 
+_SIZES = re.compile(
+    r"size mismatch for ([^\s:]+): copying a param with shape torch\.Size\(\[([\d, ]*)\]\) from checkpoint, "
+    r"the shape in current model is torch\.Size\(\[([\d, ]*)\]\)"
+)
 _IN_FOLDERS = (
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.bin",
@@ -69,6 +74,31 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             f"({str(error).splitlines()[0][:200]})"
         ) from error
     return _tensors(content, path)
+
+
+def describe_mismatch(error: Exception) -> str:
+    """Return in what tensors differ from those of a network, from PyTorch's error about them.
+
+    Another error is returned as its text, in one line.
+
+    >>> describe_mismatch(RuntimeError('Error in loading state_dict: Missing key(s) in state_dict: "a"'))
+    '1 missing (a)'
+    """
+    text = " ".join(str(error).split())
+    if "loading state_dict" not in text:
+        return text[:400]
+    problems = []
+    for kind, title in (("Missing", "missing"), ("Unexpected", "unexpected")):
+        part = re.search(rf"{kind} key\(s\) in state_dict: ((?:\"[^\"]*\"(?:, )?)+)", text)
+        if names := re.findall(r"\"([^\"]*)\"", part[1]) if part else []:
+            problems.append(
+                f"{len(names)} {title} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+            )
+    sizes = _SIZES.findall(text)
+    shown = ", ".join(f"{name} must be ({wanted}), got ({got})" for name, got, wanted in sizes[:3])
+    if sizes:
+        problems.append(f"{len(sizes)} of another size ({shown}{', ...' if len(sizes) > 3 else ''})")
+    return "; ".join(problems) or text[:400]
 
 
 def _tensors(content: object, path: Path) -> dict[str, Tensor]:

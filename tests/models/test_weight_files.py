@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from evclip_ray.config import ConfigError
-from evclip_ray.models.weight_files import read_tensors
+from evclip_ray.models.weight_files import describe_mismatch, read_tensors
 
 
 def test_tensors_of_nested_releases_are_read(tmp_path: Path) -> None:
@@ -41,3 +41,12 @@ def test_broken_file_is_refused_in_one_line(tmp_path: Path, name: str) -> None:
 def test_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         read_tensors(tmp_path / "absent.pth")
+
+
+def test_tensors_of_another_network_are_counted_and_named() -> None:
+    network, other = torch.nn.Linear(2, 3), torch.nn.Linear(4, 3, bias=False)
+    with pytest.raises(RuntimeError) as error:
+        network.load_state_dict(other.state_dict() | {"x": torch.zeros(1)})
+    expected = "1 missing (bias); 1 unexpected (x); 1 of another size (weight must be (3, 2), got (3, 4))"
+    assert describe_mismatch(error.value) == expected
+    assert describe_mismatch(ValueError("no\ntensors")) == "no tensors"
