@@ -148,7 +148,7 @@ class Lines:
     def __init__(self, where: Console, clock: Callable[[], float] = time.monotonic) -> None:
         self._console, self._clock = where, clock
         self._running: dict[str, _Line] = {}
-        self._named: set[str] = set()
+        self._named: dict[str, float] = {}
 
     def __call__(self, step: str, done: int, total: int) -> None:
         """See `Steps`."""
@@ -178,9 +178,9 @@ class Lines:
         self._running[step] = _Line(Pace(done, now), now)
         if total > 1:
             self._print(f"{step}: {done:,} of {total:,}")
-        # Work without a count that every trial repeats is named once.
-        elif step not in self._named:
-            self._named.add(step)
+        # Trials repeat work without a count.
+        elif now - self._named.get(step, -LINE_SECONDS) >= LINE_SECONDS:
+            self._named[step] = now
             self._print(f"{step} ...")
 
     def _repeat(self, step: str, line: _Line, done: int, total: int | None, facts: str) -> None:

@@ -1,6 +1,5 @@
 """The command `scale`."""
 
-import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -134,31 +133,35 @@ def scale(
     # One connection serves all steps; the dashboard is needed if any step has groups of workers.
     workers = max(step.space.study.workers for step in ladder.steps)
     shared = () if dry_run else (run.folder.root, run.cache)
-    with contextlib.ExitStack() as stack:
-        messages = stack.enter_context(ray_messages(context.obj))
-        with bars() as steps:
-            # Starting Ray takes seconds, and wrong paths are found without it.
-            with stage("reading the lists"):
-                run.check_videos()
-            connection = connect(
-                address, verbose=context.obj, dashboard=workers > 1, storage=shared, progress=steps
-            )
-            # The connection outlives the bars of the plan.
-            machines = stack.enter_context(connection)
+    with ray_messages(context.obj) as messages, bars() as steps:
+        # Starting Ray takes seconds, and wrong paths are found without it.
+        with stage("reading the lists"):
+            run.check_videos()
+        with connect(
+            address, verbose=context.obj, dashboard=workers > 1, storage=shared, progress=steps
+        ) as machines:
             with stage("planning the steps"):
                 plans = run.plan(machines, measure=dry_run, progress=steps)
-        _show_plans(run, plans, whole=dry_run)
-        if dry_run:
-            _show_cost(run, plans)
-            for plan in plans.values():
-                plan.check_leaks()
-            return
+            _show_plans(run, plans, whole=dry_run)
+            if dry_run:
+                _show_cost(run, plans)
+                for plan in plans.values():
+                    plan.check_leaks()
+                return
 
-        def prepare(study: "StudyRun") -> None:
-            messages.move_to(run.folder.root)
-            _prepare(study)
+            def prepare(study: "StudyRun") -> None:
+                messages.move_to(run.folder.root)
+                console.print(f"\nstep {study.folder.root.name}", markup=False)
+                study.prepare(steps)
 
-        states = run.run(machines, prepare=prepare, search=_search, on_step=_print_state)
+            def search(study: "StudyRun", plan: "StudyPlan") -> "Outcome":
+                view = study_view(steps, plan, deadline=study.deadline)
+                outcome = study.run(plan, view, steps)
+                # The time may have ended before the trials. The next step has bars of its own.
+                view.close()
+                return outcome
+
+            states = run.run(machines, prepare=prepare, search=search, on_step=_print_state)
     _show_ladder(context, run, states)
 
 
@@ -170,17 +173,6 @@ def _over(backbones: str | None, over: str | None) -> dict[str, list[Any]] | Non
     if backbones is not None:
         return {BACKBONE: [name.strip() for name in backbones.split(",") if name.strip()]}
     return parse_over(over) if over is not None else None
-
-
-def _prepare(study: "StudyRun") -> None:
-    console.print(f"\nstep {study.folder.root.name}", markup=False)
-    with bars() as steps:
-        study.prepare(steps)
-
-
-def _search(study: "StudyRun", plan: "StudyPlan") -> "Outcome":
-    with bars() as steps:
-        return study.run(plan, study_view(steps, plan, deadline=study.deadline), steps)
 
 
 def _print_state(state: "StepState") -> None:

@@ -147,6 +147,11 @@ class StudyView:
             self._print_end(record)
         self._show_trials()
 
+    def close(self) -> None:
+        """Remove the bars of a study whose call has ended."""
+        for name in ("trials", *self._pace.running):
+            self._steps.hide(name)
+
     def _show_epoch(self, name: str) -> None:
         if self._steps.is_live:
             trial = self._pace.running[name]

@@ -113,6 +113,7 @@ _NO_NUMBERS = {
     "features/format.py: values.dtype + values",
     "models/methods/motion_prompts.py: frozen.clip.embed_dim + features",
     "models/video_encoder.py: self.name + reads pairs",
+    "reports/sections/headline.py: text + views",
     "reports/sections/conditions.py: num_videos + videos",
     "reports/sections/conditions.py: setting('view.num_frames') + frames",
     "reports/sections/conditions.py: shots + videos",
