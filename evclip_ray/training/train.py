@@ -216,12 +216,21 @@ def _plan_rows(
         legacy=known is None and (begun or splits_of is not None),
         progress=progress,
     )
-    record = record_rows(plan, known=known, progress=progress)
+    # Moved files are read: a copy may have the size and the time of another file.
+    is_moved = known is not None and known.root != plan.manifest.root
+    record = record_rows(plan, known=None if is_moved else known, progress=progress)
     if recorded is not None and (difference := recorded.difference(record)):
         raise ArtifactError(
             f"{folder}: its videos are not those that it began with ({difference}). Restore the list, or add "
             f"--fork NEW_OUT to {shell('--out', folder)}: this trains a new run on the new videos and moves "
             "no old video to another split."
+        )
+    if recorded is not None and is_moved:
+        log.warning(
+            "%s: its videos have moved from %s to %s; they are the same by content, and the run goes on",
+            folder,
+            recorded.source,
+            record.source,
         )
     return plan, record
 

@@ -1,5 +1,7 @@
 """Training of one experiment: its record of rows, and a run whose videos have changed."""
 
+import shutil
+
 import pytest
 
 from evclip_ray.artifacts import ArtifactError
@@ -14,10 +16,10 @@ def train(make_experiment, tiny_manifest, tiny_cache, tiny_videos, tmp_path):
     """Return a function that trains one epoch on some lines of the tiny manifest."""
     listed = tmp_path / "listed.csv"
 
-    def run(lines, folder="run", **options):
+    def run(lines, folder="run", root=tiny_manifest.parent, **options):
         listed.write_text("\n".join(lines) + "\n")
         experiment = make_experiment(
-            **{"data.manifest": str(listed), "data.root": str(tiny_manifest.parent), "optim.epochs": 1}
+            **{"data.manifest": str(listed), "data.root": str(root), "optim.epochs": 1}
         )
         places = {"folder": tmp_path / folder, "cache": tiny_cache, "machines": MACHINES}
         resources = {"on_cluster": False, "workers": 1, "min_workers": None, "cpus": 1.0, "gpus": 0.0}
@@ -27,12 +29,15 @@ def train(make_experiment, tiny_manifest, tiny_cache, tiny_videos, tmp_path):
     return run
 
 
-def test_run_refuses_other_videos_and_a_fork_takes_them(train, tiny_manifest, local_ray, tmp_path):
+def test_run_refuses_other_videos_and_a_fork_takes_them(train, tiny_manifest, local_ray, tmp_path, caplog):
     lines = tiny_manifest.read_text().splitlines()
     train(lines)
     checkpoints = [tmp_path / "run" / name for name in ("best", "last")]
     records = [RowRecord.read(folder / "rows.parquet") for folder in (tmp_path / "run", *checkpoints)]
     assert len({str(record.keys()) for record in records}) == 1
+    shutil.copytree(tiny_manifest.parent, tmp_path / "moved")
+    train(lines, root=tmp_path / "moved")
+    assert "its videos have moved from" in caplog.text
     exchanged = [line.replace("train", "X").replace("val", "train").replace("X", "val") for line in lines]
     with pytest.raises(ArtifactError, match=r"began with \(\d+ moved between splits: .*--fork NEW_OUT"):
         train(exchanged)

@@ -4,7 +4,7 @@ import pytest
 
 from evclip_ray.artifacts import ArtifactError
 from evclip_ray.scaling.ladder_folder import LadderFolder
-from evclip_ray.tuning.equal_settings import as_recorded
+from evclip_ray.tuning.equal_settings import as_recorded, begun_location
 from evclip_ray.tuning.search_space import SearchSpace
 from evclip_ray.tuning.tuner import StudyRun
 
@@ -79,6 +79,19 @@ def test_moved_list_is_the_same_study_with_a_record(tmp_path):
     assert (root / "ledger.json").read_bytes() == ledger
     with pytest.raises(ArtifactError, match=r"optim\.epochs: 4 -> 5"):
         study(root, fixed={**moved, "optim.epochs": 5}).missing()
+
+
+def test_moved_list_of_a_ladder_is_the_same_with_records(tmp_path):
+    folder = LadderFolder(tmp_path)
+    begun = {"fixed": {"data.manifest": "a.csv", "optim.epochs": 4}, "search": {}, "along": ["backbone.name"]}
+    folder.claim(begun)
+    moved = {**begun, "fixed": {**begun["fixed"], "data.manifest": "b.csv"}}
+    assert as_recorded(moved, folder) == moved
+    (folder.step("small") / "rows").mkdir(parents=True)
+    (folder.step("small") / "rows" / "key.parquet").touch()
+    assert as_recorded(moved, folder) == begun
+    assert begun_location(moved, folder)["manifest"] == "a.csv"
+    assert begun_location(begun, folder) is None
 
 
 def test_text_choice_is_not_the_number(tmp_path):
