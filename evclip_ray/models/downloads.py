@@ -28,7 +28,7 @@ def no_download(network: str, weights: str, reason: object) -> ConfigError:
     return ConfigError(
         f"{network}: the weights {weights!r} are not on this machine and cannot be downloaded "
         f"({first[:200]}). "
-        "Connect it to the network once, or set backbone.pretrained and method.video_encoder.weights to "
+        "Connect this machine to the network once, or set backbone.pretrained and method.video_encoder.weights to "
         f"local files, or to {RANDOM!r} for untrained weights."
     )
 
