@@ -123,7 +123,7 @@ def _refuse_pack(context: click.Context, option: click.Parameter, value: str | N
     type=float,
     default=None,
     help="GPUs per training process. Processes share a GPU below 1: 0.25 lets four trials use one. "
-    "Default: 1 if there is a GPU.",
+    "Default: as many trials share a GPU as fit in its memory.",
 )
 @click.option(
     "--memory-per-worker",

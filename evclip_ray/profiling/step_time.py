@@ -18,6 +18,7 @@ from evclip_ray.training.build import autocast_dtype, build_method, pick_device,
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.frozen_cache import feature_specs
 from evclip_ray.training.optim import make_optimizer
+from evclip_ray.training.resources import GpuMemory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +34,7 @@ class StepCost:
         num_trainable: Trained parameters.
         weights: Origin of the weights by network.
         device: Device of the measurement.
+        memory: Memory of a trial on a GPU; None on a CPU.
     """
 
     seconds: float
@@ -43,6 +45,7 @@ class StepCost:
     num_trainable: int
     weights: dict[str, str]
     device: str
+    memory: GpuMemory | None = None
 
 
 def measure_step(experiment: ExperimentConfig, classes: Sequence[str], *, cpus: float) -> StepCost:
@@ -68,6 +71,11 @@ def _measure(experiment: ExperimentConfig, classes: Sequence[str], device: torch
     # The trial reads these from disk, so the measured step must not compute them.
     cached = {name: features[name] for name in feature_specs(experiment, "train", device)}
     batch = dataclasses.replace(batch, **cached)
+    del features
+    if device.type == "cuda":
+        # The frozen networks ran on the batch, which a trial does not do.
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
 
     def step() -> None:
         training_step(method, batch, optimizer, dtype)
@@ -79,6 +87,9 @@ def _measure(experiment: ExperimentConfig, classes: Sequence[str], device: torch
     unlabelled = dataclasses.replace(batch, labels=None)
     with torch.no_grad(), autocast(device, dtype):
         scoring = timed(lambda: method(unlabelled), device)[1] / count
+        if device.type == "cuda" and experiment.optim.eval_batch_size > count:
+            # A validation batch may need more memory than a step.
+            method(_repeated(unlabelled, experiment.optim.eval_batch_size))
     return StepCost(
         seconds,
         float(counter.get_total_flops()),
@@ -88,6 +99,29 @@ def _measure(experiment: ExperimentConfig, classes: Sequence[str], device: torch
         method.num_trainable(),
         weights_of(method.frozen),
         str(device),
+        _gpu_memory(device),
+    )
+
+
+def _repeated(batch: VideoBatch, size: int) -> VideoBatch:
+    """Return `size` videos, with those of the batch in turn."""
+    fields = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
+    rows = {
+        name: torch.arange(size, device=value.device) % len(value)
+        for name, value in fields.items()
+        if value is not None
+    }
+    return VideoBatch(
+        **{name: value if value is None else value[rows[name]] for name, value in fields.items()}
+    )
+
+
+def _gpu_memory(device: torch.device) -> GpuMemory | None:
+    if device.type != "cuda":
+        return None
+    # What the allocator reserved counts, and not what tensors used: it is missing for other processes.
+    return GpuMemory(
+        torch.cuda.max_memory_reserved(device), torch.cuda.get_device_properties(device).total_memory
     )
 
 

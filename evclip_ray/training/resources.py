@@ -8,6 +8,34 @@ from evclip_ray.formatting import counted
 
 GIB = 1024**3
 
+CONTEXT_BYTES = GIB * 3 // 5
+"""Memory on a GPU that a process needs besides PyTorch's tensors: context and libraries. Assumed."""
+_SAFE_SHARE = 0.9
+"""Share of a GPU's memory that trials may fill together. The rest is for fragments of freed memory."""
+_MOST_TRIALS = 8
+"""Largest number of trials per GPU without a setting. More than 4 were not measured."""
+
+
+@dataclasses.dataclass(frozen=True)
+class GpuMemory:
+    """Measured memory of one trial on a GPU.
+
+    Attributes:
+        needed: Peak of PyTorch's allocator in bytes.
+        total: Memory of the GPU in bytes.
+    """
+
+    needed: int
+    total: int
+
+    @property
+    def fitting(self) -> int:
+        """Number of trials whose memory fits on the GPU."""
+        return int(_SAFE_SHARE * self.total // (self.needed + CONTEXT_BYTES))
+
+    def __str__(self) -> str:
+        return f"a trial needs {(self.needed + CONTEXT_BYTES) / GIB:.1f} of {self.total / GIB:.0f} GiB"
+
 
 @dataclasses.dataclass(frozen=True)
 class ResourceRequest:
@@ -52,6 +80,51 @@ class ResourceRequest:
             return each
         fewest = "" if self.fewest == self.workers else f"{self.fewest} to "
         return f"{fewest}{counted(self.workers, 'worker')} of {each}"
+
+
+def trials_per_gpu(
+    request: ResourceRequest,
+    nodes: Sequence[Mapping[str, float]],
+    memory: GpuMemory,
+    *,
+    wanted: int | None = None,
+) -> int:
+    """Return the number of trials that share a GPU.
+
+    >>> request = ResourceRequest(cpus=2, gpus=1, memory=GIB)
+    >>> nodes = [{"CPU": 16, "GPU": 2, "memory": 64 * GIB}]
+    >>> trials_per_gpu(request, nodes, GpuMemory(needed=10 * GIB, total=80 * GIB))
+    4
+
+    Here the memory of the GPU fits 6 trials, and 8 CPUs per GPU fit 4.
+
+    Args:
+        request: Resources of one trial with one worker.
+        nodes: Ray resources of each node.
+        memory: Measured memory of a trial.
+        wanted: Number that the user set; None for the largest useful one.
+
+    Raises:
+        ValueError: Not even one trial fits in the memory of the GPU, or not the wanted number.
+    """
+    if memory.fitting < (wanted or 1):
+        fixes = "Lower optim.batch_size or set backbone.activation_checkpointing=true."
+        if wanted is not None and memory.fitting:
+            fixes = f"Set study.trials_per_gpu to at most {memory.fitting}, or auto."
+        raise ValueError(
+            f"{memory} of GPU memory, so {counted(wanted or 1, 'trial', 'does', 'do')} not fit. {fixes}"
+        )
+    if wanted is not None:
+        return wanted
+    hosts = [node for node in nodes if node.get("GPU", 0) > 0]
+    others = {"CPU": request.cpus, "memory": request.memory}
+    by_host = (
+        math.floor(node.get(name, 0.0) / node["GPU"] / amount + 1e-9)
+        for node in hosts
+        for name, amount in others.items()
+        if amount > 0
+    )
+    return max(1, min(memory.fitting, _MOST_TRIALS, *by_host))
 
 
 def trial_slots(request: ResourceRequest, nodes: Sequence[Mapping[str, float]]) -> int:

@@ -23,6 +23,7 @@ from evclip_ray.training.resources import ResourceRequest, concurrent_trials
 from evclip_ray.training.zero_shot import videos_key, zero_shot_key
 from evclip_ray.tuning.cost import StudyCost
 from evclip_ray.tuning.distributions import Distribution
+from evclip_ray.tuning.gpu_share import GpuShare, Measure, gpu_share, may_share
 from evclip_ray.tuning.search_space import SearchSpace
 from evclip_ray.tuning.warm_start import WarmStart
 
@@ -44,6 +45,7 @@ class StudyPlan:
         warm_start: Earlier studies whose points are run first.
         time_budget: Time limit in seconds, or None.
         cost: Cost from a measured training step; None if no step was measured.
+        share: Trials that share a GPU; None if the resources are set or there is no GPU.
     """
 
     space: SearchSpace
@@ -56,6 +58,7 @@ class StudyPlan:
     warm_start: list[WarmStart]
     time_budget: float | None
     cost: StudyCost | None
+    share: GpuShare | None = None
 
     @property
     def epochs(self) -> int:
@@ -128,7 +131,8 @@ class StudyPlan:
         yield from dict.fromkeys(warning for warning in warnings if warning)
 
     def _resources(self) -> str:
-        return f"{self.request} a trial; {self.concurrent} at once"
+        shared = f"; {self.share}" if self.share else ""
+        return f"{self.request} a trial; {self.concurrent} at once{shared}"
 
     @property
     def _objective(self) -> str:
@@ -214,6 +218,8 @@ def plan_study(
     warm_start: list[WarmStart],
     measure: bool,
     rows_of: Callable[[ExperimentConfig], VideoPlan],
+    share: GpuShare | None = None,
+    measure_on_gpu: Measure | None = None,
 ) -> StudyPlan:
     """Plan a study.
 
@@ -228,11 +234,14 @@ def plan_study(
         warm_start: Earlier studies whose points are run first.
         measure: Whether to measure a few training steps for the cost.
         rows_of: Function that chooses the rows of an experiment.
+        share: Trials that share a GPU, if an earlier call measured it.
+        measure_on_gpu: Measurement of a step on a GPU. Without it, a trial has the resources of `request`.
 
     Raises:
         ValueError: A trial does not fit on the machines, or the videos cannot be planned.
     """
-    concurrent = concurrent_trials(request, machines)
+    # First, because it finds out at once that no trial fits.
+    concurrent_trials(request, machines)
     variants = {}
     for settings in space.decoded_variants():
         experiment = space.experiment(settings)
@@ -240,6 +249,20 @@ def plan_study(
         variants[videos_key(experiment)] = rows_of(experiment)
     _check_texts(space, variants)
     planned = list(variants.values())
+    if may_share(space, request):
+        if share is None and measure_on_gpu is not None:
+            share = gpu_share(
+                space,
+                request,
+                machines,
+                points=frozen_variants(space),
+                classes=planned[0].classes,
+                measure=measure_on_gpu,
+            )
+        request = request if share is None else share.apply(request)
+    else:
+        share = None
+    concurrent = concurrent_trials(request, machines)
     undecoded = sum(
         sum(len(rows) for rows in variant.rows.values())
         for variant in planned
@@ -257,6 +280,7 @@ def plan_study(
         warm_start,
         time_budget,
         cost,
+        share,
     )
 
 

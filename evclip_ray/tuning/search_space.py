@@ -34,7 +34,7 @@ import dataclasses
 import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -82,7 +82,16 @@ class StudyConfig(Config):
         None, ge=1, description="workers with which a trial continues after machines are lost; None waits"
     )
     cpus: float = Field(1, gt=0, description="CPUs of one worker")
-    gpus: float | None = Field(None, ge=0, description="GPUs of one worker; None means 1 if there are any")
+    gpus: float | None = Field(
+        None,
+        ge=0,
+        description="GPUs of one worker; None follows from trials_per_gpu",
+    )
+    trials_per_gpu: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+        "auto",
+        exclude_if=lambda value: value == "auto",
+        description="trials that share a GPU if gpus is not set; 'auto' measures how many fit",
+    )
     memory_gb: float = Field(1.5, gt=0, description="memory of one worker in GiB")
     max_failures: int = Field(2, ge=0, description="restarts of a trial whose worker died")
     warm_points: int = Field(3, ge=0, description="best points of an earlier study to run first")

@@ -2,7 +2,6 @@
 
 import ctypes
 import dataclasses
-import gc
 import json
 import math
 import traceback
@@ -24,6 +23,7 @@ from evclip_ray.training.ray_trainer import train_distributed
 from evclip_ray.training.resources import ResourceRequest
 from evclip_ray.training.run_registry import register_run, registered_stages
 from evclip_ray.training.zero_shot import videos_key, zero_shot_key
+from evclip_ray.tuning.gpu_turns import release_gpu_memory, train_in_turns
 from evclip_ray.tuning.stopper import FAULT
 from evclip_ray.tuning.study_folder import StudyFolder
 from evclip_ray.tuning.study_view import trial_experiment
@@ -84,7 +84,7 @@ def _folder(config: dict[str, Any]) -> Path:
 
 def _release_memory() -> None:
     """Return freed memory to the system. glibc keeps it, and the process would grow by 50 MB per trial."""
-    gc.collect()
+    release_gpu_memory()
     # Only glibc has malloc_trim.
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
@@ -107,10 +107,16 @@ def _train(config: dict[str, Any]) -> None:
     # Trials share the machine: more threads than reserved CPUs would slow down all of them.
     torch.set_num_threads(max(1, int(request.cpus)))
     objective = config["objective"]
-    run = start_run(experiment, Videos.load(videos_file), objective=objective, **places)
-    run.fit(
-        lambda metrics: tune.report({**metrics.to_record(), OBJECTIVE: objective_of(run.history, objective)})
-    )
+
+    def train() -> None:
+        run = start_run(experiment, Videos.load(videos_file), objective=objective, **places)
+        run.fit(
+            lambda metrics: tune.report(
+                {**metrics.to_record(), OBJECTIVE: objective_of(run.history, objective)}
+            )
+        )
+
+    train_in_turns(train, is_shared=0 < request.gpus < 1)
 
 
 def _task(config: dict[str, Any]) -> tuple[ExperimentConfig, Path, dict[str, Any]]:

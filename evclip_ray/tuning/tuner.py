@@ -22,6 +22,7 @@ from ray import tune
 from evclip_ray.artifacts import LEDGER, ArtifactError, write_json
 from evclip_ray.formatting import binary_size, counted
 from evclip_ray.machine_faults import Fault, MachineFault
+from evclip_ray.profiling.step_time import StepCost, measure_step
 from evclip_ray.progress import Progress, stage
 from evclip_ray.ray_internals import HEAD_RESOURCE
 from evclip_ray.records import LeaderboardRow, TrialRecord, TrialState
@@ -33,6 +34,7 @@ from evclip_ray.training.tensorboard.hparams import declare_domains
 from evclip_ray.training.zero_shot import videos_key
 from evclip_ray.tuning.callbacks import OnEvent, Recorder, TrialStages
 from evclip_ray.tuning.equal_settings import as_recorded, begun_location
+from evclip_ray.tuning.gpu_share import GpuShare
 from evclip_ray.tuning.optuna_storage import (
     count_missing,
     enqueue_failed,
@@ -54,6 +56,8 @@ from evclip_ray.tuning.trial_repair import num_ended
 from evclip_ray.tuning.warm_start import WarmStart, apply_warm_start, measured_on, read_warm_start
 
 _TUNE = ".ray"
+_SHARE = "gpu_share"
+"""Key of the ledger: trials per GPU, the measured memory, and the kinds of GPUs."""
 _TRIALS = 16
 _BLOCK_BYTES = 4096
 
@@ -136,6 +140,8 @@ class StudyRun:
             self.folder, cache=cache, fork_of=self.fork_of, begun_location=self._begun_location
         )
         self._request: ResourceRequest | None = None
+        self._share: GpuShare | None = None
+        self._gpus: list[str] = []
         self._left: dict[str, Variant] = {}
 
     def _begun_fork(self) -> Path | None:
@@ -201,6 +207,7 @@ class StudyRun:
                 warm-start folder or the forked one is not a study.
         """
         self._request = self.space.study.request(machines)
+        self._gpus = kinds_of_gpus(machines)
         plan = plan_study(
             self.space,
             rows_of=functools.partial(self._rows.plan, progress=progress),
@@ -212,9 +219,21 @@ class StudyRun:
             time_budget=self.time_budget,
             warm_start=self._warm_starts(),
             measure=measure,
+            share=self._noted_share(machines),
+            measure_on_gpu=measure_on_gpu,
         )
+        self._request, self._share = plan.request, plan.share
         self._rows.check(progress)
         return plan
+
+    def _noted_share(self, machines: Sequence[Mapping[str, float]]) -> GpuShare | None:
+        """Return the share of a GPU that an earlier call measured on the same kinds of GPUs."""
+        if not self.folder.has_ledger or self.space.study.trials_per_gpu != "auto":
+            return None
+        noted = self.folder.ledger().get(_SHARE)
+        if not noted or noted["gpus"] != kinds_of_gpus(machines):
+            return None
+        return GpuShare(noted["count"], noted["reason"])
 
     def _warm_starts(self) -> list[WarmStart]:
         """Read the earlier studies that have not been used yet."""
@@ -253,6 +272,8 @@ class StudyRun:
         forked = {} if self.fork_of is None else {"fork_of": str(self.fork_of)}
         identity = as_recorded(self._identity, self.folder)
         self.folder.claim(identity, objective=self.space.study.objective, **forked)
+        if self._share is not None:
+            self.folder.note(**{_SHARE: {**dataclasses.asdict(self._share), "gpus": self._gpus}})
         write_json(self.folder.fixed, dict(self.space.fixed))
         declare_domains(self.folder.root, self.space.domains, objective=self.space.study.objective)
 
@@ -503,6 +524,19 @@ def _num_bytes(folder: Path) -> int:
     """Return the space that a folder takes: files take whole blocks of a disk."""
     sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
     return sum(-(-size // _BLOCK_BYTES) * _BLOCK_BYTES for size in sizes)
+
+
+def kinds_of_gpus(machines: Sequence[Mapping[str, float]]) -> list[str]:
+    """Return the kinds of accelerators of a cluster, which Ray lists among the resources of a machine."""
+    return sorted({name for machine in machines for name in machine if name.startswith("accelerator_type:")})
+
+
+def measure_on_gpu(experiment: ExperimentConfig, classes: Sequence[str], cpus: float) -> StepCost:
+    """Measure a step in a process of its own on a node with a GPU, whose memory it frees by its end."""
+    task = ray.remote(num_gpus=1, num_cpus=1, max_calls=1)(measure_step)
+    with stage("measuring the memory of a trial on the GPU"):
+        cost: StepCost = ray.get(task.remote(experiment, list(classes), cpus=cpus))
+    return cost
 
 
 def _slots_now(request: ResourceRequest) -> int:

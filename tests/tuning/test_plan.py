@@ -1,7 +1,11 @@
+import types
+
 import pytest
 
 from evclip_ray.config import ConfigError
 from evclip_ray.data.manifest.manifest import ManifestError
+from evclip_ray.training.resources import GIB, GpuMemory
+from evclip_ray.tuning import tuner
 from evclip_ray.tuning.search_space import SearchSpace
 from evclip_ray.tuning.tuner import StudyRun
 
@@ -13,7 +17,7 @@ LONG = "very " * 80 + "long"
 def plan(tmp_path):
     """Return a function that plans a study on files that are no videos: nothing is decoded."""
 
-    def make(labels=("walk", "wave"), *, same=False, **search):
+    def make(labels=("walk", "wave"), *, same=False, machines=MACHINES, study=None, **search):
         rows = ["path,label,split"]
         for split in ("train", "val", "test"):
             for label in labels:
@@ -28,8 +32,13 @@ def plan(tmp_path):
         }
         if "method.name" not in search:
             fixed["method.video_encoder.name"] = "swin3d_debug"
-        space = SearchSpace.load("mine", {"fixed": fixed, "search": search, "study": {"trials": 2}})
-        return StudyRun(space, tmp_path / "study", cache=tmp_path / "cache").plan(MACHINES)
+        settings = {"trials": 2, **(study or {})}
+        space = SearchSpace.load("mine", {"fixed": fixed, "search": search, "study": settings})
+        run = StudyRun(space, tmp_path / "study", cache=tmp_path / "cache")
+        planned = run.plan(machines)
+        if planned.share is not None:
+            run.claim()
+        return planned
 
     return make
 
@@ -59,3 +68,49 @@ def test_equal_bytes_in_two_splits_are_found_by_the_plan(plan):
 
 def test_different_videos_have_no_leaks(plan):
     plan(**{"optim.lr": {"uniform": [0.1, 1.0]}}).check_leaks()
+
+
+WITH_GPU = [{"CPU": 8.0, "GPU": 1.0, "memory": 64.0 * GIB, "accelerator_type:H100": 1.0}]
+RATES = {"optim.lr": {"uniform": [0.1, 1.0]}}
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Return the CPUs of each measurement. A trial needs 20 of 80 GiB of GPU memory."""
+    cpus = []
+
+    def measure(experiment, classes, cpus_of_trial):
+        cpus.append(cpus_of_trial)
+        return types.SimpleNamespace(memory=GpuMemory(20 * GIB, 80 * GIB))
+
+    monkeypatch.setattr(tuner, "measure_on_gpu", measure)
+    return cpus
+
+
+def test_trials_share_a_gpu_and_a_later_call_does_not_measure(plan, measured):
+    for _ in range(2):
+        planned = plan(machines=WITH_GPU, **RATES)
+        assert (planned.request.gpus, planned.concurrent) == (0.3333, 3)
+        text = dict(planned.lines())["resources"]
+        assert "3 at once; 3 trials share a GPU (a trial needs 20.6 of 80 GiB of GPU memory)" in text
+    assert measured == [1]
+    other = [{**WITH_GPU[0], "accelerator_type:A10": 1.0}]
+    assert plan(machines=other, **RATES).concurrent == 3
+    assert measured == [1, 1], "another kind of GPU has other memory"
+
+
+@pytest.mark.parametrize(
+    ("study", "gpus"), [({"gpus": 0.5}, 0.5), ({"trials_per_gpu": 1}, 1.0), ({"trials_per_gpu": 2}, 0.5)]
+)
+def test_set_share_of_a_gpu_is_used(plan, measured, study, gpus):
+    assert plan(machines=WITH_GPU, study=study, **RATES).request.gpus == gpus
+
+
+def test_more_trials_than_fit_on_a_gpu_are_refused(plan, measured):
+    with pytest.raises(ValueError, match=r"4 trials do not fit\. Set study.trials_per_gpu to at most 3"):
+        plan(machines=WITH_GPU, study={"trials_per_gpu": 4}, **RATES)
+
+
+def test_plan_without_a_gpu_measures_nothing(plan, measured):
+    assert plan(**RATES).request.gpus == 0
+    assert measured == []

@@ -1,0 +1,79 @@
+"""Second attempt of a trial that ran out of memory on a GPU that it shares with other trials.
+
+The number of trials per GPU follows from one measured trial. Another point may need more memory, or freed
+memory may be too fragmented. Such a trial waits until enough is free, and goes on from its last epoch. One
+trial per GPU waits at a time, so that two of them do not take the free memory from each other.
+"""
+
+import gc
+import logging
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from evclip_ray.formatting import binary_size
+from evclip_ray.locking import holding
+
+log = logging.getLogger(__name__)
+
+_MARGIN = 1.2
+"""Free memory to wait for, relative to what the trial had when it ran out."""
+_LONGEST_WAIT_SECONDS = 1800.0
+_POLL_SECONDS = 2.0
+
+
+def train_in_turns(train: Callable[[], None], *, is_shared: bool) -> None:
+    """Run a training that resumes from its last checkpoint, a second time if a shared GPU had no memory left.
+
+    Args:
+        train: The training.
+        is_shared: Whether other trials may use the same GPU.
+
+    Raises:
+        torch.OutOfMemoryError: The GPU is not shared, or the second attempt ran out of memory too.
+    """
+    try:
+        train()
+        return
+    except torch.OutOfMemoryError:
+        if not is_shared:
+            raise
+    # Outside of the handler: its traceback holds the tensors of the failed step.
+    needed = int(_MARGIN * reserved_bytes())
+    release_gpu_memory()
+    log.warning(
+        "the memory of the GPU is used up by the trials that share it; this trial waits until %s are free",
+        binary_size(needed),
+    )
+    with holding(_lock_file(), "another trial waits for memory of the GPU"):
+        deadline = time.monotonic() + _LONGEST_WAIT_SECONDS
+        while free_bytes() < needed and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+        train()
+
+
+def release_gpu_memory() -> None:
+    """Return freed memory to the GPU, for other processes. PyTorch's allocator keeps it."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def reserved_bytes() -> int:
+    """Return the largest memory of this process's allocator on the GPU since the last release."""
+    return torch.cuda.max_memory_reserved()
+
+
+def free_bytes() -> int:
+    """Return the free memory of the GPU, with what this process has reserved."""
+    return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
+
+
+def _lock_file() -> Path:
+    # Trials of several studies may share a GPU, so the file does not lie in a study.
+    card = torch.cuda.get_device_properties().uuid if torch.cuda.is_available() else "none"
+    return Path(tempfile.gettempdir()) / f"evclip_ray-gpu-{card}.lock"

@@ -1,0 +1,52 @@
+import pytest
+import torch
+
+from evclip_ray.tuning import gpu_turns
+from evclip_ray.tuning.gpu_turns import train_in_turns
+
+
+@pytest.fixture
+def card(monkeypatch, tmp_path):
+    """Return the successive amounts of free memory. A trial needs 120 bytes for its second attempt."""
+    free = []
+    monkeypatch.setattr(gpu_turns, "reserved_bytes", lambda: 100)
+    monkeypatch.setattr(gpu_turns, "free_bytes", lambda: free.pop(0))
+    monkeypatch.setattr(gpu_turns, "_lock_file", lambda: tmp_path / "gpu.lock")
+    monkeypatch.setattr(gpu_turns, "_POLL_SECONDS", 0)
+    return free
+
+
+def failing(times):
+    attempts = []
+
+    def train():
+        attempts.append(len(attempts))
+        if len(attempts) <= times:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 bytes")
+
+    return train, attempts
+
+
+def test_trial_waits_for_memory_of_a_shared_gpu(card):
+    card += [50, 119, 120, 500]
+    train, attempts = failing(1)
+    train_in_turns(train, is_shared=True)
+    assert attempts == [0, 1]
+    assert card == [500]
+
+
+@pytest.mark.parametrize(("times", "is_shared", "expected"), [(1, False, 1), (2, True, 2)])
+def test_trial_that_does_not_fit_alone_fails(card, times, is_shared, expected):
+    card += [500]
+    train, attempts = failing(times)
+    with pytest.raises(torch.OutOfMemoryError):
+        train_in_turns(train, is_shared=is_shared)
+    assert len(attempts) == expected
+
+
+def test_wait_for_memory_ends(card, monkeypatch):
+    monkeypatch.setattr(gpu_turns, "_LONGEST_WAIT_SECONDS", 0)
+    card += [50, 50]
+    train, attempts = failing(1)
+    train_in_turns(train, is_shared=True)
+    assert attempts == [0, 1]
