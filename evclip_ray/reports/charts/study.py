@@ -255,7 +255,7 @@ def _curves(study: Study, curves: pd.DataFrame, field: str, name: str) -> Chart:
         symbolStrokeWidth=2.5,
         symbolType="stroke",
         # Names of trials are short: two of them fit next to each other on a phone.
-        columns=alt.ExprRef("width < 400 ? 2 : 4"),
+        columns=alt.ExprRef("width < 460 ? 2 : 4"),
     )
     base = alt.Chart(named("curves")).encode(
         x=alt.X("epoch:Q", title="epoch", axis=whole_axis(curves["epoch"])),
