@@ -24,7 +24,8 @@ def test_wheel_has_the_command_and_package_data(tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         entry = next(name for name in archive.namelist() if name.endswith("entry_points.txt"))
         assert "evclip-ray = evclip_ray.cli:main" in archive.read(entry).decode()
-        page = {f"evclip_ray/reports/render/page/report.{kind}" for kind in ("html.j2", "css", "js")}
+        report = ("report.html.j2", "report.css", "charts.js", "layout.js", "tables.js")
+        page = {f"evclip_ray/reports/render/page/{name}" for name in report}
         page |= {f"evclip_ray/deploy/server/page/{name}" for name in ("index.html", "app.css", "app.js")}
         weights = {
             f"evclip_ray/world/weights/{path.name}" for path in (ROOT / "evclip_ray/world/weights").iterdir()
