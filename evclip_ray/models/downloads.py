@@ -4,6 +4,8 @@ import contextlib
 import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import huggingface_hub
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
@@ -27,9 +29,8 @@ def no_download(network: str, weights: str, reason: object) -> ConfigError:
     first = (str(reason).strip().splitlines() or [type(reason).__name__])[0]
     return ConfigError(
         f"{network}: the weights {weights!r} are not on this machine and cannot be downloaded "
-        f"({first[:200]}). "
-        "Connect this machine to the network once, or set backbone.pretrained and method.video_encoder.weights to "
-        f"local files, or to {RANDOM!r} for untrained weights."
+        f"({first[:200]}). Connect this machine to the network once, or set backbone.pretrained and "
+        f"method.video_encoder.weights to local files, or to {RANDOM!r} for untrained weights."
     )
 
 
@@ -58,6 +59,16 @@ def check_hub(repository: str, file: str) -> None:
     except Exception as error:
         # The client's library of the hub has errors of its own, which have changed between its versions.
         raise ConnectionError(f"{huggingface_hub.constants.ENDPOINT}: {error}") from error
+
+
+def check_url(url: str) -> None:
+    """Check that a host can be reached. It is not asked for the file, which the download reports.
+
+    Raises:
+        OSError: It cannot.
+    """
+    with contextlib.suppress(HTTPError):
+        urlopen(Request(url, method="HEAD"), timeout=_SECONDS).close()
 
 
 def repository_of(tag: Mapping[str, Any]) -> tuple[str, str]:

@@ -10,7 +10,7 @@ import torch
 from torchvision.models import get_model_weights
 
 from evclip_ray.models.backbones import find_backbone
-from evclip_ray.models.downloads import HUB_FILES, repository_of
+from evclip_ray.models.downloads import HUB_FILES, check_hub, check_url, no_download, repository_of
 from evclip_ray.models.frozen import RANDOM
 from evclip_ray.models.video_encoder import VIDEO_ENCODERS
 from evclip_ray.models.weight_files import find_weight_file
@@ -74,6 +74,36 @@ def encoder_weight_status(name: str, weights: str) -> WeightStatus:
     if file.is_file():
         return WeightStatus(weights, file, None, True)
     return WeightStatus(weights, None, urlsplit(url).hostname, False)
+
+
+def check_downloads(backbone: str, pretrained: str | None, encoder: str | None, weights: str) -> None:
+    """Check that weights that are not on this machine can be downloaded, without downloading them.
+
+    Args:
+        backbone: Row of BACKBONES, or an open_clip architecture.
+        pretrained: As for `load_clip`.
+        encoder: Row of VIDEO_ENCODERS, None without a video encoder.
+        weights: As for `load_video_encoder`.
+
+    Raises:
+        ConfigError: The host of one cannot be reached.
+    """
+    status, row = clip_weight_status(backbone, pretrained), find_backbone(backbone)
+    tag = open_clip.get_pretrained_cfg(row.open_clip, status.origin) if status.host else {}
+    repository, file = repository_of(tag)
+    try:
+        if repository:
+            check_hub(repository, file)
+        elif tag:
+            check_url(tag["url"])
+    except OSError as error:
+        raise no_download(f"backbone {backbone}", status.origin, error) from None
+    if encoder is not None and encoder_weight_status(encoder, weights).host:
+        url = get_model_weights(encoder)[VIDEO_ENCODERS[encoder].tags[weights]].url
+        try:
+            check_url(url)
+        except OSError as error:
+            raise no_download(f"video encoder {encoder}", weights, f"{url}: {error}") from None
 
 
 def _local(origin: str) -> WeightStatus:

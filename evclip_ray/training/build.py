@@ -3,12 +3,13 @@
 import functools
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 
 from evclip_ray.class_names import split_words
 from evclip_ray.config import ConfigError
+from evclip_ray.models import weight_status
 from evclip_ray.models.batch import Frozen
 from evclip_ray.models.clip import FrozenCLIP, load_clip
 from evclip_ray.models.frozen import device_name, frozen_dtype
@@ -149,6 +150,26 @@ def class_tensors(method: Method, experiment: ExperimentConfig, classes: Sequenc
     device = method.frozen.clip.device
     other = build_method(experiment, fewer, device=device, frozen=method.frozen).state_dict()
     return [name for name, tensor in method.state_dict().items() if tensor.shape != other[name].shape]
+
+
+def check_downloads(experiments: Iterable[ExperimentConfig]) -> None:
+    """Check that missing weights can be downloaded, so that this is known before videos are decoded.
+
+    Args:
+        experiments: Experiments whose networks this machine loads.
+
+    Raises:
+        ConfigError: The host of some weights cannot be reached.
+    """
+    needed: dict[tuple[str, str | None, str | None, str], None] = {}
+    for experiment in experiments:
+        backbone, names = experiment.backbone, (None, "")
+        if experiment.method.needs_video_encoder:
+            encoder = experiment.method.video_encoder  # type: ignore[attr-defined]
+            names = (encoder.name, encoder.weights)
+        needed[backbone.name, backbone.pretrained, *names] = None
+    for networks in needed:
+        weight_status.check_downloads(*networks)
 
 
 def zero_shot_of(experiment: ExperimentConfig) -> ExperimentConfig:

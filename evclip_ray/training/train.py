@@ -17,9 +17,17 @@ from evclip_ray.data.video.view import ViewConfig
 from evclip_ray.formatting import shell
 from evclip_ray.progress import Progress, report
 from evclip_ray.records import EpochMetrics
+from evclip_ray.training.build import check_downloads
 from evclip_ray.training.checkpoint import HISTORY, ROWS, latest_checkpoint, latest_readable, read_record
 from evclip_ray.training.class_text_check import check_class_texts
-from evclip_ray.training.datamodule import VideoPlan, Videos, plan_videos, prepare, record_rows
+from evclip_ray.training.datamodule import (
+    VideoPlan,
+    Videos,
+    is_prepared,
+    plan_videos,
+    prepare,
+    record_rows,
+)
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.frozen_cache import prepare_cached
 from evclip_ray.training.loop import Report, Run
@@ -102,6 +110,9 @@ def train_experiment(
     if plan.selection_warning:
         log.warning("%s", plan.selection_warning)
     check_class_texts([experiment], plan.classes)
+    if not on_cluster and not is_prepared(plan, cache):
+        # Before the hours of decoding. On a cluster, other machines load the networks.
+        check_downloads([experiment])
     videos = prepare(plan, cache=cache, progress=decoding)
     # Written after the first check that videos exist, and before the first epoch.
     record.write(folder / ROWS)

@@ -19,7 +19,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from evclip_ray.formatting import counted
 from evclip_ray.progress import Progress
-from evclip_ray.training.datamodule import VideoPlan, prepare
+from evclip_ray.training.build import check_downloads
+from evclip_ray.training.datamodule import VideoPlan, is_prepared, prepare
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.frozen_cache import prepare_cached
 from evclip_ray.training.resources import ResourceRequest, decoding_nodes
@@ -59,7 +60,15 @@ def make_ready(
         cache: Folder of decoded videos and cached features.
         request: Resources of one trial; nodes on which it does not fit decode.
         progress: Progress of decoding and of the features.
+
+    Raises:
+        ConfigError: Weights are not on this machine and cannot be downloaded.
     """
+    variants = list(variants)
+    # Before the hours of decoding. On a cluster, other machines load the networks.
+    if len(_alive()) <= 1:
+        undecoded = (variant for variant in variants if not is_prepared(variant.plan, cache))
+        check_downloads(experiment for variant in undecoded for experiment in variant.experiments)
     prepared = []
     for variant in variants:
         # Read for each variant: nodes may join while the earlier ones are decoded.

@@ -1,9 +1,13 @@
 import logging
+from urllib.error import URLError
 
+import huggingface_hub
 import pytest
 import torch
 
+from evclip_ray.config import ConfigError
 from evclip_ray.training import build
+from evclip_ray.training.build import check_downloads
 from evclip_ray.training.experiment import ExperimentConfig
 
 
@@ -18,3 +22,28 @@ def test_emulated_bfloat16_warns_once(precision, has, monkeypatch, caplog):
     assert dtypes == {torch.bfloat16 if precision == "bfloat16" else None}
     warnings = [record for record in caplog.records if "emulates them" in record.getMessage()]
     assert len(warnings) == (precision == "bfloat16" and not has)
+
+
+def test_unreachable_weights_are_found_before_videos_are_decoded(make_experiment, monkeypatch, tmp_path):
+    def check(**settings):
+        check_downloads([make_experiment(**settings)])
+
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    check()
+    sizes = {"view.height": 256, "view.width": 256}
+    with pytest.raises(ConfigError, match=r"backbone RN50: the weights 'openai' are not on .*127\.0\.0\.1:9"):
+        check(**sizes, **{"backbone.name": "RN50", "backbone.pretrained": None})
+
+    def refused(*arguments, **options):
+        raise URLError("no network")
+
+    monkeypatch.setattr("evclip_ray.models.downloads.urlopen", refused)
+    encoder = {"method.video_encoder.name": "swin3d_t", "method.video_encoder.weights": "kinetics400"}
+    with pytest.raises(ConfigError, match=r"video encoder swin3d_t: .*\(https://.*no network"):
+        check(**encoder)
+    # Weights on this machine need no network.
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "hub" / "checkpoints" / "swin3d_t-7615ae03.pth").touch()
+    check(**encoder)
