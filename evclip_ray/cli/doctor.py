@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 
 from evclip_ray.api import cache_folder
-from evclip_ray.cli.display import console
+from evclip_ray.cli.display import console, error_console
 from evclip_ray.cli.options import cache_option, example, settings
-from evclip_ray.cli.progress import load_torch
+from evclip_ray.cli.progress import bars, load_torch
 from evclip_ray.config import parse_assignments
 
 
@@ -47,13 +47,14 @@ def doctor(
     from evclip_ray.cluster.doctor import check_machine
 
     results = []
-    for check in check_machine(
-        experiment, cache=cache_folder(cache), out=out.expanduser().resolve(), with_ray=with_ray
-    ):
-        results.append(check)
-        if not as_json:
-            fix = f". {check.fix}" if check.fix else ""
-            console.print(f"{check.state:<8} {check.name:<22} {check.text}{fix}", soft_wrap=True)
+    with bars(error_console if as_json else None):
+        for check in check_machine(
+            experiment, cache=cache_folder(cache), out=out.expanduser().resolve(), with_ray=with_ray
+        ):
+            results.append(check)
+            if not as_json:
+                fix = f". {check.fix}" if check.fix else ""
+                console.print(f"{check.state:<8} {check.name:<22} {check.text}{fix}", soft_wrap=True)
     failed = any(check.state == "failed" for check in results)
     if as_json:
         checks = [dataclasses.asdict(check) for check in results]

@@ -27,6 +27,7 @@ from evclip_ray.data.video.decode import decoder_name
 from evclip_ray.data.video.reader import VideoReader
 from evclip_ray.formatting import binary_size, counted, duration
 from evclip_ray.models.weight_status import WeightStatus, clip_weight_status, encoder_weight_status
+from evclip_ray.progress import stage
 from evclip_ray.termination import ray_may_die
 from evclip_ray.training.experiment import ExperimentConfig
 
@@ -272,7 +273,8 @@ def _weight_check(name: str, status: WeightStatus, setting: str) -> Check:
         text = f"{status.origin or 'none'}: neither a known tag nor a file"
         return Check(name, "failed", text, f"Set {setting} to a tag or a file.")
     try:
-        socket.create_connection((status.host, 443), timeout=_TIMEOUT).close()
+        with stage(f"looking for {status.host}"):
+            socket.create_connection((status.host, 443), timeout=_TIMEOUT).close()
     except OSError as error:
         text = f"{status.origin}: not on this machine, and {status.host} is unreachable ({error})"
         fix = f"Copy the weights here and set {setting} to the file, or use a world-* backbone."
@@ -289,7 +291,7 @@ def _ray() -> Check:
     begun = time.monotonic()
     try:
         # Otherwise the command line would start the command again, instead of printing the failure.
-        with ray_may_die(), connect(None, num_cpus=1):
+        with ray_may_die(), stage("checking Ray"), connect(None, num_cpus=1):
             started = time.monotonic() - begun
             ray.get(ray.remote(_pid).remote(), timeout=120)
     # Ray raises bare exceptions where a process of its own fails.

@@ -154,11 +154,11 @@ def compare(domains: Sequence[Domain], *, seed: int = 0) -> Tables:
     for domain in domains:
         if (sources := len(set(domain.units))) < _FEW_SOURCES:
             log.warning(
-                "%s: %s of %s; intervals are too narrow below %d",
+                "%s: %s of %s; intervals over fewer than %s are too narrow",
                 domain.name,
                 counted(len(domain.units), "video"),
                 counted(sources, "source"),
-                _FEW_SOURCES,
+                counted(_FEW_SOURCES, "source"),
             )
     pairs = list(itertools.combinations(domains, 2))
     return {
