@@ -145,7 +145,8 @@ def test_tensorboard_has_settings_and_scalars_per_epoch(make_experiment, tiny_vi
         plugin = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
         by_epoch.append((b"optim.lr" in plugin, [e.step for e in events.Scalars("val/top1")]))
 
-    start(experiment, tiny_videos, tmp_path, hparams={"optim.lr": 0.01}).fit(look)
+    settings = {"hparams": {"optim.lr": 0.01}, "objective": "mean_of_last_2"}
+    last = start(experiment, tiny_videos, tmp_path, **settings).fit(look)
     assert by_epoch == [(True, [1]), (True, [1, 2])]
     events = EventAccumulator(str(tmp_path)).Reload()
     assert {
@@ -158,6 +159,12 @@ def test_tensorboard_has_settings_and_scalars_per_epoch(make_experiment, tiny_vi
         "scalars/mask_generator.sharpness",
         "scalars/context_generator.scale",
     } <= set(events.Tags()["scalars"])
+    # The value on the leaderboard of a study with this objective.
+    top1 = [scalar.value for scalar in events.Scalars("val/top1")]
+    assert [scalar.value for scalar in events.Scalars("val/mean_top1")] == pytest.approx(
+        [top1[0], sum(top1) / 2]
+    )
+    assert top1[-1] == pytest.approx(last["val_top1"])
     assert "RANDOM WEIGHTS" in str(events.Tensors("weights/text_summary")[0].tensor_proto.string_val)
 
 
