@@ -1,0 +1,172 @@
+"""Behaviour that needs a GPU. `EVCLIP_RAY_TEST_DEVICE=cpu` runs what a CPU can, to test the tests."""
+
+import os
+import threading
+
+import pytest
+import torch
+
+from evclip_ray.models.batch import VideoBatch
+from evclip_ray.testing.cases import load_networks, random_videos
+from evclip_ray.training.build import autocast_dtype, build_method
+from evclip_ray.training.distributed import Workers
+from evclip_ray.training.loop import Run
+from evclip_ray.training.step import TrainingStep
+from evclip_ray.tuning import gpu_turns
+
+pytestmark = pytest.mark.gpu
+CLASSES = ("opening a door", "pouring water")
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def device():
+    chosen = torch.device(os.environ.get("EVCLIP_RAY_TEST_DEVICE", "cuda"))
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no GPU is visible")
+    return chosen
+
+
+def steps_on(experiment, device, count=4):
+    """Return the loss of each of `count` steps on the same batch."""
+    method = build_method(experiment, CLASSES, device=device).train()
+    dtype = autocast_dtype(experiment, device)
+    step = TrainingStep(method, experiment, workers=Workers(), device=device, dtype=dtype)
+    pixels = random_videos(4, num_frames=4).pixels.to(device)
+    batch = VideoBatch(pixels, labels=torch.tensor([0, 1, 0, 1], device=device))
+    random = torch.Generator().manual_seed(0)
+    results = [step(batch, rate=1e-3, num_videos=4, generator=random) for _ in range(count)]
+    return [sum(float(term) for term in result.terms.values()) for result in results]
+
+
+def test_losses_in_float32_are_those_of_the_cpu(make_experiment, device):
+    experiment = make_experiment(precision="float32")
+    # The first loss differs by rounding alone. AdamW divides small gradients by themselves, so that rounding
+    # grows from step to step.
+    here, there = steps_on(experiment, CPU), steps_on(experiment, device)
+    assert there[0] == pytest.approx(here[0], rel=1e-4)
+    assert there == pytest.approx(here, rel=0.02)
+
+
+def test_losses_in_bfloat16_are_near_those_in_float32(make_experiment, device):
+    exact, rounded = (steps_on(make_experiment(precision=name), device) for name in ("float32", "bfloat16"))
+    # bfloat16 has 8 bits: a relative rounding of 0.004 per operation, over some tens of layers.
+    assert rounded == pytest.approx(exact, rel=0.1)
+
+
+def test_compiled_steps_have_the_losses_of_eager_ones(make_experiment, device):
+    torch._dynamo.reset()
+    settings = {"precision": "float32"}
+    eager, compiled = (
+        steps_on(make_experiment(**settings, compile=setting), device) for setting in ("off", "on")
+    )
+    assert compiled[0] == pytest.approx(eager[0], rel=1e-4)
+    assert compiled == pytest.approx(eager, rel=0.02)
+
+
+def test_frozen_networks_are_held_in_bfloat16(make_experiment, device):
+    frozen = build_method(make_experiment(), CLASSES, device=device).frozen
+    expected = torch.bfloat16 if device.type == "cuda" else torch.float32
+    formats = {weight.dtype for weight in frozen.clip.model.visual.parameters()}
+    formats |= {weight.dtype for weight in frozen.video_encoder.parameters()}
+    assert formats == {expected}
+
+
+@pytest.mark.parametrize("first_on_gpu", [True, False])
+def test_run_resumes_on_another_device(make_experiment, tiny_videos, tmp_path, device, first_on_gpu):
+    experiment = make_experiment(precision="float32", optim__epochs=2)
+
+    def stop(metrics):
+        raise KeyboardInterrupt
+
+    devices = (device, CPU) if first_on_gpu else (CPU, device)
+    with pytest.raises(KeyboardInterrupt):
+        Run.start(experiment, tiny_videos, folder=tmp_path, device=devices[0]).fit(stop)
+    last = Run.start(experiment, tiny_videos, folder=tmp_path, device=devices[1]).fit(lambda metrics: None)
+    assert last["epoch"] == 2
+    assert last["train_loss"] < 10
+
+
+def test_validation_does_not_wait_for_each_batch(make_experiment, tiny_videos, tmp_path, device):
+    if device.type == "cpu":
+        pytest.skip("a CPU has nothing to wait for")
+    run = Run.start(make_experiment(), tiny_videos, folder=tmp_path, device=device)
+    run.validate()
+    run.validate.watch.finish()
+    reads = []
+    usual = torch.Tensor.cpu
+    torch.Tensor.cpu = lambda self, *args: reads.append(self.shape) or usual(self, *args)
+    try:
+        run.validate()
+    finally:
+        torch.Tensor.cpu = usual
+    on_device = [shape for shape in reads if len(shape) == 2]
+    assert len(on_device) == 1, "the logits of all batches are copied once"
+
+
+def test_trial_waits_until_a_full_gpu_is_free(device, tmp_path, monkeypatch):
+    if device.type == "cpu":
+        pytest.skip("needs a GPU that can be filled")
+    monkeypatch.setattr(gpu_turns, "_lock_file", lambda: tmp_path / "gpu.lock")
+    monkeypatch.setattr(gpu_turns, "_POLL_SECONDS", 0.1)
+    free, _ = torch.cuda.mem_get_info()
+    ballast = [torch.empty(free - 2**30, dtype=torch.uint8, device=device)]
+    attempts = []
+
+    def train():
+        attempts.append(1)
+        if len(attempts) == 1:
+            # The ballast stands for other trials, which end during the wait.
+            threading.Timer(0.5, ballast.clear).start()
+        torch.empty(4 * 2**30, dtype=torch.uint8, device=device)
+
+    gpu_turns.train_in_turns(train, is_shared=True)
+    assert len(attempts) == 2
+
+
+def test_two_trials_share_a_gpu(study_on, device):
+    rows = study_on(trials=2, trials_per_gpu=2)
+    assert [row.state for row in rows] == ["complete", "complete"]
+    assert all(device.type in row.conditions for row in rows)
+
+
+def test_group_of_one_worker_trains_on_a_gpu(study_on, device):
+    (row,) = study_on(trials=1, workers=1, trials_per_gpu=1)
+    assert device.type in row.conditions
+
+
+@pytest.fixture
+def study_on(make_experiment, tiny_manifest, tiny_cache, debug_settings, tmp_path, device, without_ray):
+    """Return a function that runs a study on a Ray with the GPU and returns its leaderboard."""
+    import ray
+
+    from evclip_ray.tuning.search_space import SearchSpace
+    from evclip_ray.tuning.tuner import StudyRun
+
+    gpus = 1 if device.type == "cuda" else 0
+    ray.shutdown()
+    ray.init(address="local", num_cpus=2, num_gpus=gpus, include_dashboard=False, log_to_driver=False)
+
+    def run(**study):
+        data = {
+            "fixed": {"data.manifest": str(tiny_manifest), **debug_settings},
+            "search": {"optim.lr": {"loguniform": [1e-3, 1e-2]}},
+            "study": {"memory_gb": 0.5, "scheduler": "none", **study},
+        }
+        run = StudyRun(SearchSpace.load("tiny", data), tmp_path / "study", cache=tiny_cache)
+        plan = run.plan([node["Resources"] for node in ray.nodes()])
+        run.claim()
+        run.prepare()
+        return run.run(plan, lambda event, record: None).rows
+
+    return run
+
+
+def test_features_on_a_gpu_are_near_those_of_the_cpu(device):
+    networks, pixels = load_networks(), random_videos(2).pixels
+    with torch.no_grad():
+        here = networks.clip.encode_frames(networks.clip.prepare(pixels))
+        clip = networks.clip.to(device)
+        there = clip.encode_frames(clip.prepare(pixels.to(device))).cpu()
+    networks.clip.to("cpu")
+    torch.testing.assert_close(there, here, atol=1e-3, rtol=1e-3)
