@@ -68,7 +68,10 @@ def test_report_without_a_package_fails_in_one_line(tmp_path, without, package):
 
 def test_shift_without_matplotlib_fails_in_one_line(tmp_path, without):
     without("matplotlib")
-    result = CliRunner().invoke(main, ["shift", "a.csv", "b.csv", "--out", str(tmp_path / "shift")])
+    lists = [tmp_path / "a.csv", tmp_path / "b.csv"]
+    for path in lists:
+        path.write_text("path,label\n")
+    result = CliRunner().invoke(main, ["shift", *map(str, lists), "--out", str(tmp_path / "shift")])
     assert result.exit_code == 1
     assert len(result.output.strip().splitlines()) == 1
     assert "'matplotlib'" in result.output

@@ -27,6 +27,11 @@ CLASSES = ("hug", "kick", "shake hands")
 VIDEOS = 72
 
 
+def without_stages(output):
+    """Return the lines of a command's output except those that name what it does: "loading PyTorch ..."."""
+    return [line for line in output.strip().splitlines() if not line.endswith(" ...")]
+
+
 def write_study(root, *, trials=6, epochs=4, seed=0, states=(), classes=CLASSES, nan_from=None):
     """Write a study and return its folder.
 
