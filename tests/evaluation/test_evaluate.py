@@ -181,7 +181,7 @@ def test_zero_shot_protocol_scores_no_trained_model(checkpoint, evaluate, tmp_pa
     other = relabelled(tiny_manifest, tmp_path / "other.csv", lambda label: f"somebody {label}")
     output = evaluate(checkpoint, *other, "--protocol", "zero_shot")
     assert "adapted" not in output
-    assert list(table(tmp_path / "out" / "predictions.csv")[0]) == ["path", "label", "zero_shot"]
+    assert list(table(tmp_path / "out" / "predictions.csv")[0]) == ["path", "label", "zero_shot", "group"]
     assert json.loads((tmp_path / "out" / "ledger.json").read_text())["adapted"] is None
 
 
