@@ -238,6 +238,26 @@ def nearest(name: str, known: list[str]) -> str:
     return "see --help"
 
 
+def nearest_path(path: Path) -> str:
+    """Return "; did you mean PATH?" for a path that does not exist, or "" if no name is near.
+
+    Args:
+        path: Missing path. Only its first missing part is compared, with the names in its folder.
+    """
+    missing = path.expanduser()
+    while not missing.parent.exists():
+        missing = missing.parent
+    try:
+        names = [entry.name for entry in missing.parent.iterdir()]
+    except OSError:
+        return ""
+    match = difflib.get_close_matches(missing.name, names, n=1, cutoff=0.6)
+    if not match:
+        return ""
+    meant = missing.with_name(match[0]) / path.expanduser().relative_to(missing)
+    return f"; did you mean {meant}?" if meant.exists() else ""
+
+
 _FAULTS = {
     "missing": "is missing",
     "finite_number": "must be a finite number",

@@ -3,7 +3,7 @@ from typing import Literal
 import pytest
 from pydantic import Field
 
-from evclip_ray.config import Config, ConfigError, override, parse_assignments, paths, read_yaml
+from evclip_ray.config import Config, ConfigError, nearest_path, override, parse_assignments, paths, read_yaml
 
 
 class Optim(Config):
@@ -119,3 +119,13 @@ def test_merge_key_and_spread_group_are_no_duplicates(tmp_path):
 def test_assignment_with_a_key_given_twice_is_refused():
     with pytest.raises(ConfigError, match="'lr' is given twice"):
         parse_assignments(("optim={lr: 1, lr: 2}",))
+
+
+def test_nearest_path_names_an_existing_sibling(tmp_path):
+    (tmp_path / "studies" / "mine" / "best").mkdir(parents=True)
+    meant = tmp_path / "studies" / "mine" / "best"
+    assert nearest_path(tmp_path / "studies" / "mien" / "best") == f"; did you mean {meant}?"
+    assert nearest_path(tmp_path / "studeis" / "mine" / "best") == f"; did you mean {meant}?"
+    # The part that is near has no such folder in it.
+    assert nearest_path(tmp_path / "studies" / "mien" / "last") == ""
+    assert nearest_path(tmp_path / "videos.csv") == ""

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evclip_ray.artifacts import LEDGER, ArtifactError, cache_folder
-from evclip_ray.config import ConfigError, Overrides, read_yaml
+from evclip_ray.config import ConfigError, Overrides, nearest_path, read_yaml
 from evclip_ray.formatting import shell
 from evclip_ray.tuning.space_files import find_space
 
@@ -141,7 +141,8 @@ def check_data(data: str | None) -> None:
         ConfigError: It does not.
     """
     if data is not None and "://" not in data and not Path(data).expanduser().exists():
-        raise ConfigError(f"{Path(data).expanduser().resolve()}: no such manifest; check the path")
+        hint = nearest_path(Path(data)) or "; check the path"
+        raise ConfigError(f"{Path(data).expanduser().resolve()}: no such manifest or folder{hint}")
 
 
 def _check_source(experiment: "ExperimentConfig", cache: Path | None) -> None:

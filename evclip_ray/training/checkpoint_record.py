@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from evclip_ray.artifacts import ArtifactError, read_json
-from evclip_ray.config import flatten
+from evclip_ray.config import flatten, nearest_path
 from evclip_ray.data.manifest import row_record
 from evclip_ray.models.backbones import find_backbone
 from evclip_ray.training.experiment import LOCATION
@@ -27,6 +27,8 @@ def check_is_checkpoint(folder: Path) -> None:
     """
     if not (folder / ADAPTER).is_file():
         hint = f"; did you mean {folder / 'best'}?" if (folder / "best" / ADAPTER).is_file() else ""
+        if not folder.exists():
+            raise ArtifactError(f"{folder}: no such checkpoint folder{nearest_path(folder)}")
         raise ArtifactError(f"{folder}: must be a checkpoint folder with {ADAPTER}, found none{hint}")
 
 

@@ -1,7 +1,7 @@
 """Settings of one run, as one validated tree.
 
 An `ExperimentConfig` plus overrides is a run. Its sections are the videos (`data`, `view`), the frozen CLIP
-(`backbone`), the adaptation (`method`), the training (`optim`), and `seed`, `precision` and `compile` of the run.
+(`backbone`), the adaptation (`method`), the training (`optim`), and `seed`, `precision` and `compile`.
 """
 
 from collections.abc import Mapping

@@ -56,7 +56,7 @@ MISTAKES = {
     "train mine.yaml": "list.csv: column 'path' is missing",
     "evaluate best --split tset": "'tset' is not one of 'train', 'val', 'test'",
     "evaluate best --set backbone.name=ViT-B-61": "'ViT-B-61' is unknown; did you mean 'ViT-B-16'?",
-    "evaluate bset": "bset: must be a checkpoint folder",
+    "evaluate bset": "bset: no such checkpoint folder; did you mean best?",
     "evaluate best": "list.csv: column 'path' is missing",
     "export best --out x.onnx --set method.video_encoder.name=swin": "did you mean 'swin3d_t'?",
     "cost ev_clp": "did you mean 'ev_clip'?",
