@@ -114,7 +114,7 @@ def test_tune_reports_an_exhausted_time_budget(space, tmp_path, tiny_cache, loca
             "did you mean 'optim.lr'",
         ),
         (lambda: evclip_ray.tune("quickstart", address="ray://a:1"), "takes jobs only"),
-        (lambda: evclip_ray.evaluate("none"), "must be a checkpoint folder"),
+        (lambda: evclip_ray.evaluate("none"), "no such checkpoint folder"),
         (lambda: evclip_ray.evaluate("none", views="4"), "views must be TEMPORALxSPATIAL"),
     ],
 )

@@ -58,7 +58,7 @@ def test_dry_run_says_that_nothing_was_uploaded(checkpoint):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere", "memory://x"], "must be a checkpoint folder"),
+        (["nowhere", "memory://x"], "no such checkpoint folder"),
         (["{checkpoint}", "hf://user"], "must be hf://USER/NAME"),
         (["{checkpoint}", "memory://x", "--public"], "is for hf:// only"),
         (["{checkpoint}", "memory://x", "--export", "nothing.onnx"], "is not a file"),
