@@ -6,6 +6,7 @@ a file while Ray runs. Tracebacks and the log of this package stay on the termin
 """
 
 import contextlib
+import fcntl
 import os
 import shutil
 import sys
@@ -38,6 +39,9 @@ class RayMessages:
 
     def __init__(self) -> None:
         self._file: IO[bytes] = tempfile.TemporaryFile("w+b")  # noqa: SIM115  (closed by `end`)
+        # Descriptor 2 shares its place in the file, and a reader moves it.
+        flags = fcntl.fcntl(self._file, fcntl.F_GETFL)
+        fcntl.fcntl(self._file, fcntl.F_SETFL, flags | os.O_APPEND)
         self._kept_bytes = 0
         self.path: Path | None = None
         os.dup2(self._file.fileno(), _NATIVE)
@@ -53,26 +57,32 @@ class RayMessages:
 
     def end(self) -> None:
         """Send descriptor 2 back to the terminal, and print where the messages are, if there are any."""
-        if self.path is None and self._num_bytes():
-            descriptor, name = tempfile.mkstemp(prefix="evclip-ray-", suffix=f"-{NAME}")
-            self._copy_to(os.fdopen(descriptor, "ab"))
-            self.path = Path(name)
-        has_new = self._num_bytes() > self._kept_bytes
+        line = ""
+        # A full disk or a removed file must replace neither the results of a command nor its error.
+        try:
+            if self.path is None and self._num_bytes():
+                descriptor, name = tempfile.mkstemp(prefix="evclip-ray-", suffix=f"-{NAME}")
+                self._copy_to(os.fdopen(descriptor, "ab"))
+                self.path = Path(name)
+            if self._num_bytes() > self._kept_bytes:
+                line = f"messages of Ray: {self.path}"
+            elif self.path is not None and not self._num_bytes():
+                self.path.unlink(missing_ok=True)
+        except OSError as problem:
+            line = f"messages of Ray could not be written: {problem}"
         restore_native_stderr()
         self._file.close()
-        if has_new:
-            display.error_console.print(f"messages of Ray: {self.path}", soft_wrap=True)
-        elif self.path is not None and not self.path.stat().st_size:
-            self.path.unlink()
+        if line:
+            display.error_console.print(line, soft_wrap=True)
 
     def _copy_to(self, target: IO[bytes]) -> None:
-        self._kept_bytes = os.fstat(target.fileno()).st_size
+        kept_bytes = os.fstat(target.fileno()).st_size
         self._file.seek(0)
         shutil.copyfileobj(self._file, target)
         target.flush()
         os.dup2(target.fileno(), _NATIVE)
         self._file.close()
-        self._file = target
+        self._file, self._kept_bytes = target, kept_bytes
 
     def _num_bytes(self) -> int:
         return os.fstat(self._file.fileno()).st_size
@@ -103,7 +113,8 @@ class _State:
 def messages_file() -> Path | None:
     """Return the file of the messages of Ray in the running command; None if it has no name or no content."""
     path = None if _State.messages is None else _State.messages.path
-    return path if path is not None and path.stat().st_size else None
+    # The folder of the results may have been removed.
+    return path if path is not None and path.is_file() and path.stat().st_size else None
 
 
 @contextlib.contextmanager

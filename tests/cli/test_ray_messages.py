@@ -62,6 +62,18 @@ def test_messages_without_a_folder_are_named(tmp_path):
     kept.unlink()
 
 
+def test_removed_or_full_file_does_not_end_the_command(tmp_path):
+    removed = run(tmp_path, inside="(folder / 'ray.log').unlink(); os.ftruncate(2, 0)")
+    assert "Traceback" not in removed
+    # /dev/full accepts no byte, as a full disk. The messages then stay in a file without a name.
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "ray.log").symlink_to("/dev/full")
+    line = run(tmp_path / "full").splitlines()[-2]
+    kept = Path(line.removeprefix("messages of Ray: "))
+    assert kept.read_text() == "[E core_worker] before the folder exists\n[E raylet] later\n"
+    kept.unlink()
+
+
 def test_verbose_shows_native_messages(tmp_path):
     printed = run(tmp_path, verbose=True)
     assert "[E raylet] later" in printed
