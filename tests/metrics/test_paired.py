@@ -14,7 +14,7 @@ def gain_of(gained, lost, videos, groups=None):
     ("gained", "lost", "videos", "is_beyond"),
     [(4, 0, 25, False), (5, 0, 25, True), (3, 0, 4, False), (0, 6, 25, True), (0, 0, 12, False)],
 )
-def test_gain_is_judged_as_by_an_exact_test(gained, lost, videos, is_beyond):
+def test_gain_is_judged_as_by_a_mid_p_test(gained, lost, videos, is_beyond):
     gain = gain_of(gained, lost, videos)
     assert gain.value == pytest.approx((gained - lost) / videos)
     assert gain.is_beyond_chance == is_beyond

@@ -99,7 +99,7 @@ def change(climbed: Climb, *, is_random: bool = False) -> str:
         climbed.high,
     )
     if is_missing(low):
-        return f"{steps}, top-1 changes by {value:+.2f}, of which the interval is not known"
+        return f"{steps}, top-1 changes by {value:+.2f}, with an unknown interval"
     signed = f"{value:+.2f} ({low:+.2f} to {high:+.2f})"
     if is_random:
         return f"{steps}, top-1 changes by {signed}"

@@ -33,7 +33,7 @@ RISE = Climb("small", "large", 0.16, 0.05, 0.27)
         ),
         (
             Climb("a", "b", 0.1, float("nan"), float("nan")),
-            "from a to b, top-1 changes by +0.10, of which the interval is not known",
+            "from a to b, top-1 changes by +0.10, with an unknown interval",
         ),
     ],
     ids=["rise", "fall", "chance", "no_interval"],
@@ -57,7 +57,7 @@ def test_sentence_of_a_ladder(best, steps, scored, climbed, expected):
 
 def test_random_weights_of_a_ladder_have_no_verdict(tmp_path):
     text = ladder_headline(Ladder.load(write_ladder(tmp_path))).text
-    assert text.startswith("Random weights in clip: these numbers say nothing of a trained CLIP. Of 3 ")
+    assert text.startswith("Random weights in clip: these numbers do not reflect a trained CLIP. Of 3 ")
     assert "chance" not in text
 
 
