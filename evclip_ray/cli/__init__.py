@@ -49,7 +49,7 @@ _SECTIONS = {
 }
 
 
-_SLOW = {"import-checkpoint", "report", "serve", "push", "check", "cache", "studies"}
+_SLOW = {"check", "cache", "studies"}
 """Commands that import PyTorch and OpenCLIP at once. The others need neither, or have checks that do not."""
 
 

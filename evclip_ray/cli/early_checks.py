@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evclip_ray.artifacts import LEDGER, ArtifactError, cache_folder
-from evclip_ray.config import ConfigError, Overrides, nearest_path, read_yaml
+from evclip_ray.config import ConfigError, Overrides, nearest, nearest_path, read_yaml
 from evclip_ray.formatting import shell
 from evclip_ray.tuning.space_files import find_space
 
@@ -143,6 +143,32 @@ def check_data(data: str | None) -> None:
     if data is not None and "://" not in data and not Path(data).expanduser().exists():
         hint = nearest_path(Path(data)) or "; check the path"
         raise ConfigError(f"{Path(data).expanduser().resolve()}: no such manifest or folder{hint}")
+
+
+def check_path(path: Path, kind: str) -> None:
+    """Check that a file or folder exists.
+
+    Args:
+        path: File or folder.
+        kind: What it is, for the message.
+
+    Raises:
+        ConfigError: It does not exist.
+    """
+    if not path.expanduser().exists():
+        raise ConfigError(f"{path}: no such {kind}{nearest_path(path) or '; check the path'}")
+
+
+def check_protocol(protocol: str) -> None:
+    """Check that a protocol exists.
+
+    Raises:
+        ConfigError: It does not.
+    """
+    from evclip_ray.data.manifest.protocols import EVALUATIONS
+
+    if protocol not in EVALUATIONS:
+        raise ConfigError(f"protocol {protocol!r} is unknown; {nearest(protocol, list(EVALUATIONS))}")
 
 
 def _check_source(experiment: "ExperimentConfig", cache: Path | None) -> None:

@@ -7,7 +7,7 @@ import click
 
 from evclip_ray import api
 from evclip_ray.cli.display import console, print_random_weights, rows_table
-from evclip_ray.cli.early_checks import SPLITS, check_checkpoint, check_data
+from evclip_ray.cli.early_checks import SPLITS, check_checkpoint, check_data, check_path, check_protocol
 from evclip_ray.cli.hints import score_command
 from evclip_ray.cli.options import cache_option, data_options, example, overrides_of, settings
 from evclip_ray.cli.progress import bars, load_torch
@@ -118,6 +118,7 @@ def evaluate(
     a checkpoint is calibrated, its calibration is measured on the split.
     """
     overrides = overrides_of(data, root, assignments)
+    check_protocol(options["protocol"])
     check_data(data)
     for checkpoint in checkpoints:
         check_checkpoint(checkpoint, overrides, reads_list=True, cache=options["cache"])
@@ -158,9 +159,12 @@ def import_checkpoint(
     cache: Path | None,
 ) -> None:
     """Convert a published EV-CLIP model FILE to a checkpoint. Its classes are those of --data."""
+    overrides = overrides_of(data, root, assignments)
+    check_path(file, "model file")
+    check_data(data)
+    load_torch()
     from evclip_ray.evaluation import import_checkpoint as published
 
-    overrides = overrides_of(data, root, assignments)
     record = published.import_checkpoint(file, out, overrides, cache=api.cache_folder(cache))
     method = record["experiment"]["method"]
     console.print(

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from evclip_ray.cli.display import console
+from evclip_ray.cli.early_checks import check_checkpoint
 from evclip_ray.cli.options import example
+from evclip_ray.cli.progress import load_torch
 from evclip_ray.formatting import shell
 
 if TYPE_CHECKING:
@@ -58,6 +60,8 @@ def push(checkpoint: str, target: str, rows: str, dry_run: bool, **options: Any)
     of `hf auth login`, or HF_TOKEN. Paths on this machine are not uploaded. `Recognizer.load` and
     `evclip-ray predict` take TARGET as a checkpoint.
     """
+    check_checkpoint(checkpoint, {})
+    load_torch()
     from evclip_ray.deploy import hub
 
     plan = hub.push(

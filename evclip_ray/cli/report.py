@@ -6,8 +6,9 @@ import click
 
 from evclip_ray.api import cache_folder
 from evclip_ray.cli.display import console
+from evclip_ray.cli.early_checks import check_path
 from evclip_ray.cli.options import cache_option, example
-from evclip_ray.cli.progress import bars
+from evclip_ray.cli.progress import bars, load_torch
 from evclip_ray.formatting import counted, megabytes
 from evclip_ray.progress import stage
 
@@ -61,6 +62,8 @@ def report(
     The first line answers the question of the study and is printed too. Masks and other outputs of the models
     are computed once, on validation videos, and stored next to the report.
     """
+    check_path(results, "study or ladder")
+    load_torch()
     from evclip_ray.reports.figures import require_report_packages
 
     require_report_packages()

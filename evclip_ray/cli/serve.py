@@ -10,6 +10,7 @@ import click
 
 from evclip_ray.cli.display import console
 from evclip_ray.cli.options import example
+from evclip_ray.cli.progress import load_torch
 from evclip_ray.config import ConfigError, parse_assignments
 from evclip_ray.formatting import counted, shell
 from evclip_ray.optional import require
@@ -92,14 +93,16 @@ def serve(
 
     With $EVCLIP_RAY_TOKEN set, requests must carry this token. Ctrl-C ends the server.
     """
+    place = _checked(checkpoint)
     for module in ("fastapi", "python_multipart", "uvicorn"):
         require(module, extra="serve", purpose="the server")
+    load_torch()
     from evclip_ray.deploy.server.addresses import AllowedUrls
     from evclip_ray.deploy.server.limits import ServerSettings, token_of
 
     settings = ServerSettings.load(
         {
-            "checkpoint": _checked(checkpoint),
+            "checkpoint": place,
             "host": host,
             "classes": classes or None,
             "allow_urls": allow_urls,
@@ -162,7 +165,7 @@ def _checked(checkpoint: str) -> str:
     """
     if "://" in checkpoint:
         return checkpoint
-    from evclip_ray.training.checkpoint import read_record
+    from evclip_ray.training.checkpoint_record import read_record
 
     # Processes of Ray have another working directory.
     folder = Path(checkpoint).expanduser().resolve()

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from evclip_ray.artifacts import ArtifactError
 from evclip_ray.config import ConfigError, nearest
 from evclip_ray.data.manifest.manifest import SPLITS, Manifest
-from evclip_ray.data.manifest.protocols import TRANSFERS, EvalSet, already_trained, zero_shot
+from evclip_ray.data.manifest.protocols import EVALUATIONS, TRANSFERS, EvalSet, already_trained, zero_shot
 from evclip_ray.data.manifest.row_record import USES, RowRecord, refuse_used
 from evclip_ray.data.manifest.splits import assign_splits
 from evclip_ray.formatting import counted
@@ -39,7 +39,6 @@ from evclip_ray.training.experiment import DataConfig, ExperimentConfig
 
 log = logging.getLogger(__name__)
 
-PROTOCOLS = ("closed_set", "zero_shot", *TRANSFERS)
 _MOVED_SAMPLE = 200
 _ROLES = {"train": "trained", "val": "selected"}
 
@@ -108,8 +107,8 @@ def plan_evaluation(
         ValueError: A condition of the protocol does not hold, or videos were used for training or selection
             under another manifest.
     """
-    if protocol not in PROTOCOLS:
-        raise ConfigError(f"protocol {protocol!r} is unknown; {nearest(protocol, list(PROTOCOLS))}")
+    if protocol not in EVALUATIONS:
+        raise ConfigError(f"protocol {protocol!r} is unknown; {nearest(protocol, list(EVALUATIONS))}")
     if split not in SPLITS:
         raise ConfigError(f"split {split!r} is unknown; {nearest(split, list(SPLITS))}")
     views = views or EvaluationViews()

@@ -283,6 +283,8 @@ TRANSFERS: dict[str, Callable[..., Protocol]] = {
     "cross_domain": cross_domain,
 }
 """Protocols that evaluate on another data set than that of the training."""
+EVALUATIONS = ("closed_set", "zero_shot", *TRANSFERS)
+"""Protocols that `evaluate` takes."""
 
 
 def base_classes(manifest: Manifest) -> tuple[str, ...]:
