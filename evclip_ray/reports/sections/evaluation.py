@@ -1,6 +1,8 @@
 """Sections of saved evaluations: confusion matrix, gains per class, masks."""
 
+import collections
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,19 @@ _SPLITS = {"val": "validation"}
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """One evaluation set, as `evaluate` wrote it. `of` is the step of the ladder, or empty."""
+    """One evaluation set, as `evaluate` wrote it.
+
+    Attributes:
+        root: Its folder.
+        ledger: Its `ledger.json`.
+        of: Step of the ladder, or empty.
+        tag: What tells it apart from others of the same split and evaluation set; empty for the first one.
+    """
 
     root: Path
     ledger: dict[str, Any]
     of: str = ""
+    tag: str = ""
 
     @classmethod
     def load_all(cls, folder: Path, of: str = "") -> "list[Evaluation]":
@@ -47,7 +57,7 @@ class Evaluation:
         inputs = self.ledger["inputs"]
         eval_set = inputs.get("side", inputs["split"])
         name = str(inputs["split"] if eval_set == inputs["split"] else f"{inputs['split']}_{eval_set}")
-        return anchor(f"{self.of} {name}" if self.of else name)
+        return anchor(" ".join(filter(None, (self.of, name, self.tag))))
 
     def table(self, name: str) -> pd.DataFrame:
         """Read a table of the evaluation. Class names such as "NA" stay text."""
@@ -74,6 +84,25 @@ class Evaluation:
                 f"git {self.ledger['provenance']['git']}",
             ]
         )
+
+
+def tell_apart(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
+    """Return the evaluations with different names, which name their sections, charts and CSV files.
+
+    Scores on another list are often of the same split. They are told apart by their folders.
+    """
+    count: collections.Counter[str] = collections.Counter()
+    named = []
+    for each in evaluations:
+        if count[each.name]:
+            tag = "/".join(each.root.parts[-2:]) if each.root.name in ("base", "novel") else each.root.name
+            each = dataclasses.replace(each, tag=tag)
+            # The same folder may be given twice.
+            while count[each.name]:
+                each = dataclasses.replace(each, tag=f"{each.tag} again")
+        count[each.name] += 1
+        named.append(each)
+    return named
 
 
 def evaluation_section(evaluation: Evaluation) -> Section:
@@ -103,14 +132,15 @@ def evaluation_title(evaluation: Evaluation) -> str:
     title = f"The best trial on the {_SPLITS.get(split, split)} split"
     if evaluation.ledger["inputs"].get("side", split) != split:
         title += f": {evaluation.ledger['inputs']['side']}"
-    return title
+    return title + (f" ({evaluation.tag}/)" if evaluation.tag else "")
 
 
 def evaluation_label(evaluation: Evaluation) -> str:
     """Return the name of an evaluation in the navigation: its split, or its evaluation set."""
     split = evaluation.ledger["inputs"]["split"]
     eval_set = evaluation.ledger["inputs"].get("side", split)
-    return f"{_SPLITS.get(split, split)} split".capitalize() if eval_set == split else str(eval_set)
+    label = f"{_SPLITS.get(split, split)} split".capitalize() if eval_set == split else str(eval_set)
+    return label + (f" ({evaluation.tag}/)" if evaluation.tag else "")
 
 
 def numbers_table(evaluation: Evaluation) -> Table:

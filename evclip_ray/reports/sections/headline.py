@@ -285,7 +285,9 @@ def _of_seeds(best: Mapping[str, Any]) -> list[str]:
     if seeds < 2:
         return []
     mean = ranged(best["point_top1"], best["point_top1_low"], best["point_top1_high"])
-    return [f"Mean of the {counted(seeds, 'seed')} of these settings: {mean} on the videos that scored the trials."]
+    return [
+        f"Mean of the {counted(seeds, 'seed')} of these settings: {mean} on the videos that scored the trials."
+    ]
 
 
 def _of_values(study: Study) -> list[str]:

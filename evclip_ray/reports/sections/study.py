@@ -30,7 +30,7 @@ from evclip_ray.reports.sections.conditions import (
     study_conditions,
     weights,
 )
-from evclip_ray.reports.sections.evaluation import Evaluation, evaluation_section
+from evclip_ray.reports.sections.evaluation import Evaluation, evaluation_section, tell_apart
 from evclip_ray.reports.sections.headline import study_headline, tests_of
 from evclip_ray.reports.sections.next_steps import Videos, links, next_commands, videos_of
 from evclip_ray.results import Study
@@ -56,6 +56,7 @@ def study_report(
         notes: Missing parts and the reasons.
         cache: Folder of the data sets that are made on demand.
     """
+    evaluations = tell_apart(evaluations)
     conditions = study_conditions(study)
     warnings = random_warnings(weights(study))
     if "leaks" in conditions:

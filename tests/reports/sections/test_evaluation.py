@@ -1,6 +1,12 @@
 """Section of an evaluation."""
 
-from evclip_ray.reports.sections.evaluation import Evaluation, mask_quality_blocks, numbers_table
+from evclip_ray.reports.sections.evaluation import (
+    Evaluation,
+    evaluation_title,
+    mask_quality_blocks,
+    numbers_table,
+    tell_apart,
+)
 
 NUMBERS = {
     "videos": 72, "top1": 0.5, "top1_interval": [0.3, 0.7], "top5": 1.0, "mean_class_accuracy": 0.5,
@@ -41,3 +47,14 @@ def test_mask_quality_has_a_table_and_names_skipped_videos(tmp_path):
     named, reason = mask_quality_blocks(Evaluation(tmp_path, {**INPUTS, "mask_quality": none}))
     assert named.text == "Mask quality: true masks for 1 of 72 videos"
     assert mask_quality_blocks(Evaluation(tmp_path, INPUTS)) == []
+
+
+def test_evaluations_of_the_same_split_are_told_apart(tmp_path):
+    # Charts and tables are stored by these names, so that equal ones would show the same numbers.
+    folders = ("best-test", "best-test-dark", "best-test-dark")
+    sets = tell_apart([Evaluation(tmp_path / folder, INPUTS) for folder in folders])
+    assert [each.name for each in sets] == ["test", "test_best_test_dark", "test_best_test_dark_again"]
+    assert [evaluation_title(each) for each in sets[:2]] == [
+        "The best trial on the test split",
+        "The best trial on the test split (best-test-dark/)",
+    ]
