@@ -3,6 +3,7 @@
 import pytest
 from made_studies import write_calibration, write_evaluation, write_ladder, write_masks, write_study
 
+from evclip_ray.reports.document import Note, Section
 from evclip_ray.reports.render.write import write_report
 from evclip_ray.reports.sections.evaluation import Evaluation
 from evclip_ray.reports.sections.ladder import ladder_report
@@ -125,6 +126,16 @@ def test_tiny_ladder_is_drawn_without_messages(tmp_path, open_page, facts):
     )
     assert messages == []
     assert page.evaluate(EMPTY) == []
+
+
+def test_section_of_any_name_is_found(tmp_path, open_page):
+    root = write_study(tmp_path, trials=1)
+    more = [Section(f"shift_{name}", name, [Note(name)]) for name in ("on % a 'stage'", "动作 é")]
+    page, messages = open_page(
+        write_report(study_report(Study.load(root), more=more), root / "report.html", root=root)[0]
+    )
+    page.click("nav a >> text=动作")
+    assert messages == []
 
 
 def test_axis_of_whole_numbers_has_each_once(tmp_path, open_page):

@@ -62,8 +62,8 @@ def check_writable(out: Path) -> None:
 
 def render_markdown(report: Report, *, folder: str, written: str) -> str:
     """Return the report as Markdown. Charts are replaced by links to their CSV files."""
-    parts = [f"# {report.title}", report.subtitle]
-    parts += [f"**{warning}**" for warning in report.warnings]
+    parts = [f"# {_escaped(report.title)}", _escaped(report.subtitle)]
+    parts += [f"**{_escaped(warning)}**" for warning in report.warnings]
     parts += [f"**{_escaped(report.headline.text)}**", *map(_escaped, report.headline.details)]
     parts += ["\n".join(f"- {heading}: {_escaped(value)}" for heading, value in report.facts.items())]
     parts += _next(report)
@@ -103,12 +103,15 @@ def _markdown(block: Block, folder: str) -> str:
         lines = [f"- {_escaped(title)}: {_escaped(line)}" for title, line in facts.items()]
         return "\n\n".join([head, *caption, "\n".join(lines)])
     if isinstance(block, Chart):
-        files = ", ".join(f"[{name}.csv]({folder}/{name}.csv)" for name in block.data)
+        files = ", ".join(_csv_link(folder, name) for name in block.data)
         return "\n\n".join([head, *caption, f"Numbers: {files}"])
-    rest = (
-        f"The whole table, {counted(len(block.data), 'row')}: [{block.name}.csv]({folder}/{block.name}.csv)"
-    )
+    rest = f"The whole table, {counted(len(block.data), 'row')}: {_csv_link(folder, block.name)}"
     return "\n\n".join([head, *caption, _grid(block.head), rest])
+
+
+def _csv_link(folder: str, name: str) -> str:
+    # A name may come from a folder of the user, and blanks end an address in Markdown.
+    return f"[{_escaped(name)}.csv]({urllib.parse.quote(f'{folder}/{name}.csv')})"
 
 
 def _grid(table: pd.DataFrame) -> str:

@@ -115,6 +115,12 @@ def test_class_names_with_markup_are_escaped(tmp_path, report):
     assert "<script>" not in (study / "report.md").read_text()
 
 
+def test_markdown_escapes_names_of_folders(tmp_path, report):
+    study = write_study(tmp_path / "<b>a & b", trials=2)
+    report(study)
+    assert "# Study &lt;b&gt;a &amp; b" in (study / "report.md").read_text()
+
+
 @pytest.mark.parametrize("facts", [{"trials": 0}, {"trials": 2, "states": ["failed", "failed"]}])
 def test_study_without_scores_is_reported(tmp_path, report, facts):
     study = write_study(tmp_path / "mine", **facts)

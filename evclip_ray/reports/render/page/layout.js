@@ -2,6 +2,8 @@
 const nav = document.querySelector("nav");
 const [menu, sections] = ["menu", "sections"].map((id) => document.getElementById(id));
 const links = [...sections.querySelectorAll("a")];
+// `hash` escapes the letters of names that are not ASCII, and blanks.
+const targetOf = (link) => document.getElementById(link.getAttribute("href").slice(1));
 
 // Entries that need more than two lines become a menu.
 function fitNavigation() {
@@ -17,8 +19,8 @@ menu.addEventListener("click", () => openMenu(!nav.classList.contains("open")));
 sections.addEventListener("click", (event) => {
   openMenu(false);
   // A section whose content is one fold opens.
-  const target = event.target.hash && document.getElementById(event.target.hash.slice(1));
-  target?.querySelector(":scope > details:not(.sources)")?.setAttribute("open", "");
+  const link = event.target.closest("a");
+  if (link) targetOf(link).querySelector(":scope > details:not(.sources)")?.setAttribute("open", "");
 });
 nav.addEventListener("keydown", (event) => {
   if (event.key !== "Escape" || !nav.classList.contains("open")) return;
@@ -30,7 +32,7 @@ window.addEventListener("resize", fitNavigation);
 fitNavigation();
 
 // The current section is the last one whose heading is above the upper third of the window.
-const targets = links.map((link) => document.getElementById(link.hash.slice(1)));
+const targets = links.map(targetOf);
 let waiting = false;
 function markSection() {
   waiting = false;
