@@ -1,10 +1,10 @@
 """Names of the files of a checkpoint, and its `config.json`. They are read without PyTorch."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from evclip_ray.artifacts import ArtifactError, read_json
+from evclip_ray.artifacts import LEDGER, ArtifactError, read_json
 from evclip_ray.config import flatten, nearest_path
 from evclip_ray.data.manifest import row_record
 from evclip_ray.models.backbones import find_backbone
@@ -56,16 +56,27 @@ def _with_location(record: dict[str, Any], folder: Path) -> dict[str, Any]:
         return record
     try:
         fixed, data = flatten(read_json(file)), record["experiment"]["data"]
+        searched = _searched(file.parent)
     # The study itself reports a damaged file.
     except (ArtifactError, AttributeError, KeyError, TypeError):
         return record
-    if None in (now := fixed.get("data.manifest"), data.get("manifest")) or now == data["manifest"]:
+    # A searched setting is that of the trial.
+    names = [name for name in LOCATION if f"data.{name}" not in searched]
+    location = {name: fixed.get(f"data.{name}") for name in names}
+    is_listed = location.get("manifest") is not None and data.get("manifest") is not None
+    # All of them are compared: videos that move away from a list that stays have another root alone.
+    if not is_listed or location == {name: data.get(name) for name in names}:
         return record
     # `None` is left out, as in the dump of an experiment, apart from the settings that always have an entry.
-    location = {name: fixed.get(f"data.{name}") for name in LOCATION}
     location = {name: value for name, value in location.items() if value is not None or name == "root"}
-    kept = {name: value for name, value in data.items() if name not in LOCATION}
+    kept = {name: value for name, value in data.items() if name not in names}
     return {**record, "experiment": {**record["experiment"], "data": {**kept, **location}}}
+
+
+def _searched(study: Path) -> Collection[str]:
+    """Return the paths of the searched settings of a study, none if its ledger is lost."""
+    ledger = study / LEDGER
+    return read_json(ledger)["inputs"]["search"].keys() if ledger.is_file() else ()
 
 
 def _with_activation(record: dict[str, Any]) -> dict[str, Any]:

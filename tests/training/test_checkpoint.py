@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from evclip_ray.artifacts import ArtifactError
+from evclip_ray.artifacts import ArtifactError, write_json
 from evclip_ray.training.build import build_method
 from evclip_ray.training.checkpoint import (
     ADAPTER,
@@ -121,3 +121,14 @@ def test_checkpoint_is_readable_by_others(method, tmp_path):
     save_checkpoint(tmp_path / "best", method, {})
     modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "best").iterdir()}
     assert modes == {0o644}
+
+
+def test_record_has_the_location_that_its_study_has_now(method, tmp_path):
+    data = {"manifest": "list.csv", "root": "old", "label_column": "verb", "shots": 4}
+    folder = tmp_path / "trials" / "trial-0000" / "best"
+    save_checkpoint(folder, method, {"experiment": {"data": data}})
+    write_json(tmp_path / "ledger.json", {"inputs": {"search": {"data.label_column": "choice(verb, noun)"}}})
+    for root in ("old", "new"):
+        write_json(tmp_path / "fixed.json", {"data": {"manifest": "list.csv", "root": root}})
+        # The list stays, and its videos move. The searched column is that of the trial.
+        assert read_record(folder)["experiment"]["data"] == {**data, "root": root}
