@@ -105,16 +105,14 @@ def trials_per_gpu(
         wanted: Number that the user set; None for the largest useful one.
 
     Raises:
-        ValueError: Not even one trial fits in the memory of the GPU, or not the wanted number.
+        ValueError: The wanted number does not fit in the memory of the GPU.
     """
-    if memory.fitting < (wanted or 1):
-        fixes = "Lower optim.batch_size or set backbone.activation_checkpointing=true."
-        if wanted is not None and memory.fitting:
-            fixes = f"Set study.trials_per_gpu to at most {memory.fitting}, or auto."
-        raise ValueError(
-            f"{memory} of GPU memory, so {counted(wanted or 1, 'trial', 'does', 'do')} not fit. {fixes}"
-        )
     if wanted is not None:
+        if memory.fitting < wanted:
+            raise ValueError(
+                f"{memory} of GPU memory, so {counted(wanted, 'trial', 'does', 'do')} not fit. "
+                f"Set study.trials_per_gpu to at most {max(1, memory.fitting)}, or auto."
+            )
         return wanted
     hosts = [node for node in nodes if node.get("GPU", 0) > 0]
     others = {"CPU": request.cpus, "memory": request.memory}
@@ -124,6 +122,7 @@ def trials_per_gpu(
         for name, amount in others.items()
         if amount > 0
     )
+    # One trial fits in any case: it was measured on the GPU. The share that stays free is for several.
     return max(1, min(memory.fitting, _MOST_TRIALS, *by_host))
 
 

@@ -1,16 +1,22 @@
 """Number of trials that share a GPU, from the measured memory of the largest trial of a study."""
 
 import dataclasses
+import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
+
 from evclip_ray.config import ConfigError, flatten
 from evclip_ray.formatting import counted
+from evclip_ray.machine_faults import gpu_fault
 from evclip_ray.profiling.step_time import StepCost
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.resources import ResourceRequest, trials_per_gpu
 from evclip_ray.tuning.search_space import SearchSpace
+
+log = logging.getLogger(__name__)
 
 Measure = Callable[[ExperimentConfig, Sequence[str], float], StepCost]
 """Measurement of a step on a GPU, given the experiment, the classes and the CPUs of a trial."""
@@ -67,15 +73,26 @@ def gpu_share(
         measure: Measurement of a step on a GPU.
 
     Raises:
-        ValueError: Not even one trial fits on the GPU, or not the number that the study sets.
+        ValueError: The number of trials that the study sets does not fit on the GPU.
     """
-    measured = [
-        measure(experiment, classes, request.cpus).memory for experiment in largest_trials(space, points)
-    ]
+    wanted = None if space.study.trials_per_gpu == "auto" else space.study.trials_per_gpu
+    try:
+        measured = [
+            measure(experiment, classes, request.cpus).memory for experiment in largest_trials(space, points)
+        ]
+    except torch.OutOfMemoryError as error:
+        if wanted is not None:
+            raise ValueError(f"study.trials_per_gpu={wanted}: {gpu_fault(error)}") from None
+        # Smaller points may fit, and the trials of the others name the reason themselves.
+        log.warning(
+            "the largest trial of the study does not fit in the memory of a GPU, so that trials do not share "
+            "one, and the trials of such points fail. Lower optim.batch_size or set "
+            "backbone.activation_checkpointing=true"
+        )
+        return GpuShare(1)
     memory = max((each for each in measured if each is not None), key=lambda each: each.needed, default=None)
     if memory is None:
         return GpuShare(1)
-    wanted = None if space.study.trials_per_gpu == "auto" else space.study.trials_per_gpu
     return GpuShare(trials_per_gpu(request, machines, memory, wanted=wanted), str(memory))
 
 

@@ -535,7 +535,11 @@ def measure_on_gpu(experiment: ExperimentConfig, classes: Sequence[str], cpus: f
     """Measure a step in a process of its own on a node with a GPU, whose memory it frees by its end."""
     task = ray.remote(num_gpus=1, num_cpus=1, max_calls=1)(measure_step)
     with stage("measuring the memory of a trial on the GPU"):
-        cost: StepCost = ray.get(task.remote(experiment, list(classes), cpus=cpus))
+        try:
+            cost: StepCost = ray.get(task.remote(experiment, list(classes), cpus=cpus))
+        except ray.exceptions.RayTaskError as error:
+            # Without Ray's wrapper: the caller knows the cause, and its text is one line.
+            raise error.cause from None
     return cost
 
 

@@ -2,6 +2,7 @@ import dataclasses
 import types
 
 import pytest
+import torch
 
 from evclip_ray.training.resources import GIB, GpuMemory, ResourceRequest, trials_per_gpu
 from evclip_ray.tuning.gpu_share import GpuShare, gpu_share, largest_trials, may_share
@@ -31,6 +32,8 @@ def make_space(**study):
         (2 * GIB, {**HOST, "GPU": 4.0}, 4),
         (2 * GIB, {**HOST, "memory": 5.0 * GIB}, 5),
         (60 * GIB, HOST, 1),
+        # More than trials may fill together, but it was measured on this GPU.
+        (79 * GIB, HOST, 1),
         (2 * GIB, {**HOST, "CPU": 0.5}, 1),
     ],
 )
@@ -43,7 +46,7 @@ def test_memory_and_cpus_limit_the_trials_of_a_gpu(needed, host, expected):
 @pytest.mark.parametrize(
     ("needed", "wanted", "message"),
     [
-        (79, None, r"needs 79.6 of 80 GiB of GPU memory, so 1 trial does not fit. Lower optim.batch_size"),
+        (79, 2, r"needs 79.6 of 80 GiB of GPU memory, so 2 trials do not fit. Set .* to at most 1, or auto"),
         (
             20,
             4,
@@ -80,6 +83,20 @@ def test_largest_measured_trial_decides_the_share(setting, expected):
     )
     assert share.count == expected
     assert str(share) == f"{expected} trials share a GPU (a trial needs 20.6 of 80 GiB of GPU memory)"
+
+
+def test_study_whose_largest_trial_does_not_fit_still_runs(caplog):
+    def share(setting):
+        def measure(experiment, classes, cpus):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+        places = {"points": [{"backbone.name": "debug"}], "classes": ["a"], "measure": measure}
+        return gpu_share(make_space(trials_per_gpu=setting), REQUEST, [HOST], **places)
+
+    assert share("auto") == GpuShare(1)
+    assert "the largest trial of the study does not fit in the memory of a GPU" in caplog.text
+    with pytest.raises(ValueError, match=r"trials_per_gpu=2: the memory of the GPU is used up \(20.00 GiB"):
+        share(2)
 
 
 def test_shares_of_a_gpu_fit_in_ray_units():
