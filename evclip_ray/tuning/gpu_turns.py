@@ -7,6 +7,7 @@ trial per GPU waits at a time, so that two of them do not take the free memory f
 
 import gc
 import logging
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,6 +22,8 @@ log = logging.getLogger(__name__)
 
 _MARGIN = 1.2
 """Free memory to wait for, relative to what the trial had when it ran out."""
+_ALONE = 0.9
+"""Share of the memory of a GPU that is free for a trial if no other one is on it."""
 _LONGEST_WAIT_SECONDS = 1800.0
 _POLL_SECONDS = 2.0
 
@@ -42,7 +45,8 @@ def train_in_turns(train: Callable[[], None], *, is_shared: bool) -> None:
         if not is_shared:
             raise
     # Outside of the handler: its traceback holds the tensors of the failed step.
-    needed = int(_MARGIN * reserved_bytes())
+    # A trial that had most of the GPU waits until it is alone.
+    needed = int(min(_MARGIN * reserved_bytes(), _ALONE * total_bytes()))
     release_gpu_memory()
     log.warning(
         "the memory of the GPU is used up by the trials that share it; this trial waits until %s are free",
@@ -73,7 +77,13 @@ def free_bytes() -> int:
     return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
 
 
+def total_bytes() -> int:
+    """Return the memory of the GPU."""
+    return torch.cuda.mem_get_info()[1]
+
+
 def _lock_file() -> Path:
-    # Trials of several studies may share a GPU, so the file does not lie in a study.
+    # Trials of several studies may share a GPU, so the file does not lie in a study. In the folder of all
+    # users, Linux opens files of the same user only.
     card = torch.cuda.get_device_properties().uuid if torch.cuda.is_available() else "none"
-    return Path(tempfile.gettempdir()) / f"evclip_ray-gpu-{card}.lock"
+    return Path(tempfile.gettempdir()) / f"evclip_ray-gpu-{os.getuid()}-{card}.lock"

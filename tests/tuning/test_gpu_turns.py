@@ -10,6 +10,7 @@ def card(monkeypatch, tmp_path):
     """Return the successive amounts of free memory. A trial needs 120 bytes for its second attempt."""
     free = []
     monkeypatch.setattr(gpu_turns, "reserved_bytes", lambda: 100)
+    monkeypatch.setattr(gpu_turns, "total_bytes", lambda: 1000)
     monkeypatch.setattr(gpu_turns, "free_bytes", lambda: free.pop(0))
     monkeypatch.setattr(gpu_turns, "_lock_file", lambda: tmp_path / "gpu.lock")
     monkeypatch.setattr(gpu_turns, "_POLL_SECONDS", 0)
@@ -33,6 +34,14 @@ def test_trial_waits_for_memory_of_a_shared_gpu(card):
     train_in_turns(train, is_shared=True)
     assert attempts == [0, 1]
     assert card == [500]
+
+
+def test_trial_waits_for_no_more_memory_than_a_gpu_has(card, monkeypatch):
+    monkeypatch.setattr(gpu_turns, "total_bytes", lambda: 110)
+    card += [98, 99]
+    train, attempts = failing(1)
+    train_in_turns(train, is_shared=True)
+    assert (attempts, card) == ([0, 1], [])
 
 
 @pytest.mark.parametrize(("times", "is_shared", "expected"), [(1, False, 1), (2, True, 2)])
