@@ -39,6 +39,12 @@ def autocast_dtype(experiment: ExperimentConfig, device: torch.device) -> torch.
     return torch.bfloat16 if experiment.precision == "bfloat16" else None
 
 
+def network_dtype(experiment: ExperimentConfig, device: torch.device) -> torch.dtype:
+    """Return the format in which the frozen networks of an experiment are held, see `frozen_dtype`."""
+    # Copied from rounded weights, CLIP would be trained from another start than on a CPU.
+    return frozen_dtype(None if experiment.method.copies_clip else autocast_dtype(experiment, device), device)
+
+
 def has_bfloat16() -> bool:
     """Return whether PyTorch computes in bfloat16 on this processor without emulation."""
     # PyTorch runs the same check before it passes a bfloat16 product to oneDNN.
@@ -119,7 +125,7 @@ def build_method(
         )
     with stage("loading networks"):
         if frozen is None:
-            dtype = frozen_dtype(autocast_dtype(experiment, device), device)
+            dtype = network_dtype(experiment, device)
             clip = load_backbone(experiment.backbone, device, dtype)
             frozen = Frozen(clip, load_encoder(experiment.method, device, dtype))
         # Initial values are drawn on the CPU and moved afterwards, so they do not depend on the device.

@@ -22,10 +22,15 @@ from evclip_ray.features.format import feature_file
 from evclip_ray.features.spec import FeatureSpec, text_key
 from evclip_ray.models.batch import Frozen
 from evclip_ray.models.clip import FrozenCLIP
-from evclip_ray.models.frozen import frozen_dtype
 from evclip_ray.models.layers.class_text import class_texts
 from evclip_ray.progress import Progress
-from evclip_ray.training.build import autocast_dtype, load_backbone, load_encoder, zero_shot_of
+from evclip_ray.training.build import (
+    autocast_dtype,
+    load_backbone,
+    load_encoder,
+    network_dtype,
+    zero_shot_of,
+)
 from evclip_ray.training.datamodule import Videos
 from evclip_ray.training.experiment import ExperimentConfig
 
@@ -201,7 +206,7 @@ def _keep_texts(experiment: ExperimentConfig, videos: Videos, device: torch.devi
     if videos.features is None or texts is None:
         return False
     # The run needs this network in any case, and the process keeps it.
-    load_backbone(experiment.backbone, device, frozen_dtype(autocast_dtype(experiment, device), device))
+    load_backbone(experiment.backbone, device, network_dtype(experiment, device))
     try:
         run_job(TextJob(videos.features, _text_spec(experiment, device), texts), device)
     except OSError as problem:
@@ -230,7 +235,7 @@ def _networks(
     """Return the frozen networks of a run. A network whose results are all cached is not loaded."""
     method, texts = experiment.method, _texts(experiment, videos.classes)
     cached_texts = None if texts is None else _text_spec(experiment, device)
-    dtype = frozen_dtype(autocast_dtype(experiment, device), device)
+    dtype = network_dtype(experiment, device)
     clip: FrozenCLIP
     if "frame_features" in sets and "class_text" in method.caches:
         clip = CachedCLIP(store, sets["frame_features"].spec, cached_texts)

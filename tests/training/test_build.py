@@ -24,6 +24,21 @@ def test_emulated_bfloat16_warns_once(precision, has, monkeypatch, caplog):
     assert len(warnings) == (precision == "bfloat16" and not has)
 
 
+@pytest.mark.parametrize(
+    ("method", "precision", "device", "expected"),
+    [
+        ("ev_clip", "auto", "cuda", torch.bfloat16),
+        ("ev_clip", "float32", "cuda", torch.float32),
+        ("ev_clip", "bfloat16", "cpu", torch.float32),
+        # It trains a copy of the towers, whose start must not be rounded.
+        ("fine_tune", "auto", "cuda", torch.float32),
+    ],
+)
+def test_frozen_networks_are_rounded_on_a_gpu_alone(method, precision, device, expected):
+    settings = {"data": {"manifest": "videos.csv"}, "method": {"name": method}, "precision": precision}
+    assert build.network_dtype(ExperimentConfig.load(settings), torch.device(device)) == expected
+
+
 def test_unreachable_weights_are_found_before_videos_are_decoded(make_experiment, monkeypatch, tmp_path):
     def check(**settings):
         check_downloads([make_experiment(**settings)])

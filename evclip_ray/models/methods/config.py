@@ -50,6 +50,11 @@ class MethodConfig(Config):
         return False
 
     @property
+    def copies_clip(self) -> bool:
+        """Whether the method trains a copy of CLIP, which must not start from rounded weights."""
+        return False
+
+    @property
     def caches(self) -> frozenset[Cacheable]:
         """Frozen results that may be read from a cache without changing the output of the method.
 

@@ -23,5 +23,10 @@ class FineTuneConfig(MethodConfig):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     normalization: Normalization = "own"
 
+    @property
+    def copies_clip(self) -> bool:
+        """Whether the method trains a copy of CLIP: it does."""
+        return True
+
 
 METHOD_CASES = (MethodCase(num_trainable=263745),)
