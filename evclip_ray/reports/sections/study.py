@@ -31,6 +31,7 @@ from evclip_ray.reports.sections.conditions import (
     weights,
 )
 from evclip_ray.reports.sections.evaluation import Evaluation, evaluation_section, tell_apart
+from evclip_ray.reports.sections.gains import is_of_best
 from evclip_ray.reports.sections.headline import study_headline, tests_of
 from evclip_ray.reports.sections.next_steps import Videos, links, next_commands, videos_of
 from evclip_ray.results import Study
@@ -79,7 +80,8 @@ def study_report(
         brief=brief_line(conditions),
         sections=sections,
         warnings=warnings,
-        strip=strip_of(evaluations),
+        # The masks of an earlier best checkpoint are not those of this one.
+        strip=strip_of(sorted(evaluations, key=lambda each: not is_of_best(each, study))),
         commands=commands_of(study, evaluations, cache),
         links=links(study),
     )
