@@ -45,13 +45,20 @@ class Climb:
 
 
 def ladder_headline(ladder: Ladder) -> Headline:
-    """Return what the records of a ladder say."""
+    """Return the headline of a ladder."""
     steps, scored = ladder.table("ladder"), ladder_data.scored_steps(ladder)
     best, num_steps = ladder.best, max(len(steps), len(ladder.steps))
     if scored.empty or best is None:
         return Headline(no_step(steps))
     random = sorted({part for study in ladder.steps.values() for part in random_parts(study)})
-    text = sentence(best, num_steps, len(scored), climb(ladder, scored), is_random=bool(random))
+    studies = [study.best for study in ladder.steps.values()]
+    leaks = any(row["leaking_rows"] for row in studies if row is not None)
+    climbed = climb(ladder, scored)
+    text = sentence(best, num_steps, len(scored), climbed, is_judged=not random and not leaks)
+    if not set(steps["state"]) <= {"finished", "failed"}:
+        text = f"So far: {text}"
+    if leaks:
+        text += " Leaks between the splits make these numbers too high."
     if random:
         text = f"{random_note(random)} {text}"
     return Headline(text, [*_of_zero_shot(scored), *too_few_steps(ladder)])
@@ -63,7 +70,7 @@ def sentence(
     num_scored: int,
     climbed: Climb | None,
     *,
-    is_random: bool = False,
+    is_judged: bool = True,
 ) -> str:
     """Return the sentence of a ladder.
 
@@ -72,7 +79,8 @@ def sentence(
         num_steps: Number of steps.
         num_scored: Number of those that have a score.
         climbed: Change over the steps; None if only one has a score.
-        is_random: Whether weights are random, so that a change means nothing.
+        is_judged: Whether to state if a change is beyond chance. With random weights or leaks it means
+            nothing.
     """
     column = "val_top1" if is_missing(best.get("corrected_top1")) else "corrected_top1"
     score = f"top-1 {ranged(*(best[f'{column}{end}'] for end in ('', '_low', '_high')))} on validation"
@@ -81,17 +89,17 @@ def sentence(
         return f"The only step, {best['rung']}, has {score}. A ladder compares at least two steps."
     if climbed is None:
         text = f"Only {best['rung']} of {counted(num_steps, 'step')} has a score, {score}"
-        return f"{text}: whether accuracy rises cannot be said yet."
+        return f"{text}: whether accuracy rises is not known yet."
     of = (
         f"Of {counted(num_scored, 'scored step')} among {num_steps}"
         if num_scored < num_steps
         else f"Of {counted(num_steps, 'step')}"
     )
-    return f"{of}, {best['rung']} is the best, with {score}; {change(climbed, is_random=is_random)}."
+    return f"{of}, {best['rung']} is the best, with {score}; {change(climbed, is_judged=is_judged)}."
 
 
-def change(climbed: Climb, *, is_random: bool = False) -> str:
-    """Return how top-1 changes over the steps, and whether that is beyond chance."""
+def change(climbed: Climb, *, is_judged: bool = True) -> str:
+    """Return how top-1 changes over the steps, and, if `is_judged`, whether that is beyond chance."""
     steps, value, low, high = (
         f"from {climbed.first} to {climbed.last}",
         climbed.value,
@@ -101,7 +109,7 @@ def change(climbed: Climb, *, is_random: bool = False) -> str:
     if is_missing(low):
         return f"{steps}, top-1 changes by {value:+.2f}, with an unknown interval"
     signed = f"{value:+.2f} ({low:+.2f} to {high:+.2f})"
-    if is_random:
+    if not is_judged:
         return f"{steps}, top-1 changes by {signed}"
     if low > 0:
         return f"{steps}, top-1 rises by {ranged(value, low, high)}, which is beyond chance"

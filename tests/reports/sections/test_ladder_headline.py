@@ -3,7 +3,7 @@
 import pytest
 from made_studies import write_ladder
 
-from evclip_ray.artifacts import read_json, write_json
+from evclip_ray.artifacts import read_json, write_json, write_text
 from evclip_ray.reports.sections.ladder import ladder_report
 from evclip_ray.reports.sections.ladder_headline import (
     Climb,
@@ -58,6 +58,20 @@ def test_sentence_of_a_ladder(best, steps, scored, climbed, expected):
 def test_random_weights_of_a_ladder_have_no_verdict(tmp_path):
     text = ladder_headline(Ladder.load(write_ladder(tmp_path))).text
     assert text.startswith("Random weights in clip: these numbers do not reflect a trained CLIP. Of 3 ")
+    assert "chance" not in text
+
+
+def test_ladder_with_leaks_or_waiting_steps_is_qualified(tmp_path):
+    root = write_ladder(tmp_path)
+    for path in root.glob("rungs/*/trials/*/history.jsonl"):
+        write_text(path, path.read_text().replace('"leaking_rows": 0', '"leaking_rows": 2'))
+    for path in root.glob("rungs/*/best/config.json"):
+        write_json(path, read_json(path) | {"weights": {"clip": "openai"}})
+    table = (root / "ladder.csv").read_text()
+    write_text(root / "ladder.csv", table.replace("large,finished", "large,interrupted"))
+    text = ladder_headline(Ladder.load(root)).text
+    assert text.startswith("So far: Of 3 steps, ")
+    assert text.endswith(". Leaks between the splits make these numbers too high.")
     assert "chance" not in text
 
 
