@@ -93,7 +93,7 @@ def _plural(noun: str) -> str:
 
 
 def sample_size(videos: int, groups: int | None = None) -> str:
-    """Format what an interval is over.
+    """Format the sample of an interval.
 
     >>> sample_size(72), sample_size(72, 24), sample_size(12, 1)
     ('72 videos', '72 videos in 24 groups', '12 videos in 1 group')

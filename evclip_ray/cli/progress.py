@@ -73,7 +73,7 @@ def bars(where: Console | None = None) -> Iterator[Steps]:
 
 
 def load_torch() -> None:
-    """Import PyTorch and OpenCLIP, which takes seconds, and say so meanwhile."""
+    """Import PyTorch and OpenCLIP, and show this stage, because it takes seconds."""
     if "open_clip" in sys.modules:
         return
     with bars(display.error_console), stage("loading PyTorch"):
@@ -81,7 +81,7 @@ def load_torch() -> None:
 
 
 class _Live(RichProgress):
-    """Bars, below a line that says that the command stops once a signal has arrived."""
+    """Bars, below a line about the stop of the command once a signal has arrived."""
 
     def get_renderables(self) -> Iterator[RenderableType]:
         """Yield the line and the table of the bars."""
@@ -92,7 +92,7 @@ class _Live(RichProgress):
 
 
 class _Facts(ProgressColumn):
-    """Column of what is known of a step; until something is, the time since it began."""
+    """Column of the facts about a step; without any, the time since it began."""
 
     def render(self, task: Task) -> Text:
         """Return the text of a step."""

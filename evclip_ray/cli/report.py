@@ -59,7 +59,7 @@ def report(
 ) -> None:
     """Write the results of a study or a ladder as one HTML file that needs no network.
 
-    The first line answers the question of the study and is printed too. Masks and other outputs of the models
+    The first line states the result of the study and is printed too. Masks and other outputs of the models
     are computed once, on validation videos, and stored next to the report.
     """
     check_path(results, "study or ladder")

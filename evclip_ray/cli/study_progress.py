@@ -202,7 +202,7 @@ def study_view(steps: Steps, plan: "StudyPlan", *, deadline: float | None) -> St
 
 
 def resume_line(trials: Iterable[TrialRecord], total: float, *, retry_failed: bool = False) -> str | None:
-    """Return what a study that was begun goes on with; None if no trial has begun.
+    """Return the line about the trials that a resumed study keeps and continues; None if none has begun.
 
     Args:
         trials: Trials of the study.

@@ -199,7 +199,7 @@ class Strip:
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """Command that a reader may run next. `purpose` says what it does."""
+    """Command that a reader may run next. `purpose` is its label."""
 
     purpose: str
     line: str
@@ -220,7 +220,7 @@ class Report:
     Attributes:
         title: Heading.
         subtitle: Line below the heading.
-        headline: What the results say.
+        headline: Answer to the question of the results.
         facts: Most important results, by heading.
         conditions: Conditions of the numbers.
         brief: The conditions in one line.

@@ -133,7 +133,7 @@ def validation_gain(
 def _recorded_groups(study: Study) -> NDArray[np.int64] | None:
     try:
         scores = VideoScores.read(study.root / "best")
-    # The groups are then unknown, and the gain says so.
+    # The groups are then unknown, which is the reported reason for a missing gain.
     except ArtifactError:
         return None
     return None if scores is None else scores.groups

@@ -32,7 +32,7 @@ _PROMPTS = {"both": "both prompts", "mask": "mask prompt", "context": "context p
 
 @dataclasses.dataclass(frozen=True)
 class Caveats:
-    """Reasons why a number says less than it seems to.
+    """Reasons to doubt a number.
 
     Attributes:
         random: Networks with random weights.
@@ -46,7 +46,7 @@ class Caveats:
 
 
 def study_headline(study: Study, evaluations: Sequence[Evaluation]) -> Headline:
-    """Return what the records of a study say.
+    """Return the headline of a study.
 
     Args:
         study: Results.
@@ -92,7 +92,7 @@ def sentence(name: str, score: Scored, caveats: Caveats) -> str:
     Args:
         name: Name of the method, with what varies.
         score: Score and that of zero-shot CLIP.
-        caveats: Reasons why the score says less.
+        caveats: Reasons to doubt the score.
     """
     interval = "" if is_missing(score.low) else f" ({score.low:.2f} to {score.high:.2f})"
     has_baseline = score.compares and not is_missing(score.zero_shot)
@@ -285,9 +285,8 @@ def _of_seeds(best: Mapping[str, Any]) -> list[str]:
     if seeds < 2:
         return []
     mean = ranged(best["point_top1"], best["point_top1_low"], best["point_top1_high"])
-    return [
-        f"Mean of the {counted(seeds, 'seed')} of these settings: {mean} on the videos that scored the trials."
-    ]
+    where = "on the videos that scored the trials"
+    return [f"Mean of the {counted(seeds, 'seed')} of these settings: {mean} {where}."]
 
 
 def _of_values(study: Study) -> list[str]:

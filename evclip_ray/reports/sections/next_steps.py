@@ -24,7 +24,7 @@ _CANDIDATES = 20
 
 @dataclasses.dataclass(frozen=True)
 class Videos:
-    """What is known of the videos of a study.
+    """Known facts about the videos of a study.
 
     Attributes:
         has_test: Whether there are test videos.
@@ -40,7 +40,7 @@ def next_commands(study: Study, videos: Videos, *, is_tested: bool) -> list[Comm
 
     Args:
         study: Results.
-        videos: What is known of its videos.
+        videos: Known facts about its videos.
         is_tested: Whether the best checkpoint was evaluated on the test split.
     """
     is_begun = not study.trials.empty
@@ -84,7 +84,7 @@ def links(study: Study, prefix: str = "") -> list[Link]:
 
 
 def videos_of(record: Mapping[str, Any], cache: Path) -> Videos:
-    """Return what is known of the videos of a checkpoint. Nothing is drawn or decoded.
+    """Return the known facts about the videos of a checkpoint. Nothing is drawn or decoded.
 
     Args:
         record: `config.json` of the checkpoint; may be empty.
