@@ -98,10 +98,15 @@ def is_compiled(
 @functools.cache
 def compiled_forward() -> Forward:
     """Return the compiled `forward_and_losses`, one for the process."""
-    # Beyond the limit torch runs eagerly, with a warning for every step.
-    torch._dynamo.config.recompile_limit = _LARGEST_NUMBER_OF_GRAPHS
     # Static shapes: a run has batches of two sizes at most, and a graph for any size is slower.
-    compiled: Forward = torch.compile(forward_and_losses, dynamic=False, backend=_BACKEND)
+    compiled: Forward = torch.compile(
+        forward_and_losses,
+        dynamic=False,
+        backend=_BACKEND,
+        # Beyond the limit torch runs eagerly, with a warning for every step. `torch._dynamo.config` holds for
+        # one thread only, and Tune runs each trial in a thread of its own.
+        recompile_limit=_LARGEST_NUMBER_OF_GRAPHS,
+    )
     return compiled
 
 

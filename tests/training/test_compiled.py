@@ -1,5 +1,7 @@
 import logging
 import math
+import threading
+import types
 
 import pytest
 import torch
@@ -112,6 +114,22 @@ def test_runs_share_compiled_code_for_two_sizes_of_a_batch(make_experiment, monk
         for size in (2, 3, 2, 3):
             take(step, size)
     assert counter.frame_count == 2
+
+
+def test_trials_in_other_threads_are_compiled_too(monkeypatch):
+    counter = use_backend(monkeypatch, CompileCounterWithBackend("eager"))
+    method = types.SimpleNamespace(losses=lambda output, labels: {"sum": (output * labels).sum()})
+
+    def run(sizes):
+        for size in sizes:
+            values = torch.ones(size)
+            compiled.compiled_forward()(torch.nn.Identity(), method, values, values, CPU, None)
+
+    for sizes in (range(2, 4), range(4, 14)):
+        thread = threading.Thread(target=run, args=(sizes,))
+        thread.start()
+        thread.join()
+    assert counter.frame_count == 12
 
 
 @pytest.mark.slow
