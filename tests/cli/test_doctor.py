@@ -50,8 +50,8 @@ def test_failure_exits_with_1_also_as_json(call, found):
 @pytest.mark.parametrize(
     ("arguments", "is_loaded"),
     [
-        (["report", "studies/mine"], True),
-        (["report", "--help"], False),
+        (["cache", "ls"], True),
+        (["cache", "--help"], False),
         # After its own checks, see test_early_checks.
         (["tune", "debug"], False),
         (["cluster", "status"], False),

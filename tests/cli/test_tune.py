@@ -147,12 +147,13 @@ def test_fewer_trials_than_have_ended_are_said():
     assert ended_trials(3, 1).startswith("3 trials have ended, more than the 1 requested; a larger --trials")
 
 
-def test_exhausted_time_budget_exits_with_0(call, space, tmp_path, local_ray):
+def test_exhausted_time_budget_exits_with_0(call, space, tmp_path, local_ray, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["evclip-ray", "tune", "my space"])
     result = call("tune", space, "--out", tmp_path / "study", "--time-budget", "0.001s")
     assert result.exit_code == 0, result.output
     assert "the time budget is used up: 0 trials are paused, 2 trials remain to be run" in result.output
     # The report of the study prints it.
-    assert read_json(tmp_path / "study" / "ledger.json")["command"].startswith("evclip-ray ")
+    assert read_json(tmp_path / "study" / "ledger.json")["command"] == "evclip-ray tune 'my space'"
 
 
 def test_missing_trials_without_interrupt_are_an_error(call, space, tmp_path, local_ray, monkeypatch):

@@ -43,14 +43,14 @@ def test_long_tail_keeps_the_number_of_training_videos():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"dial": 1.5}, r"data\.world\.dial: .*less than or equal to 1, got 1\.5"),
+        ({"dial": 1.5}, r"data\.world\.dial: must be at most 1, got 1\.5"),
         ({"domain": "drak"}, r"data\.world\.domain: .*'drak'.*did you mean 'dark'"),
         ({"classes": 60}, "classes is 60.*has 41 classes; use at most 41"),
         ({"classes": 9, "held_out_only": True}, "classes is 9.*has 8 held-out classes; use at most 8"),
         ({"domain": "temporal", "held_out_only": True}, "has 0 held-out classes; set held_out_only to false"),
         ({"domain": "temporal", "classes": 5}, "pairs; use 6"),
         ({"size": 33}, r"data\.world\.size: .*multiple of 2, got 33"),
-        ({"size": 16}, r"data\.world\.size: .*greater than or equal to 32, got 16"),
+        ({"size": 16}, r"data\.world\.size: must be at least 32, got 16"),
         ({"dail": 1}, r"data\.world\.dail: unknown setting; did you mean 'data\.world\.dial'"),
     ],
 )
