@@ -133,9 +133,9 @@ def verdict(score: Scored) -> str:
         sample = sample_size(gain.videos, gain.groups)
         return f"the difference of {_signed(gain)} cannot be told from chance on {sample}"
     if gain.low > 0:
-        text = f"the gain of {ranged(gain.value, gain.low, gain.high)}"
+        text = f"the gain of {beyond_zero(gain.value, gain.low, gain.high)}"
         return f"{text} is {'not corrected for that choice' if score.is_optimistic else 'beyond chance'}"
-    return f"it is worse by {ranged(-gain.value, -gain.high, -gain.low)}, which is beyond chance"
+    return f"it is worse by {beyond_zero(-gain.value, -gain.high, -gain.low)}, which is beyond chance"
 
 
 def validation_score(study: Study, best: Mapping[str, Any], current: Sequence[Evaluation]) -> Scored:
@@ -317,6 +317,19 @@ def _of_evaluation(evaluation: Evaluation) -> str:
 def ranged(value: float, low: float, high: float) -> str:
     """Format a number with two decimals, and its interval if there is one."""
     return f"{value:.2f}" + ("" if is_missing(low) else f" ({low:.2f} to {high:.2f})")
+
+
+def beyond_zero(value: float, low: float, high: float) -> str:
+    """Format a difference whose interval is above zero, such that its lower bound is not shown as zero.
+
+    >>> beyond_zero(0.12, 0.06, 0.18), beyond_zero(0.004, 0.001, 0.007)
+    ('0.12 (0.06 to 0.18)', '0.004 (0.001 to 0.007)')
+    """
+    if low >= 0.005:
+        return ranged(value, low, high)
+    # Three digits at least, and as many as the first one of the bound that is not zero.
+    digits = max(3, math.ceil(-math.log10(low)))
+    return f"{value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
 def _signed(gain: Gain) -> str:

@@ -10,7 +10,7 @@ import pandas as pd
 from evclip_ray.formatting import counted, is_missing
 from evclip_ray.reports.charts import ladder_data
 from evclip_ray.reports.document import Headline
-from evclip_ray.reports.sections.headline import random_note, random_parts, ranged
+from evclip_ray.reports.sections.headline import beyond_zero, random_note, random_parts, ranged
 from evclip_ray.results import STEPS, Ladder
 from evclip_ray.scaling.bootstrap import Score, interval_of_difference
 from evclip_ray.scaling.tables import with_scores
@@ -112,9 +112,9 @@ def change(climbed: Climb, *, is_judged: bool = True) -> str:
     if not is_judged:
         return f"{steps}, top-1 changes by {signed}"
     if low > 0:
-        return f"{steps}, top-1 rises by {ranged(value, low, high)}, which is beyond chance"
+        return f"{steps}, top-1 rises by {beyond_zero(value, low, high)}, which is beyond chance"
     if high < 0:
-        return f"{steps}, top-1 falls by {ranged(-value, -high, -low)}, which is beyond chance"
+        return f"{steps}, top-1 falls by {beyond_zero(-value, -high, -low)}, which is beyond chance"
     return f"{steps}, top-1 changes by {signed}, which cannot be told from chance"
 
 

@@ -223,3 +223,10 @@ def test_gain_of_numbered_classes_compares_text(tmp_path):
     (evaluation,) = Evaluation.load_all(write_evaluation(tmp_path / "e"))
     write_text(tmp_path / "e" / "predictions.csv", "path,label,zero_shot,adapted\na,1,NA,1\nb,NA,NA,NA\n")
     assert math.isclose(gain_of(evaluation)[0].value, 0.5)
+
+
+def test_bound_of_a_gain_beyond_chance_is_not_zero():
+    score = Scored("on V", 0.52, zero_shot=0.52, gain=Gain(0.004, 0.001, 0.007, 10_000))
+    assert "the gain of 0.004 (0.001 to 0.007) is beyond chance." in sentence("M", score, Caveats())
+    score = Scored("on V", 0.52, zero_shot=0.52, gain=Gain(-0.02, -0.04, -0.0002, 10_000))
+    assert "worse by 0.0200 (0.0002 to 0.0400), which" in sentence("M", score, Caveats())
