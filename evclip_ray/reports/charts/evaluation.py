@@ -6,7 +6,7 @@ import altair as alt
 import pandas as pd
 
 from evclip_ray.reports.charts import study_data
-from evclip_ray.reports.charts.labels import name_axis, short_names
+from evclip_ray.reports.charts.labels import columns, name_axis, short_names
 from evclip_ray.reports.charts.roles import Roles
 from evclip_ray.reports.charts.study import named, tips
 from evclip_ray.reports.document import Chart
@@ -102,7 +102,7 @@ def confusion_chart(evaluation: str, table: pd.DataFrame, sources: Sequence[str]
             .encode(text="videos:Q", color=ink)
         )
     # Labels, the title of the axis, and the padding of the chart.
-    margin = round(_LETTER * max(map(len, short_names(order).values()), default=0)) + 60
+    margin = round(_LETTER * max(map(columns, short_names(order).values()), default=0)) + 60
     side = max(160, min(720, 42 * len(order)))
     return Chart(
         name,

@@ -3,6 +3,7 @@
 import collections
 import json
 import math
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ def short_names(names: Sequence[str], limit: int = MAX_LABEL) -> dict[str, str]:
 
     "raising the right arm to the side" with a limit of 20 becomes "raising th…the side". Where two names
     would become the same, the cut moves away from the middle. Where no place of the cut tells them apart,
-    they keep more characters.
+    they keep more characters. Chinese and other wide letters count twice.
 
     Args:
         names: Names.
@@ -26,6 +27,7 @@ def short_names(names: Sequence[str], limit: int = MAX_LABEL) -> dict[str, str]:
     Returns:
         The short name by name.
     """
+    limit = int(limit / max((columns(name) / len(name) for name in names if name), default=1))
     short = {name: _cut(name, limit, limit // 2) for name in names}
     for length in range(limit, max(map(len, names), default=0) + 1):
         for head in sorted(range(1, length), key=lambda place: abs(place - length // 2)):
@@ -35,6 +37,15 @@ def short_names(names: Sequence[str], limit: int = MAX_LABEL) -> dict[str, str]:
                 return short
             short |= {name: _cut(name, length, head) for name in clashing}
     return short
+
+
+def columns(text: str) -> int:
+    """Return the width of a text in Latin letters.
+
+    >>> columns("run"), columns("跑步")
+    (3, 4)
+    """
+    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
 
 
 def name_axis(names: Sequence[str], limit: int = MAX_LABEL, **options: Any) -> alt.Axis:

@@ -1,6 +1,6 @@
 import pytest
 
-from evclip_ray.reports.charts.labels import log_ticks, name_axis, short_names
+from evclip_ray.reports.charts.labels import columns, log_ticks, name_axis, short_names
 
 LIMBS = [
     f"bending the {side} {limb} slowly to the side" for side in ("left", "right") for limb in ("arm", "leg")
@@ -37,3 +37,10 @@ def test_name_axis_keeps_names_of_javascript_members():
 )
 def test_log_ticks_are_few_round_numbers(low, high, ticks):
     assert log_ticks(low, high) == ticks
+
+
+def test_wide_letters_count_twice():
+    names = ["一边慢慢转身一边把右臂举过头顶", "一边慢慢转身一边把左臂举过头顶"]
+    short = short_names(names, limit=20)
+    assert len(set(short.values())) == 2
+    assert max(map(columns, short.values())) <= 20
