@@ -125,7 +125,8 @@ def plan_evaluation(
     # Old videos keep the split of the training. Other split settings are a request for another draw.
     is_same_draw = is_same_list and _split_rule(recorded.data) == _split_rule(experiment.data)
     has_record = (checkpoint / ROWS).is_file()
-    known = used if is_same_draw and has_record else None
+    # A study may have taken over a list with other paths after the training.
+    known = used.with_paths_of(listed) if used is not None and is_same_draw and has_record else None
     trained_on_all = used is not None and not used.has_validation
     # A list may have got validation videos later, which the checkpoint has not seen.
     if is_same_draw and trained_on_all and split == "val" and "val" not in listed.splits():

@@ -220,13 +220,15 @@ def _plan_rows(
     known = recorded or (splits_of and _read_rows(splits_of)) or None
     # A run of an earlier version has checkpoints and no record.
     begun = latest_checkpoint(folder / "last") is not None
-    plan = plan_videos(
-        experiment,
-        cache=cache,
-        recorded=known,
-        legacy=known is None and (begun or splits_of is not None),
-        progress=progress,
-    )
+
+    def plan_with(known: RowRecord | None) -> VideoPlan:
+        legacy = known is None and (begun or splits_of is not None)
+        return plan_videos(experiment, cache=cache, recorded=known, legacy=legacy, progress=progress)
+
+    plan = plan_with(known)
+    if known is not None and (renamed := known.with_paths_of(plan.manifest)) is not known:
+        # The same files under other paths keep their split.
+        plan = plan_with(renamed)
     # Moved files are read: a copy may have the size and the time of another file.
     is_moved = known is not None and known.root != plan.manifest.root
     record = record_rows(plan, known=None if is_moved else known, progress=progress)

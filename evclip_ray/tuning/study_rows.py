@@ -188,9 +188,7 @@ class StudyRows:
         record = self._read(videos_key(experiment.model_copy(update={"data": data})))
         if record is not None:
             listed = list_videos(experiment, cache=self._cache, allow_same_labels=True, progress=progress)
-            self._moved[key] = (
-                record if record.has_paths_of(listed) else record.renamed(RowRecord.of(listed, {}))
-            )
+            self._moved[key] = record.with_paths_of(listed)
 
     def _read(self, key: str) -> RowRecord | None:
         file = self._file(self.folder, key)

@@ -245,6 +245,20 @@ def test_moved_list_with_splits_is_that_of_the_training(make_experiment, tmp_pat
     assert plan.experiment.data.manifest == moved["data.manifest"]
 
 
+def test_study_that_moved_to_other_paths_keeps_its_splits(trained_on_clips, folder_of_clips, tmp_path):
+    checkpoint, _ = trained_on_clips
+    before = plan_evaluation(checkpoint, {}, split="test", cache=tmp_path).plans["test"]
+    moved = folder_of_clips([]).rename(tmp_path / "elsewhere")
+    listed = tmp_path / "list.csv"
+    lines = [f"{moved.name}/{path},{path.split('/')[0]}" for path in before.manifest.column("path")]
+    listed.write_text("\n".join(["path,label", *lines, ""]))
+    study = tmp_path / "study"
+    (study / "trials").mkdir(parents=True)
+    write_json(study / "fixed.json", {"data": {"manifest": str(listed)}})
+    after = plan_evaluation(checkpoint.rename(study / "best"), {}, split="test", cache=tmp_path).plans["test"]
+    assert paths(after, "test") == {f"{moved.name}/{path}" for path in paths(before, "test")}
+
+
 def test_other_folder_with_the_same_names_is_read_whole(trained_on_clips, folder_of_clips, tmp_path):
     checkpoint, _ = trained_on_clips
     shutil.copytree(folder_of_clips([]), tmp_path / "night")

@@ -5,8 +5,9 @@ import shutil
 import pytest
 
 from evclip_ray.artifacts import ArtifactError
+from evclip_ray.data.manifest.row_record import FILE as ROWS
 from evclip_ray.data.manifest.row_record import RowRecord
-from evclip_ray.training.train import train_experiment
+from evclip_ray.training.train import _plan_rows, train_experiment
 
 MACHINES = [{"CPU": 2.0, "memory": 8 * 2.0**30}]
 
@@ -47,3 +48,26 @@ def test_run_refuses_other_videos_and_a_fork_takes_them(train, tiny_manifest, lo
         train(fewer)
     train(fewer, "fork", splits_of=tmp_path / "run")
     assert len(RowRecord.read(tmp_path / "fork" / "best" / "rows.parquet").table) == len(lines) - 2
+
+
+def test_repeated_trial_keeps_its_splits_under_other_paths(make_experiment, tmp_path):
+    def plan(manifest, folder, splits_of=None):
+        experiment = make_experiment(**{"data.manifest": str(manifest), "data.synthetic": None})
+        planned, record = _plan_rows(
+            experiment, tmp_path / folder, cache=tmp_path, splits_of=splits_of, progress=None
+        )
+        columns = (planned.manifest.table[name].to_pylist() for name in ("path", "split"))
+        return record, dict(zip(*columns, strict=True))
+
+    for label in ("run", "walk"):
+        (tmp_path / "clips" / label).mkdir(parents=True)
+        for number in range(8):
+            (tmp_path / "clips" / label / f"{number}.mp4").write_bytes(f"{label} {number}".encode())
+    record, before = plan(tmp_path / "clips", "trial")
+    (tmp_path / "best").mkdir()
+    record.write(tmp_path / "best" / ROWS)
+    (tmp_path / "clips").rename(tmp_path / "moved")
+    lines = [f"moved/{path},{path.split('/')[0]}" for path in before]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label", *lines, ""]))
+    _, after = plan(tmp_path / "list.csv", "run", tmp_path / "best")
+    assert after == {f"moved/{path}": split for path, split in before.items()}

@@ -202,21 +202,19 @@ class RowRecord:
         names = zip(*(self.table[name].to_pylist() for name in ("group", "path", "split")), strict=True)
         return {group or path: split for group, path, split in names if split is not None}
 
-    def has_paths_of(self, manifest: Manifest) -> bool:
-        """Return whether a list has the paths of all used videos."""
-        used = self.table.filter(pc.is_valid(self.table["use"]))["path"]
-        return set(used.to_pylist()) <= set(manifest.column("path"))
+    def with_paths_of(self, manifest: Manifest) -> Self:
+        """Return this record with the paths of a list, for files of equal content.
 
-    def renamed(self, new: "RowRecord") -> Self:
-        """Return this record with the paths of another list, for files of equal content.
-
-        Files that have a copy in one of the records keep their paths, because the names of copies are a
-        matter of chance.
+        It stays as it is if the list has the paths of all used videos; no file is read then. Files that have
+        a copy in one of the two keep their paths, because the names of copies are a matter of chance.
 
         Args:
-            new: Record of the other list.
+            manifest: List of the same videos in another place.
         """
-        before, after = self._paths_by_content(), new._paths_by_content()
+        used = self.table.filter(pc.is_valid(self.table["use"]))["path"]
+        if set(used.to_pylist()) <= set(manifest.column("path")):
+            return self
+        before, after = self._paths_by_content(), RowRecord.of(manifest, {})._paths_by_content()
         names = {
             next(iter(paths)): next(iter(after[content]))
             for content, paths in before.items()
