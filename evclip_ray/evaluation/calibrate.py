@@ -112,7 +112,8 @@ def plan_calibration(checkpoint: Path, overrides: Mapping[str, Any], *, cache: P
             "--set data.selection=validation."
         )
     experiment = _own_videos(checkpoint, record, overrides, cache)
-    plan = plan_videos(experiment, cache=cache, splits=("val",), recorded=known, legacy=known is None)
+    recorded = known and known.with_paths_of(list_videos(experiment, cache=cache, allow_same_labels=True))
+    plan = plan_videos(experiment, cache=cache, splits=("val",), recorded=recorded, legacy=known is None)
     if not len(plan.rows.get("val", ())):
         raise ArtifactError(
             f"{checkpoint}: the list {plan.manifest.source} has no validation videos to calibrate on. Give "

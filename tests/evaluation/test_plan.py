@@ -8,6 +8,7 @@ import pytest
 from evclip_ray.artifacts import ArtifactError, read_json, write_json
 from evclip_ray.config import ConfigError
 from evclip_ray.data.manifest.manifest import ManifestError
+from evclip_ray.evaluation.calibrate import plan_calibration
 from evclip_ray.evaluation.plan import plan_evaluation
 from evclip_ray.training.checkpoint import ADAPTER, CONFIG, ROWS
 from evclip_ray.training.datamodule import plan_videos, record_rows
@@ -246,7 +247,7 @@ def test_moved_list_with_splits_is_that_of_the_training(make_experiment, tmp_pat
 
 
 def test_study_that_moved_to_other_paths_keeps_its_splits(trained_on_clips, folder_of_clips, tmp_path):
-    checkpoint, _ = trained_on_clips
+    checkpoint, trained = trained_on_clips
     before = plan_evaluation(checkpoint, {}, split="test", cache=tmp_path).plans["test"]
     moved = folder_of_clips([]).rename(tmp_path / "elsewhere")
     listed = tmp_path / "list.csv"
@@ -255,8 +256,11 @@ def test_study_that_moved_to_other_paths_keeps_its_splits(trained_on_clips, fold
     study = tmp_path / "study"
     (study / "trials").mkdir(parents=True)
     write_json(study / "fixed.json", {"data": {"manifest": str(listed)}})
-    after = plan_evaluation(checkpoint.rename(study / "best"), {}, split="test", cache=tmp_path).plans["test"]
+    checkpoint = checkpoint.rename(study / "best")
+    after = plan_evaluation(checkpoint, {}, split="test", cache=tmp_path).plans["test"]
     assert paths(after, "test") == {f"{moved.name}/{path}" for path in paths(before, "test")}
+    after = plan_calibration(checkpoint, {}, cache=tmp_path).plans["val"]
+    assert paths(after, "val") == {f"{moved.name}/{path}" for path in paths(trained, "val")}
 
 
 def test_other_folder_with_the_same_names_is_read_whole(trained_on_clips, folder_of_clips, tmp_path):
