@@ -99,7 +99,8 @@ def is_compiled(
 def compiled_forward() -> Forward:
     """Return the compiled `forward_and_losses`, one for the process."""
     # Static shapes: a run has batches of two sizes at most, and a graph for any size is slower.
-    compiled: Forward = torch.compile(
+    # PyTorch's overloads lack `recompile_limit`.
+    compiled: Forward = torch.compile(  # type: ignore[call-overload]
         forward_and_losses,
         dynamic=False,
         backend=_BACKEND,
