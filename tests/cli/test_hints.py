@@ -30,4 +30,7 @@ def test_scoring_is_named_if_there_are_test_videos(tmp_path, test_fraction, is_n
     record["experiment"]["data"] = data
     (best / "config.json").write_text(json.dumps(record))
     command = score_command(best, tmp_path)
-    assert command == (f"evclip-ray evaluate {best} --split test" if is_named else None)
+    scores = f"evclip-ray evaluate {best} --split test"
+    # Without the folder of the cache, the videos would be decoded again in the default one.
+    assert command == (f"{scores} --cache {tmp_path}" if is_named else None)
+    assert score_command(best, None) == (scores if is_named else None)

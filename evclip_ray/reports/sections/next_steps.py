@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from evclip_ray.artifacts import LEDGER
+from evclip_ray.artifacts import LEDGER, cache_folder
 from evclip_ray.data.manifest.manifest import Manifest
 from evclip_ray.formatting import shell
 from evclip_ray.records import TrialState
@@ -35,13 +35,21 @@ class Videos:
     example: str = _PLACEHOLDER
 
 
-def next_commands(study: Study, videos: Videos, *, is_tested: bool) -> list[Command]:
+def cache_words(cache: Path | None) -> list[str]:
+    """Return the option `--cache` of a command that goes on with a cache; empty for the default one."""
+    return [] if cache is None or cache_folder(cache) == cache_folder() else ["--cache", str(cache)]
+
+
+def next_commands(
+    study: Study, videos: Videos, *, is_tested: bool, cache: Path | None = None
+) -> list[Command]:
     """Return the commands that apply to a study.
 
     Args:
         study: Results.
         videos: Known facts about its videos.
         is_tested: Whether the best checkpoint was evaluated on the test split.
+        cache: Folder of its decoded videos; None for the default.
     """
     is_begun = not study.trials.empty
     commands = resume(study.ledger, is_begun and not study.trials["state"].map(_has_ended).all())
@@ -51,7 +59,7 @@ def next_commands(study: Study, videos: Videos, *, is_tested: bool) -> list[Comm
     if not (best / ADAPTER).is_file():
         return commands
     if videos.has_test and not is_tested:
-        line = shell("evclip-ray", "evaluate", best, "--split", "test")
+        line = shell("evclip-ray", "evaluate", best, "--split", "test", *cache_words(cache))
         commands.append(Command("Evaluate the best trial on the test split, once", line))
     return [
         *commands,

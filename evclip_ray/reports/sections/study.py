@@ -96,7 +96,7 @@ def commands_of(study: Study, evaluations: Sequence[Evaluation], cache: Path | N
         cache: Folder of the data sets that are made on demand; None if it is not known.
     """
     videos = videos_of(study.best_record, cache) if cache else Videos()
-    return next_commands(study, videos, is_tested=bool(tests_of(study, evaluations)))
+    return next_commands(study, videos, is_tested=bool(tests_of(study, evaluations)), cache=cache)
 
 
 def strip_of(evaluations: Sequence[Evaluation]) -> Strip | None:
