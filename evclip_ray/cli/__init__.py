@@ -69,6 +69,10 @@ class _Main(click.Group):
             return super().invoke(context)
         except KeyboardInterrupt:
             exit_interrupted(context)
+        except click.UsageError as error:
+            # Without its context, click prints the error alone and not the two lines on the usage above it.
+            error.ctx = None
+            raise
         except (click.ClickException, click.Abort, click.exceptions.Exit):
             raise
         except Exception as error:

@@ -237,7 +237,7 @@ def _show_ladder(context: click.Context, run: "LadderRun", states: "list[StepSta
     if any(state.state != "finished" for state in states):
         from evclip_ray.tuning.study_folder import COMMAND
 
-        # The report prints it for whoever resumes the ladder.
+        # The report prints this command, which resumes the ladder.
         run.folder.note(**{COMMAND: resume_command()})
     if any(state.state == "interrupted" for state in states):
         exit_interrupted(context)

@@ -210,7 +210,7 @@ def tune(
     if outcome.interrupted or outcome.missing:
         from evclip_ray.tuning.study_folder import COMMAND
 
-        # The report prints it for whoever resumes the study.
+        # The report prints this command, which resumes the study.
         run.folder.note(**{COMMAND: resume_command()})
     if outcome.interrupted:
         exit_interrupted(context)

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from click.testing import CliRunner
 
 from evclip_ray.cli import main
 
@@ -81,3 +82,11 @@ def test_check_lists_versions_and_shipped_spaces(call):
     assert result.exit_code == 0
     for word in ("torch", "ray", "decoder", "quickstart: valid", "ev_clip: valid"):
         assert word in result.output
+
+
+def test_wrong_choice_is_one_line_without_usage():
+    result = CliRunner().invoke(main, ["evaluate", "best", "--split", "tset"])
+    assert result.exit_code == 2
+    assert result.output.splitlines() == [
+        "Error: Invalid value for '--split': 'tset' is not one of 'train', 'val', 'test'."
+    ]
