@@ -46,6 +46,9 @@ class CrashGuard:
         # Ray's workers enable the fault handler for stderr. There is one handler per process, so it is
         # restored later.
         self._was_enabled = faulthandler.is_enabled()
+        # Without this, `enable` would only change the file of a handler that is on already. It would not take
+        # the signals back from a library that replaced the handler since, as Ray does when it starts.
+        faulthandler.disable()
         # The handler is C code for SIGSEGV, SIGBUS, SIGFPE, SIGILL and SIGABRT. It writes to the descriptor
         # of this file, and the signal then ends the process as usual.
         faulthandler.enable(self._stream, all_threads=False)

@@ -9,9 +9,10 @@ from evclip_ray.data.shards.crash_guard import CrashGuard
 from evclip_ray.data.video.reader import VideoError
 
 DIE_AT_VIDEO_1 = """
-import os, signal, sys, time
+import faulthandler, os, signal, sys, time
 from pathlib import Path
 from evclip_ray.data.shards.crash_guard import CrashGuard
+{before}
 with CrashGuard(Path(sys.argv[1]), seconds=0.2) as guard:
     with guard.decoding(0, "a.mp4"):
         pass
@@ -25,10 +26,10 @@ CRASH, HANG, KILL = "os.kill(os.getpid(), signal.SIGSEGV)", "time.sleep(60)", "o
 def die(tmp_path):
     """Let processes die at the second video; return the guard of the next process."""
 
-    def run(how, times=1):
+    def run(how, times=1, before=""):
         path = tmp_path / "attempts"
         for _ in range(times):
-            command = [sys.executable, "-c", DIE_AT_VIDEO_1.format(how=how), str(path)]
+            command = [sys.executable, "-c", DIE_AT_VIDEO_1.format(before=before, how=how), str(path)]
             assert subprocess.run(command, stderr=subprocess.DEVNULL).returncode
         return CrashGuard(path, seconds=0.2)
 
@@ -53,6 +54,12 @@ def test_repeated_crash_is_reported_with_its_signal(die):
     guard = die(CRASH, times=2)
     assert reason(guard) == "the decoder crashed, signal 11 (Segmentation fault)"
     assert not guard.path.exists()
+
+
+def test_crash_is_seen_where_another_handler_came_later(die):
+    # As with Ray, whose handler of SIGSEGV replaces an earlier one of the interpreter.
+    guard = die(CRASH, times=2, before="faulthandler.enable(); signal.signal(signal.SIGSEGV, signal.SIG_DFL)")
+    assert reason(guard) == "the decoder crashed, signal 11 (Segmentation fault)"
 
 
 def test_video_over_the_time_limit_is_skipped_at_once(die):
