@@ -24,6 +24,7 @@ from evclip_ray.training.compiled import (
 from evclip_ray.training.distributed import Diverged, Workers, summed
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.optim import is_fused, make_optimizer, set_learning_rate
+from evclip_ray.training.step_graphs import StepGradients, StepGraphs, may_use_graphs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +51,10 @@ class TrainingStep:
         workers: Workers of the run.
         device: Device of the method.
         dtype: Type for autocast; None trains in float32.
-        num_steps: Steps of the whole run, for `compile: auto`.
+        num_steps: Steps of the whole run, for `compile: auto` and CUDA graphs.
+
+    Attributes:
+        graphs: CUDA graphs of the steps; None for a run that may not use any.
 
     Raises:
         ConfigError: `compile: on` does not fit the run, see `is_compiled`.
@@ -79,6 +83,15 @@ class TrainingStep:
             num_workers=workers.count,
             has_fixed_shapes=method.has_fixed_shapes,
         )
+        may_use = may_use_graphs(
+            experiment.compile,
+            device,
+            num_steps=num_steps,
+            num_workers=workers.count,
+            has_fixed_shapes=method.has_fixed_shapes,
+            mixup=experiment.data.augment.mixup,
+        )
+        self.graphs = StepGraphs(self._gradients_of, list(method.parameters())) if may_use else None
 
     def __call__(
         self, batch: VideoBatch, *, rate: float, num_videos: int, generator: torch.Generator
@@ -97,17 +110,39 @@ class TrainingStep:
         if self.experiment.data.augment.mixup and batch.pixels is not None:
             mixed = mix(batch.pixels, alpha=self.experiment.data.augment.mixup, generator=generator)
             batch = dataclasses.replace(batch, pixels=mixed.pixels)
+        # A run with graphs has one worker and no mixup.
+        gradients = self.graphs(batch) if self.graphs else self._clipped_gradients(batch, mixed, part)
+        # The rate is set from the step number rather than by a stateful LR scheduler: nothing to save and
+        # resume.
+        set_learning_rate(self.optimizer, rate)
+        self._update(gradients.is_finite)
+        terms = {name: term * part for name, term in gradients.terms.items()}
+        return StepResult(terms, gradients.norm, gradients.is_finite)
+
+    def _gradients_of(self, batch: VideoBatch) -> StepGradients:
+        """Compute the gradients of a batch that one worker has alone, without mixup."""
+        return self._clipped_gradients(batch, None, 1.0)
+
+    def _clipped_gradients(self, batch: VideoBatch, mixed: MixedBatch | None, part: float) -> StepGradients:
         terms, loss = self._gradients(batch, mixed, part)
         # DDP has averaged the gradients at this point, so the norm is that of the whole batch on every
         # worker. With an infinite limit the call only measures: PyTorch clamps the factor to 1.
         limit = self.experiment.optim.clip_norm
         norm = torch.nn.utils.clip_grad_norm_(self.method.parameters(), limit if limit else math.inf)
         is_finite = torch.isfinite(loss.detach()) & torch.isfinite(norm)
-        # The rate is set from the step number rather than by a stateful LR scheduler: nothing to save and
-        # resume.
-        set_learning_rate(self.optimizer, rate)
-        self._update(is_finite)
-        return StepResult({name: term.detach() * part for name, term in terms.items()}, norm, is_finite)
+        # Detached: a graph that stayed would belong to the stream of its capture.
+        return StepGradients({name: term.detach() for name, term in terms.items()}, norm, is_finite)
+
+    def gradients_alone(self, batch: VideoBatch) -> None:
+        """Compute the gradients of a batch without the other workers, and update nothing. For timing."""
+        model, self.model = self.model, self.method
+        try:
+            if self.graphs is None:
+                self._gradients(batch, None, 1.0)
+            else:
+                self.graphs(batch)
+        finally:
+            self.model = model
 
     def _update(self, is_finite: Tensor) -> None:
         if is_fused(self.optimizer):

@@ -16,8 +16,9 @@ class Method(nn.Module, abc.ABC):
         frozen: Frozen networks, kept as `self.frozen` without registration.
 
     Attributes:
-        has_fixed_shapes: Whether the shapes in a training step follow from the number of its videos. Steps of
-            other methods are not compiled.
+        has_fixed_shapes: Whether a training step is a fixed sequence of kernels: its shapes follow from the
+            number of its videos, and its random numbers are those of the device. Steps of other methods are
+            neither compiled nor captured in a CUDA graph.
     """
 
     has_fixed_shapes: ClassVar[bool] = True
