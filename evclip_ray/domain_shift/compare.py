@@ -123,10 +123,11 @@ def measure(
     looks, features, logits = [], [], []
     for start in range(0, len(shards), batch_size):
         frames = shards.frames(range(start, min(start + batch_size, len(shards))))
-        looks += [visual_factors(video) for video in frames]
         with autocast(device, dtype):
             output = method(VideoBatch(crop_batch(to_device(frames, device), size=size)))
         assert output.video_features is not None
+        # Before the results are read: a GPU computes them meanwhile.
+        looks += [visual_factors(video) for video in frames]
         features.append(_array(output.video_features))
         logits.append(_array(output.logits))
         if progress is not None:

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from evclip_ray.data.shards.node_cache import node_copy
 from evclip_ray.data.shards.prepare import ShardSet, open_shards
+from evclip_ray.data.transfers import Positions
 from evclip_ray.features.format import MappedFeatures, bits, feature_file, is_sound, map_file
 from evclip_ray.features.spec import FeatureSpec, view_key
-from evclip_ray.features.view_cache import Positions
 
 # Each mapped file holds a descriptor, and a process may open about a thousand.
 _OPEN_FILES = 256

@@ -2,8 +2,7 @@
 
 import dataclasses
 import functools
-import logging
-from collections.abc import Callable
+import threading
 from pathlib import Path
 
 import torch
@@ -12,22 +11,21 @@ from torch import Tensor
 from evclip_ray.artifacts import LEDGER, write_ledger
 from evclip_ray.config import ConfigError
 from evclip_ray.data.shards.prepare import ShardSet, open_shards
-from evclip_ray.data.transforms import to_device
+from evclip_ray.data.transfers import read_frames
+from evclip_ray.data.transforms import Frames
+from evclip_ray.features.batches import BatchSize, in_batches
 from evclip_ray.features.cached_networks import STAGE, network_attributes
 from evclip_ray.features.format import feature_file, is_sound, write_features
 from evclip_ray.features.spec import FeatureSpec, text_key, view_key
-from evclip_ray.features.view_cache import crop_views, read_frames
-from evclip_ray.formatting import counted
+from evclip_ray.features.view_cache import crop_views
 from evclip_ray.models.batch import VideoBatch
 from evclip_ray.models.clip import FrozenCLIP, load_clip
 from evclip_ray.models.frozen import device_name, frozen_dtype
 from evclip_ray.models.layers.frames import read_frames as encode_frames
 from evclip_ray.models.video_encoder import FrozenVideoEncoder, load_video_encoder
 
-log = logging.getLogger(__name__)
-
-# Enough to keep the device busy: with 8 frames per video, 512 images on a GPU.
-_BATCH_VIDEOS = {"cpu": 4, "cuda": 64}
+# Two threads that miss the cache of networks at the same time would load a network twice.
+_loading = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,17 +52,25 @@ class ViewJob:
         # All decodable videos of the shard in the order of `files`, which gives the row numbers in
         # `FeatureSet`.
         positions = [position for position, _ in shards.files()[self.file]]
+        is_pinned = device.type == "cuda"
 
-        def encode(start: int, stop: int) -> Tensor:
-            batch = positions[start:stop]
-            frames = to_device(read_frames(shards, batch, self.view), device)
+        def read(start: int, stop: int) -> Frames:
+            return read_frames(shards, positions[start:stop], self.view, pinned=is_pinned)
+
+        def encode(frames: Frames, start: int) -> Tensor:
             assert self.spec.crop_size is not None
             pixels = crop_views(
-                frames, shards, batch, self.view, size=self.spec.crop_size, augment=self.spec.augment
+                frames,
+                shards,
+                positions[start : start + len(frames)],
+                self.view,
+                size=self.spec.crop_size,
+                augment=self.spec.augment,
             )
             return _encoded(self.spec, network, pixels)
 
-        return in_batches(encode, len(positions), batch_size=_BATCH_VIDEOS[device.type])
+        size = _batch_size(self.spec.key, device, shards.view.num_frames)
+        return in_batches(read, encode, len(positions), size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +133,11 @@ def load_network(spec: FeatureSpec, device: torch.device) -> FrozenCLIP | Frozen
     Raises:
         ConfigError: the weights on this node differ from those of the spec.
     """
+    with _loading:
+        return _load_network(spec, device)
+
+
+def _load_network(spec: FeatureSpec, device: torch.device) -> FrozenCLIP | FrozenVideoEncoder:
     network: FrozenCLIP | FrozenVideoEncoder
     # Every CLIP encodes texts in float32. A GPU uses the one of a run in bfloat16, the default there, so that
     # the process has one.
@@ -151,36 +162,6 @@ def load_network(spec: FeatureSpec, device: torch.device) -> FrozenCLIP | Frozen
     return network
 
 
-def in_batches(encode: Callable[[int, int], Tensor], count: int, *, batch_size: int) -> Tensor:
-    """Apply `encode(start, stop)` to items 0 to `count` - 1 in batches and join the results on the CPU.
-
-    A batch that does not fit in the device's memory is repeated at half the size, down to one item.
-
-    Args:
-        encode: Computes the results of the items from `start` to `stop` - 1.
-        count: Number of items.
-        batch_size: Initial number of items per batch.
-
-    Raises:
-        torch.OutOfMemoryError: a single item does not fit.
-    """
-    parts, start = [], 0
-    while start < count:
-        try:
-            parts.append(encode(start, min(start + batch_size, count)).cpu())
-        except torch.OutOfMemoryError:
-            if batch_size == 1:
-                raise
-            batch_size //= 2
-            # Returns the blocks of the larger batch to the driver. Otherwise they can be too fragmented for
-            # the smaller one.
-            torch.cuda.empty_cache()
-            log.warning("out of memory: continuing with batches of %s", counted(batch_size, "video"))
-        else:
-            start += batch_size
-    return torch.cat(parts)
-
-
 def _encoded(spec: FeatureSpec, network: FrozenCLIP | FrozenVideoEncoder, pixels: Tensor) -> Tensor:
     """Encode (B, T, 3, S, S) in [0, 1] to (B, ...) exactly as a training step in that precision does."""
     dtype = getattr(torch, spec.precision)
@@ -193,6 +174,12 @@ def _encoded(spec: FeatureSpec, network: FrozenCLIP | FrozenVideoEncoder, pixels
             # In float32: a mean of thousands of bfloat16 values would lose its last digits.
             video_map = video_map.float().mean((2, 3, 4), keepdim=True)
         return video_map.to(dtype)
+
+
+@functools.lru_cache(maxsize=8)
+def _batch_size(key: str, device: torch.device, num_frames: int) -> BatchSize:
+    """Return the batch size for the spec with `key`: networks and sizes of views differ in memory."""
+    return BatchSize(device, num_frames)
 
 
 # One actor mostly gets jobs of one shard set, whose index would otherwise be read for each job.

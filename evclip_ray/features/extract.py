@@ -1,5 +1,7 @@
 """Feature extraction on a Ray cluster: each actor loads a network once and writes whole files.
 
+An actor on a GPU works on several files at once, see `batches`.
+
 A file is computed by the first study that needs it, and other studies wait for it. Only files that are
 missing, truncated, altered or foreign are computed. After a crash, the next call ends with the same bytes.
 
@@ -24,6 +26,7 @@ from evclip_ray.artifacts import probe_writable
 from evclip_ray.config import ConfigError
 from evclip_ray.data.shards.prepare import ShardSet
 from evclip_ray.data.shards.ray_nodes import require_ray
+from evclip_ray.features.batches import JOBS_AT_ONCE
 from evclip_ray.features.encode import Job, ViewJob, is_done, run_job
 from evclip_ray.features.spec import FeatureSpec
 from evclip_ray.formatting import counted
@@ -111,6 +114,11 @@ class Pool(NamedTuple):
     gpus: float
     threads: int
 
+    @property
+    def jobs_at_once(self) -> int:
+        """Jobs of an actor at the same time. On a CPU there is nothing to overlap."""
+        return JOBS_AT_ONCE if self.gpus else 1
+
 
 def plan_pool(nodes: Sequence[Mapping[str, float]], gpus_per_actor: float) -> Pool:
     """Return the largest pool that fits on the nodes, of at least one actor.
@@ -144,11 +152,15 @@ def _run_on_actors(jobs: Sequence[Job], pool: Pool) -> Iterator[Exception | None
 
     # Files are replaced whole, so a job may be repeated: a killed actor restarts and runs its job again.
     encoder = ray.remote(_Encoder).options(
-        num_cpus=pool.cpus, num_gpus=pool.gpus, max_restarts=-1, max_task_retries=-1
+        num_cpus=pool.cpus,
+        num_gpus=pool.gpus,
+        max_restarts=-1,
+        max_task_retries=-1,
+        max_concurrency=pool.jobs_at_once,
     )
     device = "cuda" if pool.gpus else "cpu"
-    actors = [encoder.remote(pool.threads, device) for _ in range(pool.actors)]
-    # An actor gets its first job once it runs: trials may hold the devices of some actors for hours, and
+    actors = [encoder.remote(pool.threads, device, pool.gpus) for _ in range(pool.actors)]
+    # An actor gets its first jobs once it runs: trials may hold the devices of some actors for hours, and
     # the others do all the work meanwhile.
     starting = {actor.ready.remote(): actor for actor in actors}
     working: dict[Any, Any] = {}
@@ -166,9 +178,9 @@ def _run_on_actors(jobs: Sequence[Job], pool: Pool) -> Iterator[Exception | None
             error = ray.get(finished[0])
             is_result = finished[0] in working
             actor = (working if is_result else starting).pop(finished[0])
-            if waiting:
-                # One job at a time for each actor. Jobs that are queued at a slow actor could not move to a
-                # fast one.
+            # No more jobs than the actor works on. Jobs that are queued at a slow actor could not move to a
+            # fast one.
+            for _ in range(min(1 if is_result else pool.jobs_at_once, len(waiting))):
                 working[actor.encode.remote(waiting.popleft())] = actor
             if is_result:
                 unfinished -= 1
@@ -182,9 +194,12 @@ def _run_on_actors(jobs: Sequence[Job], pool: Pool) -> Iterator[Exception | None
 class _Encoder:
     """An actor that keeps the networks that it loaded in its process's memory."""
 
-    def __init__(self, threads: int, device: str) -> None:
+    def __init__(self, threads: int, device: str, gpus: float = 0.0) -> None:
         torch.set_num_threads(threads)
         self.device = torch.device(device)
+        if 0 < gpus < 1:
+            # The batch size is computed from this share, and the memory of the other processes is safe.
+            torch.cuda.set_per_process_memory_fraction(gpus)
 
     def ready(self) -> None:
         """Return once the actor runs."""

@@ -21,7 +21,8 @@ from pydantic import Field
 
 from evclip_ray.config import Config, ConfigError
 from evclip_ray.data.shards.prepare import ShardSet
-from evclip_ray.data.transforms import CROP_FRACTION, crop_batch, crop_box, to_device
+from evclip_ray.data.transfers import frame_batches
+from evclip_ray.data.transforms import CROP_FRACTION, crop_batch, crop_box
 from evclip_ray.data.video.view import ViewConfig
 from evclip_ray.metrics.scoring import Batches, Scores, score
 from evclip_ray.models.batch import MethodOutput, VideoBatch
@@ -232,11 +233,9 @@ def _one_view(
 
     def batches(groups: list[npt.NDArray[np.int64]]) -> Iterator[VideoBatch]:
         done = 0
-        for positions in groups:
+        for frames in frame_batches(shards, groups, device=device, view=view.temporal):
             note(done)
-            done += len(positions)
-            # Moved as uint8, a quarter of the bytes of float32, and cropped on the device.
-            frames = to_device(shards.frames(positions, view=view.temporal), device)
+            done += len(frames)
             yield VideoBatch(crop_batch(frames, size=size, position=view.position, share=view.share))
         note(done)
 

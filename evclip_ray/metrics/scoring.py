@@ -9,7 +9,8 @@ import numpy.typing as npt
 import torch
 
 from evclip_ray.data.shards.prepare import ShardSet
-from evclip_ray.data.transforms import crop_batch, to_device
+from evclip_ray.data.transfers import frame_batches
+from evclip_ray.data.transforms import crop_batch
 from evclip_ray.metrics.classification import ClassificationState
 from evclip_ray.metrics.intervals import accuracy_interval
 from evclip_ray.models.batch import MethodOutput, VideoBatch
@@ -108,8 +109,7 @@ def score(
 def _fixed_views(
     method: Method, shards: ShardSet, groups: list[npt.NDArray[np.int64]], device: torch.device
 ) -> Iterator[VideoBatch]:
-    for positions in groups:
-        frames = to_device(shards.frames(positions), device)
+    for frames in frame_batches(shards, groups, device=device):
         yield VideoBatch(crop_batch(frames, size=method.frozen.clip.image_size))
 
 

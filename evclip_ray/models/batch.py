@@ -34,12 +34,15 @@ class VideoBatch:
         frame_features: (B, T, D), frozen CLIP frame features, un-normalised, or None.
         labels: (B,) int64, during training only. A method that trains its texts may then encode the texts
             of these classes alone. The features of a video must not depend on them.
+        classes: The distinct labels in ascending order, for a method without `has_fixed_shapes`; or None.
+            Their number is found on the CPU, so that no step waits for a GPU.
     """
 
     pixels: Tensor | None
     video_map: Tensor | None = None
     frame_features: Tensor | None = None
     labels: Tensor | None = None
+    classes: Tensor | None = None
 
 
 @dataclasses.dataclass(frozen=True)

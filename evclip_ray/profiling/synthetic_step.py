@@ -21,7 +21,8 @@ def random_batch(
     side = method.frozen.clip.image_size
     pixels = torch.rand(size, experiment.view.num_frames, 3, side, side, device=device)
     # Labels cycle through the classes: a batch then has as many different classes as possible.
-    return VideoBatch(pixels, labels=torch.arange(size, device=device) % num_classes)
+    labels = torch.arange(size, device=device) % num_classes
+    return VideoBatch(pixels, labels=labels, classes=torch.arange(min(size, num_classes), device=device))
 
 
 def training_loss(method: Method, batch: VideoBatch) -> torch.Tensor:

@@ -1,8 +1,8 @@
 """Batches of an epoch: pixels for the methods that need them, cached features from disk.
 
-A thread reads one batch ahead of the training step, into pinned memory if there is a GPU. Cropping and
-normalising run on the device. For a set that does not fit in memory, the pages of later batches are
-requested from the disk as well.
+A thread reads one batch ahead of the training step, into pinned memory if there is a GPU. The GPU copies it
+while it computes the step before. Cropping and normalising run on the device. For a set that does not fit in
+memory, the pages of later batches are requested from the disk as well.
 """
 
 import functools
@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from evclip_ray.data.shards.memory_map import memory_bytes
-from evclip_ray.data.transforms import AugmentConfig, Frames, copied, crop_batch, to_device
+from evclip_ray.data.transfers import read_frames, upload, upload_tensor
+from evclip_ray.data.transforms import AugmentConfig, Frames, crop_batch
 from evclip_ray.features.dataset import FeatureSet
-from evclip_ray.features.view_cache import crop_views, read_frames
+from evclip_ray.features.view_cache import crop_views
 from evclip_ray.models.batch import VideoBatch
 from evclip_ray.training.datamodule import VideoSet
 from evclip_ray.training.distributed import Workers
@@ -69,6 +70,8 @@ class Batches:
         features: Cached features, by field of `VideoBatch`.
         pixels: Whether the method reads pixels.
         labelled: Whether a batch holds its labels, as in training.
+        with_classes: Whether a labelled batch also holds its distinct classes. Only a method that reads them
+            needs them: their number differs between batches.
     """
 
     def __init__(
@@ -82,10 +85,11 @@ class Batches:
         features: Mapping[str, FeatureSet] | None = None,
         pixels: bool = True,
         labelled: bool = False,
+        with_classes: bool = False,
     ) -> None:
         self.videos, self.size, self.device = videos, size, device
         self.augment, self.bank, self.features = augment, bank, features or {}
-        self.pixels, self.labelled = pixels, labelled
+        self.pixels, self.labelled, self.with_classes = pixels, labelled, with_classes
 
     @property
     def num_views(self) -> int:
@@ -113,10 +117,8 @@ class Batches:
         for part, read in zip(parts, self._reads([p.positions for p in parts], view), strict=True):
             yield VideoBatch(
                 None if read.frames is None else self._cut(read, part, view, generator),
-                labels=copied(torch.from_numpy(self.videos.labels[read.positions]), self.device)
-                if self.labelled
-                else None,
-                **{kind: copied(values, self.device) for kind, values in read.features.items()},
+                **(self._labels(read.positions) if self.labelled else {}),
+                **{kind: upload_tensor(values, self.device) for kind, values in read.features.items()},
             )
 
     def _reads(self, groups: Sequence[Positions], view: int) -> Iterator[_Read]:
@@ -174,9 +176,15 @@ class Batches:
         features = {field: one.read(positions, view, **options) for field, one in self.features.items()}
         return _Read(positions, frames, features)
 
+    def _labels(self, positions: Positions) -> dict[str, Tensor]:
+        labels = self.videos.labels[positions]
+        # Found here, because a GPU would have to be read for the number of classes.
+        arrays = {"labels": labels} | ({"classes": np.unique(labels)} if self.with_classes else {})
+        return {name: upload_tensor(torch.from_numpy(array), self.device) for name, array in arrays.items()}
+
     def _cut(self, read: _Read, part: _Part, view: int, generator: torch.Generator | None) -> Tensor:
         assert read.frames is not None
-        frames = to_device(read.frames, self.device)
+        frames = upload(read.frames, self.device)
         # Fresh augmentation is drawn from the generator for the whole batch; `first` and `total` select this
         # worker's draws. Cached views have a crop that depends only on the video and the view.
         if self.bank is None and self.augment is not None:

@@ -18,10 +18,11 @@ from evclip_ray.data.manifest.manifest import read_manifest
 from evclip_ray.data.shards.crash_guard import CrashGuard
 from evclip_ray.data.shards.format import write_shard
 from evclip_ray.data.shards.prepare import _plan, _videos, prepare_shards
+from evclip_ray.data.transfers import read_frames
 from evclip_ray.data.transforms import AugmentConfig
 from evclip_ray.data.video.view import ViewConfig
 from evclip_ray.features.dataset import FeatureSet
-from evclip_ray.features.encode import TextJob, in_batches, is_done, run_job
+from evclip_ray.features.encode import TextJob, is_done, run_job
 from evclip_ray.features.extract import (
     Pool,
     _Encoder,
@@ -32,7 +33,7 @@ from evclip_ray.features.extract import (
 )
 from evclip_ray.features.format import feature_file
 from evclip_ray.features.spec import class_text, frame_features, video_map
-from evclip_ray.features.view_cache import crop_views, read_frames
+from evclip_ray.features.view_cache import crop_views
 from evclip_ray.locking import building
 from evclip_ray.models.clip import load_clip
 
@@ -270,25 +271,6 @@ def test_full_and_read_only_disks_are_reported_in_one_line(shards, tmp_path):
     assert str(still) in lines[-1]
 
 
-def test_batch_that_does_not_fit_is_halved():
-    batches = []
-
-    def encode_some(start, stop):
-        batches.append((start, stop))
-        if stop - start > 2:
-            raise torch.OutOfMemoryError("too many")
-        return torch.arange(start, stop)
-
-    assert torch.equal(in_batches(encode_some, 5, batch_size=8), torch.arange(5))
-    assert batches == [(0, 5), (0, 4), (0, 2), (2, 4), (4, 5)]
-
-    def never(start, stop):
-        raise torch.OutOfMemoryError("too many")
-
-    with pytest.raises(torch.OutOfMemoryError):
-        in_batches(never, 5, batch_size=4)
-
-
 def test_pool_fills_every_node():
     eight, twelve, gpus = {"CPU": 8.0}, {"CPU": 12.0}, {"CPU": 16.0, "GPU": 2.0}
     assert plan_pool([{"CPU": 2.0}], 1.0) == (1, 2, 0.0, 2)
@@ -298,7 +280,9 @@ def test_pool_fills_every_node():
     assert plan_pool([gpus], 0.6).actors == 2, "no actor has parts of two GPUs"
     assert plan_pool([{"CPU": 3.0, "GPU": 1.0}], 0.1).actors == 3, "each needs a core"
     assert plan_pool([{}], 1.0).actors == 1
-    assert plan_pool([gpus], 0.0) == (2, 8, 0.0, 8), "features of runs on CPUs are computed on CPUs"
+    on_cpus = plan_pool([gpus], 0.0)
+    assert on_cpus == (2, 8, 0.0, 8), "features of runs on CPUs are computed on CPUs"
+    assert (on_cpus.jobs_at_once, plan_pool([gpus], 0.6).jobs_at_once) == (1, 3)
 
 
 def test_actors_do_not_wait_for_one_that_cannot_start(shards, tmp_path, local_ray):

@@ -5,8 +5,9 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
+from evclip_ray.data.transfers import read_frames
 from evclip_ray.data.transforms import AugmentConfig, crop_batch, to_device
-from evclip_ray.features.view_cache import crop_views, read_frames
+from evclip_ray.features.view_cache import crop_views
 
 CPU = torch.device("cpu")
 

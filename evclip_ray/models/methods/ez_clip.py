@@ -143,7 +143,7 @@ class EZCLIP(Method):
         images = prepare_frames(self.frozen.clip, batch.pixels, self.normalization)
         frames = self.encode_frames(images)
         video_features = mean_feature(frames)
-        classes, text_features = self._texts(batch.labels)
+        classes, text_features = self._texts(batch)
         known = class_logits(self.frozen.clip, video_features, text_features)
         logits = known
         if batch.labels is not None:
@@ -171,7 +171,7 @@ class EZCLIP(Method):
 
     def text_classifier(self) -> TextClassifier | None:
         """Return the encoded class names."""
-        return TextClassifier.of(self.frozen.clip, self._texts(None)[1])
+        return TextClassifier.of(self.frozen.clip, self._texts(VideoBatch(None))[1])
 
     def encode_frames(self, images: Tensor) -> Tensor:
         """Map prepared frames (B, T, 3, S, S) to frame features (B, T, D), un-normalised.
@@ -203,10 +203,10 @@ class EZCLIP(Method):
         tokens = self.image_adapters[index](tokens + self._dropped(branch, rate))
         return tokens + self._dropped(mlp_branch(block, tokens), rate)
 
-    def _texts(self, labels: Tensor | None) -> tuple[Tensor, Tensor]:
-        if labels is not None:
-            # `unique` sorts, which `losses` relies on.
-            classes = labels.unique()
+    def _texts(self, batch: VideoBatch) -> tuple[Tensor, Tensor]:
+        if batch.labels is not None:
+            # Sorted in both cases, which `losses` relies on. `unique` waits for a GPU.
+            classes = batch.labels.unique() if batch.classes is None else batch.classes
             return classes, self._text_features(self.tokens[classes])
         classes = torch.arange(len(self.tokens), device=self.tokens.device)
         return classes, self.text_cache(
