@@ -173,7 +173,7 @@ class StepGraphs:
         # PyTorch raises many types for a failed capture, all of them derived from this one.
         except RuntimeError as error:
             if not isinstance(error, torch.OutOfMemoryError):
-                _failures.append(_first_line(error))
+                forbid(_first_line(error))
             self.drop(_first_line(error))
         else:
             own = [parameter.grad for parameter in self._parameters]
@@ -280,6 +280,15 @@ def missing_memory() -> str | None:
 
 _failures: list[str] = []
 """Reason of the first failed capture of this process. Later runs do not try again."""
+
+
+def forbid(reason: str) -> None:
+    """Let later runs of this process use no graphs.
+
+    Args:
+        reason: Reason, for a debugger.
+    """
+    _failures.append(reason)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from evclip_ray.progress import Progress
 from evclip_ray.records import EpochMetrics, TrialRecord, TrialState
 from evclip_ray.training.ray_trainer import release_places
 from evclip_ray.training.run_registry import stage_of
-from evclip_ray.tuning.stopper import FAULT, Stops
+from evclip_ray.tuning.stopper import FAULT, WAITING, Stops
 from evclip_ray.tuning.study_folder import StudyFolder
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class Recorder(tune.Callback):
         self, iteration: int, trials: Iterable[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """Report an epoch."""
-        if "error" not in result and FAULT not in result:
+        if "error" not in result and FAULT not in result and WAITING not in result:
             self._on_event("epoch", _record(trial, result))
 
     def on_trial_complete(self, iteration: int, trials: Iterable[Any], trial: Any, **info: Any) -> None:
@@ -113,7 +113,8 @@ class TrialStages(tune.Callback):
         self, iteration: int, trials: Iterable[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """Note that a trial has trained its first epoch."""
-        self._trained.add(trial.config["folder"])
+        if WAITING not in result:
+            self._trained.add(trial.config["folder"])
 
     def on_experiment_end(self, trials: Iterable[Any], **info: Any) -> None:
         """Remove all stages."""

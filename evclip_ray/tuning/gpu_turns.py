@@ -1,22 +1,26 @@
-"""Second attempt of a trial that ran out of memory on a GPU that it shares with other trials.
+"""Further attempts of a trial that ran out of memory on a GPU that it shares with other trials.
 
 The number of trials per GPU follows from one measured trial. Another point may need more memory, or freed
-memory may be too fragmented. Such a trial waits until enough is free, and goes on from its last epoch. One
-trial per GPU waits at a time, so that two of them do not take the free memory from each other.
+memory may be too fragmented. Such a trial waits for a larger share of the memory, and then for the whole GPU,
+and goes on from its last epoch. One trial per GPU waits at a time, so that two of them do not take the free
+memory from each other.
 """
 
+import contextlib
 import gc
 import logging
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
+from filelock import Timeout
 
 from evclip_ray.formatting import binary_size
-from evclip_ray.locking import holding
+from evclip_ray.locking import holder, holding
+from evclip_ray.training import step_graphs
 
 log = logging.getLogger(__name__)
 
@@ -28,35 +32,84 @@ _LONGEST_WAIT_SECONDS = 1800.0
 _POLL_SECONDS = 2.0
 
 
-def train_in_turns(train: Callable[[], None], *, is_shared: bool) -> None:
-    """Run a training that resumes from its last checkpoint, a second time if a shared GPU had no memory left.
+def train_in_turns(
+    train: Callable[[], None], *, is_shared: bool, on_wait: Callable[[], None] = lambda: None
+) -> None:
+    """Run a training that resumes from its last checkpoint, again if a shared GPU had no memory left.
 
     Args:
         train: The training.
         is_shared: Whether other trials may use the same GPU.
+        on_wait: Called every two seconds of a wait. An exception from it ends the wait.
 
     Raises:
-        torch.OutOfMemoryError: The GPU is not shared, or the second attempt ran out of memory too.
+        torch.OutOfMemoryError: The GPU is not shared, or its whole memory did not suffice.
     """
-    try:
+    if not is_shared:
         train()
         return
-    except torch.OutOfMemoryError:
-        if not is_shared:
-            raise
-    # Outside of the handler: its traceback holds the tensors of the failed step.
+    if _fits(train):
+        return
+    alone = int(_ALONE * total_bytes())
     # A trial that had most of the GPU waits until it is alone.
-    needed = int(min(_MARGIN * reserved_bytes(), _ALONE * total_bytes()))
+    larger = min(int(_MARGIN * reserved_bytes()), alone)
+    # A graph keeps the memory of a step.
+    step_graphs.forbid("an attempt on this GPU ran out of memory")
+    with _turn(on_wait):
+        if larger < alone:
+            _wait(larger, on_wait)
+            if _fits(train):
+                return
+            # Other trials have started meanwhile, or it needs still more.
+        _wait(alone, on_wait)
+        train()
+
+
+def _fits(train: Callable[[], None]) -> bool:
+    """Run a training. Return whether the memory of the GPU sufficed."""
+    try:
+        train()
+    # The traceback, which ends with this handler, holds the tensors of the failed step.
+    except torch.OutOfMemoryError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _turn(on_wait: Callable[[], None]) -> Iterator[None]:
+    """Hold the right to wait for memory of the GPU. Its memory is free for others meanwhile."""
+    release_gpu_memory()
+    path, is_silent = _lock_file(), True
+    with contextlib.ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(holding(path, "", wait=False))
+                break
+            except Timeout:
+                if is_silent:
+                    log.warning(
+                        "another trial waits for memory of the GPU (%s); waiting for it", holder(path)
+                    )
+                is_silent = False
+                _pause(on_wait)
+        yield
+
+
+def _wait(needed: int, on_wait: Callable[[], None]) -> None:
+    """Wait until some bytes of the GPU are free, at most half an hour."""
     release_gpu_memory()
     log.warning(
         "the memory of the GPU is used up by the trials that share it; this trial waits until %s are free",
         binary_size(needed),
     )
-    with holding(_lock_file(), "another trial waits for memory of the GPU"):
-        deadline = time.monotonic() + _LONGEST_WAIT_SECONDS
-        while free_bytes() < needed and time.monotonic() < deadline:
-            time.sleep(_POLL_SECONDS)
-        train()
+    deadline = time.monotonic() + _LONGEST_WAIT_SECONDS
+    while free_bytes() < needed and time.monotonic() < deadline:
+        _pause(on_wait)
+
+
+def _pause(on_wait: Callable[[], None]) -> None:
+    on_wait()
+    time.sleep(_POLL_SECONDS)
 
 
 def release_gpu_memory() -> None:

@@ -22,6 +22,9 @@ from evclip_ray.termination import announce_stop, note_signal
 FAULT = "fault"
 """Key of a result that reports a fault of the machine instead of an epoch. Its value is a `Fault` as JSON:
 Tune would flatten a mapping."""
+WAITING = "waiting"
+"""Key of a result that a trial reports while it waits for a GPU. Without results, nothing could stop it: Tune
+sends a trial its decisions as answers to them."""
 
 
 class Stops(Stopper):

@@ -24,12 +24,14 @@ from evclip_ray.training.resources import ResourceRequest
 from evclip_ray.training.run_registry import register_run, registered_stages
 from evclip_ray.training.zero_shot import videos_key, zero_shot_key
 from evclip_ray.tuning.gpu_turns import release_gpu_memory, train_in_turns
-from evclip_ray.tuning.stopper import FAULT
+from evclip_ray.tuning.stopper import FAULT, WAITING
 from evclip_ray.tuning.study_folder import StudyFolder
 from evclip_ray.tuning.study_view import trial_experiment
 
 _LONGEST_END_SECONDS = 600
 _ERROR = "error.txt"
+_NO_RESULT: dict[str, Any] = {"epoch": 0, OBJECTIVE: math.nan}
+"""Tune needs the metric in every result. The searcher records a trial without a finite value as failed."""
 
 
 def run_trial(config: dict[str, Any]) -> None:
@@ -61,9 +63,6 @@ def run_trial(config: dict[str, Any]) -> None:
 
 def _failure(config: dict[str, Any], error: Exception) -> dict[str, Any]:
     """Write the traceback of a failed trial to its folder and return the metrics to report."""
-    # NaN: Tune needs the metric in every result, and the searcher records a trial without a finite value as
-    # failed.
-    metrics: dict[str, Any] = {"epoch": 0, OBJECTIVE: math.nan}
     fault = find_fault(error)
     if fault is None:
         try:
@@ -73,9 +72,9 @@ def _failure(config: dict[str, Any], error: Exception) -> dict[str, Any]:
             if fault is None:
                 raise
     if fault is not None:
-        return {**metrics, FAULT: json.dumps(dataclasses.asdict(fault))}
+        return {**_NO_RESULT, FAULT: json.dumps(dataclasses.asdict(fault))}
     text = gpu_fault(error) or f"{type(error).__name__}: {error}"
-    return {**metrics, "error": " ".join(text.split())}
+    return {**_NO_RESULT, "error": " ".join(text.split())}
 
 
 def _folder(config: dict[str, Any]) -> Path:
@@ -116,7 +115,11 @@ def _train(config: dict[str, Any]) -> None:
             )
         )
 
-    train_in_turns(train, is_shared=0 < request.gpus < 1)
+    train_in_turns(
+        train,
+        is_shared=0 < request.gpus < 1,
+        on_wait=lambda: tune.report({**_NO_RESULT, WAITING: True}),
+    )
 
 
 def _task(config: dict[str, Any]) -> tuple[ExperimentConfig, Path, dict[str, Any]]:

@@ -1,6 +1,10 @@
+import contextlib
+
 import pytest
 import torch
 
+from evclip_ray.locking import holding
+from evclip_ray.training import step_graphs
 from evclip_ray.tuning import gpu_turns
 from evclip_ray.tuning.gpu_turns import train_in_turns
 
@@ -14,6 +18,7 @@ def card(monkeypatch, tmp_path):
     monkeypatch.setattr(gpu_turns, "free_bytes", lambda: free.pop(0))
     monkeypatch.setattr(gpu_turns, "_lock_file", lambda: tmp_path / "gpu.lock")
     monkeypatch.setattr(gpu_turns, "_POLL_SECONDS", 0)
+    monkeypatch.setattr(step_graphs, "_failures", [])
     return free
 
 
@@ -34,6 +39,32 @@ def test_trial_waits_for_memory_of_a_shared_gpu(card):
     train_in_turns(train, is_shared=True)
     assert attempts == [0, 1]
     assert card == [500]
+    assert step_graphs._failures, "a graph keeps the memory of a step"
+
+
+def test_trial_waits_for_the_whole_gpu_if_a_larger_share_is_too_small(card):
+    card += [120, 899, 900, 500]
+    train, attempts = failing(2)
+    train_in_turns(train, is_shared=True)
+    assert (attempts, card) == ([0, 1, 2], [500])
+
+
+@pytest.mark.parametrize("is_held", [False, True])
+def test_waiting_trial_can_be_stopped(card, tmp_path, is_held):
+    def stop():
+        raise SystemExit
+
+    card += [50] * 10
+    train, attempts = failing(1)
+    with contextlib.ExitStack() as held:
+        if is_held:
+            held.enter_context(holding(tmp_path / "gpu.lock", "another trial"))
+        with pytest.raises(SystemExit):
+            train_in_turns(train, is_shared=True, on_wait=stop)
+    assert attempts == [0]
+    # The next trial gets the turn.
+    with holding(tmp_path / "gpu.lock", "the stopped trial", wait=False):
+        pass
 
 
 def test_trial_waits_for_no_more_memory_than_a_gpu_has(card, monkeypatch):
@@ -44,9 +75,9 @@ def test_trial_waits_for_no_more_memory_than_a_gpu_has(card, monkeypatch):
     assert (attempts, card) == ([0, 1], [])
 
 
-@pytest.mark.parametrize(("times", "is_shared", "expected"), [(1, False, 1), (2, True, 2)])
+@pytest.mark.parametrize(("times", "is_shared", "expected"), [(1, False, 1), (3, True, 3)])
 def test_trial_that_does_not_fit_alone_fails(card, times, is_shared, expected):
-    card += [500]
+    card += [500, 900]
     train, attempts = failing(times)
     with pytest.raises(torch.OutOfMemoryError):
         train_in_turns(train, is_shared=is_shared)
