@@ -55,6 +55,17 @@ def short(value: Any, missing: str | None = None) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
+def percent(share: float | None, missing: str = "–") -> str:
+    """Format a share with two significant digits.
+
+    >>> percent(0.4837), percent(0.0212), percent(0.0), percent(None)
+    ('48 %', '2.1 %', '0 %', '–')
+    """
+    if share is None or is_missing(share):
+        return missing
+    return f"{100 * share:.0f} %" if share >= 0.1 or not share else f"{100 * share:.2g} %"
+
+
 def with_interval(value: float, low: float, high: float, missing: str = "–") -> str:
     """Format a score with its interval, or alone where the interval is missing.
 

@@ -72,6 +72,9 @@ _TABLE = (
     Metric("lr",             "run/lr",              "learning rate"),
     Metric("step_seconds",   "run/step_seconds",    "training step",     "step_seconds", "s"),
     Metric("wait_seconds",   "run/wait_seconds",    "wait of a step for its batch", "wait_seconds", "s"),
+    Metric("matrix_share",   "run/matrix_share",    "share of the matrix rate", "matrix_share"),
+    Metric("bare_share",     "run/bare_share",      "share of the bare model's speed", "bare_share"),
+    Metric("wait_share",     "run/wait_share",      "share of waiting for input", "wait_share"),
     Metric("train_seconds",  "train/seconds",       "training time",     "train_seconds", "s"),
     Metric("val_top1",       "val/top1",            "top-1",             "val_top1", direction="max"),
     Metric("val_top5",       "val/top5",            "top-5",             "val_top5", direction="max"),
@@ -91,6 +94,10 @@ _TABLE = (
 )  # fmt: skip
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _TABLE}
 """Metrics of an epoch by name. A method's loss terms are not listed, see `EpochMetrics.loss_terms`."""
+SPEED_SHARES = ("matrix_share", "bare_share", "wait_share")
+"""Speed of an epoch's training steps relative to what its device can do, see `training.speed`."""
+SPEED = ("step_seconds", "wait_seconds", *SPEED_SHARES)
+"""Metrics of speed. A trial has the median of its epochs, since the first one contains the warm-up."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,7 +251,7 @@ class LeaderboardRow:
     Only the first row has them, with `chosen_from`, or with the reason of their absence in `corrected_note`.
     `selection` and the numbers of videos are those of its runs, see `DataConfig.selection`. `conditions` are
     the precision and the device of its last epoch, empty for a trial of an earlier version. `extra` holds the
-    further metrics that have a column in `METRICS`.
+    further metrics that have a column in `METRICS`; those of speed are medians of its epochs.
     """
 
     trial: str

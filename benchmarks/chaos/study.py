@@ -13,6 +13,8 @@ import yaml
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
+from evclip_ray.records import SPEED
+
 TRIALS, EPOCHS = 10, 4
 _SPACE = {
     "fixed": {
@@ -37,7 +39,7 @@ _SPACE = {
     # at once: which of them ASHA stops depends on their order.
     "study": {"trials": TRIALS, "sampler": "random", "scheduler": "none", "seed": 3, "memory_gb": 0.5},
 }
-_MEASURED_TIMES = {"seconds", "step_seconds", "train_seconds", "pid"}
+_MEASURED_TIMES = {"seconds", "train_seconds", *SPEED, "pid"}
 """Numbers of an epoch that differ between two equal runs."""
 _TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}")
 """Names that `tempfile` makes of a prefix such as `.result.json.`"""

@@ -11,12 +11,13 @@ The first row also has its score corrected for the choice, see `tuning.choice`.
 import dataclasses
 import json
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from evclip_ray.artifacts import format_csv
 from evclip_ray.metrics.intervals import mean_over_seeds
-from evclip_ray.records import METRICS, LeaderboardRow, TrialRecord, TrialState
+from evclip_ray.records import METRICS, SPEED, LeaderboardRow, TrialRecord, TrialState
 from evclip_ray.tuning.choice import correction, interval_of
 from evclip_ray.tuning.search_space import without_seed
 
@@ -125,8 +126,17 @@ def _row(trial: TrialRecord) -> LeaderboardRow:
         val_videos=last.val_videos,
         val_per_train=last.val_videos / train_videos if train_videos else math.nan,
         conditions=str(last.values.get("conditions", "")),
-        extra={metric.column: best.number(metric.name) for metric in extra},
+        extra={
+            metric.column: _median(trial, metric.name) if metric.name in SPEED else best.number(metric.name)
+            for metric in extra
+        },
     )
+
+
+def _median(trial: TrialRecord, name: str) -> float:
+    """Return the median of a metric over the epochs that have it; NaN if none does."""
+    values = [value for epoch in trial.history if not math.isnan(value := epoch.number(name))]
+    return statistics.median(values) if values else math.nan
 
 
 def best_of_each(rows: Sequence[LeaderboardRow], path: str) -> list[dict[str, Any]]:

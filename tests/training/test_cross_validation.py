@@ -35,7 +35,8 @@ def fit(experiment, videos, folder, report=lambda metrics: None):
 
 def history(folder):
     lines = map(json.loads, (folder / "history.jsonl").read_text().splitlines())
-    return [{name: value for name, value in line.items() if "seconds" not in name} for line in lines]
+    measured = ("seconds", "_share")
+    return [{name: line[name] for name in line if not name.endswith(measured)} for line in lines]
 
 
 @pytest.fixture(scope="module")

@@ -65,6 +65,17 @@ def test_stopped_seeds_count_and_failed_ones_do_not():
     assert rows[0].point_top1 == pytest.approx(0.5)
 
 
+def test_speed_is_the_median_over_epochs():
+    epochs = [{"epoch": number, "best_epoch": 1, "val_top1": 0.5, "seconds": 1.0} for number in (1, 2, 3, 4)]
+    for epoch, share in zip(epochs[1:], (0.1, 0.5, 0.3), strict=True):
+        epoch["matrix_share"] = share
+    run = TrialRecord("a", {}, TrialState.COMPLETE, None, tuple(map(EpochMetrics, epochs)))
+    header, line = (text.split(",") for text in as_csv(leaderboard([run])).splitlines())
+    cells = dict(zip(header, line, strict=True))
+    assert cells["matrix_share"] == "0.3"
+    assert cells["bare_share"] == "", "not measured"
+
+
 def test_single_seed_has_no_interval():
     rows = leaderboard([trial("a", 0.6, lr=1.0)])
     assert math.isnan(rows[0].point_top1_low)

@@ -13,7 +13,7 @@ import numpy as np
 from evclip_ray.machine_faults import find_fault
 from evclip_ray.metrics.classification import ClassificationState
 from evclip_ray.metrics.scoring import Scores
-from evclip_ray.records import METRICS, EpochMetrics
+from evclip_ray.records import METRICS, SPEED_SHARES, EpochMetrics
 from evclip_ray.training.tensorboard.hparams import session_end, session_start
 from evclip_ray.training.tensorboard.images import Pixels, confusion_picture, jpeg
 
@@ -31,6 +31,10 @@ LAYOUT = {
     "Where does the mask look?": {
         "coverage and entropy": _multiline("mask_coverage", "mask_entropy"),
         "change since the last epoch": _multiline("mask_drift"),
+    },
+    "Is the device busy?": {
+        "shares": _multiline(*SPEED_SHARES),
+        "seconds of a step": _multiline("step_seconds", "wait_seconds"),
     },
 }
 MAX_CURVES = 20
