@@ -17,7 +17,7 @@ from torch import nn
 
 from evclip_ray.models.batch import VideoBatch
 from evclip_ray.models.methods.base import Method
-from evclip_ray.profiling.flops import DistinctLabels, PartCounter
+from evclip_ray.profiling.flops import PartCounter
 from evclip_ray.profiling.synthetic_step import random_batch, training_loss
 from evclip_ray.training.build import build_method
 from evclip_ray.training.checkpoint import ADAPTER, save_checkpoint
@@ -131,7 +131,7 @@ def _training(
     method.train()
     size, device = experiment.optim.batch_size, torch.device("meta")
     batch = random_batch(method, experiment, size=size, num_classes=num_classes, device=device)
-    with PartCounter(parts) as counter, DistinctLabels(num_classes):
+    with PartCounter(parts) as counter:
         loss = training_loss(method, batch)
         # All later operations are gradients, including activations that checkpointing computes again.
         counter.backward()

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
-import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -126,25 +125,3 @@ def _storage(tensor: Tensor) -> int:
     """Return an identifier of the memory of a tensor, which its views share."""
     # The address of the storage object: `data_ptr` is 0 for every tensor on the meta device.
     return int(tensor.untyped_storage()._cdata)
-
-
-class DistinctLabels(TorchDispatchMode):
-    """Dispatch mode for labels on the meta device, which have no values.
-
-    `unique` then returns as many labels as there are videos, at most `num_classes`.
-    """
-
-    def __init__(self, num_classes: int) -> None:
-        super().__init__()
-        self._num_classes = num_classes
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Return the result of `unique`; pass all other operations on."""
-        # The number of distinct labels decides how many texts are encoded, and meta tensors cannot give it.
-        if func is torch.ops.aten._unique2.default:
-            labels = args[0]
-            distinct = labels.new_empty(min(len(labels), self._num_classes))
-            return distinct, labels.new_empty(0), labels.new_empty(0)
-        return func(*args, **(kwargs or {}))

@@ -4,11 +4,12 @@ import contextlib
 import dataclasses
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
+from evclip_ray.data.transforms import crop_batch, to_device
 from evclip_ray.metrics.scoring import autocast
 from evclip_ray.models.batch import Frozen, VideoBatch
 from evclip_ray.models.layers.frames import read_frames
@@ -16,9 +17,11 @@ from evclip_ray.models.setting_types import Normalization
 from evclip_ray.profiling.synthetic_step import random_batch, timed, training_step
 from evclip_ray.training.build import autocast_dtype, build_method, pick_device, weights_of
 from evclip_ray.training.experiment import ExperimentConfig
-from evclip_ray.training.frozen_cache import feature_specs
+from evclip_ray.training.frozen_cache import feature_specs, needs_pixels
+from evclip_ray.training.matrix_rate import MatrixRate, matrix_rate
 from evclip_ray.training.optim import make_optimizer
 from evclip_ray.training.resources import GpuMemory
+from evclip_ray.training.useful_flop import useful_flop
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +29,8 @@ class StepCost:
     """Cost of one training step as a trial takes it: cached features are read, not computed.
 
     Attributes:
-        seconds: Duration of a step of `batch_size` videos on this machine.
-        flop: Floating-point operations of a step, 2 per multiply-accumulate.
+        seconds: Duration of a step of `batch_size` videos on this machine, without its input.
+        flop: Floating-point operations that a step needs, 2 per multiply-accumulate.
         scoring: Seconds to validate one video.
         kept: Fields that a trial reads from disk.
         frozen: Seconds to compute each field for one view of one video.
@@ -35,6 +38,9 @@ class StepCost:
         weights: Origin of the weights by network.
         device: Device of the measurement.
         memory: Memory of a trial on a GPU; None on a CPU.
+        videos: Videos of a step; 0 if it is not known.
+        input_seconds: Seconds to cut the views of a step from frames in memory. The disk is left out.
+        rate: Rate of matrix products of the device; None if it was not measured.
     """
 
     seconds: float
@@ -46,21 +52,41 @@ class StepCost:
     weights: dict[str, str]
     device: str
     memory: GpuMemory | None = None
+    videos: int = 0
+    input_seconds: float = 0.0
+    rate: MatrixRate | None = None
+
+    @property
+    def matrix_share(self) -> float | None:
+        """Operations per second of a step, relative to matrix products; None if these were not measured."""
+        return None if self.rate is None else self.flop / self.seconds / self.rate.flop_per_second
+
+    @property
+    def wait_share(self) -> float:
+        """Share of a step and its input that is spent on the input."""
+        return self.input_seconds / (self.seconds + self.input_seconds)
 
 
-def measure_step(experiment: ExperimentConfig, classes: Sequence[str], *, cpus: float) -> StepCost:
+def measure_step(
+    experiment: ExperimentConfig, classes: Sequence[str], *, cpus: float, cache: Path | None = None
+) -> StepCost:
     """Take three training steps on random pixels and return the median duration of all but the first.
 
     Args:
         experiment: Experiment of a trial.
         classes: Names of the classes.
         cpus: CPUs of one worker; the number of threads on a CPU.
+        cache: Cache folder, for the matrix rate; None stores nothing.
     """
     with _threads(max(1, int(cpus))):
-        return _measure(experiment, classes, pick_device())
+        return _measure(experiment, classes, pick_device(), cache)
 
 
-def _measure(experiment: ExperimentConfig, classes: Sequence[str], device: torch.device) -> StepCost:
+def _measure(
+    experiment: ExperimentConfig, classes: Sequence[str], device: torch.device, cache: Path | None
+) -> StepCost:
+    # Before the networks take memory.
+    rate = matrix_rate(device, autocast_dtype(experiment, device) or torch.float32, cache)
     method = build_method(experiment, classes, device=device)
     optimizer = make_optimizer(method.parameters(), experiment.optim)
     dtype, count = autocast_dtype(experiment, device), experiment.optim.batch_size
@@ -80,9 +106,8 @@ def _measure(experiment: ExperimentConfig, classes: Sequence[str], device: torch
     def step() -> None:
         training_step(method, batch, optimizer, dtype)
 
-    # The first step warms up and is counted; the counter would slow down a timed one.
-    with FlopCounterMode(display=False) as counter:
-        step()
+    # The first step warms up.
+    step()
     seconds = statistics.median(timed(step, device)[1] for _ in range(2))
     unlabelled = dataclasses.replace(batch, labels=None)
     with torch.no_grad(), autocast(device, dtype):
@@ -92,7 +117,7 @@ def _measure(experiment: ExperimentConfig, classes: Sequence[str], device: torch
             method(_repeated(unlabelled, experiment.optim.eval_batch_size))
     return StepCost(
         seconds,
-        float(counter.get_total_flops()),
+        useful_flop(experiment, classes, batch),
         scoring,
         tuple(cached),
         frozen_seconds,
@@ -100,7 +125,26 @@ def _measure(experiment: ExperimentConfig, classes: Sequence[str], device: torch
         weights_of(method.frozen),
         str(device),
         _gpu_memory(device),
+        count,
+        _input_seconds(experiment, method.frozen.clip.image_size, device),
+        rate,
     )
+
+
+def _input_seconds(experiment: ExperimentConfig, size: int, device: torch.device) -> float:
+    """Return the seconds to cut the views of a step, of `size` pixels, from stored frames in memory."""
+    if not needs_pixels(experiment):
+        return 0.0
+    data, view, count = experiment.data, experiment.view, experiment.optim.batch_size
+    height, width = view.typical_size
+    frames = torch.randint(256, (count, view.num_frames, height, width, 3), dtype=torch.uint8)
+
+    def cut() -> Tensor:
+        random = torch.Generator().manual_seed(0)
+        return crop_batch(to_device(frames, device), size=size, augment=data.augment, generator=random)
+
+    # The first call warms up.
+    return min(timed(cut, device)[1] for _ in range(2))
 
 
 def _repeated(batch: VideoBatch, size: int) -> VideoBatch:

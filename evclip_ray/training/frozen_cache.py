@@ -116,7 +116,7 @@ def open_cached(
     if not all(path.is_file() for path in files):
         return Cached()
     networks = _networks(experiment, videos, next(iter(sets.values())), store, device)
-    return Cached(sets, networks, needs_pixels=not _is_enough(experiment))
+    return Cached(sets, networks, needs_pixels=needs_pixels(experiment))
 
 
 def feature_specs(experiment: ExperimentConfig, split: str, device: torch.device) -> dict[str, FeatureSpec]:
@@ -165,9 +165,10 @@ def _fields(experiment: ExperimentConfig) -> frozenset[str]:
     return declared if requested is None else declared & set(requested)
 
 
-def _is_enough(experiment: ExperimentConfig) -> bool:
+def needs_pixels(experiment: ExperimentConfig) -> bool:
+    """Return whether a run still computes something from pixels after its features are cached."""
     needed = {"frame_features", "video_map"} if experiment.method.needs_video_encoder else {"frame_features"}
-    return needed <= _fields(experiment)
+    return not needed <= _fields(experiment)
 
 
 def _num_views(experiment: ExperimentConfig, split: str) -> int:

@@ -3,8 +3,9 @@
 import dataclasses
 import math
 
-from evclip_ray.formatting import counted, duration
+from evclip_ray.formatting import counted, duration, percent
 from evclip_ray.profiling.step_time import StepCost
+from evclip_ray.training.matrix_rate import flop_rate
 from evclip_ray.training.resources import ResourceRequest
 
 
@@ -71,6 +72,7 @@ class StudyCost:
         rows = [
             ("trained", f"{counted(step.num_trainable, 'parameter')}; frozen weights: {weights}"),
             ("a step", step_text),
+            *self._speed(),
             ("an epoch", f"{duration(self.epoch_seconds)}: {epoch_text}"),
         ]
         if self.frozen_views:
@@ -90,6 +92,23 @@ class StudyCost:
                 )
             )
         return rows
+
+    def _speed(self) -> list[tuple[str, str]]:
+        step = self.step
+        if step.rate is None or step.matrix_share is None:
+            return []
+        return [
+            (
+                "speed",
+                f"{flop_rate(step.flop / step.seconds)}, {percent(step.matrix_share)} of the matrix rate "
+                f"({step.rate})",
+            ),
+            (
+                "input",
+                f"{percent(step.wait_share)} of a step, without the disk; {percent(1 - step.wait_share)} of "
+                f"the bare model's {step.videos / step.seconds:.3g} videos/s remain",
+            ),
+        ]
 
     def _total(self) -> str:
         steps = int(self.trials) * self.epochs * self.steps_per_epoch

@@ -268,7 +268,7 @@ def plan_study(
         for variant in planned
         if not is_prepared(variant, cache)
     )
-    cost = _measure_cost(space, variants, request, concurrent, missing) if measure else None
+    cost = _measure_cost(space, variants, request, concurrent, missing, cache) if measure else None
     return StudyPlan(
         space,
         request,
@@ -308,13 +308,14 @@ def _measure_cost(
     request: ResourceRequest,
     concurrent: int,
     trials: float,
+    cache: Path,
 ) -> StudyCost:
     first = next(iter(variants.values()))
     # One measurement is used for all trials: it is an estimate, and other backbones or methods may be slower.
     measured = space.first_point()
     settings = next(variant for variant in frozen_variants(space) if variant.items() <= measured.items())
     experiment = space.experiment(settings)
-    step = measure_step(experiment, first.classes, cpus=request.cpus)
+    step = measure_step(experiment, first.classes, cpus=request.cpus, cache=cache)
     return StudyCost(
         step,
         request,

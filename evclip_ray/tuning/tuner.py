@@ -220,7 +220,7 @@ class StudyRun:
             warm_start=self._warm_starts(),
             measure=measure,
             share=self._noted_share(machines),
-            measure_on_gpu=measure_on_gpu,
+            measure_on_gpu=functools.partial(measure_on_gpu, cache=self.cache),
         )
         self._request, self._share = plan.request, plan.share
         self._rows.check(progress)
@@ -531,12 +531,23 @@ def kinds_of_gpus(machines: Sequence[Mapping[str, float]]) -> list[str]:
     return sorted({name for machine in machines for name in machine if name.startswith("accelerator_type:")})
 
 
-def measure_on_gpu(experiment: ExperimentConfig, classes: Sequence[str], cpus: float) -> StepCost:
-    """Measure a step in a process of its own on a node with a GPU, whose memory it frees by its end."""
+def measure_on_gpu(
+    experiment: ExperimentConfig, classes: Sequence[str], cpus: float, *, cache: Path | None = None
+) -> StepCost:
+    """Measure a step in a process of its own on a node with a GPU, whose memory it frees by its end.
+
+    No trial runs on the GPU yet, so that its matrix rate is measured and stored as well.
+
+    Args:
+        experiment: Experiment of a trial.
+        classes: Names of the classes.
+        cpus: CPUs of a trial.
+        cache: Cache folder, for the matrix rate.
+    """
     task = ray.remote(num_gpus=1, num_cpus=1, max_calls=1)(measure_step)
     with stage("measuring the memory of a trial on the GPU"):
         try:
-            cost: StepCost = ray.get(task.remote(experiment, list(classes), cpus=cpus))
+            cost: StepCost = ray.get(task.remote(experiment, list(classes), cpus=cpus, cache=cache))
         except ray.exceptions.RayTaskError as error:
             # Without Ray's wrapper: the caller knows the cause, and its text is one line.
             raise error.cause from None

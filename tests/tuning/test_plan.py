@@ -79,7 +79,7 @@ def measured(monkeypatch):
     """Return the CPUs of each measurement. A trial needs 20 of 80 GiB of GPU memory."""
     cpus = []
 
-    def measure(experiment, classes, cpus_of_trial):
+    def measure(experiment, classes, cpus_of_trial, cache):
         cpus.append(cpus_of_trial)
         return types.SimpleNamespace(memory=GpuMemory(20 * GIB, 80 * GIB))
 

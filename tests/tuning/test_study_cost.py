@@ -2,7 +2,9 @@
 
 import pytest
 
+from evclip_ray.profiling import step_time
 from evclip_ray.profiling.step_time import StepCost, measure_step
+from evclip_ray.training.matrix_rate import MatrixRate
 from evclip_ray.training.resources import GIB, ResourceRequest
 from evclip_ray.tuning.cost import StudyCost
 
@@ -15,6 +17,9 @@ STEP = StepCost(
     num_trainable=10,
     weights={"clip": "random"},
     device="cuda:0",
+    videos=16,
+    input_seconds=0.5,
+    rate=MatrixRate(5e12, "a card", "bfloat16"),
 )
 
 
@@ -44,6 +49,8 @@ def test_frozen_work_counts_once_and_epochs_per_trial():
     # Eight trials on two slots take four rounds. Device-hours: 0.833 + 8 x 0.125.
     assert "about 1.8 h, 1.83 GPU-hours (5.50 at 3 per hour)" in lines["at most"]
     assert "video_map read from disk" in lines["a step"]
+    assert lines["speed"] == "500 GFLOP/s, 10 % of the matrix rate (5 TFLOP/s in bfloat16 on a card)"
+    assert lines["input"] == ("20 % of a step, without the disk; 80 % of the bare model's 8 videos/s remain")
 
 
 def test_trials_that_fit_exclude_the_frozen_work():
@@ -58,11 +65,18 @@ def test_cost_without_gpus_counts_cpus_and_no_price():
     assert lines["a trial"] == "15 min, 2 CPU-hours"
 
 
+@pytest.fixture(autouse=True)
+def rate(monkeypatch):
+    """Measure no matrix products."""
+    monkeypatch.setattr(step_time, "matrix_rate", lambda *_: STEP.rate)
+
+
 @pytest.mark.parametrize(("bank", "kept"), [(None, ()), (2, ("video_map",))])
 def test_step_is_measured_as_in_a_trial(make_experiment, bank, kept):
     experiment = make_experiment(data__bank=bank, method__prompts="both")
     measured = measure_step(experiment, ["walk", "run"], cpus=1)
     assert measured.kept == kept
+    assert measured.input_seconds > 0
     assert set(measured.frozen) == ({"video_map", "frame_features"} if bank else set())
 
 

@@ -121,8 +121,13 @@ class ViewConfig(Config):
     @property
     def num_bytes(self) -> int:
         """Size of one stored view. Where videos keep their aspect ratio, it is that of a 16:9 video."""
-        height, width = self.fixed_size or (self.shortest, round(self.shortest * _TYPICAL_ASPECT))
+        height, width = self.typical_size
         return self.num_frames * height * width * 3
+
+    @property
+    def typical_size(self) -> tuple[int, int]:
+        """(H, W) of stored frames; of a 16:9 video where videos keep their aspect ratio."""
+        return self.fixed_size or (self.shortest, round(self.shortest * _TYPICAL_ASPECT))
 
     def size_of(self, height: float, width: float) -> tuple[int, int]:
         """Return the stored (H, W) of a video.
