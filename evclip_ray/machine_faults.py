@@ -1,4 +1,4 @@
-"""Faults of the machine: a full disk, too little memory, lost network storage.
+"""Faults of the machine: a full disk, too little memory, lost network storage, a lost GPU.
 
 They pause the work and are no fault of an experiment. The same command continues once the machine works
 again. `find_fault` alone decides which errors are faults.
@@ -9,6 +9,7 @@ import errno
 import os
 import re
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, Self
@@ -42,6 +43,11 @@ _NO_MEMORY = re.compile(
 """PyTorch, the system, and Ray about a process that its memory monitor ended."""
 
 
+_BROKEN_GPU = ("CUDA error", "CUDA driver", "No CUDA GPUs", "cuDNN error")
+_LOST_GPU = re.compile(r"a GPU is lost \(.*\)")
+"""Of `lost_gpu_error`, also in the text of Ray's error about its process."""
+
+
 class MachineFault(OSError):
     """Fault of the machine that paused the work. Its text names the fault, the free space and the fix."""
 
@@ -59,7 +65,7 @@ class Fault:
 
     reason: str
     fix: str
-    kind: Literal["disk", "memory"]
+    kind: Literal["disk", "memory", "gpu"]
     path: str | None = None
 
     @classmethod
@@ -76,6 +82,8 @@ class Fault:
             folder: Folder on the disk in question, if the fault names no file; None if it is unknown.
             needed: What the rest of the work needs, such as "about 3 MiB for 2 trials".
         """
+        if self.kind == "gpu":
+            return f"{self.reason}. {self.fix}"
         free, where = (_free_memory(), "") if self.kind == "memory" else self._free_space(folder)
         amounts = [] if free is None else [f"{binary_size(free)} are free"]
         amounts += [f"{needed} are needed"] if needed else []
@@ -119,24 +127,49 @@ def fault_in_text(text: str) -> Fault | None:
     """
     if _NO_MEMORY.search(text):
         return Fault.of_number(errno.ENOMEM)
+    if lost := _LOST_GPU.search(text):
+        return Fault(lost[0], "Restart the machine, or leave it out with CUDA_VISIBLE_DEVICES.", "gpu")
     number = _NUMBER.search(text)
     return None if number is None else Fault.of_number(int(number[1]))
 
 
 def gpu_fault(error: BaseException) -> str | None:
     """Return one line for an error of a GPU, or None. It is no fault of the machine: it occurs again."""
-    text = str(error).strip().partition("\n")[0]
+    text = _first_line(error)
     # By its name, because this module does not import PyTorch.
     if type(error).__name__ == "OutOfMemoryError":
         needed = re.search(r"Tried to allocate ([\d.]+ \w+)", text)
-        amount = f" ({needed[1]} more are needed)" if needed else ""
+        size = re.search(r"total capacity of ([\d.]+ \w+)", str(error))
+        amount = f" ({needed[1]} more are needed{f', it has {size[1]}' if size else ''})" if needed else ""
         return (
             f"the memory of the GPU is used up{amount}. Lower optim.batch_size (optim.eval_batch_size for an "
             "evaluation), set backbone.activation_checkpointing=true, or end other programs on the GPU."
         )
-    if isinstance(error, RuntimeError) and text.startswith(("CUDA error", "CUDA driver", "No CUDA GPUs")):
+    if has_broken_gpu(error):
         return f"the GPU cannot be used ({text}). Check it with evclip-ray doctor."
     return None
+
+
+def has_broken_gpu(error: BaseException) -> bool:
+    """Return whether this process cannot use its GPU any more after an error. A new process may."""
+    # The driver ends the context of a process whose kernel fails. `torch.AcceleratorError` is one of these.
+    is_runtime_error = isinstance(error, RuntimeError) and type(error).__name__ != "OutOfMemoryError"
+    return is_runtime_error and str(error).startswith(_BROKEN_GPU)
+
+
+def lost_gpu_error(error: BaseException) -> RuntimeError:
+    """Return the error to raise if new processes cannot use the GPU either. `find_fault` knows it.
+
+    Args:
+        error: Error of the GPU.
+    """
+    devices = os.environ.get("CUDA_VISIBLE_DEVICES")
+    name = f"{socket.gethostname()}, " + (f"CUDA_VISIBLE_DEVICES={devices}: " if devices else "")
+    return RuntimeError(f"a GPU is lost ({name}{_first_line(error)})")
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

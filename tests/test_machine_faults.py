@@ -1,6 +1,7 @@
 """Errors that are faults of the machine, and the line that describes them."""
 
 import errno
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,14 @@ import torch
 from safetensors import SafetensorError
 
 from evclip_ray.artifacts import ArtifactError, check_writable
-from evclip_ray.machine_faults import MachineFault, fault_in_text, find_fault, gpu_fault
+from evclip_ray.machine_faults import (
+    MachineFault,
+    fault_in_text,
+    find_fault,
+    gpu_fault,
+    has_broken_gpu,
+    lost_gpu_error,
+)
 
 
 def test_full_disk_names_the_file_and_the_free_space(tmp_path):
@@ -97,3 +105,18 @@ def test_error_of_a_gpu_is_one_line_with_the_fix():
         "the GPU cannot be used (CUDA error: device-side assert triggered). Check it with evclip-ray doctor."
     )
     assert gpu_fault(RuntimeError("shapes cannot be multiplied")) is None
+    assert [has_broken_gpu(each) for each in (error, ValueError("CUDA error"))] == [False, False]
+
+
+def test_lost_gpu_is_a_fault_that_names_it(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    lost = RuntimeError("CUDA error: unspecified launch failure\nCUDA kernel errors might be")
+    assert has_broken_gpu(lost)
+    assert find_fault(lost) is None, "a new process may use the GPU"
+    # As in the text of Ray's error.
+    fault = fault_in_text(f"ray::run_trial()\nRuntimeError: {lost_gpu_error(lost)}\n")
+    assert fault.kind == "gpu"
+    assert fault.describe() == (
+        f"a GPU is lost ({socket.gethostname()}, CUDA_VISIBLE_DEVICES=3: CUDA error: unspecified launch "
+        "failure). Restart the machine, or leave it out with CUDA_VISIBLE_DEVICES."
+    )

@@ -1,6 +1,7 @@
 """Tune callback of a study: writes how each trial ended and reports events of trials."""
 
 import logging
+import re
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -59,9 +60,12 @@ class Recorder(tune.Callback):
 
     def on_trial_recover(self, iteration: int, trials: Iterable[Any], trial: Any, **info: Any) -> None:
         """Log that a trial starts again after the death of its process."""
+        line = _last_line(trial.error_file)
+        reason = re.search(r"(the GPU cannot be used|a GPU is lost) \(.*\)", line)
         log.warning(
-            "%s: its process died (killed, or out of memory); it starts again from its last finished epoch",
+            "%s: %s; it starts again from its last finished epoch",
             trial.config["folder"],
+            reason[0] if reason else "its process died (killed, or out of memory)",
         )
 
     def on_trial_error(self, iteration: int, trials: Iterable[Any], trial: Any, **info: Any) -> None:

@@ -12,7 +12,7 @@ import torch
 from ray import tune
 
 from evclip_ray.artifacts import read_json, write_text
-from evclip_ray.machine_faults import find_fault, gpu_fault
+from evclip_ray.machine_faults import find_fault, gpu_fault, has_broken_gpu
 from evclip_ray.objective import OBJECTIVE
 from evclip_ray.ray_internals import wait_for_ended_trials
 from evclip_ray.records import objective_of
@@ -23,6 +23,7 @@ from evclip_ray.training.ray_trainer import train_distributed
 from evclip_ray.training.resources import ResourceRequest
 from evclip_ray.training.run_registry import register_run, registered_stages
 from evclip_ray.training.zero_shot import videos_key, zero_shot_key
+from evclip_ray.tuning.broken_gpu import error_for_tune
 from evclip_ray.tuning.gpu_turns import release_gpu_memory, train_in_turns
 from evclip_ray.tuning.stopper import FAULT, WAITING
 from evclip_ray.tuning.study_folder import StudyFolder
@@ -39,8 +40,8 @@ def run_trial(config: dict[str, Any]) -> None:
 
     The videos are memory-mapped, and the frozen networks stay loaded in this process between trials. A trial
     that raises an error is reported as failed, with its traceback in `error.txt`, because the same error
-    would occur again. After a fault of the machine it is paused. Tune restarts a process that dies; the trial
-    then continues after its last epoch.
+    would occur again. After a fault of the machine it is paused. Tune restarts a process that dies or that
+    cannot use its GPU any more; the trial then continues after its last epoch.
 
     Args:
         config: Paths and numbers of the trial, see `Tuner` in tuner.py.
@@ -48,17 +49,37 @@ def run_trial(config: dict[str, Any]) -> None:
     wait_for_ended_trials(_LONGEST_END_SECONDS)
     # The process serves many trials, so the record is replaced at each start and removed at the end.
     register_run(_folder(config))
+    is_usable = True
     try:
         # Left by an earlier attempt, before --retry-failed.
         (_folder(config) / _ERROR).unlink(missing_ok=True)
         with registered_stages(_folder(config)):
             _train(config)
     except Exception as error:
-        # Reported instead of raised: Tune would restart the trial and end the reused process.
-        tune.report(_failure(config, error))
+        is_usable = not has_broken_gpu(error)
+        if not is_usable:
+            _leave_gpu(config, error)
+        else:
+            # Reported instead of raised: Tune would restart the trial and end the reused process.
+            tune.report(_failure(config, error))
     finally:
         register_run(None)
-        _release_memory()
+        if is_usable:
+            _release_memory()
+
+
+def _leave_gpu(config: dict[str, Any], error: Exception) -> None:
+    """Report a lost GPU if the cluster has no other one.
+
+    Raises:
+        RuntimeError: Another process continues the trial. Tune ends the process of a trial that raises.
+    """
+    raised, may_restart = error_for_tune(error)
+    raised.__cause__ = error
+    result = _failure(config, raised)
+    if may_restart:
+        raise raised
+    tune.report(result)
 
 
 def _failure(config: dict[str, Any], error: Exception) -> dict[str, Any]:
