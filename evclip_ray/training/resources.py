@@ -61,6 +61,16 @@ class ResourceRequest:
                 f"min_workers must be between 1 and workers ({self.workers}), got {self.fewest}. "
                 "Lower --min-workers or raise --workers."
             )
+        if self.workers > 1 and 0 < self.gpus < 1:
+            raise ValueError(
+                f"{self.workers} workers with {self.gpus:g} GPU each: NCCL refuses two workers of a run on "
+                "one GPU. Give --gpus-per-worker 1, or 0 for the CPU."
+            )
+        if self.gpus > 1 and self.gpus % 1:
+            raise ValueError(
+                f"--gpus-per-worker {self.gpus:g}: Ray assigns parts of one GPU or whole GPUs. Give a number "
+                "of at most 1, or a whole number."
+            )
 
     @property
     def fewest(self) -> int:

@@ -13,7 +13,7 @@ from evclip_ray.formatting import counted
 from evclip_ray.machine_faults import gpu_fault
 from evclip_ray.profiling.step_time import StepCost
 from evclip_ray.training.experiment import ExperimentConfig
-from evclip_ray.training.resources import ResourceRequest, trials_per_gpu
+from evclip_ray.training.resources import GpuMemory, ResourceRequest, trials_per_gpu
 from evclip_ray.tuning.search_space import SearchSpace
 
 log = logging.getLogger(__name__)
@@ -48,9 +48,29 @@ def may_share(space: SearchSpace, request: ResourceRequest) -> bool:
     """Return whether the trials of a study may share a GPU.
 
     They do not if the study sets the GPUs of a worker or trains on groups of workers, or without a GPU.
+
+    Raises:
+        ValueError: The study sets a number of trials per GPU for groups of workers.
     """
+    wanted = space.study.trials_per_gpu
+    if request.workers > 1 and request.gpus > 0 and wanted not in ("auto", 1):
+        raise ValueError(
+            f"study.trials_per_gpu={wanted}: the {request.workers} workers of a trial need a whole GPU each, "
+            "because NCCL refuses two of them on one. Set study.trials_per_gpu=auto, or --workers 1."
+        )
     is_free = space.study.gpus is None and request.workers == 1 and request.gpus > 0
-    return is_free and space.study.trials_per_gpu != 1
+    return is_free and wanted != 1
+
+
+def why_not_shared(space: SearchSpace, request: ResourceRequest) -> str:
+    """Return why trials that do not share a GPU do not, for the plan; empty if it is plain."""
+    wanted = space.study.trials_per_gpu
+    if request.workers > 1 and request.gpus > 0:
+        return "each worker has a whole GPU, because NCCL refuses two workers of a trial on one"
+    if wanted == "auto" or request.gpus == wanted == 1:
+        return ""
+    reason = "no machine has a GPU" if space.study.gpus is None else "--gpus-per-worker (study.gpus) is set"
+    return f"study.trials_per_gpu={wanted} has no effect, because {reason}"
 
 
 def gpu_share(
@@ -73,45 +93,69 @@ def gpu_share(
         measure: Measurement of a step on a GPU.
 
     Raises:
-        ValueError: The number of trials that the study sets does not fit on the GPU.
+        ValueError: Not even the smallest trial fits on the GPU, or the number that the study sets does not.
     """
     wanted = None if space.study.trials_per_gpu == "auto" else space.study.trials_per_gpu
-    try:
-        measured = [
-            measure(experiment, classes, request.cpus).memory for experiment in largest_trials(space, points)
-        ]
-    except torch.OutOfMemoryError as error:
-        if wanted is not None:
-            raise ValueError(f"study.trials_per_gpu={wanted}: {gpu_fault(error)}") from None
+    points = list(points)
+    measured: list[GpuMemory | None] = []
+    problems: list[str] = []
+    for kind, experiment in extreme_trials(space, points, max).items():
+        try:
+            measured.append(measure(experiment, classes, request.cpus).memory)
+        except torch.OutOfMemoryError as error:
+            if wanted is not None:
+                raise ValueError(f"study.trials_per_gpu={wanted}: {gpu_fault(error)}") from None
+            problems.append(gpu_fault(error) or str(error))
+            smallest = extreme_trials(space, points, min).get(kind, experiment)
+            if smallest == experiment or not _fits(smallest, classes, request, measure):
+                continue
+            measured.append(None)
+    if problems and not measured:
+        raise ValueError(f"no trial of the study fits on a GPU: {problems[0]}")
+    if problems:
         # Smaller points may fit, and the trials of the others name the reason themselves.
         log.warning(
-            "the largest trial of the study does not fit in the memory of a GPU, so that trials do not share "
-            "one, and the trials of such points fail. Lower optim.batch_size or set "
-            "backbone.activation_checkpointing=true"
+            "the largest trial of the study does not fit on a GPU, so that trials do not share one, and the "
+            "trials of such points fail: %s",
+            problems[0],
         )
         return GpuShare(1)
     memory = max((each for each in measured if each is not None), key=lambda each: each.needed, default=None)
     if memory is None:
-        return GpuShare(1)
+        return GpuShare(wanted or 1)
     return GpuShare(trials_per_gpu(request, machines, memory, wanted=wanted), str(memory))
 
 
-def largest_trials(space: SearchSpace, points: Iterable[Mapping[str, Any]]) -> list[ExperimentConfig]:
-    """Return the experiment with the largest sizes for each backbone, method and video network.
+def _fits(
+    experiment: ExperimentConfig, classes: Sequence[str], request: ResourceRequest, measure: Measure
+) -> bool:
+    try:
+        measure(experiment, classes, request.cpus)
+    except torch.OutOfMemoryError:
+        return False
+    return True
+
+
+def extreme_trials(
+    space: SearchSpace, points: Iterable[Mapping[str, Any]], choose: Callable[[list[Any]], Any]
+) -> dict[tuple[Any, ...], ExperimentConfig]:
+    """Return the experiment with the largest or smallest sizes for each backbone, method and video network.
 
     Args:
         space: Search space.
         points: Combinations of the settings that change frozen results.
+        choose: `max` or `min`.
     """
-    fixed, found = flatten(space.fixed), {}
+    fixed = flatten(space.fixed)
+    found: dict[tuple[Any, ...], ExperimentConfig] = {}
     for point in points:
-        largest = dict(point)
+        extreme = dict(point)
         for axis in space.search:
-            if axis.path not in largest and axis.applies({**fixed, **largest}):
+            if axis.path not in extreme and axis.applies({**fixed, **extreme}):
                 numbers = [value for value in axis.edges if isinstance(value, int | float)]
-                largest[axis.path] = max(numbers) if numbers else axis.edges[0]
+                extreme[axis.path] = choose(numbers) if numbers else axis.edges[0]
         try:
-            experiment = space.experiment(largest)
+            experiment = space.experiment(extreme)
         except ConfigError:
             # A trial that draws this point fails and writes the reason to its folder.
             continue
@@ -120,4 +164,4 @@ def largest_trials(space: SearchSpace, points: Iterable[Mapping[str, Any]]) -> l
         found[experiment.backbone.name, experiment.method.name, encoder and encoder.name, prompts] = (
             experiment
         )
-    return list(found.values())
+    return found

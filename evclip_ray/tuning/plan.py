@@ -23,7 +23,7 @@ from evclip_ray.training.resources import ResourceRequest, concurrent_trials
 from evclip_ray.training.zero_shot import videos_key, zero_shot_key
 from evclip_ray.tuning.cost import StudyCost
 from evclip_ray.tuning.distributions import Distribution
-from evclip_ray.tuning.gpu_share import GpuShare, Measure, gpu_share, may_share
+from evclip_ray.tuning.gpu_share import GpuShare, Measure, gpu_share, may_share, why_not_shared
 from evclip_ray.tuning.search_space import SearchSpace
 from evclip_ray.tuning.warm_start import WarmStart
 
@@ -131,8 +131,8 @@ class StudyPlan:
         yield from dict.fromkeys(warning for warning in warnings if warning)
 
     def _resources(self) -> str:
-        shared = f"; {self.share}" if self.share else ""
-        return f"{self.request} a trial; {self.concurrent} at once{shared}"
+        shared = self.share or why_not_shared(self.space, self.request)
+        return f"{self.request} a trial; {self.concurrent} at once{shared and f'; {shared}'}"
 
     @property
     def _objective(self) -> str:

@@ -51,6 +51,18 @@ def test_min_workers_out_of_range_is_refused(fewest):
         ResourceRequest(1, 0, GIB, workers=2, min_workers=fewest)
 
 
+@pytest.mark.parametrize(
+    ("gpus", "workers", "message"),
+    [
+        (0.5, 2, "2 workers with 0.5 GPU each: NCCL refuses .* Give --gpus-per-worker 1, or 0"),
+        (1.5, 1, "--gpus-per-worker 1.5: Ray assigns parts of one GPU or whole GPUs"),
+    ],
+)
+def test_gpus_that_cannot_be_assigned_are_refused(gpus, workers, message):
+    with pytest.raises(ValueError, match=message):
+        ResourceRequest(1, gpus, GIB, workers=workers)
+
+
 def test_request_prints_its_range_of_workers():
     assert (
         str(ResourceRequest(1, 0, GIB, workers=4, min_workers=2)) == "2 to 4 workers of 1 CPU, 0 GPU, 1.0 GiB"

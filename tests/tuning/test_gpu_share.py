@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from evclip_ray.training.resources import GIB, GpuMemory, ResourceRequest, trials_per_gpu
-from evclip_ray.tuning.gpu_share import GpuShare, gpu_share, largest_trials, may_share
+from evclip_ray.tuning.gpu_share import GpuShare, extreme_trials, gpu_share, may_share, why_not_shared
 from evclip_ray.tuning.search_space import SearchSpace
 
 REQUEST = ResourceRequest(cpus=1, gpus=1, memory=GIB)
@@ -61,9 +61,10 @@ def test_gpu_without_enough_memory_is_named_with_numbers(needed, wanted, message
 
 def test_largest_trial_of_each_backbone_is_measured():
     points = [{"backbone.name": "debug"}, {"backbone.name": "ViT-B-32"}]
-    largest = largest_trials(make_space(), points)
-    sizes = [(each.backbone.name, each.method.context.tokens, each.optim.batch_size) for each in largest]
-    assert sizes == [("debug", 8, 16), ("ViT-B-32", 8, 16)]
+    for choose, tokens, batch_size in ((max, 8, 16), (min, 1, 4)):
+        trials = extreme_trials(make_space(), points, choose).values()
+        sizes = [(each.backbone.name, each.method.context.tokens, each.optim.batch_size) for each in trials]
+        assert sizes == [("debug", tokens, batch_size), ("ViT-B-32", tokens, batch_size)]
 
 
 @pytest.mark.parametrize(("setting", "expected"), [("auto", 3), (2, 2)])
@@ -85,18 +86,48 @@ def test_largest_measured_trial_decides_the_share(setting, expected):
     assert str(share) == f"{expected} trials share a GPU (a trial needs 20.6 of 80 GiB of GPU memory)"
 
 
+FULL = torch.OutOfMemoryError(
+    "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 15.60 GiB of which 1 GiB"
+)
+
+
+def share_on_small_gpu(setting, largest_batch):
+    """Return the share on a GPU on which trials with larger batches do not fit."""
+
+    def measure(experiment, classes, cpus):
+        if experiment.optim.batch_size > largest_batch:
+            raise FULL
+        return types.SimpleNamespace(memory=GpuMemory(GIB, 16 * GIB))
+
+    places = {"points": [{"backbone.name": "debug"}], "classes": ["a"], "measure": measure}
+    return gpu_share(make_space(trials_per_gpu=setting), REQUEST, [HOST], **places)
+
+
 def test_study_whose_largest_trial_does_not_fit_still_runs(caplog):
-    def share(setting):
-        def measure(experiment, classes, cpus):
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+    assert share_on_small_gpu("auto", 4) == GpuShare(1)
+    assert "the largest trial of the study does not fit on a GPU" in caplog.text
+    assert "20.00 GiB more are needed, it has 15.60 GiB" in caplog.text
 
-        places = {"points": [{"backbone.name": "debug"}], "classes": ["a"], "measure": measure}
-        return gpu_share(make_space(trials_per_gpu=setting), REQUEST, [HOST], **places)
 
-    assert share("auto") == GpuShare(1)
-    assert "the largest trial of the study does not fit in the memory of a GPU" in caplog.text
-    with pytest.raises(ValueError, match=r"trials_per_gpu=2: the memory of the GPU is used up \(20.00 GiB"):
-        share(2)
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("auto", r"no trial of the study fits on a GPU: .* \(20.00 GiB more are needed, it has 15.60 GiB\)"),
+        (2, r"trials_per_gpu=2: the memory of the GPU is used up \(20.00 GiB more are needed, it has 15.60"),
+    ],
+)
+def test_gpu_that_is_too_small_for_a_trial_is_refused(setting, message):
+    with pytest.raises(ValueError, match=message):
+        share_on_small_gpu(setting, 2)
+
+
+def test_set_number_holds_where_nothing_can_be_measured():
+    measure = lambda *args: types.SimpleNamespace(memory=None)  # noqa: E731
+    places = {"points": [{"backbone.name": "debug"}], "classes": ["a"], "measure": measure}
+    shares = [
+        gpu_share(make_space(trials_per_gpu=setting), REQUEST, [HOST], **places) for setting in (2, "auto")
+    ]
+    assert shares == [GpuShare(2), GpuShare(1)]
 
 
 def test_shares_of_a_gpu_fit_in_ray_units():
@@ -117,3 +148,25 @@ def test_shares_of_a_gpu_fit_in_ray_units():
 def test_trials_share_a_gpu_unless_resources_are_set(study, request_changes, expected):
     request = dataclasses.replace(REQUEST, **request_changes)
     assert may_share(make_space(**study), request) == expected
+
+
+@pytest.mark.parametrize(
+    ("study", "request_changes", "reason"),
+    [
+        ({}, {"gpus": 0}, ""),
+        ({"trials_per_gpu": 1}, {}, ""),
+        ({"trials_per_gpu": 4}, {"gpus": 0}, "trials_per_gpu=4 has no effect, because no machine has a GPU"),
+        ({"trials_per_gpu": 4, "gpus": 0.5}, {"gpus": 0.5}, "no effect, because --gpus-per-worker"),
+        ({}, {"workers": 2}, "each worker has a whole GPU, because NCCL refuses two workers"),
+    ],
+)
+def test_plan_names_why_trials_do_not_share(study, request_changes, reason):
+    text = why_not_shared(make_space(**study), dataclasses.replace(REQUEST, **request_changes))
+    assert reason in text
+    assert bool(reason) == bool(text)
+
+
+def test_trials_per_gpu_of_groups_are_refused():
+    space, request = make_space(trials_per_gpu=2), dataclasses.replace(REQUEST, workers=2)
+    with pytest.raises(ValueError, match=r"trials_per_gpu=2: the 2 workers .* --workers 1"):
+        may_share(space, request)
