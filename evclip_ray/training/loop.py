@@ -41,6 +41,7 @@ from evclip_ray.training.optim import learning_rate
 from evclip_ray.training.per_video_scores import EpochAnswers, VideoScores
 from evclip_ray.training.reproduction import COMPUTE, compute_of, refuse_other_run
 from evclip_ray.training.saved_state import DAMAGED, SavedState, newest_state, set_aside
+from evclip_ray.training.speed import InputClock, SpeedMeter
 from evclip_ray.training.step import EpochSums, TrainingStep
 from evclip_ray.training.tensorboard.hparams import MEAN_TAG
 from evclip_ray.training.tensorboard.writer import BoardWriter
@@ -130,6 +131,9 @@ class Run:
             dtype=self.dtype,
             num_steps=self.steps_per_epoch * experiment.optim.epochs,
         )
+        # The folder of features lies in the cache folder.
+        cache = videos.features.parent if videos.features else None
+        self.speed = SpeedMeter(experiment, videos.classes, self.step, cache=cache)
         self.validate = self._validation() if "val" in videos.sets else None
         self.scored: tuple[ClassificationState, Scores] | None = None
         self.progress = Progress()
@@ -196,6 +200,7 @@ class Run:
                 features=cached.sets.get(split),
                 pixels=cached.needs_pixels,
                 labelled=split == "train",
+                with_classes=not self.method.has_fixed_shapes,
             )
             for split, chosen in self.videos.sets.items()
         }
@@ -217,8 +222,11 @@ class Run:
     def _fit(self, report: Report) -> EpochMetrics:
         self.resume()
         self._restore_history()
-        # Only rank 0 writes files and events, so only it needs the baseline. The scoring has no collective
-        # operation; the other workers wait for rank 0 at their first gradient.
+        # Only rank 0 writes files and events, so only it needs the speed and the baseline. They have no
+        # collective operation; the other workers wait for rank 0 at their first gradient.
+        if self.workers.rank == 0 and not self.is_done:
+            epochs_left = self.experiment.optim.epochs - self.progress.epoch
+            self.speed.begin(epochs_left * self.steps_per_epoch)
         if self.workers.rank == 0 and self.validate is not None:
             self.baseline = zero_shot_numbers(
                 self.zero_shot, self.experiment, self.videos, device=self.device
@@ -327,6 +335,7 @@ class Run:
         epoch = self.progress.epoch
         try:
             trained = self._train(epoch)
+            started += self.speed.spent()
             self.scored = self.validate() if self.validate is not None else None
         # `EpochSums.read` and `require_finite` raise on all workers together, so all leave the epoch here.
         except Diverged as problem:
@@ -426,11 +435,10 @@ class Run:
         # views.
         view = (epoch + self.experiment.seed) % self.batches["train"].num_views
         batches = self.batches["train"](groups, view=view, generator=generator, workers=self.workers)
-        waited = 0.0
+        clock = InputClock(self.device)
         for step, group in enumerate(groups):
-            asked = time.perf_counter()
-            batch = next(batches)
-            waited += time.perf_counter() - asked
+            with clock.waiting():
+                batch = next(batches)
             rate = learning_rate(
                 epoch * self.steps_per_epoch + step,
                 steps_per_epoch=self.steps_per_epoch,
@@ -439,12 +447,16 @@ class Run:
             sums.add(self.step(batch, rate=rate, num_videos=len(group), generator=generator), len(group))
         means = sums.read()
         elapsed = time.perf_counter() - began
+        # After `read`, which waits until the device has finished.
+        step_seconds, wait_seconds = (each / self.steps_per_epoch for each in (elapsed, clock.seconds()))
+        videos = len(train) / self.steps_per_epoch / self.workers.count
         return {
             **means,
             "lr": rate,
-            "step_seconds": elapsed / self.steps_per_epoch,
-            # Of a step, with cutting its views. A GPU computes earlier steps meanwhile.
-            "wait_seconds": waited / self.steps_per_epoch,
+            "step_seconds": step_seconds,
+            # With cutting the views of the batch.
+            "wait_seconds": wait_seconds,
+            **self.speed.shares(batch, videos=videos, seconds=step_seconds, waited=wait_seconds),
             "train_seconds": elapsed,
         }
 
@@ -485,6 +497,7 @@ class Run:
             "decoder": self.videos.sets["train"].shards.ledger["inputs"]["decoder"],
             COMPUTE: compute_of(self.workers.count),
             "provenance": provenance(),
+            **self.speed.record(),
         }
 
     def _board(self) -> contextlib.AbstractContextManager[BoardWriter | None]:

@@ -13,10 +13,13 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from evclip_ray.artifacts import ArtifactError
+from evclip_ray.records import SPEED_SHARES
+from evclip_ray.training import speed
 from evclip_ray.training.build import build_method
 from evclip_ray.training.datamodule import Videos
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.loop import Run
+from evclip_ray.training.matrix_rate import MatrixRate
 
 
 def start(experiment, videos, folder, **options):
@@ -56,6 +59,26 @@ def test_run_lowers_loss_and_writes_history_and_checkpoints(make_experiment, tin
     assert last["conditions"] == "float32 on cpu"
     assert record["classes"] == list(tiny_videos.classes)
     assert not (tmp_path / "last" / "optimizer.safetensors").exists()
+
+
+def test_measured_run_has_its_speed_and_the_same_numbers(make_experiment, tiny_videos, tmp_path, monkeypatch):
+    experiment = make_experiment(optim__epochs=2)
+    start(experiment, tiny_videos, tmp_path / "short").fit(lambda metrics: None)
+    monkeypatch.setattr(speed, "MIN_STEPS", 1)
+    monkeypatch.setattr(speed, "_SHARE_OF_STEPS", 1.0)
+    monkeypatch.setattr(speed, "matrix_rate", lambda *_: MatrixRate(1e12, "a processor", "float32", 1))
+    start(experiment, tiny_videos, tmp_path / "long").fit(lambda metrics: None)
+    assert timeless(tmp_path / "long") == timeless(tmp_path / "short")
+    for epoch in history(tmp_path / "long"):
+        assert 0 < epoch["matrix_share"] < 1
+        assert epoch["wait_share"] == pytest.approx(epoch["wait_seconds"] / epoch["step_seconds"])
+        assert epoch["bare_share"] > 0
+    assert "matrix_share" not in history(tmp_path / "short")[0]
+    record = json.loads((tmp_path / "long" / "last" / "config.json").read_text())
+    assert record["speed"]["device"] == "a processor"
+    board = EventAccumulator(str(tmp_path / "long"))
+    board.Reload()
+    assert {f"run/{name}" for name in SPEED_SHARES} <= set(board.Tags()["scalars"])
 
 
 def test_interrupted_run_resumes_identically(make_experiment, tiny_videos, tmp_path):
