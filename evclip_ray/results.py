@@ -21,7 +21,7 @@ import pandas as pd
 
 from evclip_ray.artifacts import LEDGER, ArtifactError, read_json, read_ledger
 from evclip_ray.formatting import brief_path, short
-from evclip_ray.records import TrialRecord
+from evclip_ray.records import SPEED, SPEED_SHARES, TrialRecord
 from evclip_ray.tuning.importance import recorded_importance
 from evclip_ray.tuning.leaderboard import SCORES, best_of_each, leaderboard
 from evclip_ray.tuning.study_folder import WRITTEN_AGAIN, StudyFolder
@@ -108,6 +108,15 @@ class Study:
             for epoch in record.history
         ]
         return pd.DataFrame(rows) if rows else pd.DataFrame(columns=["trial", "state", "epoch", "val_top1"])
+
+    @functools.cached_property
+    def speed(self) -> dict[str, float]:
+        """Median over the trials of each metric in `records.SPEED`; empty if no trial was measured."""
+        speeds = self.trials.reindex(columns=list(SPEED_SHARES)).dropna(how="all")
+        if speeds.empty:
+            return {}
+        medians = self.trials.reindex(columns=list(SPEED)).median()
+        return {str(name): float(value) for name, value in medians.items() if not math.isnan(value)}
 
     @functools.cached_property
     def balanced(self) -> str | None:

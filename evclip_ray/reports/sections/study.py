@@ -34,6 +34,7 @@ from evclip_ray.reports.sections.evaluation import Evaluation, evaluation_sectio
 from evclip_ray.reports.sections.gains import is_of_best
 from evclip_ray.reports.sections.headline import study_headline, tests_of
 from evclip_ray.reports.sections.next_steps import Videos, links, next_commands, videos_of
+from evclip_ray.reports.sections.speed import speed_sections
 from evclip_ray.results import Study
 
 _MAX_SETTINGS = 8
@@ -67,7 +68,7 @@ def study_report(
     sections = [first, *chart_sections(study)]
     for evaluation in evaluations:
         sections += [evaluation_section(evaluation), *calibration_sections(evaluation)]
-    sections += more
+    sections += [*more, *speed_sections(study)]
     if notes:
         sections.append(Section("missing", "Missing from this report", [Note(note) for note in notes]))
     return Report(

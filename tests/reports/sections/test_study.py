@@ -1,6 +1,9 @@
 """Report of a study: the best score and its correction for the choice."""
 
+import json
+
 import numpy as np
+import pytest
 from made_studies import VIDEOS, write_study
 
 from evclip_ray.artifacts import read_history, read_json, write_json
@@ -58,3 +61,33 @@ def test_report_lists_the_best_of_each_balanced_value(tmp_path):
     assert table.title == "Best trial of each method.prompts"
     assert table.data["trials"].sum() == 6
     assert table.data["best_trial"].iloc[0] == study.best["trial"]
+
+
+def speed_of(root):
+    (section,) = (each for each in study_report(Study.load(root)).sections if each.name == "speed")
+    return section.blocks
+
+
+def test_report_names_the_speed_of_the_trials_in_a_line(tmp_path):
+    root = write_study(tmp_path / "study", trials=2, epochs=1)
+    for history, share in zip(sorted(root.glob("trials/*/history.jsonl")), (0.2, 0.4), strict=True):
+        shares = {"matrix_share": share, "wait_share": 0.012}
+        history.write_text("".join(json.dumps({**epoch, **shares}) + "\n" for epoch in read_history(history)))
+    record = read_json(root / "best" / "config.json")
+    device = {"device": "a card", "matrix_format": "bfloat16", "threads": None}
+    write_json(root / "best" / "config.json", record | {"speed": {"matrix_flop_per_second": 5e12, **device}})
+    write_json(root / "ledger.json", read_json(root / "ledger.json") | {"gpu_share": {"count": 4}})
+    line, table = speed_of(root)
+    assert line.text == (
+        "A training step used 30 % of the device's matrix rate (5 TFLOP/s in bfloat16 on a card) and ran at – "
+        "of the bare model's videos/s. It waited for input for 1.2 % of its time. These are medians of 2 "
+        "trials. 4 trials shared a GPU, and their shares of its matrix rate add up."
+    )
+    assert sorted(table.view["of the matrix rate"]) == ["20 %", "40 %"]
+    assert Study.load(root).speed == pytest.approx({"matrix_share": 0.3, "wait_share": 0.012})
+
+
+def test_speed_of_an_old_study_is_a_dash(tmp_path):
+    (line,) = speed_of(write_study(tmp_path / "study", trials=1, epochs=1))
+    assert line.text.startswith("A training step used – of the device's matrix rate and ran at – of")
+    assert line.text.endswith("An earlier version ran the trials and did not measure this.")
