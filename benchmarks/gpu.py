@@ -1,8 +1,8 @@
 """Use of a GPU: matrix rate, training steps, trials that share the card, the features stage, a whole study.
 
 All weights are random, which does not change the arithmetic. The share of a step is its useful FLOP per
-second over the measured rate of matrix products in bfloat16. FLOP are those of torch's counter for one eager
-step. A section is skipped, and named with the reason, if a package is missing or the time is used up.
+second over the measured rate of matrix products in bfloat16, both as in the history of a run. A section is
+skipped, and named with the reason, if a package is missing or the time is used up.
 
 Goals on an H100 or H200, EV-CLIP with both prompts on ViT-B/16, 8 frames, cached map: a share of 0.45 at
 batch 16 and 0.50 at batch 64, 150 videos/s at batch 2, 3 times the steps per second with 4 trials on the card
@@ -31,7 +31,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from evclip_ray.artifacts import write_ledger
 from evclip_ray.config import ConfigError
@@ -45,7 +44,9 @@ from evclip_ray.training import compiled, step
 from evclip_ray.training.build import autocast_dtype, build_method
 from evclip_ray.training.distributed import Workers
 from evclip_ray.training.experiment import ExperimentConfig
+from evclip_ray.training.matrix_rate import measure_matrix_rate
 from evclip_ray.training.step import TrainingStep
+from evclip_ray.training.useful_flop import useful_flop
 
 BACKBONES = {"ViT-B-16": "swin3d_s", "ViT-B-32": "swin3d_t", "ViT-L-14": "swin3d_s", "RN50": "swin3d_s"}
 CLASSES = tuple(f"class number {index}" for index in range(101))
@@ -105,13 +106,6 @@ class Bench:
         return statistics.median(taken)
 
 
-def matrix_rate(bench: Bench) -> float:
-    """Return the rate of a product of two large matrices in bfloat16, in FLOP per second."""
-    size, dtype = (512, torch.float32) if bench.small else (8192, torch.bfloat16)
-    left, right = (torch.randn(size, size, device=bench.device, dtype=dtype) for _ in range(2))
-    return 2 * size**3 / bench.seconds(lambda: left @ right, repeats=20)
-
-
 @dataclasses.dataclass
 class Steps:
     """Training steps of one method on one batch that stays on the device."""
@@ -141,12 +135,6 @@ class Steps:
         """Take a step."""
         self.training(self.batch, rate=1e-4, num_videos=len(self.batch.labels), generator=self.generator)
 
-    def flop(self) -> float:
-        """Return the FLOP of an eager step."""
-        with FlopCounterMode(display=False) as counter:
-            self()
-        return float(counter.get_total_flops())
-
 
 @functools.cache
 def with_graphs() -> compiled.Forward:
@@ -156,7 +144,8 @@ def with_graphs() -> compiled.Forward:
 
 def steps_table(bench: Bench) -> Iterator[dict[str, Any]]:
     """Yield one row per backbone, batch size and variant of the step, the most important ones first."""
-    rate = matrix_rate(bench)
+    is_gpu = bench.device.type == "cuda"
+    rate = measure_matrix_rate(bench.device, torch.bfloat16 if is_gpu else torch.float32)
     yield {"row": "matrix rate", "tflop_per_second": rate / 1e12}
     plan = [
         *itertools.product(["ViT-B-16"], [16, 2, 64], ["eager", "compiled"], [True]),
@@ -178,13 +167,11 @@ def step_row(
     bench: Bench, rate: float, backbone: str, size: int, variant: str, *, cached: bool
 ) -> dict[str, Any]:
     """Measure one row of the table of steps."""
-    eager = Steps.of(bench, bench.experiment(backbone, batch=size, compile="off"), cached=cached)
-    flop = eager.flop()
-    del eager
     setting = "off" if variant == "eager" else "on"
     if bench.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(bench.device)
-    measured = Steps.of(bench, bench.experiment(backbone, batch=size, compile=setting), cached=cached)
+    experiment = bench.experiment(backbone, batch=size, compile=setting)
+    measured = Steps.of(bench, experiment, cached=cached)
     usual = step.compiled_forward
     try:
         if variant == "graphs":
@@ -200,7 +187,7 @@ def step_row(
     return {
         "ms": 1e3 * seconds,
         "videos_per_second": size / seconds,
-        "share": flop / seconds / rate,
+        "share": useful_flop(experiment, CLASSES, measured.batch) / seconds / rate,
         "first_step_seconds": first,
         "peak_gib": peak,
     }
@@ -292,7 +279,7 @@ def features_table(bench: Bench) -> Iterator[dict[str, Any]]:
 
 
 def study_table(bench: Bench) -> Iterator[dict[str, Any]]:
-    """Yield the seconds of a study of 8 trials, and the sum of the seconds in which its trials trained."""
+    """Yield the seconds of a study of 8 trials, the sum of those in which they trained, and their speed."""
     bench.check_time(60)
     from evclip_ray import api
 
@@ -325,7 +312,12 @@ def study_table(bench: Bench) -> Iterator[dict[str, Any]]:
         )
         wall = time.perf_counter() - began
         trained = float(study.trials["seconds"].sum())
-        yield {"row": "8 trials" if not bench.small else "2 trials", "wall": wall, "trained": trained}
+        yield {
+            "row": "8 trials" if not bench.small else "2 trials",
+            "wall": wall,
+            "trained": trained,
+            **study.speed,
+        }
 
 
 TABLES = {
