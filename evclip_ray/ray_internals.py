@@ -52,7 +52,9 @@ def auth_headers() -> dict[str, str]:
     """
     from ray._private.authentication import authentication_token_setup, http_token_authentication
 
-    authentication_token_setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    # Older versions of Ray use a token only if RAY_AUTH_MODE says so, and have no such function.
+    if hasattr(authentication_token_setup, "maybe_enable_token_auth_if_token_available"):
+        authentication_token_setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
     return dict(http_token_authentication.get_auth_headers_if_auth_enabled({}))
 
 
@@ -156,15 +158,24 @@ def propagate_to_workers(variable: str) -> None:
     ENV_VARS_TO_PROPAGATE.add(variable)
 
 
+_CANCEL_SECONDS = 5
+
+
 def cancel_reservation(requester: str) -> None:
     """Release the resources that a Ray Train group reserved.
 
     Args:
         requester: The name that the group reserved them under, `train-RUN_ID`.
     """
-    from ray.train.v2._internal.execution.scaling_policy import autoscaling_coordinator_client
+    import ray
+    from ray.data._internal.cluster_autoscaler import default_autoscaling_coordinator
 
-    autoscaling_coordinator_client.TrainAutoscalingCoordinatorClient(requester).cancel_resource_request()
+    # Ray Train's own client for it has another form in every second version of Ray.
+    coordinator = default_autoscaling_coordinator.get_or_create_autoscaling_coordinator()
+    try:
+        ray.get(coordinator.cancel_request.remote(requester_id=requester), timeout=_CANCEL_SECONDS)
+    except ray.exceptions.RayError as error:
+        log.warning("Ray holds the resources of the killed group %s for 3 minutes: %s", requester, error)
 
 
 def launcher_schema() -> Path:

@@ -15,6 +15,7 @@ import pytest
 import ray
 from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler
+from reservations import reserve, reserved
 
 from evclip_ray import ray_internals
 
@@ -128,17 +129,10 @@ def test_propagate_to_workers(monkeypatch):
 
 
 def test_cancel_reservation(local_ray):
-    from ray.train import ScalingConfig
-    from ray.train.v2._internal.execution.scaling_policy import autoscaling_coordinator_client
-
-    def reserved():
-        return ray.get(client._autoscaling_coordinator.get_reserved_resources.remote("train-gone"))
-
-    client = autoscaling_coordinator_client.TrainAutoscalingCoordinatorClient("train-gone")
-    client.send_resource_request(ScalingConfig(num_workers=1), 1)
-    assert reserved()
+    reserve("train-gone")
+    assert reserved("train-gone")
     call(ray_internals.cancel_reservation, "train-gone")
-    assert not reserved()
+    assert not reserved("train-gone")
 
 
 def test_launcher_schema():

@@ -8,10 +8,7 @@ import threading
 import time
 
 import pytest
-import ray
-from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import (
-    get_or_create_autoscaling_coordinator,
-)
+from reservations import reserved
 
 from evclip_ray.cluster import connect
 from evclip_ray.training.ray_trainer import train_distributed
@@ -54,14 +51,13 @@ def test_killed_worker_of_a_group_costs_at_most_one_epoch(make_experiment, tiny_
     tiny_videos.save(tmp_path / "videos.json")
     folder = tmp_path / "run"
     before = set(_worker_pids())
-    killed, reserved = [], []
+    killed, held = [], []
 
     def kill_one():
         for _ in range(1200):
             if (folder / "history.jsonl").is_file():
                 name = (folder / ".ray" / "reservation").read_text()
-                coordinator = get_or_create_autoscaling_coordinator()
-                reserved.append(ray.get(coordinator.get_reserved_resources.remote(name)))
+                held.append(reserved(name))
                 killed.extend(sorted(set(_worker_pids()) - before)[:1])
                 if killed:
                     os.kill(killed[0], signal.SIGKILL)
@@ -80,7 +76,7 @@ def test_killed_worker_of_a_group_costs_at_most_one_epoch(make_experiment, tiny_
             max_failures=1,
         )
     assert killed
-    assert reserved[0], "the group's reservation has another name than the file says"
+    assert held[0], "the group's reservation has another name than the file says"
     assert not (folder / ".ray").exists()
     epochs = [json.loads(line)["epoch"] for line in (folder / "history.jsonl").read_text().splitlines()]
     assert epochs == list(range(1, 31))
