@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from evclip_ray.deploy.predictions import FailedVideo, Prediction
     from evclip_ray.evaluation.evaluate import EvaluationResult
-    from evclip_ray.evaluation.plan import EvaluationPlan
     from evclip_ray.evaluation.seed_means import CheckpointMean
     from evclip_ray.metrics.intervals import IntervalKind
     from evclip_ray.records import EpochMetrics
@@ -539,6 +538,7 @@ def evaluate(
     from evclip_ray.evaluation.evaluate import evaluate_checkpoint
     from evclip_ray.evaluation.plan import plan_evaluation
     from evclip_ray.evaluation.seed_means import means_over_checkpoints
+    from evclip_ray.evaluation.tables_folder import tables_folder
     from evclip_ray.metrics.multi_view import EvaluationViews
     from evclip_ray.training.datamodule import prepare
     from evclip_ray.tuning.study_folder import name_recovery
@@ -558,7 +558,7 @@ def evaluate(
                 plan = plan_evaluation(
                     checkpoint, settings, split=split, cache=cache, protocol=protocol, views=parsed_views
                 )
-                tables = Path(out) if out else named.with_name(f"{named.name}-{_tables_name(plan)}")
+                tables = Path(out) if out else tables_folder(named, plan)
             if out and len(folders) > 1:
                 # Numbered: checkpoints are often all called `best`, and parents of several studies can have
                 # one name.
@@ -592,18 +592,6 @@ def evaluate(
         path = Path(out or folders[0].parent) / "means.csv"
         write_csv(path, list(rows[0]), (row.values() for row in rows))
     return Evaluation(tuple(results), means)
-
-
-def _tables_name(plan: "EvaluationPlan") -> str:
-    """Return the name of the tables of an evaluation: split, then protocol and list unless the usual ones.
-
-    Scores on other videos must not replace those on the study's own.
-    """
-    protocol = "" if plan.protocol == "closed_set" else plan.protocol
-    source = Path(next(iter(plan.plans.values())).manifest.source)
-    # The usual names of a list say less than their folder.
-    listed = source.parent.name if source.stem in ("manifest", "list", "videos") else source.stem
-    return "-".join(filter(None, (plan.split, protocol, "" if plan.is_training_list else listed)))
 
 
 def predict(

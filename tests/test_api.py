@@ -3,14 +3,13 @@
 import json
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 import yaml
 
 import evclip_ray
-from evclip_ray.api import _keeps_videos, _run_name, _study_checkpoint, _tables_name
+from evclip_ray.api import _keeps_videos, _run_name, _study_checkpoint
 from evclip_ray.config import ConfigError
 from evclip_ray.data.manifest.manifest import ManifestError
 
@@ -160,21 +159,6 @@ def test_run_of_a_study_has_its_name(tmp_path):
     assert _run_name(tmp_path / "mine" / "other.yaml") == "other"
     (tmp_path / "sizes" / "rungs" / "small" / "trials").mkdir(parents=True)
     assert _run_name(tmp_path / "sizes" / "rungs" / "small" / "best.yaml") == "sizes-small"
-
-
-@pytest.mark.parametrize(
-    ("source", "protocol", "is_own", "name"),
-    [
-        ("videos/manifest.csv", "closed_set", True, "test"),
-        ("videos/manifest.csv", "base_to_novel", True, "test-base_to_novel"),
-        ("dark/manifest.csv", "cross_domain", False, "test-cross_domain-dark"),
-        ("lists/night.csv", "closed_set", False, "test-night"),
-    ],
-)
-def test_scores_on_other_videos_have_their_own_folder(source, protocol, is_own, name):
-    videos = SimpleNamespace(manifest=SimpleNamespace(source=source))
-    plan = SimpleNamespace(split="test", protocol=protocol, plans={"all": videos}, is_training_list=is_own)
-    assert _tables_name(plan) == name
 
 
 def test_fork_of_a_run_without_record_is_refused(tmp_path):
