@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from evclip_ray.artifacts import ArtifactError
 from evclip_ray.records import SPEED_SHARES
-from evclip_ray.training import speed
+from evclip_ray.training import speed, validation
 from evclip_ray.training.build import build_method
 from evclip_ray.training.datamodule import Videos
 from evclip_ray.training.experiment import ExperimentConfig
@@ -61,12 +61,18 @@ def test_run_lowers_loss_and_writes_history_and_checkpoints(make_experiment, tin
     assert not (tmp_path / "last" / "optimizer.safetensors").exists()
 
 
-def test_measured_run_has_its_speed_and_the_same_numbers(make_experiment, tiny_videos, tmp_path, monkeypatch):
-    experiment = make_experiment(optim__epochs=2)
-    start(experiment, tiny_videos, tmp_path / "short").fit(lambda metrics: None)
+@pytest.fixture
+def measured(monkeypatch):
+    """Measure the speed of short runs too, on a processor of 1 TFLOP/s."""
     monkeypatch.setattr(speed, "MIN_STEPS", 1)
     monkeypatch.setattr(speed, "_SHARE_OF_STEPS", 1.0)
     monkeypatch.setattr(speed, "matrix_rate", lambda *_: MatrixRate(1e12, "a processor", "float32", 1))
+
+
+def test_measured_run_has_its_speed_and_the_same_numbers(make_experiment, tiny_videos, tmp_path, request):
+    experiment = make_experiment(optim__epochs=2)
+    start(experiment, tiny_videos, tmp_path / "short").fit(lambda metrics: None)
+    request.getfixturevalue("measured")
     start(experiment, tiny_videos, tmp_path / "long").fit(lambda metrics: None)
     assert timeless(tmp_path / "long") == timeless(tmp_path / "short")
     for epoch in history(tmp_path / "long"):
@@ -79,6 +85,38 @@ def test_measured_run_has_its_speed_and_the_same_numbers(make_experiment, tiny_v
     board = EventAccumulator(str(tmp_path / "long"))
     board.Reload()
     assert {f"run/{name}" for name in SPEED_SHARES} <= set(board.Tags()["scalars"])
+
+
+def test_validation_without_memory_releases_the_graphs(make_experiment, tiny_videos, tmp_path, monkeypatch):
+    class Graphs:
+        reasons = ()
+
+        def __call__(self, batch):
+            return run.step._gradients_of(batch)
+
+        def drop(self, reason):
+            self.reasons = (*self.reasons, reason)
+            return len(self.reasons) == 1
+
+    def full(*args, **options):
+        scored = usual(*args, **options)
+        if len(run.step.graphs.reasons) < limit:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return scored
+
+    usual, limit = validation.score, 1
+    experiment = make_experiment(optim__epochs=1)
+    expected = start(experiment, tiny_videos, tmp_path / "usual").fit(lambda metrics: None)
+    monkeypatch.setattr(validation, "score", full)
+    run = start(experiment, tiny_videos, tmp_path / "full")
+    run.step.graphs = Graphs()
+    last = run.fit(lambda metrics: None)
+    assert run.step.graphs.reasons == ("validation needs their memory",)
+    for name in ("val_loss", "mask_coverage", "mask_entropy"):
+        assert last.values[name] == expected.values[name]
+    limit = 3
+    with pytest.raises(torch.OutOfMemoryError):
+        run.next_epoch()
 
 
 def test_interrupted_run_resumes_identically(make_experiment, tiny_videos, tmp_path):
@@ -248,7 +286,7 @@ def _train_as_rank(rank, folder):
     dist.destroy_process_group()
 
 
-def test_two_workers_train_as_one(make_experiment, tiny_videos, tmp_path):
+def test_two_workers_train_as_one(make_experiment, tiny_videos, tmp_path, measured):
     # 18 training videos in batches of 5 give the workers uneven shares and a last batch of 3.
     experiment = make_experiment(
         data__augment__crop="centre",
@@ -267,6 +305,7 @@ def test_two_workers_train_as_one(make_experiment, tiny_videos, tmp_path):
         pass
     start(experiment, tiny_videos, tmp_path / "one").fit(lambda metrics: None)
     one, two = history(tmp_path / "one"), history(tmp_path / "two")
+    assert two[0]["bare_share"] > 0, "the first worker measures alone"
     for a, b in zip(one, two, strict=True):
         assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-4)
         assert a["val_loss"] == pytest.approx(b["val_loss"], rel=1e-4)

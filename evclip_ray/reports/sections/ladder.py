@@ -25,6 +25,7 @@ from evclip_ray.reports.sections.conditions import (
 from evclip_ray.reports.sections.evaluation import Evaluation, anchor, evaluation_section
 from evclip_ray.reports.sections.ladder_headline import TOO_FEW, ladder_headline
 from evclip_ray.reports.sections.next_steps import links, resume
+from evclip_ray.reports.sections.speed import speed_of_steps
 from evclip_ray.reports.sections.study import commands_of, leaderboard_table, strip_of
 from evclip_ray.results import STEPS, Ladder, Study
 
@@ -207,8 +208,9 @@ def _chart_sections(ladder: Ladder) -> list[Section]:
     if costs.empty:
         return sections
     table = Table("costs", "All costs", costs, "Quantities that were not measured are empty.", ("costs.csv",))
+    more = [table, *speed_of_steps(ladder)]
     return [
-        dataclasses.replace(section, blocks=[*section.blocks, table]) if section.name == "costs" else section
+        dataclasses.replace(section, blocks=[*section.blocks, *more]) if section.name == "costs" else section
         for section in sections
     ]
 

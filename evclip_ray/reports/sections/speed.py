@@ -5,7 +5,7 @@ import pandas as pd
 from evclip_ray.formatting import counted, percent
 from evclip_ray.records import SPEED, SPEED_SHARES
 from evclip_ray.reports.document import Block, Note, Section, Table
-from evclip_ray.results import Study
+from evclip_ray.results import Ladder, Study
 from evclip_ray.training.matrix_rate import MatrixRate
 from evclip_ray.training.speed import SPEED as MEASURED
 
@@ -15,6 +15,11 @@ _HEADINGS = {
     "wait_share": "waiting for input",
 }
 _NUM_SHOWN = 3
+_CAPTION = (
+    "Medians over epochs. The operations are those of the forward and backward pass, without recomputation. "
+    "The bare model computes the gradients of a batch that is on the device already. A dash marks trials "
+    "that were too short to be measured, or those of an earlier version."
+)
 
 
 def speed_sections(study: Study) -> list[Section]:
@@ -26,6 +31,18 @@ def speed_sections(study: Study) -> list[Section]:
     if trials[list(SPEED_SHARES)].notna().any(axis=None):
         blocks.append(_table(trials))
     return [Section("speed", "Speed", blocks)]
+
+
+def speed_of_steps(ladder: Ladder) -> list[Table]:
+    """Return the table of the medians of each step of a ladder, or nothing if none was measured."""
+    rows = [{"rung": name, **study.speed} for name, study in ladder.steps.items() if study.speed]
+    if not rows:
+        return []
+    data = pd.DataFrame(rows).reindex(columns=["rung", *SPEED])
+    view = pd.DataFrame({"step": data["rung"]})
+    view = view.assign(**{heading: data[name].map(percent) for name, heading in _HEADINGS.items()})
+    files = ("rungs/*/trials/*/history.jsonl",)
+    return [Table("speed", "Speed of the training steps", data, _CAPTION, files, view)]
 
 
 def _line(study: Study) -> str:
@@ -63,10 +80,5 @@ def _table(trials: pd.DataFrame) -> Table:
     view = pd.DataFrame({"trial": trials["trial"]})
     view = view.assign(**{heading: trials[name].map(percent) for name, heading in _HEADINGS.items()})
     view["step, s"] = trials["step_seconds"]
-    caption = (
-        "Medians over the epochs of a trial. Useful operations are those of the forward and backward pass, "
-        "without recomputation. The bare model computes the gradients of a batch that is on the device "
-        "already. A dash marks a trial that was too short to be measured, or of an earlier version."
-    )
     files = ("trials/*/history.jsonl", "best/config.json")
-    return Table("speed", "Speed of the trials", trials, caption, files, view, num_shown=_NUM_SHOWN)
+    return Table("speed", "Speed of the trials", trials, _CAPTION, files, view, num_shown=_NUM_SHOWN)

@@ -1,3 +1,5 @@
+import json
+
 import pandas as pd
 import pytest
 from click.testing import CliRunner
@@ -88,6 +90,22 @@ def test_incomplete_ladder_is_reported(tmp_path, facts):
     page = (root / "report.html").read_text()
     assert "not enough steps" in page
     assert ("Step middle failed: ConfigError: no such backbone" in page) == ("failed" in facts)
+
+
+def test_speed_of_each_measured_step_is_with_the_costs(ladder):
+    for history in (ladder.root / "rungs" / "small").glob("trials/*/history.jsonl"):
+        lines = [{**json.loads(line), "wait_share": 0.25} for line in history.read_text().splitlines()]
+        history.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (costs,) = (section for section in ladder_report(ladder).sections if section.name == "costs")
+    table = costs.blocks[-1]
+    assert table.view.to_dict("records") == [
+        {
+            "step": "small",
+            "of the matrix rate": "–",
+            "of the bare model's videos/s": "–",
+            "waiting for input": "25 %",
+        }
+    ]
 
 
 def test_ladder_of_failed_steps_has_a_warning(tmp_path):

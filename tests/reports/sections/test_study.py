@@ -79,8 +79,8 @@ def test_report_names_the_speed_of_the_trials_in_a_line(tmp_path):
     write_json(root / "ledger.json", read_json(root / "ledger.json") | {"gpu_share": {"count": 4}})
     line, table = speed_of(root)
     assert line.text == (
-        "A training step used 30 % of the device's matrix rate (5 TFLOP/s in bfloat16 on a card) and ran at – "
-        "of the bare model's videos/s. It waited for input for 1.2 % of its time. These are medians of 2 "
+        "A training step used 30 % of the device's matrix rate (5 TFLOP/s in bfloat16 on a card) and ran at "
+        "– of the bare model's videos/s. It waited for input for 1.2 % of its time. These are medians of 2 "
         "trials. 4 trials shared a GPU, and their shares of its matrix rate add up."
     )
     assert sorted(table.view["of the matrix rate"]) == ["20 %", "40 %"]
