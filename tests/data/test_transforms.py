@@ -129,6 +129,8 @@ def test_seed_determines_the_augmentation():
 
 @pytest.mark.gpu
 def test_seed_gives_the_same_augmentation_on_a_gpu():
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU is visible")
     frames = torch.randint(0, 256, (4, 2, 64, 64, 3), dtype=torch.uint8)
     augment = AugmentConfig(brightness=0.2, contrast=0.2)
     here = crop_batch(frames, size=48, augment=augment, generator=seeded())

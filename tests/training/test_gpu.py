@@ -6,12 +6,14 @@ import threading
 import pytest
 import torch
 
+from evclip_ray.artifacts import read_history
 from evclip_ray.models.batch import VideoBatch
 from evclip_ray.testing.cases import load_networks, random_videos
 from evclip_ray.training.build import autocast_dtype, build_method
 from evclip_ray.training.distributed import Workers
 from evclip_ray.training.loop import Run
 from evclip_ray.training.step import TrainingStep
+from evclip_ray.training.step_graphs import REPAYING_STEPS
 from evclip_ray.tuning import gpu_turns
 
 pytestmark = pytest.mark.gpu
@@ -27,11 +29,17 @@ def device():
     return chosen
 
 
-def steps_on(experiment, device, count=4):
-    """Return the loss of each of `count` steps on the same batch."""
+def step_on(experiment, device, *, num_steps=0):
     method = build_method(experiment, CLASSES, device=device).train()
     dtype = autocast_dtype(experiment, device)
-    step = TrainingStep(method, experiment, workers=Workers(), device=device, dtype=dtype)
+    return TrainingStep(
+        method, experiment, workers=Workers(), device=device, dtype=dtype, num_steps=num_steps
+    )
+
+
+def steps_on(experiment, device, count=4):
+    """Return the loss of each of `count` steps on the same batch."""
+    step = step_on(experiment, device)
     pixels = random_videos(4, num_frames=4).pixels.to(device)
     batch = VideoBatch(pixels, labels=torch.tensor([0, 1, 0, 1], device=device))
     random = torch.Generator().manual_seed(0)
@@ -62,6 +70,56 @@ def test_compiled_steps_have_the_losses_of_eager_ones(make_experiment, device):
     )
     assert compiled[0] == pytest.approx(eager[0], rel=1e-4)
     assert compiled == pytest.approx(eager, rel=0.02)
+
+
+GRAPH_SIZES = (4, 3, 4, 3, 4, 3, 4, 3, 4, 3)
+
+
+def take_sizes(step, device):
+    """Take steps of two sizes and return their losses."""
+    random, results = torch.Generator().manual_seed(0), []
+    for index, size in enumerate(GRAPH_SIZES):
+        pixels = torch.rand(size, 4, 3, 64, 64, generator=random).to(device)
+        labels = torch.randint(2, (size,), generator=random).to(device)
+        # The last two steps launch graphs, if there are any.
+        waits = "error" if index >= len(GRAPH_SIZES) - 2 else "default"
+        torch.cuda.set_sync_debug_mode(waits)
+        try:
+            batch = VideoBatch(pixels, labels=labels)
+            results.append(step(batch, rate=1e-3, num_videos=size, generator=random))
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return [sum(float(term) for term in result.terms.values()) for result in results]
+
+
+@pytest.mark.parametrize("setting", ["auto", "on"])
+def test_steps_with_cuda_graphs_are_those_of_eager_ones(make_experiment, device, setting, caplog):
+    if device.type == "cpu":
+        pytest.skip("a CPU has no CUDA graphs")
+    eager = step_on(make_experiment(precision="float32", compile="off"), device)
+    graphed = step_on(make_experiment(precision="float32", compile=setting), device, num_steps=REPAYING_STEPS)
+    graphed.graphs.is_wanted = True
+    expected, losses = take_sizes(eager, device), take_sizes(graphed, device)
+    assert graphed.graphs.num_graphs == 2, caplog.text
+    assert losses == pytest.approx(expected, rel=0.02)
+    # The graphs overwrite their gradients. Nothing else may lie in their memory.
+    kept = [each for state in graphed.optimizer.state.values() for each in state.values()]
+    kept += list(graphed.method.parameters())
+    before = [each.clone() for each in kept]
+    batch = VideoBatch(
+        random_videos(4, num_frames=4).pixels.to(device), labels=torch.zeros(4, device=device).long()
+    )
+    graphed.gradients_alone(batch)
+    assert all(torch.equal(*pair) for pair in zip(before, kept, strict=True))
+
+
+def test_first_steps_decide_on_cuda_graphs(make_experiment, device):
+    if device.type == "cpu":
+        pytest.skip("a CPU has no CUDA graphs")
+    step = step_on(make_experiment(), device, num_steps=REPAYING_STEPS)
+    take_sizes(step, device)
+    # The kernels of the debug towers take less time than their launches.
+    assert step.graphs.is_wanted
 
 
 def test_frozen_networks_are_held_in_bfloat16(make_experiment, device):
@@ -130,24 +188,88 @@ def test_two_trials_share_a_gpu(study_on, device):
     assert all(device.type in row.conditions for row in rows)
 
 
-def test_group_of_one_worker_trains_on_a_gpu(study_on, device):
-    (row,) = study_on(trials=1, workers=1, trials_per_gpu=1)
-    assert device.type in row.conditions
+def test_trial_that_runs_out_of_memory_is_no_failure(study_on, device, tmp_path):
+    is_real, marker, name = device.type == "cuda", tmp_path / "full", "trial-0000"
+
+    def setup():
+        import torch
+
+        from evclip_ray.tuning import gpu_turns, trainable
+
+        usual = trainable.start_run
+
+        def start_run(*args, folder, **options):
+            if folder.name == name and not marker.exists():
+                marker.touch()
+                if is_real:
+                    torch.empty(2**46, dtype=torch.uint8, device="cuda")
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return usual(*args, folder=folder, **options)
+
+        trainable.start_run = start_run
+        if not is_real:
+            gpu_turns.reserved_bytes = gpu_turns.total_bytes = gpu_turns.free_bytes = lambda: 100
+
+    rows = study_on(setup, trials=2, trials_per_gpu=2, max_failures=0)
+    assert marker.exists()
+    assert [row.state for row in rows] == ["complete", "complete"]
+
+
+def test_ray_train_group_of_one_worker_trains(make_experiment, tiny_videos, tmp_path, ray_with_gpu, device):
+    from evclip_ray.training.ray_trainer import train_distributed
+    from evclip_ray.training.resources import GIB, ResourceRequest
+
+    ray_with_gpu()
+    tiny_videos.save(tmp_path / "videos.json")
+    train_distributed(
+        make_experiment(optim__epochs=2),
+        tmp_path / "videos.json",
+        folder=tmp_path / "run",
+        zero_shot=tmp_path / "zero_shot.json",
+        request=ResourceRequest(1, float(device.type == "cuda"), GIB / 2),
+        hparams={},
+        max_failures=0,
+    )
+    last = read_history(tmp_path / "run" / "history.jsonl")[-1]
+    assert last["epoch"] == 2
+    assert device.type in last["conditions"]
 
 
 @pytest.fixture
-def study_on(make_experiment, tiny_manifest, tiny_cache, debug_settings, tmp_path, device, without_ray):
+def ray_with_gpu(without_ray, device, monkeypatch):
+    """Return a function that starts a Ray with the GPU, or with a made-up one for a CPU."""
+    import ray
+
+    if device.type == "cpu":
+        # Ray refuses made-up GPUs where none is visible.
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+
+    def start(setup=None):
+        ray.shutdown()
+        hook = {"worker_process_setup_hook": setup} if setup else {}
+        ray.init(
+            address="local",
+            num_cpus=2,
+            num_gpus=1,
+            include_dashboard=False,
+            log_to_driver=False,
+            runtime_env=hook,
+        )
+
+    yield start
+    ray.shutdown()
+
+
+@pytest.fixture
+def study_on(tiny_manifest, tiny_cache, debug_settings, tmp_path, ray_with_gpu):
     """Return a function that runs a study on a Ray with the GPU and returns its leaderboard."""
     import ray
 
     from evclip_ray.tuning.search_space import SearchSpace
     from evclip_ray.tuning.tuner import StudyRun
 
-    gpus = 1 if device.type == "cuda" else 0
-    ray.shutdown()
-    ray.init(address="local", num_cpus=2, num_gpus=gpus, include_dashboard=False, log_to_driver=False)
-
-    def run(**study):
+    def run(setup=None, **study):
+        ray_with_gpu(setup)
         data = {
             "fixed": {"data.manifest": str(tiny_manifest), **debug_settings},
             "search": {"optim.lr": {"loguniform": [1e-3, 1e-2]}},
