@@ -13,6 +13,7 @@ from evclip_ray.data.transforms import crop_batch, to_device
 from evclip_ray.metrics.scoring import autocast
 from evclip_ray.models.batch import Frozen, VideoBatch
 from evclip_ray.models.layers.frames import read_frames
+from evclip_ray.models.methods.base import Method
 from evclip_ray.models.setting_types import Normalization
 from evclip_ray.profiling.synthetic_step import random_batch, timed, training_step
 from evclip_ray.training.build import autocast_dtype, build_method, pick_device, weights_of
@@ -21,6 +22,13 @@ from evclip_ray.training.frozen_cache import feature_specs, needs_pixels
 from evclip_ray.training.matrix_rate import MatrixRate, matrix_rate
 from evclip_ray.training.optim import make_optimizer
 from evclip_ray.training.resources import GpuMemory
+from evclip_ray.training.step_graphs import (
+    REPAYING_STEPS,
+    is_launch_bound,
+    may_use_graphs,
+    step_bytes,
+    timed_launches,
+)
 from evclip_ray.training.useful_flop import useful_flop
 
 
@@ -109,6 +117,7 @@ def _measure(
     # The first step warms up.
     step()
     seconds = statistics.median(timed(step, device)[1] for _ in range(2))
+    graph_bytes = _graph_bytes(method, experiment, step)
     unlabelled = dataclasses.replace(batch, labels=None)
     with torch.no_grad(), autocast(device, dtype):
         scoring = timed(lambda: method(unlabelled), device)[1] / count
@@ -124,7 +133,7 @@ def _measure(
         method.num_trainable(),
         weights_of(method.frozen),
         str(device),
-        _gpu_memory(device),
+        _gpu_memory(device, graph_bytes),
         count,
         _input_seconds(experiment, method.frozen.clip.image_size, device),
         rate,
@@ -160,13 +169,27 @@ def _repeated(batch: VideoBatch, size: int) -> VideoBatch:
     )
 
 
-def _gpu_memory(device: torch.device) -> GpuMemory | None:
+def _graph_bytes(method: Method, experiment: ExperimentConfig, step: Callable[[], object]) -> int:
+    """Return the memory that the CUDA graph of a step keeps beside that of validation; 0 without graphs."""
+    may_use = may_use_graphs(
+        experiment.compile,
+        next(method.parameters()).device,
+        num_steps=REPAYING_STEPS,
+        num_workers=1,
+        has_fixed_shapes=method.has_fixed_shapes,
+        mixup=experiment.data.augment.mixup,
+    )
+    if may_use and is_launch_bound([timed_launches(step)[1] for _ in range(3)]):
+        return step_bytes()
+    return 0
+
+
+def _gpu_memory(device: torch.device, graph_bytes: int) -> GpuMemory | None:
     if device.type != "cuda":
         return None
     # What the allocator reserved counts, and not what tensors used: it is missing for other processes.
-    return GpuMemory(
-        torch.cuda.max_memory_reserved(device), torch.cuda.get_device_properties(device).total_memory
-    )
+    needed = torch.cuda.max_memory_reserved(device) + graph_bytes
+    return GpuMemory(needed, torch.cuda.get_device_properties(device).total_memory)
 
 
 @torch.no_grad()
