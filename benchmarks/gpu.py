@@ -14,7 +14,6 @@ Without a GPU, `--device cpu --small` runs every section on the debug towers, to
 
 import argparse
 import dataclasses
-import functools
 import itertools
 import json
 import logging
@@ -40,12 +39,12 @@ from evclip_ray.data.video.view import ViewConfig
 from evclip_ray.features.encode import ViewJob, load_network
 from evclip_ray.features.spec import video_map
 from evclip_ray.models.batch import VideoBatch
-from evclip_ray.training import compiled, step
 from evclip_ray.training.build import autocast_dtype, build_method
 from evclip_ray.training.distributed import Workers
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.matrix_rate import measure_matrix_rate
 from evclip_ray.training.step import TrainingStep
+from evclip_ray.training.step_graphs import REPAYING_STEPS, timed_launches
 from evclip_ray.training.useful_flop import useful_flop
 
 BACKBONES = {"ViT-B-16": "swin3d_s", "ViT-B-32": "swin3d_t", "ViT-L-14": "swin3d_s", "RN50": "swin3d_s"}
@@ -115,8 +114,14 @@ class Steps:
     generator: torch.Generator
 
     @classmethod
-    def of(cls, bench: Bench, experiment: ExperimentConfig, *, cached: bool) -> "Steps":
-        """Build the method of an experiment. With `cached`, the batch has the video map."""
+    def of(
+        cls, bench: Bench, experiment: ExperimentConfig, *, cached: bool, with_graphs: bool = False
+    ) -> "Steps":
+        """Build the method of an experiment. With `cached`, the batch has the video map.
+
+        Raises:
+            Skipped: CUDA graphs are wanted on a CPU.
+        """
         device, size = bench.device, experiment.optim.batch_size
         dtype = autocast_dtype(experiment, device)
         method = build_method(experiment, CLASSES, device=device).train()
@@ -128,18 +133,21 @@ class Steps:
             with torch.no_grad(), torch.autocast(device.type, dtype, enabled=dtype is not None):
                 video_map = encoder(encoder.prepare(pixels))
             batch = dataclasses.replace(batch, video_map=video_map)
-        training = TrainingStep(method, experiment, workers=Workers(), device=device, dtype=dtype)
+        # Enough steps for graphs, and too few to compile by default.
+        count = REPAYING_STEPS if with_graphs else 0
+        training = TrainingStep(
+            method, experiment, workers=Workers(), device=device, dtype=dtype, num_steps=count
+        )
+        if with_graphs and training.graphs is None:
+            raise Skipped("a CPU has no CUDA graphs")
+        if training.graphs:
+            # Without the measurement of the first steps, which may decide against them.
+            training.graphs.is_wanted = True
         return cls(training, batch, torch.Generator())
 
     def __call__(self) -> None:
         """Take a step."""
         self.training(self.batch, rate=1e-4, num_videos=len(self.batch.labels), generator=self.generator)
-
-
-@functools.cache
-def with_graphs() -> compiled.Forward:
-    """Return the forward pass and the loss, compiled and launched as CUDA graphs."""
-    return torch.compile(compiled.forward_and_losses, dynamic=False, mode="reduce-overhead")
 
 
 def steps_table(bench: Bench) -> Iterator[dict[str, Any]]:
@@ -149,7 +157,7 @@ def steps_table(bench: Bench) -> Iterator[dict[str, Any]]:
     yield {"row": "matrix rate", "tflop_per_second": rate / 1e12}
     plan = [
         *itertools.product(["ViT-B-16"], [16, 2, 64], ["eager", "compiled"], [True]),
-        ("ViT-B-16", 2, "graphs", True),
+        *itertools.product(["ViT-B-16"], [2, 16], ["graphs", "compiled, graphs"], [True]),
         *itertools.product(["ViT-B-32", "ViT-L-14", "RN50"], [2, 16, 64], ["eager"], [True]),
         *itertools.product(["ViT-B-16"], [2, 16], ["eager"], [False]),
         *itertools.product(["ViT-B-32", "ViT-L-14", "RN50"], [16], ["compiled"], [True]),
@@ -167,28 +175,28 @@ def step_row(
     bench: Bench, rate: float, backbone: str, size: int, variant: str, *, cached: bool
 ) -> dict[str, Any]:
     """Measure one row of the table of steps."""
-    setting = "off" if variant == "eager" else "on"
+    setting = {"eager": "off", "graphs": "auto"}.get(variant, "on")
     if bench.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(bench.device)
     experiment = bench.experiment(backbone, batch=size, compile=setting)
-    measured = Steps.of(bench, experiment, cached=cached)
-    usual = step.compiled_forward
-    try:
-        if variant == "graphs":
-            step.compiled_forward = with_graphs
-        began = time.perf_counter()
-        measured()
-        bench.synchronize()
-        first = time.perf_counter() - began
-        seconds = bench.seconds(measured, repeats=20, warm_up=3)
-    finally:
-        step.compiled_forward = usual
+    measured = Steps.of(bench, experiment, cached=cached, with_graphs="graphs" in variant)
+    began = time.perf_counter()
+    measured()
+    bench.synchronize()
+    first = time.perf_counter() - began
+    seconds = bench.seconds(measured, repeats=20, warm_up=3)
+    graphs = measured.training.graphs
+    if graphs and not graphs.num_graphs:
+        raise Skipped("the graph could not be captured, see the log")
+    busy = timed_launches(measured)[1] if bench.device.type == "cuda" else None
     peak = torch.cuda.max_memory_allocated(bench.device) / 2**30 if bench.device.type == "cuda" else None
     return {
         "ms": 1e3 * seconds,
         "videos_per_second": size / seconds,
         "share": useful_flop(experiment, CLASSES, measured.batch) / seconds / rate,
         "first_step_seconds": first,
+        # The rule of `step_graphs` compares it with 0.1.
+        "busy_after_launch": busy,
         "peak_gib": peak,
     }
 
