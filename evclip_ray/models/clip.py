@@ -32,6 +32,7 @@ from evclip_ray.models.frozen import (
     META,
     RANDOM,
     FrozenNetwork,
+    hold_in,
     in_own_format,
     random_weights,
     without_autocast,
@@ -60,6 +61,8 @@ class FrozenCLIP(FrozenNetwork):
         std: Standard deviation of each colour.
         logit_scale: Factor of the logits (100 in a trained CLIP), not its logarithm.
         activation: Activation of the MLPs; None if the model was not built from a `Backbone`.
+        last_norm: Tensors of the last layer norm of a ViT in float32, from which a method may train its own,
+            also where the image tower is rounded later. Empty for other towers.
     """
 
     model: Any
@@ -80,6 +83,9 @@ class FrozenCLIP(FrozenNetwork):
         # No gradients for the weights. Gradients with respect to the input still pass through.
         self.model = model.requires_grad_(False)
         self.train(False)
+        norm = getattr(self.model.visual, "ln_post", None)
+        state = {} if norm is None else norm.state_dict()
+        self.last_norm: dict[str, Tensor] = {name: value.clone() for name, value in state.items()}
         self.tokenizer = tokenizer
         preprocess = self.model.visual.preprocess_cfg
         self.image_size = _side(self.model.visual.image_size, name)
@@ -235,7 +241,7 @@ def _load(
         activation=chosen,
     ).to(device)
     # The image tower only: frozen class texts are encoded once, so that their precision costs no time.
-    clip.model.visual.to(dtype)
+    hold_in(clip.model.visual, dtype)
     if activation_checkpointing:
         _checkpoint_activations(clip)
     return clip

@@ -7,6 +7,7 @@ from typing import Self
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from evclip_ray.models.weight_names import RANDOM as RANDOM
 from evclip_ray.records import is_random
@@ -70,6 +71,24 @@ def frozen_dtype(precision: torch.dtype | None, device: torch.device) -> torch.d
     """
     is_rounded = device.type == "cuda" and precision == torch.bfloat16
     return torch.bfloat16 if is_rounded else torch.float32
+
+
+def hold_in(network: nn.Module, dtype: torch.dtype) -> None:
+    """Convert the weights of a frozen network in place. Batch norms stay in float32.
+
+    Kernels of batch norms read float32 parameters with rounded inputs, as under autocast, so that this costs
+    no time. Those of layer norms do not on a GPU. Their parameters are rounded, and their means and variances
+    are computed in float32.
+
+    Args:
+        network: Image tower or video network.
+        dtype: Format from `frozen_dtype`.
+    """
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    exact = [{name: value.clone() for name, value in norm.state_dict().items()} for norm in norms]
+    network.to(dtype)
+    for norm, tensors in zip(norms, exact, strict=True):
+        norm.float().load_state_dict(tensors)
 
 
 def in_own_format(dtype: torch.dtype, device: torch.device) -> contextlib.AbstractContextManager[object]:

@@ -75,6 +75,8 @@ class AIM(Method):
         self.temporal_embedding = nn.Parameter(torch.zeros(num_frames, 1, width))
         # A trained copy: the frozen tower keeps its own norm for other methods of this process.
         self.norm = copy.deepcopy(self.tower.visual.ln_post).float().requires_grad_(True)
+        # The frozen one may be rounded.
+        self.norm.load_state_dict(clip.last_norm)
         self.head = (
             LinearHead(width, num_classes, dropout=dropout)
             if text_features is None
