@@ -14,6 +14,7 @@ from evclip_ray.data.transforms import crop_batch
 from evclip_ray.metrics.classification import ClassificationState
 from evclip_ray.metrics.intervals import accuracy_interval
 from evclip_ray.models.batch import MethodOutput, VideoBatch
+from evclip_ray.models.layers.text_cache import fixed_parameters
 from evclip_ray.models.methods.base import Method
 
 Batches = Callable[[list[npt.NDArray[np.int64]]], Iterator[VideoBatch]]
@@ -73,6 +74,7 @@ def score(
     positions: npt.NDArray[np.int64] | None = None,
     batches: Batches | None = None,
     watch: Callable[[VideoBatch, MethodOutput], None] | None = None,
+    forward: Callable[[Method, VideoBatch], MethodOutput] | None = None,
 ) -> Scores:
     """Score videos in evaluation mode. The method returns to its earlier mode afterwards.
 
@@ -87,6 +89,7 @@ def score(
         batches: Function that makes one batch from each group of positions. By default, it reads the pixels
             of the fixed view.
         watch: Function that is called with every batch and its output.
+        forward: Function that computes the output in the type of `dtype`. By default, it is the method.
     """
     chosen = np.arange(len(shards)) if positions is None else positions
     groups = [chosen[start : start + batch_size] for start in range(0, len(chosen), batch_size)]
@@ -94,13 +97,17 @@ def score(
     was_training = method.training
     method.eval()
     logits: list[torch.Tensor] = []
-    for batch in batches(groups) if batches else _fixed_views(method, shards, groups, device):
-        with autocast(device, dtype):
-            output = method(batch)
-        if watch is not None:
-            watch(batch, output)
-        # NumPy has no bfloat16. They stay on the device: copying them here would wait for the batch.
-        logits.append(output.logits.float())
+    with fixed_parameters():
+        for batch in batches(groups) if batches else _fixed_views(method, shards, groups, device):
+            if forward is not None:
+                output = forward(method, batch)
+            else:
+                with autocast(device, dtype):
+                    output = method(batch)
+            if watch is not None:
+                watch(batch, output)
+            # NumPy has no bfloat16. They stay on the device: copying them here would wait for the batch.
+            logits.append(output.logits.float())
     method.train(was_training)
     values = torch.cat(logits).cpu().numpy() if logits else np.zeros((0, 0), np.float32)
     return Scores(values, labels[chosen])

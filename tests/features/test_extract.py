@@ -1,5 +1,7 @@
 """Extraction of features on a real Ray: once per file, again if damaged, the same bytes after a crash."""
 
+import dataclasses
+import itertools
 import multiprocessing
 import os
 import pickle
@@ -269,6 +271,17 @@ def test_full_and_read_only_disks_are_reported_in_one_line(shards, tmp_path):
     assert str(full) in lines[-2]
     assert lines[-1].startswith("[Errno 30] Read-only file system; features cannot be written: name a writ")
     assert str(still) in lines[-1]
+
+
+def test_keys_tell_formats_apart_and_stay_those_of_earlier_versions():
+    settings = {"precision": "float32", "augment": None}
+    features = frame_features("ViT-B-16", None, normalization="own", **settings)
+    maps = video_map("swin3d_s", "kinetics400", backbone="ViT-B-16", **settings)
+    # Of the revision 8efba47: features that it stored are read.
+    assert (features.key, maps.key) == ("53540c664c532b94", "d20b77465cd86780")
+    kinds = itertools.product(("float32", "bfloat16"), ("cpu", "cuda"))
+    variants = [dataclasses.replace(features, precision=name, device=device) for name, device in kinds]
+    assert len({spec.key for spec in variants}) == 4
 
 
 def test_pool_fills_every_node():

@@ -1,11 +1,28 @@
 """Text feature cache: features of a trained text tower, reused while its parameters keep their values."""
 
-from collections.abc import Callable, Iterable
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 
 _TEXTS_AT_ONCE = 256
+
+_pass: contextvars.ContextVar[object] = contextvars.ContextVar("pass", default=None)
+
+
+@contextlib.contextmanager
+def fixed_parameters() -> Iterator[None]:
+    """Declare that no parameter changes inside the block, so that caches compare them once in it.
+
+    A comparison waits for a GPU. In a validation pass it would do so once per batch and tensor.
+    """
+    token = _pass.set(object())
+    try:
+        yield
+    finally:
+        _pass.reset(token)
 
 
 def encode_in_chunks(encode: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
@@ -36,6 +53,7 @@ class TextFeatureCache:
 
     def __init__(self) -> None:
         self._precision: object = None
+        self._compared_in: object = None
         self._parameters: list[Tensor] = []
         self._texts: Tensor | None = None
 
@@ -56,9 +74,13 @@ class TextFeatureCache:
         device = current[0].device.type
         autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
         precision = autocast and torch.get_autocast_dtype(device)
-        if self._texts is None or precision != self._precision or not self._is_unchanged(current):
+        is_known = self._texts is not None and precision == self._precision
+        if is_known and _pass.get() is not None and _pass.get() is self._compared_in:
+            return self._texts
+        if not is_known or not self._is_unchanged(current):
             self._texts, self._precision = encode(), precision
             self._parameters = [value.clone() for value in current]
+        self._compared_in = _pass.get()
         return self._texts
 
     def _is_unchanged(self, current: list[Tensor]) -> bool:

@@ -2,9 +2,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from host_reads import HostReads
 from torch import Tensor, nn
 
-from evclip_ray.models.layers.text_cache import TextFeatureCache
+from evclip_ray.models.layers.text_cache import TextFeatureCache, fixed_parameters
 
 
 def test_text_features_are_cached_until_a_change() -> None:
@@ -81,3 +82,19 @@ def test_another_number_format_is_noticed() -> None:
         assert cache([parameter], lambda: parameter * 2).dtype == torch.float32
         parameter.data = parameter.data.half()
         assert cache([parameter], lambda: parameter * 2).dtype == torch.float16
+
+
+def test_fixed_parameters_are_compared_once() -> None:
+    parameter, cache = nn.Parameter(torch.ones(2)), TextFeatureCache()
+    with torch.no_grad():
+        cache([parameter], lambda: parameter * 2)
+        parameter.data.mul_(2)
+        with fixed_parameters(), HostReads() as reads:
+            first = cache([parameter], lambda: parameter * 2)
+            assert cache([parameter], lambda: parameter * 2) is first
+        assert reads.count == 1
+        assert torch.equal(first, torch.full((2,), 4.0))
+        parameter.data.mul_(2)
+        for _ in range(2):
+            with fixed_parameters():
+                assert torch.equal(cache([parameter], lambda: parameter * 2), torch.full((2,), 8.0))
