@@ -44,6 +44,12 @@ class VideoBatch:
     labels: Tensor | None = None
     classes: Tensor | None = None
 
+    @property
+    def num_videos(self) -> int:
+        """Number of videos."""
+        fields = (self.pixels, self.video_map, self.frame_features, self.labels)
+        return next((len(each) for each in fields if each is not None), 0)
+
 
 @dataclasses.dataclass(frozen=True)
 class MethodOutput:

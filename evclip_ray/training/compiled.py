@@ -1,4 +1,4 @@
-"""Forward pass and loss of a training step, eager or compiled by `torch.compile`.
+"""Forward pass and loss of a training step, and that of validation, eager or compiled by `torch.compile`.
 
 The forward pass of a method and its loss are one graph: mask generator, masking and normalisation, frozen
 image tower, pooling and loss, and the video network where its map is not cached. On an H200, a step of
@@ -11,7 +11,7 @@ All trials of a process share the compiled code: its guards check shapes and set
 import functools
 import logging
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +26,11 @@ log = logging.getLogger(__name__)
 CompileSetting = Literal["auto", "on", "off"]
 
 REPAYING_STEPS = 2500
-"""Steps of a run that repay the time of compiling: 56 s at 26 ms per step, rounded up."""
+"""Steps of a run that repay the time of compiling: 56 s at 26 ms per step, rounded up. The same number holds
+for the batches of validation: compiling their pass and the gain of one are both smaller, by an unmeasured
+factor."""
 
+_Result = TypeVar("_Result")
 _BACKEND = "inductor"
 _LARGEST_NUMBER_OF_GRAPHS = 64
 """Graphs that a process keeps. Each combination of prompt sizes needs two, for its two sizes of a batch."""
@@ -95,13 +98,39 @@ def is_compiled(
     return setting == "on" or (setting == "auto" and can_repay and num_steps >= REPAYING_STEPS)
 
 
+def forward_alone(
+    method: Method, batch: VideoBatch, device: torch.device, dtype: torch.dtype | None
+) -> MethodOutput:
+    """Return the output of a method for a batch.
+
+    Args:
+        method: The method.
+        batch: Videos.
+        device: Device of the method.
+        dtype: Type for autocast; None computes in float32.
+    """
+    with autocast(device, dtype):
+        output: MethodOutput = method(batch)
+    return output
+
+
 @functools.cache
 def compiled_forward() -> Forward:
     """Return the compiled `forward_and_losses`, one for the process."""
+    return _compiled(forward_and_losses)
+
+
+@functools.cache
+def compiled_forward_alone() -> Callable[..., MethodOutput]:
+    """Return the compiled `forward_alone`, one for the process."""
+    return _compiled(forward_alone)
+
+
+def _compiled(function: Callable[..., _Result]) -> Callable[..., _Result]:
     # Static shapes: a run has batches of two sizes at most, and a graph for any size is slower.
     # PyTorch's overloads lack `recompile_limit`.
-    compiled: Forward = torch.compile(  # type: ignore[call-overload]
-        forward_and_losses,
+    compiled: Callable[..., _Result] = torch.compile(  # type: ignore[call-overload]
+        function,
         dynamic=False,
         backend=_BACKEND,
         # Beyond the limit torch runs eagerly, with a warning for every step. `torch._dynamo.config` holds for
@@ -122,7 +151,9 @@ def can_compile() -> bool:
 
 def is_compiler_error(error: Exception) -> bool:
     """Return whether an error of a step comes from the compiler and not from the computation."""
-    return isinstance(error, torch._dynamo.exc.TorchDynamoException)
+    # Code of the backward pass is made by Inductor alone, whose errors need no wrapper of Dynamo.
+    is_inductor = type(error).__module__.startswith("torch._inductor")
+    return is_inductor or isinstance(error, torch._dynamo.exc.TorchDynamoException)
 
 
 def give_up(error: Exception, setting: CompileSetting) -> None:

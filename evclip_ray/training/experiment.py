@@ -346,7 +346,8 @@ class ExperimentConfig(Config):
     compile: Literal["auto", "on", "off"] = Field(
         "auto",
         exclude_if=lambda value: value == "auto",
-        description="torch.compile of the training step; 'auto' compiles long runs on a GPU, where it pays",
+        description="torch.compile of training steps and validation; 'auto' compiles long runs on a GPU, "
+        "where it pays; 'off' also uses no CUDA graphs",
     )
 
     @model_validator(mode="before")

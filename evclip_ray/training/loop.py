@@ -186,6 +186,7 @@ class Run:
             batch_size=self.experiment.optim.eval_batch_size,
             dtype=self.dtype,
             workers=self.workers,
+            experiment=self.experiment,
         )
 
     def _batches(self, cached: Cached) -> dict[str, Batches]:
@@ -336,7 +337,7 @@ class Run:
         try:
             trained = self._train(epoch)
             started += self.speed.spent()
-            self.scored = self.validate() if self.validate is not None else None
+            self.scored = self._validated()
         # `EpochSums.read` and `require_finite` raise on all workers together, so all leave the epoch here.
         except Diverged as problem:
             log.warning("%s: epoch %d: %s; the run ends here", self.folder, epoch + 1, problem)
@@ -368,6 +369,19 @@ class Run:
             self.answers = EpochAnswers.empty(each.videos, len(each.right), each.groups, labels)
         self.answers = self.answers.with_epoch(epoch + 1, each.right)
         return self._finish_epoch({**trained, **scored}, board, started, is_best=is_best, each=each)
+
+    def _validated(self) -> tuple[ClassificationState, Scores] | None:
+        """Validate, a second time without CUDA graphs if they leave too little memory of the GPU."""
+        if self.validate is None:
+            return None
+        try:
+            return self.validate()
+        except torch.OutOfMemoryError:
+            if self.step.graphs is None or not self.step.graphs.drop("validation needs their memory"):
+                raise
+        # After the handler, whose traceback holds the tensors of the batch.
+        self.validate.watch.discard()
+        return self.validate()
 
     def _is_best(self, scored: tuple[ClassificationState, Scores] | None) -> bool:
         """Return whether the checkpoint of this epoch replaces the best one."""
@@ -517,4 +531,4 @@ def _seed(*numbers: int) -> int:
     # SeedSequence hashes its numbers: neighbouring seeds and epochs give unrelated streams, unlike a sum such
     # as seed + epoch, where seed 0 in epoch 1 equals seed 1 in epoch 0. The shift leaves 63 bits for a signed
     # integer.
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1

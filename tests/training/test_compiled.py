@@ -8,29 +8,37 @@ import torch
 from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.exc import BackendCompilerFailed
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch._inductor import cpp_builder
 
 from evclip_ray.config import ConfigError
 from evclip_ray.models.batch import VideoBatch
+from evclip_ray.models.layers.text_cache import fixed_parameters
 from evclip_ray.models.methods import METHODS
 from evclip_ray.testing.cases import find_cases, load_networks, random_videos
 from evclip_ray.training import compiled
 from evclip_ray.training.build import build_method
 from evclip_ray.training.compiled import REPAYING_STEPS, is_compiled
 from evclip_ray.training.distributed import Workers
+from evclip_ray.training.loop import Run
 from evclip_ray.training.step import TrainingStep
+from evclip_ray.training.validation import has_text_cache
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 CLASSES = ("opening a door", "pouring water")
 
 
+def forget():
+    compiled.compiled_forward.cache_clear()
+    compiled.compiled_forward_alone.cache_clear()
+    torch._dynamo.reset()
+
+
 @pytest.fixture(autouse=True)
 def fresh_compiler(monkeypatch):
     monkeypatch.setattr(compiled, "_failures", [])
-    compiled.compiled_forward.cache_clear()
-    torch._dynamo.reset()
+    forget()
     yield
-    compiled.compiled_forward.cache_clear()
-    torch._dynamo.reset()
+    forget()
 
 
 def use_backend(monkeypatch, backend):
@@ -160,10 +168,66 @@ FIXED = [case for case in find_cases(METHODS) if case.method != "ez_clip"]
 def test_every_method_with_fixed_shapes_is_one_graph(case, monkeypatch):
     counter = use_backend(monkeypatch, CompileCounterWithBackend("eager"))
     batch, losses = random_videos(2), []
-    for forward in (compiled.forward_and_losses, compiled.compiled_forward()):
+    # The third method is that of another trial, with weights of its own.
+    for forward in (compiled.forward_and_losses, compiled.compiled_forward(), compiled.compiled_forward()):
         method = case.build(load_networks())
         assert method.has_fixed_shapes
         torch.manual_seed(0)
         losses.append(forward(method, method, batch, batch.labels, CPU, None)[1])
     torch.testing.assert_close(losses[1], losses[0])
     assert counter.frame_count == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", FIXED, ids=str)
+def test_validation_of_every_method_is_one_graph_or_none(case, monkeypatch):
+    counter = use_backend(monkeypatch, CompileCounterWithBackend("eager"))
+    method = case.build(load_networks()).eval()
+    if has_text_cache(method):
+        pytest.skip("validation of methods with trained texts is not compiled")
+    batch, logits = random_videos(2), []
+    with torch.no_grad():
+        for forward in (compiled.forward_alone, compiled.compiled_forward_alone()):
+            # As in two epochs.
+            for _ in range(2):
+                with fixed_parameters():
+                    logits.append(forward(method, batch, CPU, None).logits)
+    torch.testing.assert_close(logits[3], logits[0])
+    assert counter.frame_count == 1
+
+
+def test_full_batches_of_validation_are_compiled(make_experiment, tiny_videos, tmp_path, monkeypatch):
+    counter = use_backend(monkeypatch, CompileCounterWithBackend("eager"))
+    losses = []
+    for setting in ("off", "on"):
+        # Six videos: one full batch and a rest.
+        experiment = make_experiment(**LINEAR, compile=setting, optim__epochs=1, optim__eval_batch_size=4)
+        run = Run.start(experiment, tiny_videos, folder=tmp_path / setting, device=CPU)
+        for _ in range(2):
+            losses.append(run.validate()[0].log_loss)
+    assert losses == pytest.approx(losses[:1] * 4)
+    assert counter.frame_count == 1
+
+
+def test_failed_compilation_of_validation_goes_on_eagerly(
+    make_experiment, tiny_videos, tmp_path, monkeypatch
+):
+    use_backend(monkeypatch, broken)
+    experiment = make_experiment(**LINEAR, optim__epochs=1, optim__eval_batch_size=4)
+    run = Run.start(experiment, tiny_videos, folder=tmp_path, device=CPU)
+    expected = run.validate()[0].log_loss
+    run.validate.is_compiled = True
+    assert run.validate()[0].log_loss == expected
+    assert not compiled.can_compile()
+
+
+@pytest.mark.slow
+def test_machine_without_a_compiler_is_named(make_experiment, monkeypatch, tmp_path):
+    # Cached code needs no compiler.
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(torch._inductor.config, "force_disable_caches", True)
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("no-such-compiler",))
+    cpp_builder.cpp_compiler_search.cache_clear()
+    with pytest.raises(ConfigError, match=r"compile=on: .*[Cc]\+\+ compiler.* set compile=auto"):
+        take(make_step(make_experiment, **LINEAR, compile="on"))
+    cpp_builder.cpp_compiler_search.cache_clear()

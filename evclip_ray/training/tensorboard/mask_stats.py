@@ -93,6 +93,12 @@ class MaskWatch:
         self._before = masks
         return numbers, self._strips(masks)
 
+    def discard(self) -> None:
+        """Forget a pass that was broken off."""
+        self._masks, self._coverage, self._entropy = [], [], []
+        if self._before is None:
+            self._frames = []
+
     def _strips(self, masks: Tensor) -> dict[str, Pixels]:
         strips: dict[str, Pixels] = {}
         for index, frame in enumerate(self._frames):
