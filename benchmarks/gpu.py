@@ -14,6 +14,7 @@ Without a GPU, `--device cpu --small` runs every section on the debug towers, to
 
 import argparse
 import dataclasses
+import functools
 import itertools
 import json
 import logging
@@ -23,6 +24,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
@@ -33,11 +35,14 @@ import torch
 
 from evclip_ray.artifacts import write_ledger
 from evclip_ray.config import ConfigError
-from evclip_ray.data.shards.dataset import STAGE, write_index
+from evclip_ray.data.shards.dataset import STAGE, open_shards, write_index
 from evclip_ray.data.shards.format import schema
 from evclip_ray.data.video.view import ViewConfig
-from evclip_ray.features.encode import ViewJob, load_network
-from evclip_ray.features.spec import video_map
+from evclip_ray.features.batches import JOBS_AT_ONCE
+from evclip_ray.features.encode import load_network, run_job
+from evclip_ray.features.extract import view_jobs
+from evclip_ray.features.spec import FeatureSpec, video_map
+from evclip_ray.formatting import counted
 from evclip_ray.models.batch import VideoBatch
 from evclip_ray.training.build import autocast_dtype, build_method
 from evclip_ray.training.distributed import Workers
@@ -49,7 +54,8 @@ from evclip_ray.training.useful_flop import useful_flop
 
 BACKBONES = {"ViT-B-16": "swin3d_s", "ViT-B-32": "swin3d_t", "ViT-L-14": "swin3d_s", "RN50": "swin3d_s"}
 CLASSES = tuple(f"class number {index}" for index in range(101))
-SHARD = "shard-00000.arrow"
+_SHARD_VIDEOS = 42
+"""Videos of 8 frames of 256 x 256 pixels in a shard of 64 MiB."""
 SECTIONS = ("steps", "sharing", "features", "study")
 
 
@@ -246,22 +252,36 @@ def sharing_table(bench: Bench) -> Iterator[dict[str, Any]]:
 
 
 def write_random_shards(folder: Path, count: int) -> None:
-    """Write one shard of `count` videos of random frames, without decoding."""
+    """Write `count` videos of random frames in shards of the usual size, without decoding."""
     view = ViewConfig(num_frames=8, height=256, width=256, fit="crop")
-    columns, rows = schema(view, SHARD), []
+    rows: list[dict[str, Any]] = []
     shape, random = (view.num_frames, 256, 256, 3), np.random.default_rng(0)
-    with pa.ipc.new_file(str(folder / SHARD), columns) as writer:
-        for row in range(count):
-            video = {"row": row, "path": f"{row}.mp4", "label": CLASSES[row % len(CLASSES)]}
-            pixels = pa.array(random.integers(0, 256, int(np.prod(shape)), dtype=np.uint8))
-            frames = pa.FixedSizeListArray.from_arrays(pixels, int(np.prod(shape)))
-            values = video | {"view": 0, "split": "train", "group": ""}
-            arrays = [pa.array([values[field.name]], field.type) for field in columns if field.name in values]
-            frames = pa.ExtensionArray.from_storage(columns.field("frames").type, frames)
-            writer.write_batch(pa.record_batch([frames, *arrays], schema=columns))
-            rows.append({"file": SHARD, "batch": row, **video})
+    for start in range(0, count, _SHARD_VIDEOS):
+        file = f"shard-{start // _SHARD_VIDEOS:05d}.arrow"
+        columns = schema(view, file)
+        with pa.ipc.new_file(str(folder / file), columns) as writer:
+            for batch, row in enumerate(range(start, min(start + _SHARD_VIDEOS, count))):
+                video = {"row": row, "path": f"{row}.mp4", "label": CLASSES[row % len(CLASSES)]}
+                pixels = pa.array(random.integers(0, 256, int(np.prod(shape)), dtype=np.uint8))
+                frames = pa.FixedSizeListArray.from_arrays(pixels, int(np.prod(shape)))
+                values = video | {"view": 0, "split": "train", "group": ""}
+                arrays = [
+                    pa.array([values[field.name]], field.type) for field in columns if field.name in values
+                ]
+                frames = pa.ExtensionArray.from_storage(columns.field("frames").type, frames)
+                writer.write_batch(pa.record_batch([frames, *arrays], schema=columns))
+                rows.append({"file": file, "batch": batch, **video})
     ledger = write_ledger(folder, STAGE, inputs={"view": view.model_dump(), "num_views": 1})
     write_index(folder, rows, ledger["key"])
+
+
+def run_stage(bench: Bench, spec: FeatureSpec, shards: Path, at_once: int) -> None:
+    """Compute and write the features of all shards as an actor does, with some jobs at once."""
+    with tempfile.TemporaryDirectory() as store:
+        jobs = view_jobs(Path(store), spec, open_shards(shards), 1)
+        with ThreadPoolExecutor(at_once) as pool:
+            # A list, so that an error of a job is raised.
+            list(pool.map(functools.partial(run_job, device=bench.device), jobs))
 
 
 def features_table(bench: Bench) -> Iterator[dict[str, Any]]:
@@ -273,17 +293,18 @@ def features_table(bench: Bench) -> Iterator[dict[str, Any]]:
         video_map(encoder, "random", backbone=backbone, precision=precision, augment=None),
         device=bench.device.type,
     )
-    count, size = (8, 4) if bench.small else (256, 64)
-    with tempfile.TemporaryDirectory() as folder:
-        write_random_shards(Path(folder), count)
-        job = ViewJob(Path(folder), spec, Path(folder), SHARD, "key", 0)
-        job.values(bench.device)
-        stage = count / bench.seconds(lambda: job.values(bench.device), repeats=3, warm_up=0)
+    count, size = (8, 4) if bench.small else (512, 64)
     network = load_network(spec, bench.device)
     pixels = torch.rand(size, 8, 3, network.image_size, network.image_size, device=bench.device)
     with torch.no_grad(), torch.autocast(bench.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
         bare = size / bench.seconds(lambda: network(network.prepare(pixels)), repeats=5)
-    yield {"row": "features stage", "videos_per_second": stage, "bare": bare, "share": stage / bare}
+    with tempfile.TemporaryDirectory() as folder:
+        write_random_shards(Path(folder), count)
+        for at_once in (JOBS_AT_ONCE, 1):
+            run = functools.partial(run_stage, bench, spec, Path(folder), at_once)
+            rate = count / bench.seconds(run, repeats=3, warm_up=1)
+            row = f"features stage, {counted(at_once, 'file')} at once"
+            yield {"row": row, "videos_per_second": rate, "bare": bare, "share": rate / bare}
 
 
 def study_table(bench: Bench) -> Iterator[dict[str, Any]]:

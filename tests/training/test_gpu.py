@@ -1,12 +1,20 @@
 """Behaviour that needs a GPU. `EVCLIP_RAY_TEST_DEVICE=cpu` runs what a CPU can, to test the tests."""
 
+import dataclasses
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
 from evclip_ray.artifacts import read_history
+from evclip_ray.data.transforms import AugmentConfig
+from evclip_ray.features.batches import JOBS_AT_ONCE, BatchSize, in_batches
+from evclip_ray.features.dataset import FeatureSet
+from evclip_ray.features.encode import run_job
+from evclip_ray.features.extract import view_jobs
+from evclip_ray.features.spec import frame_features
 from evclip_ray.models.batch import VideoBatch
 from evclip_ray.testing.cases import load_networks, random_videos
 from evclip_ray.training.build import autocast_dtype, build_method
@@ -292,3 +300,58 @@ def test_features_on_a_gpu_are_near_those_of_the_cpu(device):
         there = clip.encode_frames(clip.prepare(pixels.to(device))).cpu()
     networks.clip.to("cpu")
     torch.testing.assert_close(there, here, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_features_of_jobs_at_once_are_those_of_one_job(tiny_videos, tmp_path, device, precision):
+    spec = dataclasses.replace(
+        frame_features(
+            "debug", "random", precision=precision, normalization="own", augment=AugmentConfig(brightness=0.2)
+        ),
+        device=device.type,
+    )
+    shards = tiny_videos.sets["train"].shards
+    jobs = [job for store in ("one", "more") for job in view_jobs(tmp_path / store, spec, shards, 6)]
+    alone, together = jobs[:6], jobs[6:]
+    for job in alone:
+        run_job(job, device)
+    with ThreadPoolExecutor(JOBS_AT_ONCE) as pool:
+        list(pool.map(lambda job: run_job(job, device), together))
+    one, more = (FeatureSet(tmp_path / store, spec, shards, 6) for store in ("one", "more"))
+    for view in range(6):
+        expected, got = (each.read(range(len(shards)), view) for each in (one, more))
+        assert got.dtype == getattr(torch, precision)
+        # The first batch of a process is smaller than the others, and kernels round by the size of a batch.
+        tolerance = 1e-4 if precision == "float32" else 0.02
+        torch.testing.assert_close(got.float(), expected.float(), atol=tolerance, rtol=tolerance)
+
+
+def test_first_batch_of_features_measures_the_memory(device):
+    if device.type == "cpu":
+        pytest.skip("a CPU has batches of a fixed size")
+    size = BatchSize(device, num_frames=8)
+
+    def encode(frames, start):
+        # 1 GiB per video.
+        return torch.ones(len(frames), 2**28, device=device)[:, :1]
+
+    in_batches(lambda start, stop: torch.zeros(stop - start, dtype=torch.uint8), encode, 4, size)
+    total = torch.cuda.mem_get_info(device)[1]
+    assert 1 <= size.videos <= 0.9 * total / 2**30
+
+
+def test_failed_batch_of_features_frees_its_memory(device):
+    if device.type == "cpu":
+        pytest.skip("needs a GPU that can be filled")
+    size, (free, _) = BatchSize(device, num_frames=8), torch.cuda.mem_get_info(device)
+    sizes = []
+
+    def encode(frames, start):
+        sizes.append(len(frames))
+        # 4 videos need more than the GPU has, 2 need most of it.
+        parts = [torch.empty(int(0.4 * free), dtype=torch.uint8, device=device) for _ in frames]
+        return torch.zeros(len(parts), 1, device=device)
+
+    values = in_batches(lambda start, stop: torch.zeros(stop - start, dtype=torch.uint8), encode, 4, size)
+    assert sizes == [4, 2, 2]
+    assert len(values) == 4
