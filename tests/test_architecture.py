@@ -30,6 +30,7 @@ MAY_IMPORT_RAY = {
     "features/extract.py",
     "training/ray_trainer.py",
     "training/run_registry.py",
+    "tuning/broken_gpu.py",
     "tuning/callbacks.py",
     "tuning/preparation.py",
     "tuning/scheduler.py",

@@ -68,13 +68,18 @@ def run_trial(config: dict[str, Any]) -> None:
             _release_memory()
 
 
+def _report_waiting() -> None:
+    tune.report({**_NO_RESULT, WAITING: True})
+
+
 def _leave_gpu(config: dict[str, Any], error: Exception) -> None:
-    """Report a lost GPU if the cluster has no other one.
+    """Report a lost GPU if the cluster has no other one for the trial.
 
     Raises:
         RuntimeError: Another process continues the trial. Tune ends the process of a trial that raises.
     """
-    raised, may_restart = error_for_tune(error)
+    gpus = ResourceRequest(**config["request"]).gpus
+    raised, may_restart = error_for_tune(error, gpus=gpus, on_wait=_report_waiting)
     raised.__cause__ = error
     result = _failure(config, raised)
     if may_restart:
@@ -139,7 +144,7 @@ def _train(config: dict[str, Any]) -> None:
     train_in_turns(
         train,
         is_shared=0 < request.gpus < 1,
-        on_wait=lambda: tune.report({**_NO_RESULT, WAITING: True}),
+        on_wait=_report_waiting,
     )
 
 

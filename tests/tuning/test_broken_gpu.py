@@ -1,5 +1,6 @@
 """Trials whose GPU fails, with made-up GPUs, real processes and raised errors."""
 
+import itertools
 import logging
 import os
 import subprocess
@@ -29,14 +30,15 @@ def test_new_process_tells_whether_a_gpu_works(monkeypatch, status, printed, exp
 
 
 @pytest.mark.parametrize(
-    ("works", "gpus", "raised"),
+    ("works", "gpus", "free", "waits", "raised"),
     [
-        (True, 1, r"the GPU cannot be used \(CUDA error: unspecified launch failure\)"),
-        (False, 2, r"a GPU is lost \(.*CUDA error: unspecified launch failure\)"),
-        (False, 1, None),
+        (True, 1, [], 0, r"the GPU cannot be used \(CUDA error: unspecified launch failure\)"),
+        (False, 2, [0, 0.4, 0.5, 1], 2, r"a GPU is lost \(.*CUDA error: unspecified launch failure\)"),
+        (False, 2, [0] * 9, 3, None),
+        (False, 1, [], 0, None),
     ],
 )
-def test_process_with_a_broken_gpu_is_left(tmp_path, monkeypatch, works, gpus, raised):
+def test_process_with_a_broken_gpu_is_left(tmp_path, monkeypatch, works, gpus, free, waits, raised):
     def fail(config):
         raise LAUNCH
 
@@ -49,15 +51,23 @@ def test_process_with_a_broken_gpu_is_left(tmp_path, monkeypatch, works, gpus, r
     monkeypatch.setattr(trainable.tune, "report", reported.append)
     monkeypatch.setattr(broken_gpu, "gpu_works", lambda: works)
     monkeypatch.setattr(broken_gpu, "num_gpus", lambda: gpus)
+    monkeypatch.setattr(broken_gpu, "free_gpus", lambda: free.pop(0))
+    monkeypatch.setattr(broken_gpu, "_POLL_SECONDS", 0)
+    ticks = itertools.count()
+    # The wait has four polls.
+    monkeypatch.setattr(broken_gpu.time, "monotonic", lambda: 450.0 * next(ticks))
     StudyFolder(tmp_path).trial("trial-0000").mkdir(parents=True)
-    config = {"study": str(tmp_path), "folder": "trial-0000"}
+    request = {"cpus": 1, "gpus": 0.5, "memory": 1}
+    config = {"study": str(tmp_path), "folder": "trial-0000", "request": request}
     if raised:
         with pytest.raises(RuntimeError, match=raised):
             trainable.run_trial(config)
-        assert reported == []
     else:
         trainable.run_trial(config)
-        assert "a GPU is lost" in reported[0]["fault"]
+        assert "a GPU is lost" in reported.pop()["fault"]
+    # The share of the lost GPU is kept meanwhile, and the trial can be stopped.
+    assert all("waiting" in result for result in reported)
+    assert len(reported) == waits
 
 
 def failing_at(notes, *, works, gpus, times=1):
@@ -80,6 +90,7 @@ def failing_at(notes, *, works, gpus, times=1):
         trainable._train = train
         broken_gpu.gpu_works = lambda: works
         broken_gpu.num_gpus = lambda: gpus
+        broken_gpu.free_gpus = lambda: 1.0
 
     return setup
 

@@ -168,5 +168,5 @@ def test_plan_names_why_trials_do_not_share(study, request_changes, reason):
 
 def test_trials_per_gpu_of_groups_are_refused():
     space, request = make_space(trials_per_gpu=2), dataclasses.replace(REQUEST, workers=2)
-    with pytest.raises(ValueError, match=r"trials_per_gpu=2: the 2 workers .* --workers 1"):
+    with pytest.raises(ValueError, match=r"trials_per_gpu=2: each of the 2 workers .* --workers 1"):
         may_share(space, request)
