@@ -63,8 +63,8 @@ class ResourceRequest:
             )
         if self.workers > 1 and 0 < self.gpus < 1:
             raise ValueError(
-                f"{counted(self.workers, 'worker')} with {self.gpus:g} GPU each: NCCL refuses two workers of a run on "
-                "one GPU. Give --gpus-per-worker 1, or 0 for the CPU."
+                f"{counted(self.workers, 'worker')} with {self.gpus:g} GPU each: NCCL refuses "
+                "two workers of a run on one GPU. Give --gpus-per-worker 1, or 0 for the CPU."
             )
         if self.gpus > 1 and self.gpus % 1:
             raise ValueError(

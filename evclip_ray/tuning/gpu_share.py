@@ -55,8 +55,8 @@ def may_share(space: SearchSpace, request: ResourceRequest) -> bool:
     wanted = space.study.trials_per_gpu
     if request.workers > 1 and request.gpus > 0 and wanted not in ("auto", 1):
         raise ValueError(
-            f"study.trials_per_gpu={wanted}: each of the {counted(request.workers, 'worker')} of a trial needs "
-            "a whole GPU, because NCCL refuses two of them on one. Set study.trials_per_gpu=auto, or "
+            f"study.trials_per_gpu={wanted}: each of the {counted(request.workers, 'worker')} of a trial "
+            "needs a whole GPU, because NCCL refuses two of them on one. Set study.trials_per_gpu=auto, or "
             "--workers 1."
         )
     is_free = space.study.gpus is None and request.workers == 1 and request.gpus > 0
