@@ -69,7 +69,7 @@ class InputClock:
     def seconds(self) -> float:
         """Return the sum of all waits. The device must have finished its work."""
         if self._device.type == "cuda":
-            return sum(began.elapsed_time(ended) for began, ended in self._waits) / 1000
+            return float(sum(began.elapsed_time(ended) for began, ended in self._waits)) / 1000
         return float(sum(ended - began for began, ended in self._waits))
 
     def _mark(self) -> Any:

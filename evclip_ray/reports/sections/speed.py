@@ -73,7 +73,9 @@ def _rate(study: Study) -> MatrixRate | None:
 
 def _shared(study: Study) -> str:
     count = study.ledger.get("gpu_share", {}).get("count", 1)
-    return f" {count} trials shared a GPU, and their shares of its matrix rate add up." if count > 1 else ""
+    if count < 2:
+        return ""
+    return f" {counted(count, 'trial')} shared a GPU, and their shares of its matrix rate add up."
 
 
 def _table(trials: pd.DataFrame) -> Table:
