@@ -11,7 +11,7 @@ All trials of a process share the compiled code: its guards check shapes and set
 import functools
 import logging
 from collections.abc import Callable
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -128,16 +128,17 @@ def compiled_forward_alone() -> Callable[..., MethodOutput]:
 
 def _compiled(function: Callable[..., _Result]) -> Callable[..., _Result]:
     # Static shapes: a run has batches of two sizes at most, and a graph for any size is slower.
-    # PyTorch's overloads lack `recompile_limit`.
-    compiled: Callable[..., _Result] = torch.compile(  # type: ignore[call-overload]
-        function,
-        dynamic=False,
-        backend=_BACKEND,
-        # Beyond the limit torch runs eagerly, with a warning for every step. `torch._dynamo.config` holds for
-        # one thread only, and Tune runs each trial in a thread of its own.
-        recompile_limit=_LARGEST_NUMBER_OF_GRAPHS,
-    )
-    return compiled
+    compiled: Callable[..., _Result] = torch.compile(function, dynamic=False, backend=_BACKEND)
+
+    @functools.wraps(function)
+    def call(*args: Any) -> _Result:
+        # Beyond the limit torch runs eagerly, with a warning for every step. Set for each call, because the
+        # configuration holds for one thread only, and Tune runs each trial in a thread of its own. In torch
+        # 2.11, `torch.compile` does not take the limit as an argument.
+        torch._dynamo.config.recompile_limit = _LARGEST_NUMBER_OF_GRAPHS
+        return compiled(*args)
+
+    return call
 
 
 _failures: list[str] = []
