@@ -150,7 +150,7 @@ def fold_constants(module: torch.fx.GraphModule) -> None:
     Args:
         module: Graph without operations in place.
     """
-    graph, values = module.graph, _constants(module.graph)
+    graph, values = module.graph, _constants(module)
     for node, value in values.items():
         if any(user not in values for user in node.users):
             name = f"folded_{node.name}"
@@ -167,9 +167,12 @@ def fold_constants(module: torch.fx.GraphModule) -> None:
     module.recompile()
 
 
-def _constants(graph: torch.fx.Graph) -> dict[torch.fx.Node, Tensor]:
+def _constants(module: torch.fx.GraphModule) -> dict[torch.fx.Node, Tensor]:
     values: dict[torch.fx.Node, Tensor] = {}
-    for node in graph.nodes:
+    for node in module.graph.nodes:
+        # The number in `mask[1:3] = 5` is such a tensor in torch 2.9.
+        if node.op == "get_attr" and str(node.target).startswith("lifted_tensor_"):
+            values[node] = getattr(module, str(node.target))
         is_tensor = node.op == "call_function" and isinstance(node.meta.get("val"), Tensor)
         if not is_tensor or not all(source in values for source in node.all_input_nodes):
             continue

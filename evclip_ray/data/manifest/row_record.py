@@ -31,6 +31,7 @@ from pyarrow import parquet
 from evclip_ray.artifacts import ArtifactError, replacing
 from evclip_ray.data import storage
 from evclip_ray.data.manifest.manifest import Manifest, ManifestError
+from evclip_ray.data.manifest.validation import composed
 from evclip_ray.data.storage import Identity, Place
 from evclip_ray.formatting import counted
 
@@ -178,7 +179,7 @@ class RowRecord:
             # A manifest has this form since version 0.2, and labels and groups are compared with it.
             for name in ("label", "group"):
                 position = table.column_names.index(name)
-                table = table.set_column(position, name, pc.utf8_normalize(table[name], form="NFC"))
+                table = table.set_column(position, name, composed(table[name]))
             return cls(table, storage.place(facts["root"]), facts["source"], "legacy" in facts)
         except (OSError, pa.ArrowException, KeyError) as error:
             raise ArtifactError(
