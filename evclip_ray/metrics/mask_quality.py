@@ -22,7 +22,7 @@ order of the values only, so an affine map of the mask changes neither.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,6 +33,7 @@ from evclip_ray.data.manifest.manifest import Manifest
 from evclip_ray.data.masks import Mask, MaskError
 from evclip_ray.data.shards.dataset import ShardSet
 from evclip_ray.data.shards.true_masks import TrueMasks
+from evclip_ray.data.transfers import download
 from evclip_ray.data.transforms import CROP_FRACTION, crop_batch
 from evclip_ray.formatting import counted, sample_size
 from evclip_ray.metrics.intervals import mean_interval
@@ -211,13 +212,24 @@ class MaskScorer:
         self._values: list[list[VideoMaskQuality]] = [[] for _ in range(len(shards))]
         self._reasons: dict[int, str] = {}
         self._has_masks = False
+        self._waiting: Callable[[], None] | None = None
 
     def __call__(self, view: ScoredView, positions: NDArray[np.int64], output: MethodOutput) -> None:
-        """Compare the masks of one batch."""
+        """Compare the masks of the batch before. Those of this one are copied while the next is computed."""
         if output.mask is None:
             return
         self._has_masks = True
-        for position, mask in zip(positions.tolist(), output.mask.float().cpu().numpy(), strict=True):
+        copy = download(output.mask.float())
+        self._finish()
+        self._waiting = lambda: self._compare_all(view, positions, copy().numpy())
+
+    def _finish(self) -> None:
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            waiting()
+
+    def _compare_all(self, view: ScoredView, positions: NDArray[np.int64], masks: Values) -> None:
+        for position, mask in zip(positions.tolist(), masks, strict=True):
             if self._masks.is_named(position):
                 try:
                     self._values[position].append(self._compare(position, mask, view))
@@ -235,6 +247,7 @@ class MaskScorer:
 
     def result(self) -> MaskQuality | None:
         """Return the quality; None if the method has no masks or the manifest names none."""
+        self._finish()
         named = self._masks.num_named
         if not self._has_masks or not named:
             return None

@@ -74,14 +74,14 @@ class TextFeatureCache:
         device = current[0].device.type
         autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
         precision = autocast and torch.get_autocast_dtype(device)
-        is_known = self._texts is not None and precision == self._precision
-        if is_known and _pass.get() is not None and _pass.get() is self._compared_in:
-            return self._texts
-        if not is_known or not self._is_unchanged(current):
-            self._texts, self._precision = encode(), precision
+        texts = self._texts if precision == self._precision else None
+        is_compared = _pass.get() is not None and _pass.get() is self._compared_in
+        if texts is None or not (is_compared or self._is_unchanged(current)):
+            texts = self._texts = encode()
+            self._precision = precision
             self._parameters = [value.clone() for value in current]
         self._compared_in = _pass.get()
-        return self._texts
+        return texts
 
     def _is_unchanged(self, current: list[Tensor]) -> bool:
         return len(current) == len(self._parameters) and all(
