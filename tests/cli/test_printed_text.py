@@ -121,6 +121,8 @@ _NO_NUMBERS = {
     "scaling/bootstrap.py: sets + different sets",
     "scaling/ladder.py: ladder.share_points + compares steps",
     "training/compiled.py: num_workers + workers",
+    # A rate: "24.2 videos/s".
+    "tuning/cost.py: step.videos / step.seconds + videos",
 }
 
 
