@@ -377,7 +377,10 @@ class Run:
         try:
             return self.validate()
         except torch.OutOfMemoryError:
-            if self.step.graphs is None or not self.step.graphs.drop("validation needs their memory"):
+            # Cross-validation trains meanwhile, and cannot be repeated.
+            if self.step.graphs is None or not isinstance(self.validate, Validation):
+                raise
+            if not self.step.graphs.drop("validation needs their memory"):
                 raise
         # After the handler, whose traceback holds the tensors of the batch.
         self.validate.watch.discard()

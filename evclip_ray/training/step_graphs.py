@@ -14,8 +14,9 @@ import dataclasses
 import logging
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,8 @@ from evclip_ray.formatting import binary_size
 from evclip_ray.models.batch import VideoBatch
 
 log = logging.getLogger(__name__)
+
+_Result = TypeVar("_Result")
 
 REPAYING_STEPS = 200
 """Steps of a run that repay the capture, which takes the time of some steps. Assumed."""
@@ -161,7 +164,7 @@ class StepGraphs:
         if not self._captured and (reason := missing_memory()):
             self.drop(reason)
             return self._compute(batch)
-        recorder = self._recorder = self._recorder or Recorder()
+        recorder = self._recorder = self._recorder or _shared_recorder()
         result, waits = recorder.rehearse(lambda: self._compute(batch))
         if waits:
             self.drop("it reads values of the GPU in Python")
@@ -170,7 +173,7 @@ class StepGraphs:
         inputs = _copy(batch)
         try:
             replay, outputs = recorder.record(lambda: self._compute(inputs))
-        # PyTorch raises many types for a failed capture, all of them derived from this one.
+        # All types that PyTorch raises for a failed capture are derived from this one.
         except RuntimeError as error:
             if not isinstance(error, torch.OutOfMemoryError):
                 forbid(_first_line(error))
@@ -178,6 +181,7 @@ class StepGraphs:
         else:
             own = [parameter.grad for parameter in self._parameters]
             self._captured[size] = _CapturedStep(replay, inputs, outputs, own)
+            _captures.append(batch.num_videos)
         # Those of this step: a capture computes nothing.
         for parameter, gradient in zip(self._parameters, gradients, strict=True):
             parameter.grad = gradient
@@ -206,7 +210,7 @@ class _CapturedStep:
 
 
 class Recorder:
-    """Capture of the CUDA graphs of a run, which share their memory. They are never launched at once."""
+    """Capture of CUDA graphs that share their memory, and must never be launched at once."""
 
     def __init__(self) -> None:
         self._stream, self._pool = torch.cuda.Stream(), torch.cuda.graph_pool_handle()
@@ -237,7 +241,24 @@ class Recorder:
         return graph.replay, outputs
 
 
-def timed_launches(run: Callable[[], Any]) -> tuple[Any, float]:
+_recorder: weakref.ref[Recorder] | None = None
+
+
+def _shared_recorder() -> Recorder:
+    """Return the recorder of the graphs that this process has, or a new one.
+
+    The runs of a cross-validation take their steps in turn, and their graphs need the memory of one step.
+    PyTorch refuses a memory pool without graphs, so that the recorder ends with the last run.
+    """
+    global _recorder
+    recorder = _recorder() if _recorder else None
+    if recorder is None:
+        recorder = Recorder()
+        _recorder = weakref.ref(recorder)
+    return recorder
+
+
+def timed_launches(run: Callable[[], _Result]) -> tuple[_Result, float]:
     """Return the result of a step, and for which share of its time the GPU computes after the last launch.
 
     With launches that take the time, the GPU ends with them. Otherwise the host is ahead of it.
@@ -282,13 +303,18 @@ _failures: list[str] = []
 """Reason of the first failed capture of this process. Later runs do not try again."""
 
 
-def forbid(reason: str) -> None:
-    """Let later runs of this process use no graphs.
+_captures: list[int] = []
+"""Numbers of videos for which this process has captured graphs."""
 
-    Args:
-        reason: Reason, for a debugger.
-    """
+
+def forbid(reason: str) -> None:
+    """Let later runs of this process use no graphs."""
     _failures.append(reason)
+
+
+def were_used() -> bool:
+    """Return whether runs of this process have used graphs, and later ones may."""
+    return bool(_captures) and not _failures
 
 
 @contextlib.contextmanager

@@ -43,36 +43,36 @@ def train_in_turns(
         on_wait: Called every two seconds of a wait. An exception from it ends the wait.
 
     Raises:
-        torch.OutOfMemoryError: The GPU is not shared, or its whole memory did not suffice.
+        torch.OutOfMemoryError: The memory of the whole GPU did not suffice, without CUDA graphs.
     """
-    if not is_shared:
+    try:
         train()
         return
-    if _fits(train):
-        return
+    except torch.OutOfMemoryError:
+        if not is_shared and not step_graphs.were_used():
+            raise
+    # Outside of the handler: its traceback holds the tensors of the failed step.
     alone = int(_ALONE * total_bytes())
     # A trial that had most of the GPU waits until it is alone.
     larger = min(int(_MARGIN * reserved_bytes()), alone)
     # A graph keeps the memory of a step.
     step_graphs.forbid("an attempt on this GPU ran out of memory")
+    if not is_shared:
+        log.warning("the memory of the GPU is used up; this trial goes on without CUDA graphs")
+        release_gpu_memory()
+        train()
+        return
     with _turn(on_wait):
         if larger < alone:
             _wait(larger, on_wait)
-            if _fits(train):
+            try:
+                train()
                 return
-            # Other trials have started meanwhile, or it needs still more.
+            except torch.OutOfMemoryError:
+                # Other trials have started meanwhile, or it needs still more.
+                pass
         _wait(alone, on_wait)
         train()
-
-
-def _fits(train: Callable[[], None]) -> bool:
-    """Run a training. Return whether the memory of the GPU sufficed."""
-    try:
-        train()
-    # The traceback, which ends with this handler, holds the tensors of the failed step.
-    except torch.OutOfMemoryError:
-        return False
-    return True
 
 
 @contextlib.contextmanager

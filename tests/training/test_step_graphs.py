@@ -1,3 +1,4 @@
+import gc
 import logging
 
 import pytest
@@ -75,6 +76,8 @@ def recorder(monkeypatch):
         pass
 
     monkeypatch.setattr(step_graphs, "_failures", [])
+    monkeypatch.setattr(step_graphs, "_captures", [])
+    monkeypatch.setattr(step_graphs, "_recorder", None)
     monkeypatch.setattr(step_graphs, "Recorder", Own)
     monkeypatch.setattr(step_graphs, "timed_launches", lambda run: (run(), 0.01))
     monkeypatch.setattr(step_graphs, "missing_memory", lambda: None)
@@ -136,6 +139,15 @@ def test_failed_capture_goes_on_without_graphs(
         step = assert_as_without_graphs(make_experiment, recorder)
     assert step.graphs.num_graphs == 0
     assert [reason in record.message for record in caplog.records] == [True]
+
+
+def test_runs_of_a_process_share_the_memory_of_their_graphs(make_experiment, recorder):
+    runs = [take_all(make_experiment, recorder, with_graphs=True)[2] for _ in range(2)]
+    assert runs[0].graphs._recorder is runs[1].graphs._recorder
+    assert step_graphs.were_used()
+    del runs
+    gc.collect()
+    assert step_graphs._recorder() is None
 
 
 def test_failed_capture_is_not_tried_by_later_runs(make_experiment, recorder):

@@ -19,6 +19,7 @@ def card(monkeypatch, tmp_path):
     monkeypatch.setattr(gpu_turns, "_lock_file", lambda: tmp_path / "gpu.lock")
     monkeypatch.setattr(gpu_turns, "_POLL_SECONDS", 0)
     monkeypatch.setattr(step_graphs, "_failures", [])
+    monkeypatch.setattr(step_graphs, "_captures", [])
     return free
 
 
@@ -82,6 +83,13 @@ def test_trial_that_does_not_fit_alone_fails(card, times, is_shared, expected):
     with pytest.raises(torch.OutOfMemoryError):
         train_in_turns(train, is_shared=is_shared)
     assert len(attempts) == expected
+
+
+def test_trial_alone_goes_on_without_graphs(card, monkeypatch):
+    monkeypatch.setattr(step_graphs, "_captures", [4])
+    train, attempts = failing(1)
+    train_in_turns(train, is_shared=False)
+    assert (attempts, step_graphs.were_used()) == ([0, 1], False)
 
 
 def test_wait_for_memory_ends(card, monkeypatch):
