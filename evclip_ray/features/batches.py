@@ -66,7 +66,8 @@ class DeviceMemory:
             free,
             torch.cuda.memory_reserved(device),
             torch.cuda.memory_allocated(device),
-            torch.cuda.get_per_process_memory_fraction(device),
+            # By its index: a device without one is refused here, and None is the current one.
+            torch.cuda.get_per_process_memory_fraction(device.index),
         )
 
     def videos_per_batch(self, bytes_per_video: int, *, num_frames: int) -> int:
