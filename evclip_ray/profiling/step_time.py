@@ -171,13 +171,9 @@ def _repeated(batch: VideoBatch, size: int) -> VideoBatch:
 
 def _graph_bytes(method: Method, experiment: ExperimentConfig, step: Callable[[], object]) -> int:
     """Return the memory that the CUDA graph of a step keeps beside that of validation; 0 without graphs."""
+    device = next(method.parameters()).device
     may_use = may_use_graphs(
-        experiment.compile,
-        next(method.parameters()).device,
-        num_steps=REPAYING_STEPS,
-        num_workers=1,
-        has_fixed_shapes=method.has_fixed_shapes,
-        mixup=experiment.data.augment.mixup,
+        experiment, device, num_steps=REPAYING_STEPS, has_fixed_shapes=method.has_fixed_shapes
     )
     if may_use and is_launch_bound([timed_launches(step)[1] for _ in range(3)]):
         return step_bytes()

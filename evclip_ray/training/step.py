@@ -84,12 +84,11 @@ class TrainingStep:
             has_fixed_shapes=method.has_fixed_shapes,
         )
         may_use = may_use_graphs(
-            experiment.compile,
+            experiment,
             device,
             num_steps=num_steps,
-            num_workers=workers.count,
             has_fixed_shapes=method.has_fixed_shapes,
-            mixup=experiment.data.augment.mixup,
+            num_workers=workers.count,
         )
         self.graphs = StepGraphs(self._gradients_of, list(method.parameters())) if may_use else None
 

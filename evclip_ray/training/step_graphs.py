@@ -11,6 +11,7 @@ thread, and Tune runs each trial in a thread of its own, so that the graphs of e
 import collections
 import contextlib
 import dataclasses
+import gc
 import logging
 import time
 import warnings
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 
 from evclip_ray.formatting import binary_size
 from evclip_ray.models.batch import VideoBatch
+from evclip_ray.training.experiment import ExperimentConfig
 
 log = logging.getLogger(__name__)
 
@@ -60,26 +62,28 @@ Compute = Callable[[VideoBatch], StepGradients]
 
 
 def may_use_graphs(
-    setting: str,
+    experiment: ExperimentConfig,
     device: torch.device,
     *,
     num_steps: int,
-    num_workers: int,
     has_fixed_shapes: bool,
-    mixup: float,
+    num_workers: int = 1,
 ) -> bool:
     """Return whether a run may use CUDA graphs. Whether it does follows from its first steps.
 
+    Not with mixup, whose weight is a number of the host that a graph would repeat, and not with activation
+    checkpointing, which reads the state of the random generator.
+
     Args:
-        setting: Setting `compile`; "off" uses none.
+        experiment: Settings. `compile: off` uses no graphs.
         device: Device of the method.
         num_steps: Steps of the run, over all epochs.
-        num_workers: Training processes of the run. The sums of a group are not captured.
         has_fixed_shapes: As `Method.has_fixed_shapes`.
-        mixup: Setting of mixup. Its weight is a number of the host, which a graph would repeat.
+        num_workers: Training processes of the run. The sums of a group are not captured.
     """
-    is_alone = num_workers == 1 and has_fixed_shapes and not mixup
-    return setting != "off" and device.type == "cuda" and is_alone and num_steps >= REPAYING_STEPS
+    is_excluded = experiment.data.augment.mixup or experiment.backbone.activation_checkpointing
+    is_alone = num_workers == 1 and has_fixed_shapes and not is_excluded
+    return experiment.compile != "off" and device.type == "cuda" and is_alone and num_steps >= REPAYING_STEPS
 
 
 class StepGraphs:
@@ -124,14 +128,7 @@ class StepGraphs:
         return self._compute(batch)
 
     def drop(self, reason: str) -> bool:
-        """Stop using graphs and release their memory, with one log line.
-
-        Args:
-            reason: Reason to log.
-
-        Returns:
-            Whether there were graphs.
-        """
+        """Release the graphs and use none any more; log the reason. Return whether there were graphs."""
         had_graphs = bool(self._captured)
         self.is_wanted = False
         self._captured.clear()
@@ -213,6 +210,8 @@ class Recorder:
     """Capture of CUDA graphs that share their memory, and must never be launched at once."""
 
     def __init__(self) -> None:
+        # The graphs of ended runs lie in cycles. Destroying one waits for the GPU, which spoils a capture.
+        gc.collect()
         self._stream, self._pool = torch.cuda.Stream(), torch.cuda.graph_pool_handle()
 
     def rehearse(self, run: Callable[[], StepGradients]) -> tuple[StepGradients, bool]:
@@ -285,7 +284,7 @@ def is_launch_bound(busy: Sequence[float]) -> bool:
 
 
 def step_bytes() -> int:
-    """Return the memory of a step without the networks: the largest so far."""
+    """Return the memory of a step without the networks, the largest so far."""
     return torch.cuda.max_memory_allocated() - torch.cuda.memory_allocated()
 
 

@@ -17,28 +17,22 @@ SIZES = (2, 3, 2, 2, 3, 2, 2, 3, 3, 2, 3, 2)
 
 
 @pytest.mark.parametrize(
-    ("changes", "expected"),
+    ("settings", "changes", "expected"),
     [
-        ({}, True),
-        ({"setting": "on"}, True),
-        ({"setting": "off"}, False),
-        ({"device": CPU}, False),
-        ({"num_steps": REPAYING_STEPS - 1}, False),
-        ({"num_workers": 2}, False),
-        ({"has_fixed_shapes": False}, False),
-        ({"mixup": 0.2}, False),
+        ({}, {}, True),
+        ({"compile": "on"}, {}, True),
+        ({"compile": "off"}, {}, False),
+        ({"data__augment__mixup": 0.2}, {}, False),
+        ({"backbone__activation_checkpointing": True}, {}, False),
+        ({}, {"device": CPU}, False),
+        ({}, {"num_steps": REPAYING_STEPS - 1}, False),
+        ({}, {"num_workers": 2}, False),
+        ({}, {"has_fixed_shapes": False}, False),
     ],
 )
-def test_settings_and_sizes_decide_who_may_use_graphs(changes, expected):
-    run = {
-        "setting": "auto",
-        "device": GPU,
-        "num_steps": REPAYING_STEPS,
-        "num_workers": 1,
-        "has_fixed_shapes": True,
-        "mixup": 0.0,
-    }
-    assert may_use_graphs(**(run | changes)) == expected
+def test_settings_and_sizes_decide_who_may_use_graphs(make_experiment, settings, changes, expected):
+    run = {"device": GPU, "num_steps": REPAYING_STEPS, "has_fixed_shapes": True} | changes
+    assert may_use_graphs(make_experiment(**settings), **run) == expected
 
 
 class FakeRecorder:
