@@ -106,11 +106,13 @@ def measure_matrix_rate(device: torch.device, dtype: torch.dtype, *, seconds: fl
         device: Device of the products.
         dtype: Number format.
         seconds: No product starts that would end later.
+
+    Raises:
+        torch.OutOfMemoryError: Not even the smallest matrices fit.
     """
     kind = "cuda" if device.type == "cuda" else "cpu"
     best, taken, deadline = 0.0, 0.0, time.perf_counter() + seconds
-    # A GPU that other trials share may lack memory for the largest size.
-    with contextlib.suppress(torch.OutOfMemoryError):
+    try:
         for size in _SIZES[kind]:
             # Eight times the operations of the last size.
             if best and time.perf_counter() + 8 * taken > deadline:
@@ -122,6 +124,10 @@ def measure_matrix_rate(device: torch.device, dtype: torch.dtype, *, seconds: fl
                 best = max(best, 2 * size**3 / taken)
                 if time.perf_counter() + taken > deadline:
                     break
+    except torch.OutOfMemoryError:
+        # A GPU that other trials share may lack memory for the largest size.
+        if not best:
+            raise
     if kind == "cuda":
         left = right = product = torch.empty(0)
         # Other trials share the memory of the GPU, and the peak of a trial is measured.

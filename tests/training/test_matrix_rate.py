@@ -71,6 +71,23 @@ def test_slow_products_end_the_measurement(monkeypatch):
     assert measure_matrix_rate(CPU, torch.float32, seconds=1) == 2 * 256**3 / 10
 
 
+@pytest.mark.parametrize("largest", [8, 16])
+def test_full_gpu_has_the_rate_of_what_fits_or_an_error(monkeypatch, largest):
+    def seconds(left, *_):
+        if len(left) >= largest:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return 1.0
+
+    monkeypatch.setattr(module, "_SIZES", {"cpu": (8, 16)})
+    monkeypatch.setattr(module, "_product_seconds", seconds)
+    if largest == 16:
+        assert measure_matrix_rate(CPU, torch.float32, seconds=100) == 2 * 8**3
+    else:
+        # A rate of 0 would be stored, and shares are divided by it.
+        with pytest.raises(torch.OutOfMemoryError):
+            measure_matrix_rate(CPU, torch.float32, seconds=100)
+
+
 def test_rate_as_text():
     assert flop_rate(7.7e14) == "770 TFLOP/s"
     assert str(MatrixRate(9.53e10, "AMD EPYC (2 CPUs)", "float32", 1)) == (
