@@ -13,6 +13,7 @@ from evclip_ray.formatting import counted
 from evclip_ray.machine_faults import gpu_fault
 from evclip_ray.profiling.step_time import StepCost
 from evclip_ray.training.experiment import ExperimentConfig
+from evclip_ray.training.frozen_cache import needs_pixels
 from evclip_ray.training.resources import GpuMemory, ResourceRequest, trials_per_gpu
 from evclip_ray.tuning.search_space import SearchSpace
 
@@ -162,7 +163,13 @@ def extreme_trials(
             continue
         encoder = getattr(experiment.method, "video_encoder", None)
         prompts = getattr(experiment.method, "prompts", None)
-        found[experiment.backbone.name, experiment.method.name, encoder and encoder.name, prompts] = (
-            experiment
-        )
+        kind = (experiment.backbone.name, experiment.method.name, encoder and encoder.name, prompts)
+        # Points also differ in their frames, and in the features that are read instead of computed.
+        sizes = [_size(each) for each in (found.get(kind), experiment) if each is not None]
+        if choose(sizes) == sizes[-1]:
+            found[kind] = experiment
     return found
+
+
+def _size(experiment: ExperimentConfig) -> tuple[bool, int]:
+    return needs_pixels(experiment), experiment.view.num_frames * experiment.optim.batch_size

@@ -67,6 +67,14 @@ def test_largest_trial_of_each_backbone_is_measured():
         assert sizes == [("debug", tokens, batch_size), ("ViT-B-32", tokens, batch_size)]
 
 
+@pytest.mark.parametrize("frames", [(4, 8), (8, 4)])
+def test_numbers_of_frames_decide_in_any_order(frames):
+    points = [{"backbone.name": "debug", "view.num_frames": count} for count in frames]
+    for choose in (max, min):
+        (trial,) = extreme_trials(make_space(), points, choose).values()
+        assert trial.view.num_frames == choose(frames)
+
+
 @pytest.mark.parametrize(("setting", "expected"), [("auto", 3), (2, 2)])
 def test_largest_measured_trial_decides_the_share(setting, expected):
     def measure(experiment, classes, cpus):
