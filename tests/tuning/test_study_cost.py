@@ -86,3 +86,11 @@ def test_step_with_cached_features_computes_less(make_experiment):
         for bank in (None, 2)
     ]
     assert costs[1].flop < costs[0].flop
+
+
+def test_operations_are_counted_in_a_step_that_reads_values(make_experiment, monkeypatch):
+    def fail(*_):
+        raise NotImplementedError("Cannot copy out of meta tensor; no data!")
+
+    monkeypatch.setattr(step_time, "useful_flop", fail)
+    assert measure_step(make_experiment(), ["walk", "run"], cpus=1).flop > 0
