@@ -3,7 +3,8 @@
 An actor on a GPU works on several files at once, see `batches`.
 
 A file is computed by the first study that needs it, and other studies wait for it. Only files that are
-missing, truncated, altered or foreign are computed. After a crash, the next call ends with the same bytes.
+missing, truncated, altered or foreign are computed. After a crash, the next call ends with the same bytes on
+a CPU. On a GPU, batches can then have other sizes, for which some kernels round otherwise.
 
 The actors are plain Ray actors. A Ray Data actor pool starts three more actors for its own statistics and
 autoscaling, and each of them imports ray.data, which took minutes on two busy cores. It also passes its
