@@ -29,7 +29,7 @@ def tables_folder(checkpoint: Path, plan: EvaluationPlan) -> Path:
     folder = checkpoint.with_name("-".join(filter(None, parts)))
     if plan.is_training_list or not (folder / LEDGER).is_file():
         return folder
-    recorded = read_ledger(folder, "evaluation")["inputs"]["experiment"]["data"]
+    recorded = read_ledger(folder, "evaluation")["inputs"]["experiment"].get("data", {})
     given = _source(plan.experiment.data.model_dump(mode="json"))
     return folder if _source(recorded) == given else folder.with_name(f"{folder.name}-{_short(given)}")
 
