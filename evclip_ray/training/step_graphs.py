@@ -83,7 +83,10 @@ def may_use_graphs(
     """
     is_excluded = experiment.data.augment.mixup or experiment.backbone.activation_checkpointing
     is_alone = num_workers == 1 and has_fixed_shapes and not is_excluded
-    return experiment.compile != "off" and device.type == "cuda" and is_alone and num_steps >= REPAYING_STEPS
+    if experiment.compile == "off" or device.type != "cuda" or not is_alone or num_steps < REPAYING_STEPS:
+        return False
+    # Streams, and waits for the GPU, are those of the current one. A graph of another one would be empty.
+    return device.index is None or device.index == torch.cuda.current_device()
 
 
 class StepGraphs:
@@ -300,8 +303,6 @@ def missing_memory() -> str | None:
 
 _failures: list[str] = []
 """Reason of the first failed capture of this process. Later runs do not try again."""
-
-
 _captures: list[int] = []
 """Numbers of videos for which this process has captured graphs."""
 

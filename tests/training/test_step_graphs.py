@@ -25,12 +25,16 @@ SIZES = (2, 3, 2, 2, 3, 2, 2, 3, 3, 2, 3, 2)
         ({"data__augment__mixup": 0.2}, {}, False),
         ({"backbone__activation_checkpointing": True}, {}, False),
         ({}, {"device": CPU}, False),
+        ({}, {"device": torch.device("cuda", 1)}, False),
         ({}, {"num_steps": REPAYING_STEPS - 1}, False),
         ({}, {"num_workers": 2}, False),
         ({}, {"has_fixed_shapes": False}, False),
     ],
 )
-def test_settings_and_sizes_decide_who_may_use_graphs(make_experiment, settings, changes, expected):
+def test_settings_and_sizes_decide_who_may_use_graphs(
+    make_experiment, monkeypatch, settings, changes, expected
+):
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     run = {"device": GPU, "num_steps": REPAYING_STEPS, "has_fixed_shapes": True} | changes
     assert may_use_graphs(make_experiment(**settings), **run) == expected
 
