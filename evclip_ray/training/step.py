@@ -11,6 +11,7 @@ from torch import Tensor
 
 from evclip_ray.data.transforms import MixedBatch, mix
 from evclip_ray.models.batch import VideoBatch
+from evclip_ray.models.layers.gather import without_workers
 from evclip_ray.models.methods.base import Method
 from evclip_ray.training.compiled import (
     Forward,
@@ -136,10 +137,12 @@ class TrainingStep:
         """Compute the gradients of a batch without the other workers, and update nothing. For timing."""
         model, self.model = self.model, self.method
         try:
-            if self.graphs is None:
-                self._gradients(batch, None, 1.0)
-            else:
-                self.graphs(batch)
+            # The losses of some methods gather the rows of all workers, which would wait for them.
+            with without_workers():
+                if self.graphs is None:
+                    self._gradients(batch, None, 1.0)
+                else:
+                    self.graphs(batch)
         finally:
             self.model = model
 

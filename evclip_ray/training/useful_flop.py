@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from evclip_ray.artifacts import digest
 from evclip_ray.models.batch import VideoBatch
 from evclip_ray.models.frozen import META
+from evclip_ray.models.layers.gather import without_workers
 from evclip_ray.training.build import build_method
 from evclip_ray.training.compiled import forward_and_losses
 from evclip_ray.training.experiment import ExperimentConfig
@@ -62,7 +63,7 @@ def _counted(experiment: ExperimentConfig, classes: Sequence[str], batch: VideoB
     device = torch.device(META)
     method = build_method(experiment, classes, device=device).train()
     assert batch.labels is not None
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False) as counter, without_workers():
         _, terms = forward_and_losses(method, method, batch, batch.labels, device, None)
         loss = torch.stack([term.float() for term in terms.values()]).sum()
         with _Recomputation(counter) as again:

@@ -294,7 +294,8 @@ def test_two_workers_train_as_one(make_experiment, tiny_videos, tmp_path, measur
         optim__batch_size=5,
         optim__epochs=2,
         optim__lr=1e-3,
-        method__consistency_weight=0.0,
+        # Its loss gathers rows of all workers. The first one measures its speed without them.
+        method__consistency_weight=0.1,
     )
     (tmp_path / "experiment.json").write_text(experiment.model_dump_json())
     tiny_videos.save(tmp_path / "videos.json")
@@ -305,7 +306,7 @@ def test_two_workers_train_as_one(make_experiment, tiny_videos, tmp_path, measur
         pass
     start(experiment, tiny_videos, tmp_path / "one").fit(lambda metrics: None)
     one, two = history(tmp_path / "one"), history(tmp_path / "two")
-    assert two[0]["bare_share"] > 0, "the first worker measures alone"
+    assert min(two[0]["bare_share"], two[0]["matrix_share"]) > 0, "the first worker measures alone"
     for a, b in zip(one, two, strict=True):
         assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-4)
         assert a["val_loss"] == pytest.approx(b["val_loss"], rel=1e-4)

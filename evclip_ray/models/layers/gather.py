@@ -5,11 +5,26 @@ to W. The backward pass sums the gradients of the gathered rows over the workers
 averages over them. The result is the gradient of the loss of the whole batch.
 """
 
+import contextlib
+import contextvars
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+_is_alone: contextvars.ContextVar[bool] = contextvars.ContextVar("is_alone", default=False)
+
+
+@contextlib.contextmanager
+def without_workers() -> Iterator[None]:
+    """Gather no rows inside the block, for a step that the other workers do not take."""
+    token = _is_alone.set(True)
+    try:
+        yield
+    finally:
+        _is_alone.reset(token)
 
 
 def gather_rows(rows: Tensor) -> Tensor:
@@ -18,7 +33,7 @@ def gather_rows(rows: Tensor) -> Tensor:
     Args:
         rows: (b, ...) of this worker; b may differ between workers. Returned as it is without workers.
     """
-    if not dist.is_initialized() or dist.get_world_size() == 1:
+    if not dist.is_initialized() or dist.get_world_size() == 1 or _is_alone.get():
         return rows
     gathered: Tensor = _GatherRows.apply(rows)
     return gathered
