@@ -9,6 +9,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from gpu_markers import sees_gpus
 
 # Ray reads these at its first import: no usage report, and no token in the home folder.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -34,12 +35,16 @@ def pytest_unconfigure():
 
 
 def pytest_configure(config):
-    """Hide GPUs from the tests that compare with results of the CPU.
-
-    The tests of clusters start raylets with made-up GPUs, which Ray refuses where none is visible.
-    """
-    if config.option.markexpr not in ("gpu", "cluster"):
+    """Hide GPUs from the tests that compare with results of the CPU."""
+    if not sees_gpus(config.option.markexpr):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def pytest_report_header(config):
+    """Say why the tests of GPUs are skipped if they are selected with others."""
+    if "gpu" in config.option.markexpr and not sees_gpus(config.option.markexpr):
+        return "GPUs are hidden: only `-m gpu`, `-m cluster` and `-m 'gpu or cluster'` see them"
+    return None
 
 
 @pytest.fixture(scope="session")
