@@ -55,6 +55,8 @@ from evclip_ray.tuning.trainable import run_trial
 from evclip_ray.tuning.trial_repair import num_ended
 from evclip_ray.tuning.warm_start import WarmStart, apply_warm_start, measured_on, read_warm_start
 
+_MEASURE_SECONDS = 1800
+"""Limit of a measurement on a GPU, with the start of a machine and the download of weights."""
 _TUNE = ".ray"
 _SHARE = "gpu_share"
 """Key of the ledger: trials per GPU, the measured memory, and the kinds of GPUs."""
@@ -543,11 +545,21 @@ def measure_on_gpu(
         classes: Names of the classes.
         cpus: CPUs of a trial.
         cache: Cache folder, for the matrix rate.
+
+    Raises:
+        ValueError: No GPU was free, or the step did not end, within half an hour.
     """
     task = ray.remote(num_gpus=1, num_cpus=1, max_calls=1)(measure_step)
+    running = task.remote(experiment, list(classes), cpus=cpus, cache=cache)
     with stage("measuring the memory of a trial on the GPU"):
         try:
-            cost: StepCost = ray.get(task.remote(experiment, list(classes), cpus=cpus, cache=cache))
+            cost: StepCost = ray.get(running, timeout=_MEASURE_SECONDS)
+        except ray.exceptions.GetTimeoutError:
+            ray.cancel(running, force=True)
+            raise ValueError(
+                f"no step was measured on a GPU within {_MEASURE_SECONDS // 60} minutes: another job of this "
+                "Ray has all GPUs, or a GPU hangs (see nvidia-smi). --gpus-per-worker 1 measures nothing."
+            ) from None
         except ray.exceptions.RayTaskError as error:
             # Without Ray's wrapper: the caller knows the cause, and its text is one line.
             raise error.cause from None
