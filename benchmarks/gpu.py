@@ -24,34 +24,38 @@ import platform
 import statistics
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import torch
+try:
+    import numpy as np
+    import pyarrow as pa
+    import torch
 
-from evclip_ray.artifacts import write_ledger
-from evclip_ray.config import ConfigError
-from evclip_ray.data.shards.dataset import STAGE, open_shards, write_index
-from evclip_ray.data.shards.format import schema
-from evclip_ray.data.video.view import ViewConfig
-from evclip_ray.features.batches import JOBS_AT_ONCE
-from evclip_ray.features.encode import load_network, run_job
-from evclip_ray.features.extract import view_jobs
-from evclip_ray.features.spec import FeatureSpec, video_map
-from evclip_ray.formatting import counted
-from evclip_ray.models.batch import VideoBatch
-from evclip_ray.training.build import autocast_dtype, build_method
-from evclip_ray.training.distributed import Workers
-from evclip_ray.training.experiment import ExperimentConfig
-from evclip_ray.training.matrix_rate import measure_matrix_rate
-from evclip_ray.training.step import TrainingStep
-from evclip_ray.training.step_graphs import REPAYING_STEPS, timed_launches
-from evclip_ray.training.useful_flop import useful_flop
+    from evclip_ray.artifacts import write_ledger
+    from evclip_ray.config import ConfigError
+    from evclip_ray.data.shards.dataset import STAGE, open_shards, write_index
+    from evclip_ray.data.shards.format import schema
+    from evclip_ray.data.video.view import ViewConfig
+    from evclip_ray.features.batches import JOBS_AT_ONCE
+    from evclip_ray.features.encode import load_network, run_job
+    from evclip_ray.features.extract import view_jobs
+    from evclip_ray.features.spec import FeatureSpec, video_map
+    from evclip_ray.formatting import counted
+    from evclip_ray.models.batch import VideoBatch
+    from evclip_ray.training.build import autocast_dtype, build_method
+    from evclip_ray.training.distributed import Workers
+    from evclip_ray.training.experiment import ExperimentConfig
+    from evclip_ray.training.matrix_rate import measure_matrix_rate
+    from evclip_ray.training.step import TrainingStep
+    from evclip_ray.training.step_graphs import REPAYING_STEPS, timed_launches
+    from evclip_ray.training.useful_flop import useful_flop
+except ModuleNotFoundError as missing:
+    raise SystemExit(f"nothing is measured: every section needs the package {missing.name!r}") from None
 
 BACKBONES = {"ViT-B-16": "swin3d_s", "ViT-B-32": "swin3d_t", "ViT-L-14": "swin3d_s", "RN50": "swin3d_s"}
 CLASSES = tuple(f"class number {index}" for index in range(101))
@@ -403,6 +407,7 @@ def main() -> None:
         "rows": [],
     }
     print(f"{name}, torch {torch.__version__}, Python {platform.python_version()}", flush=True)
+    failed: list[str] = []
     for section in options.only or TABLES:
         began = time.monotonic()
         rows = TABLES[section](bench)
@@ -413,6 +418,11 @@ def main() -> None:
             except (ImportError, Skipped) as reason:
                 row = {"row": section, "skipped": str(reason)}
                 rows = iter(())
+            # A section that fails does so too: the machine may not come back.
+            except Exception as problem:
+                traceback.print_exc()
+                row = {"row": section, "failed": repr(problem)}
+                rows, failed = iter(()), [*failed, section]
             if row is None:
                 break
             record["rows"].append({"section": section, **row})
@@ -423,6 +433,8 @@ def main() -> None:
                 flush=True,
             )
         print(f"{section}: {time.monotonic() - began:.0f} s", flush=True)
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":
