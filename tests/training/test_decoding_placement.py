@@ -16,7 +16,7 @@ HEAD = {"memory": 8e9}
 def test_nodes_without_gpus_decode_and_nodes_without_cpus_do_not():
     nodes = {"head": HEAD, "a": GPUS, "b": CPUS, "c": CPUS}
     assert decoding_nodes(ResourceRequest(1, 1, 1e9), nodes) == ["b", "c"]
-    assert decoding_nodes(ResourceRequest(1, 0.25, 1e9, workers=4), nodes) == ["b", "c"]
+    assert decoding_nodes(ResourceRequest(1, 0.25, 1e9), nodes) == ["b", "c"]
 
 
 def test_no_node_is_reserved_when_trials_fit_everywhere():
