@@ -84,9 +84,10 @@ def test_damaged_copy_is_refused_truncated_one_replaced(originals, folder):
 FETCH = """
 import sys
 from pathlib import Path
-from evclip_ray.data.shards.node_cache import node_copy
+from evclip_ray.data.shards import node_cache
+node_cache._SPARE = 0.0
 for name in sys.argv[1:]:
-    print(node_copy(Path(name)).stat().st_ino)
+    print(node_cache.node_copy(Path(name)).stat().st_ino)
 """
 
 
