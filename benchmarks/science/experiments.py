@@ -34,7 +34,7 @@ Kind = Literal["train", "zero_shot", "true_mask", "untrained", "factors", "searc
 SEEDS = (0, 1, 2)
 DIALS = (0.0, 0.25, 0.5, 0.75, 1.0)
 DIAL_DOMAINS = ("dark", "clutter", "egocentric")
-CONSISTENCY = (0.0, 0.1, 1.0)
+CONSISTENCY = (0.0, 0.1, 1.0, 10.0)
 ALL_SHOTS = (1, 2, 4, 8, 16)
 SIZES = ("world-xs", "world-s", "world-m")
 STUDIES = 24
@@ -116,7 +116,7 @@ class Experiment:
         return _START + (train * settings["optim.epochs"] * _STEP + 3 * tests * _VIEW) * scale
 
 
-_QUIET = frozenset({"optim.lr", "optim.epochs", "data.bank", "method.mode"})
+_QUIET = frozenset({"optim.lr", "optim.scalar_lr_factor", "optim.epochs", "data.bank", "method.mode"})
 _USUAL = METHODS["mask"].items() - {("method.name", "ev_clip"), ("method.prompts", "mask")}
 
 

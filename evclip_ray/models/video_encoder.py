@@ -44,6 +44,7 @@ class FrozenVideoEncoder(FrozenNetwork):
     Attributes:
         dim: Number of channels D_z of the map.
         image_size: Side of the input in pixels.
+        stride: Side of a position of the map in pixels of the input.
     """
 
     mean = IMAGENET_MEAN
@@ -54,6 +55,8 @@ class FrozenVideoEncoder(FrozenNetwork):
         self.network = network.requires_grad_(False)
         self.image_size = image_size
         self.dim = int(network.num_features)
+        # The layers are the stages with a halving between each two.
+        self.stride = int(network.patch_embed.tuple_patch_size[-1]) << (len(network.features) // 2)
         self.train(False)
 
     def prepare(
@@ -90,13 +93,13 @@ class FrozenVideoEncoder(FrozenNetwork):
         return last.permute(0, 4, 1, 2, 3)
 
 
-def map_size(image_size: int) -> tuple[int, int]:
-    """Return (h, w) of the last map: patches of 4 pixels, halved three times and rounded up.
+def map_size(image_size: int, stride: int = 32) -> tuple[int, int]:
+    """Return (h, w) of the last map of square frames, rounded up.
 
-    >>> map_size(224), map_size(64)
-    ((7, 7), (2, 2))
+    >>> map_size(224), map_size(64), map_size(96, 16)
+    ((7, 7), (2, 2), (6, 6))
     """
-    side = -(-image_size // 32)
+    side = -(-image_size // stride)
     return side, side
 
 

@@ -24,7 +24,7 @@ def weights(tmp_path, monkeypatch):
         "world-xs": world_model("world-xs", WorldTokenizer(WORDS).vocab_size).state_dict(),
         "swin3d_world": {
             **VIDEO_ENCODERS["swin3d_world"].build().state_dict(),
-            "heads.action.weight": torch.zeros(3, 192),
+            "heads.action.weight": torch.zeros(3, 96),
         },
     }
     for name, state in states.items():
@@ -61,7 +61,8 @@ def test_video_encoder_of_the_world_has_the_window_of_its_row(weights) -> None:
     assert encoder.weights == world_origin("swin3d_world")
     assert encoder.network.features[0][0].attn.window_size == [4, 6, 6]
     images = encoder.prepare(torch.rand(1, 8, 3, 96, 96))
-    assert encoder(images).shape == (1, 192, 4, 3, 3)
+    assert encoder(images).shape == (1, 96, 4, 6, 6)
+    assert encoder.stride == 16
 
 
 def test_flipped_byte_is_refused_with_both_digests(weights) -> None:

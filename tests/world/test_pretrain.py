@@ -81,9 +81,9 @@ def test_cell_shares_are_means_over_pairs_of_frames() -> None:
     mask = np.zeros((4, 96, 96), np.uint8)
     mask[0, :32, 64:] = 255
     shares = corpus.cell_shares(mask)
-    assert shares.shape == (2, 3, 3)
-    assert shares[0, 0, 2] == 128
-    assert shares.sum() == 128
+    assert shares.shape == (2, 6, 6)
+    assert shares[0, 0, 4] == 128
+    assert shares.sum() == 4 * 128
 
 
 def test_moving_average_is_in_place_only_for_a_while() -> None:

@@ -5,7 +5,8 @@
 
 where
     scores      one number per pixel, (32 h, 32 w): the map squeezed over time, then enlarged 32 times in
-                three expansions with Swin blocks after the first two
+                three expansions with Swin blocks after the first two. A map with a stride of 16 pixels (ours,
+                the small world's) is enlarged 16 times
     sharpness   trained scalar, 1 at the start
     eps         1e-8
 
@@ -26,6 +27,8 @@ masks of the small world (256 videos, squared error) stayed at the average preci
 with the published gradient; with constants it reached 0.46 after 120 steps (2026-11-27).
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torchvision.models.swin_transformer import SwinTransformerBlock
@@ -33,7 +36,8 @@ from torchvision.models.swin_transformer import SwinTransformerBlock
 from evclip_ray.models.setting_types import MaskStart
 
 EPS = 1e-8
-_GROWTHS = (2, 4, 4)
+_GROWTHS = {32: (2, 4, 4), 16: (2, 2, 4)}
+"""Factors of the three expansions by the stride of the map in pixels. A stride of 32 is published."""
 _SMALLEST_HEAD = 4
 _HEAD_DIVISOR = 3
 
@@ -44,9 +48,10 @@ class MaskGenerator(nn.Module):
     Args:
         dim: D_z, channels of the video map.
         map_size: (h, w).
+        stride: Side of a position of the map in pixels, 32 or 16.
         num_frames: T; the generator has weights over time and is bound to it.
         width: Channels after the first expansion; a quarter after the second, a sixteenth after the third.
-            None takes D_z / 2.
+            None takes D_z / 2, rounded up to a width that the heads divide.
         depth: Swin blocks per stage; every second block has shifted windows.
         heads: Attention heads of a block.
         window: Side of an attention window, in positions; clipped to the size of the map.
@@ -62,6 +67,7 @@ class MaskGenerator(nn.Module):
         dim: int,
         *,
         map_size: tuple[int, int] = (7, 7),
+        stride: int = 32,
         num_frames: int = 8,
         width: int | None = None,
         depth: int = 2,
@@ -71,22 +77,23 @@ class MaskGenerator(nn.Module):
         start: MaskStart = "published",
     ) -> None:
         super().__init__()
-        width = width or dim // 2
+        width = width or _default_width(dim, heads)
         _check(width, heads, num_frames)
+        growths = _GROWTHS[stride]
         channels = (width, width // 4, width // 16)
         # Side of the map after the first and after the second expansion, which bounds the attention window.
-        sides = (min(map_size) * _GROWTHS[0], min(map_size) * _GROWTHS[0] * _GROWTHS[1])
+        sides = (min(map_size) * growths[0], min(map_size) * growths[0] * growths[1])
         blocks = [
             _swin_blocks(channels[stage], depth, heads, min(window, sides[stage]), mlp_ratio)
             for stage in range(2)
         ]
         hidden = max(_SMALLEST_HEAD, channels[2] // _HEAD_DIVISOR)
         self.squeeze = TimeSqueeze(num_frames // 2, (*map_size, dim))
-        self.expand1 = Expand(dim, channels[0], _GROWTHS[0])
+        self.expand1 = Expand(dim, channels[0], growths[0])
         self.blocks1 = blocks[0]
-        self.expand2 = Expand(channels[0], channels[1], _GROWTHS[1])
+        self.expand2 = Expand(channels[0], channels[1], growths[1])
         self.blocks2 = blocks[1]
-        self.expand3 = Expand(channels[1], channels[2], _GROWTHS[2])
+        self.expand3 = Expand(channels[1], channels[2], growths[2])
         self.head = nn.Sequential(
             nn.Linear(channels[2], hidden, bias=False), nn.GELU(), nn.Linear(hidden, 1, bias=False)
         )
@@ -101,7 +108,10 @@ class MaskGenerator(nn.Module):
         return None if self.strength_logit is None else self.strength_logit.sigmoid()
 
     def forward(self, video_map: Tensor) -> Tensor:
-        """Map (B, D_z, T/2, h, w) to the applied mask (B, 32 h, 32 w) in [0, 1], always float32."""
+        """Map (B, D_z, T/2, h, w) to the applied mask (B, H, W) in [0, 1], always float32.
+
+        H and W are `stride` times h and w.
+        """
         x = self.blocks1(self.expand1(self.squeeze(video_map)))
         x = self.expand3(self.blocks2(self.expand2(x)))
         # Probabilities are near 2e-5 and differ by far less, which half precision cannot represent.
@@ -200,6 +210,13 @@ def _swin_blocks(dim: int, depth: int, heads: int, window: int, mlp_ratio: float
         block.attn.register_buffer("relative_position_index", index, persistent=False)
         blocks.append(block)
     return nn.Sequential(*blocks)
+
+
+def _default_width(dim: int, heads: int) -> int:
+    # A sixteenth is the width of the last stage, and the heads share a quarter. D_z / 2 of every published
+    # network is a multiple.
+    multiple = math.lcm(16, 4 * heads)
+    return -(-(dim // 2) // multiple) * multiple
 
 
 def _check(width: int, heads: int, num_frames: int) -> None:

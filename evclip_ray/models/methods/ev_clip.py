@@ -88,7 +88,8 @@ class EVCLIP(Method):
         if prompts != "context":
             self.mask_generator = MaskGenerator(
                 encoder.dim,
-                map_size=map_size(encoder.image_size),
+                map_size=map_size(encoder.image_size, encoder.stride),
+                stride=encoder.stride,
                 num_frames=num_frames,
                 width=mask_width,
                 depth=mask_depth,
@@ -121,7 +122,7 @@ class EVCLIP(Method):
         video_map = self._video_map(batch)
         mask = None
         if self.mask_generator is not None:
-            # The generator enlarges its map by 32, which a backbone with another image size needs resampled.
+            # The mask has the video network's image size, which a backbone with another one needs resampled.
             mask = _resized(self.mask_generator(video_map), self.frozen.clip.image_size)
         frames = self._frame_features(batch, mask)
         context = None if self.context_generator is None else self.context_generator(video_map)

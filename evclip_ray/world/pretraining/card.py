@@ -64,10 +64,10 @@ def render(card: Mapping[str, Any]) -> str:
         "",
         "Corpora: "
         + "; ".join(
-            f"{corpus['count']:,} {name} of {' and '.join(corpus['domains'])} scenes"
+            f"{corpus['count']:,} {name} of {', '.join(corpus['domains'])} scenes{_dials(corpus)}"
             for name, corpus in recipe["corpora"].items()
         )
-        + ". Nothing dark or egocentric is in them, and the CLIPs see no clutter either. Never shown: "
+        + ". The CLIPs see nothing dark, cluttered or egocentric. Never shown: "
         + ", ".join(action_names(True))
         + ".",
         "",
@@ -109,6 +109,13 @@ def _training(name: str, network: Mapping[str, Any], training: Mapping[str, Any]
         network["seconds"],
         network["device"],
     )
+
+
+def _dials(corpus: Mapping[str, Any]) -> str:
+    low, high = corpus["dials"]
+    if len(corpus["domains"]) == 1:
+        return ""
+    return f" with dials of {low:g}" if low == high else f" with dials from {low:g} to {high:g}"
 
 
 def _masks(videos: Sequence[str], recipe: Mapping[str, Any]) -> str:

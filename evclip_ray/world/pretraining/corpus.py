@@ -38,7 +38,7 @@ class CorpusArrays:
     Attributes:
         frames: (N, T, S, S, 3) uint8.
         labels: (N, 6) int16: index into ACTIONS, then the five `scene_keys`.
-        shares: (N, T / 2, h, w) uint8: share of each cell of 2 x 32 x 32 pixels that the acting figure
+        shares: (N, T / 2, h, w) uint8: share of each cell of 2 x 16 x 16 pixels that the acting figure
             covers, times 255. Empty for stills.
     """
 
@@ -163,10 +163,13 @@ def _draw_part(corpus: Corpus, folder: Path, part: int) -> None:
         domain = corpus.domains[index % len(corpus.domains)]
         action = names[index // len(corpus.domains) % len(names)]
         seed = (corpus.seed, index)
+        dial = float(np.random.Generator(np.random.PCG64(seed)).uniform(*corpus.dials))
         if corpus.num_frames == 1:
-            scene = draw_still(action, seed=seed, domain=domain, size=SIZE)
+            scene = draw_still(action, seed=seed, domain=domain, dial=dial, size=SIZE)
         else:
-            scene = draw_scene(action, seed=seed, domain=domain, size=SIZE, num_frames=corpus.num_frames)
+            scene = draw_scene(
+                action, seed=seed, domain=domain, dial=dial, size=SIZE, num_frames=corpus.num_frames
+            )
             maps["shares"][index] = cell_shares(scene.actor_mask)
         maps["frames"][index] = scene.frames
         maps["labels"][index] = [order.index(action), *scene_keys([action], [scene.look])[0]]

@@ -30,7 +30,7 @@ from evclip_ray.models.video_encoder import IMAGENET_MEAN, IMAGENET_STD, VIDEO_E
 from evclip_ray.models.world_weights import HEADS
 from evclip_ray.world.pretraining.corpus import action_names, open_corpus
 from evclip_ray.world.pretraining.frames import Augmentation, FrameStore, Normalisation, scaled, sent
-from evclip_ray.world.pretraining.recipe import Training
+from evclip_ray.world.pretraining.recipe import CORPORA, Training
 from evclip_ray.world.pretraining.scores import MOTION_LABELS, PART_LABELS, ScoreSet, label_scores
 
 _SHARE = "share"
@@ -87,6 +87,7 @@ class VideoTask:
     def __init__(self, name: str, training: Training, corpus: Path, device: torch.device) -> None:
         self.name, self.training, self.device = name, training, device
         self.model = VideoClassifier(training).to(device)
+        self._num_domains = len(CORPORA[training.corpus].domains)
         arrays = open_corpus(corpus)
         self._frames = FrameStore(arrays.frames, device)
         labels = np.array(arrays.labels[:, 0], np.int64)
@@ -106,7 +107,7 @@ class VideoTask:
         indices = random.integers(len(self._shares), size=training.batch)
         if step < training.plain_share * training.steps:
             # Domains take turns in the corpus and the first is plain.
-            indices -= indices % 2
+            indices -= indices % self._num_domains
         at = sent(indices, self.device)
         augmentation = Augmentation(len(indices), random, self.device)
         images = self._normalised(augmentation.frames(self._frames[indices]))

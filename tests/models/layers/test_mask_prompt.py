@@ -65,6 +65,16 @@ def test_mask_has_32_times_the_side_of_the_map(map_size: tuple[int, int], num_fr
     assert mask.max() <= 1
 
 
+def test_mask_of_a_map_with_stride_16_has_16_times_its_side() -> None:
+    generator = MaskGenerator(96, map_size=(6, 6), stride=16)
+    assert generator(torch.randn(2, 96, 4, 6, 6)).shape == (2, 96, 96)
+
+
+@pytest.mark.parametrize(("dim", "heads", "width"), [(768, 8, 384), (96, 8, 64), (96, 4, 48)])
+def test_default_width_is_one_that_the_heads_divide(dim: int, heads: int, width: int) -> None:
+    assert MaskGenerator(dim, heads=heads).expand1.norm.normalized_shape == (width,)
+
+
 def test_rescaled_scores_are_exponential_up_to_eps() -> None:
     scores = torch.randn(2, 64, 64, dtype=torch.float64)
     grown = scores.exp().flatten(1)

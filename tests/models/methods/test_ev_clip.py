@@ -47,7 +47,7 @@ def test_defaults_have_the_published_size(
 ) -> None:
     text = torch.zeros(5, embed_dim, device="meta")
     clip = SimpleNamespace(embed_dim=embed_dim, encode_text=lambda texts: text)
-    frozen = Frozen(clip, SimpleNamespace(dim=encoder_dim, image_size=224))  # type: ignore[arg-type]
+    frozen = Frozen(clip, SimpleNamespace(dim=encoder_dim, image_size=224, stride=32))  # type: ignore[arg-type]
     config = EVCLIPConfig.load({"prompts": prompts})
     with torch.device("meta"):
         method = config.build(frozen, class_names=NAMES, num_frames=num_frames, image_size=224)

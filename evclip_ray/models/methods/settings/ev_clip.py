@@ -17,7 +17,8 @@ class MaskConfig(Config):
     """Settings of the mask generator, explained in `MaskGenerator`. The defaults are the published ones.
 
     Attributes:
-        width: Channels; None takes D_z / 2. Must be a multiple of 16, its quarter a multiple of `heads`.
+        width: Channels, a multiple of 16 whose quarter is a multiple of `heads`. None takes D_z / 2, rounded
+            up to such a number.
         depth: Swin blocks per stage; 0 removes them.
         heads: Attention heads.
         window: Side of an attention window, in positions of the map.
