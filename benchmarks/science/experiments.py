@@ -37,6 +37,7 @@ DIAL_DOMAINS = ("dark", "clutter", "egocentric")
 CONSISTENCY = (0.0, 0.1, 1.0, 10.0)
 ALL_SHOTS = (1, 2, 4, 8, 16)
 SIZES = ("world-xs", "world-s", "world-m")
+SIZE_DOMAINS = ("clutter", "dark")
 STUDIES = 24
 
 # Expected seconds on one quiet core of an AMD EPYC.
@@ -165,9 +166,13 @@ def trained(
     return Experiment("train", world, varied, seed)
 
 
-def zero_shot_on(world: WorldSet) -> Experiment:
-    """Return the zero-shot accuracy on a data set."""
-    return Experiment("zero_shot", world)
+def zero_shot_on(world: WorldSet, backbone: str = BASE["backbone.name"]) -> Experiment:
+    """Return the zero-shot accuracy of a size of the small world's CLIP on a data set."""
+    return Experiment("zero_shot", world, _of_backbone(backbone))
+
+
+def _of_backbone(name: str) -> dict[str, Any]:
+    return {} if name == BASE["backbone.name"] else {"backbone.name": name}
 
 
 def _held_out(domains: Iterable[str]) -> Iterator[Experiment]:
@@ -237,16 +242,16 @@ def study(number: int) -> Experiment:
     return Experiment("search", SEARCHES, {**METHODS["context"], "data.bank": 4}, number)
 
 
-def of_size(backbone: str, seed: int) -> Experiment:
+def of_size(backbone: str, domain: str, seed: int) -> Experiment:
     """Return the run of claim (j) on a size of the small world's CLIP."""
-    settings = {} if backbone == BASE["backbone.name"] else {"backbone.name": backbone}
-    return trained("both", world_set("clutter"), seed, settings=settings)
+    return trained("both", world_set(domain), seed, settings=_of_backbone(backbone))
 
 
 def _scaling(seeds: Iterable[int]) -> Iterator[Experiment]:
     for seed in seeds:
         yield from (trained("both", world_set("clutter"), seed, shots=shots) for shots in ALL_SHOTS)
-        yield from (of_size(backbone, seed) for backbone in SIZES)
+        yield from (of_size(backbone, domain, seed) for domain in SIZE_DOMAINS for backbone in SIZES)
+    yield from (zero_shot_on(world_set("plain"), backbone) for backbone in SIZES)
 
 
 CLAIMS = tuple("abcdefghij")

@@ -7,7 +7,7 @@ from typing import Any
 
 from evclip_ray.artifacts import write_text
 
-from .experiments import ALL_SHOTS, DIAL_DOMAINS, DIALS, SIZES, of_size, trained
+from .experiments import ALL_SHOTS, DIAL_DOMAINS, DIALS, SIZE_DOMAINS, SIZES, of_size, trained
 from .results import Results, Value
 from .settings import DOMAINS, METHODS, world_set
 from .verdicts import FACTOR_OF_DIAL, Row, accuracies, all_rows, factor_by_dial
@@ -135,22 +135,26 @@ def _draw_dials(results: Results, path: Path) -> bool:
 
 
 def _draw_scaling(results: Results, path: Path) -> bool:
-    figure, axes = _axes(1, 2)
+    figure, axes = _axes(1, 1 + len(SIZE_DOMAINS))
     drawn = False
     runs: Mapping[int, Mapping[Any, list[Any]]] = {
         0: {
             k: [trained("both", world_set("clutter"), seed, shots=k) for seed in results.seeds]
             for k in ALL_SHOTS
         },
-        1: {size: [of_size(size, seed) for seed in results.seeds] for size in SIZES},
+        **{
+            column: {size: [of_size(size, domain, seed) for seed in results.seeds] for size in SIZES}
+            for column, domain in enumerate(SIZE_DOMAINS, 1)
+        },
     }
     for column, by_x in runs.items():
         for predictor, label in (("zero_shot", "zero-shot"), ("adapted", "EV-CLIP, both prompts")):
             found = {x: value for x, each in by_x.items() if (value := results.accuracy(each, predictor))}
             drawn |= len(found) > 1
             _error_bars(axes[0][column], list(map(str, found)), list(found.values()), label)
-        axes[0][column].set(ylim=(0, 1), xlabel=("videos per class, K", "CLIP")[column])
-    axes[0][0].set(ylabel="top-1 in clutter")
+        axes[0][column].set(ylim=(0, 1), xlabel="CLIP" if column else "videos per class, K")
+        axes[0][column].set(title=("clutter", *SIZE_DOMAINS)[column])
+    axes[0][0].set(ylabel="top-1")
     axes[0][0].legend(fontsize=8)
     return _save(figure, path) if drawn else False
 
@@ -173,5 +177,5 @@ def _save(figure: Any, path: Path) -> bool:
 _FIGURES = {"dials.png": _draw_dials, "scaling.png": _draw_scaling}
 _ALT = {
     "dials.png": "Top-1 of zero-shot CLIP and EV-CLIP, and the measured factor, over the dial",
-    "scaling.png": "Top-1 in clutter over the number of videos per class and over the sizes of CLIP",
+    "scaling.png": "Top-1 over the number of videos per class in clutter, and over the sizes of CLIP",
 }

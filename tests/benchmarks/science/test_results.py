@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from science.experiments import CLAIMS, all_experiments, trained, zero_shot_on
+from science.experiments import CLAIMS, SIZES, all_experiments, trained, zero_shot_on
 from science.results import Results, mcnemar
 from science.settings import HELD_OUT, world_set
 from science.verdicts import all_rows
@@ -55,6 +55,20 @@ def test_claim_a_holds_from_three_quarters(hits, state):
     first = all_rows(results)[0]
 
     assert (first.claim, first.state) == ("a", state)
+
+
+@pytest.mark.parametrize(
+    ("hits", "state"), [((20, 30, 28), "holds"), ((20, 30, 20), "fails"), ((20, 30), "not measured")]
+)
+def test_accuracy_over_sizes_is_judged_by_the_largest(hits, state):
+    runs = [zero_shot_on(world_set("plain"), size) for size in SIZES]
+    right = [record(zero_shot=np.arange(40) < number) for number in hits]
+    results = Results({run.key: each for run, each in zip(runs, right, strict=False)}, SEEDS)
+
+    (row,) = (row for row in all_rows(results) if row.text.endswith("plain") and row.claim == "j")
+
+    assert row.state == state
+    assert row.measured.startswith(", ".join(f"{number / 40:.2f}" for number in hits))
 
 
 def test_all_rows_without_records_are_not_measured():
