@@ -1,5 +1,6 @@
 """Exported model: an ONNX or `.pt2` file with its description, as a recognizer's forward pass."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -169,7 +170,10 @@ def _onnx_session(path: Path, threads: int | None) -> Run:
 def _torch_program(path: Path) -> Run:
     import torch
 
-    module = torch.export.load(path).module()
+    with warnings.catch_warnings():
+        # torch 2.11 makes tensors over the bytes of the file. Nothing writes to them.
+        warnings.filterwarnings("ignore", message="The given buffer is not writable")
+        module = torch.export.load(path).module()
 
     def run(inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         with torch.no_grad():

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from evclip_ray.data.transforms import crop_batch, to_device
 from evclip_ray.metrics.scoring import autocast
@@ -17,6 +16,7 @@ from evclip_ray.models.batch import Frozen, VideoBatch
 from evclip_ray.models.layers.frames import read_frames
 from evclip_ray.models.methods.base import Method
 from evclip_ray.models.setting_types import Normalization
+from evclip_ray.profiling.flops import flop_counter
 from evclip_ray.profiling.synthetic_step import random_batch, timed, training_step
 from evclip_ray.training.build import autocast_dtype, build_method, pick_device, weights_of
 from evclip_ray.training.experiment import ExperimentConfig
@@ -153,7 +153,7 @@ def _flop(
     # A third party's method may read values, which tensors without memory lack. A plan needs no such tensors.
     except Exception as problem:
         log.info("the operations of a step are counted in the step itself: %s", problem)
-    with FlopCounterMode(display=False) as counter:
+    with flop_counter() as counter:
         step()
     return float(counter.get_total_flops())
 
