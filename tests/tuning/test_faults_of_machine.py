@@ -131,7 +131,7 @@ def test_full_disk_pauses_the_study(tune, tmp_path):
 
 def test_failed_study_exits_with_1_every_time(tune, tmp_path):
     # Seven heads do not divide the channels of the mask generator.
-    options = ("--set", "method.mask.heads=7", "--trials", "1")
+    options = ("--set", "method.mask.heads=7", "--set", "method.mask.width=64", "--trials", "1")
     for more, is_run in (((), True), ((), False), (("--retry-failed",), True)):
         process = tune(tmp_path / "study", *options, *more)
         output, _ = process.communicate()
