@@ -131,6 +131,11 @@ def mean_over_groups(values: NDArray[np.float64], groups: Sequence[int], *, seed
     return Value(float(values.mean()), float(low), float(high), seeds)
 
 
+def answers_of(record: Mapping[str, Any]) -> NDArray[np.float64]:
+    """Return 1 or 0 of the trained method for each test video of a record."""
+    return _bits(record["test"], "adapted")
+
+
 def _bits(test: Mapping[str, Any], predictor: str) -> NDArray[np.float64]:
     packed = np.frombuffer(bytes.fromhex(test["right"][predictor]), np.uint8)
     return np.unpackbits(packed, count=test["count"]).astype(np.float64)

@@ -1,8 +1,8 @@
 """One small search with the choice of its best trial and epoch, and the test accuracy of that choice.
 
-Each study draws its own training and validation videos (whole groups) from the training split and its own
-points. Trials read cached features, so a study costs seconds. The score of the best trial and its corrected
-score are those that a leaderboard prints.
+Each study has its own videos, draws its validation videos (whole groups) from the training split, and draws
+its own points. Trials read cached features, so a study costs seconds. The score of the best trial and its
+corrected score are those that a leaderboard prints.
 """
 
 import dataclasses

@@ -5,10 +5,12 @@ that were measured, and is "not measured" without records. Rows without a condit
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
+
+from evclip_ray.metrics.intervals import accuracy_interval, wilson_interval
 
 from .experiments import (
     ALL_SHOTS,
@@ -27,7 +29,7 @@ from .experiments import (
     without_mask_supervision,
     zero_shot_on,
 )
-from .results import PerVideo, Results, Value, mean_over_groups, paired
+from .results import PerVideo, Results, Value, answers_of, mean_over_groups, paired
 from .settings import DOMAINS, EV_CLIP, HELD_OUT, METHODS, SHOTS, world_set
 
 State = Literal["holds", "fails", "not measured", "reported"]
@@ -279,11 +281,8 @@ def _search(results: Results) -> Iterator[Row]:
         holds = (lambda v: v.low > 0) if key == "best" else (lambda v: abs(v.value) <= 0.02)
         expected = "above 0 (optimism)" if key == "best" else "within 0.02 of 0"
         yield _row("i", f"{text}, {len(gaps)} studies", expected, value, holds)
-        bounds = np.array([record[f"{key}_interval"] for record in found])
-        covered = (bounds[:, 0] <= test) & (test <= bounds[:, 1])
-        from evclip_ray.metrics.intervals import wilson_interval
-
-        low, high = wilson_interval(float(covered.sum()), len(covered))
+        covered = [_is_covered(record, key) for record in found]
+        low, high = wilson_interval(float(np.sum(covered)), len(covered))
         share = Value(float(covered.mean()), low, high, len(covered))
         name = "the corrected interval" if key == "corrected" else "the plain interval of the best"
         yield _row(
@@ -295,12 +294,21 @@ def _search(results: Results) -> Iterator[Row]:
         )
 
 
-def _test_accuracy(record: dict) -> float:  # type: ignore[type-arg]
-    test = record["test"]
-    bits = np.unpackbits(
-        np.frombuffer(bytes.fromhex(test["right"]["adapted"]), np.uint8), count=test["count"]
-    )
-    return float(bits.mean())
+def _is_covered(record: Mapping[str, Any], key: str) -> bool:
+    """Return whether a score's interval contains the test accuracy, which is itself a mean of few videos.
+
+    The distance of both is compared with the root of the sum of squares of the two half intervals between
+    them: an interval of the score is one of the true accuracy, not of that of 240 videos.
+    """
+    test, score = _test_accuracy(record), record[key]
+    low, high = record[f"{key}_interval"]
+    test_low, test_high = accuracy_interval(answers_of(record), np.array(record["test"]["groups"]))
+    halves = (score - low, test_high - test) if test < score else (high - score, test - test_low)
+    return abs(score - test) <= float(np.hypot(*halves))
+
+
+def _test_accuracy(record: Mapping[str, Any]) -> float:
+    return float(answers_of(record).mean())
 
 
 def _scaling(results: Results) -> Iterator[Row]:
