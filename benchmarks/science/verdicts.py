@@ -281,8 +281,8 @@ def _search(results: Results) -> Iterator[Row]:
         holds = (lambda v: v.low > 0) if key == "best" else (lambda v: abs(v.value) <= 0.02)
         expected = "above 0 (optimism)" if key == "best" else "within 0.02 of 0"
         yield _row("i", f"{text}, {len(gaps)} studies", expected, value, holds)
-        covered = [_is_covered(record, key) for record in found]
-        low, high = wilson_interval(float(np.sum(covered)), len(covered))
+        covered = np.array([_is_covered(record, key) for record in found])
+        low, high = wilson_interval(float(covered.sum()), len(covered))
         share = Value(float(covered.mean()), low, high, len(covered))
         name = "the corrected interval" if key == "corrected" else "the plain interval of the best"
         yield _row(
@@ -304,7 +304,7 @@ def _is_covered(record: Mapping[str, Any], key: str) -> bool:
     low, high = record[f"{key}_interval"]
     test_low, test_high = accuracy_interval(answers_of(record), np.array(record["test"]["groups"]))
     halves = (score - low, test_high - test) if test < score else (high - score, test - test_low)
-    return abs(score - test) <= float(np.hypot(*halves))
+    return bool(abs(score - test) <= np.hypot(*halves))
 
 
 def _test_accuracy(record: Mapping[str, Any]) -> float:

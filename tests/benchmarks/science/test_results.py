@@ -59,7 +59,7 @@ def test_claim_a_holds_from_three_quarters(hits, state):
 
 @pytest.mark.parametrize(("score", "share"), [(0.6, "1.00"), (0.7, "0.50"), (0.9, "0.00")])
 def test_coverage_allows_for_the_error_of_the_test_videos(score, share):
-    # 20 and 24 of 40 videos are right, with intervals of 0.16 to each side.
+    # 20 and 24 of 40 videos are right: their accuracies have an error of 0.15 to each side.
     intervals = {
         "best_interval": (score - 0.1, score + 0.1),
         "corrected_interval": (score - 0.1, score + 0.1),
