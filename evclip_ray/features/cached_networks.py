@@ -15,6 +15,7 @@ from evclip_ray.features.format import feature_file, map_features
 from evclip_ray.features.spec import FeatureSpec, text_key
 from evclip_ray.models.clip import FrozenCLIP
 from evclip_ray.models.frozen import FrozenNetwork
+from evclip_ray.models.swin3d import find_video_encoder
 from evclip_ray.models.video_encoder import FrozenVideoEncoder
 
 STAGE = "features"
@@ -72,6 +73,8 @@ class CachedVideoEncoder(FrozenVideoEncoder):
         FrozenNetwork.__init__(self, name=maps.network, weights=maps.origin)
         attributes = read_ledger(store / maps.key, STAGE)["network"]
         self.dim, self.image_size = attributes["dim"], attributes["image_size"]
+        # By name: the ledgers of earlier versions do not have it.
+        self.stride = find_video_encoder(maps.network).stride
 
     def forward(self, images: Tensor) -> NoReturn:
         """Raise RuntimeError: the weights are not loaded."""
