@@ -3,7 +3,10 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
 
-.PHONY: install quickstart test slow gpu weights cluster chaos check lint benchmarks science docs doctest
+TESTS = -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+OLDEST = $(VENV)-oldest/bin
+
+.PHONY: install quickstart test oldest slow gpu weights cluster chaos check lint benchmarks science docs doctest
 
 install: $(VENV)/.installed
 
@@ -20,7 +23,16 @@ quickstart: install
 
 # A file's tests stay together: they share its Ray. Each process has some 1.5 GB.
 test: install
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python $(TESTS)
+
+# The tests with the lowest versions that setup.py allows, in an environment of their own. Releases without a
+# wheel for this Python are skipped. PYTHON=python3.13 selects another.
+oldest:
+	$(PYTHON) -m venv --clear $(VENV)-oldest
+	$(OLDEST)/python -m pip install --quiet --upgrade pip setuptools uv
+	$(OLDEST)/uv pip install --quiet --python $(OLDEST)/python --resolution lowest-direct --only-binary :all: \
+		--editable '.[all,dev]'
+	EVCLIP_RAY_OLDEST=1 $(OLDEST)/python $(TESTS)
 
 slow weights cluster: install
 	$(BIN)/python -m pytest -m $@

@@ -1,11 +1,16 @@
 """The installed package: built as a wheel and unpacked, as pip does it."""
 
+import importlib.metadata
 import os
 import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -49,3 +54,24 @@ def test_wheel_has_the_command_and_package_data(tmp_path):
     assert module.startswith(str(site))
     assert quickstart.startswith(str(site))
     assert set(spaces) >= {path.stem for path in (ROOT / "search_spaces").glob("*.yaml")}
+
+
+# For a later Python, some of the lowest versions have no wheel.
+@pytest.mark.skipif(
+    "EVCLIP_RAY_OLDEST" not in os.environ or sys.version_info[:2] > (3, 11),
+    reason="needs the lowest versions (make oldest) and Python 3.11",
+)
+def test_lowest_versions_are_those_that_run():
+    others = {}
+    for text in importlib.metadata.requires("evclip-ray"):
+        requirement = Requirement(text)
+        lowest = [Version(each.version).release for each in requirement.specifier if each.operator == ">="]
+        if lowest and any(
+            requirement.marker is None or requirement.marker.evaluate({"extra": extra})
+            for extra in ("all", "dev")
+        ):
+            installed = importlib.metadata.version(requirement.name)
+            if Version(installed).release[: len(lowest[0])] != lowest[0]:
+                others[text] = installed
+    # A dependency of another dependency may need more; its version is then the lowest here too.
+    assert others == {}
