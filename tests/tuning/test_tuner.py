@@ -179,7 +179,8 @@ def test_finished_and_moved_study_runs_only_added_trials(whole, copied, tiny_cac
     opened, first, _ = whole
     for fewer in (5, 1):
         again, events = run(opened(copied, trials=fewer))
-        assert (again.missing, again.rows, events) == (0, first.rows, [])
+        # As text: a column without a value is NaN, which from Python 3.13 on makes two rows unequal.
+        assert (again.missing, str(again.rows), events) == (0, str(first.rows), [])
     # The cache is shared with other tests, so it is copied. All of its paths differ nevertheless.
     root, cache = tmp_path / "moved" / "study", tmp_path / "moved" / "cache"
     shutil.copytree(tiny_cache, cache)
