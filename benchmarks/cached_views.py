@@ -72,12 +72,13 @@ BASE: Settings = {
     "data.augment.brightness": 0.15,
     "method.name": "ev_clip",
     "method.mask.start": "open",
-    # Divides the maps of 6 and 24 positions; 7 would fill up the latter to 28.
+    # Divides the maps of 12 and 24 positions; 7 would fill them up to 14 and 28.
     "method.mask.window": 6,
-    "optim.scalar_lr_factor": 30,
     "optim.lr": 1e-3,
     "optim.batch_size": 16,
 }
+SCALAR_FACTOR = {"mask": 10, "context": 30, "both": 30}
+"""Prompts -> factor of the learning rate of the scalars, as in the claims (docs/science)."""
 BANKS: tuple[int | None, ...] = (1, 2, 4, 8, 16, 32, None)
 """Values of `data.bank`: cached views per video, None for a new view in every epoch."""
 ZERO_SHOT = "zero_shot"
@@ -86,7 +87,10 @@ ZERO_SHOT = "zero_shot"
 def experiment_of(run: Settings, arguments: argparse.Namespace) -> ExperimentConfig:
     """Return the experiment of one run."""
     varied = {"data.bank": run["bank"], "seed": run["seed"], "optim.epochs": arguments.epochs}
-    prompts = {} if run["prompts"] == ZERO_SHOT else {"method.prompts": run["prompts"]}
+    prompts: Settings = {}
+    if run["prompts"] != ZERO_SHOT:
+        factor = SCALAR_FACTOR[run["prompts"]]
+        prompts = {"method.prompts": run["prompts"], "optim.scalar_lr_factor": factor}
     return ExperimentConfig.load({}, BASE | TOWERS[arguments.towers] | SETS[run["set"]] | varied | prompts)
 
 

@@ -17,8 +17,8 @@ import time
 from pathlib import Path
 
 
-def tree_mb(root: int) -> float:
-    """Return the PSS in MB of a process and its descendants."""
+def tree_mb(root: int) -> dict[str, float]:
+    """Return the PSS in MB of a process and of each of its descendants, by command and number."""
     parents = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -31,7 +31,16 @@ def tree_mb(root: int) -> float:
         more = {pid for pid, parent in parents.items() if parent in members} - members
         members |= more
         grown = bool(more)
-    return sum(_pss(pid) for pid in members) / 1024
+    return {f"{_command(pid)} {pid}": _pss(pid) / 1024 for pid in members}
+
+
+def _command(pid: int) -> str:
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    except OSError:
+        return "ended"
+    # "ray::Trainable" as Ray names its processes, or the program and its first argument.
+    return " ".join(Path(word).name for word in words[:2])
 
 
 def _pss(pid: int) -> int:
@@ -57,14 +66,14 @@ def main() -> None:
     ).parse_args()
     program = str(Path(sys.executable).with_name("evclip-ray"))
     seconds: dict[str, float] = {}
-    peak = 0.0
+    peak: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         study = Path(folder) / "study"
         for arguments in commands(study, Path(folder) / "cache"):
             started = time.perf_counter()
             process = subprocess.Popen([program, *arguments])
             while process.poll() is None:
-                peak = max(peak, tree_mb(process.pid))
+                peak = max(peak, tree_mb(process.pid), key=lambda memory: sum(memory.values()))
                 time.sleep(1)
             seconds[arguments[0]] = time.perf_counter() - started
             assert process.returncode == 0, f"{arguments[0]} ended with {process.returncode}"
@@ -72,7 +81,10 @@ def main() -> None:
             rows = list(csv.DictReader(stream))
         scores = json.loads((study / "best-test" / "ledger.json").read_text())
     parts = ", ".join(f"{name} {value:.0f}" for name, value in seconds.items())
-    print(f"\n{len(rows)} trials; {sum(seconds.values()):.0f} s ({parts}), peak memory {peak / 1024:.2f} GB")
+    print(f"\n{len(rows)} trials; {sum(seconds.values()):.0f} s ({parts})")
+    print(f"peak memory {sum(peak.values()) / 1024:.2f} GiB, of which, in MiB:")
+    for name, value in sorted(peak.items(), key=lambda item: -item[1])[:12]:
+        print(f"{value:8.0f} {name}")
     for name in ("adapted", "zero_shot", "mask_quality"):
         print(name, scores.get(name))
 
