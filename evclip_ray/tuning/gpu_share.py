@@ -154,8 +154,7 @@ def extreme_trials(
         extreme = dict(point)
         for axis in space.search:
             if axis.path not in extreme and axis.applies({**fixed, **extreme}):
-                numbers = [value for value in axis.edges if isinstance(value, int | float)]
-                extreme[axis.path] = choose(numbers) if numbers else axis.edges[0]
+                extreme[axis.path] = _extreme_value(axis.path, axis.edges, choose)
         try:
             experiment = space.experiment(extreme)
         except ConfigError:
@@ -171,5 +170,14 @@ def extreme_trials(
     return found
 
 
-def _size(experiment: ExperimentConfig) -> tuple[bool, int]:
-    return needs_pixels(experiment), experiment.view.num_frames * experiment.optim.batch_size
+def _extreme_value(path: str, edges: Sequence[Any], choose: Callable[[list[Any]], Any]) -> Any:
+    if path == "backbone.activation_checkpointing":
+        # Recomputed activations are not kept: true needs less memory.
+        return not choose([not value for value in edges])
+    numbers = [value for value in edges if isinstance(value, int | float)]
+    return choose(numbers) if numbers else edges[0]
+
+
+def _size(experiment: ExperimentConfig) -> tuple[bool, int, bool]:
+    frames = experiment.view.num_frames * experiment.optim.batch_size
+    return needs_pixels(experiment), frames, not experiment.backbone.activation_checkpointing

@@ -13,12 +13,13 @@ HOST = {"CPU": 16.0, "GPU": 1.0, "memory": 64.0 * GIB}
 CARD = 80 * GIB
 
 
-def make_space(**study):
+def make_space(searched=None, **study):
     fixed = {"data.manifest": "videos.csv", "backbone.pretrained": "random"}
     search = {
         "backbone.name": {"choice": ["debug", "ViT-B-32"]},
         "method.context.tokens": {"int": [1, 8]},
         "optim.batch_size": {"choice": [4, 16]},
+        **(searched or {}),
     }
     return SearchSpace.load("mine", {"fixed": fixed, "search": search, "study": study})
 
@@ -73,6 +74,17 @@ def test_numbers_of_frames_decide_in_any_order(frames):
     for choose in (max, min):
         (trial,) = extreme_trials(make_space(), points, choose).values()
         assert trial.view.num_frames == choose(frames)
+
+
+@pytest.mark.parametrize("values", [[True, False], [False, True]])
+@pytest.mark.parametrize("is_searched", [True, False])
+def test_recomputed_activations_are_the_smaller_trial(values, is_searched):
+    path = "backbone.activation_checkpointing"
+    space = make_space({path: {"choice": values}} if is_searched else None)
+    points = [{"backbone.name": "debug"} | ({} if is_searched else {path: value}) for value in values]
+    for choose in (max, min):
+        (trial,) = extreme_trials(space, points, choose).values()
+        assert trial.backbone.activation_checkpointing == choose(values, key=lambda value: not value)
 
 
 @pytest.mark.parametrize(("setting", "expected"), [("auto", 3), (2, 2)])
