@@ -25,7 +25,7 @@ class MaskConfig(Config):
         mlp_ratio: Hidden width of an MLP relative to its input.
         start: "published" starts as noise. "open" (ours) is 1 - g (1 - mask) with a trained g that starts at
             0.5; it is better on a small CLIP, whose accuracy noise takes to chance. Use it with
-            `optim.scalar_lr_factor` 30.
+            `optim.scalar_lr_factor` 30, or 10 for the mask alone.
     """
 
     width: Count | None = None
