@@ -1,4 +1,4 @@
-"""Command line of the claims: runs what is missing and writes the page.
+"""Command line of the claims: runs what is missing and writes the page with its records.
 
 Run: make science, or in benchmarks/: python -m science [--claims a,b] [--dry-run]
 """
@@ -13,7 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from .experiments import CLAIMS, SEEDS, all_experiments, preparation_seconds
 from .results import Results
-from .schedule import Plan, read_records, run_all
+from .schedule import Plan, publish_records, read_records, run_all
 from .table import write_page
 
 HERE = Path(__file__).resolve().parents[2]
@@ -41,7 +41,11 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"FAILED {name}: {problem}", file=sys.stderr)
         print(f"{outcome.done} experiments done, {outcome.left} left, {len(outcome.errors)} failed")
         status = 1 if outcome.errors else 0
-    rows = write_page(Results(read_records(options.out), options.seeds), options.docs)
+    # Records of earlier weights or settings stay in the results file and are no part of the page.
+    named = {experiment.key for experiment in all_experiments(CLAIMS, options.seeds)}
+    records = {key: record for key, record in read_records(options.out).items() if key in named}
+    rows = write_page(Results(records, options.seeds), options.docs)
+    publish_records(options.docs, records.values())
     for row in rows:
         if row.claim not in options.claims:
             continue

@@ -5,6 +5,7 @@ whose key is in the file is skipped. A killed one is not in it and runs again fr
 """
 
 import dataclasses
+import gzip
 import json
 import multiprocessing
 import time
@@ -15,10 +16,14 @@ from typing import Any
 
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
+from evclip_ray.artifacts import replacing
+
 from .experiments import Experiment, preparation_seconds
 from .settings import WorldSet
 
 RESULTS = "results.jsonl"
+PUBLISHED = "results.jsonl.gz"
+"""Records behind the page, beside it. Unpacked, they are a results file."""
 
 Record = dict[str, Any]
 
@@ -44,6 +49,22 @@ def append_record(out: Path, record: Record) -> None:
     is_cut = path.is_file() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
     with path.open("a", encoding="utf-8") as stream:
         stream.write(("\n" if is_cut else "") + json.dumps(record) + "\n")
+
+
+def publish_records(folder: Path, records: Iterable[Record]) -> Path:
+    """Write records in the order of their keys, compressed, and return the path.
+
+    Args:
+        folder: Folder of the page, `docs/science`.
+        records: Records that the page reads.
+    """
+    lines = [json.dumps(record) + "\n" for record in sorted(records, key=lambda record: str(record["key"]))]
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / PUBLISHED
+    with replacing(path) as temporary:
+        # Without a time of writing, equal records are equal bytes.
+        temporary.write_bytes(gzip.compress("".join(lines).encode(), mtime=0))
+    return path
 
 
 @dataclasses.dataclass(frozen=True)
