@@ -366,3 +366,27 @@ def random_weights_warning(weights: Mapping[str, str]) -> str | None:
         f"RANDOM WEIGHTS in {parts}: these numbers do not reflect a trained CLIP. Trained weights are set by "
         "backbone.pretrained (CLIP) and method.video_encoder.weights (video encoder)."
     )
+
+
+def other_weights(recorded: Mapping[str, str], present: Mapping[str, str]) -> str:
+    """Say for each network whose weights differ what was recorded, what is here, and how to get the former.
+
+    Args:
+        recorded: Origin of each network's weights in a record.
+        present: The same, now.
+    """
+    differing = [part for part in {**recorded, **present} if recorded.get(part) != present.get(part)]
+    return ", ".join(
+        f"{part} was {recorded.get(part, 'none')} and is {present.get(part, 'none')} "
+        f"({_way_back(part, recorded.get(part, ''))})"
+        for part in differing
+    )
+
+
+def _way_back(part: str, origin: str) -> str:
+    # The settings select the networks of the small world by name; their files come with the package.
+    if origin.startswith("world:"):
+        return "weights of another version of evclip-ray: install that version, or train again"
+    if part == "clip":
+        return "backbone.pretrained and backbone.activation select them"
+    return "method.video_encoder.weights selects them"

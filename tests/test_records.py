@@ -8,6 +8,7 @@ from evclip_ray.records import (
     LeaderboardRow,
     TrialRecord,
     TrialState,
+    other_weights,
     random_weights_warning,
 )
 
@@ -111,3 +112,33 @@ def test_diverged_trial_has_no_usable_last_epoch(objective, value):
     record = TrialRecord("trial-0000", {}, history=curve(0.25, 0.75, diverged=True), objective=objective)
     assert record.values_by_epoch[3] == value
     assert record.best.number("val_top1", 0.0) == value
+
+
+@pytest.mark.parametrize(
+    ("recorded", "present", "message"),
+    [
+        (
+            {"clip": "openai", "video_encoder": "file:0123"},
+            {"clip": "random", "video_encoder": "file:0123"},
+            "clip was openai and is random (backbone.pretrained and backbone.activation select them)",
+        ),
+        (
+            {"clip": "openai", "video_encoder": "file:0123"},
+            {"clip": "openai", "video_encoder": "file:4567"},
+            "video_encoder was file:0123 and is file:4567 (method.video_encoder.weights selects them)",
+        ),
+        (
+            {"clip": "world:0123"},
+            {"clip": "world:4567"},
+            "clip was world:0123 and is world:4567 (weights of another version of evclip-ray: install that "
+            "version, or train again)",
+        ),
+        (
+            {"clip": "openai"},
+            {"clip": "openai", "video_encoder": "random"},
+            "video_encoder was none and is random (method.video_encoder.weights selects them)",
+        ),
+    ],
+)
+def test_other_weights_are_named_with_their_setting(recorded, present, message):
+    assert other_weights(recorded, present) == message

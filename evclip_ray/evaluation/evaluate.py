@@ -23,6 +23,7 @@ from evclip_ray.metrics.paired import GROUP
 from evclip_ray.metrics.rejection import COLUMNS as RISK_COLUMNS
 from evclip_ray.metrics.scoring import Scores, summary
 from evclip_ray.models.methods.base import Method
+from evclip_ray.records import other_weights
 from evclip_ray.training.build import (
     autocast_dtype,
     build_method,
@@ -117,8 +118,8 @@ def load_trained(
     # useless.
     if weights != record["weights"]:
         raise ArtifactError(
-            f"{checkpoint}: was trained with the frozen weights {record['weights']}, got {weights}. "
-            "Select the same weights with --set backbone.pretrained=... and backbone.activation=..."
+            f"{checkpoint}: was trained with other frozen weights: "
+            f"{other_weights(record['weights'], weights)}"
         )
     load_adapter(checkpoint, method)
     return method

@@ -24,7 +24,7 @@ from evclip_ray.metrics.classification import ClassificationState
 from evclip_ray.metrics.scoring import Scores
 from evclip_ray.models.methods.base import Method
 from evclip_ray.objective import BEST, LAST
-from evclip_ray.records import EpochMetrics, objective_of, random_weights_warning
+from evclip_ray.records import EpochMetrics, objective_of, other_weights, random_weights_warning
 from evclip_ray.training.build import autocast_dtype, build_method, conditions_of, pick_device, weights_of
 from evclip_ray.training.checkpoint import (
     HISTORY,
@@ -281,8 +281,8 @@ class Run:
         weights = weights_of(self.method.frozen)
         if record["weights"] != weights:
             raise ArtifactError(
-                f"{self.folder}: holds a run on the frozen weights {record['weights']}, got {weights}; "
-                "choose another folder, or set backbone.pretrained and backbone.activation to those"
+                f"{self.folder}: holds a run on other frozen weights; choose another folder, or select those "
+                f"weights: {other_weights(record['weights'], weights)}"
             )
         # Checkpoints of earlier versions have no digests of their videos.
         if record.get("rows") and self.videos.row_keys and record["rows"] != self.videos.row_keys:

@@ -165,7 +165,7 @@ def test_run_on_other_frozen_weights_is_refused(make_experiment, tiny_videos, tm
     config.write_text(json.dumps(record))
     (tmp_path / "last" / "checksums.json").unlink()
     with pytest.raises(
-        ArtifactError, match=r"on the frozen weights .*\(gelu\).*, got .*backbone\.activation"
+        ArtifactError, match=r"other frozen weights.*clip was file:.*\(gelu\) and is .*backbone\.activation"
     ):
         start(experiment, tiny_videos, tmp_path).resume()
 
