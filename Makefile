@@ -26,12 +26,13 @@ test: install
 	$(BIN)/python $(TESTS)
 
 # The tests with the lowest versions that setup.py allows, in an environment of their own. Releases without a
-# wheel for this Python are skipped. PYTHON=python3.13 selects another.
+# wheel for this Python are skipped. Without bytecode, each process that a test starts would compile PyTorch.
+# PYTHON=python3.13 selects another Python.
 oldest:
 	$(PYTHON) -m venv --clear $(VENV)-oldest
 	$(OLDEST)/python -m pip install --quiet --upgrade pip setuptools uv
 	$(OLDEST)/uv pip install --quiet --python $(OLDEST)/python --resolution lowest-direct --only-binary :all: \
-		--editable '.[all,dev]'
+		--compile-bytecode --editable '.[all,dev]'
 	EVCLIP_RAY_OLDEST=1 $(OLDEST)/python $(TESTS)
 
 slow weights cluster: install
