@@ -19,18 +19,20 @@ _POLL_SECONDS = 2.0
 
 
 def error_for_tune(
-    error: Exception, *, gpus: float, on_wait: Callable[[], None]
+    error: Exception, *, gpus: float, on_wait: Callable[[], None], idle_seconds: Callable[[], float]
 ) -> tuple[RuntimeError, bool]:
     """Return the error of a trial whose process cannot use its GPU, and whether another process may try.
 
     The driver ends the context of a process for many reasons. A new process then works, unless the GPU has
     failed itself. Ray knows nothing of the failure, and would start the next trials on it. The process
-    therefore keeps its share of a failed GPU until another GPU is free.
+    therefore keeps its share of a failed GPU until another GPU is free. The next trials of the study may take
+    every GPU that becomes free, so the wait ends only after half an hour in which none of them got on.
 
     Args:
         error: Error of the GPU.
         gpus: Share of a GPU that the trial needs.
         on_wait: Called every two seconds of a wait. An exception from it ends the wait.
+        idle_seconds: Returns the seconds since a trial of the study last finished an epoch.
     """
     if gpu_works():
         return RuntimeError(gpu_fault(error)), True
@@ -39,7 +41,12 @@ def error_for_tune(
         return lost, False
     log.warning("%s; the trial waits for another GPU", lost)
     deadline = time.monotonic() + _LONGEST_WAIT_SECONDS
-    while free_gpus() < gpus and time.monotonic() < deadline:
+    while free_gpus() < gpus:
+        if time.monotonic() >= deadline:
+            idle = idle_seconds()
+            if idle >= _LONGEST_WAIT_SECONDS:
+                break
+            deadline = time.monotonic() + _LONGEST_WAIT_SECONDS - idle
         on_wait()
         time.sleep(_POLL_SECONDS)
     return lost, free_gpus() >= gpus

@@ -19,7 +19,9 @@ point and the state from the journal.
 
 import contextlib
 import dataclasses
+import math
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -70,6 +72,11 @@ class StudyFolder(ClaimedFolder):
     def trial(self, name: str) -> Path:
         """Return the folder of a trial."""
         return self.root / "trials" / name
+
+    def idle_seconds(self) -> float:
+        """Return the seconds since a trial last finished an epoch, infinity if none has."""
+        ends = [path.stat().st_mtime for path in self.root.glob(f"trials/*/{HISTORY}")]
+        return time.time() - max(ends, default=-math.inf)
 
     @property
     def journal(self) -> Path:

@@ -79,7 +79,8 @@ def _leave_gpu(config: dict[str, Any], error: Exception) -> None:
         RuntimeError: Another process continues the trial. Tune ends the process of a trial that raises.
     """
     gpus = ResourceRequest(**config["request"]).gpus
-    raised, may_restart = error_for_tune(error, gpus=gpus, on_wait=_report_waiting)
+    idle_seconds = StudyFolder(Path(config["study"])).idle_seconds
+    raised, may_restart = error_for_tune(error, gpus=gpus, on_wait=_report_waiting, idle_seconds=idle_seconds)
     raised.__cause__ = error
     result = _failure(config, raised)
     if may_restart:

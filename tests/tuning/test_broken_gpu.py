@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import math
 import os
 import subprocess
 import time
@@ -30,15 +31,21 @@ def test_new_process_tells_whether_a_gpu_works(monkeypatch, status, printed, exp
 
 
 @pytest.mark.parametrize(
-    ("works", "gpus", "free", "waits", "raised"),
+    ("works", "gpus", "free", "idle", "waits", "raised"),
     [
-        (True, 1, [], 0, r"the GPU cannot be used \(CUDA error: unspecified launch failure\)"),
-        (False, 2, [0, 0.4, 0.5, 1], 2, r"a GPU is lost \(.*CUDA error: unspecified launch failure\)"),
-        (False, 2, [0] * 9, 3, None),
-        (False, 1, [], 0, None),
+        (True, 1, [], [], 0, r"the GPU cannot be used \(CUDA error: unspecified launch failure\)"),
+        (False, 2, [0, 0.4, 0.5, 1], [], 2, r"a GPU is lost \(.*CUDA error: unspecified launch failure\)"),
+        # Half an hour without an epoch of another trial.
+        (False, 2, [0] * 9, [math.inf], 3, None),
+        (False, 2, [0] * 9, [1800.0], 3, None),
+        # Another trial finished an epoch ten minutes ago, and none after it.
+        (False, 2, [0] * 9, [600.0, 1800.0], 6, None),
+        # The next trials take every free GPU for hours.
+        (False, 2, [0] * 24 + [1, 1], itertools.repeat(60.0), 24, r"a GPU is lost"),
+        (False, 1, [], [], 0, None),
     ],
 )
-def test_process_with_a_broken_gpu_is_left(tmp_path, monkeypatch, works, gpus, free, waits, raised):
+def test_process_with_a_broken_gpu_is_left(tmp_path, monkeypatch, works, gpus, free, idle, waits, raised):
     def fail(config):
         raise LAUNCH
 
@@ -51,7 +58,9 @@ def test_process_with_a_broken_gpu_is_left(tmp_path, monkeypatch, works, gpus, f
     monkeypatch.setattr(trainable.tune, "report", reported.append)
     monkeypatch.setattr(broken_gpu, "gpu_works", lambda: works)
     monkeypatch.setattr(broken_gpu, "num_gpus", lambda: gpus)
-    monkeypatch.setattr(broken_gpu, "free_gpus", lambda: free.pop(0))
+    free, idle = iter(free), iter(idle)
+    monkeypatch.setattr(broken_gpu, "free_gpus", lambda: next(free))
+    monkeypatch.setattr(StudyFolder, "idle_seconds", lambda folder: next(idle))
     monkeypatch.setattr(broken_gpu, "_POLL_SECONDS", 0)
     ticks = itertools.count()
     # The wait has four polls.

@@ -1,7 +1,9 @@
 """Repeated reading of the trials in a study's folder."""
 
 import json
+import math
 import os
+import time
 
 import numpy as np
 import pytest
@@ -101,3 +103,12 @@ def test_delivered_checkpoint_belongs_to_the_objective(tmp_path, objective, deli
     folder.check_objective(objective or "best")
     with pytest.raises(ArtifactError, match=r"mean_of_last_3.*--objective"):
         folder.check_objective("mean_of_last_3")
+
+
+def test_idle_time_counts_from_the_latest_epoch(folder, tmp_path):
+    now = time.time()
+    for number, age in enumerate((500, 100, 900)):
+        os.utime(folder.trial(f"trial-{number:04d}") / "history.jsonl", (now - age, now - age))
+
+    assert folder.idle_seconds() == pytest.approx(100, abs=60)
+    assert StudyFolder(tmp_path / "new").idle_seconds() == math.inf
