@@ -44,7 +44,7 @@ def run_trial(config: dict[str, Any]) -> None:
     cannot use its GPU any more; the trial then continues after its last epoch.
 
     Args:
-        config: Paths and numbers of the trial, see `Tuner` in tuner.py.
+        config: Paths and numbers of the trial, see `fit` in fit.py.
     """
     wait_for_ended_trials(_LONGEST_END_SECONDS)
     # The process serves many trials, so the record is replaced at each start and removed at the end.

@@ -9,31 +9,27 @@ any kill, any number of times, and with more trials than before.
 import dataclasses
 import functools
 import math
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import optuna
-import ray
-from ray import tune
 
 from evclip_ray.artifacts import LEDGER, ArtifactError, write_json
-from evclip_ray.formatting import binary_size, counted
 from evclip_ray.machine_faults import Fault, MachineFault
-from evclip_ray.profiling.step_time import StepCost, measure_step
 from evclip_ray.progress import Progress, stage
-from evclip_ray.ray_internals import HEAD_RESOURCE
 from evclip_ray.records import LeaderboardRow, TrialRecord, TrialState
-from evclip_ray.training.checkpoint import ADAPTER
 from evclip_ray.training.datamodule import check_space
 from evclip_ray.training.experiment import ExperimentConfig
-from evclip_ray.training.resources import ResourceRequest, trial_slots
+from evclip_ray.training.resources import ResourceRequest
 from evclip_ray.training.tensorboard.hparams import declare_domains
 from evclip_ray.training.zero_shot import videos_key
-from evclip_ray.tuning.callbacks import OnEvent, Recorder, TrialStages
+from evclip_ray.tuning.callbacks import OnEvent
+from evclip_ray.tuning.disk_space import needed_space
 from evclip_ray.tuning.equal_settings import as_recorded, begun_location
+from evclip_ray.tuning.fit import fit
+from evclip_ray.tuning.gpu_measurement import kinds_of_gpus, measure_on_gpu
 from evclip_ray.tuning.gpu_share import GpuShare
 from evclip_ray.tuning.optuna_storage import (
     count_missing,
@@ -44,24 +40,17 @@ from evclip_ray.tuning.optuna_storage import (
 from evclip_ray.tuning.plan import StudyPlan, frozen_variants, plan_study
 from evclip_ray.tuning.preparation import Preparation, Variant, make_ready, may_wait
 from evclip_ray.tuning.recovery import recover_study
-from evclip_ray.tuning.scheduler import make_scheduler
 from evclip_ray.tuning.search_space import SearchSpace
-from evclip_ray.tuning.searcher import StudySearch
 from evclip_ray.tuning.stopper import Stops
 from evclip_ray.tuning.study_folder import StudyFolder
 from evclip_ray.tuning.study_rows import StudyRows
 from evclip_ray.tuning.study_view import with_own_view
-from evclip_ray.tuning.trainable import run_trial
 from evclip_ray.tuning.trial_repair import num_ended
 from evclip_ray.tuning.warm_start import WarmStart, apply_warm_start, measured_on, read_warm_start
 
-_MEASURE_SECONDS = 1800
-"""Limit of a measurement on a GPU, with the start of a machine and the download of weights."""
-_TUNE = ".ray"
 _SHARE = "gpu_share"
 """Key of the ledger: trials per GPU, the measured memory, and the kinds of GPUs."""
 _TRIALS = 16
-_BLOCK_BYTES = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -381,34 +370,11 @@ class StudyRun:
 
     def _paused_by(self, fault: Fault, at_once: int) -> MachineFault:
         """Return the error of a study that a fault of the machine paused, with the space that it needs."""
-        needed = self._needed_space(at_once) if fault.kind == "disk" else ""
+        needed = needed_space(self.folder, self.trials, at_once) if fault.kind == "disk" else ""
         line = fault.describe(self.folder.root, needed=needed)
         return MachineFault(
             f"{line} The study is paused and keeps all finished epochs. The same command continues it."
         )
-
-    def _needed_space(self, at_once: int) -> str:
-        """Return the space that the remaining trials need; empty if no trial has a checkpoint yet.
-
-        Args:
-            at_once: Number of trials that run at the same time.
-        """
-        # From the folders: a full disk may have cut the last line of the journal.
-        trials = list(self.folder.trials())
-        sizes = {trial.trial: _num_bytes(self.folder.trial(trial.trial)) for trial in trials}
-        ended = [sizes.pop(trial.trial) for trial in trials if trial.state.has_ended]
-        missing = self.trials - len(ended)
-        adapters = [path.stat().st_size for path in self.folder.root.glob(f"trials/*/*/{ADAPTER}")]
-        if missing <= 0 or not adapters:
-            return ""
-        # An ended trial keeps its best and its last adapter. While it runs, the last checkpoint has the two
-        # moments of AdamW too, the one before it is kept, and the next one is written: 1 + 3 x 3 adapters.
-        whole = max(ended, default=2 * max(adapters))
-        running = 8 * max(adapters)
-        if not math.isfinite(missing):
-            return f"about {binary_size(whole + running)} per trial"
-        needed = whole * missing + running * min(at_once, missing) - sum(sizes.values())
-        return f"about {binary_size(max(needed, running))} for {counted(missing, 'trial')}"
 
     def _run_missing(
         self,
@@ -428,7 +394,7 @@ class StudyRun:
             # In each round: a trial that Tune lost is still RUNNING in the Optuna record and is enqueued
             # again.
             recover(study, self.folder)
-            _fit(
+            fit(
                 self.space,
                 self.folder,
                 study,
@@ -450,129 +416,3 @@ class StudyRun:
 
     def _optuna(self) -> optuna.Study:
         return open_optuna(self.folder)
-
-
-def _fit(
-    space: SearchSpace,
-    folder: StudyFolder,
-    study: optuna.Study,
-    *,
-    plan: StudyPlan,
-    trials: float,
-    missing: float,
-    stops: Stops,
-    preparation: Preparation,
-    on_event: OnEvent,
-    progress: Progress | None,
-) -> None:
-    epochs, request = plan.epochs, plan.request
-    search = StudySearch(
-        space,
-        study,
-        folder,
-        max_epochs=epochs,
-        stops=stops,
-        trials=trials,
-        missing=missing,
-        is_ready=preparation.is_ready,
-        # A callable: nodes may join or leave while the study runs.
-        num_slots=lambda: _slots_now(request),
-    )
-    tuner = tune.Tuner(
-        tune.with_resources(run_trial, _bundle(request)),
-        param_space={
-            # Constants of all trials. Tune merges them with the point that the searcher suggests.
-            "study": str(folder.root.resolve()),
-            "request": dataclasses.asdict(request),
-            "max_failures": space.study.max_failures,
-            "objective": space.study.objective,
-        },
-        tune_config=tune.TuneConfig(
-            search_alg=search,
-            scheduler=make_scheduler(space, folder, max_epochs=epochs, stops=stops),
-            # -1 lets Tune request points until the searcher returns FINISHED.
-            num_samples=-1 if math.isinf(missing) else int(missing),
-            max_concurrent_trials=plan.concurrent,
-            # A stopped driver of a Train group is still taking it down, and cannot be reused.
-            reuse_actors=request.workers == 1,
-            # Tune's default is a long name that lists all parameters.
-            trial_dirname_creator=lambda trial: trial.trial_id,
-        ),
-        run_config=tune.RunConfig(
-            name=_TUNE,
-            storage_path=str(folder.root.resolve()),
-            # The progress view of this package replaces Tune's tables.
-            verbose=0,
-            stop=stops,
-            # Counts processes that died. An exception inside a trial is reported as a result and never
-            # retried.
-            failure_config=tune.FailureConfig(max_failures=space.study.max_failures),
-            callbacks=[
-                Recorder(folder, epochs, stops, on_event),
-                preparation,
-                TrialStages(folder, progress),
-            ],
-        ),
-    )
-    try:
-        with stops.on_interrupt(), stops.pausing():
-            tuner.fit()
-    finally:
-        # Tune's own state, which serves its own restore only.
-        shutil.rmtree(folder.root / _TUNE, ignore_errors=True)
-
-
-def _num_bytes(folder: Path) -> int:
-    """Return the space that a folder takes: files take whole blocks of a disk."""
-    sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
-    return sum(-(-size // _BLOCK_BYTES) * _BLOCK_BYTES for size in sizes)
-
-
-def kinds_of_gpus(machines: Sequence[Mapping[str, float]]) -> list[str]:
-    """Return the kinds of accelerators of a cluster, which Ray lists among the resources of a machine."""
-    return sorted({name for machine in machines for name in machine if name.startswith("accelerator_type:")})
-
-
-def measure_on_gpu(
-    experiment: ExperimentConfig, classes: Sequence[str], cpus: float, *, cache: Path | None = None
-) -> StepCost:
-    """Measure a step in a process of its own on a node with a GPU, whose memory it frees by its end.
-
-    No trial runs on the GPU yet, so that its matrix rate is measured and stored as well.
-
-    Args:
-        experiment: Experiment of a trial.
-        classes: Names of the classes.
-        cpus: CPUs of a trial.
-        cache: Cache folder, for the matrix rate.
-
-    Raises:
-        ValueError: No GPU was free, or the step did not end, within half an hour.
-    """
-    task = ray.remote(num_gpus=1, num_cpus=1, max_calls=1)(measure_step)
-    running = task.remote(experiment, list(classes), cpus=cpus, cache=cache)
-    with stage("measuring the memory of a trial on the GPU"):
-        try:
-            cost: StepCost = ray.get(running, timeout=_MEASURE_SECONDS)
-        except ray.exceptions.GetTimeoutError:
-            ray.cancel(running, force=True)
-            raise ValueError(
-                f"no step was measured on a GPU within {_MEASURE_SECONDS // 60} minutes: another job of this "
-                "Ray has all GPUs, or a GPU hangs (see nvidia-smi). --gpus-per-worker 1 measures nothing."
-            ) from None
-        except ray.exceptions.RayTaskError as error:
-            # Without Ray's wrapper: the caller knows the cause, and its text is one line.
-            raise error.cause from None
-    return cost
-
-
-def _slots_now(request: ResourceRequest) -> int:
-    """Return the number of trials that fit on the machines that are up now."""
-    return trial_slots(request, [node["Resources"] for node in ray.nodes() if node["Alive"]])
-
-
-def _bundle(request: ResourceRequest) -> Any:
-    if request.workers == 1:
-        return request.resources
-    # The driver of a group of workers takes no CPU, or drivers would starve their own workers.
-    return {"CPU": 0, HEAD_RESOURCE: 0.001}

@@ -114,18 +114,3 @@ def test_more_trials_than_fit_on_a_gpu_are_refused(plan, measured):
 def test_plan_without_a_gpu_measures_nothing(plan, measured):
     assert plan(**RATES).request.gpus == 0
     assert measured == []
-
-
-def test_measurement_on_a_gpu_that_is_not_free_ends(monkeypatch):
-    cancelled = []
-
-    def get(running, *, timeout):
-        raise tuner.ray.exceptions.GetTimeoutError
-
-    task = types.SimpleNamespace(remote=lambda *args, **options: "running")
-    monkeypatch.setattr(tuner.ray, "remote", lambda **options: lambda function: task)
-    monkeypatch.setattr(tuner.ray, "get", get)
-    monkeypatch.setattr(tuner.ray, "cancel", lambda running, force: cancelled.append(running))
-    with pytest.raises(ValueError, match=r"within 30 minutes.* --gpus-per-worker 1"):
-        tuner.measure_on_gpu(None, (), 1.0)
-    assert cancelled == ["running"]

@@ -14,7 +14,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from evclip_ray.artifacts import ArtifactError, write_json
+from evclip_ray.artifacts import ArtifactError
 from evclip_ray.data.manifest.row_record import RowRecord
 from evclip_ray.features.cache_admin import list_entries
 from evclip_ray.objective import OBJECTIVE
@@ -163,13 +163,13 @@ def test_lost_trial_is_run_again_in_the_same_call(study, tmp_path, monkeypatch):
         requested.append(missing)
         fit(*arguments, missing=missing - (len(requested) == 1), **keywords)
 
-    fit = tuner._fit
-    monkeypatch.setattr(tuner, "_fit", losing)
+    fit = tuner.fit
+    monkeypatch.setattr(tuner, "fit", losing)
     outcome, _ = run(study(tmp_path / "study", trials=2, scheduler="none"))
     assert requested == [2, 1]
     assert outcome.missing == 0
     requested[:] = []
-    monkeypatch.setattr(tuner, "_fit", lambda *arguments, missing, **keywords: requested.append(missing))
+    monkeypatch.setattr(tuner, "fit", lambda *arguments, missing, **keywords: requested.append(missing))
     outcome, _ = run(study(tmp_path / "study", trials=4, scheduler="none"))
     assert requested == [2], "a second call without a new result is not repeated"
     assert outcome.missing == 2
@@ -338,27 +338,3 @@ def test_study_with_cached_views_computes_features_once(study, tiny_cache, tmp_p
     )
     run(second)
     assert {p: p.stat().st_mtime_ns for p in (tiny_cache / "features").rglob("*.arrow")} == modified
-
-
-def test_needed_space_covers_checkpoints_of_running_trials(study, tmp_path):
-    run, kib = study(tmp_path / "study", trials=4), 1024
-    assert run._needed_space(2) == ""
-
-    def write(trial, name, size):
-        path = run.folder.trial(trial) / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"0" * size)
-
-    def begin(trial):
-        write_json(run.folder.trial(trial) / "point.json", {"overrides": {}})
-
-    # A checkpoint has 100 KiB, and a whole trial two of them.
-    begin("trial-0000")
-    write("trial-0000", "best/adapter.safetensors", 100 * kib)
-    # 4 x 200 + 2 x 800 - 100 - 4 KiB.
-    assert run._needed_space(2) == "about 2.2 MiB for 4 trials"
-    write("trial-0000", "last/adapter.safetensors", 100 * kib)
-    write("trial-0000", "history.jsonl", 1)
-    write_json(run.folder.trial("trial-0000") / "result.json", {"state": "failed", "error": "x"})
-    # 3 x (200 + 12) + 800 KiB.
-    assert run._needed_space(1) == "about 1.4 MiB for 3 trials"
