@@ -12,8 +12,8 @@ from evclip_ray.data.manifest.manifest import read_manifest
 from evclip_ray.data.masks import open_masks
 from evclip_ray.data.video.decode import decode_view, probe
 from evclip_ray.data.video.view import ViewConfig
-from evclip_ray.training.datamodule import resolve_manifest
 from evclip_ray.training.experiment import DataConfig
+from evclip_ray.training.video_lists import resolve_manifest
 from evclip_ray.world import data_set
 from evclip_ray.world.data_set import list_videos, world_folder, write_world
 from evclip_ray.world.scenes import draw_scene
