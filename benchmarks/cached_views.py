@@ -33,9 +33,10 @@ from evclip_ray.metrics.multi_view import EvaluationViews, score_views
 from evclip_ray.models.frozen import device_name
 from evclip_ray.training import frozen_cache
 from evclip_ray.training.build import autocast_dtype, build_method, pick_device, zero_shot_of
-from evclip_ray.training.datamodule import VideoPlan, Videos, plan_videos, prepare
+from evclip_ray.training.datamodule import Videos, prepare
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.loop import Run
+from evclip_ray.training.video_plan import VideoPlan, plan_videos
 
 Settings = dict[str, Any]
 """Dotted path -> value."""

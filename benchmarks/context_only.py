@@ -28,10 +28,11 @@ from evclip_ray.features.encode import Job, ViewJob, load_network, run_job
 from evclip_ray.features.format import feature_file, write_features
 from evclip_ray.models.frozen import FrozenNetwork
 from evclip_ray.training.build import zero_shot_of
-from evclip_ray.training.datamodule import Videos, plan_videos, prepare
+from evclip_ray.training.datamodule import Videos, prepare
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.frozen_cache import _jobs, prepare_cached
 from evclip_ray.training.loop import Run
+from evclip_ray.training.video_plan import plan_videos
 from evclip_ray.world.data_set import write_world
 from evclip_ray.world.settings import WorldConfig
 

@@ -35,10 +35,11 @@ import torch
 
 from evclip_ray.artifacts import provenance
 from evclip_ray.cluster import connect
-from evclip_ray.training.datamodule import plan_videos, prepare
+from evclip_ray.training.datamodule import prepare
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.frozen_cache import prepare_cached
 from evclip_ray.training.loop import Run
+from evclip_ray.training.video_plan import plan_videos
 from evclip_ray.tuning.search_space import SearchSpace, read_space
 from evclip_ray.tuning.space_files import find_space
 from evclip_ray.tuning.tuner import StudyRun

@@ -37,11 +37,12 @@ from evclip_ray.models.batch import MethodOutput, VideoBatch
 from evclip_ray.models.clip import FrozenCLIP
 from evclip_ray.models.layers.class_text import class_texts
 from evclip_ray.training.build import has_bfloat16
-from evclip_ray.training.datamodule import Videos, VideoSet, plan_videos, prepare
+from evclip_ray.training.datamodule import Videos, VideoSet, prepare
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.frozen_cache import prepare_cached
 from evclip_ray.training.loader import Batches
 from evclip_ray.training.loop import Run
+from evclip_ray.training.video_plan import plan_videos
 
 UT_INTERACTION = Path(__file__).resolve().parents[2] / "shared" / "data" / "ut_interaction_set1"
 CLASSES = 101

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from evclip_ray.metrics.intervals import IntervalKind
     from evclip_ray.records import EpochMetrics
     from evclip_ray.results import Study
-    from evclip_ray.training.datamodule import VideoPlan
     from evclip_ray.training.experiment import ExperimentConfig
+    from evclip_ray.training.video_plan import VideoPlan
     from evclip_ray.tuning.callbacks import OnEvent
     from evclip_ray.tuning.plan import StudyPlan
     from evclip_ray.tuning.search_space import SearchSpace
@@ -324,9 +324,9 @@ def train(
     with stage("loading Ray"):
         from evclip_ray.cluster import connect
         from evclip_ray.training.checkpoint import ROWS
-        from evclip_ray.training.datamodule import check_source
         from evclip_ray.training.experiment import ExperimentConfig, read_experiment
         from evclip_ray.training.train import train_experiment
+        from evclip_ray.training.video_lists import check_source
 
     _refuse_job_address(address)
     settings = {**source_overrides(data, root), **(overrides or {})}
@@ -409,8 +409,8 @@ def _keeps_videos(best: Path, config: "ExperimentConfig", settings: Mapping[str,
     """
     from evclip_ray.evaluation.plan import is_training_list
     from evclip_ray.training.checkpoint import read_record
-    from evclip_ray.training.datamodule import list_videos
     from evclip_ray.training.experiment import LOCATION, ExperimentConfig
+    from evclip_ray.training.video_lists import list_videos
 
     splits = ("world", "split_seed", "val_fraction", "test_fraction")
     # Another selection holds out other videos: those of `last_epoch` have no validation split to keep.

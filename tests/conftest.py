@@ -155,7 +155,8 @@ def make_experiment(tiny_manifest):
 @pytest.fixture(scope="session")
 def tiny_videos(make_experiment, tiny_cache, local_ray):
     """Return the tiny training and validation videos, decoded once per test process."""
-    from evclip_ray.training.datamodule import plan_videos, prepare
+    from evclip_ray.training.datamodule import prepare
+    from evclip_ray.training.video_plan import plan_videos
 
     plan = plan_videos(make_experiment(), cache=tiny_cache)
     return prepare(plan, cache=tiny_cache)

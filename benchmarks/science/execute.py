@@ -25,10 +25,11 @@ from evclip_ray.locking import building
 from evclip_ray.records import EpochMetrics
 from evclip_ray.training.build import pick_device
 from evclip_ray.training.checkpoint import ROWS
-from evclip_ray.training.datamodule import VideoPlan, Videos, VideoSet, plan_videos, prepare, record_rows
+from evclip_ray.training.datamodule import Videos, VideoSet, prepare
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.frozen_cache import _jobs
 from evclip_ray.training.loop import Run
+from evclip_ray.training.video_plan import VideoPlan, plan_videos, record_rows
 from evclip_ray.training.zero_shot import score_zero_shot
 
 from .experiments import Experiment

@@ -22,8 +22,9 @@ from evclip_ray.models.batch import MethodOutput, VideoBatch
 from evclip_ray.models.methods.base import Method
 from evclip_ray.models.methods.zero_shot import ZeroShot
 from evclip_ray.training.build import autocast_dtype, build_method, pick_device, zero_shot_of
-from evclip_ray.training.datamodule import Videos, VideoSet, plan_videos
+from evclip_ray.training.datamodule import Videos, VideoSet
 from evclip_ray.training.experiment import ExperimentConfig
+from evclip_ray.training.video_plan import plan_videos
 
 from .execute import Place, Record, answers, config_of, decode
 from .experiments import Experiment

@@ -205,8 +205,9 @@ def shards(
 
     Also prints the videos, groups and classes of each split; `evclip-ray --verbose` adds those of each class.
     """
-    from evclip_ray.training.datamodule import plan_videos, prepare
+    from evclip_ray.training.datamodule import prepare
     from evclip_ray.training.experiment import ExperimentConfig
+    from evclip_ray.training.video_plan import plan_videos
 
     check_data(data)
     cache = cache_folder(cache)

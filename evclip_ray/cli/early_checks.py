@@ -128,7 +128,7 @@ def check_checkpoint(
         return
     experiment = ExperimentConfig.load(recorded, overrides)
     if reads_list and experiment.data.manifest is not None:
-        from evclip_ray.training.datamodule import resolve_manifest
+        from evclip_ray.training.video_lists import resolve_manifest
 
         # Of its videos, those of the split are needed alone. The command looks for them.
         resolve_manifest(experiment.data, cache=cache_folder(cache))
@@ -172,7 +172,7 @@ def check_protocol(protocol: str) -> None:
 
 
 def _check_source(experiment: "ExperimentConfig", cache: Path | None) -> None:
-    from evclip_ray.training.datamodule import check_source
+    from evclip_ray.training.video_lists import check_source
 
     check_source(experiment, cache=cache_folder(cache))
 

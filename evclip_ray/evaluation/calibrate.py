@@ -34,8 +34,10 @@ from evclip_ray.metrics.rejection import RiskCoverage, choose_threshold
 from evclip_ray.metrics.scoring import Scores
 from evclip_ray.training.build import computed_in, pick_device
 from evclip_ray.training.checkpoint import ROWS, read_record
-from evclip_ray.training.datamodule import VideoPlan, Videos, list_videos, plan_videos
+from evclip_ray.training.datamodule import Videos
 from evclip_ray.training.experiment import ExperimentConfig
+from evclip_ray.training.video_lists import list_videos
+from evclip_ray.training.video_plan import VideoPlan, plan_videos
 from evclip_ray.version import __version__
 
 log = logging.getLogger(__name__)

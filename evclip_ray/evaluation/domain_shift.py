@@ -17,8 +17,9 @@ from evclip_ray.models.methods.settings.zero_shot import ZeroShotConfig
 from evclip_ray.models.methods.zero_shot import ZeroShot
 from evclip_ray.progress import Progress
 from evclip_ray.training.build import autocast_dtype, build_method, pick_device, weights_of
-from evclip_ray.training.datamodule import VideoPlan, Videos, plan_videos
+from evclip_ray.training.datamodule import Videos
 from evclip_ray.training.experiment import ExperimentConfig
+from evclip_ray.training.video_plan import VideoPlan, plan_videos
 
 DEFAULTS: dict[str, Any] = {
     "method": {"name": "zero_shot"},

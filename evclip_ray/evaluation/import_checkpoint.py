@@ -10,8 +10,8 @@ from evclip_ray.config import ConfigError
 from evclip_ray.models.released_ev_clip import import_published
 from evclip_ray.training.build import build_method, conditions_of, weights_of
 from evclip_ray.training.checkpoint import save_checkpoint
-from evclip_ray.training.datamodule import plan_videos
 from evclip_ray.training.experiment import ExperimentConfig
+from evclip_ray.training.video_plan import plan_videos
 
 
 def import_checkpoint(file: Path, out: Path, overrides: dict[str, Any], *, cache: Path) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from evclip_ray.data import storage
 from evclip_ray.data.manifest.manifest import Manifest
 from evclip_ray.data.manifest.row_record import RowRecord
 from evclip_ray.formatting import counted
-from evclip_ray.training.datamodule import resolve_manifest
 from evclip_ray.training.experiment import DataConfig
+from evclip_ray.training.video_lists import resolve_manifest
 
 log = logging.getLogger(__name__)
 

@@ -46,9 +46,10 @@ from evclip_ray.models.methods.base import Method
 from evclip_ray.models.video_encoder import IMAGENET_MEAN
 from evclip_ray.training.build import autocast_dtype, build_method, pick_device, zero_shot_of
 from evclip_ray.training.checkpoint import ADAPTER, ROWS, read_record
-from evclip_ray.training.datamodule import VideoPlan, Videos, is_prepared, prepare
+from evclip_ray.training.datamodule import Videos, is_prepared, prepare
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.tensorboard.mask_stats import mask_coverage, mask_entropy
+from evclip_ray.training.video_plan import VideoPlan
 from evclip_ray.training.zero_shot import videos_key
 from evclip_ray.tuning.study_folder import StudyFolder
 

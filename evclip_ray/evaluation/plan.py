@@ -26,16 +26,10 @@ from evclip_ray.metrics.multi_view import EvaluationViews
 from evclip_ray.training.build import zero_shot_of
 from evclip_ray.training.checkpoint import ROWS, read_record
 from evclip_ray.training.class_text_check import check_class_texts
-from evclip_ray.training.datamodule import (
-    VideoPlan,
-    check_videos,
-    find_protocol,
-    find_selection,
-    list_videos,
-    plan_videos,
-    resolve_manifest,
-)
 from evclip_ray.training.experiment import DataConfig, ExperimentConfig
+from evclip_ray.training.selection import find_protocol, find_selection
+from evclip_ray.training.video_lists import check_videos, list_videos, resolve_manifest
+from evclip_ray.training.video_plan import VideoPlan, plan_videos
 
 log = logging.getLogger(__name__)
 

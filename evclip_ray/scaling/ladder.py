@@ -24,9 +24,9 @@ from evclip_ray.scaling.ladder_folder import NOTED_STEPS, LadderFolder
 from evclip_ray.scaling.ladder_steps import Ladder, LadderStep
 from evclip_ray.scaling.shared_points import add_points, added_points, enqueue_points, lacking_points
 from evclip_ray.scaling.tables import best_trial, device_seconds, write_tables
-from evclip_ray.training.datamodule import check_source
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.tensorboard.hparams import declare_domains
+from evclip_ray.training.video_lists import check_source
 from evclip_ray.tuning.cost import StudyCost
 from evclip_ray.tuning.equal_settings import as_recorded
 from evclip_ray.tuning.leaderboard import leaderboard

@@ -20,14 +20,7 @@ from evclip_ray.records import EpochMetrics
 from evclip_ray.training.build import check_downloads
 from evclip_ray.training.checkpoint import HISTORY, ROWS, latest_checkpoint, latest_readable, read_record
 from evclip_ray.training.class_text_check import check_class_texts
-from evclip_ray.training.datamodule import (
-    VideoPlan,
-    Videos,
-    is_prepared,
-    plan_videos,
-    prepare,
-    record_rows,
-)
+from evclip_ray.training.datamodule import Videos, is_prepared, prepare
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.frozen_cache import prepare_cached
 from evclip_ray.training.loop import Report, Run
@@ -40,6 +33,7 @@ from evclip_ray.training.reproduction import (
     threads_of,
 )
 from evclip_ray.training.resources import GIB, ResourceRequest, concurrent_trials
+from evclip_ray.training.video_plan import VideoPlan, plan_videos, record_rows
 from evclip_ray.training.zero_shot import videos_key
 
 log = logging.getLogger(__name__)

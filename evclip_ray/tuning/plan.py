@@ -16,10 +16,11 @@ from evclip_ray.formatting import counted, duration
 from evclip_ray.objective import BEST, LAST, describe
 from evclip_ray.profiling.step_time import measure_step
 from evclip_ray.training.class_text_check import TEXT_SETTINGS, check_class_texts
-from evclip_ray.training.datamodule import VideoPlan, is_prepared
+from evclip_ray.training.datamodule import is_prepared
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.frozen_cache import feature_specs
 from evclip_ray.training.resources import ResourceRequest, concurrent_trials
+from evclip_ray.training.video_plan import VideoPlan
 from evclip_ray.training.zero_shot import videos_key, zero_shot_key
 from evclip_ray.tuning.cost import StudyCost
 from evclip_ray.tuning.distributions import Distribution

@@ -20,10 +20,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from evclip_ray.formatting import counted
 from evclip_ray.progress import Progress
 from evclip_ray.training.build import check_downloads
-from evclip_ray.training.datamodule import VideoPlan, is_prepared, prepare
+from evclip_ray.training.datamodule import is_prepared, prepare
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.frozen_cache import prepare_cached
 from evclip_ray.training.resources import ResourceRequest, decoding_nodes
+from evclip_ray.training.video_plan import VideoPlan
 from evclip_ray.tuning.stopper import Stops
 
 log = logging.getLogger(__name__)

@@ -17,8 +17,9 @@ from evclip_ray.artifacts import ArtifactError
 from evclip_ray.data.manifest.row_record import RowRecord
 from evclip_ray.formatting import shell
 from evclip_ray.progress import Progress
-from evclip_ray.training.datamodule import VideoPlan, list_videos, plan_videos, record_rows
 from evclip_ray.training.experiment import ExperimentConfig
+from evclip_ray.training.video_lists import list_videos
+from evclip_ray.training.video_plan import VideoPlan, plan_videos, record_rows
 from evclip_ray.training.zero_shot import videos_key
 from evclip_ray.tuning.study_folder import StudyFolder
 from evclip_ray.tuning.trial_folder import warn_once

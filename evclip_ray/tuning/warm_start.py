@@ -19,8 +19,8 @@ from evclip_ray.artifacts import LEDGER, digest, read_json
 from evclip_ray.config import ConfigError, flatten
 from evclip_ray.formatting import counted
 from evclip_ray.records import TrialState as State
-from evclip_ray.training.datamodule import VideoPlan
 from evclip_ray.training.experiment import ExperimentConfig
+from evclip_ray.training.video_plan import VideoPlan
 from evclip_ray.training.zero_shot import videos_key
 from evclip_ray.tuning.leaderboard import leaderboard
 from evclip_ray.tuning.optuna_storage import EVIDENCE

@@ -17,8 +17,9 @@ from evclip_ray.data.shards import planning
 from evclip_ray.data.shards.prepare import prepare_shards
 from evclip_ray.data.video.view import ViewConfig
 from evclip_ray.locking import building
-from evclip_ray.training.datamodule import is_prepared, plan_videos
+from evclip_ray.training.datamodule import is_prepared
 from evclip_ray.training.resources import ResourceRequest, decoding_nodes
+from evclip_ray.training.video_plan import plan_videos
 from evclip_ray.training.zero_shot import videos_key
 from evclip_ray.tuning import stopper
 from evclip_ray.tuning.optuna_storage import open_optuna

@@ -9,7 +9,8 @@ from evclip_ray.deploy.recognizer import Recognizer
 from evclip_ray.evaluation.evaluate import load_trained
 from evclip_ray.metrics.multi_view import EvaluationViews, score_views
 from evclip_ray.models.methods import METHODS
-from evclip_ray.training.datamodule import plan_videos, prepare
+from evclip_ray.training.datamodule import prepare
+from evclip_ray.training.video_plan import plan_videos
 
 SIZES = [(64, 48), (64, 48), (96, 48), (48, 64), (64, 48), (80, 80), (64, 48)]
 LABELS = ["walk", "run", "wave", "open_a_door", "walk", "run", "wave"]

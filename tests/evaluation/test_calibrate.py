@@ -16,7 +16,7 @@ from evclip_ray.metrics.multi_view import EvaluationViews
 from evclip_ray.metrics.scoring import Scores
 from evclip_ray.training.checkpoint import ADAPTER, CONFIG, ROWS, copy_checkpoint
 from evclip_ray.training.checksums import check_checkpoint, write_checksums
-from evclip_ray.training.datamodule import plan_videos, record_rows
+from evclip_ray.training.video_plan import plan_videos, record_rows
 
 
 def table(path):

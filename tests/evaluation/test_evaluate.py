@@ -13,9 +13,10 @@ from evclip_ray.evaluation.evaluate import load_trained
 from evclip_ray.metrics.calibration import Calibration
 from evclip_ray.metrics.scoring import score
 from evclip_ray.training.checkpoint import read_record
-from evclip_ray.training.datamodule import plan_videos, prepare
+from evclip_ray.training.datamodule import prepare
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.loop import Run
+from evclip_ray.training.video_plan import plan_videos
 
 
 @pytest.fixture(scope="module")

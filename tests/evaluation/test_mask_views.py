@@ -10,9 +10,10 @@ import pytest
 from evclip_ray.artifacts import ArtifactError, read_json, read_ledger, write_json, write_ledger
 from evclip_ray.data.masks import write_masks
 from evclip_ray.evaluation.mask_views import add_masks, save_best_masks
-from evclip_ray.training.datamodule import plan_videos, prepare
+from evclip_ray.training.datamodule import prepare
 from evclip_ray.training.experiment import ExperimentConfig
 from evclip_ray.training.loop import Run
+from evclip_ray.training.video_plan import plan_videos
 from evclip_ray.training.zero_shot import videos_key
 from evclip_ray.tuning.study_folder import StudyFolder
 

@@ -11,7 +11,7 @@ from evclip_ray.data.manifest.manifest import ManifestError
 from evclip_ray.evaluation.calibrate import plan_calibration
 from evclip_ray.evaluation.plan import plan_evaluation
 from evclip_ray.training.checkpoint import ADAPTER, CONFIG, ROWS
-from evclip_ray.training.datamodule import plan_videos, record_rows
+from evclip_ray.training.video_plan import plan_videos, record_rows
 
 
 @pytest.fixture

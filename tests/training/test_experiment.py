@@ -65,3 +65,8 @@ def test_frames_smaller_than_the_input_are_refused_or_reported():
     assert ExperimentConfig.load(DATA, large).enlarged_frames is None
     earlier = ExperimentConfig.load(DATA, {**large, "view.fit": "crop"})
     assert "256 pixels are enlarged to the 336 pixels of ViT-L-14-336" in earlier.enlarged_frames
+
+
+def test_misspelled_setting_names_the_nearest():
+    with pytest.raises(ConfigError, match=r"did you mean 'data.allow_leaks'"):
+        ExperimentConfig.load({"data": {"manifest": "a.csv", "allow_leak": True}})

@@ -16,7 +16,8 @@ import json, sys
 from pathlib import Path
 from evclip_ray.cluster import connect
 from evclip_ray.training.experiment import ExperimentConfig
-from evclip_ray.training.datamodule import plan_videos, prepare
+from evclip_ray.training.datamodule import prepare
+from evclip_ray.training.video_plan import plan_videos
 experiment = ExperimentConfig.load(json.loads(sys.argv[1]))
 cache = Path(sys.argv[2])
 with connect(num_cpus=1):

@@ -5,8 +5,8 @@ import logging
 import pytest
 
 from evclip_ray.data.manifest.manifest import ManifestError, read_manifest
-from evclip_ray.training.datamodule import plan_videos
 from evclip_ray.training.same_labels import find_same_labels, resolve_same_labels
+from evclip_ray.training.video_plan import plan_videos
 
 
 @pytest.mark.parametrize(
@@ -62,22 +62,6 @@ def test_plan_of_a_training_refuses_or_merges(folder, make_experiment, tmp_path)
         plan_videos(make_experiment(data__manifest=str(folder)), cache=tmp_path)
     merged = make_experiment(data__manifest=str(folder), data__merge_labels=True)
     assert plan_videos(merged, cache=tmp_path).classes == ("hug", "kick")
-
-
-def test_labels_that_are_numbers_are_a_warning(make_experiment, tmp_path, caplog):
-    lines = [f"{label}{k}.mp4,{label}" for label in (1, 2) for k in range(5)]
-    for line in lines:
-        (tmp_path / line.partition(",")[0]).touch()
-    (tmp_path / "list.csv").write_text("\n".join(["path,label", *lines, ""]))
-    with caplog.at_level(logging.WARNING):
-        plan_videos(make_experiment(data__manifest=str(tmp_path / "list.csv")), cache=tmp_path)
-    assert "all labels are numbers, such as '1'" in caplog.text
-    (tmp_path / "names.txt").write_text("1 hug\n2 kick\n")
-    settings = {
-        "data__manifest": str(tmp_path / "list.csv"),
-        "data__class_names": str(tmp_path / "names.txt"),
-    }
-    assert plan_videos(make_experiment(**settings), cache=tmp_path).classes == ("hug", "kick")
 
 
 def test_begun_run_with_same_labels_goes_on(folder, make_experiment, tmp_path, caplog):

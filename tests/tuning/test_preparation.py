@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from evclip_ray.locking import building
-from evclip_ray.training.datamodule import Videos, plan_videos
+from evclip_ray.training.datamodule import Videos
 from evclip_ray.training.frozen_cache import open_cached
 from evclip_ray.training.resources import ResourceRequest
+from evclip_ray.training.video_plan import plan_videos
 from evclip_ray.tuning.preparation import Preparation, Variant, may_wait
 from evclip_ray.tuning.stopper import Stops
 
@@ -48,7 +49,7 @@ def test_awaited_variant_is_first_and_warnings_are_raised(variants, local_ray, t
         assert preparation.is_ready("something that every trial has")
         with building([locked]):
             assert not preparation.is_ready("b")
-            until(lambda: preparation.is_ready("b") or "another process is building it" in caplog.text)
+            until(lambda: preparation.is_ready("b") or "is in use by process" in caplog.text)
             assert not variants["a"].noted.exists(), "no trial waits for it"
         until(lambda: preparation.is_ready("b"))
         assert len(Videos.load(variants["b"].noted).sets["val"]) > 0

@@ -13,8 +13,8 @@ from evclip_ray.records import TrialState
 from evclip_ray.reports.document import Command, Link
 from evclip_ray.results import Study
 from evclip_ray.training.checkpoint import ADAPTER
-from evclip_ray.training.datamodule import resolve_manifest
 from evclip_ray.training.experiment import DataConfig
+from evclip_ray.training.video_lists import resolve_manifest
 from evclip_ray.tuning.study_folder import COMMAND
 
 _PLACEHOLDER = "my.mp4"
