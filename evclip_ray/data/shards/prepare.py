@@ -342,7 +342,8 @@ def _finish(folder: Path, jobs: list[ShardJob], inputs: dict[str, Any]) -> None:
         )
     # Temporary files of killed processes.
     for stale in folder.glob(".shard-*"):
-        stale.unlink()
+        # Its process may end and remove it meanwhile.
+        stale.unlink(missing_ok=True)
     write_index(folder, rows, digest(inputs))
     counts = {"videos": len(rows), "skipped": len(skipped), "shards": len(jobs)}
     if reshaped:
