@@ -14,7 +14,8 @@ import yaml
 from evclip_ray.cluster.ray_watch import _processes
 from evclip_ray.results import Study
 
-pytestmark = pytest.mark.slow
+# A test runs up to three studies, each with its own Ray.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture
