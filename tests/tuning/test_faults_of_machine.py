@@ -106,7 +106,7 @@ def small_disk(folder, size):
     try:
         yield
     finally:
-        subprocess.run(["umount", folder], check=True)
+        subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 def test_full_disk_pauses_the_study(tune, tmp_path):
