@@ -64,7 +64,8 @@ $(VENV)/.docs: $(VENV)/.installed
 docs: $(VENV)/.docs
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
-# Resumable: run it again after a kill. 2.8 hours are expected on 2 quiet cores; SCIENCE="--claims a,b --dry-run" takes options.
+# Resumable: run it again after a kill. 2.8 hours are expected on 2 quiet cores.
+# SCIENCE="--claims a,b --dry-run" takes options.
 science: install
 	cd benchmarks && $(abspath $(BIN))/python -m science $(SCIENCE)
 
