@@ -369,23 +369,26 @@ def random_weights_warning(weights: Mapping[str, str]) -> str | None:
 
 
 def other_weights(recorded: Mapping[str, str], present: Mapping[str, str]) -> str:
-    """Say for each network whose weights differ what was recorded, what is here, and how to get the former.
+    """Describe each network whose weights differ: the recorded ones, the present ones, and the fix.
 
     Args:
         recorded: Origin of each network's weights in a record.
         present: The same, now.
     """
-    differing = [part for part in {**recorded, **present} if recorded.get(part) != present.get(part)]
+    parts = {**recorded, **present}
+    origins = {part: (recorded.get(part, "none"), present.get(part, "none")) for part in parts}
     return ", ".join(
-        f"{part} was {recorded.get(part, 'none')} and is {present.get(part, 'none')} "
-        f"({_way_back(part, recorded.get(part, ''))})"
-        for part in differing
+        f"{part} was {before} and is {now} ({_fix_for(part, before, now)})"
+        for part, (before, now) in origins.items()
+        if before != now
     )
 
 
-def _way_back(part: str, origin: str) -> str:
-    # The settings select the networks of the small world by name; their files come with the package.
-    if origin.startswith("world:"):
+def _fix_for(part: str, recorded: str, present: str) -> str:
+    # An unusual activation follows the origin in parentheses.
+    is_same_file = recorded.split(" ")[0] == present.split(" ")[0]
+    # The files of the small world come with the package, and no setting selects those of another version.
+    if recorded.startswith("world:") and present.startswith("world:") and not is_same_file:
         return "weights of another version of evclip-ray: install that version, or train again"
     if part == "clip":
         return "backbone.pretrained and backbone.activation select them"

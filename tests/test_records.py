@@ -134,6 +134,17 @@ def test_diverged_trial_has_no_usable_last_epoch(objective, value):
             "version, or train again)",
         ),
         (
+            {"clip": "world:0123"},
+            {"clip": "random"},
+            "clip was world:0123 and is random (backbone.pretrained and backbone.activation select them)",
+        ),
+        (
+            {"clip": "world:0123"},
+            {"clip": "world:0123 (quickgelu)"},
+            "clip was world:0123 and is world:0123 (quickgelu) (backbone.pretrained and "
+            "backbone.activation select them)",
+        ),
+        (
             {"clip": "openai"},
             {"clip": "openai", "video_encoder": "random"},
             "video_encoder was none and is random (method.video_encoder.weights selects them)",

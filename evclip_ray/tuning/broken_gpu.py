@@ -26,7 +26,8 @@ def error_for_tune(
     The driver ends the context of a process for many reasons. A new process then works, unless the GPU has
     failed itself. Ray knows nothing of the failure, and would start the next trials on it. The process
     therefore keeps its share of a failed GPU until another GPU is free. The next trials of the study may take
-    every GPU that becomes free, so the wait ends only after half an hour in which none of them got on.
+    every GPU that becomes free, so the wait ends only after half an hour in which none of them finished an
+    epoch.
 
     Args:
         error: Error of the GPU.
