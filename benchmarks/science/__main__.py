@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"FAILED {name}: {problem}", file=sys.stderr)
         print(f"{outcome.done} experiments done, {outcome.left} left, {len(outcome.errors)} failed")
         status = 1 if outcome.errors else 0
-    # Records of earlier weights or settings stay in the results file and are no part of the page.
+    # The results file also has records of earlier weights and settings. The page leaves them out.
     named = {experiment.key for experiment in all_experiments(CLAIMS, options.seeds)}
     records = {key: record for key, record in read_records(options.out).items() if key in named}
     rows = write_page(Results(records, options.seeds), options.docs)

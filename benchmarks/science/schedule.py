@@ -23,7 +23,7 @@ from .settings import WorldSet
 
 RESULTS = "results.jsonl"
 PUBLISHED = "results.jsonl.gz"
-"""Records behind the page, beside it. Unpacked, they are a results file."""
+"""Compressed records of the page, in the folder of the page. Unpacked, the file is a results file."""
 
 Record = dict[str, Any]
 

@@ -44,7 +44,7 @@ def digests(folder):
 
 
 def wait_for_shard(process):
-    """Read the printed numbers until a shard is finished. The first number is that of an earlier call."""
+    """Read the printed numbers until a shard is finished. The first number counts those of earlier calls."""
     assert any(int(line) > 0 for line in process.stdout), process.stderr.read()
 
 
@@ -81,7 +81,8 @@ def test_killed_driver_resumes_to_the_same_bytes(tiny_manifest, undisturbed, tmp
     assert 0 < len(finished) < 30
     with prepare(tiny_manifest, tmp_path) as process:
         counts = [int(line) for line in process.stdout]
-    assert counts[0] == len(finished), "finished shards are kept"
+    # The decoders of the killed driver may have finished another shard meanwhile.
+    assert counts[0] >= len(finished), "finished shards are kept"
     assert digests(tmp_path) == undisturbed
     assert len(open_shards(tmp_path)) == 30
 
